@@ -1,0 +1,82 @@
+"""What every codec experiment shares; a config changes what it must.
+
+Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
+"""
+
+from ml_collections import ConfigDict
+
+from mmdcodec.models import codec
+
+
+def codec_config(preset: str, **changes) -> ConfigDict:
+  """Settings of a codec run.
+
+  Args:
+    preset: of `mmdcodec.models.codec`.
+    **changes: fields of the codec that differ from it.
+  """
+  config = ConfigDict()
+  config.task = "codec"
+  config.seed = 0
+  config.steps = 300_000
+  config.batch = 32  # clips per step, over all devices
+  config.model = ConfigDict(codec.preset(preset, **changes))
+
+  config.data = ConfigDict()
+  config.data.train = ""  # DATASET, or DATASET=0.7,DATASET=0.3
+  config.data.valid = ""
+  config.data.valid_batches = 4
+  config.data.seconds = 1.0  # per clip
+  config.data.gain_db = (-10.0, 6.0)  # EnCodec 3.1
+  config.data.mix = 0.0  # share of clips that are a sum of two
+
+  config.losses = ConfigDict()
+  config.losses.waveform = ConfigDict(dict(weight=0.1))
+  config.losses.mel = ConfigDict(
+    dict(
+      weight=1.0,
+      form="encodec",
+      windows=(32, 64, 128, 256, 512, 1024, 2048),
+      mels=64,
+    )
+  )
+  config.losses.stft = ConfigDict(
+    dict(weight=0.0, windows=(256, 512, 1024, 2048))
+  )
+  config.losses.commitment = ConfigDict(dict(weight=1.0))
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adam"
+  config.optimizer.rate = 3e-4
+  config.optimizer.b1, config.optimizer.b2 = 0.5, 0.9
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.clip = 1.0  # global gradient norm; 0: none
+  config.optimizer.schedule = "constant"
+  config.optimizer.warmup = 0
+  config.optimizer.final = 0.01  # last rate, as a share of the first
+  config.ema = 0.99  # of the weights that are evaluated and released; 0: none
+  config.max_skipped = 20  # steps in a row that are not finite end the run
+
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
+  config.init_from = ""  # bundle or workdir to start from
+  config.log_every = 100
+  config.eval_every = 5_000
+  config.save_every = 5_000
+  config.keep = 3  # latest checkpoints; the best one stays as well
+  config.profile = ConfigDict(dict(start=10, steps=0))
+  config.compilation_cache = ""  # a folder; "off"; by default the user's cache
+  return config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """The same experiment in seconds, for `:tiny`."""
+  config.steps = 20
+  config.batch = 8
+  config.data.seconds = 0.25
+  config.data.valid_batches = 1
+  config.losses.mel.windows = (64, 256, 1024)
+  config.losses.mel.mels = 16
+  config.log_every = 5
+  config.eval_every = 10
+  config.save_every = 10
+  return config

@@ -1,0 +1,33 @@
+"""Neural audio codecs with independent codebooks, and music models over them.
+
+The public names, in sections:
+
+  load              a trained model, from a bundle or a training folder
+
+Everything else is imported from where it lives (`mmdcodec.models.codec`,
+`mmdcodec.quantize.residual`, `mmdcodec.audio.transforms`, ...); importing the
+package itself reads no file, data set or plotting library.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# name -> module; resolved at first use (PEP 562), so that `import mmdcodec` is
+# fast and a module imports anywhere its own dependencies do.
+_PUBLIC = {
+  "load": "mmdcodec.bundle",
+  "UserError": "mmdcodec.errors",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+  if name in _PUBLIC:
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+  raise AttributeError(f"module 'mmdcodec' has no attribute {name!r}")
+
+
+def __dir__():
+  return sorted([*globals(), *_PUBLIC])

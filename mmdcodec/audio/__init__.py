@@ -1,0 +1,1 @@
+"""Audio: files, spectral transforms, built-in music."""

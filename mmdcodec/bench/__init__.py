@@ -1,0 +1,1 @@
+"""Benchmarks behind `mmdcodec bench`: speed and memory beside their floors."""

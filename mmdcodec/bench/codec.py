@@ -1,0 +1,161 @@
+"""`mmdcodec bench codec`: where a training step's time goes.
+
+Every part of the step is compiled and timed alone, forward and backward,
+beside its floor: the time that its operations or its bytes need at the speeds
+of this machine, measured in the same run.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.bench import floor
+
+HELP = "the parts of a codec training step, each beside its floor"
+EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
+PARSES_REST = True
+
+
+def add_arguments(parser):
+  """Adds the subject's arguments."""
+  parser.add_argument(
+    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
+  )
+
+
+def parts(task, optimizer, state, batch) -> dict:
+  """The parts of a training step as `(function, arguments)`, by name.
+
+  Each returns what the next part needs of it, and its gradients, so that the
+  compiler can't leave any of the work out.
+  """
+  codec = task.codec
+  x, lengths = batch["audio"], batch["lengths"]
+  variables = {"params": state.params, **state.collections}
+  mask = jnp.ones(x.shape[:2], bool)
+  z = jax.eval_shape(
+    lambda v: codec.apply(v, x, lengths, method="latents"), variables
+  )
+  z = jax.random.normal(jax.random.key(0), z.shape)
+  y = 0.9 * x
+
+  def encoder(params, x):
+    run = lambda p: codec.apply(
+      {"params": p, **state.collections}, x, lengths, method="latents"
+    )
+    latents, pull = jax.vjp(run, params)
+    return latents, pull(latents)
+
+  def quantizer(collections, z):
+    # From outside the module: the codec's own quantizer, by its name.
+    def run(z):
+      return codec.apply(
+        {"params": state.params, **collections},
+        z,
+        train=True,
+        rngs={"quantize": jax.random.key(0)},
+        mutable=list(collections),
+        method=lambda module, z, train: module.quantizer(z, train=train),
+      )
+
+    (out, changed), pull = jax.vjp(lambda z: run(z), z, has_aux=False)
+    zeros = jax.tree.map(jnp.zeros_like, (out, changed))
+    ones = zeros[0]._replace(z=out.z, commitment=jnp.ones(()))
+    cotangent = jax.tree.map(_cotangent, (ones, zeros[1]))
+    return out, changed, pull(cotangent)
+
+  def decoder(params, z):
+    run = lambda p, z: codec.apply(
+      {"params": p, **state.collections}, z, lengths, method="synthesize"
+    )
+    audio, pull = jax.vjp(run, params, z)
+    return audio, pull(audio)
+
+  def losses(x, y):
+    weights = task.config["losses"]
+
+    def total(y):
+      found = task.losses(x, y, mask)
+      return sum(weights[name]["weight"] * v for name, v in found.items())
+
+    return jax.value_and_grad(total)(y)
+
+  def optimize(grads, opt_state, params):
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return jax.tree.map(jnp.add, params, updates), opt_state
+
+  return {
+    "encoder": (encoder, (state.params, x)),
+    "quantizer": (quantizer, (state.collections, z)),
+    "decoder": (decoder, (state.params, z)),
+    "losses": (losses, (x, y)),
+    "optimizer": (optimize, (state.params, state.opt_state, state.params)),
+  }
+
+
+def _cotangent(value):
+  """The zero cotangent of integers, booleans and keys is of type float0."""
+  if jnp.issubdtype(value.dtype, jnp.floating):
+    return value
+  return jnp.zeros(value.shape, jax.dtypes.float0)
+
+
+def run(args, rest):
+  """Prints the table."""
+  from mmdcodec.cli import configs
+  from mmdcodec.parallel import mesh as mesh_lib
+  from mmdcodec.train import loop
+  from mmdcodec.train import optimizer as optimizer_lib
+
+  config = configs.parse(rest).to_dict()
+  task = loop.make_task(config)
+  optimizer, _ = optimizer_lib.make_optimizer(
+    config["optimizer"], config["steps"]
+  )
+  shapes = task.example(config["batch"])
+  audio = 0.1 * jax.random.normal(jax.random.key(1), shapes["audio"].shape)
+  lengths = jnp.full(shapes["lengths"].shape, audio.shape[1], jnp.int32)
+  batch = {"audio": audio, "lengths": lengths}
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  program = loop.make_program(task, config, mesh)
+  # The codebooks start in the first step, which is not the one to time.
+  state, _ = program.step(program.init(jax.random.key(0)), batch)
+  # Timed again and again on one state, so it must not be consumed.
+  step = program.step.__wrapped__
+
+  machine = floor.Machine.measure()
+  print(
+    f"{jax.devices()[0].device_kind}: matmul {machine.flops / 1e9:.0f} GFLOP/s,"
+    f" bandwidth {machine.bandwidth / 2**30:.1f} GiB/s (measured)"
+  )
+  print(
+    f"batch {config['batch']} x {task.audio_seconds:g} s, forward and"
+    f" backward, median of {args.runs}"
+  )
+  header = f"{'part':<12}{'ms':>9}{'share':>8}{'GFLOP':>9}{'MiB':>9}"
+  print(header + f"{'floor ms':>10}{'x floor':>9}{'GFLOP/s':>9}")
+
+  def measure(function, arguments):
+    seconds = floor.median_seconds(
+      jax.jit(function), *arguments, runs=args.runs
+    )
+    moved = floor.size_in_bytes(arguments) + floor.size_in_bytes(
+      jax.eval_shape(function, *arguments)
+    )
+    return seconds, floor.operations(function, *arguments), moved
+
+  whole = measure(step, (state, batch))
+  rows = {
+    name: measure(function, arguments)
+    for name, (function, arguments) in parts(
+      task, optimizer, state, batch
+    ).items()
+  }
+  for name, (seconds, flops, moved) in [*rows.items(), ("whole step", whole)]:
+    least = machine.floor(flops, moved)
+    print(
+      f"{name:<12}{seconds * 1e3:9.1f}{seconds / whole[0]:8.0%}"
+      f"{flops / 1e9:9.2f}{moved / 2**20:9.1f}{least * 1e3:10.2f}"
+      f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
+    )
+  audio_seconds = config["batch"] * task.audio_seconds
+  print(f"{audio_seconds / whole[0]:.1f} s of audio per second")

@@ -1,0 +1,117 @@
+"""What a computation cannot do without: operations and bytes.
+
+Operations are counted in the jaxpr (matrix products, convolutions, FFTs, those
+of a loop as often as it runs); elementwise work is left out. Bytes are those of
+the arguments and results, each moved once. The floor in time is the larger of
+operations by the measured matmul speed and bytes by the measured bandwidth.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+
+def operations(function: Callable, *args) -> float:
+  """Floating point operations of `function(*args)`, arrays or their shapes."""
+  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr) -> float:
+  return float(sum(_equation(equation) for equation in jaxpr.eqns))
+
+
+def _equation(equation) -> float:
+  name, params = equation.primitive.name, equation.params
+  out = equation.outvars[0].aval
+  if name == "dot_general":
+    (contracted, _), _ = params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * out.size * math.prod(left[i] for i in contracted)
+  if name == "conv_general_dilated":
+    kernel = equation.invars[1].aval
+    features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    # Zeros put between the samples need no multiplication.
+    return (
+      2.0
+      * out.size
+      * kernel.size
+      / features
+      / math.prod(params["lhs_dilation"])
+    )
+  if name == "fft":
+    sides = params["fft_lengths"]
+    points = math.prod(sides)
+    # A real transform is half of a complex one.
+    half = 1.0 if "FFT" == str(params["fft_type"]).split(".")[-1] else 0.5
+    rows = out.size / (points if half == 1.0 else points // 2 + 1)
+    return half * 5.0 * rows * points * math.log2(points)
+  if name == "scan":
+    return params["length"] * _count(params["jaxpr"].jaxpr)
+  if name == "cond":
+    # The branch that a step takes as a rule is the cheap one: the other
+    # starts the codebooks, once.
+    return min(_count(branch.jaxpr) for branch in params["branches"])
+  return sum(_count(inner) for inner in _inner(params))
+
+
+def _inner(params):
+  for value in params.values():
+    for item in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, core.Jaxpr):
+        yield item
+
+
+def size_in_bytes(tree) -> int:
+  """Bytes of all arrays of a tree, or of their shapes."""
+  return sum(
+    leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+  )
+
+
+def median_seconds(function: Callable, *args, runs: int) -> float:
+  """Median time of a compiled function, after one call to warm up."""
+  jax.block_until_ready(function(*args))
+  times = []
+  for _ in range(runs):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    times.append(time.perf_counter() - start)
+  return float(np.median(times))
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """Speeds measured on the default device.
+
+  Attributes:
+    flops: float32 matmul, operations per second.
+    bandwidth: bytes per second of reading and writing large arrays.
+  """
+
+  flops: float
+  bandwidth: float
+
+  @classmethod
+  def measure(cls) -> "Machine":
+    """Times one large matmul and one large copy."""
+    n = 2048
+    a = jnp.ones((n, n), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    x = jnp.ones((32 * 2**20,), jnp.float32)
+    copy = jax.jit(lambda x: x + 1.0)
+    return cls(
+      flops=2.0 * n**3 / median_seconds(product, a, runs=7),
+      bandwidth=2.0 * x.nbytes / median_seconds(copy, x, runs=7),
+    )
+
+  def floor(self, operations: float, moved: float) -> float:
+    """Seconds that the work takes at these speeds, at the least."""
+    return max(operations / self.flops, moved / self.bandwidth)

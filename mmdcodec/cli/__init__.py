@@ -1,0 +1,1 @@
+"""The `mmdcodec` command: one file per verb."""

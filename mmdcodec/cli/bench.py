@@ -1,0 +1,38 @@
+"""`mmdcodec bench`: speed and memory, beside the floor that nature sets."""
+
+import argparse
+import importlib
+
+from mmdcodec.errors import UserError
+
+HELP = "measure speed and memory beside their floors"
+EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
+SUBJECTS = ("codec", "data")
+PARSES_REST = True
+
+
+def add_arguments(parser):
+  """Adds a subparser for each subject."""
+  subparsers = parser.add_subparsers(
+    dest="subject", metavar="SUBJECT", required=True
+  )
+  for subject in SUBJECTS:
+    module = importlib.import_module(f"mmdcodec.bench.{subject}")
+    subparser = subparsers.add_parser(
+      subject,
+      help=module.HELP,
+      description=module.HELP,
+      epilog="example:\n  " + module.EXAMPLE,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(subparser)
+
+
+def run(args, rest):
+  """Runs one benchmark; `rest` is for those that take a config."""
+  module = importlib.import_module(f"mmdcodec.bench.{args.subject}")
+  if getattr(module, "PARSES_REST", False):
+    return module.run(args, rest)
+  if rest:
+    raise UserError(f"bench {args.subject} does not understand {rest[0]!r}.")
+  return module.run(args)

@@ -1,0 +1,30 @@
+"""`mmdcodec compile`: a config's training step for a TPU slice, without one."""
+
+HELP = "compile a training step for a TPU slice, and say what it needs"
+EXAMPLE = (
+  "mmdcodec compile --config=soundstream_24khz --topology=v5e:2x2"
+  " --config.batch=32"
+)
+PARSES_REST = True
+
+
+def add_arguments(parser):
+  """Adds the verb's arguments."""
+  parser.add_argument(
+    "--topology",
+    default="v5e:2x2",
+    help="v5e:2x2, v5e:4x4, v5p:2x2x2, v4:2x2x4, ... (default: %(default)s)",
+  )
+
+
+def run(args, rest):
+  """Prints memory per chip, operations, traffic and collectives."""
+  import time
+
+  from mmdcodec.cli import configs
+  from mmdcodec.parallel import compile as ahead
+
+  config = configs.parse(rest)
+  start = time.perf_counter()
+  print(ahead.compile_step(config, args.topology))
+  print(f"compiled in {time.perf_counter() - start:.0f} s")

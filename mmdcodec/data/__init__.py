@@ -1,0 +1,1 @@
+"""Data sets: records on disk and the pipeline that reads them."""

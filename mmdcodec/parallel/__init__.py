@@ -1,0 +1,1 @@
+"""Devices: start-up, mesh, sharding rules, ahead-of-time compilation."""

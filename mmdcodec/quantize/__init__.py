@@ -1,0 +1,1 @@
+"""Vector quantizers and the losses on their codebooks."""

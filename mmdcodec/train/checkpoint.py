@@ -1,0 +1,166 @@
+"""Checkpoints of a run: state, data position and configuration, by Orbax.
+
+    WORKDIR/checkpoints/<step>/{state,data,metrics}
+
+Saving is asynchronous and atomic: a run killed while it writes finds the
+checkpoint before. A state is restored straight onto the mesh of the new run,
+which may have another number of devices or another layout.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from mmdcodec.errors import UserError
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+  """The checkpoints of one workdir: the last `keep`, and the best one."""
+
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    *,
+    keep: int = 3,
+    best: str | None = None,
+    best_mode: str = "min",
+    read_only: bool = False,
+  ):
+    """Opens the folder, and makes it unless read_only.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest checkpoints stay.
+      best: name of the evaluation metric whose best checkpoint stays as well.
+      best_mode: "min" or "max".
+      read_only: only restore.
+
+    Raises:
+      UserError: read_only, and there is no checkpoint.
+    """
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    if read_only and not folder.is_dir():
+      raise UserError(
+        f"{workdir} holds no checkpoints; give the --workdir of a training run."
+      )
+    self.best = best
+    policies = [preservation_policy.LatestN(keep)]
+    if best:
+      policies.append(
+        preservation_policy.BestN(
+          get_metric_fn=lambda metrics: metrics[best],
+          # BestN keeps the end of its sorted list.
+          reverse=best_mode == "min",
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        )
+      )
+    self._best_mode = best_mode
+    self._manager = ocp.CheckpointManager(
+      folder,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
+        # The loop decides when to save.
+        save_interval_steps=1,
+      ),
+      # Named here, so that the metrics of old steps can be read again.
+      item_names=("state", "data"),
+    )
+
+  @property
+  def latest(self) -> int | None:
+    """The last saved step, None if there is none."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The saved step with the best value of the metric, None if none has it."""
+    scores = {}
+    for step in self._manager.all_steps():
+      metrics = self._manager.metrics(step)
+      if metrics and self.best in metrics:
+        scores[step] = metrics[self.best]
+    if not scores:
+      return None
+    return (min if self._best_mode == "min" else max)(scores, key=scores.get)
+
+  def save(
+    self, step: int, state: Any, data: dict, metrics: dict | None = None
+  ) -> None:
+    """Starts to write a checkpoint; a step already there is left as it is.
+
+    Args:
+      step: updates done.
+      state: tree of arrays. The call returns once they are copied off the
+        device, so that the next step may overwrite them.
+      data: position in the data, JSON-able.
+      metrics: of the evaluation at this step, to find the best one.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+      ),
+      metrics=metrics,
+      force=True,
+    )
+
+  def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
+    """Reads a checkpoint.
+
+    Args:
+      abstract: tree of `jax.ShapeDtypeStruct` with shardings: shapes must be
+        those that were saved, shardings may be others.
+      step: the last one by default.
+
+    Returns:
+      The state, laid out as asked, and the position in the data.
+    """
+    step = self.latest if step is None else step
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+      ),
+    )
+    return restored.state, restored.data
+
+  def restore_arrays(self, step: int | None = None) -> dict:
+    """Reads a checkpoint's state as nested dicts of NumPy arrays, whole."""
+    step = self.latest if step is None else step
+    if step is None:
+      raise UserError(
+        f"{self._manager.directory.parent} holds no finished checkpoint yet;"
+        " train on, or wait for the first one."
+      )
+    item = self._manager.item_metadata(step).state.tree
+    abstract = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+      ),
+      item,
+    )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+    )
+    return jax.device_get(restored.state)
+
+  def wait(self) -> None:
+    """Returns when everything is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes what is under way."""
+    self._manager.close()

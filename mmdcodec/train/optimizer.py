@@ -1,0 +1,100 @@
+"""Optimizers and learning-rate schedules, from a config."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmdcodec.errors import UserError
+
+SCHEDULES = ("constant", "cosine", "linear", "exponential", "inverse_sqrt")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def make_schedule(config: Mapping, steps: int) -> optax.Schedule:
+  """Learning rate by step.
+
+  Args:
+    config: `rate` (peak), `schedule` (one of SCHEDULES), `warmup` (steps of
+      linear warm-up), `final` (last rate as a share of the peak, for cosine,
+      linear and exponential).
+    steps: length of the run.
+
+  Raises:
+    UserError: unknown schedule, or a warm-up as long as the run.
+  """
+  peak, kind = config["rate"], config["schedule"]
+  warmup, final = config["warmup"], config["final"]
+  if warmup >= steps:
+    raise UserError(
+      f"optimizer.warmup is {warmup} steps, but the run has only {steps}."
+    )
+  rest = steps - warmup
+  if kind == "constant":
+    after = optax.constant_schedule(peak)
+  elif kind == "cosine":
+    after = optax.cosine_decay_schedule(peak, rest, alpha=final)
+  elif kind == "linear":
+    after = optax.linear_schedule(peak, peak * final, rest)
+  elif kind == "exponential":
+    if not final > 0:
+      raise UserError(
+        "optimizer.final must be above 0 for the exponential schedule: the"
+        " rate falls to that share of its peak."
+      )
+    after = optax.exponential_decay(peak, rest, final)
+  elif kind == "inverse_sqrt":
+    # Continues the warm-up's end without a jump (Vaswani et al. 2017, 5.3).
+    start = max(warmup, 1)
+    # `join_schedules` also evaluates it before its time, at negative steps.
+    after = lambda step: peak * (start / (start + jnp.maximum(step, 0))) ** 0.5
+  else:
+    raise UserError(
+      f"optimizer.schedule is {kind!r}; it must be one of {list(SCHEDULES)}."
+    )
+  if not warmup:
+    return after
+  # The first update already moves: rate peak / warmup at step 0.
+  ramp = lambda step: peak * (step + 1) / warmup
+  return optax.join_schedules([ramp, after], [warmup])
+
+
+def make_optimizer(
+  config: Mapping, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The optimizer of a config, with gradient clipping.
+
+  Args:
+    config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw, on
+      arrays of two axes or more), `clip` (global gradient norm, 0 for none),
+      and what `make_schedule` reads.
+    steps: length of the run.
+
+  Returns:
+    The transformation, and its schedule for the log.
+
+  Raises:
+    UserError: unknown optimizer or schedule.
+  """
+  schedule = make_schedule(config, steps)
+  name = config["name"]
+  if name == "adam":
+    inner = optax.adam(schedule, b1=config["b1"], b2=config["b2"])
+  elif name == "adamw":
+    inner = optax.adamw(
+      schedule,
+      b1=config["b1"],
+      b2=config["b2"],
+      weight_decay=config["weight_decay"],
+      mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+    )
+  elif name == "sgd":
+    inner = optax.sgd(schedule, momentum=config["b1"])
+  else:
+    raise UserError(
+      f"optimizer.name is {name!r}; it must be one of {list(OPTIMIZERS)}."
+    )
+  if config["clip"]:
+    inner = optax.chain(optax.clip_by_global_norm(config["clip"]), inner)
+  return inner, schedule

@@ -1,0 +1,56 @@
+"""Package metadata: dependencies, extras and the `mmdcodec` command."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (HERE / "mmdcodec/__init__.py").read_text()
+).group(1)
+
+CORE = [
+  "jax>=0.10",
+  "flax>=0.12",
+  "optax>=0.2.6",
+  "orbax-checkpoint>=0.11.30",
+  "chex>=0.1.90",
+  "tensorflow-datasets>=4.9.9",
+  "librosa>=0.11",
+  "ml-collections>=1.0",
+  # TFDS without TensorFlow needs these two to write and read its records.
+  "array-record>=0.8",
+  "grain>=0.2.12",
+  "soundfile>=0.13",
+  "soxr>=0.5",
+  "safetensors>=0.5",
+  "matplotlib>=3.8",
+]
+
+setup(
+  name="mmdcodec",
+  version=VERSION,
+  description=(
+    "Neural audio codecs with independent codebooks, and music language"
+    " models over them, in JAX and Flax"
+  ),
+  long_description=(HERE / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  # Experiment files live at the top level, where people look for them, and
+  # ship as mmdcodec.configs, so that `--config=NAME` works from a wheel too.
+  packages=[*find_packages(include=["mmdcodec", "mmdcodec.*"])]
+  + ["mmdcodec.configs"],
+  package_dir={"mmdcodec.configs": "configs"},
+  install_requires=CORE,
+  extras_require={
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+    # libtpu compiles for TPUs ahead of time; no TPU is needed for that.
+    "test": ["pytest>=8", "libtpu; platform_machine == 'x86_64'"],
+    "tensorboard": ["tensorboardX>=2.6"],
+  },
+  entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},
+)

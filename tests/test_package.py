@@ -1,0 +1,110 @@
+"""What importing costs, and the settings on the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import mmdcodec
+from mmdcodec.cli import configs
+from mmdcodec.errors import UserError
+
+HEAVY = (
+  "soundfile", "soxr", "librosa", "grain", "orbax", "tensorflow_datasets",
+  "matplotlib", "optax", "scipy", "tensorflow", "torch", "ml_collections",
+)  # fmt: skip
+
+
+def _imported(statement: str) -> set[str]:
+  code = f"import sys, json; {statement}; print(json.dumps(list(sys.modules)))"
+  out = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  return {name.split(".")[0] for name in json.loads(out.stdout)}
+
+
+def test_the_package_imports_nothing_heavy():
+  """Catches a file, data or plotting library pulled in by `import mmdcodec`."""
+  found = _imported("import mmdcodec")
+  assert not found & {*HEAVY, "jax", "flax"}, found & {*HEAVY, "jax", "flax"}
+
+
+def test_models_import_with_jax_flax_and_numpy():
+  """Catches a model module that needs more than an importer has at hand."""
+  # Flax itself imports these.
+  own = _imported("import flax.linen")
+  found = _imported(
+    "import mmdcodec.models.codec, mmdcodec.quantize.residual,"
+    " mmdcodec.losses.spectral, mmdcodec.audio.transforms"
+  )
+  assert not (found - own) & set(HEAVY), (found - own) & set(HEAVY)
+
+
+def test_public_names_resolve():
+  """Catches a public name whose module moved."""
+  for name in mmdcodec.__all__:
+    assert getattr(mmdcodec, name) is not None
+  with pytest.raises(AttributeError, match="no_such_name"):
+    mmdcodec.no_such_name  # noqa: B018
+
+
+def _names():
+  folder = pathlib.Path(__import__("mmdcodec.configs").configs.__file__).parent
+  names = sorted(p.stem for p in folder.glob("*.py"))
+  return [n for n in names if n not in ("__init__", "common")]
+
+
+@pytest.mark.parametrize("name", _names())
+def test_every_config_describes_a_run(name):
+  """Catches a config that names a missing preset, or whose step can't trace."""
+  import jax
+
+  from mmdcodec.parallel import mesh
+  from mmdcodec.train import loop
+
+  full = configs.parse([f"--config={name}"])
+  loop.make_task(full.to_dict())
+  config = configs.parse([f"--config={name}:tiny"]).to_dict()
+  task = loop.make_task(config)
+  one = mesh.make_mesh(devices=jax.devices()[:1])
+  program = loop.make_program(task, config, one)
+  _, metrics = jax.eval_shape(
+    program.step, program.abstract, task.example(config["batch"])
+  )
+  assert metrics["loss"].shape == ()
+
+
+def test_overrides_reach_the_config():
+  """Catches an override that is lost, or loses to the file's own value."""
+  config = configs.parse(
+    [
+      "--config.optimizer.rate=0.5",
+      "--config=soundstream_24khz:tiny",
+      "--config.data.gain_db=(-3.0, 3.0)",
+      "--config.model.codebooks=3",
+    ]
+  )
+  assert config.optimizer.rate == 0.5
+  assert tuple(config.data.gain_db) == (-3.0, 3.0)
+  assert config.model.codebooks == 3
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--config=soundstream_24khz", "--config.optimizer.rat=1"], "rat"),
+    (["--config=soundstream_24khz", "--config.steps=many"], "steps"),
+    (["--config=soundstream_25khz"], "soundstream_24khz"),
+    (["--config=missing.py"], "missing.py"),
+    (["--steps=3"], "--steps=3"),
+    ([], "--config"),
+  ],
+)
+def test_mistakes_on_the_command_line_are_named(arguments, words):
+  """Catches a traceback, or a mistake that is silently ignored."""
+  with pytest.raises(UserError) as error:
+    configs.parse(arguments)
+  assert words in str(error.value)
+  assert "\n" not in str(error.value)
