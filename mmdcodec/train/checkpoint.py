@@ -65,6 +65,9 @@ class Checkpoints:
       folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        # Makes the manager write metrics; the policies above say what stays.
+        best_fn=(lambda metrics: metrics[best]) if best else None,
+        best_mode=best_mode,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,

@@ -1,0 +1,323 @@
+"""The training loop: resuming, several devices, several processes."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdcodec.cli import configs
+from mmdcodec.errors import UserError
+from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.train import loop, metrics
+from mmdcodec.train.checkpoint import Checkpoints
+
+STEPS = 20
+CONFIG = "--config=soundstream_24khz:tiny"
+
+
+def command(workdir, dataset, *more):
+  return [
+    sys.executable, "-m", "mmdcodec", "train", CONFIG,
+    f"--workdir={workdir}", f"--config.data.train={dataset}",
+    f"--config.data.valid={dataset}", f"--config.steps={STEPS}",
+    "--config.log_every=1", "--config.save_every=5", "--config.mesh.data=-1",
+    *more,
+  ]  # fmt: skip
+
+
+def environment(devices=1):
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def finish(workdir, dataset, *more, devices=1):
+  done = subprocess.run(
+    command(workdir, dataset, *more),
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return done.stdout
+
+
+def run_until(step, signum, workdir, dataset):
+  """Starts a run, sends the signal once it has logged the step."""
+  process = subprocess.Popen(
+    command(workdir, dataset),
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  deadline = time.time() + 300
+  while time.time() < deadline and process.poll() is None:
+    if any(row["step"] >= step for row in metrics.read(workdir)):
+      process.send_signal(signum)
+      break
+    time.sleep(0.01)
+  output, _ = process.communicate(timeout=300)
+  return process.returncode, output
+
+
+def final(workdir):
+  """Everything of the last checkpoint: flat arrays, and the data's position."""
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    assert checkpoints.latest == STEPS
+    state = checkpoints.restore_arrays()
+  finally:
+    checkpoints.close()
+  folder = pathlib.Path(workdir) / "checkpoints" / str(STEPS)
+  (position,) = (folder / "data").glob("metadata")
+  flat = jax.tree_util.tree_flatten_with_path(state)[0]
+  arrays = {jax.tree_util.keystr(path): value for path, value in flat}
+  return arrays, json.loads(position.read_text())
+
+
+def assert_same_end(one, other):
+  (arrays, position), (others, other_position) = final(one), final(other)
+  assert arrays.keys() == others.keys()
+  for kind in ("params", "codebook", "opt_state", "ema"):
+    assert any(kind in name for name in arrays), kind
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(value, others[name], err_msg=name)
+  assert position == other_position
+  losses = [
+    {r["step"]: r["train/loss"] for r in metrics.read(w) if "train/loss" in r}
+    for w in (one, other)
+  ]
+  assert losses[0] == losses[1]
+  assert sorted(losses[0]) == list(range(1, STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, dataset):
+  """A run on one device from start to end."""
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  finish(workdir, dataset)
+  return workdir
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_bit_for_bit(tmp_path, dataset, uninterrupted):
+  """Catches any state that a checkpoint leaves out, and repeated data."""
+  step = random.randrange(6, STEPS - 1)
+  print(f"killed after step {step}")
+  code, output = run_until(step, signal.SIGKILL, tmp_path, dataset)
+  assert code == -signal.SIGKILL, output
+  assert "resumed" in finish(tmp_path, dataset)
+  assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
+  """Catches a SIGTERM that loses steps, or ends with a code of success."""
+  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset)
+  assert code == 75, output
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  saved = checkpoints.latest
+  checkpoints.close()
+  # Saved where it stopped, not only at a multiple of save_every.
+  assert saved >= 7 and f"saved at step {saved}" in output
+  assert f"resumed {tmp_path} at step {saved}" in finish(tmp_path, dataset)
+  assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
+  """Catches processes that read the same rows, or sum gradients wrongly."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = [
+    subprocess.Popen(
+      command(
+        tmp_path,
+        dataset,
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={i}",
+      ),
+      env=environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+  for one, two in zip(
+    metrics.read(uninterrupted), metrics.read(tmp_path), strict=True
+  ):
+    assert one["step"] == two["step"]
+    name = "train/loss" if "train/loss" in one else "valid/mel_distance"
+    np.testing.assert_allclose(one[name], two[name], rtol=1e-4)
+
+
+def program_on(devices, shape):
+  config = configs.parse([CONFIG]).to_dict()
+  task = loop.make_task(config)
+  mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
+  return mesh, loop.make_program(task, config, mesh)
+
+
+def music(seed, config):
+  """A batch that is no silence: decaying tones."""
+  key = jax.random.key(seed)
+  samples = round(config["data"]["seconds"] * config["model"]["rate"])
+  time = jnp.arange(samples) / config["model"]["rate"]
+  pitch = 110 * 2 ** (3 * jax.random.uniform(key, (config["batch"], 4, 1)))
+  x = jnp.sin(2 * np.pi * pitch * time).mean(1) * jnp.exp(-4 * time)
+  noise = 0.02 * jax.random.normal(key, x.shape)
+  return {
+    "audio": np.asarray((x + noise)[..., None], np.float32),
+    "lengths": np.full(config["batch"], samples, np.int32),
+  }
+
+
+def train_on(devices, shape, steps=20):
+  mesh, program = program_on(devices, shape)
+  config = configs.parse([CONFIG]).to_dict()
+  losses = []
+  with jax.set_mesh(mesh):
+    state = program.init(jax.random.key(0))
+    for step in range(steps):
+      batch = mesh_lib.place(music(step, config), mesh)
+      state, found = program.step(state, batch)
+      losses.append(float(found["loss"]))
+  return np.array(losses), jax.device_get(state), (mesh, program, state)
+
+
+@pytest.mark.slow
+def test_one_device_equals_eight_and_restores_elsewhere(tmp_path):
+  """Catches statistics of a shard for those of the batch; layouts in files."""
+  losses, state, _ = train_on(1, {"data": 1})
+  layouts = [
+    (8, {"data": 8}),
+    (8, {"data": 1, "fsdp": 4, "model": 2}),
+  ]
+  for devices, shape in layouts:
+    found, other, run = train_on(devices, shape)
+    np.testing.assert_allclose(found, losses, rtol=1e-4)
+    one, eight = (s.collections["codebook"] for s in (state, other))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(
+        b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max()
+      ),
+      one,
+      eight,
+    )
+  # The last run is cut over fsdp and model; that really is so, and its
+  # checkpoint goes onto four devices and onto one.
+  mesh, _, sharded = run
+  kernels = [
+    leaf
+    for leaf in jax.tree.leaves(sharded.params)
+    if not leaf.sharding.is_fully_replicated
+  ]
+  assert kernels
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(20, sharded, {"index": 5})
+  checkpoints.wait()
+  for devices, shape in ((4, {"data": 1, "fsdp": 2, "model": 2}), (1, {})):
+    mesh, program = program_on(devices, shape)
+    restored, position = checkpoints.restore(program.abstract)
+    assert position == {"index": 5}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), other)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(restored)} == {
+      devices
+    }
+  checkpoints.close()
+
+
+def test_lines_of_lost_steps_are_written_once(tmp_path):
+  """Catches a curve that doubles back after a killed run."""
+  writer = metrics.MetricWriter(tmp_path)
+  for step in range(1, 6):
+    writer.write(step, {"train/loss": float(step)})
+  writer.close()
+  with (tmp_path / metrics.FILE).open("a") as file:
+    file.write('{"step": 6, "tr')  # killed while it wrote
+  writer = metrics.MetricWriter(tmp_path, step=3)
+  writer.write(4, {"train/loss": float("nan")})
+  writer.close()
+  rows = metrics.read(tmp_path)
+  assert [row["step"] for row in rows] == [1, 2, 3, 4]
+  assert rows[-1]["train/loss"] is None
+
+
+def test_the_best_and_the_latest_checkpoints_stay(tmp_path):
+  """Catches a best checkpoint that is deleted when it is no longer recent."""
+  checkpoints = Checkpoints(tmp_path, keep=2, best="valid/d")
+  for step, score in enumerate([5.0, 1.0, 3.0, None, 4.0], start=1):
+    scores = None if score is None else {"valid/d": score}
+    checkpoints.save(step, {"w": np.full(3, step)}, {"index": step}, scores)
+  checkpoints.wait()
+  assert checkpoints.best_step() == 2 and checkpoints.latest == 5
+  checkpoints.close()
+  kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {2, 4, 5}
+  again = Checkpoints(tmp_path, best="valid/d", read_only=True)
+  assert again.best_step() == 2
+  np.testing.assert_array_equal(again.restore_arrays(2)["w"], np.full(3, 2))
+  again.close()
+
+
+@pytest.mark.parametrize(
+  "text, expected",
+  [
+    ("a", {"a": 1.0}),
+    ("a,b", {"a": 1.0, "b": 1.0}),
+    ("a=0.7, b=0.3", {"a": 0.7, "b": 0.3}),
+    ("", {}),
+  ],
+)
+def test_data_sets_are_read_from_text(text, expected):
+  """Catches lost weights."""
+  assert loop.parse_datasets(text) == expected
+
+
+def test_mistakes_before_the_first_step(tmp_path, dataset):
+  """Catches a run that starts, and fails later or trains on nothing."""
+  config = configs.parse([CONFIG])
+  with pytest.raises(UserError, match="prepare"):
+    loop.train(config, tmp_path)
+  config.data.train = str(dataset)
+  config.batch = 12  # the tests have eight devices
+  with pytest.raises(UserError, match="multiple"):
+    loop.train(config, tmp_path)
+  with pytest.raises(UserError, match="weight"):
+    loop.parse_datasets("a=heavy")
+  config.task = "juggling"
+  with pytest.raises(UserError, match="juggling"):
+    loop.train(config, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
+  """Catches endless training on NaN; then a workdir of another model."""
+  config = configs.parse([CONFIG])
+  config.data.train = str(dataset)
+  config.log_every, config.max_skipped = 2, 4
+  config.losses.waveform.weight = float("inf")
+  with pytest.raises(UserError, match="not finite"):
+    loop.train(config, tmp_path, log=lambda line: None)
+  rows = metrics.read(tmp_path)
+  assert rows[-1]["train/skipped_in_a_row"] >= 4
+  assert rows[-1]["step"] <= 8
+  config.model.codebooks += 1
+  with pytest.raises(UserError, match="codebooks"):
+    loop.train(config, tmp_path, log=lambda line: None)
