@@ -8,6 +8,7 @@ list of arguments as well.
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     was preempted (and can be continued).
   """
   argv = sys.argv[1:] if argv is None else list(argv)
+  # Checkpoint and data libraries tell of their inner life there.
+  logging.getLogger("absl").setLevel(logging.ERROR)
   # Only the verb that is run is imported: `mmdcodec info` must not wait for
   # the data pipeline.
   known = bool(argv) and argv[0] in VERBS

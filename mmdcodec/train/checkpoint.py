@@ -74,8 +74,11 @@ class Checkpoints:
         # The loop decides when to save.
         save_interval_steps=1,
       ),
-      # Named here, so that the metrics of old steps can be read again.
-      item_names=("state", "data"),
+      # Said here, so that a folder can be read before anything was saved.
+      item_handlers={
+        "state": ocp.StandardCheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(),
+      },
     )
 
   @property

@@ -1,0 +1,443 @@
+"""Audio files in, float32 arrays out, and back.
+
+Formats: wav, flac, ogg (Vorbis), opus, mp3 and aiff through libsndfile;
+resampling by soxr. Audio is `[samples, channels]`, float32, full scale +-1.
+
+Libsndfile reads a file whose end is missing as if it were merely shorter.
+Training on the ruins of a broken download is worse than an error, so `read`
+compares what the container promises with what is there.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from mmdcodec.errors import UserError
+
+# suffix -> (container, coding) by libsndfile's names
+_FORMATS = {
+  ".wav": ("WAV", "PCM_16"),
+  ".flac": ("FLAC", "PCM_16"),
+  ".ogg": ("OGG", "VORBIS"),
+  ".oga": ("OGG", "VORBIS"),
+  ".opus": ("OGG", "OPUS"),
+  ".mp3": ("MP3", "MPEG_LAYER_III"),
+  ".aif": ("AIFF", "PCM_16"),
+  ".aiff": ("AIFF", "PCM_16"),
+}
+SUFFIXES = tuple(_FORMATS)
+
+# What the coders accept; anything else is resampled to the next one above.
+_CODER_RATES = {
+  ".opus": (8000, 12000, 16000, 24000, 48000),
+  ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+}
+
+MAX_RATE = 768_000
+MAX_CHANNELS = 64
+
+# Frames at a time: a header may promise 2^36 frames that are not there, and
+# libsndfile's Vorbis and Opus writers overflow the stack on long buffers.
+_READ_BLOCK = 1 << 20
+_WRITE_BLOCK = 1 << 14
+
+# MP3 frames borrow bits from frames before them, and libsndfile seeks without
+# those: it returns silence or noise for the first frames after a seek.
+_MP3_WARM_UP = 12 * 1152
+
+# Source samples (at the lower rate) read on each side of a cut before it is
+# resampled: soxr HQ reaches less far, so a cut equals the same cut of the
+# whole file.
+_RESAMPLE_MARGIN = 256
+
+
+class Info(NamedTuple):
+  """What a file's header says."""
+
+  samples: int
+  rate: int
+  channels: int
+
+  @property
+  def seconds(self) -> float:
+    """Length in seconds."""
+    return self.samples / self.rate
+
+
+def info(path: str | os.PathLike | BinaryIO) -> Info:
+  """Number of samples, rate and channels of a file, without decoding it.
+
+  Args:
+    path: a path or a seekable binary file object.
+
+  Raises:
+    UserError: the file is missing, empty, truncated or not audio.
+  """
+  with _open(path) as sound:
+    return Info(sound.frames, sound.samplerate, sound.channels)
+
+
+def read(
+  path: str | os.PathLike | BinaryIO,
+  *,
+  rate: int | None = None,
+  channels: int | None = None,
+  start: float = 0.0,
+  seconds: float | None = None,
+) -> tuple[np.ndarray, int]:
+  """Reads audio, or a part of it, at the rate and channels asked for.
+
+  A part is cut on the grid of the output: sample i of the result is sample
+  `round(start * rate) + i` of the whole file at that rate, and there are
+  `round(seconds * rate)` of them unless the file ends before. Only the part
+  is decoded.
+
+  Args:
+    path: a path or a seekable binary file object.
+    rate: Hz of the result; None keeps the file's.
+    channels: channels of the result; None keeps the file's. See `mix`.
+    start: seconds to skip.
+    seconds: length of the part; None reads to the end.
+
+  Returns:
+    `(x, rate)`: float32 `[samples, channels]`, and the rate of x in Hz.
+
+  Raises:
+    UserError: the file is missing, empty, truncated, not audio, has no
+      channels or no samples, holds NaN or infinite values, or ends before
+      `start`.
+  """
+  name = _name(path)
+  if start < 0 or (seconds is not None and seconds <= 0):
+    raise UserError(
+      f"{name}: start must be at least 0 and seconds more than 0, not"
+      f" start={start}, seconds={seconds}."
+    )
+  with _open(path) as sound:
+    source, total = sound.samplerate, sound.frames
+    rate = source if rate is None else _checked_rate(rate)
+    first = _round(start * rate)
+    last = resampled_length(total, rate=source, to=rate)
+    if first >= last:
+      raise UserError(
+        f"{name}: start={start} s lies past the end of the file"
+        f" ({total / source:.3f} s); choose an earlier start."
+      )
+    if seconds is not None:
+      last = min(last, first + max(1, _round(seconds * rate)))
+    # The cut in the file, begun where the grids of both rates meet.
+    common = math.gcd(source, rate)
+    up, down = rate // common, source // common
+    margin = 0 if up == down else _RESAMPLE_MARGIN * max(1, down // up)
+    begin = max(0, (first * down // up - margin) // down * down)
+    end = min(total, -(-last * down // up) + margin)
+    x = _decode(sound, begin, end - begin, name)
+  if not np.isfinite(x).all():
+    raise UserError(
+      f"{name}: holds NaN or infinite samples; export it again as finite audio."
+    )
+  if channels is not None:
+    x = mix(x, channels)
+  if up != down:
+    offset = first - begin // down * up
+    x = soxr.resample(x, source, rate)[offset:]
+    x = _fit(x, last - first)
+  return x, rate
+
+
+def write(
+  path: str | os.PathLike,
+  x: np.ndarray,
+  *,
+  rate: int,
+  subtype: str | None = None,
+) -> None:
+  """Writes audio in the format that the path's suffix names.
+
+  Integer formats clip at full scale (they never wrap). Opus and MP3 know few
+  rates; other ones are resampled to the next rate they know.
+
+  Args:
+    path: where to; its folder must exist.
+    x: `[samples]` or `[samples, channels]`, full scale +-1.
+    rate: Hz.
+    subtype: libsndfile's name of the coding, such as "PCM_24" or "FLOAT";
+      None is 16 bits for wav, flac and aiff, and the only choice for others.
+
+  Raises:
+    UserError: unknown suffix, folder missing, a rate, number of channels or
+      subtype the format cannot hold, no samples, NaN or infinite samples.
+  """
+  path = Path(path)
+  suffix = path.suffix.lower()
+  if suffix not in _FORMATS:
+    raise UserError(
+      f"{path}: cannot write {suffix or 'a file without suffix'}; use one of"
+      f" {' '.join(SUFFIXES)}."
+    )
+  if not path.parent.is_dir():
+    raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  x = np.asarray(x, np.float32)
+  x = x[:, None] if x.ndim == 1 else x
+  if x.ndim != 2 or 0 in x.shape:
+    raise UserError(
+      f"{path}: expected audio [samples, channels] with at least one of each,"
+      f" not shape {x.shape}."
+    )
+  if not np.isfinite(x).all():
+    raise UserError(f"{path}: the audio to write holds NaN or infinity.")
+  rate = _checked_rate(rate)
+  rates = _CODER_RATES.get(suffix)
+  if rates and rate not in rates:
+    to = min((r for r in rates if r > rate), default=rates[-1])
+    x, rate = resample(x, rate=rate, to=to), to
+  container, coding = _FORMATS[suffix]
+  coding = subtype or coding
+  if coding not in ("FLOAT", "DOUBLE"):
+    x = np.clip(x, -1.0, 1.0)
+  try:
+    with soundfile.SoundFile(
+      path, "w", rate, x.shape[1], coding, format=container
+    ) as sound:
+      for i in range(0, len(x), _WRITE_BLOCK):
+        sound.write(x[i : i + _WRITE_BLOCK])
+  except (soundfile.LibsndfileError, ValueError, OSError) as error:
+    raise UserError(
+      f"{path}: cannot be written as {coding} at {rate} Hz with {x.shape[1]}"
+      f" channels ({error})."
+    ) from error
+
+
+def resampled_length(samples: int, *, rate: int, to: int) -> int:
+  """Samples of a clip after resampling: nearest integer, at least 1."""
+  return max(1, (2 * samples * to + rate) // (2 * rate)) if samples else 0
+
+
+def resample(x: np.ndarray, *, rate: int, to: int) -> np.ndarray:
+  """Band-limited resampling (soxr, high quality).
+
+  Args:
+    x: float `[samples, channels]`.
+    rate: Hz of x.
+    to: Hz wanted.
+
+  Returns:
+    float32 `[resampled_length(samples), channels]`.
+
+  Raises:
+    UserError: a rate is not a whole number from 1 to 768000 Hz.
+  """
+  rate, to = _checked_rate(rate), _checked_rate(to)
+  x = np.asarray(x, np.float32)
+  if rate == to or not len(x):
+    return x
+  length = resampled_length(len(x), rate=rate, to=to)
+  return _fit(soxr.resample(x, rate, to), length)
+
+
+def mix(x: np.ndarray, channels: int) -> np.ndarray:
+  """Mixes down or up to a number of channels.
+
+  To one channel: the mean. From one channel: copies. Between other numbers:
+  copies of the mean, because the layout of the source is not known.
+
+  Args:
+    x: `[samples, channels]`.
+    channels: the number wanted.
+
+  Returns:
+    `[samples, channels]`.
+
+  Raises:
+    UserError: channels is less than 1.
+  """
+  if channels < 1:
+    raise UserError(f"channels must be at least 1, not {channels}.")
+  if x.shape[1] == channels:
+    return x
+  if x.shape[1] > 1:
+    x = x.mean(axis=1, keepdims=True, dtype=np.float32)
+  return np.repeat(x, channels, axis=1)
+
+
+def find(folder: str | os.PathLike) -> list[Path]:
+  """Audio files by suffix, in a folder and all below it, sorted.
+
+  Names that begin with a dot are left out (macOS keeps resource forks named
+  `._song.wav` next to the songs). A path of a file is a list of that file.
+
+  Raises:
+    UserError: the folder does not exist.
+  """
+  folder = Path(folder)
+  if folder.is_file():
+    return [folder]
+  if not folder.is_dir():
+    raise UserError(f"{folder}: no such folder.")
+  found = []
+  for root, folders, files in os.walk(folder):
+    folders[:] = [f for f in folders if not f.startswith(".")]
+    found += [
+      Path(root, f)
+      for f in files
+      if not f.startswith(".") and f.lower().endswith(SUFFIXES)
+    ]
+  return sorted(found)
+
+
+def _open(path) -> soundfile.SoundFile:
+  """Opens for reading, once everything a header can show has been checked."""
+  name = _name(path)
+  if isinstance(path, str | os.PathLike):
+    path = Path(path)
+    if path.is_dir():
+      raise UserError(f"{name}: is a folder; expected an audio file.")
+    if not path.exists():
+      raise UserError(f"{name}: no such file.")
+    try:
+      with path.open("rb") as stream:
+        _check_complete(stream, name)
+    except OSError as error:
+      raise UserError(f"{name}: cannot be read ({error}).") from error
+    path = str(path)
+  else:
+    _check_complete(path, name)
+  try:
+    # Without `format`, soundfile takes a path that ends in .raw for headerless.
+    if isinstance(path, str) and path.lower().endswith(".raw"):
+      raise ValueError("raw samples have no header")
+    sound = soundfile.SoundFile(path)
+  except (soundfile.SoundFileError, ValueError, TypeError) as error:
+    reason = str(error).rpartition(": ")[2].rstrip(".")
+    raise UserError(
+      f"{name}: is not audio in a known format ({reason}); expected one of"
+      f" {' '.join(SUFFIXES)}."
+    ) from error
+  problem = None
+  if not 1 <= sound.channels <= MAX_CHANNELS:
+    problem = f"claims {sound.channels} channels"
+  elif not 1 <= sound.samplerate <= MAX_RATE:
+    problem = f"claims a rate of {sound.samplerate} Hz"
+  elif sound.frames < 1:
+    problem = "holds no samples"
+  if problem:
+    sound.close()
+    raise UserError(f"{name}: {problem}; the file is damaged or empty.")
+  return sound
+
+
+def _decode(sound, begin: int, count: int, name: str) -> np.ndarray:
+  """Float32 `[count, channels]` from `begin`, in blocks."""
+  blocks, left = [], count
+  try:
+    while left > 0:
+      want = min(left, _READ_BLOCK)
+      warm_up = min(begin, _MP3_WARM_UP) if sound.format == "MP3" else 0
+      if sound.tell() != begin - warm_up:
+        sound.seek(begin - warm_up)
+      # In one call: soundfile itself seeks at the end of every read.
+      block = sound.read(warm_up + want, dtype="float32", always_2d=True)
+      blocks.append(block[warm_up:])
+      begin += want
+      left -= len(blocks[-1])
+      if len(blocks[-1]) < want:
+        break
+  except (soundfile.SoundFileError, RuntimeError) as error:
+    reason = str(error).rpartition(": ")[2].rstrip(".")
+    raise UserError(
+      f"{name}: is truncated or damaged ({reason}); get a whole copy."
+    ) from error
+  if left > 0:
+    raise UserError(
+      f"{name}: is truncated: {left} of {count} samples are missing; get a"
+      " whole copy."
+    )
+  return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _check_complete(stream: BinaryIO, name: str) -> None:
+  """Raises UserError if the container promises more bytes than there are."""
+  start = stream.tell()
+  size = stream.seek(0, os.SEEK_END) - start
+  stream.seek(start)
+  if not size:
+    raise UserError(f"{name}: is empty; expected an audio file.")
+  head = stream.read(12)
+  cut = False
+  if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    cut = _wave_is_cut(stream, start, size)
+  elif head[:4] == b"FORM":
+    cut = int.from_bytes(head[4:8], "big") + 8 > size
+  elif head[:4] == b"OggS":
+    cut = _ogg_is_cut(stream, start, size)
+  stream.seek(start)
+  if cut:
+    raise UserError(f"{name}: is truncated; get a whole copy.")
+
+
+def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+  """Whether the chunk of samples reaches past the end of the file."""
+  position = 12
+  while position + 8 <= size:
+    stream.seek(start + position)
+    chunk = stream.read(8)
+    length = int.from_bytes(chunk[4:], "little")
+    if chunk[:4] == b"data":
+      # Programs that write to a pipe do not know the length: 0 or about 2^31
+      # or 2^32 is their way to say so.
+      return length < 0x7FFF0000 and position + 8 + length > size
+    position += 8 + length + length % 2
+  return False
+
+
+def _ogg_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+  """Whether the last page (at most 65307 bytes) is incomplete."""
+  tail = min(size, 65536)
+  stream.seek(start + size - tail)
+  data = stream.read(tail)
+  page = data.rfind(b"OggS")
+  while page >= 0:
+    segments = data[page + 26 : page + 27]
+    if not segments:
+      return True
+    table = data[page + 27 : page + 27 + segments[0]]
+    if len(table) < segments[0]:
+      return True
+    end = page + 27 + len(table) + sum(table)
+    # A chance "OggS" inside of a page shows as version other than 0.
+    if data[page + 4] == 0:
+      return end > len(data)
+    page = data.rfind(b"OggS", 0, page)
+  return False
+
+
+def _fit(x: np.ndarray, length: int) -> np.ndarray:
+  """Cuts, or pads with the last sample, to `length` samples."""
+  if len(x) >= length:
+    return x[:length]
+  return np.pad(x, ((0, length - len(x)), (0, 0)), mode="edge")
+
+
+def _round(x: float) -> int:
+  return math.floor(x + 0.5)
+
+
+def _checked_rate(rate: int) -> int:
+  if rate != int(rate) or not 1 <= rate <= MAX_RATE:
+    raise UserError(
+      f"the sample rate must be a whole number from 1 to {MAX_RATE} Hz, not"
+      f" {rate}."
+    )
+  return int(rate)
+
+
+def _name(path) -> str:
+  if isinstance(path, str | os.PathLike):
+    return str(path)
+  name = getattr(path, "name", None)
+  return name if isinstance(name, str) else "audio data"

@@ -1,0 +1,217 @@
+"""Audio files: must catch wrong lengths, shifted cuts and silent damage.
+
+A cut that is off by a sample, resampling that changes pitch or length,
+integers that wrap, a broken file that passes for a shorter one, and an error
+that is not a `UserError`.
+"""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from mmdcodec.audio import files
+from mmdcodec.errors import UserError
+
+RATE = 24000
+
+
+def tone(seconds=1.0, rate=RATE, channels=2, hz=440.0):
+  t = np.arange(int(seconds * rate)) / rate
+  left = 0.5 * np.sin(2 * np.pi * hz * t) + 0.1 * np.sin(7000 * t * t)
+  return np.stack([left, 0.3 * left][:channels], -1).astype(np.float32)
+
+
+@pytest.fixture
+def wav(tmp_path):
+  path = tmp_path / "tone.wav"
+  files.write(path, tone(), rate=RATE)
+  return path
+
+
+@pytest.mark.parametrize(
+  "suffix, error",
+  [(".wav", 1e-4), (".flac", 1e-4), (".aiff", 1e-4), (".ogg", 0.15)]
+  + [(".opus", 0.15), (".mp3", 0.15)],
+)
+def test_every_format_returns_what_was_written(tmp_path, suffix, error):
+  x = tone()
+  path = tmp_path / ("x" + suffix.upper())
+  files.write(path, x, rate=RATE)
+  y, rate = files.read(path)
+  assert (y.dtype, rate, y.shape) == (np.float32, RATE, x.shape)
+  # Away from the ends and in energy: lossy coders round corners.
+  inner = slice(2000, -2000)
+  assert np.std((y - x)[inner]) < error * np.std(x)
+  assert files.info(path) == (len(x), RATE, 2)
+  part, _ = files.read(path, start=0.3, seconds=0.25)
+  np.testing.assert_allclose(part, y[7200:13200], atol=1e-4)
+  stream, _ = files.read(io.BytesIO(path.read_bytes()))
+  np.testing.assert_array_equal(stream, y)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("start, seconds", [(0.0, 0.5), (0.333, 0.2), (0.9, 2)])
+def test_cut_at_another_rate_is_the_cut_of_the_whole(wav, rate, start, seconds):
+  whole, _ = files.read(wav, rate=rate)
+  assert len(whole) == rate
+  first = int(start * rate + 0.5)
+  want = whole[first : first + int(seconds * rate + 0.5)]
+  part, got_rate = files.read(wav, rate=rate, start=start, seconds=seconds)
+  assert got_rate == rate and part.shape == want.shape
+  np.testing.assert_allclose(part, want, atol=2e-4)
+
+
+@pytest.mark.parametrize("to", [16000, 44100])
+def test_resampling_keeps_pitch_level_and_length(to):
+  t = np.arange(RATE) / RATE
+  x = np.sin(2 * np.pi * 1000 * t)[:, None]
+  y = files.resample(x, rate=RATE, to=to)
+  assert y.shape == (to, 1) and y.dtype == np.float32
+  want = np.sin(2 * np.pi * 1000 * np.arange(to) / to)
+  np.testing.assert_allclose(y[500:-500, 0], want[500:-500], atol=1e-3)
+  # No images or aliases: a tone above the new band must vanish.
+  high = np.sin(2 * np.pi * 10500 * t)[:, None]
+  low = files.resample(high, rate=RATE, to=16000)
+  assert np.abs(low[500:-500]).max() < 1e-3
+
+
+def test_mixing(wav):
+  x = np.array([[1.0, 0.0], [0.5, -0.5]], np.float32)
+  np.testing.assert_array_equal(files.mix(x, 1), [[0.5], [0.0]])
+  np.testing.assert_array_equal(files.mix(x[:, :1], 2), x[:, [0, 0]])
+  np.testing.assert_array_equal(files.mix(x, 3), [[0.5] * 3, [0.0] * 3])
+  assert files.mix(x, 2) is x
+  mono, _ = files.read(wav, channels=1)
+  stereo, _ = files.read(wav)
+  np.testing.assert_allclose(mono[:, 0], stereo.mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".aiff"])
+def test_integers_clip_and_do_not_wrap(tmp_path, suffix):
+  path = tmp_path / ("loud" + suffix)
+  files.write(path, np.array([1.5, -1.5, 1.0, -1.0, 0.5]), rate=RATE)
+  y, _ = files.read(path)
+  np.testing.assert_allclose(y[:, 0], [1, -1, 1, -1, 0.5], atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".flac"])
+def test_blocks_join_without_a_seam(tmp_path, monkeypatch, suffix):
+  """Libsndfile loses MP3's bit reservoir, hence audio, at every seek."""
+  path = tmp_path / ("x" + suffix)
+  files.write(path, tone(2.0), rate=RATE)
+  whole, _ = files.read(path)
+  monkeypatch.setattr(files, "_READ_BLOCK", 20000)
+  np.testing.assert_allclose(files.read(path)[0], whole, atol=1e-5)
+
+
+def test_float_wave_keeps_overshoot(tmp_path):
+  path = tmp_path / "loud.wav"
+  files.write(path, np.array([1.5, -2.0]), rate=RATE, subtype="FLOAT")
+  np.testing.assert_array_equal(files.read(path)[0][:, 0], [1.5, -2.0])
+
+
+def test_coders_get_a_rate_they_know(tmp_path):
+  for suffix, rate in ((".opus", 48000), (".mp3", 44100)):
+    path = tmp_path / ("x" + suffix)
+    files.write(path, tone(rate=37800), rate=37800)
+    y, got = files.read(path)
+    assert got == rate and abs(len(y) - rate) < 2000
+
+
+def test_find_is_sorted_recursive_and_by_suffix(tmp_path):
+  for name in ["b.WAV", "a/z.flac", "a/._z.flac", ".git/x.wav", "c.txt"]:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+  want = [tmp_path / "a/z.flac", tmp_path / "b.WAV"]
+  assert files.find(tmp_path) == want
+  assert files.find(str(tmp_path / "b.WAV")) == [tmp_path / "b.WAV"]
+  with pytest.raises(UserError, match="no such folder"):
+    files.find(tmp_path / "nowhere")
+
+
+def damaged(folder: Path) -> dict[str, bytes]:
+  """Name -> content of files that must be refused."""
+  out = {"empty.wav": b"", "text.mp3": b"This is a letter, not music.\n" * 99}
+  out["noise.flac"] = np.random.default_rng(0).bytes(5000)
+  for suffix in (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"):
+    path = folder / ("whole" + suffix)
+    files.write(path, tone(2.0), rate=RATE)
+    data = path.read_bytes()
+    out["cut" + suffix] = data[: len(data) // 2 + 7]
+    out["stub" + suffix] = data[:30]
+  out["almost.wav"] = (folder / "whole.wav").read_bytes()[:-1000]
+  nan = np.zeros((100, 1), np.float32)
+  nan[7] = np.nan
+  soundfile.write(folder / "nan.wav", nan, RATE, subtype="FLOAT")
+  out["nan.wav"] = (folder / "nan.wav").read_bytes()
+  soundfile.write(folder / "none.wav", nan[:0], RATE)
+  out["none.wav"] = (folder / "none.wav").read_bytes()
+  header = bytearray((folder / "whole.wav").read_bytes())
+  out["no_channels.wav"] = bytes(header[:22] + b"\0\0" + header[24:])
+  rate = struct.pack("<I", 0xFFFFFFF0)
+  out["absurd_rate.wav"] = bytes(header[:24] + rate + header[28:])
+  flac = bytearray((folder / "whole.flac").read_bytes())
+  # STREAMINFO's 36 bits of total samples: claims 2^36 - 1 of them.
+  flac[21] |= 0x0F
+  flac[22:26] = b"\xff" * 4
+  out["absurd_length.flac"] = bytes(flac)
+  return out
+
+
+def test_damage_is_one_clear_error(tmp_path):
+  cases = damaged(tmp_path)
+  assert len(cases) >= 20
+  for name, data in cases.items():
+    path = tmp_path / name
+    path.write_bytes(data)
+    for source in (path, io.BytesIO(data)):
+      with pytest.raises(UserError) as caught:
+        files.read(source)
+      message = str(caught.value)
+      assert "\n" not in message and len(message) < 300
+      assert (str(path) if source is path else "audio data") in message
+    reason = str(caught.value)
+    if name.startswith(("cut", "almost", "absurd_length")):
+      assert "truncated" in reason, (name, reason)
+    for word in ("NaN", "empty", "no samples"):
+      if name == {"NaN": "nan.wav", "empty": "empty.wav"}.get(word, "none.wav"):
+        assert word in reason
+
+
+def test_missing_folder_raw_and_bad_arguments(wav, tmp_path):
+  (tmp_path / "x.raw").write_bytes(b"\0" * 100)
+  for path, word in [
+    (tmp_path / "nothing.wav", "no such file"),
+    (tmp_path, "folder"),
+    (tmp_path / "x.raw", "known format"),
+  ]:
+    with pytest.raises(UserError, match=word):
+      files.read(path)
+  for bad in ({"start": 1.5}, {"start": -1}, {"seconds": 0}, {"rate": 0}):
+    with pytest.raises(UserError):
+      files.read(wav, **bad)
+  for path, x in [
+    (tmp_path / "x.m4a", tone()),
+    (tmp_path / "x", tone()),
+    (tmp_path / "no" / "x.wav", tone()),
+    (tmp_path / "x.wav", np.zeros((0, 1))),
+    (tmp_path / "x.wav", np.zeros((10, 0))),
+    (tmp_path / "x.wav", np.full(10, np.nan)),
+    (tmp_path / "x.mp3", np.zeros((10, 5))),
+  ]:
+    with pytest.raises(UserError):
+      files.write(path, x, rate=RATE)
+  with pytest.raises(UserError):
+    files.write(tmp_path / "x.flac", tone(), rate=RATE, subtype="FLOAT")
+
+
+def test_streamed_wave_of_unknown_length_is_whole(wav):
+  """Length fields of 2^32 - 1 mean "until the end", not "truncated"."""
+  data = bytearray(wav.read_bytes())
+  at = data.index(b"data") + 4
+  data[4:8] = data[at : at + 4] = b"\xff" * 4
+  assert len(files.read(io.BytesIO(bytes(data)))[0]) == RATE
