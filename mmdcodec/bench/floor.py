@@ -28,6 +28,8 @@ def _count(jaxpr) -> float:
 
 def _equation(equation) -> float:
   name, params = equation.primitive.name, equation.params
+  if not equation.outvars:
+    return 0.0
   out = equation.outvars[0].aval
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]

@@ -118,7 +118,6 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
   Returns:
     The compiler's account, per chip.
   """
-  from mmdcodec.nn import conv
   from mmdcodec.train import loop
 
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
@@ -131,7 +130,7 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
     task.example(config["batch"]),
   )
-  with jax.set_mesh(mesh), conv.target("tpu"):
+  with jax.set_mesh(mesh):
     lowered = program.step.trace(program.abstract, batch).lower(
       lowering_platforms=("tpu",)
     )

@@ -1,0 +1,36 @@
+"""A small SEANet codec that trains on two CPU cores, for experiments.
+
+    mmdcodec train --config=codec_small --workdir=runs/small \
+        --config.data.train=DATASET --config.data.valid=DATASET
+
+24 kHz mono with a stride of 480: 50 frames a second, 8 codebooks of 256,
+3.2 kbps, 1.6 M parameters, no LSTM. What to expect: docs/RESULTS.md.
+"""
+
+from mmdcodec.configs import common
+
+
+def get_config(arg: str = ""):
+  """The experiment; `tiny` shrinks it for tests."""
+  if arg == "tiny":
+    return common.shrink(common.codec_config("encodec_tiny"))
+  config = common.codec_config(
+    "encodec_24khz",
+    filters=16,
+    ratios=(8, 5, 4, 3),
+    dim=64,
+    lstm_layers=0,
+    pad_mode="constant",
+    codebooks=8,
+    codebook_size=256,
+    quantizer_dropout=0.0,
+  )
+  config.steps = 2_500
+  config.batch = 16
+  config.optimizer.rate = 1e-3
+  config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup = 50
+  config.log_every = 25
+  config.eval_every = config.save_every = 250
+  return config
