@@ -1,0 +1,150 @@
+"""Cuts an audio file of any length into pieces, in constant memory.
+
+The file is decoded block by block, mixed, resampled by a stream and cut as
+it comes: a three-hour recording needs as much memory as a jingle.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from mmdcodec.audio import files
+from mmdcodec.errors import UserError
+
+# Samples (of all channels) decoded at a time.
+BLOCK = 1 << 17
+
+# Below it a header is wrong rather than a recording slow.
+MIN_RATE = 1000
+
+# Floating-point files may overshoot full scale; by 18 dB they do not: such a
+# file holds 16-bit integers as floats, or rubbish.
+MAX_PEAK = 8.0
+
+
+class Damaged(Exception):
+  """A file that cannot be used; the message is the reason."""
+
+
+def pieces(
+  path: Path, *, rate: int, channels: int, seconds: float
+) -> Iterator[np.ndarray]:
+  """Yields the pieces of a file, one after the other, nothing left out.
+
+  Every piece has `seconds`, except the last: it takes the rest with it, so
+  it has from half to one and a half of `seconds` (less only if the file has
+  less). Samples beyond full scale are clipped, as in any 16-bit file.
+
+  Args:
+    path: an audio file.
+    rate: Hz of the pieces.
+    channels: channels of the pieces; see `files.mix`.
+    seconds: length of a piece.
+
+  Yields:
+    int16 `[samples, channels]`.
+
+  Raises:
+    Damaged: the file cannot be read to its end, or holds no usable audio.
+  """
+  size = max(1, round(seconds * rate))
+  waiting, count = [], 0
+  for x in _stream(path, rate, channels):
+    waiting.append(x)
+    count += len(x)
+    if 2 * count >= 3 * size:
+      joined = np.concatenate(waiting)
+      while 2 * len(joined) >= 3 * size:
+        yield joined[:size]
+        joined = joined[size:]
+      waiting, count = [joined], len(joined)
+  if not count:
+    raise Damaged("holds no samples")
+  yield np.concatenate(waiting)
+
+
+def _stream(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
+  """Blocks of a file as int16 at the rate and channels asked for."""
+  for block in _resampled(path, rate, channels):
+    # The inverse of libsndfile's int16 -> float32: 16-bit files pass exactly.
+    yield np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
+
+
+def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
+  """Blocks of a file as float32 at the rate and channels asked for."""
+  resampler = None
+  for x, source in _decoded(path):
+    if source == rate:
+      yield files.mix(x, channels)
+      continue
+    # Fewer channels first: it saves resampling what is mixed away.
+    x = files.mix(x, min(channels, x.shape[1]))
+    if resampler is None:
+      resampler = soxr.ResampleStream(
+        source, rate, x.shape[1], dtype="float32", quality="HQ"
+      )
+    width = x.shape[1]
+    yield files.mix(resampler.resample_chunk(x), channels)
+  if resampler is not None:
+    rest = np.zeros((0, width), np.float32)
+    rest = resampler.resample_chunk(rest, last=True)
+    yield files.mix(rest.reshape(-1, width), channels)
+
+
+def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+  """Blocks of a file as it is, with its rate; checks whatever can be wrong."""
+  with _open(path) as sound:
+    rate, total, read = sound.samplerate, sound.frames, 0
+    frames = max(1, BLOCK // sound.channels)
+    while True:
+      try:
+        x = sound.read(frames, dtype="float32", always_2d=True)
+      except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise Damaged(
+          f"truncated or damaged after {read / rate:.1f} s ({_why(error)})"
+        ) from error
+      if not len(x):
+        break
+      if not np.isfinite(x).all():
+        raise Damaged(f"holds NaN or infinity after {read / rate:.1f} s")
+      peak = max(x.max(), -x.min())
+      if peak > MAX_PEAK:
+        raise Damaged(f"samples reach {peak:.3g}, expected at most 1")
+      read += len(x)
+      yield x, rate
+    # The length of an MP3 is only known to some frames of 1152 samples.
+    slack = 4 * 1152 if sound.format == "MP3" else 0
+    if read < total - slack:
+      raise Damaged(
+        f"truncated: {read / rate:.1f} s of {total / rate:.1f} s are there"
+      )
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+  """Opens a file whose header makes sense."""
+  # Opening a named pipe would wait for ever.
+  if path.is_dir():
+    raise Damaged("is a folder, not an audio file")
+  if not path.is_file():
+    raise Damaged("is a broken link" if path.is_symlink() else "is not a file")
+  try:
+    with path.open("rb") as stream:
+      rate = files.info(stream).rate
+    if rate < MIN_RATE:
+      raise Damaged(f"claims a rate of {rate} Hz")
+    # As bytes: a name need not be UTF-8.
+    return soundfile.SoundFile(os.fsencode(path))
+  except UserError as error:
+    # The list of skipped files names the path already.
+    reason = str(error).removeprefix(f"{path}: ").rstrip(".")
+    raise Damaged(reason) from error
+  except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+    raise Damaged(f"cannot be opened ({_why(error)})") from error
+
+
+def _why(error: Exception) -> str:
+  return str(error).rpartition(": ")[2].rstrip(". ")

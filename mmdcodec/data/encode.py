@@ -1,0 +1,279 @@
+"""Audio files to FLAC records, several files at a time, in the order given.
+
+A worker thread decodes, cuts and encodes one file into a scratch file; the
+records are handed on only when the file has been read to its end. So a file
+that turns out damaged half way contributes nothing, the order does not depend
+on the number of workers, and no file is held in memory. Decoding, resampling
+and encoding release the interpreter lock, so threads are enough.
+"""
+
+import collections
+import concurrent.futures
+import io
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mmdcodec.data import captions, cut
+
+# A file's records wait in memory up to this size, beyond it on disk.
+_IN_MEMORY = 8 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+  """An audio file, the name it has in the data set, and its label."""
+
+  path: Path
+  name: str
+  label: captions.Label = captions.Label()
+
+
+@dataclass
+class Report:
+  """What became of a folder of audio.
+
+  Attributes:
+    records: number of records written.
+    files: number of files they come from.
+    seconds: length of the audio written.
+    captioned: number of those files with a caption.
+    skipped: (path, reason) of each file that was left out.
+    rate: Hz of the records.
+    channels: channels of the records.
+    path: the data set.
+  """
+
+  records: int = 0
+  files: int = 0
+  seconds: float = 0.0
+  captioned: int = 0
+  skipped: list[tuple[str, str]] = field(default_factory=list)
+  rate: int = 0
+  channels: int = 0
+  path: str = ""
+
+  def __str__(self) -> str:
+    """The table to print: the counts, then reasons by how often they occur."""
+    lines = [
+      f"dataset   {self.path}",
+      f"records   {self.records}",
+      f"audio     {clock(self.seconds)} h:m:s, {self.rate} Hz,"
+      f" {self.channels} channel{'s' * (self.channels != 1)}",
+      f"files     {self.files}, {self.captioned} with a caption",
+      f"skipped   {len(self.skipped)}",
+    ]
+    shown = 20
+    lines += [f"  {path}: {reason}" for path, reason in self.skipped[:shown]]
+    if len(self.skipped) > shown:
+      more = len(self.skipped) - shown
+      lines.append(f"  and {more} more, all listed in skipped.jsonl")
+    return "\n".join(lines)
+
+
+def records(
+  sources: list[Source],
+  report: Report,
+  *,
+  seconds: float,
+  workers: int,
+  scratch: Path,
+  progress: bool,
+) -> Iterator[dict]:
+  """Yields the records of files, in their order; fills in the report.
+
+  Args:
+    sources: the files.
+    report: rate and channels of the records are taken from it; counts and
+      skipped files are added to it.
+    seconds: length of a record; see `cut.pieces`.
+    workers: files in work at a time.
+    scratch: folder for what does not fit into memory.
+    progress: whether to show a progress line on stderr.
+
+  Yields:
+    dicts with the features of a record (`records.FEATURES`).
+  """
+  stop = threading.Event()
+  meter = _Meter(sources, report, progress)
+
+  def job(source: Source) -> _Encoded:
+    return _encode(
+      source.path, report.rate, report.channels, seconds, scratch, stop
+    )
+
+  pool = concurrent.futures.ThreadPoolExecutor(workers, "prepare")
+  try:
+    queue, rest = collections.deque(), iter(sources)
+    while True:
+      # Enough files ahead that a long one does not leave the others idle.
+      while len(queue) < 4 * workers and (source := next(rest, None)):
+        queue.append((source, pool.submit(job, source)))
+      if not queue:
+        break
+      source, future = queue.popleft()
+      while not future.done():
+        concurrent.futures.wait([future], timeout=1.0)
+        meter.show()
+      with future.result() as encoded:
+        if encoded.reason:
+          report.skipped.append((source.name, encoded.reason))
+        else:
+          report.files += 1
+          report.captioned += bool(source.label.caption)
+          yield from _features(source, encoded, report)
+      meter.done(source)
+  finally:
+    stop.set()
+    pool.shutdown(cancel_futures=True)
+    meter.close()
+
+
+def flac(x: np.ndarray, rate: int) -> bytes:
+  """Int16 audio `[samples, channels]` as the bytes of a FLAC file."""
+  stream = io.BytesIO()
+  soundfile.write(stream, x, rate, format="FLAC", subtype="PCM_16")
+  return stream.getvalue()
+
+
+def clock(seconds: float) -> str:
+  """Seconds as h:mm:ss."""
+  minutes, seconds = divmod(round(seconds), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def readable(text: str) -> str:
+  """Text that can be stored: half characters are replaced.
+
+  Old music collections have file names that are no UTF-8.
+  """
+  return text.encode("utf-8", "replace").decode()
+
+
+class _Encoded:
+  """The FLAC pieces of a file, or the reason why there are none."""
+
+  def __init__(self, scratch: Path):
+    self.reason = ""
+    self.pieces: list[tuple[int, int]] = []  # bytes, samples
+    self.spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=scratch)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.spool.close()
+
+
+def _encode(
+  path: Path,
+  rate: int,
+  channels: int,
+  seconds: float,
+  scratch: Path,
+  stop: threading.Event,
+) -> _Encoded:
+  encoded = _Encoded(scratch)
+  pieces = cut.pieces(path, rate=rate, channels=channels, seconds=seconds)
+  while not stop.is_set():
+    # Only what comes out of the file may be blamed on it: a full disk, for
+    # one, must end the run.
+    try:
+      x = next(pieces, None)
+    except cut.Damaged as error:
+      encoded.reason = str(error)
+      break
+    except Exception as error:  # no file may end the run
+      encoded.reason = f"{type(error).__name__}: {error}"
+      break
+    if x is None:
+      break
+    data = flac(x, rate)
+    encoded.spool.write(data)
+    encoded.pieces.append((len(data), len(x)))
+  return encoded
+
+
+def _features(
+  source: Source, encoded: _Encoded, report: Report
+) -> Iterator[dict]:
+  encoded.spool.seek(0)
+  position = 0
+  caption = readable(source.label.caption)
+  tags = readable(
+    json.dumps(
+      source.label.tags, ensure_ascii=False, sort_keys=True, default=str
+    )
+  )
+  for size, samples in encoded.pieces:
+    yield {
+      "audio": encoded.spool.read(size),
+      "rate": report.rate,
+      "channels": report.channels,
+      "samples": samples,
+      "path": source.name,
+      "position": position / report.rate,
+      "caption": caption,
+      "tags": tags,
+    }
+    position += samples
+    report.records += 1
+    report.seconds += samples / report.rate
+
+
+class _Meter:
+  """The progress line: files, audio hours, rate, time left."""
+
+  def __init__(self, sources: list[Source], report: Report, enabled: bool):
+    self._enabled = enabled
+    self._report = report
+    self._sizes = {s.name: _size(s.path) for s in sources}
+    self._bytes, self._files = 0, 0
+    self._start = time.monotonic()
+    # A terminal has its line rewritten; a log gets one now and then.
+    self._live = sys.stderr.isatty()
+    self._every = 0.5 if self._live else 15.0
+    self._next = self._start + self._every
+
+  def done(self, source: Source) -> None:
+    self._files += 1
+    self._bytes += self._sizes[source.name]
+    self.show()
+
+  def show(self, last: bool = False) -> None:
+    now = time.monotonic()
+    if not self._enabled or (now < self._next and not last):
+      return
+    self._next = now + self._every
+    spent = max(now - self._start, 1e-9)
+    total = max(1, sum(self._sizes.values()))
+    left = spent * (total - self._bytes) / self._bytes if self._bytes else 0
+    line = (
+      f"{self._files}/{len(self._sizes)} files,"
+      f" {self._report.seconds / 3600:.2f} h of audio,"
+      f" {self._report.seconds / spent:.0f} x real time,"
+      f" {len(self._report.skipped)} skipped, {clock(left)} left"
+    )
+    start, end = ("\r\x1b[K", "") if self._live else ("", "\n")
+    print(start + line, end=end, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    self.show(last=True)
+    if self._enabled and self._live:
+      print(file=sys.stderr)
+
+
+def _size(path: Path) -> int:
+  try:
+    return os.path.getsize(path)
+  except OSError:
+    return 0

@@ -1,0 +1,396 @@
+"""Data sets of FLAC records: made from audio folders by TFDS, without TF.
+
+TFDS's own audio feature needs TensorFlow (its issue 11233),
+so a record holds the bytes of a FLAC file; and its writer spills beyond 1 GB
+with TensorFlow's file functions, so the builders here write their records
+themselves, in order, as they come.
+
+A data set is a folder: ArrayRecord shards with TFDS's description of them
+(`tfds.builder_from_directory(folder).as_data_source("train")` reads it), a
+summary in `mmdcodec.json`, and in `skipped.jsonl` the files left out.
+"""
+
+import dataclasses
+import errno
+import fcntl
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+import mmdcodec
+from mmdcodec.audio import files
+from mmdcodec.data import captions, encode, fma, musiccaps
+from mmdcodec.data.encode import Report
+from mmdcodec.data.source import SUMMARY, cpus
+from mmdcodec.errors import UserError
+
+SKIPPED = "skipped.jsonl"
+
+# Bytes of a shard: small enough to copy in parallel, large enough that a
+# thousand hours are a few hundred files.
+_SHARD = 256 << 20
+
+
+def _features() -> tfds.features.FeaturesDict:
+  return tfds.features.FeaturesDict(
+    {
+      "audio": tfds.features.Tensor(shape=(), dtype=np.object_),
+      "rate": np.int32,
+      "channels": np.int32,
+      "samples": np.int64,
+      "path": tfds.features.Text(),
+      "position": np.float32,
+      "caption": tfds.features.Text(),
+      "tags": tfds.features.Text(),
+    }
+  )
+
+
+class AudioFolder(tfds.core.GeneratorBasedBuilder):
+  """Any folder of audio, with captions from a table or sidecar files.
+
+  A subclass for another data set says how its labels are found.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  labels: Callable = staticmethod(captions.labels)
+
+  # Nothing is downloaded: no checksums to look for, no sizes to announce.
+  url_infos: dict = {}
+  _log_download_bytes = _log_download_done = lambda self: None
+
+  def __init__(self, *, records: Callable[[], Iterator[dict]], **kwargs):
+    """Takes the records to write; the rest goes to TFDS."""
+    self._records = records
+    super().__init__(file_format="array_record", **kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=" ".join(type(self).__doc__.split()),
+      features=_features(),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {"train": self._generate_examples()}
+
+  def _generate_examples(self):
+    yield from enumerate(self._records())
+
+  def _download_and_prepare(self, dl_manager, download_config):
+    """Writes the records in order, one shard after the other.
+
+    TFDS would first collect them to shuffle them: the training pipeline
+    shuffles anyway, and a gigabyte is more than a stream needs.
+    """
+    del download_config
+    serializer = tfds.core.example_serializer.ExampleSerializer(
+      self.info.features.get_serialized_info()
+    )
+    splits = []
+    for split, generator in self._split_generators(dl_manager).items():
+      lengths, sizes = _write_shards(
+        self.data_path,
+        (
+          serializer.serialize_example(self.info.features.encode_example(x))
+          for _, x in generator
+        ),
+      )
+      template = self._get_filename_template(split_name=split)
+      for i, shard in enumerate(_shards(self.data_path, len(lengths))):
+        os.rename(
+          shard, template.sharded_filepath(shard_index=i, num_shards=len(sizes))
+        )
+      splits.append(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=lengths,
+          num_bytes=sum(sizes),
+          filename_template=template,
+        )
+      )
+    self.info.set_splits(tfds.core.SplitDict(splits))
+
+
+class Fma(AudioFolder):
+  """The Free Music Archive data set, with its tracks.csv and genres.csv."""
+
+  labels = staticmethod(fma.labels)
+
+
+class MusicCaps(AudioFolder):
+  """MusicCaps: a folder of clips named by ytid, with its CSV of captions."""
+
+  labels = staticmethod(musiccaps.labels)
+
+
+def builder_for(table: Path | None) -> type[AudioFolder]:
+  """The builder that understands a caption file, by its header."""
+  if table and fma.is_table(table):
+    return Fma
+  if table and musiccaps.is_table(table):
+    return MusicCaps
+  return AudioFolder
+
+
+def prepare(
+  folder: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  rate: int = 24000,
+  channels: int = 1,
+  seconds: float = 20.0,
+  captions: str | os.PathLike | None = None,
+  only: dict[str, str] | None = None,
+  workers: int | None = None,
+  progress: bool = True,
+  force: bool = False,
+) -> Report:
+  """Cuts a folder of audio into a data set of FLAC records.
+
+  Records have `seconds`, the last one of a file from half to one and a half
+  of that, so no audio is lost and nothing is padded. 16-bit files of the same
+  rate and channels are kept bit for bit. A file that cannot be read to its
+  end contributes nothing; it is listed in the report and in `skipped.jsonl`.
+  The result does not depend on the number of workers. The data set appears
+  under its name when it is complete, not before.
+
+  Args:
+    folder: the audio; subfolders are searched too.
+    out: the data set to write.
+    rate: Hz of the records.
+    channels: channels of the records; see `mmdcodec.audio.files.mix`.
+    seconds: length of a record.
+    captions: a table of captions and tags (see `mmdcodec.data.captions`), the
+      `tracks.csv` of FMA or the CSV of MusicCaps.
+    only: tags that a file must have to be taken, such as {"split": "train"}.
+    workers: files in work at a time; None is one for each CPU.
+    progress: whether to show a progress line on stderr.
+    force: whether to replace a data set that is there already.
+
+  Returns:
+    The `Report`; its `str` is the table to print.
+
+  Raises:
+    UserError: nothing to read, nothing readable, a caption file that does not
+      fit, or `out` exists.
+  """
+  folder, out = Path(folder), Path(os.path.abspath(out))
+  table = Path(captions) if captions is not None else None
+  for name, value, least, most in (
+    ("rate", rate, 1000, files.MAX_RATE),
+    ("channels", channels, 1, 8),
+    ("seconds", seconds, 0.1, 3600),
+    ("workers", workers or 1, 1, 1024),
+  ):
+    if not least <= value <= most:
+      raise UserError(f"{name} must be from {least} to {most}, not {value}.")
+  _check_out(out, force)
+  builder = builder_for(table)
+  sources, skipped = _sources(folder, builder.labels(folder, table), table)
+  sources = _only(sources, only)
+  report = Report(rate=rate, channels=channels, path=str(out), skipped=skipped)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  with _Unfinished(out) as scratch:
+    data = _build(
+      builder,
+      scratch,
+      lambda: encode.records(
+        sources,
+        report,
+        seconds=seconds,
+        workers=workers or cpus(),
+        scratch=scratch,
+        progress=progress,
+      ),
+    )
+    if not report.records:
+      reasons = "; ".join(f"{p}: {r}" for p, r in report.skipped[:3])
+      raise UserError(
+        f"{folder}: no audio file could be read ({reasons}); expected"
+        f" {' '.join(files.SUFFIXES)}."
+      )
+    _summarise(data, report, folder, seconds)
+    _put(data, out)
+  return report
+
+
+def _build(builder, scratch: Path, records) -> Path:
+  """Runs a builder below `scratch`; returns the folder it made."""
+  made = builder(data_dir=scratch / "tfds", records=records)
+  made.download_and_prepare(download_dir=scratch / "downloads")
+  return Path(made.data_path)
+
+
+def _sources(
+  folder: Path, labels, table: Path | None
+) -> tuple[list[encode.Source], list[tuple[str, str]]]:
+  """The audio files of a folder with their labels, and what is none."""
+  if not folder.exists():
+    raise UserError(f"{folder}: no such folder.")
+  root = folder.parent if folder.is_file() else folder
+  found = {
+    p: encode.Source(p, encode.readable(str(p.relative_to(root))), labels(p))
+    for p in files.find(folder)
+  }
+  if not found:
+    raise UserError(
+      f"{folder}: no audio files; expected {' '.join(files.SUFFIXES)}."
+    )
+  if table and not any(s.label != captions.Label() for s in found.values()):
+    raise UserError(
+      f"{table}: no row names any of the {len(found)} audio files in {folder},"
+      f" such as {next(iter(found)).relative_to(root)}; paths may be relative"
+      " to either."
+    )
+  # A folder called x.wav is somebody's mistake that should be seen.
+  named = [
+    (
+      encode.readable(str(p.relative_to(root))),
+      "is a folder, not an audio file",
+    )
+    for p in sorted(folder.rglob("*"))
+    if p.suffix.lower() in files.SUFFIXES and p.is_dir()
+  ]
+  return list(found.values()), named
+
+
+def _only(sources: list, only: dict[str, str] | None) -> list:
+  """The files whose tags are as asked for."""
+  kept = [
+    s
+    for s in sources
+    if all(str(s.label.tags.get(k)) == str(v) for k, v in (only or {}).items())
+  ]
+  if not kept:
+    raise UserError(
+      f"none of the {len(sources)} audio files has the tags {only}; the first"
+      f" has {sources[0].label.tags}."
+    )
+  return kept
+
+
+def _check_out(out: Path, force: bool) -> None:
+  """Refuses to overwrite: a data set without `force`, all else always."""
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return
+  if not (out / SUMMARY).is_file():
+    raise UserError(
+      f"{out}: exists and is not a data set; choose a new folder."
+    )
+  if not force:
+    raise UserError(
+      f"{out}: is a finished data set already; use it, choose another name, or"
+      " replace it with --force."
+    )
+
+
+def _write_shards(
+  folder: Path, examples: Iterator[bytes]
+) -> tuple[list[int], list[int]]:
+  """Writes shards of about `_SHARD` bytes; returns their counts and sizes."""
+  lengths, sizes, writer = [], [], None
+  try:
+    for example in examples:
+      if writer is None or sizes[-1] + len(example) > _SHARD:
+        if writer is not None:
+          writer.close()
+        path = next(_shards(folder, 1, first=len(lengths)))
+        # One record a group: any record is read without its neighbours.
+        # FLAC does not become smaller by compressing it again.
+        writer = array_record_module.ArrayRecordWriter(
+          str(path), "group_size:1,uncompressed"
+        )
+        lengths.append(0)
+        sizes.append(0)
+      writer.write(example)
+      lengths[-1] += 1
+      sizes[-1] += len(example)
+  finally:
+    if writer is not None:
+      writer.close()
+  return lengths, sizes
+
+
+def _shards(folder: Path, count: int, first: int = 0) -> Iterator[Path]:
+  """Names of shards while their number is not known."""
+  for i in range(first, first + count):
+    yield folder / f"shard-{i:05d}"
+
+
+def _summarise(
+  data: Path, report: Report, folder: Path, seconds: float
+) -> None:
+  summary = dataclasses.asdict(report)
+  del summary["path"]
+  summary["skipped"] = len(report.skipped)
+  summary |= {
+    "record_seconds": seconds,
+    "source": folder.resolve().name,
+    "version": mmdcodec.__version__,
+  }
+  (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+  with (data / SKIPPED).open("w", encoding="utf-8") as lines:
+    for path, reason in report.skipped:
+      # Names that are no UTF-8 must not end a run of hours.
+      line = json.dumps({"path": path, "reason": reason})
+      lines.write(line + "\n")
+
+
+def _put(data: Path, out: Path) -> None:
+  """Gives a finished data set its name, in one step."""
+  if out.exists():
+    old = Path(tempfile.mkdtemp(dir=data.parent))
+    os.rename(out, old / "replaced")
+  os.rename(data, out)
+
+
+class _Unfinished:
+  """A hidden scratch folder beside the data set, removed however it ends.
+
+  The lock tells a run under way from one that was killed: what the killed
+  ones left is removed by the next run.
+  """
+
+  def __init__(self, out: Path):
+    prefix = f".{out.name}.unfinished-"
+    for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
+      if (lock := _lock(stale)) is not None:
+        shutil.rmtree(stale, ignore_errors=True)
+        os.close(lock)
+    self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+    self._lock = _lock(self._path)
+
+  def __enter__(self) -> Path:
+    return self._path
+
+  def __exit__(self, *_):
+    shutil.rmtree(self._path, ignore_errors=True)
+    if self._lock is not None:
+      os.close(self._lock)
+
+
+def _lock(folder: Path) -> int | None:
+  """Locks a folder; None if another process holds it."""
+  try:
+    handle = os.open(folder, os.O_RDONLY)
+  except OSError:
+    return None
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    os.close(handle)
+    if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+      return None
+    raise
+  return handle

@@ -1,0 +1,143 @@
+"""Random access to the records of a data set, and crops of their audio."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from mmdcodec.audio import files
+from mmdcodec.errors import UserError
+
+SUMMARY = "mmdcodec.json"
+
+# Samples (at the lower rate) read on both sides of a crop that is resampled,
+# so that its ends are those of the resampled whole.
+_MARGIN = 256
+
+
+def describe(dataset_dir: str | os.PathLike) -> dict:
+  """What a data set holds: records, seconds, rate, channels, files, ...
+
+  Raises:
+    UserError: the folder is not a data set.
+  """
+  folder = Path(dataset_dir)
+  try:
+    return json.loads((folder / SUMMARY).read_text())
+  except (OSError, ValueError) as error:
+    what = "no such folder" if not folder.is_dir() else "is not a data set"
+    raise UserError(
+      f"{folder}: {what}; expected one made by `mmdcodec prepare FOLDER"
+      f" {folder}`."
+    ) from error
+
+
+def cpus() -> int:
+  """CPUs that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Linux; containers have fewer than all
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+class Source:
+  """The records of a data set by index. Safe to share between threads.
+
+  Reads the shards directly: TFDS's own source decodes every feature, which
+  takes longer than to decode a crop.
+
+  Attributes:
+    rate: Hz of the records.
+    channels: channels of the records.
+    seconds: length of all records together.
+  """
+
+  def __init__(self, dataset_dir: str | os.PathLike):
+    """Opens a data set; raises UserError if it is none."""
+    from array_record.python import array_record_data_source
+
+    summary = describe(dataset_dir)
+    self.path = str(dataset_dir)
+    self.rate = int(summary["rate"])
+    self.channels = int(summary["channels"])
+    self.seconds = float(summary["seconds"])
+    shards = sorted(Path(dataset_dir).glob("*-train.array_record-*"))
+    self._records = array_record_data_source.ArrayRecordDataSource(
+      [str(s) for s in shards]
+    )
+    if len(self._records) != summary["records"]:
+      raise UserError(
+        f"{self.path}: {len(self._records)} records are there, expected"
+        f" {summary['records']}; copy or prepare the data set again."
+      )
+
+  def __len__(self) -> int:
+    """Number of records."""
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict:
+    """A record: `audio` is the bytes of a FLAC file, text is str."""
+    feature = self._features(index)
+    text = {
+      k: feature[k].bytes_list.value[0].decode()
+      for k in ("path", "caption", "tags")
+    }
+    numbers = {
+      k: feature[k].int64_list.value[0] for k in ("rate", "channels", "samples")
+    }
+    return {
+      "audio": feature["audio"].bytes_list.value[0],
+      "position": feature["position"].float_list.value[0],
+      **numbers,
+      **text,
+    }
+
+  def flac(self, index: int) -> io.BytesIO:
+    """The FLAC file in a record."""
+    return io.BytesIO(self._features(index)["audio"].bytes_list.value[0])
+
+  def _features(self, index: int):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    record = self._records[int(index)]
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def crop(
+  flac: io.BytesIO, where: float, *, samples: int, rate: int, channels: int
+) -> np.ndarray:
+  """Decodes a crop of a FLAC file, and nothing else of it.
+
+  Args:
+    flac: the file.
+    where: in [0, 1), the start as a fraction of all the starts there are.
+    samples: length of the crop at `rate`.
+    rate: Hz of the crop; audio of another rate is resampled.
+    channels: channels of the crop; see `files.mix`.
+
+  Returns:
+    float32 `[at most samples, channels]`; shorter if the file is.
+  """
+  with soundfile.SoundFile(flac) as sound:
+    if sound.samplerate == rate:
+      start = int(where * max(1, sound.frames - samples + 1))
+      if start:
+        sound.seek(start)
+      x = sound.read(samples, dtype="float32", always_2d=True)
+      return x if x.shape[1] == channels else files.mix(x, channels)
+    # Starts and ends are on the grid of the records; a sample more than is
+    # needed, since the lengths of the two grids do not divide.
+    need = -(-samples * sound.samplerate // rate) + 1
+    start = int(where * max(1, sound.frames - need + 1))
+    margin = _MARGIN * max(1, -(-sound.samplerate // rate))
+    begin = max(0, start - margin)
+    sound.seek(begin)
+    x = sound.read(start - begin + need + margin, "float32", always_2d=True)
+    kept = min(need, sound.frames - start)
+    lost = round((start - begin) * rate / sound.samplerate)
+    length = min(samples, round(kept * rate / sound.samplerate))
+    x = soxr.resample(files.mix(x, channels), sound.samplerate, rate)
+    return x[lost : lost + length]
