@@ -109,11 +109,11 @@ class LoadedCodec:
         f"codebooks is {codebooks}; this codec has 1 to {self.codebooks}."
       )
     samples, stride = x.shape[1], self.model.stride
-    frames = -(-samples // stride)
-    padded = bucket(frames) * stride
+    padded = bucket(-(-samples // stride)) * stride
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
     out = self._encode(self.variables, x, lengths, codebooks)
-    codes = out.codes[:, :frames]
+    # The codec's own count: chunks that overlap have more frames than the clip.
+    codes = out.codes[:, : int(out.lengths.max())]
     return (codes, out.scale) if return_scale else codes
 
   def decode(self, codes, *, scale=None, length: int | None = None):
@@ -204,7 +204,7 @@ LOADERS: dict[str, Callable] = {"codec": LoadedCodec}
 def _flatten(variables: dict) -> dict[str, np.ndarray]:
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
   # safetensors writes the buffer as it lies, so it must lie in order.
-  return {k: np.ascontiguousarray(v) for k, v in sorted(flat.items())}
+  return {k: np.asarray(v, order="C") for k, v in sorted(flat.items())}
 
 
 def fingerprint(config: dict, variables: dict) -> str:

@@ -24,7 +24,7 @@ class CodecTask:
   kind = "codec"
   rules = rules.CODEC_RULES
   # Shown on the progress line, and the measure that picks the best checkpoint.
-  shown = ("train/loss", "train/mel", "train/use")
+  shown = ("train/loss", "train/mel", "train/gradient_norm")
   best, best_mode = "valid/mel_distance", "min"
 
   def __init__(self, config: Mapping):

@@ -1,0 +1,472 @@
+"""Neural audio codecs: encoder, residual quantizer, decoder.
+
+`preset` gives the fields of a published codec, `from_config` the model:
+
+  model = from_config(preset("encodec_24khz", filters=16))
+  variables = model.init(key, x)
+  encoded = model.apply(variables, x, method="encode")
+  y = model.apply(variables, encoded.codes, method="decode")
+
+Encoder and decoder are in `mmdcodec.models.networks`, the quantizer is in
+`mmdcodec.quantize.residual`, coding in chunks in `mmdcodec.models.chunks`.
+SoundStream is arXiv 2107.03312, EnCodec arXiv 2210.13438.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.errors import UserError
+from mmdcodec.models import chunks
+from mmdcodec.models.networks import Decoder, Encoder, Network
+from mmdcodec.models.presets import PRESETS
+from mmdcodec.nn.conv import (
+  NORMS,
+  PAD_MODES,
+  frames,
+  length_mask,
+  mask_after,
+)
+from mmdcodec.quantize.residual import ResidualVectorQuantizer
+
+CHOICES = {
+  "topology": ("seanet", "soundstream"),
+  "norm": NORMS,
+  "pad_mode": PAD_MODES,
+  "shortcut": ("conv", "identity"),
+  "dtype": ("float32", "bfloat16"),
+  "threshold_kind": ("relative", "absolute"),
+}
+
+
+@flax.struct.dataclass
+class Output:
+  """What a forward pass returns.
+
+  Attributes:
+    audio: [batch, samples, channels] float32 reconstruction.
+    z: [batch, frames, dim] float32 latents before quantization.
+    quantized: [batch, frames, dim], gradient straight through to z.
+    codes: int32 [batch, frames, codebooks].
+    streams: [batch, frames, codebooks, dim], one vector per codebook.
+    commitment: scalar loss.
+    metrics: of the quantizer, arrays per codebook.
+    frame_mask: bool [batch, frames], False in padding.
+  """
+
+  audio: jax.Array
+  z: jax.Array
+  quantized: jax.Array
+  codes: jax.Array
+  streams: jax.Array
+  commitment: jax.Array
+  metrics: dict[str, jax.Array]
+  frame_mask: jax.Array
+
+
+@flax.struct.dataclass
+class Encoded:
+  """Codes of a batch.
+
+  Attributes:
+    codes: int32 [batch, frames, codebooks], 0 in padding.
+    lengths: int32 [batch], valid frames.
+    scale: [batch, chunks] loudness that was divided out of each chunk (one
+      chunk unless the codec codes in chunks), or None.
+  """
+
+  codes: jax.Array
+  lengths: jax.Array
+  scale: jax.Array | None
+
+
+def loudness(x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+  """Root mean square [batch, 1] of the mono mix of x, plus 1e-8.
+
+  Args:
+    x: [batch, samples, channels]; zero after `lengths`.
+    lengths: [batch] samples that count, or None.
+  """
+  mono = jnp.mean(x.astype(jnp.float32), -1)
+  count = x.shape[1] if lengths is None else jnp.maximum(lengths, 1)
+  return (jnp.sqrt(jnp.sum(mono**2, 1) / count) + 1e-8)[:, None]
+
+
+class Codec(nn.Module):
+  """A neural audio codec; the defaults are those of a 24 kHz EnCodec.
+
+  Variables: collections "params" and "codebook". Random keys: "params" at
+  init, "quantize" in training. Use: `codec.apply(variables, x,
+  method="encode")`. `lengths` [batch] may be given to every method; then an
+  example gives the result it has alone, and zeros after its end.
+
+  Attributes:
+    topology: "seanet" or "soundstream"; the latter ends in `kernel` instead
+      of `last_kernel` on the audio side.
+    rate: samples per second.
+    channels: of the audio.
+    causal: no output depends on later input (but within one frame).
+    filters: channels after the first convolution, doubled by every block.
+    ratios: strides in the order of the decoder; the encoder reverses them.
+    dim: width of the latents.
+    kernel: taps of the first convolution of encoder and decoder.
+    last_kernel: taps of the last ones.
+    residual_kernel: taps in the residual layers.
+    dilations: one residual layer in each block for each.
+    compress: the residual layers narrow their channels by it.
+    shortcut: "conv" or "identity" around the residual layers.
+    lstm_layers: over the latents, in encoder and decoder; 0 for none.
+    norm: "none", "weight" or "time_group".
+    pad_mode: "constant" or "reflect".
+    trim_right_ratio: of transposed causal convolutions.
+    normalize: divide the loudness out of the input (`Encoded.scale`).
+    chunk_seconds: `encode` and `decode` work in chunks of this length; None
+      for the whole clip at once. Training sees its crops whole.
+    overlap: of the chunks, as a fraction.
+    codebooks: levels of the quantizer.
+    codebook_size: codes per level.
+    decay: of the codebook statistics; this and the next four are the options
+      of `ResidualVectorQuantizer`.
+    epsilon: Laplace smoothing of the code counts.
+    threshold: below which a code is dead and replaced.
+    threshold_kind: "relative" to uniform use or "absolute".
+    kmeans_iterations: of the start of the codebooks.
+    quantizer_dropout: share of examples trained with a random number of
+      codebooks.
+    dtype: of the computation in encoder and decoder, "float32" or "bfloat16".
+      Parameters, norms, latents, quantizer and audio are float32.
+    remat: recompute blocks in the backward pass to save memory.
+  """
+
+  topology: str = "seanet"
+  rate: int = 24000
+  channels: int = 1
+  causal: bool = True
+  filters: int = 32
+  ratios: tuple[int, ...] = (8, 5, 4, 2)
+  dim: int = 128
+  kernel: int = 7
+  last_kernel: int = 7
+  residual_kernel: int = 3
+  dilations: tuple[int, ...] = (1,)
+  compress: int = 2
+  shortcut: str = "conv"
+  lstm_layers: int = 2
+  norm: str = "weight"
+  pad_mode: str = "reflect"
+  trim_right_ratio: float = 1.0
+  normalize: bool = False
+  chunk_seconds: float | None = None
+  overlap: float = 0.01
+  codebooks: int = 32
+  codebook_size: int = 1024
+  decay: float = 0.99
+  epsilon: float = 1e-5
+  threshold: float = 0.1
+  threshold_kind: str = "relative"
+  kmeans_iterations: int = 10
+  quantizer_dropout: float = 0.0
+  dtype: str = "float32"
+  remat: bool = False
+
+  def setup(self):
+    """Builds encoder, quantizer and decoder."""
+    names = [f.name for f in dataclasses.fields(Network)]
+    network = Network(**{name: getattr(self, name) for name in names})
+    self.encoder = Encoder(network)
+    self.decoder = Decoder(network)
+    self.quantizer = ResidualVectorQuantizer(
+      codebooks=self.codebooks,
+      size=self.codebook_size,
+      dim=self.dim,
+      decay=self.decay,
+      epsilon=self.epsilon,
+      threshold=self.threshold,
+      threshold_kind=self.threshold_kind,
+      kmeans_iterations=self.kmeans_iterations,
+      dropout=self.quantizer_dropout,
+    )
+
+  @property
+  def stride(self) -> int:
+    """Samples per frame."""
+    return math.prod(self.ratios)
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second."""
+    return self.rate / self.stride
+
+  @property
+  def chunk(self) -> tuple[int, int] | None:
+    """Samples of a chunk, and from one to the next; None without chunks."""
+    if self.chunk_seconds is None:
+      return None
+    size = int(self.chunk_seconds * self.rate)
+    return size, max(1, int((1 - self.overlap) * size))
+
+  def bits_per_second(self, codebooks: int | None = None) -> float:
+    """Bit rate of the codes without entropy coding."""
+    books = self.codebooks if codebooks is None else codebooks
+    return self.frame_rate * books * math.log2(self.codebook_size)
+
+  def __call__(
+    self,
+    x: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    train: bool = False,
+  ) -> Output:
+    """Encodes, quantizes and decodes.
+
+    Args:
+      x: [batch, samples, channels] float32.
+      lengths: [batch] valid samples, or None.
+      train: update the codebooks; needs `mutable=["codebook"]` and the random
+        key "quantize".
+
+    Returns:
+      Output.
+    """
+    z, scale = self._analyse(x, lengths)
+    if lengths is None:
+      ends = mask = None
+    else:
+      ends = frames(lengths, self.stride)
+      mask = length_mask(ends, z.shape[1])
+    q = self.quantizer(z, mask, train=train)
+    audio = self._synthesize(q.z, ends, scale)[:, : x.shape[1]]
+    return Output(
+      audio=mask_after(audio, lengths),
+      z=z,
+      quantized=q.z,
+      codes=q.codes,
+      streams=q.streams,
+      commitment=q.commitment,
+      metrics=q.metrics,
+      frame_mask=jnp.ones(z.shape[:2], bool) if mask is None else mask,
+    )
+
+  def latents(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """Latents before quantization, without chunks.
+
+    Args:
+      x: [batch, samples, channels].
+      lengths: [batch] valid samples, or None.
+
+    Returns:
+      [batch, ceil(samples / stride), dim] float32.
+    """
+    return self._analyse(x, lengths)[0]
+
+  def synthesize(
+    self,
+    z: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    scale: jax.Array | None = None,
+  ) -> jax.Array:
+    """Audio of latents, without chunks.
+
+    Args:
+      z: [batch, frames, dim].
+      lengths: [batch] valid samples, or None.
+      scale: [batch, 1] loudness to multiply with, or None.
+
+    Returns:
+      [batch, frames * stride, channels] float32.
+    """
+    ends = None if lengths is None else frames(lengths, self.stride)
+    return mask_after(self._synthesize(z, ends, scale), lengths)
+
+  def encode(
+    self,
+    x: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    codebooks: int | None = None,
+  ) -> Encoded:
+    """Codes of audio.
+
+    Args:
+      x: [batch, samples, channels].
+      lengths: [batch] valid samples, or None.
+      codebooks: use the first so many codebooks only; None for all.
+
+    Returns:
+      Encoded, with ceil(samples / stride) frames; in chunks with those of
+      every chunk, one chunk after the other (`mmdcodec.models.chunks`).
+    """
+    batch, samples, channels = x.shape
+    if self.chunk is not None and samples > self.chunk[1]:
+      return self._encode_chunks(x, lengths, codebooks)
+    z, scale = self._analyse(x, lengths)
+    codes = self.quantizer.encode(z, codebooks)
+    if lengths is None:
+      ends = jnp.full((batch,), z.shape[1], jnp.int32)
+    else:
+      ends = frames(lengths, self.stride).astype(jnp.int32)
+      codes = mask_after(codes, ends)
+    return Encoded(codes, ends, scale)
+
+  def decode(
+    self,
+    codes: jax.Array,
+    *,
+    scale: jax.Array | None = None,
+    lengths: jax.Array | None = None,
+  ) -> jax.Array:
+    """Audio of codes.
+
+    Args:
+      codes: int32 [batch, frames, k], k <= codebooks.
+      scale: as in Encoded; needed if the codec normalises.
+      lengths: [batch] valid samples, or None for whole frames. A codec with
+        chunks needs them to be exact where a clip ends inside an overlap.
+
+    Returns:
+      [batch, frames * stride, channels] float32; with chunks the frames of
+      overlaps count once.
+
+    Raises:
+      UserError: the codec normalises and there is no scale.
+    """
+    if self.normalize and scale is None:
+      raise UserError(
+        "this codec divides the loudness out of its input: give decode the"
+        " scale that encode returned"
+      )
+    if self.chunk is not None and codes.shape[1] > self._chunk_frames:
+      return self._decode_chunks(codes, scale, lengths)
+    return self.synthesize(self.quantizer.decode(codes), lengths, scale=scale)
+
+  def _analyse(self, x, lengths):
+    """(z, scale or None) of audio; the quantizer is not involved."""
+    x = mask_after(x, lengths)
+    scale = None
+    if self.normalize:
+      scale = loudness(x, lengths)
+      x = x / scale[..., None]
+    return self.encoder(x, lengths), scale
+
+  def _synthesize(self, z, ends, scale):
+    """Audio of latents with `ends` [batch] valid frames."""
+    x = self.decoder(mask_after(z, ends), ends)
+    return x if scale is None else x * scale[..., None]
+
+  @property
+  def _chunk_frames(self) -> int:
+    return frames(self.chunk[0], self.stride)
+
+  def _encode_chunks(self, x, lengths, codebooks):
+    size, hop = self.chunk
+    batch, samples, channels = x.shape
+    if lengths is None:
+      lengths = jnp.full((batch,), samples, jnp.int32)
+    pieces = chunks.split(mask_after(x, lengths), size, hop)
+    count = pieces.shape[1]
+    ends = chunks.lengths_of(lengths, count, size, hop)
+    z, scale = self._analyse(
+      pieces.reshape(batch * count, size, channels), ends.reshape(-1)
+    )
+    codes = self.quantizer.encode(z, codebooks)
+    codes = mask_after(codes, frames(ends, self.stride).reshape(-1))
+    total = chunks.frame_lengths(samples, size, hop, self.stride)
+    codes = codes.reshape(batch, -1, codes.shape[-1])[:, :total]
+    ends = chunks.frame_lengths(lengths, size, hop, self.stride)
+    scale = None if scale is None else scale.reshape(batch, count)
+    return Encoded(mask_after(codes, ends), ends.astype(jnp.int32), scale)
+
+  def _decode_chunks(self, codes, scale, lengths):
+    size, hop = self.chunk
+    per_chunk = self._chunk_frames
+    batch, total, books = codes.shape
+    count = frames(total, per_chunk)
+    codes = jnp.pad(codes, ((0, 0), (0, count * per_chunk - total), (0, 0)))
+    if lengths is None:
+      ends = jnp.clip(total - jnp.arange(count) * per_chunk, 0, per_chunk)
+      ends = jnp.broadcast_to(ends, (batch, count))
+    else:
+      ends = chunks.lengths_of(lengths, count, size, hop)
+      ends = frames(ends, self.stride)
+    z = self.quantizer.decode(codes).reshape(batch * count, per_chunk, -1)
+    if scale is not None:
+      scale = scale[:, :count].reshape(-1, 1)
+    x = self._synthesize(z, ends.reshape(-1), scale)
+    x = x.reshape(batch, count, -1, self.channels)
+    x = chunks.overlap_add(x, hop, ends * self.stride)
+    used = (count - 1) * hop + (total - (count - 1) * per_chunk) * self.stride
+    return mask_after(x[:, :used], lengths)
+
+
+def preset(name: str, **changes: Any) -> dict[str, Any]:
+  """All fields of a published or tiny codec.
+
+  Args:
+    name: one of PRESETS.
+    **changes: fields to set otherwise.
+
+  Returns:
+    dict for `from_config`, ready for JSON.
+
+  Raises:
+    UserError: there is no such preset or field.
+  """
+  if name not in PRESETS:
+    raise UserError(
+      f"there is no codec preset {name!r}: choose one of {', '.join(PRESETS)}"
+    )
+  fields = _fields()
+  defaults = {key: field.default for key, field in fields.items()}
+  return defaults | PRESETS[name] | _known(changes)
+
+
+def from_config(config: Any) -> Codec:
+  """A Codec from a mapping of its fields; lists become tuples.
+
+  Raises:
+    UserError: an unknown key, or a value that the field cannot have.
+  """
+  config = {
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in _known(dict(config)).items()
+  }
+  for key, choices in CHOICES.items():
+    if key in config and config[key] not in choices:
+      raise UserError(
+        f"{key} of the codec must be one of {', '.join(choices)}, not"
+        f" {config[key]!r}"
+      )
+  for key in ("ratios", "dilations"):
+    value = config.get(key, (1,))
+    good = isinstance(value, tuple) and value
+    if not good or not all(isinstance(i, int) and i > 0 for i in value):
+      raise UserError(
+        f"{key} of the codec must be a list of positive whole numbers, not"
+        f" {value!r}"
+      )
+  return Codec(**config)
+
+
+def _fields() -> dict[str, dataclasses.Field]:
+  """The fields of Codec without those that every Linen module has."""
+  fields = {field.name: field for field in dataclasses.fields(Codec)}
+  return {k: v for k, v in fields.items() if k not in ("parent", "name")}
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+  """`config`, if all its keys are fields of Codec."""
+  fields = _fields()
+  for key in config:
+    if key not in fields:
+      raise UserError(
+        f"the codec has no field {key!r}: it has {', '.join(fields)}"
+      )
+  return config

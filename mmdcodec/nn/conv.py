@@ -1,0 +1,414 @@
+"""One-dimensional convolutions whose lengths and edges are exact.
+
+A convolution of stride s maps n samples to ceil(n / s) frames, a transposed
+one maps n frames to n * s samples, whatever the kernel. Padding and trimming
+follow the public EnCodec models (arXiv 2210.13438), so that their weights give
+the same numbers:
+
+  convolution  total = (kernel - 1) * dilation + 1 - stride samples of padding:
+               all on the left when causal, else total // 2 on the right and
+               the rest on the left; whatever is missing to a whole number of
+               strides goes to the right.
+  transposed   total = kernel - stride samples too many: causal removes
+               ceil(total * trim_right_ratio) on the right, else total // 2 on
+               the right, and the rest on the left.
+
+`lengths` [batch] holds the valid samples (frames) of each example. With it the
+edge of each example is treated where the example ends, not where the array
+ends, and everything after the end is zero, so an example gives the same result
+alone and in a batch. Every layer expects its input to be zero after the end
+and returns such an output. Without `lengths` nothing is masked.
+
+Which form is fast was measured on CPU (2 cores, channels 8 to 256, batch 16 x
+1 s, forward and gradients): XLA's convolution beats sums of shifted matmuls,
+im2col and folding time into channels by 1.5 to 5 times for kernel 3 and 7,
+dilated or not, and is level with the two-tap matmul on folded input for
+kernel 2s. Only the transposed convolution must be written otherwise: the
+gradients of `lax.conv_transpose` take 15 to 25 times as long as the polyphase
+form's. Plain convolutions and one matmul are the best form on TPU and GPU too,
+hence nothing here depends on the backend.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+PAD_MODES = ("constant", "reflect")
+NORMS = ("none", "weight", "time_group")
+
+
+def frames(samples, stride: int):
+  """Number of strided frames that cover `samples`: ceil(samples / stride).
+
+  Args:
+    samples: int or integer array.
+    stride: samples per frame.
+  """
+  return -(-samples // stride)
+
+
+def length_mask(lengths: jax.Array, size: int) -> jax.Array:
+  """True where an example is valid: lengths [batch] -> bool [batch, size]."""
+  return jnp.arange(size) < lengths[:, None]
+
+
+def mask_after(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+  """Zeroes x [batch, time, channels] from `lengths` on (None: unchanged)."""
+  if lengths is None:
+    return x
+  return jnp.where(length_mask(lengths, x.shape[1])[..., None], x, 0)
+
+
+def padding(
+  kernel: int, stride: int, dilation: int, causal: bool
+) -> tuple[int, int]:
+  """Samples of padding (left, right), before filling up the last stride.
+
+  Raises:
+    ValueError: the dilated kernel is shorter than the stride.
+  """
+  total = (kernel - 1) * dilation + 1 - stride
+  if total < 0:
+    raise ValueError(f"kernel {kernel} is shorter than stride {stride}")
+  right = 0 if causal else total // 2
+  return total - right, right
+
+
+def trimming(
+  kernel: int, stride: int, causal: bool, trim_right_ratio: float = 1.0
+) -> tuple[int, int]:
+  """Samples (left, right) to cut from a full transposed convolution.
+
+  Raises:
+    ValueError: the kernel is shorter than the stride.
+  """
+  total = kernel - stride
+  if total < 0:
+    raise ValueError(f"kernel {kernel} is shorter than stride {stride}")
+  right = math.ceil(total * trim_right_ratio) if causal else total // 2
+  return total - right, right
+
+
+def reflect(x: jax.Array, left: int, right: int) -> jax.Array:
+  """Mirrors x [batch, time, channels] at both ends, edges not repeated.
+
+  An input that is not longer than the padding is continued with zeros first,
+  and as many samples are cut from the right end afterwards.
+  """
+  time = x.shape[1]
+  short = max(0, max(left, right) + 1 - time)
+  if short:
+    x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
+  x = jnp.pad(x, ((0, 0), (left, right), (0, 0)), mode="reflect")
+  return x[:, : left + time + right]
+
+
+def reflect_at(
+  x: jax.Array, left: int, right: jax.Array, lengths: jax.Array, most: int
+) -> jax.Array:
+  """`reflect`, each example mirrored at its own end.
+
+  Args:
+    x: [batch, time, channels], zero after the end of each example.
+    left: samples of padding on the left.
+    right: [batch], samples of padding after each end.
+    lengths: [batch], samples of each example.
+    most: static upper bound of `right`.
+
+  Returns:
+    [batch, left + time + most, channels], zero after the padding.
+  """
+  batch, time, channels = x.shape
+  size = max(time, left + 1, most + 1)
+  x = jnp.pad(x, ((0, 0), (0, size - time), (0, 0)))
+  end = jnp.maximum(lengths, jnp.maximum(left, right) + 1)
+  # The `most` samples before the mirror, last one first. Only these move by a
+  # gather: gathering the whole signal would be slow, its gradient slower.
+  ahead = jnp.pad(x, ((0, 0), (most, 0), (0, 0)))
+  take = lambda row, at: lax.dynamic_slice_in_dim(row, at, most)
+  tail = jnp.flip(jax.vmap(take)(ahead, end - 1), 1)
+  tail = mask_after(tail, right - (end - lengths))
+  body = jnp.concatenate(
+    [
+      jnp.flip(x[:, 1 : left + 1], 1),
+      x,
+      jnp.zeros((batch, most, channels), x.dtype),
+    ],
+    1,
+  )
+  put = lambda row, new, at: lax.dynamic_update_slice_in_dim(row, new, at, 0)
+  body = jax.vmap(put)(body, tail, left + end)
+  return body[:, : left + time + most]
+
+
+def conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int = 1,
+  dilation: int = 1,
+  pad: tuple[int, int] = (0, 0),
+) -> jax.Array:
+  """Convolution y[t] = sum_j x[t * stride + j * dilation] @ kernel[j].
+
+  Args:
+    x: [batch, time, in].
+    kernel: [taps, in, out].
+    stride: step of the output in samples.
+    dilation: step of the taps in samples.
+    pad: zeros before and after x.
+
+  Returns:
+    [batch, (time + sum(pad) - (taps - 1) * dilation - 1) // stride + 1, out].
+  """
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride,),
+    [pad],
+    rhs_dilation=(dilation,),
+    dimension_numbers=("NWC", "WIO", "NWC"),
+  )
+
+
+def padded_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int = 1,
+  dilation: int = 1,
+  causal: bool = True,
+  pad_mode: str = "constant",
+  lengths: jax.Array | None = None,
+) -> jax.Array:
+  """Convolution to ceil(time / stride) frames (see the head of this file).
+
+  Args:
+    x: [batch, time, in]; zero after `lengths`.
+    kernel: [taps, in, out].
+    stride: samples per frame.
+    dilation: step of the taps in samples.
+    causal: frame t sees no sample after the last one of its stride.
+    pad_mode: "constant" (zeros) or "reflect".
+    lengths: [batch] valid samples, or None.
+
+  Returns:
+    [batch, ceil(time / stride), out]; after an example's end not yet zero.
+  """
+  time = x.shape[1]
+  left, right = padding(kernel.shape[0], stride, dilation, causal)
+  extra = frames(time, stride) * stride - time
+  if pad_mode == "constant":
+    pad = (left, right + extra)
+    return conv(x, kernel, stride=stride, dilation=dilation, pad=pad)
+  if lengths is None:
+    x = reflect(x, left, right + extra)
+  else:
+    rights = right + frames(lengths, stride) * stride - lengths
+    x = reflect_at(x, left, rights, lengths, right + stride - 1)
+    x = x[:, : left + time + right + extra]
+  return conv(x, kernel, stride=stride, dilation=dilation)
+
+
+def conv_transpose(
+  x: jax.Array, kernel: jax.Array, *, stride: int
+) -> jax.Array:
+  """Transposed convolution y[s * t + j] += x[t] @ kernel[j], nothing cut.
+
+  Polyphase: one matmul gives every input frame its taps, which are then added
+  in pieces of one stride. For taps = 2 * stride these are two halves.
+
+  Args:
+    x: [batch, time, in].
+    kernel: [taps, in, out].
+    stride: samples between input frames.
+
+  Returns:
+    [batch, (time - 1) * stride + taps, out].
+  """
+  batch, time, width = x.shape
+  taps, _, out = kernel.shape
+  pieces = frames(taps, stride)
+  short = pieces * stride - taps
+  if short:
+    kernel = jnp.pad(kernel, ((0, short), (0, 0), (0, 0)))
+  matrix = kernel.transpose(1, 0, 2).reshape(width, -1)
+  y = (x.reshape(-1, width) @ matrix).reshape(batch, time, pieces, -1)
+  y = sum(
+    jnp.pad(y[:, :, i], ((0, 0), (i, pieces - 1 - i), (0, 0)))
+    for i in range(pieces)
+  )
+  y = y.reshape(batch, -1, out)
+  return y[:, : y.shape[1] - short] if short else y
+
+
+def weight_norm(g: jax.Array, v: jax.Array, axis: int) -> jax.Array:
+  """Kernel g * v / ||v||, the norm over all axes of v but `axis`.
+
+  Salimans and Kingma 2016 (arXiv 1602.07868). The public weights have one g
+  per output channel in a convolution (axis 2 of [taps, in, out]), but one per
+  input channel in a transposed one (axis 1).
+  """
+  others = tuple(i for i in range(v.ndim) if i != axis)
+  norm = jnp.sqrt(jnp.sum(v * v, others, keepdims=True))
+  return v * (jnp.expand_dims(g, others) / norm)
+
+
+def time_group_norm(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  lengths: jax.Array | None = None,
+  epsilon: float = 1e-5,
+) -> jax.Array:
+  """Normalises each example over time and channels together, in float32.
+
+  The GroupNorm with one group of the 48 kHz EnCodec.
+
+  Args:
+    x: [batch, time, channels].
+    scale: [channels].
+    bias: [channels].
+    lengths: [batch] valid steps that the statistics are taken over, or None.
+    epsilon: added to the variance.
+  """
+  wide = x.astype(jnp.float32)
+  where = count = None
+  if lengths is not None:
+    where = length_mask(lengths, x.shape[1])[..., None]
+    count = jnp.maximum(lengths, 1)[:, None, None] * x.shape[2]
+
+  def mean(values):
+    if where is None:
+      return jnp.mean(values, (1, 2), keepdims=True)
+    return jnp.sum(jnp.where(where, values, 0), (1, 2), keepdims=True) / count
+
+  wide = wide - mean(wide)
+  wide = wide * lax.rsqrt(mean(wide * wide) + epsilon)
+  return (wide * scale + bias).astype(x.dtype)
+
+
+class TimeGroupNorm(nn.Module):
+  """Holds scale and bias of `time_group_norm`."""
+
+  @nn.compact
+  def __call__(self, x, lengths=None):
+    """[batch, time, channels] -> the same shape."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return time_group_norm(x, scale, bias, lengths)
+
+
+def _kernel(module: nn.Module, shape, init: Callable, axis: int) -> jax.Array:
+  """The kernel of a layer: one parameter, or g and v under weight norm."""
+  if module.norm not in NORMS:
+    raise ValueError(f"norm must be one of {NORMS}, not {module.norm!r}")
+  if module.norm != "weight":
+    return module.param("kernel", init, shape)
+  v = module.param("v", init, shape)
+  others = tuple(i for i in range(3) if i != axis)
+  # g starts as the norm of v, so that the kernel starts as v.
+  g = module.param("g", lambda _: jnp.sqrt(jnp.sum(v * v, others)))
+  return weight_norm(g, v, axis)
+
+
+class Conv(nn.Module):
+  """Convolution, normalisation and bias; [batch, time, in] -> [.., features].
+
+  Attributes:
+    features: output channels.
+    kernel_size: taps.
+    stride: samples per output frame.
+    dilation: step of the taps.
+    causal: pad on the left only.
+    pad_mode: "constant" or "reflect".
+    norm: "none", "weight" or "time_group".
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int = 1
+  dilation: int = 1
+  causal: bool = True
+  pad_mode: str = "constant"
+  norm: str = "none"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, lengths=None):
+    """Returns ceil(time / stride) frames, zero after ceil(lengths / stride)."""
+    if self.pad_mode not in PAD_MODES:
+      raise ValueError(f"pad_mode must be one of {PAD_MODES}")
+    shape = (self.kernel_size, x.shape[-1], self.features)
+    kernel = _kernel(self, shape, nn.initializers.lecun_uniform(), 2)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    y = padded_conv(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      stride=self.stride,
+      dilation=self.dilation,
+      causal=self.causal,
+      pad_mode=self.pad_mode,
+      lengths=lengths,
+    )
+    y = y + bias.astype(self.dtype)
+    ends = None if lengths is None else frames(lengths, self.stride)
+    if self.norm == "time_group":
+      y = TimeGroupNorm(name="norm")(y, ends)
+    return mask_after(y, ends)
+
+
+class ConvTranspose(nn.Module):
+  """Transposed convolution; [batch, time, in] -> [batch, time * stride, ..].
+
+  Attributes:
+    features: output channels.
+    kernel_size: taps.
+    stride: samples per input frame.
+    causal: cut `trim_right_ratio` of the surplus on the right, else half.
+    trim_right_ratio: 1 makes output sample s * t + j depend on frames <= t.
+    norm: "none", "weight" or "time_group" (whose statistics include what is
+      cut afterwards, as in the public weights).
+    dtype: dtype of the computation; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int
+  causal: bool = True
+  trim_right_ratio: float = 1.0
+  norm: str = "none"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, lengths=None):
+    """Returns time * stride samples, zero after lengths * stride."""
+    shape = (self.kernel_size, x.shape[-1], self.features)
+
+    def init(key, shape):
+      # kernel / stride taps meet in one output sample: variance 1 / fan in.
+      fan_in = shape[1] * self.kernel_size / self.stride
+      return jax.random.uniform(key, shape, minval=-1) * (3 / fan_in) ** 0.5
+
+    kernel = _kernel(self, shape, init, 1)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    y = conv_transpose(
+      x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride
+    )
+    y = y + bias.astype(self.dtype)
+    ends = None if lengths is None else lengths * self.stride
+    if self.norm == "time_group":
+      surplus = self.kernel_size - self.stride
+      y = TimeGroupNorm(name="norm")(
+        y, None if ends is None else ends + surplus
+      )
+    left, right = trimming(
+      self.kernel_size, self.stride, self.causal, self.trim_right_ratio
+    )
+    return mask_after(y[:, left : y.shape[1] - right], ends)
