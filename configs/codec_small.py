@@ -25,12 +25,15 @@ def get_config(arg: str = ""):
     codebook_size=256,
     quantizer_dropout=0.0,
   )
-  config.steps = 2_500
+  config.steps = 1_600
   config.batch = 16
+  # No discriminator looks after the waveform here, and mel losses do not hear
+  # phase.
+  config.losses.waveform.weight = 10.0
   config.optimizer.rate = 1e-3
   config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup = 50
   config.log_every = 25
-  config.eval_every = config.save_every = 250
+  config.eval_every = config.save_every = 200
   return config

@@ -27,6 +27,8 @@ def get_config(arg: str = ""):
   )
   config.steps = 600
   config.batch = 16
+  # As in codec_small: mel losses do not hear phase.
+  config.losses.waveform.weight = 10.0
   config.optimizer.rate = 2e-3
   config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
   config.optimizer.schedule = "cosine"
