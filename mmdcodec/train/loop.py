@@ -7,6 +7,7 @@ processes, mesh, data, state, resuming, steps, logging, evaluation and saving.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -91,7 +92,13 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
       layout,
     ),
     layout=layout,
-    init=jax.jit(init, out_shardings=layout),
+    # It runs once and is mostly random draws, of which each compiles for long:
+    # no optimizing makes starting several times as fast.
+    init=jax.jit(
+      init,
+      out_shardings=layout,
+      compiler_options={"xla_backend_optimization_level": 0},
+    ),
     step=jax.jit(
       step,
       in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
@@ -150,8 +157,12 @@ def _remember_config(config: dict, workdir: pathlib.Path) -> None:
     path.write_text(json.dumps(as_json, indent=2) + "\n")
 
 
+# Flushed: a log that is read while the run goes on must not lag behind it.
+_log = functools.partial(print, flush=True)
+
+
 def train(
-  config: Mapping, workdir: str | pathlib.Path, *, log: Callable = print
+  config: Mapping, workdir: str | pathlib.Path, *, log: Callable = _log
 ) -> dict:
   """Trains until `config["steps"]`, from where the workdir's last run ended.
 

@@ -1,0 +1,173 @@
+"""Bundles on disk, and the codec that they load as."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mmdcodec
+from mmdcodec import bundle
+from mmdcodec.errors import UserError
+from mmdcodec.models import codec as codec_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """(folder, variables) of a tiny codec with codebooks fitted to noise."""
+  config = codec_model.preset("soundstream_tiny")
+  model = codec_model.from_config(config)
+  x = jax.random.normal(jax.random.key(0), (2, 4000, 1))
+  variables = dict(jax.jit(model.init)(jax.random.key(1), x))
+  _, changed = jax.jit(
+    lambda v, x: model.apply(
+      v, x, train=True, rngs={"quantize": jax.random.key(2)},
+      mutable=["codebook"],
+    )
+  )(variables, x)  # fmt: skip
+  variables |= changed
+  folder = tmp_path_factory.mktemp("bundles") / "tiny"
+  bundle.save(folder, {"kind": "codec", "model": config}, variables)
+  return folder, variables
+
+
+@pytest.fixture(scope="module")
+def codec(saved):
+  """The loaded bundle."""
+  return mmdcodec.load(saved[0])
+
+
+def noise(*shape, seed=3):
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_every_array_comes_back(saved, codec):
+  """Catches arrays that change their shape, dtype or value on disk."""
+  jax.tree.map(
+    np.testing.assert_array_equal, dict(saved[1]), dict(codec.variables)
+  )
+  assert {p.name for p in saved[0].iterdir()} == {
+    "config.json",
+    "model.safetensors",
+  }
+
+
+def test_codes_are_those_of_the_model_alone(codec):
+  """Catches padding to a bucket that reaches the codes or the audio."""
+  x = noise(1, 1234, 1)
+  direct = codec.model.apply(
+    codec.variables, jnp.asarray(x), method="encode"
+  ).codes
+  codes = codec.encode(x)
+  np.testing.assert_array_equal(codes, direct)
+  assert len(np.unique(codes)) > 3
+  y = codec.model.apply(codec.variables, direct, method="decode")
+  np.testing.assert_allclose(codec.decode(codes), y, atol=1e-5)
+  assert codec.decode(codes, length=1234).shape == (1, 1234, 1)
+  lengths = np.array([1234, 777])
+  both = np.concatenate([x, noise(1, 1234, 1, seed=4)])
+  frames = -(-777 // codec.model.stride)
+  np.testing.assert_array_equal(
+    codec.encode(both, lengths=lengths)[1, :frames],
+    codec.encode(both[1:, :777])[0],
+  )
+
+
+def test_accepted_shapes_and_rates(codec):
+  """Catches channels taken for samples, and audio of another rate or width."""
+  x = noise(1200)
+  one = codec.encode(x)
+  np.testing.assert_array_equal(codec.encode(x[:, None]), one)
+  np.testing.assert_array_equal(
+    codec.encode(jnp.asarray(x)[None, :, None]), one
+  )
+  np.testing.assert_array_equal(
+    codec.encode(np.stack([x, x], -1)),
+    one,  # stereo of equal channels
+  )
+  assert codec.encode(x, codebooks=2).shape == (*one.shape[:2], 2)
+  np.testing.assert_array_equal(codec.encode(x, codebooks=2), one[..., :2])
+  # One second at another rate is one second at the codec's.
+  other = codec.encode(noise(44_100), rate=44_100)
+  assert other.shape[1] == codec.frame_rate
+
+
+@pytest.mark.parametrize(
+  "call, words",
+  [
+    (lambda c: c.encode(np.zeros((2, 0, 1))), "at least one sample"),
+    (lambda c: c.encode(np.full(100, np.nan)), "NaN"),
+    (lambda c: c.encode(np.zeros((1, 2, 3, 4))), "shape"),
+    (lambda c: c.encode(np.zeros(100), codebooks=9), "codebooks"),
+    (lambda c: c.encode(np.zeros(100), lengths=[101]), "lengths"),
+    (lambda c: c.decode(np.zeros((1, 5, 99), int)), "codebooks"),
+    (lambda c: c.decode(np.full((1, 5, 2), 32)), "0 to"),
+    (lambda c: c.decode(np.zeros((1, 0, 2), int)), "no frames"),
+    (lambda c: c.decode(np.zeros((1, 5, 2), int), length=10**6), "length"),
+  ],
+)
+def test_mistakes_are_named(codec, call, words):
+  """Catches nonsense that is coded, and errors out of the depth of JAX."""
+  with pytest.raises(UserError, match=words):
+    call(codec)
+
+
+def test_buckets():
+  """Catches too many programs, too much padding, or a length cut off."""
+  sizes = [bundle.bucket(n) for n in range(1, 5000)]
+  assert all(s >= n for n, s in enumerate(sizes, 1))
+  assert all(s <= 1.25 * n for n, s in enumerate(sizes, 1))
+  assert sizes == sorted(sizes)
+  assert len(set(sizes)) <= 8 + 4 * 10
+
+
+def test_a_folder_is_not_overwritten(saved, tmp_path):
+  """Catches a bundle, or worse, other files, lost to an export."""
+  folder, variables = saved
+  config = {"kind": "codec", "model": codec_model.preset("soundstream_tiny")}
+  with pytest.raises(UserError, match="--force"):
+    bundle.save(folder, config, variables)
+  (tmp_path / "thesis.tex").write_text("!")
+  with pytest.raises(UserError, match="another name"):
+    bundle.save(tmp_path, config, variables, force=True)
+  assert (tmp_path / "thesis.tex").exists()
+
+
+def test_damaged_bundles_are_refused(saved, tmp_path):
+  """Catches a model that loads with weights missing, cut or of another one."""
+  folder, variables = saved
+  with pytest.raises(UserError, match="no model"):
+    mmdcodec.load(tmp_path)
+  config = json.loads((folder / "config.json").read_text())
+
+  def copy(name, config=config, weights=None):
+    new = tmp_path / name
+    new.mkdir()
+    (new / "config.json").write_text(
+      config if isinstance(config, str) else json.dumps(config)
+    )
+    weights = weights or (folder / "model.safetensors").read_bytes()
+    (new / "model.safetensors").write_bytes(weights)
+    return new
+
+  half = (folder / "model.safetensors").read_bytes()[:2000]
+  wrong = {**config, "model": {**config["model"], "filters": 8}}
+  kind = {**config, "kind": "toaster"}
+  for path, words in [
+    (copy("json", "{"), "JSON"),
+    (copy("half", weights=half), "damaged"),
+    (copy("wrong", wrong), "do not fit"),
+    (copy("kind", kind), "toaster"),
+  ]:
+    with pytest.raises(UserError, match=words):
+      mmdcodec.load(path)
+
+
+def test_the_hash_names_the_weights(saved, codec):
+  """Catches streams of one model decoded by another."""
+  folder, variables = saved
+  assert mmdcodec.load(folder).hash == codec.hash
+  changed = jax.tree.map(np.array, dict(variables))
+  changed["codebook"]["quantizer"]["sum"][0, 0, 0] += 1e-3
+  assert bundle.fingerprint(codec.config, changed) != codec.hash
