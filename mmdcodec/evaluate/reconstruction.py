@@ -6,6 +6,7 @@ in NumPy or JAX, and returns one finite number per clip, float32 [batch]. With
 be jitted.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -21,8 +22,8 @@ MELS = 80
 FLOOR = 1e-5
 # Mean power of a signal that counts as silent: that of 16-bit rounding.
 SILENCE = 1e-10
-# SI-SDR stays within +-100 dB: one exact clip must not decide a mean.
-LIMIT = 1e-10
+# SI-SDR is kept within this many dB of 0.
+LIMIT = 100.0
 
 
 def si_sdr(
@@ -63,8 +64,10 @@ def si_sdr(
   # 1 - a^2, which float32 rounds away above 70 dB.
   a = jnp.sum(x * y, (1, 2))
   distortion = jnp.sum((y - a[:, None, None] * x) ** 2, (1, 2))
-  ratio = 10 * jnp.log10((a**2 + LIMIT) / (distortion + LIMIT))
-  return jnp.where(x_sounds, jnp.where(y_sounds, ratio, -100.0), 0.0)
+  ratio = jnp.maximum(a**2, 1e-30) / jnp.maximum(distortion, 1e-30)
+  # One exact clip, or one that is all wrong, must not decide a mean.
+  ratio = jnp.clip(10 * jnp.log10(ratio), -LIMIT, LIMIT)
+  return jnp.where(x_sounds, jnp.where(y_sounds, ratio, -LIMIT), 0.0)
 
 
 def mel_distance(
@@ -141,8 +144,9 @@ def stft_distance(
       )
       for u in (x, y)
     )
-    frames = 1 + count // (window // 4)
-    least = FLOOR * jnp.sqrt(1.0 * frames * a.shape[1] * a.shape[3])
+    valid = _valid_frames(a, count, window // 4)
+    a, b = jnp.where(valid, a, 0.0), jnp.where(valid, b, 0.0)
+    least = FLOOR * jnp.sqrt(valid.sum((1, 2, 3)) * a.shape[1] * a.shape[3])
     convergence = norm(a - b) / jnp.maximum(norm(a), least)
     convergence = jnp.where(
       norm(a) > least, convergence, jnp.minimum(convergence, 1.0)
@@ -152,10 +156,11 @@ def stft_distance(
   return total / len(WINDOWS)
 
 
+@functools.partial(jax.jit, static_argnames="rate")
 def compare(
   x: jax.Array, y: jax.Array, rate: int, lengths: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-  """All measures: name -> float32 [batch].
+  """All measures: name -> float32 [batch]. Compiled once for each shape.
 
   Args:
     x: original [batch, samples, channels].
@@ -223,9 +228,14 @@ def _prepare(x, y, lengths):
   return x, y, jnp.maximum(jnp.asarray(lengths), 1)
 
 
+def _valid_frames(values, count, hop):
+  """[batch, 1, frames, 1] bool: the frames that the clip has alone."""
+  frames = jnp.arange(values.shape[2]) < (1 + count // hop)[:, None]
+  return frames[:, None, :, None]
+
+
 def _frame_mean(values, count, hop):
-  """Mean over the frames of [batch, channels, frames, bins] in the clip."""
-  frames = 1 + count // hop
-  valid = jnp.arange(values.shape[2]) < frames[:, None]
-  values = jnp.where(valid[:, None, :, None], values, 0.0)
-  return values.sum((1, 2, 3)) / (frames * values.shape[1] * values.shape[3])
+  """Mean of [batch, channels, frames, bins] over all but the clips."""
+  valid = _valid_frames(values, count, hop)
+  number = valid.sum((1, 2, 3)) * values.shape[1] * values.shape[3]
+  return jnp.where(valid, values, 0.0).sum((1, 2, 3)) / number
