@@ -105,29 +105,6 @@ def test_padded_equals_alone():
     np.testing.assert_allclose(found[name][1], value[0], rtol=1e-5)
 
 
-def test_measure():
-  """Rows in the wrong order, a wrong summary, options that get lost."""
-
-  class Codec:
-    rate = RATE
-
-    def encode(self, x, *, codebooks, return_scale):
-      assert codebooks == 2 and return_scale
-      return np.asarray(x), None
-
-    def decode(self, codes, *, scale, length):
-      assert codes.shape[1] == length
-      return codes + 0.01 * noise(length, codes.shape)
-
-  clips = [noise(7, (3001, 1)), 0.1 * noise(8, (3001, 1))]
-  summary, rows = reconstruction.measure(Codec(), clips, codebooks=2)
-  assert rows[0]["si_sdr"] > rows[1]["si_sdr"] + 15
-  values = [row["si_sdr"] for row in rows]
-  assert summary["si_sdr"] == pytest.approx((np.mean(values), np.std(values)))
-  with pytest.raises(ValueError, match="no clips"):
-    reconstruction.measure(Codec(), [])
-
-
 def test_shapes_that_differ():
   """Broadcasting a mono original against a stereo reconstruction."""
   with pytest.raises(ValueError, match="must both be"):
@@ -142,13 +119,13 @@ def test_use_perplexity_and_entropy():
   codes = np.zeros((2, 40, 3), np.int32)
   codes[..., 1] = np.arange(40) % 8  # uniform over 8 of 16
   codes[..., 2] = np.array([0, 0, 1, 2])[np.arange(40) % 4]  # 1/2 1/4 1/4
-  use, perplexity = codebooks.use_and_perplexity(codes, 16)
+  found = codebooks.statistics(codebooks.histogram(codes, 16))
+  use, perplexity = found["use"], found["perplexity"]
   np.testing.assert_allclose(use, [1 / 16, 8 / 16, 3 / 16])
   np.testing.assert_allclose(perplexity, [1, 8, 2**1.5])
   counts = codebooks.histogram(codes, 16)
   np.testing.assert_array_equal(counts.sum(1), 80)
   np.testing.assert_allclose(codebooks.entropy(counts), [0, 3, 1.5])
-  assert codebooks.bits_per_second(75, 8, 1024) == 6000
   assert codebooks.entropy_bits_per_second(50, counts) == pytest.approx(225)
 
   half = np.stack([np.arange(40) < 20, np.arange(40) < 0])

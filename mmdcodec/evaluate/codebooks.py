@@ -48,14 +48,6 @@ def statistics(counts: jax.Array) -> dict[str, np.ndarray]:
   return {"use": np.mean(counts > 0, -1), "perplexity": 2 ** entropy(counts)}
 
 
-def use_and_perplexity(
-  codes: jax.Array, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The same two, straight from codes [..., frames, codebooks]."""
-  found = statistics(histogram(codes, size))
-  return found["use"], found["perplexity"]
-
-
 def entropy(counts: jax.Array) -> np.ndarray:
   """Entropy of the choice of code in bits.
 
@@ -68,11 +60,6 @@ def entropy(counts: jax.Array) -> np.ndarray:
   counts = np.asarray(counts, np.float64)
   p = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-300)
   return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), -1)
-
-
-def bits_per_second(frame_rate: float, codebooks: int, size: int) -> float:
-  """Nominal rate: log2(size) bits for each code."""
-  return frame_rate * codebooks * float(np.log2(size))
 
 
 def entropy_bits_per_second(frame_rate: float, counts: jax.Array) -> float:

@@ -7,11 +7,9 @@ be jitted.
 """
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmdcodec.audio import transforms
 
@@ -178,41 +176,6 @@ def compare(
   }
 
 
-def measure(
-  codec, clips: Sequence[np.ndarray], *, codebooks: int | None = None
-) -> tuple[dict[str, tuple[float, float]], list[dict[str, float]]]:
-  """Codes and decodes clips and measures each.
-
-  Args:
-    codec: a loaded codec (`mmdcodec.load`).
-    clips: audio [samples, channels] at the codec's rate, of any lengths.
-    codebooks: how many to use; None for all.
-
-  Returns:
-    (summary, rows): name -> (mean, standard deviation over the clips), and a
-    dict of the measures per clip.
-
-  Raises:
-    ValueError: no clips.
-    UserError: the codec does not have so many codebooks.
-  """
-  if not clips:
-    raise ValueError("no clips to measure")
-  rows = []
-  for clip in clips:
-    codes, scale = codec.encode(
-      clip[None], codebooks=codebooks, return_scale=True
-    )
-    y = codec.decode(codes, scale=scale, length=len(clip))
-    found = compare(clip[None], y, codec.rate)
-    rows.append({name: float(value[0]) for name, value in found.items()})
-  values = {name: [row[name] for row in rows] for name in rows[0]}
-  summary = {
-    name: (float(np.mean(v)), float(np.std(v))) for name, v in values.items()
-  }
-  return summary, rows
-
-
 def _prepare(x, y, lengths):
   """Float32, silent beyond the end, and the number of valid samples."""
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
@@ -235,7 +198,7 @@ def _valid_frames(values, count, hop):
 
 
 def _frame_mean(values, count, hop):
-  """Mean of [batch, channels, frames, bins] over all but the clips."""
+  """[batch] means of [batch, channels, frames, bins] over valid frames."""
   valid = _valid_frames(values, count, hop)
   number = valid.sum((1, 2, 3)) * values.shape[1] * values.shape[3]
   return jnp.where(valid, values, 0.0).sum((1, 2, 3)) / number

@@ -140,7 +140,7 @@ class CodecTask:
     sums, used, clips = None, 0, 0
     for batch in batches:
       found = self._reconstruct(variables, batch)
-      rows, counts = jax.device_get(found)
+      rows, counts = jax.tree.map(np.float64, jax.device_get(found))
       sums = rows if sums is None else jax.tree.map(np.add, sums, rows)
       used = used + counts
       clips += batch["audio"].shape[0]
