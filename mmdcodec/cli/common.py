@@ -1,0 +1,134 @@
+"""What several verbs need: files that may be written, audio, tables."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmdcodec.errors import UserError
+
+
+def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
+  """Makes sure that an output file can be written, before the work is done.
+
+  Args:
+    path: of the file.
+    force: an existing file may be replaced.
+
+  Returns:
+    The path.
+
+  Raises:
+    UserError: it exists (and not force), is a folder, or its folder is missing.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f"{path} is a folder; expected the name of a file.")
+  if not path.parent.is_dir():
+    raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  if path.exists() and not force:
+    raise UserError(f"{path} exists already; give --force to replace it.")
+  return path
+
+
+def check_input(path: str | os.PathLike) -> pathlib.Path:
+  """A file that is there.
+
+  Raises:
+    UserError: it is missing or a folder.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f"{path} is a folder; expected one file.")
+  if not path.is_file():
+    raise UserError(f"{path}: no such file.")
+  return path
+
+
+def read_audio(
+  path: str | os.PathLike, *, rate: int, channels: int
+) -> tuple[np.ndarray, str]:
+  """Audio of any supported format as a codec wants it.
+
+  Args:
+    path: of an audio file.
+    rate: Hz wanted.
+    channels: wanted.
+
+  Returns:
+    float32 [samples, channels], and one line that says what the file was and
+    what was changed.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  from mmdcodec.audio import files
+
+  x, source = files.read(path)
+  line = f"{path}: {len(x) / source:.2f} s, {source} Hz, {plural(x.shape[1])}"
+  changes = []
+  if x.shape[1] != channels:
+    changes.append(f"mixed to {plural(channels)}")
+    x = files.mix(x, channels)
+  if source != rate:
+    changes.append(f"resampled to {rate} Hz")
+    x = files.resample(x, rate=source, to=rate)
+  return x, "; ".join([line, " and ".join(changes)] if changes else [line])
+
+
+def plural(channels: int) -> str:
+  """`1 channel`, `2 channels`."""
+  return f"{channels} channel" + ("" if channels == 1 else "s")
+
+
+def bytes_text(count: int) -> str:
+  """`812 B`, `3.4 KB`, `12.0 MB`: in thousands."""
+  size, unit = float(count), "B"
+  for unit in ("B", "KB", "MB", "GB"):
+    if size < 1000 or unit == "GB":
+      break
+    size /= 1000
+  return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def duration_text(seconds: float) -> str:
+  """`4.25 s`, `3 min 05 s`, `2 h 07 min`."""
+  if seconds < 60:
+    return f"{seconds:.2f} s"
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f"{minutes} min {rest:02d} s"
+  return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_table(
+  columns: Sequence[str] | None, rows: Sequence[Sequence], indent: str = ""
+) -> str:
+  """Aligned columns for a terminal: words to the left, numbers to the right.
+
+  Args:
+    columns: names, or None for a table without a head.
+    rows: cells.
+    indent: before every line.
+  """
+  from mmdcodec.evaluate.report import format_number
+
+  cells = [[format_number(cell) for cell in row] for row in rows]
+  numeric = [
+    all(not isinstance(row[i], str) for row in rows)
+    for i in range(len(cells[0]))
+  ]
+  if columns is not None:
+    cells.insert(0, list(columns))
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  lines = []
+  for row in cells:
+    line = "  ".join(
+      cell.rjust(width) if right else cell.ljust(width)
+      for cell, width, right in zip(row, widths, numeric, strict=True)
+    )
+    lines.append((indent + line).rstrip())
+  if columns is not None:
+    lines.insert(1, indent + "  ".join("-" * width for width in widths))
+  return "\n".join(lines)

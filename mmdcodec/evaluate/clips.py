@@ -1,0 +1,272 @@
+"""A codec on clips: collected, reconstructed, measured, kept in a folder.
+
+FOLDER/results.json     means, codebook use, one row per clip
+FOLDER/clips.csv        the rows again
+FOLDER/audio/NNN-{original,reconstruction}.flac
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mmdcodec.errors import UserError
+
+# name -> (heading, what it is)
+COLUMNS = {
+  "si_sdr": ("SI-SDR (dB)", "higher is better"),
+  "mel_distance": ("mel distance (dB)", "lower is better"),
+  "stft_distance": ("STFT distance", "lower is better"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A piece of audio: samples [samples, channels] at the codec's rate."""
+
+  name: str
+  audio: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+  """What a codec made of clips.
+
+  Attributes:
+    rate: Hz.
+    clips: the originals.
+    audio: the reconstructions, in the same order and of the same shapes.
+    rows: per clip `clip`, `seconds` and the measures of `COLUMNS`.
+    summary: measure -> (mean, standard deviation) over the clips.
+    counts: [codebooks, size] how often each code was chosen.
+    use: per codebook, the share of its codes that were chosen.
+    perplexity: per codebook, over all clips.
+    bits_per_second: of the packed codes.
+  """
+
+  rate: int
+  clips: list[Clip]
+  audio: list[np.ndarray]
+  rows: list[dict]
+  summary: dict[str, tuple[float, float]]
+  counts: np.ndarray
+  use: np.ndarray
+  perplexity: np.ndarray
+  bits_per_second: float
+
+
+def collect(
+  source: str | pathlib.Path,
+  *,
+  rate: int,
+  channels: int,
+  seconds: float,
+  count: int,
+  log: Callable[[str], None] = print,
+) -> list[Clip]:
+  """Clips of a folder, a file or a data set; the same ones every time.
+
+  Args:
+    source: of the audio.
+    rate: Hz wanted.
+    channels: wanted.
+    seconds: of each; the middle of longer files, the whole of shorter ones.
+    count: at most so many files (spread evenly), or crops of a data set.
+    log: takes a line for each file that cannot be read and is left out.
+
+  Returns:
+    At least one clip.
+
+  Raises:
+    UserError: nothing is there, or nothing can be read.
+  """
+  from mmdcodec.audio import files
+
+  source = pathlib.Path(source)
+  if _is_dataset(source):
+    return _crops(source, rate, channels, seconds, count)
+  paths = files.find(source)
+  if not paths:
+    raise UserError(
+      f"{source} has no audio files; expected {' '.join(files.SUFFIXES)}."
+    )
+  root = source if source.is_dir() else source.parent
+  clips, problem = [], None
+  for index in _spread(len(paths), count):
+    path = paths[index]
+    try:
+      length = files.info(path).seconds
+      start = max(0.0, (length - seconds) / 2)
+      x, _ = files.read(
+        path, rate=rate, channels=channels, start=start, seconds=seconds
+      )
+    except UserError as error:
+      problem = error
+      log(f"left out: {error}")
+      continue
+    clips.append(Clip(path.relative_to(root).as_posix(), x))
+  if not clips:
+    raise UserError(f"{source}: no file could be read ({problem})")
+  return clips
+
+
+def reconstruct(
+  codec, clips: Sequence[Clip], *, codebooks: int | None = None
+) -> Reconstruction:
+  """Codes and decodes clips, and measures what was lost.
+
+  Args:
+    codec: a `LoadedCodec`.
+    clips: at its rate and channels.
+    codebooks: how many are used; None for all.
+
+  Returns:
+    See `Reconstruction`.
+
+  Raises:
+    UserError: the codec does not have so many codebooks.
+  """
+  from mmdcodec import bitstream
+  from mmdcodec.evaluate import codebooks as usage
+  from mmdcodec.evaluate import reconstruction
+
+  # Padded to one length, so that clips of all lengths share a program.
+  longest = max(len(clip.audio) for clip in clips)
+
+  def padded(x):
+    x = np.asarray(x)
+    return np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)))
+
+  size = codec.model.codebook_size
+  audio, rows, counts, bits, samples = [], [], 0, 0, 0
+  for clip in clips:
+    codes, scale = codec.encode(
+      clip.audio[None], codebooks=codebooks, return_scale=True
+    )
+    y = codec.decode(codes, scale=scale, length=len(clip.audio))
+    found = reconstruction.compare(
+      padded(clip.audio[None]),
+      padded(y),
+      codec.rate,
+      np.array([len(clip.audio)]),
+    )
+    audio.append(np.asarray(y[0]))
+    seconds = len(clip.audio) / codec.rate
+    measured = {name: float(found[name][0]) for name in COLUMNS}
+    rows.append({"clip": clip.name, "seconds": seconds, **measured})
+    counts = counts + np.asarray(usage.histogram(codes, size))
+    bits += codes.size * bitstream.code_bits(size)
+    samples += len(clip.audio)
+  statistics = usage.statistics(counts)
+  summary = {}
+  for name in COLUMNS:
+    values = [row[name] for row in rows]
+    summary[name] = float(np.mean(values)), float(np.std(values))
+  return Reconstruction(
+    rate=codec.rate,
+    clips=list(clips),
+    audio=audio,
+    rows=rows,
+    summary=summary,
+    counts=counts,
+    use=np.asarray(statistics["use"]),
+    perplexity=np.asarray(statistics["perplexity"]),
+    bits_per_second=bits * codec.rate / samples,
+  )
+
+
+def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
+  """Writes results.json, clips.csv, and original and reconstruction as FLAC.
+
+  Raises:
+    UserError: the folder cannot be made.
+  """
+  from mmdcodec.audio import files
+
+  folder = pathlib.Path(folder)
+  try:
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"{folder} cannot be made: {error.strerror}.") from None
+  results = {
+    "clips": len(result.rows),
+    "bits_per_second": result.bits_per_second,
+    **{
+      name: {"mean": mean, "std": std}
+      for name, (mean, std) in result.summary.items()
+    },
+    "rate": result.rate,
+    "use": result.use.tolist(),
+    "perplexity": result.perplexity.tolist(),
+    "counts": result.counts.tolist(),
+    "rows": result.rows,
+  }
+  (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  with open(folder / "clips.csv", "w", newline="") as file:
+    writer = csv.DictWriter(file, list(result.rows[0]))
+    writer.writeheader()
+    writer.writerows(result.rows)
+  for index, (clip, y) in enumerate(
+    zip(result.clips, result.audio, strict=True)
+  ):
+    for kind, x in (("original", clip.audio), ("reconstruction", y)):
+      name = f"{index:03d}-{kind}.flac"
+      files.write(folder / "audio" / name, x, rate=result.rate)
+
+
+def load(folder: str | pathlib.Path) -> Reconstruction:
+  """Reads what `save` wrote (the audio at 16 bits)."""
+  from mmdcodec.audio import files
+
+  folder = pathlib.Path(folder)
+  results = json.loads((folder / "results.json").read_text())
+  audio = {
+    kind: [
+      files.read(folder / "audio" / f"{index:03d}-{kind}.flac")[0]
+      for index in range(results["clips"])
+    ]
+    for kind in ("original", "reconstruction")
+  }
+  return Reconstruction(
+    rate=results["rate"],
+    clips=[
+      Clip(row["clip"], x)
+      for row, x in zip(results["rows"], audio["original"], strict=True)
+    ],
+    audio=audio["reconstruction"],
+    rows=results["rows"],
+    summary={
+      name: (results[name]["mean"], results[name]["std"]) for name in COLUMNS
+    },
+    counts=np.array(results["counts"]),
+    use=np.array(results["use"]),
+    perplexity=np.array(results["perplexity"]),
+    bits_per_second=results["bits_per_second"],
+  )
+
+
+def _spread(total: int, count: int) -> list[int]:
+  """At most `count` of `total` indices, evenly."""
+  count = min(total, count)
+  return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _is_dataset(path: pathlib.Path) -> bool:
+  from mmdcodec.data import source
+
+  return (path / source.SUMMARY).is_file()
+
+
+def _crops(path, rate, channels, seconds, count) -> list[Clip]:
+  from mmdcodec.data import pipeline
+
+  found = pipeline.fixed_batches(
+    path, batch=1, seconds=seconds, rate=rate, channels=channels, count=count
+  )
+  return [
+    Clip(f"crop {i}", each["audio"][0, : each["lengths"][0]])
+    for i, each in enumerate(found)
+  ]

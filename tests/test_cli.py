@@ -1,0 +1,389 @@
+"""The verbs that use a trained codec, through the real `main(argv)`.
+
+Catches: files of another length than the input, audio lost or overwritten, a
+stream decoded with the wrong model, codes that differ from the library's, and
+mistakes that end in a traceback, an exit code other than 2 or no advice.
+"""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from jax.experimental.compilation_cache import compilation_cache
+
+import mmdcodec
+from mmdcodec import bitstream, bundle
+from mmdcodec.audio import files
+from mmdcodec.cli.main import main
+from mmdcodec.evaluate import reconstruction
+from mmdcodec.models import codec as codec_model
+
+
+def write_bundle(folder, seed, preset="soundstream_tiny", **changes):
+  """A codec of random numbers; nothing is compiled to make it."""
+  config = codec_model.preset(preset, **changes)
+  model = codec_model.from_config(config)
+  x = jnp.zeros((1, model.stride * 2, model.channels))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    if path[-1].key == "count" or leaf.dtype == bool:
+      return np.ones(leaf.shape, leaf.dtype)
+    return rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype)
+
+  variables = jax.tree_util.tree_map_with_path(fill, shapes)
+  bundle.save(folder, {"kind": "codec", "model": config}, variables)
+  return str(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  """Every command compiles its codec anew; here, from the cache on disk."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  )
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(
+    names, (str(tmp_path_factory.mktemp("xla")), 0, -1), strict=True
+  ):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("models") / "tiny"
+  return write_bundle(folder, 0, dilations=(1,))
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("models") / "other"
+  return write_bundle(folder, 1, dilations=(1,))
+
+
+@pytest.fixture(scope="session")
+def song(tmp_path_factory):
+  """0.5 s of stereo at 44.1 kHz: neither rate nor channels of the codec."""
+  t = np.arange(22050) / 44100
+  x = 0.4 * np.stack([np.sin(2770 * t), np.sin(4150 * t)], 1)
+  path = tmp_path_factory.mktemp("audio") / "song.flac"
+  soundfile.write(path, x, 44100)
+  return str(path)
+
+
+@pytest.fixture(scope="session")
+def coded(tmp_path_factory, model, song):
+  path = str(tmp_path_factory.mktemp("coded") / "song.mmdc")
+  assert main(["encode", song, path, "--model", model]) == 0
+  return path
+
+
+@pytest.fixture
+def fails(capsys):
+  """Runs a command that must end with 2 and one clear sentence."""
+
+  def run(*argv):
+    capsys.readouterr()
+    assert main([str(a) for a in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mmdcodec: ") and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    return error
+
+  return run
+
+
+def test_encode_info_decode(tmp_path, model, song, coded, capsys):
+  codec = mmdcodec.load(model)
+  stream = bitstream.read(coded)
+  assert stream.samples == codec.rate // 2
+  assert len(stream.codes) == -(-stream.samples // codec.model.stride)
+  x, _ = soundfile.read(song, dtype="float32")
+  expected = codec.encode(x, rate=44100)
+  np.testing.assert_array_equal(stream.codes, expected[0])
+
+  assert main(["info", coded]) == 0
+  shown = capsys.readouterr().out
+  bits = bitstream.code_bits(codec.model.codebook_size)
+  kbps = bits * codec.codebooks * codec.frame_rate / 1000
+  for words in ("0.50 s", f"{codec.rate} Hz", codec.hash, f"{kbps:.1f}"):
+    assert words in shown
+
+  out = tmp_path / "back.wav"
+  assert main(["decode", coded, str(out), "--model", model]) == 0
+  y, rate = soundfile.read(out, dtype="float32")
+  assert (rate, y.shape) == (codec.rate, (stream.samples,))
+  z = codec.decode(expected, length=stream.samples)[0, :, 0]
+  np.testing.assert_allclose(y, np.clip(z, -1, 1), atol=1 / 32768)
+
+
+def test_what_was_changed_is_said_in_one_line(tmp_path, model, song, capsys):
+  out = str(tmp_path / "a.mmdc")
+  assert main(["encode", song, out, "--model", model]) == 0
+  first, second = capsys.readouterr().out.splitlines()
+  assert "0.50 s, 44100 Hz, 2 channels; mixed to 1 channel" in first
+  assert f"resampled to {mmdcodec.load(model).rate} Hz" in first
+  assert "kbps" in second
+
+
+def test_a_normalised_stereo_codec_in_chunks(tmp_path, song):
+  model = write_bundle(
+    tmp_path / "model", 2, "encodec_stereo_tiny", lstm_layers=0
+  )
+  coded, out = str(tmp_path / "a.mmdc"), str(tmp_path / "a.wav")
+  assert main(["encode", song, coded, "--model", model]) == 0
+  assert main(["decode", coded, out, "--model", model]) == 0
+  codec = mmdcodec.load(model)
+  x = soundfile.read(song, dtype="float32")[0]
+  x = files.resample(x, rate=44100, to=codec.rate)[None]
+  codes, scale = codec.encode(x, return_scale=True)
+  stream = bitstream.read(coded)
+  assert len(stream.codes) > -(-x.shape[1] // codec.model.stride)  # overlaps
+  assert len(stream.scale) == scale.shape[1] > 1
+  np.testing.assert_array_equal(stream.codes, codes[0])
+  np.testing.assert_array_equal(stream.scale, scale[0])
+  y = codec.decode(codes, scale=scale, length=x.shape[1])[0]
+  back = soundfile.read(out, dtype="float32")[0]
+  assert back.shape == x.shape[1:]
+  np.testing.assert_allclose(back, np.clip(y, -1, 1), atol=1e-4)
+
+
+def test_fewer_codebooks_are_the_first_ones(tmp_path, model, song, coded):
+  out = tmp_path / "one.mmdc"
+  argv = ["encode", song, str(out), "--model", model, "--codebooks", "1"]
+  assert main(argv) == 0
+  codes = bitstream.read(out).codes
+  np.testing.assert_array_equal(codes, bitstream.read(coded).codes[:, :1])
+  wav = str(tmp_path / "one.wav")
+  assert main(["decode", str(out), wav, "--model", model]) == 0
+  assert soundfile.info(wav).duration == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".wav"])
+def test_other_formats_and_rates_keep_the_duration(
+  tmp_path, model, coded, suffix
+):
+  out = tmp_path / f"back{suffix}"
+  argv = ["decode", coded, str(out), "--model", model, "--rate", "44100"]
+  assert main(argv) == 0
+  info = soundfile.info(out)
+  assert (info.samplerate, info.frames) == (44100, 22050)
+
+
+def test_nothing_is_overwritten_without_force(
+  tmp_path, model, song, coded, fails
+):
+  for argv in (["encode", song, "a.mmdc"], ["decode", coded, "a.wav"]):
+    target = tmp_path / argv[2]
+    target.write_bytes(b"precious")
+    argv = [argv[0], argv[1], str(target), "--model", model]
+    assert "--force" in fails(*argv)
+    assert target.read_bytes() == b"precious"
+    assert main([*argv, "--force"]) == 0
+    assert target.read_bytes() != b"precious"
+
+
+def test_another_model_is_refused(tmp_path, other_model, coded, fails):
+  out = tmp_path / "a.wav"
+  error = fails("decode", coded, out, "--model", other_model)
+  assert bitstream.read(coded).model in error
+  assert mmdcodec.load(other_model).hash in error
+  assert not out.exists()
+
+
+def test_wrong_way_round(tmp_path, model, song, coded, fails):
+  error = fails("encode", coded, tmp_path / "a.wav", "--model", model)
+  assert "mmdcodec decode" in error
+  error = fails("decode", song, tmp_path / "a.mmdc", "--model", model)
+  assert "mmdcodec encode" in error
+  error = fails("encode", song, tmp_path / "a.xyz", "--model", model)
+  assert ".mmdc" in error
+  error = fails("decode", coded, tmp_path / "a.xyz", "--model", model)
+  assert ".flac" in error
+  error = fails("decode", coded, tmp_path / "noend", "--model", model)
+  assert ".flac" in error
+
+
+def test_bad_input_audio(tmp_path, model, fails):
+  out = tmp_path / "a.mmdc"
+  text, empty, silent = (tmp_path / n for n in ("t.wav", "e.wav", "z.wav"))
+  text.write_text("not audio at all")
+  empty.write_bytes(b"")
+  soundfile.write(silent, np.zeros(0), 24000)
+  for path, word in (
+    (tmp_path / "missing.wav", "no such file"),
+    (tmp_path, "folder"),
+    (text, "not audio"),
+    (empty, "empty"),
+    (silent, "no samples"),
+  ):
+    assert word in fails("encode", path, out, "--model", model)
+  assert not out.exists()
+
+
+def test_one_sample_is_audio(tmp_path, model):
+  wav, out = tmp_path / "s.wav", tmp_path / "s.mmdc"
+  soundfile.write(wav, np.zeros(1), mmdcodec.load(model).rate)
+  assert main(["encode", str(wav), str(out), "--model", model]) == 0
+  back = str(tmp_path / "b.wav")
+  assert main(["decode", str(out), back, "--model", model]) == 0
+  assert soundfile.info(back).frames == 1
+
+
+def test_bad_arguments(tmp_path, model, song, coded, fails):
+  out = tmp_path / "a.mmdc"
+  error = fails("encode", song, out, "--model", model, "--codebooks", "99")
+  assert "codebooks" in error
+  error = fails("encode", song, out, "--model", tmp_path / "nothing")
+  assert "no model" in error
+  error = fails("encode", song, tmp_path / "no" / "a.mmdc", "--model", model)
+  assert "does not exist" in error
+  error = fails(
+    "decode", coded, tmp_path / "a.wav", "--model", model, "--rate", "0"
+  )
+  assert "--rate" in error
+
+
+def test_damaged_stream(tmp_path, model, coded, fails):
+  data = bytearray(open(coded, "rb").read())
+  data[-6] ^= 4
+  damaged = tmp_path / "d.mmdc"
+  damaged.write_bytes(data)
+  out = tmp_path / "a.wav"
+  assert "damaged" in fails("decode", damaged, out, "--model", model)
+  assert "damaged" in fails("info", damaged)
+  assert not out.exists()
+
+
+def test_info_of_a_bundle(model, capsys):
+  assert main(["info", model]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  codec = mmdcodec.load(model)
+  count = sum(x.size for x in jax.tree.leaves(codec.variables["params"]))
+  assert any(line.split()[-2:] == [f"{count / 1e6:.2f}", "M"] for line in lines)
+  # The last lines: kbps for each number of codebooks.
+  bits = bitstream.code_bits(codec.model.codebook_size)
+  table = [line.split() for line in lines[-codec.codebooks :]]
+  for n, (books, kbps) in enumerate(table, 1):
+    assert int(books) == n
+    expected = n * bits * codec.frame_rate / 1000
+    assert float(kbps) == pytest.approx(expected, rel=0.01)
+
+
+def test_info_of_nothing(tmp_path, fails):
+  text = tmp_path / "t.txt"
+  text.write_text("words")
+  assert "not a .mmdc file" in fails("info", text)
+  assert "no such" in fails("info", tmp_path / "missing")
+  assert "no data set" in fails("info", tmp_path)
+
+
+def test_export_of_nothing(tmp_path, fails):
+  assert "config.json" in fails("export", tmp_path, tmp_path / "bundle")
+  assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_with_damaged_weights(tmp_path, model, song, fails):
+  folder = tmp_path / "bad"
+  folder.mkdir()
+  for name in (bundle.CONFIG_FILE, bundle.WEIGHTS_FILE):
+    data = open(f"{model}/{name}", "rb").read()
+    (folder / name).write_bytes(data)
+  config = json.loads((folder / bundle.CONFIG_FILE).read_text())
+  (folder / bundle.WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
+  out = tmp_path / "a.mmdc"
+  assert "damaged" in fails("encode", song, out, "--model", folder)
+  (folder / bundle.WEIGHTS_FILE).write_bytes(data)
+  config["model"]["filters"] *= 2
+  (folder / bundle.CONFIG_FILE).write_text(json.dumps(config))
+  assert "do not fit" in fails("encode", song, out, "--model", folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Three clips of 0.4, 0.3 and 0.1 s, and a file that is no audio."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / "folder"
+  folder.mkdir()
+  for name, seconds in (("a", 0.4), ("b", 0.3), ("c", 0.1)):
+    x = 0.1 * rng.normal(size=round(8000 * seconds))
+    soundfile.write(folder / f"{name}.wav", x, 8000, subtype="FLOAT")
+  (folder / "d.wav").write_text("not audio")
+  return folder
+
+
+def test_evaluate_a_folder(tmp_path, model, folder, capsys):
+  out = tmp_path / "results"
+  argv = ["evaluate", "--model", model, "--audio", str(folder)]
+  assert main([*argv, "--seconds", "0.2", "--out", str(out)]) == 0
+  shown = capsys.readouterr().out
+  assert "left out: " in shown and "d.wav" in shown
+  results = json.loads((out / "results.json").read_text())
+  rows = list(csv.DictReader(open(out / "clips.csv")))
+  assert [row["clip"] for row in rows] == ["a.wav", "b.wav", "c.wav"]
+  assert [float(row["seconds"]) for row in rows] == [0.2, 0.2, 0.1]
+
+  # The middle of each clip, by the library.
+  codec = mmdcodec.load(model)
+  sdr, counts = [], np.zeros((codec.codebooks, codec.model.codebook_size))
+  for name, start, stop in (("a", 800, 2400), ("b", 400, 2000), ("c", 0, 800)):
+    x = soundfile.read(folder / f"{name}.wav", dtype="float32")[0]
+    x = x[None, start:stop, None]
+    codes = np.asarray(codec.encode(x))
+    y = codec.decode(codes, length=x.shape[1])
+    sdr.append(float(reconstruction.si_sdr(x, y)[0]))
+    for level in range(codec.codebooks):
+      np.add.at(counts[level], codes[0, :, level], 1)
+  found = [float(row["si_sdr"]) for row in rows]
+  np.testing.assert_allclose(found, sdr, atol=1e-3)
+  assert results["si_sdr"]["mean"] == pytest.approx(np.mean(sdr), abs=1e-3)
+  assert results["si_sdr"]["std"] == pytest.approx(np.std(sdr), abs=1e-3)
+  np.testing.assert_array_equal(results["counts"], counts)
+  np.testing.assert_allclose(results["use"], (counts > 0).mean(1))
+  bits = 5 * codec.codebooks * codec.frame_rate
+  assert results["bits_per_second"] == pytest.approx(bits)
+  assert f"{np.mean(sdr):.2f}" in shown and f"{bits / 1000:.2f} kbps" in shown
+
+  for name in ("spectrogram-000.png", "codebook_use.png"):
+    assert (out / name).read_bytes().startswith(b"\x89PNG")
+  page = (out / "report.html").read_text()
+  assert page.count("<audio ") == 6 and "b.wav" in page
+  back, rate = soundfile.read(out / "audio" / "002-reconstruction.flac")
+  assert (len(back), rate) == (800, 8000)
+
+
+def test_evaluate_a_data_set_with_fewer_codebooks(
+  tmp_path, model, folder, capsys
+):
+  data = str(tmp_path / "data")
+  assert main(["prepare", str(folder), data, "--rate", "8000"]) == 0
+  assert main(["info", data]) == 0
+  assert "0.80 s" in capsys.readouterr().out
+  argv = ["evaluate", "reconstruction", "--model", model, "--audio", data]
+  argv += ["--seconds", "0.1", "--clips", "2", "--codebooks", "1"]
+  assert main(argv) == 0
+  shown = capsys.readouterr().out
+  assert "2 clips, 0.20 s, 2.00 kbps" in shown
+
+
+def test_evaluate_mistakes(tmp_path, model, folder, fails):
+  for path in folder.glob("[abc].wav"):
+    path.unlink()
+  evaluate = ["evaluate", "--model", model, "--audio"]
+  assert "no file could be read" in fails(*evaluate, folder)
+  (folder / "d.wav").unlink()
+  assert "no audio files" in fails(*evaluate, folder)
+  assert "no such" in fails(*evaluate, tmp_path / "missing")
+  assert "more than 0" in fails(*evaluate, folder, "--clips", "0")

@@ -1,0 +1,119 @@
+"""Jobs in stages.
+
+Catches: finished work done again, an interrupted stage that starts over though
+it could resume (or resumes though it cannot), stages kept although what they
+rest on was replaced, settings of two runs mixed, and work deleted unasked.
+"""
+
+import pytest
+
+from mmdcodec.cli import stages
+from mmdcodec.errors import UserError
+
+
+class Job:
+  """Three stages that write a file each and note that they ran."""
+
+  def __init__(self, folder):
+    self.folder, self.ran, self.lines = folder, [], []
+    self.settings = {"a": {"n": 1}, "b": {"x": {"y": (1, 2)}}, "c": {}}
+    self.fail = None
+    self.resumes = False
+
+  def stage(self, name):
+    """A stage that notes whether its file was there when it ran."""
+    path = self.folder / name
+
+    def run():
+      self.ran.append((name, path.exists()))
+      path.write_text("x")
+      if self.fail == name:
+        raise KeyboardInterrupt
+      return f"made {name}"
+
+    return stages.Stage(
+      name, run, self.settings[name], [path], resumes=self.resumes
+    )
+
+  def __call__(self, **options):
+    """Runs the job; the names of the stages that ran."""
+    self.ran, self.lines = [], []
+    stages.run_stages(
+      self.folder,
+      [self.stage(name) for name in "abc"],
+      log=self.lines.append,
+      **options,
+    )
+    return [name for name, _ in self.ran]
+
+
+@pytest.fixture
+def job(tmp_path):
+  return Job(tmp_path / "job")
+
+
+def test_the_second_run_does_nothing(job):
+  assert job() == ["a", "b", "c"]
+  assert any("[2/3] b: made b (" in line for line in job.lines)
+  assert job() == []
+  assert job.lines == [
+    f"[{i}/3] {n}: done before: made {n}"
+    for i, n in ((1, "a"), (2, "b"), (3, "c"))
+  ]
+  assert sorted(stages.seconds_of(job.folder)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_interrupted_stage(job, resumes):
+  job.resumes, job.fail = resumes, "b"
+  with pytest.raises(KeyboardInterrupt):
+    job()
+  assert sorted(stages.seconds_of(job.folder)) == ["a"]
+  job.fail = None
+  assert job() == ["b", "c"]
+  # What was left is there for a stage that resumes, and only for such a one.
+  assert job.ran == [("b", resumes), ("c", False)]
+
+
+def test_changed_settings_are_refused_then_done_over_by_force(job):
+  job()
+  job.settings["b"] = {"x": {"y": (1, 3)}}
+  with pytest.raises(UserError, match=r"b: x\.y was \[1, 2\], is \[1, 3\]"):
+    job()
+  assert job.ran == [] and (job.folder / "b").exists()
+  job.resumes = True
+  assert job(force=True) == ["b", "c"]
+  assert job.ran == [("b", False), ("c", False)]
+  assert job() == []
+
+
+def test_settings_of_unfinished_work_count_as_well(job):
+  job.resumes, job.fail = True, "b"
+  with pytest.raises(KeyboardInterrupt):
+    job()
+  job.settings["b"] = {}
+  with pytest.raises(UserError, match="b: x was"):
+    job()
+
+
+def test_a_deleted_output_is_made_again_with_what_follows(job):
+  job()
+  (job.folder / "a").unlink()
+  job.resumes = True
+  assert job() == ["a", "b", "c"]
+  assert job.ran[1] == ("b", False)
+
+
+def test_a_new_last_stage_runs_alone(job):
+  (job.folder).mkdir()
+  stages.run_stages(
+    job.folder, [job.stage(n) for n in "ab"], log=job.lines.append
+  )
+  assert job() == ["c"]
+
+
+def test_damaged_notes(job):
+  job()
+  (job.folder / stages.FILE).write_text("{")
+  with pytest.raises(UserError, match="damaged"):
+    job()
