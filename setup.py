@@ -16,12 +16,14 @@ CORE = [
   "optax>=0.2.6",
   "orbax-checkpoint>=0.11.30",
   "chex>=0.1.90",
-  "tensorflow-datasets>=4.9.9",
+  "tensorflow-datasets>=4.9.9,<5",
   "librosa>=0.11",
   "ml-collections>=1.0",
   # TFDS without TensorFlow needs these two to write and read its records.
   "array-record>=0.8",
   "grain>=0.2.12",
+  "absl-py>=2",
+  "numpy>=2",
   "soundfile>=0.13",
   "soxr>=0.5",
   "safetensors>=0.5",
@@ -49,7 +51,11 @@ setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     # libtpu compiles for TPUs ahead of time; no TPU is needed for that.
-    "test": ["pytest>=8", "libtpu; platform_machine == 'x86_64'"],
+    "test": [
+      "pytest>=8",
+      "tensorboardX>=2.6",
+      "libtpu; platform_machine == 'x86_64'",
+    ],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

@@ -23,11 +23,11 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.model = ConfigDict(codec.preset(preset, **changes))
 
   config.data = ConfigDict()
-  config.data.train = ""  # DATASET, or DATASET=0.7,DATASET=0.3
+  config.data.train = ""  # DATASET,DATASET or DATASET=0.7,DATASET=0.3
   config.data.valid = ""
   config.data.valid_batches = 4
   config.data.seconds = 1.0  # per clip
-  config.data.gain_db = (-10.0, 6.0)  # EnCodec 3.1
+  config.data.gain_db = (-10.0, 6.0)  # EnCodec 4.1
   config.data.mix = 0.0  # share of clips that are a sum of two
 
   config.losses = ConfigDict()
@@ -55,7 +55,9 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.optimizer.warmup = 0
   config.optimizer.final = 0.01  # last rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
-  config.max_skipped = 20  # steps in a row that are not finite end the run
+  # So many steps in a row that are not finite end the run (looked at whenever
+  # a line is logged).
+  config.max_skipped = 20
 
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
   config.init_from = ""  # bundle or workdir to start from
@@ -63,7 +65,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.eval_every = 5_000
   config.save_every = 5_000
   config.keep = 3  # latest checkpoints; the best one stays as well
-  config.profile = ConfigDict(dict(start=10, steps=0))
+  config.profile = ConfigDict(dict(start=10, steps=0))  # after this start
   config.compilation_cache = ""  # a folder; "off"; by default the user's cache
   return config
 

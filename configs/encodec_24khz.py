@@ -3,8 +3,8 @@
     mmdcodec train --config=encodec_24khz --workdir=runs/encodec_24khz \
         --config.data.train=DATASET --config.data.valid=DATASET
 
-75 frames a second, 32 codebooks of 1024: up to 24 kbps, fewer by quantizer
-dropout.
+75 frames a second, 32 codebooks of 1024: up to 24 kbps. Each example draws
+from 1 to 32 codebooks (the paper draws 2, 4, 8, 16 or 32 for a batch).
 """
 
 from mmdcodec.configs import common

@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +115,12 @@ class LoadedCodec:
     out = self._encode(self.variables, x, lengths, codebooks)
     # The codec's own count: chunks that overlap have more frames than the clip.
     codes = out.codes[:, : int(out.lengths.max())]
-    return (codes, out.scale) if return_scale else codes
+    if not return_scale:
+      return codes
+    scale = out.scale
+    if scale is not None and self.model.chunk is not None:
+      scale = scale[:, : -(-samples // self.model.chunk[1])]
+    return codes, scale
 
   def decode(self, codes, *, scale=None, length: int | None = None):
     """Turns codes into audio.
@@ -144,14 +150,14 @@ class LoadedCodec:
         f"codes lie in {codes.min()}..{codes.max()}; this codec's go from 0 to"
         f" {size - 1}."
       )
-    frames, stride = codes.shape[1], self.model.stride
+    frames = codes.shape[1]
     if frames == 0:
       raise UserError("there are no frames to decode.")
-    samples = frames * stride if length is None else length
-    if not 0 < samples <= frames * stride:
+    most = self.model.samples_of(frames)
+    samples = most if length is None else length
+    if not 0 < samples <= most:
       raise UserError(
-        f"length is {length}; {frames} frames hold 1 to {frames * stride}"
-        " samples."
+        f"length is {length}; {frames} frames hold 1 to {most} samples."
       )
     padded = np.pad(codes, ((0, 0), (0, bucket(frames) - frames), (0, 0)))
     lengths = np.full(len(codes), samples, np.int32)
@@ -236,22 +242,25 @@ def save(
   """
   import safetensors.numpy
 
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).resolve()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    is_bundle = (folder / WEIGHTS_FILE).exists()
-    if not (force and is_bundle):
+    ours = folder.is_dir() and {p.name for p in folder.iterdir()} == {
+      CONFIG_FILE,
+      WEIGHTS_FILE,
+    }
+    if not (force and ours):
       raise UserError(
         f"{folder} exists already; "
         + (
           "give --force to replace the bundle in it."
-          if is_bundle
+          if ours
           else "it is no bundle, so choose another name."
         )
       )
   # Beside it and then renamed: who opens the folder finds all of it or none.
-  fresh = folder.with_name(folder.name + ".new")
-  shutil.rmtree(fresh, ignore_errors=True)
-  fresh.mkdir(parents=True)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  fresh = pathlib.Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
+  fresh.chmod(0o755)
   config = {**config, "mmdcodec": mmdcodec.__version__}
   (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
   safetensors.numpy.save_file(
@@ -296,11 +305,11 @@ def _read_json(path: pathlib.Path) -> dict:
 def _read_workdir(
   workdir: pathlib.Path, step: int | None = None
 ) -> tuple[dict, dict]:
-  from mmdcodec.train import loop
+  from mmdcodec.train import program, settings
   from mmdcodec.train.checkpoint import Checkpoints
 
-  training = _read_json(workdir / loop.CONFIG_FILE)
-  task = loop.make_task(training)
+  training = _read_json(workdir / settings.CONFIG_FILE)
+  task = program.make_task(training)
   checkpoints = Checkpoints(
     workdir, best=task.best, best_mode=task.best_mode, read_only=True
   )

@@ -93,6 +93,39 @@ def test_accepted_shapes_and_rates(codec):
   assert other.shape[1] == codec.frame_rate
 
 
+@pytest.mark.slow
+def test_chunks_of_any_length(tmp_path):
+  """Catches scales, frames or samples lost when a chunked clip is padded."""
+  config = codec_model.preset("encodec_stereo_tiny")
+  model = codec_model.from_config(config)
+  size, hop = model.chunk
+  x = jax.random.normal(jax.random.key(0), (2, size, 2))
+  variables = dict(jax.jit(model.init)(jax.random.key(1), x))
+  bundle.save(tmp_path / "b", {"kind": "codec", "model": config}, variables)
+  codec = mmdcodec.load(tmp_path / "b")
+  encode = jax.jit(lambda x: model.apply(variables, x, method="encode"))
+  decode = jax.jit(
+    lambda codes, scale, lengths: model.apply(
+      variables, codes, scale=scale, lengths=lengths, method="decode"
+    )
+  )
+  for samples in (hop - 3, size, size + 1, 2200, 3 * hop + 7, 6001):
+    x = noise(1, samples, 2)
+    direct = encode(x)
+    codes, scale = codec.encode(x, return_scale=True)
+    np.testing.assert_array_equal(codes, direct.codes)
+    np.testing.assert_allclose(scale, direct.scale, rtol=1e-6)
+    y = decode(direct.codes, direct.scale, np.array([samples]))[:, :samples]
+    found = codec.decode(codes, scale=scale, length=samples)
+    np.testing.assert_allclose(found, y, atol=1e-5)
+    whole = codec.decode(codes, scale=scale)
+    assert samples <= whole.shape[1] < samples + model.stride
+    sure = samples - size  # what lies before the last chunk's end is settled
+    np.testing.assert_allclose(
+      whole[:, : max(sure, 0)], y[:, : max(sure, 0)], atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
   "call, words",
   [
@@ -129,9 +162,18 @@ def test_a_folder_is_not_overwritten(saved, tmp_path):
   with pytest.raises(UserError, match="--force"):
     bundle.save(folder, config, variables)
   (tmp_path / "thesis.tex").write_text("!")
+  (tmp_path / "model.safetensors").write_text("of somebody else")
   with pytest.raises(UserError, match="another name"):
     bundle.save(tmp_path, config, variables, force=True)
   assert (tmp_path / "thesis.tex").exists()
+  copy = tmp_path / "copy"
+  bundle.save(copy, config, variables)
+  bundle.save(copy, config, variables, force=True)
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "thesis.tex",
+    "model.safetensors",
+    "copy",
+  }
 
 
 def test_damaged_bundles_are_refused(saved, tmp_path):

@@ -65,7 +65,7 @@ def public(name):
       pad_mode=config["pad_mode"],
       shortcut="conv" if config["use_conv_shortcut"] else "identity",
       normalize=config["normalize"],
-      chunk_seconds=config["chunk_length_s"],
+      chunk_seconds=config["chunk_length_s"] or 0.0,
       overlap=config["overlap"] or 0.0,
       codebooks=len(embed),
       codebook_size=config["codebook_size"],

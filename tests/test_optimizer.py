@@ -79,7 +79,8 @@ def test_weight_decay_leaves_biases_alone():
 
 
 def _state():
-  tx = optax.sgd(0.5)
+  # Momentum, so that there is optimizer state to spoil.
+  tx = optax.sgd(0.5, momentum=0.0)
   variables = {"params": {"w": jnp.ones(3)}, "codebook": {"n": jnp.zeros(())}}
   return tx, state.TrainState.create(variables, tx, ema=True)
 

@@ -62,14 +62,14 @@ def test_every_config_describes_a_run(name):
   import jax
 
   from mmdcodec.parallel import mesh
-  from mmdcodec.train import loop
+  from mmdcodec.train import program as program_lib
 
   full = configs.parse([f"--config={name}"])
-  loop.make_task(full.to_dict())
+  program_lib.make_task(full.to_dict())
   config = configs.parse([f"--config={name}:tiny"]).to_dict()
-  task = loop.make_task(config)
+  task = program_lib.make_task(config)
   one = mesh.make_mesh(devices=jax.devices()[:1])
-  program = loop.make_program(task, config, one)
+  program = program_lib.make_program(task, config, one)
   _, metrics = jax.eval_shape(
     program.step, program.abstract, task.example(config["batch"])
   )
@@ -94,8 +94,11 @@ def test_overrides_reach_the_config():
 @pytest.mark.parametrize(
   "arguments, words",
   [
-    (["--config=soundstream_24khz", "--config.optimizer.rat=1"], "rat"),
-    (["--config=soundstream_24khz", "--config.steps=many"], "steps"),
+    (
+      ["--config=soundstream_24khz", "--config.optimizer.rat=1"],
+      "Did you mean",
+    ),
+    (["--config=soundstream_24khz", "--config.steps=many"], "invalid literal"),
     (["--config=soundstream_25khz"], "soundstream_24khz"),
     (["--config=missing.py"], "missing.py"),
     (["--steps=3"], "--steps=3"),

@@ -373,6 +373,7 @@ def test_replacement_takes_distinct_rows():
       count,
       rows,
       weight,
+      number=weight.sum(),
       threshold=threshold,
       kind=kind,
     )
@@ -389,6 +390,21 @@ def test_replacement_takes_distinct_rows():
   _, new_count, replaced = replace(sum, count, 2.0, kind="absolute")
   assert replaced.sum() == 20 and np.asarray(new_count)[replaced].min() >= 2
   assert not replace(sum, count, 0.0)[2].any()
+
+
+@pytest.mark.parametrize(
+  "kind, threshold", [("absolute", 2), ("relative", 0.1)]
+)
+def test_replacement_spares_what_k_means_found(kind, threshold):
+  """A limit in rows held against the small counts of a codebook's start."""
+  module = small(
+    codebooks=2, kmeans_iterations=5, threshold=threshold, threshold_kind=kind
+  )
+  z = latents(0, (8, 80, 8))  # twenty rows a code
+  out, variables = train(module, initial(module, z), z, jax.random.key(1))
+  assert np.asarray(out.metrics["replaced"]).max() <= 6
+  again, _ = train(module, variables, z, jax.random.key(2))
+  assert again.commitment < 1.1 * out.commitment
 
 
 def test_evaluation_changes_nothing():

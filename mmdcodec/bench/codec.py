@@ -103,11 +103,11 @@ def run(args, rest):
   """Prints the table."""
   from mmdcodec.cli import configs
   from mmdcodec.parallel import mesh as mesh_lib
-  from mmdcodec.train import loop
   from mmdcodec.train import optimizer as optimizer_lib
+  from mmdcodec.train import program as program_lib
 
   config = configs.parse(rest).to_dict()
-  task = loop.make_task(config)
+  task = program_lib.make_task(config)
   optimizer, _ = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
   )
@@ -116,7 +116,7 @@ def run(args, rest):
   lengths = jnp.full(shapes["lengths"].shape, audio.shape[1], jnp.int32)
   batch = {"audio": audio, "lengths": lengths}
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-  program = loop.make_program(task, config, mesh)
+  program = program_lib.make_program(task, config, mesh)
   # The codebooks start in the first step, which is not the one to time.
   state, _ = program.step(program.init(jax.random.key(0)), batch)
   # Timed again and again on one state, so it must not be consumed.
@@ -154,7 +154,7 @@ def run(args, rest):
     least = machine.floor(flops, moved)
     print(
       f"{name:<12}{seconds * 1e3:9.1f}{seconds / whole[0]:8.0%}"
-      f"{flops / 1e9:9.2f}{moved / 2**20:9.1f}{least * 1e3:10.2f}"
+      f"{flops / 1e9:9.3g}{moved / 2**20:9.1f}{least * 1e3:10.3g}"
       f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
     )
   audio_seconds = config["batch"] * task.audio_seconds

@@ -66,7 +66,11 @@ def parse(arguments: list[str]):
   located.sort(key=lambda argument: not argument.startswith("--config="))
   try:
     holder = config_flags.DEFINE_config_file(
-      "config", lock_config=True, flag_values=values
+      "config",
+      lock_config=True,
+      flag_values=values,
+      # Overrides are looked up there, by default in those of the process.
+      sys_argv=["mmdcodec", *located],
     )
     values(["mmdcodec", *located], known_only=False)
     return values[holder.name].value

@@ -25,7 +25,12 @@ def split(x: jax.Array, size: int, hop: int) -> jax.Array:
   chunks = frames(x.shape[1], hop)
   short = max(0, (chunks - 1) * hop + size - x.shape[1])
   x = jnp.pad(x, ((0, 0), (0, short), (0, 0)))
-  return jnp.stack([x[:, i * hop : i * hop + size] for i in range(chunks)], 1)
+  return x[:, _places(chunks, size, hop)]
+
+
+def _places(chunks: int, size: int, hop: int) -> np.ndarray:
+  """Sample of the clip that each sample of a chunk is: [chunks, size]."""
+  return np.arange(chunks)[:, None] * hop + np.arange(size)
 
 
 def lengths_of(lengths: jax.Array, chunks: int, size: int, hop: int):
@@ -67,8 +72,7 @@ def overlap_add(x: jax.Array, hop: int, lengths: jax.Array) -> jax.Array:
   total = (chunks - 1) * hop + size
   out = jnp.zeros((batch, total, channels), x.dtype)
   norm = jnp.zeros((batch, total, 1), x.dtype)
-  for i in range(chunks):
-    at = slice(i * hop, i * hop + size)
-    out = out.at[:, at].add(x[:, i] * weight[:, i])
-    norm = norm.at[:, at].add(weight[:, i])
+  places = _places(chunks, size, hop)
+  out = out.at[:, places].add(x * weight)
+  norm = norm.at[:, places].add(weight)
   return jnp.where(norm > 0, out / jnp.where(norm > 0, norm, 1), 0)

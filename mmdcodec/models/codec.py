@@ -125,8 +125,8 @@ class Codec(nn.Module):
     pad_mode: "constant" or "reflect".
     trim_right_ratio: of transposed causal convolutions.
     normalize: divide the loudness out of the input (`Encoded.scale`).
-    chunk_seconds: `encode` and `decode` work in chunks of this length; None
-      for the whole clip at once. Training sees its crops whole.
+    chunk_seconds: `encode` and `decode` work in chunks of this length; 0 for
+      the whole clip at once. Training sees its crops whole.
     overlap: of the chunks, as a fraction.
     codebooks: levels of the quantizer.
     codebook_size: codes per level.
@@ -161,7 +161,7 @@ class Codec(nn.Module):
   pad_mode: str = "reflect"
   trim_right_ratio: float = 1.0
   normalize: bool = False
-  chunk_seconds: float | None = None
+  chunk_seconds: float = 0.0
   overlap: float = 0.01
   codebooks: int = 32
   codebook_size: int = 1024
@@ -205,10 +205,21 @@ class Codec(nn.Module):
   @property
   def chunk(self) -> tuple[int, int] | None:
     """Samples of a chunk, and from one to the next; None without chunks."""
-    if self.chunk_seconds is None:
+    if not self.chunk_seconds:
       return None
     size = int(self.chunk_seconds * self.rate)
     return size, max(1, int((1 - self.overlap) * size))
+
+  def samples_of(self, count: int) -> int:
+    """Samples that `count` frames hold at the most.
+
+    In chunks the frames of an overlap stand twice, but are heard once.
+    """
+    if self.chunk is None or count <= self._chunk_frames:
+      return count * self.stride
+    full = frames(count, self._chunk_frames) - 1
+    rest = count - full * self._chunk_frames
+    return full * self.chunk[1] + rest * self.stride
 
   def bits_per_second(self, codebooks: int | None = None) -> float:
     """Bit rate of the codes without entropy coding."""
@@ -398,12 +409,14 @@ class Codec(nn.Module):
       ends = frames(ends, self.stride)
     z = self.quantizer.decode(codes).reshape(batch * count, per_chunk, -1)
     if scale is not None:
+      # Frames that only pad the clip may make chunks that it does not have.
+      short = max(0, count - scale.shape[1])
+      scale = jnp.pad(scale, ((0, 0), (0, short)), constant_values=1.0)
       scale = scale[:, :count].reshape(-1, 1)
     x = self._synthesize(z, ends.reshape(-1), scale)
     x = x.reshape(batch, count, -1, self.channels)
     x = chunks.overlap_add(x, hop, ends * self.stride)
-    used = (count - 1) * hop + (total - (count - 1) * per_chunk) * self.stride
-    return mask_after(x[:, :used], lengths)
+    return mask_after(x[:, : self.samples_of(total)], lengths)
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ TINY = dict(
 PRESETS = {
   # arXiv 2107.03312, section III: 24 kHz, 75 Hz, 8 x 10 bits = 6 kbps.
   "soundstream_24khz": SOUNDSTREAM,
-  # arXiv 2301.11325, section 4.1: stride 480, 50 Hz, 12 x 10 bits = 6 kbps.
+  # arXiv 2301.11325, section 3.1: stride 480, 50 Hz, 12 x 10 bits = 6 kbps.
   # The strides are not published; these have the right product.
   "soundstream_musiclm": SOUNDSTREAM | dict(ratios=(8, 5, 4, 3), codebooks=12),
   # arXiv 2210.13438: 75 Hz, 1.5 to 24 kbps.

@@ -118,13 +118,13 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
   Returns:
     The compiler's account, per chip.
   """
-  from mmdcodec.train import loop
+  from mmdcodec.train import program as program_lib
 
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
   devices = topology_devices(topology)
   mesh = mesh_lib.make_mesh(config["mesh"], devices)
-  task = loop.make_task(config)
-  program = loop.make_program(task, config, mesh)
+  task = program_lib.make_task(config)
+  program = program_lib.make_program(task, config, mesh)
   sharding = mesh_lib.batch_sharding(mesh)
   batch = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),

@@ -41,10 +41,14 @@ def start(
     return
   try:
     jax.distributed.initialize()
-  except (ValueError, RuntimeError):
-    # ValueError: no cluster here. RuntimeError: the program that calls us used
-    # JAX before, which only a single process can do.
+  except ValueError:
+    # No cluster here.
     pass
+  except RuntimeError as error:
+    # A program that has used JAX before it calls us is a single process. Any
+    # other failure must end the run: each host would train alone.
+    if "must be called before" not in str(error):
+      raise
 
 
 def make_mesh(
@@ -96,19 +100,43 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def check_batch(batch: int, mesh: Mesh) -> None:
+  """Makes sure that every device, and every process, gets its own rows.
+
+  Raises:
+    UserError: the mesh does not cut the global batch so.
+  """
+  parts = mesh.shape["data"] * mesh.shape["fsdp"]
+  if batch % parts:
+    raise UserError(
+      f"batch is {batch}, but the mesh cuts it into {parts} parts (data x"
+      " fsdp); make it a multiple."
+    )
+  places = batch_sharding(mesh).addressable_devices_indices_map((batch,))
+  rows = {row for (cut,) in places.values() for row in range(batch)[cut]}
+  if len(rows) * jax.process_count() != batch:
+    raise UserError(
+      f"the mesh gives {len(rows)} of {batch} rows to one of"
+      f" {jax.process_count()} processes: each must read rows of its own, so"
+      " make data x fsdp a multiple of the number of processes."
+    )
+
+
 def place(batch: dict, mesh: Mesh) -> dict:
   """Makes one global batch of what each process has read.
 
   Args:
-    batch: arrays [local batch, ...] of this process; with equal shares the
-      global batch is `local batch * process count`.
+    batch: arrays [local batch, ...] of this process, which reads
+      `global batch / process count` rows (see `check_batch`).
     mesh: where it goes.
 
   Returns:
     Global arrays, cut along their leading axis.
   """
-  sharding = batch_sharding(mesh)
+  sharding, processes = batch_sharding(mesh), jax.process_count()
   return {
-    name: jax.make_array_from_process_local_data(sharding, value)
+    name: jax.make_array_from_process_local_data(
+      sharding, value, (value.shape[0] * processes, *value.shape[1:])
+    )
     for name, value in batch.items()
   }

@@ -5,6 +5,7 @@ Optimizer state and weight averages follow the parameters, for their paths
 contain the parameter's. Modules know nothing of meshes.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -36,9 +37,14 @@ def _fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
   """Aligns the last axes, and leaves out mesh axes that do not divide."""
   missing = max(len(shape) - len(spec), 0)
   aligned = (None,) * missing + tuple(spec)[max(len(spec) - len(shape), 0) :]
+
+  def parts(axis) -> int:
+    names = axis if isinstance(axis, tuple) else (axis,)
+    return math.prod(mesh.shape[name] for name in names)
+
   return P(
     *(
-      axis if axis and size % mesh.shape[axis] == 0 else None
+      axis if axis and size % parts(axis) == 0 else None
       for axis, size in zip(aligned, shape, strict=True)
     )
   )

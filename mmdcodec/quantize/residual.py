@@ -161,7 +161,7 @@ class ResidualVectorQuantizer(nn.Module):
       ),
     )
     self.count = self.variable(
-      "codebook", "count", lambda: jnp.full(shape[:2], FAINT)
+      "codebook", "count", lambda: jnp.full(shape[:2], FAINT, jnp.float32)
     )
     self.started = self.variable(
       "codebook", "started", lambda: jnp.array(False)
@@ -309,6 +309,7 @@ class ResidualVectorQuantizer(nn.Module):
         count,
         residual,
         error,
+        number=active.sum(),
         threshold=self.threshold,
         kind=self.threshold_kind,
       )

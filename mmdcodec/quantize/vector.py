@@ -243,17 +243,20 @@ def replace_dead(
   rows: jax.Array,
   weight: jax.Array,
   *,
+  number: jax.Array,
   threshold: float,
   kind: str = "relative",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Moves codes that are hardly chosen to rows of the batch.
 
-  A code is dead if its running count is below the limit: `threshold` times
-  the count of uniform use (`total / size`) for kind "relative", which means
-  the same at any batch size, or `threshold` rows a step for kind "absolute"
-  (SoundStream and EnCodec: 2). It takes a row of the batch as its vector, a
-  different one for each code, and GRACE times the limit as its count, in both
-  parts of the state: it is really there at the next step.
+  A code is dead if its running share of the rows is below the limit:
+  `threshold` times that of uniform use (1 / size) for kind "relative", which
+  means the same at any batch size, or that of `threshold` rows of this batch
+  for kind "absolute" (SoundStream and EnCodec: 2). Shares and not counts,
+  because the counts of a codebook that has just started are still small. A
+  dead code takes a row of the batch as its vector, a different one for each
+  code, and GRACE times the limit as its count, in both parts of the state: it
+  is really there at the next step.
 
   Args:
     key: random key.
@@ -262,6 +265,7 @@ def replace_dead(
     rows: [rows, dim].
     weight: [rows], non-negative: chance of a row to be taken; the squared
       error of a row puts new codes where the codebook is poor.
+    number: of rows that chose a code in this batch.
     threshold: see above; 0 replaces nothing.
     kind: "relative" or "absolute".
 
@@ -276,9 +280,8 @@ def replace_dead(
       f"threshold kind must be 'relative' or 'absolute', got {kind!r}"
     )
   size = count.shape[0]
-  limit = jnp.float32(threshold)
-  if kind == "relative":
-    limit = limit * count.sum() / size
+  share = threshold / (size if kind == "relative" else jnp.maximum(number, 1))
+  limit = share * count.sum()
   drawn, replaced = spread(count < limit, *choose_rows(key, rows, weight, size))
   fresh = GRACE * limit
   return (

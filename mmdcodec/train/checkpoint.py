@@ -1,4 +1,4 @@
-"""Checkpoints of a run: state, data position and configuration, by Orbax.
+"""Checkpoints of a run: state and position in the data, by Orbax.
 
     WORKDIR/checkpoints/<step>/{state,data,metrics}
 
@@ -7,6 +7,7 @@ checkpoint before. A state is restored straight onto the mesh of the new run,
 which may have another number of devices or another layout.
 """
 
+import math
 import pathlib
 from typing import Any
 
@@ -91,7 +92,7 @@ class Checkpoints:
     scores = {}
     for step in self._manager.all_steps():
       metrics = self._manager.metrics(step)
-      if metrics and self.best in metrics:
+      if metrics and math.isfinite(metrics.get(self.best, math.nan)):
         scores[step] = metrics[self.best]
     if not scores:
       return None
@@ -147,6 +148,11 @@ class Checkpoints:
       raise UserError(
         f"{self._manager.directory.parent} holds no finished checkpoint yet;"
         " train on, or wait for the first one."
+      )
+    if step not in self._manager.all_steps():
+      raise UserError(
+        f"there is no checkpoint of step {step}; there are those of"
+        f" {sorted(self._manager.all_steps())}."
       )
     item = self._manager.item_metadata(step).state.tree
     abstract = jax.tree.map(

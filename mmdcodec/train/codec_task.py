@@ -10,12 +10,8 @@ import numpy as np
 from mmdcodec.evaluate import codebooks, reconstruction
 from mmdcodec.losses import spectral
 from mmdcodec.models import codec as codec_model
+from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
-
-
-def sample_mask(lengths: jax.Array, samples: int) -> jax.Array:
-  """[batch] valid samples -> [batch, samples] bool."""
-  return jnp.arange(samples) < lengths[:, None]
 
 
 class CodecTask:
@@ -26,6 +22,15 @@ class CodecTask:
   # Shown on the progress line, and the measure that picks the best checkpoint.
   shown = ("train/loss", "train/mel", "train/gradient_norm")
   best, best_mode = "valid/mel_distance", "min"
+  # Of `model`: what may change when a run goes on.
+  free = (
+    "dtype",
+    "remat",
+    "decay",
+    "threshold",
+    "threshold_kind",
+    "quantizer_dropout",
+  )
 
   def __init__(self, config: Mapping):
     """Builds the model.
@@ -108,7 +113,7 @@ class CodecTask:
       rngs={"quantize": key},
       mutable=list(collections),
     )
-    found = self.losses(x, out.audio, sample_mask(lengths, x.shape[1]))
+    found = self.losses(x, out.audio, length_mask(lengths, x.shape[1]))
     found["commitment"] = out.commitment
     weights = self.config["losses"]
     total = sum(
@@ -124,7 +129,9 @@ class CodecTask:
     used = codebooks.histogram(
       out.codes, self.codec.codebook_size, out.frame_mask
     )
-    return {name: value.sum() for name, value in rows.items()}, used
+    sums = {name: value.sum() for name, value in rows.items()}
+    # Whole on every device, so that each process can read them.
+    return jax.tree.map(rules.constrain, (sums, used))
 
   def evaluate(self, variables: dict, batches: list[dict]) -> dict:
     """Means over held-out clips.

@@ -6,156 +6,22 @@ processes, mesh, data, state, resuming, steps, logging, evaluation and saving.
 """
 
 import contextlib
-import dataclasses
 import functools
-import importlib
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
 
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.parallel import rules
 from mmdcodec.train import metrics as metrics_lib
-from mmdcodec.train import optimizer as optimizer_lib
+from mmdcodec.train import settings
 from mmdcodec.train.checkpoint import Checkpoints
 from mmdcodec.train.preemption import Preempted, PreemptionNotice
-from mmdcodec.train.state import TrainState, update
-
-TASKS = {"codec": "mmdcodec.train.codec_task:CodecTask"}
-CONFIG_FILE = "config.json"
-
-
-def make_task(config: Mapping):
-  """The task that `config["task"]` names."""
-  name = config["task"]
-  if name not in TASKS:
-    raise UserError(f"task is {name!r}; it must be one of {sorted(TASKS)}.")
-  module, cls = TASKS[name].split(":")
-  return getattr(importlib.import_module(module), cls)(config)
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """The two compiled functions of a run, and how its state lies on the mesh.
-
-  Attributes:
-    schedule: learning rate by step.
-    abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
-    layout: TrainState of shardings.
-    init: `key -> TrainState`, born where it will stay.
-    step: `(state, batch) -> (state, metrics)`; the state passed in is consumed.
-  """
-
-  schedule: Callable
-  abstract: TrainState
-  layout: TrainState
-  init: Callable
-  step: Callable
-
-
-def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
-  """Jits a task's training for a mesh; nothing is compiled or run yet."""
-  optimizer, schedule = optimizer_lib.make_optimizer(
-    config["optimizer"], config["steps"]
-  )
-  seed, ema = config["seed"], config["ema"]
-
-  def init(key: jax.Array) -> TrainState:
-    return TrainState.create(task.init(key), optimizer, ema=bool(ema))
-
-  def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    # From the step and not from a chain of splits: a resumed run draws the
-    # numbers of the run that was never stopped.
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, (collections, metrics)), grads = jax.value_and_grad(
-      task.loss, has_aux=True
-    )(state.params, state.collections, batch, key)
-    state, guard = update(
-      state, grads, collections, loss, optimizer, ema_decay=ema
-    )
-    return state, {**metrics, **guard}
-
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  layout = rules.shardings(shapes, mesh, task.rules)
-  return Program(
-    schedule=schedule,
-    abstract=jax.tree.map(
-      lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-      shapes,
-      layout,
-    ),
-    layout=layout,
-    # It runs once and is mostly random draws, of which each compiles for long:
-    # no optimizing makes starting several times as fast.
-    init=jax.jit(
-      init,
-      out_shardings=layout,
-      compiler_options={"xla_backend_optimization_level": 0},
-    ),
-    step=jax.jit(
-      step,
-      in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
-      out_shardings=(layout, None),
-      donate_argnums=0,
-    ),
-  )
-
-
-def parse_datasets(text: str) -> dict[str, float]:
-  """`"A"`, `"A,B"` or `"A=0.7,B=0.3"` to paths with weights."""
-  found = {}
-  for part in filter(None, (part.strip() for part in (text or "").split(","))):
-    path, _, weight = part.partition("=")
-    try:
-      found[path] = float(weight or 1.0)
-    except ValueError:
-      raise UserError(
-        f"{weight!r} is not a weight; data sets are written as PATH,PATH or"
-        " PATH=0.7,PATH=0.3."
-      ) from None
-  return found
-
-
-def use_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs on disk, so that a restart skips minutes of it."""
-  if folder == "off":
-    return
-  cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  path = pathlib.Path(folder or f"{cache}/mmdcodec/compiled").expanduser()
-  jax.config.update("jax_compilation_cache_dir", str(path))
-
-
-def _remember_config(config: dict, workdir: pathlib.Path) -> None:
-  """Writes config.json; a workdir belongs to one model."""
-  path = workdir / CONFIG_FILE
-  as_json = json.loads(json.dumps(config))
-  if path.exists():
-    before = json.loads(path.read_text())
-    changed = [
-      f"{section}.{key}"
-      for section in ("model", "optimizer")
-      for key in {**before[section], **as_json[section]}
-      if before[section].get(key) != as_json[section].get(key)
-    ]
-    # The rest (steps, losses, logging) may change from one start to the next.
-    structural = [c for c in changed if c.startswith("model.")]
-    if "optimizer.name" in changed:
-      structural.append("optimizer.name")
-    if structural:
-      raise UserError(
-        f"{workdir} holds a run with another {', '.join(sorted(structural))};"
-        " continue it with the same settings, or give another --workdir."
-      )
-  if jax.process_index() == 0:
-    path.write_text(json.dumps(as_json, indent=2) + "\n")
-
+from mmdcodec.train.program import make_program, make_task, start_from
+from mmdcodec.train.state import TrainState
 
 # Flushed: a log that is read while the run goes on must not lag behind it.
 _log = functools.partial(print, flush=True)
@@ -180,63 +46,68 @@ def train(
   """
   # A ConfigDict becomes plain dicts: what is traced is what is written down.
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  settings.check(config)
   workdir = pathlib.Path(workdir)
   chief = jax.process_index() == 0
   say = log if chief else (lambda line: None)
-  use_compilation_cache(config["compilation_cache"])
-
-  # ---------------------------------------------------------------- mesh, data
-  mesh = mesh_lib.make_mesh(config["mesh"])
-  if config["batch"] % (mesh.shape["data"] * mesh.shape["fsdp"]):
-    raise UserError(
-      f"batch is {config['batch']}, but the mesh cuts it into"
-      f" {mesh.shape['data'] * mesh.shape['fsdp']} parts; make it a multiple."
-    )
-  task = make_task(config)
-  train_sets = parse_datasets(config["data"]["train"])
-  if not train_sets:
-    raise UserError(
-      "no training data: make a data set with `mmdcodec prepare FOLDER"
-      " DATASET` and give --config.data.train=DATASET."
-    )
-  audio = dict(
-    batch=config["batch"],
-    seconds=config["data"]["seconds"],
-    rate=config["model"]["rate"],
-    channels=config["model"]["channels"],
-  )
-  data = pipeline.batches(
-    train_sets,
-    **audio,
-    seed=config["seed"],
-    gain_db=tuple(config["data"]["gain_db"]),
-    mix=config["data"]["mix"],
-  )
-  held_out = []
-  if valid_sets := parse_datasets(config["data"]["valid"]):
-    held_out = pipeline.fixed_batches(
-      valid_sets, **audio, count=config["data"]["valid_batches"]
-    )
-    # Every process holds all of these few clips, and gives its own rows.
-    mine = slice(jax.process_index(), None, jax.process_count())
-    held_out = [{k: v[mine] for k, v in batch.items()} for batch in held_out]
-
-  # ------------------------------------------------------- state, born sharded
-  workdir.mkdir(parents=True, exist_ok=True)
-  _remember_config(config, workdir)
-  program = make_program(task, config, mesh)
-  checkpoints = Checkpoints(
-    workdir, keep=config["keep"], best=task.best, best_mode=task.best_mode
-  )
+  settings.use_compilation_cache(config["compilation_cache"])
 
   with contextlib.ExitStack() as stack:
-    # Closed in reverse: the last checkpoint is finished before all else.
-    stack.callback(data.close)
-    stack.callback(checkpoints.close)
-    stack.enter_context(jax.set_mesh(mesh))
+    # First of all: a SIGTERM during start-up is heard as well.
+    notice = PreemptionNotice()
+    stack.callback(notice.close)
 
-    # ------------------------------------------ resume, else start from weights
+    # -------------------------------------------------------------- mesh, data
+    mesh = mesh_lib.make_mesh(config["mesh"])
+    mesh_lib.check_batch(config["batch"], mesh)
+    stack.enter_context(jax.set_mesh(mesh))
+    task = make_task(config)
+    train_sets = settings.parse_datasets(config["data"]["train"])
+    if not train_sets:
+      raise UserError(
+        "no training data: make a data set with `mmdcodec prepare FOLDER"
+        " DATASET` and give --config.data.train=DATASET."
+      )
+    audio = dict(
+      batch=config["batch"],
+      seconds=config["data"]["seconds"],
+      rate=config["model"]["rate"],
+      channels=config["model"]["channels"],
+    )
+    data = pipeline.batches(
+      train_sets,
+      **audio,
+      seed=config["seed"],
+      gain_db=tuple(config["data"]["gain_db"]),
+      mix=config["data"]["mix"],
+    )
+    stack.callback(data.close)
+    held_out = []
+    if valid_sets := settings.parse_datasets(config["data"]["valid"]):
+      clips = pipeline.fixed_batches(
+        valid_sets, **audio, count=config["data"]["valid_batches"]
+      )
+      # Every process holds all of these few clips, and gives its own rows.
+      mine = slice(jax.process_index(), None, jax.process_count())
+      held_out = [
+        mesh_lib.place({k: v[mine] for k, v in batch.items()}, mesh)
+        for batch in clips
+      ]
+
+    # ----------------------------------------------------- state, born sharded
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings.remember(config, workdir, task.free)
+    program = make_program(task, config, mesh)
+    checkpoints = Checkpoints(
+      workdir, keep=config["keep"], best=task.best, best_mode=task.best_mode
+    )
+    stack.callback(checkpoints.close)
+
+    # ---------------------------------------- resume, else start from weights
     step = checkpoints.latest or 0
+    if step >= config["steps"]:
+      say(f"{workdir} has done its {step} steps; raise --config.steps to go on")
+      return _last_evaluation(workdir)
     if step:
       state, position = checkpoints.restore(program.abstract)
       data.set_state(position)
@@ -244,7 +115,7 @@ def train(
     else:
       state = program.init(jax.random.key(config["seed"]))
       if config["init_from"]:
-        state = _start_from(state, config["init_from"], program.layout)
+        state = start_from(state, config["init_from"], program.layout)
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
       f"{config['task']}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"
@@ -252,21 +123,22 @@ def train(
       f" {config['batch']} x {task.audio_seconds:g} s, {config['steps']} steps"
     )
 
-    # -------------------------------------------------------------------- steps
+    # ------------------------------------------------------------------- steps
     writer = metrics_lib.MetricWriter(workdir, step=step)
     stack.callback(writer.close)
-    notice = PreemptionNotice()
-    stack.callback(notice.close)
     progress = metrics_lib.Progress(
       step, config["steps"], config["batch"] * task.audio_seconds
     )
-    held_out = [mesh_lib.place(batch, mesh) for batch in held_out]
-    evaluation, pending, tracing = {}, None, False
-    profile = config["profile"]
+    profiler = _Profiler(step, config["profile"], workdir / "profile")
+    stack.callback(profiler.close)
+    pending, evaluation = None, {}
 
-    def report(at: int, metrics: dict) -> None:
+    def report() -> None:
+      nonlocal pending
+      if pending is None:
+        return
+      (at, metrics), pending = pending, None
       values = metrics_lib.flatten(jax.device_get(metrics), "train")
-      values["train/learning_rate"] = float(program.schedule(at - 1))
       values |= metrics_lib.flatten(progress.measure(at), "train")
       writer.write(at, values)
       say(progress.line(at, values, task.shown))
@@ -278,34 +150,25 @@ def train(
         )
 
     while step < config["steps"]:
-      if profile["steps"] and step == profile["start"]:
-        jax.profiler.start_trace(str(workdir / "profile"))
-        tracing = True
+      profiler.before(step)
       # The device is still busy with the step before while the host reads.
       batch = mesh_lib.place(next(data), mesh)
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         state, metrics = program.step(state, batch)
       step += 1
       last = step == config["steps"]
-      if tracing and step == profile["start"] + profile["steps"]:
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
-        tracing = False
+      profiler.after(step, state)
 
       # Metrics are fetched one step late: to wait for a step that was just
       # given to the device would leave the device idle afterwards.
-      if pending is not None:
-        report(*pending)
-        pending = None
+      report()
       if step % config["log_every"] == 0 or last:
         pending = (step, metrics)
 
       stop = notice.reached(step)
       evaluated = None
       if held_out and not stop and (step % config["eval_every"] == 0 or last):
-        if pending is not None:
-          report(*pending)
-          pending = None
+        report()
         start = time.perf_counter()
         evaluation = evaluated = metrics_lib.flatten(
           task.evaluate(state.released(), held_out), "valid"
@@ -322,42 +185,46 @@ def train(
         )
       # After the evaluation, whose result decides which checkpoint is the best.
       if step % config["save_every"] == 0 or last or stop:
-        if pending is not None:
-          report(*pending)
-          pending = None
+        report()
         checkpoints.save(step, state, data.get_state(), evaluated)
       if stop and not last:
         checkpoints.wait()
         say(f"preempted: saved at step {step}; start again to go on")
         raise Preempted(step)
     checkpoints.wait()
-  return evaluation
+    return evaluation
 
 
-def _start_from(state: TrainState, path: str, layout: TrainState) -> TrainState:
-  """The state with parameters and collections of a bundle or another run."""
-  from mmdcodec import bundle
+class _Profiler:
+  """Traces some steps of this start of a run, for TensorBoard's profiler."""
 
-  variables = dict(bundle.load_variables(path))
+  def __init__(self, step: int, config: dict, folder: pathlib.Path):
+    self._first = step + config["start"]
+    self._end = self._first + config["steps"]
+    self._folder, self._on = folder, False
 
-  def put(name: str, old, new, where):
-    shapes = [jax.tree.map(np.shape, tree) for tree in (old, new)]
-    if shapes[0] != shapes[1]:
-      raise UserError(
-        f"init_from: the {name} of {path} do not fit this model; the model"
-        " settings must be the same."
-      )
-    return jax.tree.map(
-      lambda a, o, s: jax.device_put(np.asarray(a, o.dtype), s), new, old, where
-    )
+  def before(self, step: int) -> None:
+    """Starts, if this is the first step to trace."""
+    if step == self._first < self._end:
+      jax.profiler.start_trace(str(self._folder))
+      self._on = True
 
-  params = variables.pop("params")
-  kept = {
-    "params": put("parameters", state.params, params, layout.params),
-    "collections": put(
-      "codebooks", state.collections, variables, layout.collections
-    ),
-  }
-  if state.ema is not None:
-    kept["ema"] = put("parameters", state.ema, params, layout.ema)
-  return state.replace(**kept)
+  def after(self, step: int, state: TrainState) -> None:
+    """Stops, once the last step to trace is really done."""
+    if self._on and step == self._end:
+      jax.block_until_ready(state)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what there is."""
+    if self._on:
+      jax.profiler.stop_trace()
+      self._on = False
+
+
+def _last_evaluation(workdir: pathlib.Path) -> dict:
+  """The last held-out measures that a run wrote down."""
+  for row in reversed(metrics_lib.read(workdir)):
+    if any(name.startswith("valid/") for name in row):
+      return {name: value for name, value in row.items() if name != "step"}
+  return {}

@@ -12,6 +12,8 @@ import time
 import jax
 import numpy as np
 
+from mmdcodec import text
+
 FILE = "metrics.jsonl"
 
 
@@ -135,16 +137,7 @@ class Progress:
     speed = values["train/steps_per_second"]
     parts.append(f"{speed:.2f} steps/s")
     parts.append(f"{values['train/audio_per_second']:.0f} s audio/s")
-    parts.append(f"{duration((self._steps - step) / max(speed, 1e-9))} left")
+    parts.append(
+      f"{text.duration((self._steps - step) / max(speed, 1e-9))} left"
+    )
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-  """`1h 02m`, `3m 05s` or `12s`."""
-  seconds = int(round(seconds))
-  hours, minutes = seconds // 3600, seconds // 60 % 60
-  if hours:
-    return f"{hours}h {minutes:02d}m"
-  if minutes:
-    return f"{minutes}m {seconds % 60:02d}s"
-  return f"{seconds}s"

@@ -95,6 +95,7 @@ def make_optimizer(
     raise UserError(
       f"optimizer.name is {name!r}; it must be one of {list(OPTIMIZERS)}."
     )
-  if config["clip"]:
-    inner = optax.chain(optax.clip_by_global_norm(config["clip"]), inner)
-  return inner, schedule
+  # A link of the chain in any case: a run can go on with another clip.
+  clip = config["clip"]
+  clip = optax.clip_by_global_norm(clip) if clip else optax.identity()
+  return optax.chain(clip, inner), schedule

@@ -1,0 +1,65 @@
+"""The counts behind the benchmarks, against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mmdcodec.bench import floor
+from mmdcodec.cli.main import main
+
+
+def shape(*sizes):
+  return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def test_operations_of_known_computations():
+  """Catches a wrong factor, and loops or branches counted once or twice."""
+  matmul = lambda a, b: a @ b
+  a, b = shape(3, 5), shape(5, 7)
+  assert floor.operations(matmul, a, b) == 2 * 3 * 5 * 7
+  assert floor.operations(jax.jit(matmul), a, b) == 2 * 3 * 5 * 7
+  # The gradients of both factors are a product each.
+  both = jax.value_and_grad(lambda a, b: (a @ b).sum(), (0, 1))
+  assert floor.operations(both, a, b) == 3 * 2 * 3 * 5 * 7
+
+  def conv(x, w):
+    return jax.lax.conv_general_dilated(
+      x, w, (2,), [(0, 0)], dimension_numbers=("NWC", "WIO", "NWC")
+    )
+
+  # 20 samples, 4 taps, stride 2: 9 frames.
+  found = floor.operations(conv, shape(2, 20, 3), shape(4, 3, 8))
+  assert found == 2 * (2 * 9 * 8) * (4 * 3)
+
+  def loop(x):
+    return jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=11)[0]
+
+  assert floor.operations(loop, shape(4, 4)) == 11 * 2 * 4**3
+
+  def branch(x):
+    return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
+
+  assert floor.operations(branch, shape(4, 4)) == 0
+  fft = lambda x: jnp.fft.rfft(x)
+  assert floor.operations(fft, shape(6, 64)) == 6 * 2.5 * 64 * 6
+
+
+def test_floor_is_the_larger_bound():
+  """Catches bytes for bits, and a minimum for a maximum."""
+  machine = floor.Machine(flops=10.0, bandwidth=5.0)
+  assert machine.floor(100.0, 5.0) == 10.0
+  assert machine.floor(10.0, 50.0) == 10.0
+  tree = {"a": shape(3, 4), "b": jax.ShapeDtypeStruct((2,), jnp.int8)}
+  assert floor.size_in_bytes(tree) == 48 + 2
+
+
+@pytest.mark.slow
+def test_bench_codec_prints_every_part(capsys):
+  """Catches a part that no longer traces, or is missing from the table."""
+  assert main(["bench", "codec", "--config=codec_small:tiny", "--runs=1"]) == 0
+  table = capsys.readouterr().out
+  rows = {line.split()[0]: line.split() for line in table.splitlines() if line}
+  for part in ("encoder", "quantizer", "decoder", "losses"):
+    # Milliseconds, share, operations, bytes, floor.
+    assert float(rows[part][1]) > 0 and float(rows[part][3]) > 0, part
+  assert "optimizer" in rows and "whole" in rows
