@@ -109,7 +109,7 @@ def test_chunks_of_any_length(tmp_path):
       variables, codes, scale=scale, lengths=lengths, method="decode"
     )
   )
-  for samples in (hop - 3, size, size + 1, 2200, 3 * hop + 7, 6001):
+  for samples in (hop - 3, 2200, 3 * hop + 7):
     x = noise(1, samples, 2)
     direct = encode(x)
     codes, scale = codec.encode(x, return_scale=True)

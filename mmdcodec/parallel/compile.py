@@ -87,8 +87,17 @@ def topology_devices(name: str) -> list:
   """
   from jax.experimental import topologies
 
-  # libtpu asks the cloud's metadata server who it is, for minutes, if let.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Else libtpu asks the cloud's metadata server who it is, for minutes,
+  # complains of each thing that it is not told, and keeps a lock for chips that
+  # nobody uses here.
+  for variable, value in (
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("TPU_WORKER_ID", "0"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+  ):
+    os.environ.setdefault(variable, value)
   kind = name.partition(":")[0]
   if not re.fullmatch(r"v\w+:\d+(x\d+){1,2}", name):
     raise UserError(

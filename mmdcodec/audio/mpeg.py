@@ -1,0 +1,165 @@
+"""MPEG audio layer III: how long a stream is, frame by frame.
+
+An MP3 file is a row of frames with a 4-byte header each (ISO 11172-3, 2.4.1.3
+and 13818-3). Encoders put a silent frame first that holds the number of the
+others (Xing's tag, "Info" if the rate of bits is constant). Without it
+libsndfile guesses the length from the size of the file and its first frame,
+and returns no more than that: here the frames are counted, and the tag that
+lacks is put in front.
+"""
+
+import io
+from typing import BinaryIO, NamedTuple
+
+_KBPS = {
+  1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+  2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES = {
+  3: (44100, 48000, 32000),
+  2: (22050, 24000, 16000),
+  0: (11025, 12000, 8000),
+}
+
+# Bytes between an ID3 tag and the first frame, as padding.
+_JUNK = 1 << 16
+
+
+class _Frame(NamedTuple):
+  size: int  # bytes
+  samples: int
+  side: int  # bytes of header and side information
+
+
+class Layout(NamedTuple):
+  """Where the frames of a stream are.
+
+  Attributes:
+    begin: offset of the first frame of audio, in bytes.
+    first: that frame's header.
+    frames: number of whole frames of audio.
+    samples: of a frame.
+    promised: the number of frames by the Xing tag, None without one.
+    cut: whether the stream ends inside of a frame.
+  """
+
+  begin: int
+  first: bytes
+  frames: int
+  samples: int
+  promised: int | None
+  cut: bool
+
+
+def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
+  """Counts the frames of an MP3 file; None if it is none.
+
+  Args:
+    stream: seekable.
+    start: offset of the file in it, in bytes.
+    size: of the file, in bytes.
+  """
+  position, end = start, start + size
+  head = _at(stream, position, 10)
+  while head[:3] == b"ID3" and len(head) == 10:
+    # Seven bits a byte: a tag must not look like a frame.
+    length = sum((b & 0x7F) << 7 * (3 - i) for i, b in enumerate(head[6:]))
+    position += 10 + length + (10 if head[5] & 0x10 else 0)
+    head = _at(stream, position, 10)
+  position = _sync(stream, position, end)
+  if position is None:
+    return None
+  head = _at(stream, position, 4)
+  frame, promised = _frame(head), None
+  body = _at(stream, position, frame.side + 12)
+  if body[frame.side : frame.side + 4] in (b"Xing", b"Info"):
+    if body[frame.side + 7] & 1:
+      promised = int.from_bytes(body[frame.side + 8 : frame.side + 12], "big")
+    position += frame.size
+    head = _at(stream, position, 4)
+  begin, first, count, cut = position, head, 0, False
+  while frame := _frame(head):
+    position += frame.size
+    cut = position > end
+    count += not cut
+    head = _at(stream, position, 4)
+  samples = _frame(first).samples if count else 0
+  return Layout(begin - start, first, count, samples, promised, cut)
+
+
+def tagged(stream: BinaryIO, start: int, found: Layout) -> BinaryIO:
+  """The stream from its first frame on, with a Xing tag in front."""
+  # No CRC, and of the rates of bits one whose frame is long enough.
+  head = bytearray(found.first)
+  head[1] |= 1
+  head[2] = head[2] & 0x0D | 0x90
+  frame = _frame(bytes(head))
+  tag = bytearray(frame.size)
+  tag[:4] = head
+  body = b"Xing" + (1).to_bytes(4, "big") + found.frames.to_bytes(4, "big")
+  tag[frame.side : frame.side + 12] = body
+  return _Joined(bytes(tag), stream, start + found.begin)
+
+
+class _Joined(io.RawIOBase):
+  """Some bytes, then what is in a stream from an offset on; closes it not."""
+
+  def __init__(self, head: bytes, stream: BinaryIO, start: int):
+    self._head, self._stream, self._start = head, stream, start
+    self._position = 0
+    self._size = len(head) + stream.seek(0, io.SEEK_END) - start
+
+  def readable(self):
+    return True
+
+  def seekable(self):
+    return True
+
+  def tell(self):
+    return self._position
+
+  def seek(self, offset, whence=io.SEEK_SET):
+    self._position = offset + (0, self._position, self._size)[whence]
+    return self._position
+
+  def readinto(self, buffer):
+    data = self._head[self._position :][: len(buffer)]
+    if not data:
+      at = self._position - len(self._head)
+      data = _at(self._stream, self._start + at, len(buffer))
+    buffer[: len(data)] = data
+    self._position += len(data)
+    return len(data)
+
+
+def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
+  """The first place with two frames in a row, or one that ends the file."""
+  data = _at(stream, position, min(_JUNK, max(0, end - position)))
+  at = data.find(b"\xff")
+  while at >= 0:
+    if frame := _frame(data[at : at + 4]):
+      after = position + at + frame.size
+      if after == end or _frame(_at(stream, after, 4)):
+        return position + at
+    at = data.find(b"\xff", at + 1)
+  return None
+
+
+def _frame(head: bytes) -> _Frame | None:
+  """What a header says; None if it is none of layer III."""
+  if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+    return None
+  version, kbps, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+  if version == 1 or kbps in (0, 15) or rate == 3:
+    return None
+  first, mono = version == 3, head[3] >> 6 == 3
+  samples = 1152 if first else 576
+  bits = 1000 * _KBPS[1 if first else 2][kbps - 1]
+  size = samples // 8 * bits // _RATES[version][rate] + (head[2] >> 1 & 1)
+  side = {(1, 1): 17, (1, 0): 32, (0, 1): 9, (0, 0): 17}[first, mono]
+  return _Frame(size, samples, 4 + side)
+
+
+def _at(stream: BinaryIO, position: int, count: int) -> bytes:
+  stream.seek(position)
+  return stream.read(count)
