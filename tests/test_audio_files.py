@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.audio import files
+from mmdcodec.audio import containers, files, mpeg
+from mmdcodec.data import cut
 from mmdcodec.errors import UserError
 
 RATE = 24000
@@ -215,3 +216,134 @@ def test_streamed_wave_of_unknown_length_is_whole(wav):
   at = data.index(b"data") + 4
   data[4:8] = data[at : at + 4] = b"\xff" * 4
   assert len(files.read(io.BytesIO(bytes(data)))[0]) == RATE
+
+
+def mp3(path, *, variable, tagged, id3, seconds=9, rate=44100):
+  """Writes an MP3, with or without Xing's tag; returns what it holds."""
+  rng = np.random.default_rng(0)
+  # Silence first: of few bits a second, it makes the rest look longer or not.
+  x = 0.3 * rng.standard_normal((seconds * rate, 2))
+  x[: len(x) // 3] = 0
+  x[-len(x) // 3 :, :] *= 0.01
+  mode = "VARIABLE" if variable else "CONSTANT"
+  with soundfile.SoundFile(
+    path, "w", rate, 2, "MPEG_LAYER_III", format="MP3", bitrate_mode=mode
+  ) as sound:
+    for block in np.split(x, seconds * 10):
+      sound.write(block)
+  whole, _ = soundfile.read(path, dtype="float32")
+  data = path.read_bytes()
+  if not tagged:
+    # The first frame holds nothing but the tag; the second looks like it.
+    data = data[data.index(b"\xff\xfb", 4) :]
+  if id3:
+    data = b"ID3\x04\0\0" + bytes([0, 0, 78, 16]) + bytes(10000) + data
+  path.write_bytes(data)
+  return whole
+
+
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("id3", [False, True])
+def test_an_mp3_is_read_to_its_end(tmp_path, variable, tagged, id3):
+  """Without Xing's tag libsndfile guesses the length, and stops there."""
+  path = tmp_path / "x.mp3"
+  whole = mp3(path, variable=variable, tagged=tagged, id3=id3)
+  x, rate = files.read(path)
+  # What the tag says of the coder's delay and padding is not known.
+  delay = 0 if tagged else 576
+  assert rate == 44100 and 0 <= len(x) - len(whole) - delay < 2 * 1152
+  assert (len(x) == len(whole)) == tagged
+  same = x[delay : delay + len(whole)]
+  np.testing.assert_allclose(same[5000:], whole[5000:], atol=1e-4)
+  assert files.info(path).samples == len(x)
+  part, _ = files.read(path, start=8.5, seconds=0.3)
+  np.testing.assert_allclose(part, x[374850:388080], atol=1e-4)
+  np.testing.assert_array_equal(files.read(io.BytesIO(path.read_bytes()))[0], x)
+  pieces = list(cut.pieces(path, rate=44100, channels=2, seconds=2.0))
+  assert sum(map(len, pieces)) == len(x)
+  # And one that is cut is refused, by both.
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) * 2 // 3 + 5])
+  with pytest.raises(UserError, match="truncated"):
+    files.read(path)
+  with pytest.raises(cut.Damaged, match="truncated"):
+    list(cut.pieces(path, rate=44100, channels=2, seconds=2.0))
+
+
+def test_an_mp3_out_of_the_middle_of_another_is_whole(tmp_path):
+  """Its first frames need bits of frames that are not there."""
+  path = tmp_path / "x.mp3"
+  mp3(path, variable=True, tagged=True, id3=False)
+  data = path.read_bytes()
+  half = mpeg.layout(io.BytesIO(data), 0, len(data)).begin + len(data) // 2
+  path.write_bytes(data[half:])
+  frames = mpeg.layout(io.BytesIO(data[half:]), 0, len(data) - half).frames
+  x, _ = files.read(path)
+  assert 0 <= frames * 1152 - len(x) <= 4 * 1152 + 529
+  pieces = cut.pieces(path, rate=44100, channels=2, seconds=2.0)
+  assert sum(map(len, pieces)) == len(x)
+
+
+@pytest.mark.parametrize(
+  "name, channels, rate",
+  [("x.flac", 12, RATE), ("x.mp3", 5, RATE), ("x.opus", 300, RATE)],
+)
+def test_a_write_that_fails_leaves_the_file_there_was(
+  tmp_path, name, channels, rate
+):
+  path = tmp_path / name
+  files.write(path, tone(0.1), rate=RATE)
+  before = path.read_bytes()
+  with pytest.raises(UserError, match="cannot be written"):
+    files.write(path, np.zeros((1000, channels)), rate=rate)
+  assert path.read_bytes() == before
+  assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_interrupted_write_leaves_the_file_there_was(wav, monkeypatch):
+  before = wav.read_bytes()
+
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(soundfile.SoundFile, "write", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    files.write(wav, tone(), rate=RATE)
+  assert wav.read_bytes() == before and len(list(wav.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+  "name, rate, written",
+  [("x.wav", 37800, 37800), ("x.opus", 37800, 48000), ("x.mp3", 96000, 48000)]
+  + [("x.ogg", 37800, 37800), ("x.ogg", 500_000, 192_000)],
+)
+def test_write_returns_the_rate_written(tmp_path, name, rate, written):
+  """Libvorbis ends the process at 500 kHz."""
+  got = files.write(tmp_path / name, tone(0.2, rate=rate), rate=rate)
+  assert got == written == files.info(tmp_path / name).rate
+
+
+def test_a_wave_of_zeros_is_not_searched_to_its_end():
+  class Counting(io.BytesIO):
+    reads = 0
+
+    def read(self, *args):
+      self.reads += 1
+      return super().read(*args)
+
+  stream = Counting(b"RIFF\xff\xff\xff\x7fWAVE" + bytes(1 << 20))
+  containers.checked(stream, "zeros")
+  assert stream.reads < 2000
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+  songs = tmp_path / "in"
+  for name in ("in/b/x.wav", "other/y.wav", "other/in/z.wav"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+  (songs / "a").symlink_to(songs / "b")  # seen already
+  (songs / "c").symlink_to(tmp_path / "other")
+  (songs / "b" / "loop").symlink_to(songs)
+  want = [songs / "b/x.wav", songs / "c/in/z.wav", songs / "c/y.wav"]
+  assert files.find(songs) == want

@@ -84,11 +84,35 @@ def test_same_names_in_different_folders_keep_their_own_captions(tmp_path):
     assert found[other][0] == ""
 
 
+def test_a_name_of_several_files_labels_none_of_them(tmp_path):
+  folder = tmp_path / "in"
+  audio(folder, "x/01.wav", "y/01.wav", "y/01.flac", "z/02.ogg", "z/03.wav")
+  audio(folder, "v/03.flac", "04.wav", "z/04.wav", "z/05.wav", "z/05.ogg")
+  table = tmp_path / "t.csv"
+  table.write_text(
+    "path,caption\n01.wav,one\n02.mp3,two\n03.wav,three\n04.wav,four\n"
+    f"05,five\n{folder}/z/05.ogg,by path\n"
+  )
+  report = records.prepare(
+    folder, tmp_path / "out", rate=RATE, progress=False, captions=table
+  )
+  source = Source(tmp_path / "out")
+  found = {r["path"]: r["caption"] for r in map(source.__getitem__, range(10))}
+  assert {path: caption for path, caption in found.items() if caption} == {
+    "z/02.ogg": "two",
+    "z/03.wav": "three",
+    "04.wav": "four",
+    "z/05.ogg": "by path",
+  }
+  # Both x/01.wav, y/01.wav and y/01.flac, v/03.flac, z/05.wav.
+  assert report.ambiguous == 5 and "ambiguous 5 files" in str(report)
+
+
 def test_json_lines_and_sidecars(tmp_path):
   folder = tmp_path / "in"
   audio(folder, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
   (folder / "a.json").write_text('{"caption": "beside", "tags": {"key": 1}}')
-  (folder / "b.wav.json").write_text('{"text": "b", "tempo": 90}')
+  (folder / "b.wav.json").write_text('{"text": "b", "tempo": 90, "_by": 1}')
   (folder / "c.txt").write_text("  plain words \n")
   (folder / "d.json").write_text("{broken")  # the audio is good none the less
   table = tmp_path / "in" / "captions.jsonl"

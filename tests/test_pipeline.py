@@ -7,6 +7,7 @@ that depend on the number of hosts, a resumed run that repeats or skips crops,
 and threads that complain when the interpreter ends.
 """
 
+import argparse
 import collections
 import io
 import itertools
@@ -339,3 +340,14 @@ def test_bench_measures_what_it_makes(tmp_path):
     dataset, batch=4, seconds=0.1, rate=24000, duration=0.05
   )
   assert crops > 0 and cpu > 0
+
+
+def test_the_bench_tells_the_threads_that_work(monkeypatch, capsys):
+  """A machine of 64 CPUs decodes with 16 threads unless told otherwise."""
+  monkeypatch.setattr(pipeline, "cpus", lambda: 64)
+  monkeypatch.setattr(bench, "measure", lambda *_, **__: (1.0, 1.0))
+  parser = argparse.ArgumentParser()
+  bench.add_arguments(parser)
+  for given, threads in (([], 16), (["--threads=20"], 20)):
+    bench.run(parser.parse_args(["--dataset=x", *given]))
+    assert f", {threads} threads," in capsys.readouterr().out

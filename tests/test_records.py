@@ -357,6 +357,84 @@ def test_nothing_is_overwritten_unless_told_to(tmp_path):
   assert len(os.listdir(tmp_path / "in")) == 2
 
 
+def test_audio_that_is_not_read_is_listed(tmp_path):
+  """Half a folder of .m4a must not become half a data set unsaid."""
+  folder = tmp_path / "in"
+  save(folder / "a.wav", noise(3))
+  save(tmp_path / "other" / "x.wav", noise(3))
+  for name in ("b.M4A", "sub/c.wv", "sub/d.txt", "sub/.e.m4a"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+  (folder / "linked").symlink_to(tmp_path / "other")
+  (folder / "sub" / "loop").symlink_to(folder)
+  report = prepare(folder, tmp_path / "out")
+  assert report.skipped == [
+    ("b.M4A", "m4a is not supported; convert it to flac"),
+    ("sub/c.wv", "wv is not supported; convert it to flac"),
+  ]
+  assert by_path(tmp_path / "out").keys() == {"a.wav", "linked/x.wav"}
+  (folder / "a.wav").unlink()
+  (folder / "linked").unlink()
+  with pytest.raises(UserError, match="b.M4A: m4a is not supported"):
+    prepare(folder, tmp_path / "out2")
+
+
+def test_an_mp3_of_unknown_length_is_kept_whole(tmp_path):
+  path = tmp_path / "in" / "a.mp3"
+  x = noise(30, rate=44100) // 2
+  x[: len(x) // 2] = 0
+  save(path, x, 44100, bitrate_mode="VARIABLE", format="MP3")
+  # Without the first frame, which holds Xing's tag, the length is a guess.
+  data = path.read_bytes()
+  path.write_bytes(data[data.index(b"\xff\xfb", 4) :])
+  report = prepare(tmp_path / "in", tmp_path / "out", rate=44100)
+  assert report.seconds == pytest.approx(30, abs=0.06)
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match="truncated"):
+    prepare(tmp_path / "in", tmp_path / "out2")
+
+
+def test_files_that_wait_share_the_memory(tmp_path, monkeypatch):
+  sizes, spooled = [], encode.tempfile.SpooledTemporaryFile
+
+  def spool(size, **kwargs):
+    sizes.append(size)
+    return spooled(size, **kwargs)
+
+  monkeypatch.setattr(encode.tempfile, "SpooledTemporaryFile", spool)
+  for i in range(40):
+    save(tmp_path / "in" / f"{i}.wav", noise(1))
+  prepare(tmp_path / "in", tmp_path / "out", workers=8)
+  # Files ahead of the one that is written: four for each worker.
+  assert len(sizes) == 40 and 4 * 8 * max(sizes) <= 32 << 20
+
+
+def test_a_replacement_killed_half_way_is_undone(tmp_path, monkeypatch):
+  save(tmp_path / "in" / "a.wav", noise(3))
+  out, rename = tmp_path / "out", os.rename
+  prepare(tmp_path / "in", out)
+  before = sorted(os.listdir(out))
+
+  def fails(source, target):
+    if target == out and "tfds" in str(source):
+      raise OSError(errno.EIO, "no luck")
+    rename(source, target)
+
+  monkeypatch.setattr(records.os, "rename", fails)
+  with pytest.raises(OSError, match="no luck"):
+    prepare(tmp_path / "in", out, force=True)
+  monkeypatch.undo()
+  assert sorted(os.listdir(out)) == before
+  # Killed: nothing could be done then, the next run does it.
+  out.rename(tmp_path / ".out.replaced")
+  with pytest.raises(UserError, match="--force"):
+    prepare(tmp_path / "in", out)
+  assert sorted(os.listdir(out)) == before
+  prepare(tmp_path / "in", out, force=True)
+  assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
 def test_the_command(tmp_path, capsys):
   save(tmp_path / "in" / "a.wav", noise(3, rate=16000), 16000)
   (tmp_path / "in" / "b.wav").write_bytes(b"no")

@@ -9,8 +9,10 @@ ends, a set of songs that differs with the number of workers.
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from mmdcodec.audio import captions, composition, files, instruments, synth
 from mmdcodec.errors import UserError
 
 RATE = 16000
+TESTS = Path(__file__).resolve().parent
 ALONE = dict(drums=False, bass=False, chords=False)
 
 
@@ -39,13 +42,18 @@ def digest(song):
   return hashlib.sha256(data + json.dumps(song.tags).encode()).hexdigest()
 
 
-def test_a_seed_is_a_song_in_every_process():
+def test_a_seed_is_a_song_in_every_process(tmp_path):
   code = (
-    "import sys; sys.path.insert(0, 'tests'); import test_synth as t;"
+    "import sys; sys.path[:0] = sys.argv[1:]; import test_synth as t;"
     "print(t.digest(t.synth.render(7, seconds=3, rate=t.RATE)))"
   )
   out = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    # The folder of this file and that of the package, from wherever.
+    [sys.executable, "-c", code, str(TESTS), str(TESTS.parent)],
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=tmp_path,
   )
   songs = [synth.render(s, seconds=3, rate=RATE) for s in (7, 7, 8)]
   a, again, other = map(digest, songs)
@@ -218,6 +226,18 @@ def test_tunes_follow_their_harmony():
   assert np.mean(strong) > 0.9 and leaps < 0.05 * count
 
 
+def says(text, phrase):
+  return re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", text)
+
+
+def own_key(tags):
+  return tags["key"], tags["mode"]
+
+
+# The ways to put it that leave something out.
+NO_SPEED, NO_TONIC, NO_CHORDS = {4}, {0, 3, 4, 5, 6}, {3, 5}
+
+
 def test_captions_say_what_the_tags_say():
   texts = set()
   for seed in range(60):
@@ -229,16 +249,29 @@ def test_captions_say_what_the_tags_say():
       other = {"major": "minor", "minor": "major"}[tags["mode"]]
       assert other not in words
       assert re.findall(r"(\d+) bpm", text) in ([], [str(tags["tempo"])])
-      assert ("drums" in words and "no drums" not in text) <= tags["drums"]
-      assert (" bass" in text and "no bass" not in text) <= bool(tags["bass"])
+      # Every caption speaks of drums and bass, or names all that plays.
+      for part in ("drums", "bass"):
+        named = part in words and f"no {part}" not in text
+        assert named == bool(tags[part]), text
+        assert not (f"no {part}" in text and tags[part]), text
+      voice = text.partition("chords on ")[2]
+      if phrasing not in NO_CHORDS:
+        assert bool(voice) == bool(tags["chords"]), text
+      if voice:
+        names = instruments.VOICES[tags["chords"]].names
+        names = names if tags["chords"] != tags["timbre"] else "the same sound"
+        assert voice.startswith(names), text
+      keys = re.findall(r"in ([A-G][b#]?) (major|minor)", text)
+      assert keys == ([] if phrasing in NO_TONIC else [own_key(tags)]), text
       assert ("waltz" in words) <= (tags["beats"] == 3)
       assert not words & {"tune", "song", "piece"} or tags["beats"] == 4
       for speed, synonyms in captions.SPEEDS.items():
-        if any(s in text.split(",")[0].split() for s in synonyms):
-          assert speed == tags["speed"]
+        named = any(says(text, s) for s in synonyms)
+        expected = speed == tags["speed"] and phrasing not in NO_SPEED
+        assert named == expected, text
       for alone in ("alone", "unaccompanied", "nothing else"):
         quiet = not (tags["drums"] or tags["bass"] or tags["chords"])
-        assert (alone not in text) or quiet
+        assert not says(text, alone) or quiet
       names = instruments.VOICES[tags["timbre"]].names
       assert any(n.split(" ", 1)[1] in text or n in text for n in names)
       assert not re.search(r"\ba [aeou]|\ban [^aeoufFhH]|  |,,", text), text
@@ -265,7 +298,7 @@ def test_a_folder_of_songs(tmp_path):
     song = synth.render(
       sidecar["tags"]["seed"], seconds=1.5, rate=RATE, drums=True
     )
-    assert rate == RATE and set(sidecar) == {"caption", "tags"}
+    assert rate == RATE and set(sidecar) == {"caption", "tags", "_request"}
     np.testing.assert_allclose(x, song.audio, atol=1e-4)
     assert sidecar["caption"] == song.caption and sidecar["tags"]["drums"]
   # Stopped after two songs, begun again: only what is missing is made.
@@ -274,6 +307,13 @@ def test_a_folder_of_songs(tmp_path):
   synth.write_songs(tmp_path / "a", workers=1, **kwargs)
   after = [p.stat().st_mtime_ns for p in paths]
   assert [a == b for a, b in zip(before, after, strict=True)] == [1, 0, 1]
+  # Made for something else, if only by chance as long or without drums.
+  for other in (dict(seconds=None), dict(drums=None), dict(bass=False)):
+    written = sidecar_of(paths[0])
+    synth.write_songs(
+      tmp_path / "a", workers=1, **{**kwargs, **other, "songs": 1}
+    )
+    assert sidecar_of(paths[0]) != written
   kwargs["seed"] = 6
   others = synth.write_songs(tmp_path / "b", workers=1, **kwargs)
   seeds = [
@@ -281,6 +321,38 @@ def test_a_folder_of_songs(tmp_path):
     for p in paths + others
   ]
   assert len(set(seeds)) == 6
+
+
+def sidecar_of(path):
+  return path.with_suffix(".json").read_text()
+
+
+def test_the_cpus_of_the_process_are_used(tmp_path, monkeypatch):
+  monkeypatch.setattr(synth, "cpus", lambda: 3)
+  seen = []
+
+  def in_processes(jobs, workers):
+    seen.append(workers)
+    return iter(jobs)
+
+  monkeypatch.setattr(synth, "_in_processes", in_processes)
+  synth.write_songs(tmp_path, songs=5)
+  assert seen == [3]
+
+
+def test_a_renderer_that_dies_is_one_clear_error(tmp_path, monkeypatch):
+  # More songs than a pipe takes unread: writing to the dead one fails.
+  for program in ("false", "true"):
+    monkeypatch.setattr(synth.sys, "executable", shutil.which(program))
+    with pytest.raises(UserError, match="0 of 2000 were made"):
+      synth.write_songs(tmp_path, songs=2000, workers=2)
+
+
+def test_a_song_played_again_at_its_own_speed_keeps_its_tempo():
+  song = synth.render(11, seconds=1, rate=4000)
+  for speed in (song.tags["speed"], None):
+    again = synth.render(12, melody=song, seconds=1, rate=4000, speed=speed)
+    assert again.tags["tempo"] == song.tags["tempo"]
 
 
 def test_impossible_choices_are_clear_errors():
@@ -293,6 +365,8 @@ def test_impossible_choices_are_clear_errors():
     dict(beats=5),
     dict(seconds=0),
     dict(drums="loud"),
+    dict(speed="slow", tempo=150),
+    dict(speed="fast", tempo=90),
   ):
     with pytest.raises(UserError):
       synth.render(0, **choices)

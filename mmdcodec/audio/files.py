@@ -5,11 +5,14 @@ resampling by soxr. Audio is `[samples, channels]`, float32, full scale +-1.
 
 Libsndfile reads a file whose end is missing as if it were merely shorter.
 Training on the ruins of a broken download is worse than an error, so `read`
-compares what the container promises with what is there.
+compares what the container promises with what is there. `write` puts a file
+in place when it is complete; a failure leaves what was there before.
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,6 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from mmdcodec.audio import containers
 from mmdcodec.errors import UserError
 
 # suffix -> (container, coding) by libsndfile's names
@@ -32,11 +36,24 @@ _FORMATS = {
 }
 SUFFIXES = tuple(_FORMATS)
 
+# Audio all the same, but nothing here reads it.
+UNSUPPORTED = (
+  *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".wv", ".ape", ".caf"),
+  *(".webm", ".mka", ".mp2", ".mpc", ".tta", ".tak", ".ac3", ".dts", ".amr"),
+  *(".dsf", ".dff", ".ra", ".spx", ".au", ".snd", ".w64", ".rf64", ".aifc"),
+)
+
 # What the coders accept; anything else is resampled to the next one above.
 _CODER_RATES = {
-  ".opus": (8000, 12000, 16000, 24000, 48000),
-  ".mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+  "OPUS": (8000, 12000, 16000, 24000, 48000),
+  "MPEG_LAYER_III": (
+    *(8000, 11025, 12000, 16000, 22050),
+    *(24000, 32000, 44100, 48000),
+  ),
 }
+
+# Libvorbis takes any rate up to here; far above it crashes.
+_VORBIS_MAX_RATE = 192_000
 
 MAX_RATE = 768_000
 MAX_CHANNELS = 64
@@ -78,7 +95,7 @@ def info(path: str | os.PathLike | BinaryIO) -> Info:
   Raises:
     UserError: the file is missing, empty, truncated or not audio.
   """
-  with _open(path) as sound:
+  with opened(path) as sound:
     return Info(sound.frames, sound.samplerate, sound.channels)
 
 
@@ -118,7 +135,7 @@ def read(
       f"{name}: start must be at least 0 and seconds more than 0, not"
       f" start={start}, seconds={seconds}."
     )
-  with _open(path) as sound:
+  with opened(path) as sound:
     source, total = sound.samplerate, sound.frames
     rate = source if rate is None else _checked_rate(rate)
     first = _round(start * rate)
@@ -156,11 +173,12 @@ def write(
   *,
   rate: int,
   subtype: str | None = None,
-) -> None:
+) -> int:
   """Writes audio in the format that the path's suffix names.
 
   Integer formats clip at full scale (they never wrap). Opus and MP3 know few
-  rates; other ones are resampled to the next rate they know.
+  rates; other ones are resampled to the next rate they know, and Vorbis
+  beyond 192 kHz to that.
 
   Args:
     path: where to; its folder must exist.
@@ -168,6 +186,9 @@ def write(
     rate: Hz.
     subtype: libsndfile's name of the coding, such as "PCM_24" or "FLOAT";
       None is 16 bits for wav, flac and aiff, and the only choice for others.
+
+  Returns:
+    The rate of the file in Hz.
 
   Raises:
     UserError: unknown suffix, folder missing, a rate, number of channels or
@@ -191,26 +212,32 @@ def write(
     )
   if not np.isfinite(x).all():
     raise UserError(f"{path}: the audio to write holds NaN or infinity.")
-  rate = _checked_rate(rate)
-  rates = _CODER_RATES.get(suffix)
-  if rates and rate not in rates:
-    to = min((r for r in rates if r > rate), default=rates[-1])
-    x, rate = resample(x, rate=rate, to=to), to
   container, coding = _FORMATS[suffix]
   coding = subtype or coding
+  to = rate = _checked_rate(rate)
+  if coding == "VORBIS":
+    to = min(rate, _VORBIS_MAX_RATE)
+  elif rates := _CODER_RATES.get(coding):
+    to = min((r for r in rates if r >= rate), default=rates[-1])
+  x, rate = resample(x, rate=rate, to=to), to
   if coding not in ("FLOAT", "DOUBLE"):
     x = np.clip(x, -1.0, 1.0)
+  partial = path.with_name(path.name + ".partial")
   try:
     with soundfile.SoundFile(
-      path, "w", rate, x.shape[1], coding, format=container
+      os.fsencode(partial), "w", rate, x.shape[1], coding, format=container
     ) as sound:
       for i in range(0, len(x), _WRITE_BLOCK):
         sound.write(x[i : i + _WRITE_BLOCK])
+    os.replace(partial, path)
   except (soundfile.LibsndfileError, ValueError, OSError) as error:
     raise UserError(
       f"{path}: cannot be written as {coding} at {rate} Hz with {x.shape[1]}"
-      f" channels ({error})."
+      f" channels ({_why(error)})."
     ) from error
+  finally:
+    partial.unlink(missing_ok=True)
+  return rate
 
 
 def resampled_length(samples: int, *, rate: int, to: int) -> int:
@@ -279,19 +306,47 @@ def find(folder: str | os.PathLike) -> list[Path]:
     return [folder]
   if not folder.is_dir():
     raise UserError(f"{folder}: no such folder.")
-  found = []
-  for root, folders, files in os.walk(folder):
-    folders[:] = [f for f in folders if not f.startswith(".")]
-    found += [
-      Path(root, f)
-      for f in files
-      if not f.startswith(".") and f.lower().endswith(SUFFIXES)
-    ]
-  return sorted(found)
+  return sorted(
+    root / name
+    for root, _, names in walk(folder)
+    for name in names
+    if name.lower().endswith(SUFFIXES)
+  )
 
 
-def _open(path) -> soundfile.SoundFile:
-  """Opens for reading, once everything a header can show has been checked."""
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+  """`os.walk` without hidden names; enters linked folders, each folder once.
+
+  Yields:
+    A folder, the names of the folders in it, the names of the files in it.
+  """
+  seen, linked = set(), [str(folder)]
+  while linked:
+    # Links wait, so that a file goes by its own path where it has one here.
+    for root, folders, names in os.walk(linked.pop(0)):
+      if (place := os.path.realpath(root)) in seen:
+        folders.clear()
+        continue
+      seen.add(place)
+      folders[:] = sorted(f for f in folders if not f.startswith("."))
+      paths = [os.path.join(root, f) for f in folders]
+      linked += [p for p in paths if os.path.islink(p)]
+      names = [n for n in names if not n.startswith(".")]
+      yield Path(root), list(folders), names
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike | BinaryIO) -> Iterator[soundfile.SoundFile]:
+  """Opens for reading, once everything a header can show has been checked.
+
+  Raises:
+    UserError: the file is missing, empty, truncated or not audio.
+  """
+  with contextlib.ExitStack() as stack:
+    yield _open(path, stack)
+
+
+def _open(path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
   name = _name(path)
   if isinstance(path, str | os.PathLike):
     path = Path(path)
@@ -300,22 +355,22 @@ def _open(path) -> soundfile.SoundFile:
     if not path.exists():
       raise UserError(f"{name}: no such file.")
     try:
-      with path.open("rb") as stream:
-        _check_complete(stream, name)
+      stream = stack.enter_context(path.open("rb"))
+      source = containers.checked(stream, name)
     except OSError as error:
       raise UserError(f"{name}: cannot be read ({error}).") from error
-    path = str(path)
+    # By its path libsndfile reads faster; as bytes, for names not in UTF-8.
+    source = os.fsencode(path) if source is stream else source
   else:
-    _check_complete(path, name)
+    source = containers.checked(path, name)
   try:
     # Without `format`, soundfile takes a path that ends in .raw for headerless.
-    if isinstance(path, str) and path.lower().endswith(".raw"):
+    if isinstance(source, bytes) and source.lower().endswith(b".raw"):
       raise ValueError("raw samples have no header")
-    sound = soundfile.SoundFile(path)
+    sound = stack.enter_context(soundfile.SoundFile(source))
   except (soundfile.SoundFileError, ValueError, TypeError) as error:
-    reason = str(error).rpartition(": ")[2].rstrip(".")
     raise UserError(
-      f"{name}: is not audio in a known format ({reason}); expected one of"
+      f"{name}: is not audio in a known format ({_why(error)}); expected one of"
       f" {' '.join(SUFFIXES)}."
     ) from error
   problem = None
@@ -326,7 +381,6 @@ def _open(path) -> soundfile.SoundFile:
   elif sound.frames < 1:
     problem = "holds no samples"
   if problem:
-    sound.close()
     raise UserError(f"{name}: {problem}; the file is damaged or empty.")
   return sound
 
@@ -348,72 +402,15 @@ def _decode(sound, begin: int, count: int, name: str) -> np.ndarray:
       if len(blocks[-1]) < want:
         break
   except (soundfile.SoundFileError, RuntimeError) as error:
-    reason = str(error).rpartition(": ")[2].rstrip(".")
     raise UserError(
-      f"{name}: is truncated or damaged ({reason}); get a whole copy."
+      f"{name}: is truncated or damaged ({_why(error)}); get a whole copy."
     ) from error
-  if left > 0:
+  if left > (containers.MP3_SLACK if sound.format == "MP3" else 0):
     raise UserError(
       f"{name}: is truncated: {left} of {count} samples are missing; get a"
       " whole copy."
     )
   return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _check_complete(stream: BinaryIO, name: str) -> None:
-  """Raises UserError if the container promises more bytes than there are."""
-  start = stream.tell()
-  size = stream.seek(0, os.SEEK_END) - start
-  stream.seek(start)
-  if not size:
-    raise UserError(f"{name}: is empty; expected an audio file.")
-  head = stream.read(12)
-  cut = False
-  if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-    cut = _wave_is_cut(stream, start, size)
-  elif head[:4] == b"FORM":
-    cut = int.from_bytes(head[4:8], "big") + 8 > size
-  elif head[:4] == b"OggS":
-    cut = _ogg_is_cut(stream, start, size)
-  stream.seek(start)
-  if cut:
-    raise UserError(f"{name}: is truncated; get a whole copy.")
-
-
-def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
-  """Whether the chunk of samples reaches past the end of the file."""
-  position = 12
-  while position + 8 <= size:
-    stream.seek(start + position)
-    chunk = stream.read(8)
-    length = int.from_bytes(chunk[4:], "little")
-    if chunk[:4] == b"data":
-      # Programs that write to a pipe do not know the length: 0 or about 2^31
-      # or 2^32 is their way to say so.
-      return length < 0x7FFF0000 and position + 8 + length > size
-    position += 8 + length + length % 2
-  return False
-
-
-def _ogg_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
-  """Whether the last page (at most 65307 bytes) is incomplete."""
-  tail = min(size, 65536)
-  stream.seek(start + size - tail)
-  data = stream.read(tail)
-  page = data.rfind(b"OggS")
-  while page >= 0:
-    segments = data[page + 26 : page + 27]
-    if not segments:
-      return True
-    table = data[page + 27 : page + 27 + segments[0]]
-    if len(table) < segments[0]:
-      return True
-    end = page + 27 + len(table) + sum(table)
-    # A chance "OggS" inside of a page shows as version other than 0.
-    if data[page + 4] == 0:
-      return end > len(data)
-    page = data.rfind(b"OggS", 0, page)
-  return False
 
 
 def _fit(x: np.ndarray, length: int) -> np.ndarray:
@@ -434,6 +431,10 @@ def _checked_rate(rate: int) -> int:
       f" {rate}."
     )
   return int(rate)
+
+
+def _why(error: Exception) -> str:
+  return str(error).rpartition(": ")[2].rstrip(". ")
 
 
 def _name(path) -> str:

@@ -24,6 +24,9 @@ _RATES = {
 # Bytes between an ID3 tag and the first frame, as padding.
 _JUNK = 1 << 16
 
+# So many headers in a row are no chance.
+_ROW = 4
+
 
 class _Frame(NamedTuple):
   size: int  # bytes
@@ -78,11 +81,16 @@ def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
     position += frame.size
     head = _at(stream, position, 4)
   begin, first, count, cut = position, head, 0, False
-  while frame := _frame(head):
-    position += frame.size
-    cut = position > end
-    count += not cut
-    head = _at(stream, position, 4)
+  while position is not None and position < end:
+    if frame := _frame(head):
+      position += frame.size
+      cut = position > end
+      count += not cut
+    else:
+      # Damage in the middle, or a tag at the end.
+      position = _sync(stream, position, end)
+    if position is not None:
+      head = _at(stream, position, 4)
   samples = _frame(first).samples if count else 0
   return Layout(begin - start, first, count, samples, promised, cut)
 
@@ -133,16 +141,29 @@ class _Joined(io.RawIOBase):
 
 
 def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
-  """The first place with two frames in a row, or one that ends the file."""
+  """The first place with some like frames in a row; None if there is none."""
   data = _at(stream, position, min(_JUNK, max(0, end - position)))
   at = data.find(b"\xff")
   while at >= 0:
-    if frame := _frame(data[at : at + 4]):
-      after = position + at + frame.size
-      if after == end or _frame(_at(stream, after, 4)):
-        return position + at
+    if _in_a_row(stream, position + at, end):
+      return position + at
     at = data.find(b"\xff", at + 1)
   return None
+
+
+def _in_a_row(stream: BinaryIO, position: int, end: int) -> bool:
+  """Whether frames of one kind stand here: any two bytes may look like one."""
+  first = head = _at(stream, position, 4)
+  for _ in range(_ROW):
+    frame = _frame(head)
+    # Version, layer and rate stay; rate of bits and padding may change.
+    if not frame or (head[1] ^ first[1]) & 0xFE or (head[2] ^ first[2]) & 0x0C:
+      return False
+    position += frame.size
+    if position >= end:
+      return position == end
+    head = _at(stream, position, 4)
+  return True
 
 
 def _frame(head: bytes) -> _Frame | None:

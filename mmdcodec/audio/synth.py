@@ -7,6 +7,7 @@ drawn for one thing does not depend on what is asked for another: with
 `timbre="fm"` or `drums=False` the seed's tune stays as it was.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from mmdcodec.audio import composition, instruments
 from mmdcodec.audio.captions import caption
 from mmdcodec.audio.composition import Note, stream
 from mmdcodec.errors import UserError
+from mmdcodec.machine import cpus
 
 PEAK = 10 ** (-3 / 20)  # -3 dB of full scale
 
@@ -85,7 +87,8 @@ def render(
     A Song.
 
   Raises:
-    UserError: an unknown choice or a value that is not possible.
+    UserError: an unknown choice, a value that is not possible, or a speed and
+      a tempo that contradict each other.
   """
   plan = _plan(seed, melody, choices)
   beat = 60 / plan["tempo"]
@@ -147,8 +150,9 @@ def write_songs(
 ) -> list[Path]:
   """Renders songs into `song_00000.flac`, ... each with its `.json`.
 
-  The sidecar holds `{"caption", "tags"}` and is written after its song: a run
-  that was stopped goes on with the songs that lack one.
+  The sidecar holds `{"caption", "tags", "_request"}` and is written after its
+  song: a run that was stopped goes on with the songs that lack one, or were
+  made for another request (seed, seconds, rate and choices).
 
   Args:
     folder: made if it does not exist.
@@ -156,7 +160,7 @@ def write_songs(
     seconds: length of each; None is one form each.
     rate: Hz.
     seed: of the set; sets of different seeds share no song.
-    workers: processes; None is one per core, 1 renders in this process.
+    workers: processes; None is one per CPU, 1 renders in this process.
     progress: called with (songs done, songs) after each.
     **choices: see `render`.
 
@@ -164,7 +168,7 @@ def write_songs(
     Paths of the songs.
 
   Raises:
-    UserError: see `render`.
+    UserError: see `render`; or a process that renders songs ended early.
   """
   _plan(seed, None, choices)
   folder = Path(folder)
@@ -178,7 +182,7 @@ def write_songs(
   report = progress or (lambda done, songs: None)
   written = songs - len(missing)
   report(written, songs)
-  workers = min(workers or os.cpu_count() or 1, len(missing))
+  workers = min(workers or cpus(), len(missing))
   if workers <= 1:
     for i, job in enumerate(missing, 1):
       _write_song(*job)
@@ -216,18 +220,26 @@ def _in_processes(jobs, workers):
       )
       pool.append(process)
       share = [(str(path), *rest) for path, *rest in jobs[i::workers]]
-      process.stdin.write(json.dumps(share))
-      process.stdin.close()
+      # One that died already is noticed by its exit status.
+      with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(share))
+        process.stdin.close()
       threading.Thread(target=follow, args=(process,), daemon=True).start()
-    running = workers
+    running, made = workers, 0
     while running:
       item = finished.get()
       if isinstance(item, str):
+        made += 1
         yield item
       else:
         running -= 1
-        if item.wait():
-          raise RuntimeError("a process that renders songs failed, see above")
+        status = item.wait()
+        if status or not running and made < len(jobs):
+          raise UserError(
+            f"a process that renders songs ended early, with status {status},"
+            f" when {made} of {len(jobs)} were made (-9 is what a lack of"
+            " memory leads to); run it again to go on, with fewer workers."
+          )
   finally:
     for process in pool:
       if process.poll() is None:
@@ -247,7 +259,8 @@ def _write_song(path, seed, seconds, rate, choices):
 
   song = render(seed, seconds=seconds, rate=rate, **choices)
   files.write(path, song.audio, rate=rate)
-  sidecar = {"caption": song.caption, "tags": song.tags}
+  request = _request(seed, seconds, rate, choices)
+  sidecar = {"caption": song.caption, "tags": song.tags, "_request": request}
   partial = path.with_suffix(".json.part")
   partial.write_text(json.dumps(sidecar, indent=1))
   partial.replace(path.with_suffix(".json"))
@@ -257,13 +270,18 @@ def _is_written(path, seed, seconds, rate, choices):
   from mmdcodec.audio import files
 
   try:
-    tags = json.loads(path.with_suffix(".json").read_text())["tags"]
-    info = files.info(path)
-  except (OSError, ValueError, KeyError, UserError):
+    made_for = json.loads(path.with_suffix(".json").read_text())["_request"]
+    files.info(path)
+  except (OSError, ValueError, KeyError, TypeError, UserError):
     return False
-  same_length = seconds is None or info.samples == round(seconds * rate)
-  same = all(tags.get(k) == v for k, v in choices.items())
-  return tags["seed"] == seed and info.rate == rate and same_length and same
+  return made_for == _request(seed, seconds, rate, choices)
+
+
+def _request(seed, seconds, rate, choices) -> dict:
+  """All that a song depends on, as it comes back from JSON."""
+  choices = {k: v for k, v in sorted(choices.items()) if v is not None}
+  request = {"seed": seed, "seconds": seconds, "rate": rate, **choices}
+  return json.loads(json.dumps(request, default=str))
 
 
 def _plan(seed, melody, choices) -> dict:
@@ -287,22 +305,20 @@ def _plan(seed, melody, choices) -> dict:
   for part, odds in (("chords", 0.85), ("bass", 0.85)):
     plan[part] = plan[part] if rng.random() < odds else False
   where_in_range = rng.random()
+  fixed = {k: v for k, v in choices.items() if v is not None}
   if isinstance(melody, Song):
     known = ("tempo", "speed", "key", "mode", "beats", "form")
     plan.update({name: melody.tags[name] for name in known})
     for name in known[:5]:
-      if choices.get(name, plan[name]) != plan[name]:
+      if fixed.get(name, plan[name]) != plan[name]:
         raise UserError(
           f"the melody of a Song keeps its {name} ({plan[name]}); pass a list"
           f" of notes to choose another."
         )
-  fixed = {k: v for k, v in choices.items() if v is not None}
   if fixed.get("bass") is True:
     fixed["bass"] = plan["bass"] or "synth"
   if fixed.get("chords") is True:
     fixed["chords"] = plan["chords"] or "keys"
-  if "speed" in fixed:
-    plan.pop("tempo", None)
   allowed = {
     "speed": tuple(_TEMPOS),
     "key": names,
@@ -331,9 +347,13 @@ def _plan(seed, melody, choices) -> dict:
     low, high = _TEMPOS[plan["speed"]]
     plan["tempo"] = int(low + where_in_range * (high - low) + 0.5)
   tempo = plan["tempo"]
-  plan["speed"] = (
-    "slow" if tempo < 86 else "mid-tempo" if tempo < 118 else "fast"
-  )
+  speed = "slow" if tempo < 86 else "mid-tempo" if tempo < 118 else "fast"
+  if fixed.get("speed", speed) != speed:
+    raise UserError(
+      f"a tempo of {tempo} is {speed}, not {fixed['speed']}; give only one of"
+      " speed and tempo."
+    )
+  plan["speed"] = speed
   return plan
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser) -> None:
   parser.add_argument(
     "--threads",
     type=int,
-    help="(default: one for each CPU)",
+    help="(default: one for each CPU, at most 16)",
   )
   parser.add_argument(
     "--mix",
@@ -58,7 +58,8 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
   """Measures, and prints the rate and the CPU time of a crop."""
-  from mmdcodec.data import source as data_source
+  from mmdcodec import machine
+  from mmdcodec.data import pipeline
 
   with tempfile.TemporaryDirectory() as scratch:
     dataset = args.dataset or make(Path(scratch))
@@ -74,10 +75,11 @@ def run(args) -> int:
       )
       for _ in range(3)
     ]
-  cpus = data_source.cpus()
+  cpus = machine.cpus()
+  threads = args.threads or pipeline.default_threads()
   print(
     f"{args.seconds:g} s crops at {args.rate} Hz, batch {args.batch},"
-    f" {args.threads or cpus} threads, {cpus} CPUs"
+    f" {threads} threads, {cpus} CPUs"
   )
   for crops, cpu in results:
     print(f"  {crops:8.0f} crops/s   {1e3 * cpu:.3f} ms of CPU time a crop")

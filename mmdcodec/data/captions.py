@@ -6,6 +6,7 @@ for what it leaves open, `song.json` ({"caption": ..., "tags": {...}}) or
 `song.txt` (the caption) beside `song.wav` are read.
 """
 
+import collections
 import csv
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 
 # The names that data sets give to these columns, the first found wins.
@@ -31,30 +33,53 @@ class Label(NamedTuple):
 Labels = Callable[[Path], Label]
 
 
-def labels(folder: Path, table: Path | None) -> Labels:
+def labels(
+  folder: Path, table: Path | None, paths: list[Path] | None = None
+) -> Labels:
   """The labels of a folder of audio.
 
   Args:
     folder: where the audio is.
     table: a CSV, TSV, JSON or JSON-lines file, or None. Its paths may be
       relative to itself, to `folder`, absolute, or bare file names.
+    paths: the audio files; None looks for them in `folder`.
 
   Returns:
     A function from the path of an audio file to its `Label`. What the table
-    leaves open is taken from sidecar files.
+    leaves open is taken from sidecar files. A bare name in the table is that
+    of a file in some subfolder, if there is just one of that name. The
+    function's attribute `ambiguous` is the set of the files it was asked for
+    that have no row because of this.
 
   Raises:
     UserError: the table cannot be read, or has no column of paths.
   """
   rows = _index(folder, table) if table else {}
+  if table and paths is None:
+    paths = files.find(folder)
+  owners = collections.Counter(s for p in paths or () for s in _short(p.name))
 
   def label(path: Path) -> Label:
-    row = rows.get(os.path.abspath(path)) or rows.get(path.name.lower())
-    row = row or rows.get(path.stem.lower()) or Label()
+    row = rows.get(os.path.abspath(path))
+    for short in _short(path.name) if row is None else ():
+      if short in rows and owners[short] > 1:
+        label.ambiguous.add(path)
+      elif short in rows:
+        row = rows[short]
+        label.ambiguous.discard(path)
+        break
+    row = row or Label()
     beside = sidecar(path)
     return Label(row.caption or beside.caption, {**beside.tags, **row.tags})
 
+  label.ambiguous = set()
   return label
+
+
+def _short(name: str) -> list[str]:
+  """What a table may call a file: its name, its name without suffix."""
+  name = name.lower()
+  return list(dict.fromkeys((name, os.path.splitext(name)[0])))
 
 
 def sidecar(path: Path) -> Label:
@@ -80,6 +105,8 @@ def sidecar(path: Path) -> Label:
 def from_row(row: dict) -> Label:
   """A label from a mapping: caption, tags, and all else as tags as well.
 
+  Keys that begin with "_" are left out: programs note things there.
+
   Raises:
     UserError: `row` is not a mapping.
   """
@@ -91,6 +118,7 @@ def from_row(row: dict) -> Label:
   tags = row.get("tags")
   tags = tags if isinstance(tags, dict) else {"tags": tags}
   rest = {k: v for k, v in row.items() if k not in (key, "tags", None)}
+  rest = {k: v for k, v in rest.items() if not str(k).startswith("_")}
   tags = {str(k): v for k, v in {**rest, **tags}.items()}
   tags = {k: v for k, v in tags.items() if v not in (None, "", [], {})}
   return Label(str(caption or "").strip(), tags)
@@ -162,8 +190,7 @@ def _index(folder: Path, table: Path) -> dict[str, Label]:
     if os.path.dirname(path) or (folder / path).exists():
       continue
     # A bare name, often an id without suffix, of a file in some subfolder.
-    name = path.lower()
-    for short in {name, os.path.splitext(name)[0]}:
+    for short in _short(path):
       if short in index:
         ambiguous.add(short)
       index[short] = label

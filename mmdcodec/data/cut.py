@@ -4,7 +4,7 @@ The file is decoded block by block, mixed, resampled by a stream and cut as
 it comes: a three-hour recording needs as much memory as a jingle.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec.audio import files
+from mmdcodec.audio import containers, files
 from mmdcodec.errors import UserError
 
 # Samples (of all channels) decoded at a time.
@@ -97,7 +97,8 @@ def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
 
 def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
   """Blocks of a file as it is, with its rate; checks whatever can be wrong."""
-  with _open(path) as sound:
+  with contextlib.ExitStack() as stack:
+    sound = _open(path, stack)
     rate, total, read = sound.samplerate, sound.frames, 0
     frames = max(1, BLOCK // sound.channels)
     while True:
@@ -116,15 +117,14 @@ def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         raise Damaged(f"samples reach {peak:.3g}, expected at most 1")
       read += len(x)
       yield x, rate
-    # The length of an MP3 is only known to some frames of 1152 samples.
-    slack = 4 * 1152 if sound.format == "MP3" else 0
+    slack = containers.MP3_SLACK if sound.format == "MP3" else 0
     if read < total - slack:
       raise Damaged(
         f"truncated: {read / rate:.1f} s of {total / rate:.1f} s are there"
       )
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def _open(path: Path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
   """Opens a file whose header makes sense."""
   # Opening a named pipe would wait for ever.
   if path.is_dir():
@@ -132,18 +132,16 @@ def _open(path: Path) -> soundfile.SoundFile:
   if not path.is_file():
     raise Damaged("is a broken link" if path.is_symlink() else "is not a file")
   try:
-    with path.open("rb") as stream:
-      rate = files.info(stream).rate
-    if rate < MIN_RATE:
-      raise Damaged(f"claims a rate of {rate} Hz")
-    # As bytes: a name need not be UTF-8.
-    return soundfile.SoundFile(os.fsencode(path))
+    sound = stack.enter_context(files.opened(path))
   except UserError as error:
     # The list of skipped files names the path already.
     reason = str(error).removeprefix(f"{path}: ").rstrip(".")
     raise Damaged(reason) from error
   except (soundfile.SoundFileError, RuntimeError, OSError) as error:
     raise Damaged(f"cannot be opened ({_why(error)})") from error
+  if sound.samplerate < MIN_RATE:
+    raise Damaged(f"claims a rate of {sound.samplerate} Hz")
+  return sound
 
 
 def _why(error: Exception) -> str:

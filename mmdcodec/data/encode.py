@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,12 @@ import soundfile
 
 from mmdcodec.data import captions, cut
 
-# A file's records wait in memory up to this size, beyond it on disk.
-_IN_MEMORY = 8 << 20
+# Records that wait are kept in memory up to this size, beyond it on disk.
+_IN_MEMORY = 32 << 20
+
+# Files in work or waiting for each worker: enough that a long one does not
+# leave the others idle.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Report:
     files: number of files they come from.
     seconds: length of the audio written.
     captioned: number of those files with a caption.
+    ambiguous: number of files without one because the table names them by a
+      name that several files have.
     skipped: (path, reason) of each file that was left out.
     rate: Hz of the records.
     channels: channels of the records.
@@ -57,6 +63,7 @@ class Report:
   files: int = 0
   seconds: float = 0.0
   captioned: int = 0
+  ambiguous: int = 0
   skipped: list[tuple[str, str]] = field(default_factory=list)
   rate: int = 0
   channels: int = 0
@@ -72,6 +79,11 @@ class Report:
       f"files     {self.files}, {self.captioned} with a caption",
       f"skipped   {len(self.skipped)}",
     ]
+    if self.ambiguous:
+      lines.append(
+        f"ambiguous {self.ambiguous} files whose name in the table of captions"
+        " is that of several; give their paths there"
+      )
     shown = 20
     lines += [f"  {path}: {reason}" for path, reason in self.skipped[:shown]]
     if len(self.skipped) > shown:
@@ -101,22 +113,25 @@ def records(
     progress: whether to show a progress line on stderr.
 
   Yields:
-    dicts with the features of a record (`records.FEATURES`).
+    dicts with the features of a record (see `records`).
   """
   stop = threading.Event()
   meter = _Meter(sources, report, progress)
+  memory = max(1, _IN_MEMORY // (_AHEAD * workers))
+
+  def spool():
+    return tempfile.SpooledTemporaryFile(memory, dir=scratch)
 
   def job(source: Source) -> _Encoded:
     return _encode(
-      source.path, report.rate, report.channels, seconds, scratch, stop
+      source.path, report.rate, report.channels, seconds, spool, stop
     )
 
   pool = concurrent.futures.ThreadPoolExecutor(workers, "prepare")
   try:
     queue, rest = collections.deque(), iter(sources)
     while True:
-      # Enough files ahead that a long one does not leave the others idle.
-      while len(queue) < 4 * workers and (source := next(rest, None)):
+      while len(queue) < _AHEAD * workers and (source := next(rest, None)):
         queue.append((source, pool.submit(job, source)))
       if not queue:
         break
@@ -162,10 +177,10 @@ def readable(text: str) -> str:
 class _Encoded:
   """The FLAC pieces of a file, or the reason why there are none."""
 
-  def __init__(self, scratch: Path):
+  def __init__(self, spool):
     self.reason = ""
     self.pieces: list[tuple[int, int]] = []  # bytes, samples
-    self.spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=scratch)
+    self.spool = spool
 
   def __enter__(self):
     return self
@@ -179,10 +194,10 @@ def _encode(
   rate: int,
   channels: int,
   seconds: float,
-  scratch: Path,
+  spool: Callable,
   stop: threading.Event,
 ) -> _Encoded:
-  encoded = _Encoded(scratch)
+  encoded = _Encoded(spool())
   pieces = cut.pieces(path, rate=rate, channels=channels, seconds=seconds)
   while not stop.is_set():
     # Only what comes out of the file may be blamed on it: a full disk, for

@@ -39,17 +39,20 @@ def is_table(table: Path) -> bool:
   return ("set", "split") in zip(first, second, strict=False)
 
 
-def labels(folder: Path, table: Path) -> captions.Labels:
+def labels(
+  folder: Path, table: Path, paths: list[Path] | None = None
+) -> captions.Labels:
   """The labels of FMA's tracks, found by the number in the file's name.
 
   Args:
     folder: `fma_small`, `fma_full`, ..., or a folder above it.
     table: `tracks.csv`; `genres.csv` beside it gives the names of genres.
+    paths: not needed here.
 
   Raises:
     UserError: the table is not FMA's.
   """
-  del folder  # FMA names tracks by number, whatever the folder
+  del folder, paths  # FMA names tracks by number, whatever the folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected tracks.csv of FMA, with a column set/split."

@@ -34,17 +34,20 @@ def is_table(table: Path) -> bool:
   return {"ytid", "caption"} <= set(header)
 
 
-def labels(folder: Path, table: Path) -> captions.Labels:
+def labels(
+  folder: Path, table: Path, paths: list[Path] | None = None
+) -> captions.Labels:
   """The labels of a folder of MusicCaps clips named by ytid.
 
   Args:
     folder: where the clips are, already cut to their 10 seconds.
     table: the CSV of MusicCaps.
+    paths: not needed here.
 
   Raises:
     UserError: the table is not that of MusicCaps.
   """
-  del folder  # clips are named by their id, whatever the folder
+  del folder, paths  # clips are named by their id, whatever the folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected the CSV of MusicCaps, with columns ytid and caption."

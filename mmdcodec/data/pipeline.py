@@ -22,8 +22,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from mmdcodec.data.source import Source, cpus, crop, describe
+from mmdcodec.data.source import Source, crop, describe
 from mmdcodec.errors import UserError
+from mmdcodec.machine import cpus
 
 __all__ = ["batches", "describe", "fixed_batches", "open_source", "Batches"]
 
@@ -126,8 +127,13 @@ def batches(
     crop_dataset,
     batch=batch,
     shard=grain.sharding.ShardOptions(process_index, process_count),
-    threads=threads or min(16, cpus()),
+    threads=threads or default_threads(),
   )
+
+
+def default_threads() -> int:
+  """Threads that decode crops unless told otherwise: at most 16."""
+  return min(16, cpus())
 
 
 class Batches(Iterator):

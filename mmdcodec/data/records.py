@@ -29,8 +29,9 @@ import mmdcodec
 from mmdcodec.audio import files
 from mmdcodec.data import captions, encode, fma, musiccaps
 from mmdcodec.data.encode import Report
-from mmdcodec.data.source import SUMMARY, cpus
+from mmdcodec.data.source import SUMMARY
 from mmdcodec.errors import UserError
+from mmdcodec.machine import cpus
 
 SKIPPED = "skipped.jsonl"
 
@@ -195,11 +196,11 @@ def prepare(
   ):
     if not least <= value <= most:
       raise UserError(f"{name} must be from {least} to {most}, not {value}.")
+  _restore(out)
   _check_out(out, force)
   builder = builder_for(table)
-  sources, skipped = _sources(folder, builder.labels(folder, table), table)
-  sources = _only(sources, only)
-  report = Report(rate=rate, channels=channels, path=str(out), skipped=skipped)
+  report = Report(rate=rate, channels=channels, path=str(out))
+  sources = _only(_sources(folder, table, builder, report), only)
   out.parent.mkdir(parents=True, exist_ok=True)
   with _Unfinished(out) as scratch:
     data = _build(
@@ -233,19 +234,30 @@ def _build(builder, scratch: Path, records) -> Path:
 
 
 def _sources(
-  folder: Path, labels, table: Path | None
-) -> tuple[list[encode.Source], list[tuple[str, str]]]:
-  """The audio files of a folder with their labels, and what is none."""
+  folder: Path,
+  table: Path | None,
+  builder: type[AudioFolder],
+  report: Report,
+) -> list[encode.Source]:
+  """The audio files of a folder with their labels; reports what is none."""
   if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
   root = folder.parent if folder.is_file() else folder
+  paths = files.find(folder)
+  labels = builder.labels(folder, table, paths)
   found = {
     p: encode.Source(p, encode.readable(str(p.relative_to(root))), labels(p))
-    for p in files.find(folder)
+    for p in paths
   }
+  report.ambiguous = len(getattr(labels, "ambiguous", ()))
+  report.skipped += [
+    (encode.readable(str(p.relative_to(root))), reason)
+    for p, reason in _unusable(folder)
+  ]
   if not found:
+    others = "".join(f" ({p}: {r})" for p, r in report.skipped[:1])
     raise UserError(
-      f"{folder}: no audio files; expected {' '.join(files.SUFFIXES)}."
+      f"{folder}: no audio files{others}; expected {' '.join(files.SUFFIXES)}."
     )
   if table and not any(s.label != captions.Label() for s in found.values()):
     raise UserError(
@@ -253,16 +265,25 @@ def _sources(
       f" such as {next(iter(found)).relative_to(root)}; paths may be relative"
       " to either."
     )
-  # A folder called x.wav is somebody's mistake that should be seen.
-  named = [
-    (
-      encode.readable(str(p.relative_to(root))),
-      "is a folder, not an audio file",
-    )
-    for p in sorted(folder.rglob("*"))
-    if p.suffix.lower() in files.SUFFIXES and p.is_dir()
-  ]
-  return list(found.values()), named
+  return list(found.values())
+
+
+def _unusable(folder: Path) -> list[tuple[Path, str]]:
+  """What looks like audio and is not read, with the reason."""
+  found = []
+  for root, folders, names in files.walk(folder):
+    # A folder called x.wav is somebody's mistake that should be seen.
+    found += [
+      (root / name, "is a folder, not an audio file")
+      for name in folders
+      if name.lower().endswith(files.SUFFIXES)
+    ]
+    found += [
+      (root / name, f"{suffix[1:]} is not supported; convert it to flac")
+      for name in names
+      if (suffix := Path(name).suffix.lower()) in files.UNSUPPORTED
+    ]
+  return sorted(found)
 
 
 def _only(sources: list, only: dict[str, str] | None) -> list:
@@ -348,11 +369,31 @@ def _summarise(
 
 
 def _put(data: Path, out: Path) -> None:
-  """Gives a finished data set its name, in one step."""
+  """Gives a finished data set its name.
+
+  To replace one takes two steps. Should the process be killed between them,
+  the old one is left beside `out`, and the next run to `out` restores it.
+  """
+  old = _replaced(out)
   if out.exists():
-    old = Path(tempfile.mkdtemp(dir=data.parent))
-    os.rename(out, old / "replaced")
-  os.rename(data, out)
+    os.rename(out, old)
+  try:
+    os.rename(data, out)
+  finally:
+    _restore(out)
+
+
+def _restore(out: Path) -> None:
+  """Puts back a data set that was to be replaced, or removes it if it was."""
+  old = _replaced(out)
+  if out.exists():
+    shutil.rmtree(old, ignore_errors=True)
+  elif old.exists():
+    os.rename(old, out)
+
+
+def _replaced(out: Path) -> Path:
+  return out.with_name(f".{out.name}.replaced")
 
 
 class _Unfinished:
@@ -368,16 +409,21 @@ class _Unfinished:
       if (lock := _lock(stale)) is not None:
         shutil.rmtree(stale, ignore_errors=True)
         os.close(lock)
-    self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-    self._lock = _lock(self._path)
+    while True:
+      self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+      self._lock = _lock(self._path)
+      # Another run may take it for a killed one's before it is locked.
+      if self._lock is not None and self._path.exists():
+        break
+      if self._lock is not None:
+        os.close(self._lock)
 
   def __enter__(self) -> Path:
     return self._path
 
   def __exit__(self, *_):
     shutil.rmtree(self._path, ignore_errors=True)
-    if self._lock is not None:
-      os.close(self._lock)
+    os.close(self._lock)
 
 
 def _lock(folder: Path) -> int | None:

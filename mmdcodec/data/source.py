@@ -36,13 +36,6 @@ def describe(dataset_dir: str | os.PathLike) -> dict:
     ) from error
 
 
-def cpus() -> int:
-  """CPUs that this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # Linux; containers have fewer than all
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 class Source:
   """The records of a data set by index. Safe to share between threads.
 

@@ -1,0 +1,85 @@
+"""Whether an audio file is whole, as far as its container can tell."""
+
+import os
+from typing import BinaryIO
+
+from mmdcodec.audio import mpeg
+from mmdcodec.errors import UserError
+
+# Samples of an MP3 that may be missing though all frames are there: the first
+# frames of a recording cut out of a longer one cannot be decoded.
+MP3_SLACK = 4 * 1152
+
+# A wave file has some ten chunks; zeros look like empty chunks without end.
+_MAX_CHUNKS = 1000
+
+
+def checked(stream: BinaryIO, name: str) -> BinaryIO:
+  """What to decode; UserError if less is there than the container promises.
+
+  That is the stream itself, unless its length must be told to libsndfile.
+  """
+  start = stream.tell()
+  size = stream.seek(0, os.SEEK_END) - start
+  stream.seek(start)
+  if not size:
+    raise UserError(f"{name}: is empty; expected an audio file.")
+  head = stream.read(12)
+  cut, mp3 = False, None
+  if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+    cut = _wave_is_cut(stream, start, size)
+  elif head[:4] == b"FORM":
+    cut = int.from_bytes(head[4:8], "big") + 8 > size
+  elif head[:4] == b"OggS":
+    cut = _ogg_is_cut(stream, start, size)
+  elif head[:4] != b"fLaC":
+    # An MP3 need not begin with a frame, or with anything of its own.
+    mp3 = mpeg.layout(stream, start, size)
+    if mp3 and mp3.promised is None:
+      cut = mp3.cut
+    elif mp3:
+      cut = mp3.frames * mp3.samples < mp3.promised * mp3.samples - MP3_SLACK
+  stream.seek(start)
+  if cut:
+    raise UserError(f"{name}: is truncated; get a whole copy.")
+  if mp3 and mp3.frames != mp3.promised:
+    return mpeg.tagged(stream, start, mp3)
+  return stream
+
+
+def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+  """Whether the chunk of samples reaches past the end of the file."""
+  position = 12
+  for _ in range(_MAX_CHUNKS):
+    if position + 8 > size:
+      break
+    stream.seek(start + position)
+    chunk = stream.read(8)
+    length = int.from_bytes(chunk[4:], "little")
+    if chunk[:4] == b"data":
+      # Programs that write to a pipe do not know the length: 0 or about 2^31
+      # or 2^32 is their way to say so.
+      return length < 0x7FFF0000 and position + 8 + length > size
+    position += 8 + length + length % 2
+  return False
+
+
+def _ogg_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+  """Whether the last page (at most 65307 bytes) is incomplete."""
+  tail = min(size, 65536)
+  stream.seek(start + size - tail)
+  data = stream.read(tail)
+  page = data.rfind(b"OggS")
+  while page >= 0:
+    segments = data[page + 26 : page + 27]
+    if not segments:
+      return True
+    table = data[page + 27 : page + 27 + segments[0]]
+    if len(table) < segments[0]:
+      return True
+    end = page + 27 + len(table) + sum(table)
+    # A chance "OggS" inside of a page shows as version other than 0.
+    if data[page + 4] == 0:
+      return end > len(data)
+    page = data.rfind(b"OggS", 0, page)
+  return False
