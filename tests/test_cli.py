@@ -2,11 +2,17 @@
 
 Catches: files of another length than the input, audio lost or overwritten, a
 stream decoded with the wrong model, codes that differ from the library's, and
-mistakes that end in a traceback, an exit code other than 2 or no advice.
+mistakes that end in a traceback, an exit code other than 2 or no advice,
+results that do not say what was run, or are left over from another run.
 """
 
 import csv
+import dataclasses
+import importlib
 import json
+import os
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +20,16 @@ import numpy as np
 import pytest
 import soundfile
 from jax.experimental.compilation_cache import compilation_cache
+from mmdcodec.configs import common as configs
 
 import mmdcodec
 from mmdcodec import bitstream, bundle
 from mmdcodec.audio import files
 from mmdcodec.cli.main import main
-from mmdcodec.evaluate import reconstruction
+from mmdcodec.evaluate import clips as clips_lib
+from mmdcodec.evaluate import codebooks, reconstruction
 from mmdcodec.models import codec as codec_model
+from mmdcodec.train import loop
 
 
 def write_bundle(folder, seed, preset="soundstream_tiny", **changes):
@@ -376,6 +385,10 @@ def test_evaluate_a_data_set_with_fewer_codebooks(
   assert main(argv) == 0
   shown = capsys.readouterr().out
   assert "2 clips, 0.20 s, 2.00 kbps" in shown
+  # More clips than records would be duplicates.
+  argv[argv.index("--clips") + 1] = "99"
+  assert main(argv) == 0
+  assert "3 clips, 0.30 s" in capsys.readouterr().out
 
 
 def test_evaluate_mistakes(tmp_path, model, folder, fails):
@@ -387,3 +400,159 @@ def test_evaluate_mistakes(tmp_path, model, folder, fails):
   assert "no audio files" in fails(*evaluate, folder)
   assert "no such" in fails(*evaluate, tmp_path / "missing")
   assert "more than 0" in fails(*evaluate, folder, "--clips", "0")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, dataset):
+  """A training run of two steps."""
+  changes = dict(dilations=(1,), ratios=(8,), filters=2, codebooks=2)
+  config = configs.shrink(configs.codec_config("soundstream_tiny", **changes))
+  config.losses.mel.windows = (256,)
+  config.data.train = config.data.valid = str(dataset)
+  config.steps = config.log_every = config.eval_every = config.save_every = 2
+  config.compilation_cache = "off"
+  folder = tmp_path_factory.mktemp("runs") / "tiny"
+  loop.train(config, folder, log=lambda line: None)
+  return str(folder)
+
+
+@pytest.mark.slow
+def test_export_and_info_of_a_workdir(tmp_path, workdir, fails, capsys):
+  target = str(tmp_path / "bundle")
+  assert main(["export", workdir, target]) == 0
+  assert f"{target}: step 2 of {workdir}" in capsys.readouterr().out
+  codec = mmdcodec.load(target)
+  assert codec.hash == mmdcodec.load(workdir).hash
+  for path, kind in ((workdir, "workdir"), (target, "bundle")):
+    assert main(["info", path]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][0] == kind
+    assert ["model", codec.hash] in rows and ["training", "steps", "2"] in rows
+  assert "--force" in fails("export", workdir, target)
+  assert main(["export", workdir, target, "--force", "--step", "2"]) == 0
+
+
+@pytest.mark.slow
+def test_evaluate_a_workdir(tmp_path, workdir, folder, fails, capsys):
+  out = tmp_path / "results"
+  argv = ["evaluate", "--model", workdir, "--audio", str(folder)]
+  argv += ["--seconds", "0.1", "--out", str(out)]
+  assert main([*argv, "--codebooks", "1"]) == 0
+  assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+  results = json.loads((out / "results.json").read_text())
+  assert results["about"] == {
+    "model": workdir,
+    "hash": mmdcodec.load(workdir).hash,
+    "audio": str(folder),
+    "seconds": 0.1,
+    "clips": 32,
+    "codebooks": 1,
+  }
+  page = (out / "report.html").read_text()
+  assert "--seconds 0.1 --clips 32 --codebooks 1" in page
+  p = np.array(results["counts"][0]) / np.sum(results["counts"])
+  entropy = -sum(v * np.log2(v) for v in p if v)
+  bits = np.log2(len(p))
+  expected = results["bits_per_second"] * entropy / bits
+  assert results["entropy_bits_per_second"] == pytest.approx(expected)
+  shown = capsys.readouterr().out
+  rate = re.search(r"entropy-coded \(kbps\) +([\d.]+)", shown)[1]
+  assert float(rate) == pytest.approx(expected / 1000, abs=0.006)
+  assert "entropy-coded bit rate (kbps)" in page
+
+  (out / "notes.txt").write_text("precious")
+  before = (out / "report.html").read_bytes()
+  assert "--force" in fails(*argv)
+  assert (out / "report.html").read_bytes() == before
+  assert (out / "audio" / "002-original.flac").exists()
+  assert main([*argv, "--force", "--clips", "1"]) == 0
+  assert len(list((out / "audio").iterdir())) == 2
+  assert not (out / "spectrogram-001.png").exists()
+  assert (out / "notes.txt").read_text() == "precious"
+  argv[-1] = str(tmp_path / "other")
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "song.txt").write_text("precious")
+  assert "something else" in fails(*argv, "--force")
+
+
+def test_a_format_that_knows_few_rates(
+  tmp_path, model, coded, capsys, monkeypatch
+):
+  out = tmp_path / "back.mp3"
+  argv = ["decode", coded, str(out), "--model", model, "--rate", "9000"]
+  assert main(argv) == 0
+  info = files.info(out)
+  assert info.rate == 11025
+  assert info.seconds == pytest.approx(0.5, abs=0.2)  # the coder's padding
+  capsys.readouterr()
+  monkeypatch.setattr(files, "write", lambda *_, **__: 11025)
+  assert main([*argv, "--force"]) == 0
+  assert "back.mp3: 0.50 s, 11025 Hz, " in capsys.readouterr().out
+
+
+def test_a_stream_without_audio(tmp_path, model, coded, fails):
+  stream = bitstream.read(coded)
+  none = dataclasses.replace(stream, samples=0, codes=stream.codes[:0])
+  path = tmp_path / "none.mmdc"
+  bitstream.write(path, none)
+  out = tmp_path / "a.wav"
+  assert f"{path} holds no audio" in fails(
+    "decode", path, out, "--model", model
+  )
+
+
+def test_paths_that_cannot_be(tmp_path, model, folder, fails):
+  file = tmp_path / "file"
+  file.write_text("precious")
+  assert f"{file}: " in fails("quickstart", "--tiny", "--workdir", file)
+  below = file / "below"
+  assert str(below) in fails("quickstart", "--tiny", "--workdir", below)
+  argv = ["evaluate", "--model", model, "--audio", folder, "--out"]
+  assert "is a file" in fails(*argv, file)
+
+
+def test_pipes_that_break(model, monkeypatch):
+  """`| head` ends quietly; a broken pipe to something else is an error."""
+  info = importlib.import_module("mmdcodec.cli.info")
+  with monkeypatch.context() as patch:
+
+    def broken(args):
+      raise BrokenPipeError
+
+    patch.setattr(info, "run", broken)
+    with pytest.raises(BrokenPipeError):
+      main(["info", model])
+  reader, writer = os.pipe()
+  os.close(reader)
+  with open(writer, "w") as file:
+    monkeypatch.setattr(sys, "stdout", file)
+    assert main(["info", model]) == 1
+
+
+def test_clips_of_many_lengths_share_programs(model, monkeypatch):
+  codec, shapes = mmdcodec.load(model), {}
+
+  def watch(module, name):
+    function = getattr(module, name)
+
+    def watched(x, *rest):
+      shapes.setdefault(name, set()).add(x.shape)
+      return function(x, *rest)
+
+    monkeypatch.setattr(module, name, watched)
+
+  watch(codebooks, "histogram")
+  watch(reconstruction, "compare")
+  rng = np.random.default_rng(0)
+  stride = codec.model.stride
+  for lengths in ((70, 75), (78, 79.5)):  # all in the bucket of 80 frames
+    noise = [rng.normal(size=(round(stride * n), 1)) for n in lengths]
+    found = clips_lib.reconstruct(
+      codec, [clips_lib.Clip("noise", x.astype(np.float32)) for x in noise]
+    )
+    frames = sum(np.ceil(lengths))
+    np.testing.assert_array_equal(found.counts.sum(1), frames)
+  assert shapes == {
+    "histogram": {(1, 80, codec.codebooks)},
+    "compare": {(1, 80 * stride, 1)},
+  }

@@ -2,12 +2,15 @@
 
 Catches: a stage that does not fit the one before it, work done again when the
 command is repeated, held-out music that is trained on, a page without its
-players or without the untrained codec beside the trained one.
+players or without the untrained codec beside the trained one, a loss called a
+gain, a broken file that ends the job, and a job that trains on its own links.
 """
 
 import argparse
+import html
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -16,10 +19,13 @@ from mmdcodec.configs import common
 from mmdcodec.configs import quickstart as configs
 
 import mmdcodec
-from mmdcodec.cli import quickstart
+from mmdcodec.audio import synth
+from mmdcodec.cli import common as cli_common
+from mmdcodec.cli import quickstart, reports
 from mmdcodec.cli.main import main
+from mmdcodec.data import records
 from mmdcodec.errors import UserError
-from mmdcodec.train import preemption
+from mmdcodec.train import preemption, settings
 
 
 def make_job(workdir, **options):
@@ -37,6 +43,7 @@ def music(tmp_path):
     soundfile.write(path, np.full(800, i / 10), 8000)
     path.with_suffix(".txt").write_text(f"caption {i}")
   (folder / "notes.txt").write_text("not beside any song")
+  (folder / "6.wav.json").write_text('{"caption": "whole name"}')
   return folder
 
 
@@ -88,7 +95,19 @@ def test_quickstart_interrupted_then_continued_then_repeated(
     path = tmp_path / "job" / "evaluation" / name / "results.json"
     results[name] = json.loads(path.read_text())
   trained, untrained = results["trained"], results["untrained"]
-  assert trained["mel_distance"] != untrained["mel_distance"]
+  assert trained["about"]["hash"] == codec.hash != untrained["about"]["hash"]
+  # What was measured is the middle of the songs held out, of no other ones.
+  for name in results:
+    for index in range(2):
+      folder = tmp_path / "job" / "evaluation" / name / "audio"
+      found, rate = soundfile.read(folder / f"00{index}-original.flac")
+      song = tmp_path / "job" / "music" / "test" / f"song_0000{index}.flac"
+      expected = soundfile.read(song)[0][rate : 2 * rate]
+      np.testing.assert_allclose(found, expected, atol=1e-4)
+  margin = trained["mel_distance"]["mean"] - untrained["mel_distance"]["mean"]
+  line = next(s for s in second.splitlines() if s.startswith("mel distance"))
+  assert float(line.split()[-1]) == pytest.approx(margin, abs=0.006)
+  assert "the same codec untrained" in second
   # k-means on real latents: even the untrained codec uses its codebooks.
   assert min(untrained["use"]) > 0.3
   text = page.read_text()
@@ -97,6 +116,9 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   assert text.count('src="data:audio/flac;base64,') == 6
   assert text.count("<img ") == 4  # two pairs of spectrograms, curves, use
   assert "margin" in text and "untrained" in text
+  assert "--steps 4 --tiny" in text  # the command that was run
+  sidecar = tmp_path / "job" / "music" / "test" / "song_00001.json"
+  assert html.escape(json.loads(sidecar.read_text())["caption"]) in text
   assert not re.search(r'src="(?!data:)', text)
 
 
@@ -142,6 +164,7 @@ def test_own_music_is_linked_with_its_captions(tmp_path, music):
     assert caption == f"caption {path.stem}"
     assert path.read_bytes() == next(music.rglob(path.name)).read_bytes()
   assert not list(folder.rglob("notes.txt"))
+  assert len(list(folder.glob("*/6.wav.json"))) == 1
   assert [p.parent.name for p in found if p.stem == "3"] == ["sub"]
   # Interrupted and run again.
   assert quickstart.make_music(job) == result
@@ -165,3 +188,78 @@ def test_mistakes(tmp_path, capsys):
   ):
     assert main(job + argv) == 2
     assert words in capsys.readouterr().err
+
+
+def test_broken_files_are_left_out_before_the_split(tmp_path, music, capsys):
+  (music / "0.wav").write_text("not audio")
+  noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000)
+  soundfile.write(music / "cut.flac", noise, 8000)
+  data = (music / "cut.flac").read_bytes()
+  (music / "cut.flac").write_bytes(data[: len(data) // 2])
+  job = make_job(tmp_path / "job", audio=str(music))
+  result = quickstart.make_music(job)
+  assert "6 files" in result and "2 left out" in result
+  shown = capsys.readouterr().out
+  assert "0.wav" in shown and "cut.flac" in shown
+  names = {p.name for p in (job.workdir / "music").rglob("*.*")}
+  assert names.isdisjoint({"0.wav", "cut.flac"}) and "1.wav" in names
+
+
+def test_a_workdir_inside_of_the_music(music, capsys):
+  job = make_job(music / "job", audio=str(music))
+  before = quickstart.music_settings(job)
+  first = quickstart.make_music(job)
+  assert quickstart.music_settings(job) == before
+  assert quickstart.make_music(job) == first and "7 files" in first
+  for workdir, audio in ((music, music), (music, music / "music" / "train")):
+    audio.mkdir(parents=True, exist_ok=True)
+    argv = ["quickstart", "--workdir", str(workdir), "--audio", str(audio)]
+    assert main(argv) == 2
+    assert "give another --workdir" in capsys.readouterr().err
+
+
+def test_any_name_of_a_workdir(tmp_path):
+  job = make_job(tmp_path / "a=0.5,b=2")
+  data = quickstart._with_data(job)["data"]
+  for split in ("train", "valid"):
+    expected = {str(job.workdir / "data" / split): 1.0}
+    assert settings.parse_datasets(data[split]) == expected
+
+
+def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
+  now = [100.0]
+  monkeypatch.setattr(cli_common.time, "monotonic", lambda: now[0])
+  show = cli_common.progress_line("songs")
+  show(2, 12)
+  now[0] += 20
+  show(7, 12)
+  expected = "  7/12 songs, 0.2 a second, 20 s left\n"
+  assert capsys.readouterr().err == expected
+
+  def write_songs(folder, progress, **options):
+    now[0] += 100
+    progress(1, 2)
+
+  monkeypatch.setattr(synth, "write_songs", write_songs)
+  quickstart.make_music(make_job(tmp_path))
+  assert "1/2 songs (test)" in capsys.readouterr().err
+
+  asked = []
+
+  def prepare(*paths, progress, **options):
+    asked.append(progress)
+    return records.Report()
+
+  monkeypatch.setattr(records, "prepare", prepare)
+  quickstart.prepare(make_job(tmp_path, audio=str(music)))
+  assert asked == [True, True]
+
+
+def test_a_loss_is_not_called_a_gain():
+  def result(value):
+    return types.SimpleNamespace(summary={"si_sdr": (value, 0.0)})
+
+  words = reports.margin(result(-3.0), result(1.0))
+  assert "SI-SDR -3.0 dB, 4.0 dB below" in words
+  words = reports.margin(result(1.0), result(-3.0))
+  assert "SI-SDR 1.0 dB, 4.0 dB above" in words and "(-3.0 dB)" in words

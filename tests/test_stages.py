@@ -2,8 +2,11 @@
 
 Catches: finished work done again, an interrupted stage that starts over though
 it could resume (or resumes though it cannot), stages kept although what they
-rest on was replaced, settings of two runs mixed, and work deleted unasked.
+rest on was replaced, settings of two runs mixed, work deleted unasked, files
+of the user deleted, and two processes in one workdir.
 """
+
+import fcntl
 
 import pytest
 
@@ -117,3 +120,43 @@ def test_damaged_notes(job):
   (job.folder / stages.FILE).write_text("{")
   with pytest.raises(UserError, match="damaged"):
     job()
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", "ac")
+def test_files_of_the_user_are_not_touched(job, name, force):
+  (job.folder / name).mkdir(parents=True)
+  song = job.folder / name / "song.wav"
+  song.write_text("precious")
+  with pytest.raises(UserError, match=f"{name} was not made by this"):
+    job(force=force)
+  assert job.ran == [] and song.read_text() == "precious"
+
+
+def test_files_that_came_while_a_job_was_interrupted_are_not_touched(job):
+  job.fail = "b"
+  with pytest.raises(KeyboardInterrupt):
+    job()
+  (job.folder / "c").write_text("precious")
+  job.fail, job.settings["a"] = None, {"n": 2}
+  with pytest.raises(UserError, match="c was not made by this"):
+    job(force=True)
+  assert (job.folder / "c").read_text() == "precious"
+
+
+def test_notes_of_another_program(job):
+  job.folder.mkdir()
+  for text in ('["a"]', '{"a": {}}'):
+    (job.folder / stages.FILE).write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+      job()
+
+
+def test_one_process_at_a_time(job):
+  job.folder.mkdir()
+  with open(job.folder / stages.LOCK, "w") as other:
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another process"):
+      job()
+    assert job.ran == []
+  assert job() == ["a", "b", "c"]

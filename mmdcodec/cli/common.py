@@ -2,10 +2,13 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 
@@ -65,15 +68,17 @@ def read_audio(
   """
   from mmdcodec.audio import files
 
-  x, source = files.read(path)
-  line = f"{path}: {len(x) / source:.2f} s, {source} Hz, {plural(x.shape[1])}"
+  source = files.info(path)
+  x, _ = files.read(path, rate=rate, channels=channels)
+  line = (
+    f"{path}: {source.seconds:.2f} s, {source.rate} Hz,"
+    f" {plural(source.channels)}"
+  )
   changes = []
-  if x.shape[1] != channels:
+  if source.channels != channels:
     changes.append(f"mixed to {plural(channels)}")
-    x = files.mix(x, channels)
-  if source != rate:
+  if source.rate != rate:
     changes.append(f"resampled to {rate} Hz")
-    x = files.resample(x, rate=source, to=rate)
   return x, "; ".join([line, " and ".join(changes)] if changes else [line])
 
 
@@ -92,14 +97,35 @@ def bytes_text(count: int) -> str:
   return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def duration_text(seconds: float) -> str:
-  """`4.25 s`, `3 min 05 s`, `2 h 07 min`."""
-  if seconds < 60:
-    return f"{seconds:.2f} s"
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 60:
-    return f"{minutes} min {rest:02d} s"
-  return f"{minutes // 60} h {minutes % 60:02d} min"
+def progress_line(things: str) -> Callable[[int, int], None]:
+  """A function (done, total) that shows rate and time left on stderr.
+
+  Args:
+    things: what is counted, such as "songs".
+  """
+  start = time.monotonic()
+  # A terminal has its line rewritten; a log gets one now and then.
+  live = sys.stderr.isatty()
+  every = 0.5 if live else 15.0
+  state = {"first": None, "next": start + every}
+
+  def show(done: int, total: int) -> None:
+    now = time.monotonic()
+    if state["first"] is None:
+      state["first"] = done  # what an earlier run did took no time in this one
+    last = done == total
+    # What is over before the first line is due shows none.
+    if now < state["next"] and not (last and state["next"] > start + every):
+      return
+    state["next"] = now + every
+    speed = (done - state["first"]) / max(now - start, 1e-9)
+    line = f"  {done}/{total} {things}, {speed:.1f} a second"
+    if speed:
+      line += f", {text.duration((total - done) / speed)} left"
+    begin, end = ("\r\x1b[K", "\n" if last else "") if live else ("", "\n")
+    print(begin + line, end=end, file=sys.stderr, flush=True)
+
+  return show
 
 
 def format_table(

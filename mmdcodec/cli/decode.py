@@ -49,6 +49,8 @@ def run(args):
     raise UserError(f"--rate is {args.rate}; it is in Hz, such as 44100.")
   target = common.check_output(target, force=args.force)
   stream = bitstream.read(source)
+  if not stream.samples:
+    raise UserError(f"{source} holds no audio.")
 
   import numpy as np
 
@@ -56,17 +58,16 @@ def run(args):
 
   codec = mmdcodec.load(args.model)
   check_model(stream, codec, source, args.model)
-  x = np.zeros((0, codec.channels), np.float32)
-  if stream.samples:
-    scale = None if stream.scale is None else stream.scale[None]
-    x = codec.decode(stream.codes, scale=scale, length=stream.samples)
-    x = np.asarray(x[0])
+  scale = None if stream.scale is None else stream.scale[None]
+  x = codec.decode(stream.codes, scale=scale, length=stream.samples)
+  x = np.asarray(x[0])
   rate = args.rate or codec.rate
   if rate != codec.rate:
     x = files.resample(x, rate=codec.rate, to=rate)
-  files.write(target, x, rate=rate)
+  # Some formats know few rates: what was written may be another one.
+  written = files.write(target, x, rate=rate) or rate
   print(
-    f"{target}: {len(x) / rate:.2f} s, {rate} Hz,"
+    f"{target}: {len(x) / rate:.2f} s, {written} Hz,"
     f" {common.plural(x.shape[1])}, from {stream.codebooks} codebooks"
     f" ({stream.bits_per_second / 1000:.2f} kbps)"
   )

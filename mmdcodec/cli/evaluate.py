@@ -3,6 +3,7 @@
 The first word names what is measured; without one it is `reconstruction`.
 """
 
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 HELP = "measure how well a codec reconstructs audio"
@@ -50,6 +51,9 @@ def add_arguments(parser):
     metavar="N",
     help="use only the first N codebooks: how it sounds with fewer bits",
   )
+  parser.add_argument(
+    "--force", action="store_true", help="replace the results in --out"
+  )
 
 
 def run(args):
@@ -60,6 +64,8 @@ def run(args):
   from mmdcodec.cli import reports
   from mmdcodec.evaluate import clips as clips_lib
 
+  if args.out:
+    clips_lib.check_folder(args.out, force=args.force)
   codec = mmdcodec.load(args.model)
   clips = clips_lib.collect(
     args.audio,
@@ -68,25 +74,35 @@ def run(args):
     seconds=args.seconds,
     count=args.clips,
   )
-  result = clips_lib.reconstruct(codec, clips, codebooks=args.codebooks)
+  about = {
+    name: getattr(args, name) for name in ("model", "audio", "seconds", "clips")
+  }
+  result = clips_lib.reconstruct(
+    codec, clips, codebooks=args.codebooks, about=about
+  )
   print(as_text(result))
   if args.out:
+    clips_lib.clean(args.out)
     clips_lib.save(result, args.out)
-    page = reports.write_evaluation(
-      result, args.out, model=args.model, audio=args.audio
-    )
+    page = reports.write_evaluation(result, args.out)
     print(f"\nresults, audio and plots: {args.out}\npage: {page}")
 
 
 def as_text(result) -> str:
   """Tables of a `Reconstruction` for a terminal."""
-  from mmdcodec.cli import common
+  from mmdcodec.cli import common, reports
   from mmdcodec.evaluate.clips import COLUMNS
 
   total = sum(row["seconds"] for row in result.rows)
   measures = [
     (heading, *result.summary[name], words)
     for name, (heading, words) in COLUMNS.items()
+  ]
+  nominal, coded = reports.rates(result)
+  nothing = float("nan")
+  measures += [
+    ("bit rate (kbps)", nominal, nothing, "of the packed codes"),
+    ("entropy-coded (kbps)", coded, nothing, "with an ideal coder"),
   ]
   levels = [
     (level, 100 * use, perplexity)
@@ -97,7 +113,7 @@ def as_text(result) -> str:
   size = result.counts.shape[1]
   return "\n\n".join(
     [
-      f"{len(result.rows)} clips, {common.duration_text(total)},"
+      f"{len(result.rows)} clips, {text.duration(total)},"
       f" {result.bits_per_second / 1000:.2f} kbps",
       common.format_table(("measure", "mean", "std", ""), measures),
       common.format_table(

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
@@ -39,7 +40,7 @@ def describe_file(path: pathlib.Path) -> str:
   stream = bitstream.read(path)
   rows = [
     ("coded audio", f"{path} (.mmdc version {bitstream.VERSION})"),
-    ("duration", common.duration_text(stream.seconds)),
+    ("duration", text.duration(stream.seconds)),
     ("sample rate", f"{stream.rate} Hz"),
     ("channels", f"{stream.channels}"),
     ("frames", f"{len(stream.codes)} at {stream.frame_rate:g} Hz"),
@@ -114,7 +115,7 @@ def describe_dataset(path: pathlib.Path) -> str:
   rows = [
     ("data set", str(path)),
     ("records", f"{found['records']:,}"),
-    ("duration", common.duration_text(found["seconds"])),
+    ("duration", text.duration(found["seconds"])),
     ("sample rate", f"{found['rate']} Hz"),
     ("channels", f"{found['channels']}"),
     ("size on disk", common.bytes_text(_size(path))),

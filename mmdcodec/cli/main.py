@@ -7,6 +7,7 @@ list of arguments as well.
 """
 
 import argparse
+import errno
 import importlib
 import logging
 import os
@@ -76,9 +77,12 @@ def main(argv: list[str] | None = None) -> int:
   try:
     if getattr(module, "PARSES_REST", False):
       args, rest = parser.parse_known_args(argv)
-      return module.run(args, rest) or 0
-    args = parser.parse_args(argv)
-    return module.run(args) or 0
+      code = module.run(args, rest) or 0
+    else:
+      args = parser.parse_args(argv)
+      code = module.run(args) or 0
+    sys.stdout.flush()
+    return code
   except UserError as error:
     print(f"mmdcodec: {error}", file=sys.stderr)
     return 2
@@ -86,9 +90,28 @@ def main(argv: list[str] | None = None) -> int:
     print("mmdcodec: interrupted", file=sys.stderr)
     return 130
   except BrokenPipeError:
+    if _stdout_works():
+      raise
     # The reader of our output went away (`| head`); so do we, quietly.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  except OSError as error:
+    # A path of the user's that can't be read or made, or a full disk.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.filename is None and not full:
+      raise
+    where = "" if error.filename is None else f"{error.filename}: "
+    print(f"mmdcodec: {where}{error.strerror}.", file=sys.stderr)
+    return 2
+
+
+def _stdout_works() -> bool:
+  """Whether what was printed so far can be written."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    return False
+  return True
 
 
 if __name__ == "__main__":

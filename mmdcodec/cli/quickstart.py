@@ -13,7 +13,9 @@ command again continues where the last one was interrupted.
     WORKDIR/report.html
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -22,6 +24,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 
+from mmdcodec import text
 from mmdcodec.cli import stages
 from mmdcodec.errors import UserError
 
@@ -33,6 +36,7 @@ SONGS, SONG_SECONDS = (96, 8, 8), 20.0
 TINY_SONGS, TINY_SONG_SECONDS = (4, 2, 2), 3.0
 SPLITS = ("train", "valid", "test")
 CLIP_SECONDS, CLIPS = 5.0, 8
+FOLDERS = ("music", "data", "run", "bundle", "evaluation")
 
 
 def add_arguments(parser):
@@ -74,11 +78,15 @@ def run(args):
     seconds = stages.run_stages(job.workdir, make_stages(job), force=args.force)
   except preemption.Preempted:
     return preemption.EXIT_CODE
+  from mmdcodec.cli import reports
+
   print(
-    f"all done in {stages.duration_text(seconds)} of work.\n"
+    f"\n{reports.quickstart_text(job)}\n\n"
+    f"all done in {text.duration(seconds)} of work.\n"
     f"report: {job.workdir / 'report.html'}\n"
     "try: mmdcodec encode YOUR.mp3 your.mmdc --model"
-    f" {shlex.quote(str(job.workdir / 'bundle'))}"
+    f" {shlex.quote(str(job.workdir / 'bundle'))}",
+    flush=True,
   )
 
 
@@ -94,6 +102,7 @@ class Job:
     song_seconds: of each.
     clips: at most so many test clips are evaluated.
     clip_seconds: of each.
+    command: what was typed.
   """
 
   workdir: pathlib.Path
@@ -103,6 +112,7 @@ class Job:
   song_seconds: float
   clips: int
   clip_seconds: float
+  command: str
 
   @property
   def rate(self) -> int:
@@ -123,19 +133,30 @@ def make_job(args) -> Job:
   config = (config or quickstart.get_config()).to_dict()
   if args.steps is not None:
     config["steps"] = args.steps
+  workdir = pathlib.Path(args.workdir).expanduser().resolve()
   audio = None
   if args.audio is not None:
     audio = pathlib.Path(args.audio).expanduser().resolve()
     if not audio.is_dir():
       raise UserError(f"--audio {args.audio}: no such folder.")
+    ours = [workdir / name for name in FOLDERS]
+    if audio == workdir or any(audio.is_relative_to(each) for each in ours):
+      raise UserError(
+        f"--audio {args.audio} is where the results go; give another --workdir."
+      )
+  command = ["mmdcodec", "quickstart", "--workdir", str(workdir)]
+  command += ["--audio", str(audio)] if audio else []
+  command += ["--steps", str(args.steps)] if args.steps is not None else []
+  command += ["--tiny"] if args.tiny else []
   return Job(
-    workdir=pathlib.Path(args.workdir).expanduser().resolve(),
+    workdir=workdir,
     audio=audio,
     config=config,
     songs=TINY_SONGS if args.tiny else SONGS,
     song_seconds=TINY_SONG_SECONDS if args.tiny else SONG_SECONDS,
     clips=2 if args.tiny else CLIPS,
     clip_seconds=1.0 if args.tiny else CLIP_SECONDS,
+    command=shlex.join(command),
   )
 
 
@@ -171,7 +192,7 @@ def music_settings(job: Job) -> dict:
       "rate": job.rate,
     }
   digest = hashlib.sha256()
-  for path in _audio_files(job.audio):
+  for path in _audio_files(job):
     status = path.stat()
     name = os.path.relpath(path, job.audio)
     digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
@@ -183,6 +204,7 @@ def make_music(job: Job) -> str:
   if job.audio is not None:
     return link_music(job)
   from mmdcodec.audio import synth
+  from mmdcodec.cli import common
 
   for index, split in enumerate(SPLITS):
     folder = job.workdir / "music" / split
@@ -195,8 +217,9 @@ def make_music(job: Job) -> str:
       seed=index,
       # Processes take longer to start than a few songs take to render.
       workers=None if job.songs[index] > 8 else 1,
+      progress=common.progress_line(f"songs ({split})"),
     )
-  total = stages.duration_text(sum(job.songs) * job.song_seconds)
+  total = text.duration(sum(job.songs) * job.song_seconds)
   train, valid, test = job.songs
   return (
     f"rendered {sum(job.songs)} songs, {total}: {train} to train on, {valid}"
@@ -220,8 +243,8 @@ def split_files(paths: Sequence, root: pathlib.Path) -> dict[str, list]:
   """
   if len(paths) < 3:
     raise UserError(
-      f"{root} has {len(paths)} audio files; at least 3 are needed, to train"
-      " on, to watch the training, and to hold out."
+      f"{root} has {len(paths)} audio files that can be read; at least 3 are"
+      " needed, to train on, to watch the training, and to hold out."
     )
 
   def order(path) -> str:
@@ -240,10 +263,13 @@ def split_files(paths: Sequence, root: pathlib.Path) -> dict[str, list]:
 
 def link_music(job: Job) -> str:
   """Links the files of the user's folder, with captions beside them."""
-  split = split_files(_audio_files(job.audio), job.audio)
+  paths, broken = readable(_audio_files(job))
+  split = split_files(paths, job.audio)
   for name, paths in split.items():
     for path in paths:
-      sidecars = (path.with_suffix(suffix) for suffix in (".json", ".txt"))
+      # As `data.captions.sidecar` looks for them.
+      sidecars = [path.with_suffix(suffix) for suffix in (".json", ".txt")]
+      sidecars += [pathlib.Path(f"{path}{s}") for s in (".json", ".txt")]
       for source in (path, *(s for s in sidecars if s.is_file())):
         relative = os.path.relpath(source, job.audio)
         target = job.workdir / "music" / name / relative
@@ -258,7 +284,35 @@ def link_music(job: Job) -> str:
   return (
     f"{sum(counts.values())} files of {job.audio}: {counts['train']} to train"
     f" on, {counts['valid']} to watch the training, {counts['test']} held out"
+    + (f"; {broken} left out that can't be read" if broken else "")
   )
+
+
+def readable(paths: Sequence) -> tuple[list, int]:
+  """Which files can be opened and read at their end; how many can't.
+
+  A split may be one file: were that one broken, the job would fail at the end.
+  """
+  from mmdcodec.audio import files
+  from mmdcodec.cli import common
+
+  def problem(path) -> UserError | None:
+    try:
+      # The last second: what a broken download lacks is its end.
+      files.read(path, start=max(0.0, files.info(path).seconds - 1))
+    except UserError as error:
+      return error
+
+  good, show = [], common.progress_line("files looked at")
+  # Reading and decoding let other threads run.
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for done, error in enumerate(pool.map(problem, paths), 1):
+      if error is None:
+        good.append(paths[done - 1])
+      else:
+        print(f"  left out: {error}", flush=True)
+      show(done, len(paths))
+  return good, len(paths) - len(good)
 
 
 def prepare(job: Job) -> str:
@@ -272,11 +326,12 @@ def prepare(job: Job) -> str:
       job.workdir / "data" / split,
       rate=job.rate,
       channels=job.channels,
-      progress=False,
+      # Built-in music takes a second.
+      progress=job.audio is not None,
       force=True,
     )
   skipped = sum(len(each.skipped) for each in found.values())
-  duration = stages.duration_text(found["train"].seconds)
+  duration = text.duration(found["train"].seconds)
   line = f"{found['train'].records} records, {duration}, to train on"
   return line + (f"; {skipped} files skipped" if skipped else "")
 
@@ -286,7 +341,9 @@ def train(job: Job) -> str:
   from mmdcodec.train import loop
 
   loop.train(
-    _with_data(job), job.workdir / "run", log=lambda line: print("  " + line)
+    _with_data(job),
+    job.workdir / "run",
+    log=lambda line: print("  " + line, flush=True),
   )
   return f"{job.config['steps']} steps"
 
@@ -312,11 +369,18 @@ def evaluate(job: Job) -> str:
     channels=job.channels,
     seconds=job.clip_seconds,
     count=job.clips,
+    log=functools.partial(print, flush=True),
   )
   folder = job.workdir / "evaluation"
   found = {}
   for name, codec in (("trained", trained), ("untrained", untrained(job))):
-    found[name] = clips_lib.reconstruct(codec, clips)
+    about = {
+      "model": str(job.workdir / "bundle") if name == "trained" else name,
+      "audio": str(job.workdir / "music" / "test"),
+      "seconds": job.clip_seconds,
+      "clips": job.clips,
+    }
+    found[name] = clips_lib.reconstruct(codec, clips, about=about)
     clips_lib.save(found[name], folder / name)
   a, b = (found[name].summary["si_sdr"][0] for name in found)
   return (
@@ -381,11 +445,16 @@ def untrained(job: Job):
 def _with_data(job: Job) -> dict:
   config = json.loads(json.dumps(job.config))
   for split in ("train", "valid"):
-    config["data"][split] = str(job.workdir / "data" / split)
+    # Not as text, in which `,` and `=` would have a meaning.
+    config["data"][split] = {str(job.workdir / "data" / split): 1.0}
   return config
 
 
-def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
+def _audio_files(job: Job) -> list[pathlib.Path]:
+  """The user's files, without what this job put below them."""
   from mmdcodec.audio import files
 
-  return files.find(folder)
+  paths = files.find(job.audio)
+  if job.workdir.is_relative_to(job.audio):
+    paths = [path for path in paths if not path.is_relative_to(job.workdir)]
+  return paths

@@ -6,12 +6,21 @@ import shlex
 
 import numpy as np
 
-from mmdcodec.cli import stages
+from mmdcodec import text
+from mmdcodec.cli import common, stages
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
 
 # Players make a page heavy: 5 s of FLAC at 24 kHz are 0.2 MB.
 LISTEN = 6
+
+
+def rates(result: Reconstruction) -> tuple[float, float]:
+  """Of the packed codes, and with ideal entropy coders, in kbps."""
+  return (
+    result.bits_per_second / 1000,
+    result.entropy_bits_per_second / 1000,
+  )
 
 
 def measures_section(
@@ -21,17 +30,26 @@ def measures_section(
   columns = ["measure", "mean", "std"]
   if baseline is not None:
     columns = ["measure", "trained", "std", "untrained", "std", "margin"]
+  lines = [
+    (heading, result.summary[name], baseline and baseline.summary[name])
+    for name, (heading, _) in COLUMNS.items()
+  ]
+  nothing = float("nan")
+  for index, heading in enumerate(("bit rate", "entropy-coded bit rate")):
+    line = [
+      (rates(each)[index], nothing) for each in (result, baseline) if each
+    ]
+    lines.append((f"{heading} (kbps)", line[0], line[-1]))
   rows = []
-  for name, (heading, _) in COLUMNS.items():
-    row = [heading, *result.summary[name]]
+  for heading, here, there in lines:
+    row = [heading, *here]
     if baseline is not None:
-      other = baseline.summary[name]
-      row += [*other, result.summary[name][0] - other[0]]
+      row += [*there, here[0] - there[0]]
     rows.append(row)
   better = "; ".join(f"{title}: {words}" for title, words in COLUMNS.values())
   note = (
-    f"Mean and standard deviation over {len(result.rows)} clips at"
-    f" {result.bits_per_second / 1000:.2f} kbps. {better}."
+    f"Mean and standard deviation over {len(result.rows)} clips. {better}."
+    " Entropy-coded: with an ideal coder for each codebook by itself."
   )
   if baseline is not None:
     note += (
@@ -125,18 +143,17 @@ def curves_section(workdir: pathlib.Path) -> list[report.Section]:
 
 
 def write_evaluation(
-  result: Reconstruction, folder, *, model: str, audio: str
+  result: Reconstruction, folder: str | pathlib.Path
 ) -> pathlib.Path:
   """The page of `mmdcodec evaluate`: FOLDER/report.html, and its plots."""
   folder = pathlib.Path(folder)
-  command = shlex.join(
-    ["mmdcodec", "evaluate", "reconstruction"]
-    + ["--model", str(model), "--audio", str(audio)]
-  )
+  command = ["mmdcodec", "evaluate", "reconstruction"]
+  for name in ("model", "audio", "seconds", "clips", "codebooks"):
+    command += [f"--{name}", f"{result.about[name]}"]
   mean, std = result.summary["si_sdr"]
   players = players_section(result)
   use, figure = codebooks_sections(result)
-  curves = curves_section(model)
+  curves = curves_section(result.about["model"])
   plots = {
     f"spectrogram-{index:03d}.png": clip.image
     for index, clip in enumerate(players.clips)
@@ -149,7 +166,11 @@ def write_evaluation(
   return report.write_report(
     folder / "report.html",
     [
-      report.Text("What was run", code=command),
+      report.Text(
+        "What was run",
+        [f"Model {result.about['hash']}."],
+        code=shlex.join(command),
+      ),
       measures_section(result),
       players,
       *curves,
@@ -175,19 +196,13 @@ def write_quickstart(job) -> pathlib.Path:
   Returns:
     The path.
   """
-  from mmdcodec.evaluate import clips as clips_lib
-
   folder = job.workdir
-  trained, untrained = (
-    clips_lib.load(folder / "evaluation" / name)
-    for name in ("trained", "untrained")
-  )
+  trained, untrained = _results(job)
   bundle = json.loads((folder / "bundle" / "config.json").read_text())
   seconds = stages.seconds_of(folder)
   step, model = bundle["training"]["step"], bundle["model"]
-  a, b = (each.summary["si_sdr"][0] for each in (trained, untrained))
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
-  took = stages.duration_text(seconds["train"])
+  took = text.duration(seconds["train"])
   return report.write_report(
     folder / "report.html",
     [
@@ -200,11 +215,10 @@ def write_quickstart(job) -> pathlib.Path:
           f" {step} was best on music for validation; it then reconstructed"
           " music that it was neither trained nor chosen on.",
         ],
-        code=f"mmdcodec quickstart --workdir {shlex.quote(str(folder))}"
-        + (f" --audio {shlex.quote(str(job.audio))}" if job.audio else ""),
+        code=job.command,
       ),
       measures_section(trained, untrained),
-      players_section(trained, untrained, _captions(folder / "music/test")),
+      players_section(trained, untrained, _captions(trained, folder)),
       *curves_section(folder / "run"),
       *codebooks_sections(trained, untrained),
       clips_section(trained),
@@ -218,20 +232,45 @@ def write_quickstart(job) -> pathlib.Path:
     title="mmdcodec quickstart",
     lead=(
       f"Held-out music at {trained.bits_per_second / 1000:.2f} kbps:"
-      f" SI-SDR {a:.1f} dB, {a - b:.1f} dB above the same codec untrained"
-      f" ({b:.1f} dB)."
+      f" {margin(trained, untrained)}."
     ),
   )
 
 
-def _captions(folder: pathlib.Path) -> dict[str, str]:
-  """Name of an audio file -> the caption in the JSON file beside it."""
-  found = {}
-  for path in folder.rglob("*.json"):
-    try:
-      caption = json.loads(path.read_text()).get("caption", "")
-    except (ValueError, AttributeError):
-      continue
-    for audio in path.parent.glob(path.stem + ".*"):
-      found[audio.relative_to(folder).as_posix()] = str(caption)
-  return found
+def margin(trained: Reconstruction, untrained: Reconstruction) -> str:
+  """How far training moved SI-SDR, and in which direction, in words."""
+  a, b = (each.summary["si_sdr"][0] for each in (trained, untrained))
+  word = "above" if a >= b else "below"
+  return (
+    f"SI-SDR {a:.1f} dB, {abs(a - b):.1f} dB {word} the same codec untrained"
+    f" ({b:.1f} dB)"
+  )
+
+
+def quickstart_text(job) -> str:
+  """The measures of a quickstart beside the untrained codec's, as a table."""
+  trained, untrained = _results(job)
+  table = measures_section(trained, untrained)
+  return (
+    f"{margin(trained, untrained)}, on {len(trained.rows)} clips of held-out"
+    f" music\n{common.format_table(table.columns, table.rows)}"
+  )
+
+
+def _results(job) -> list[Reconstruction]:
+  """Of the trained codec and the untrained one."""
+  from mmdcodec.evaluate import clips
+
+  folder = job.workdir / "evaluation"
+  return [clips.load(folder / name) for name in ("trained", "untrained")]
+
+
+def _captions(result: Reconstruction, workdir: pathlib.Path) -> dict[str, str]:
+  """Name of a clip -> its caption, in the file beside it."""
+  from mmdcodec.data import captions
+
+  folder = workdir / "music" / "test"
+  return {
+    clip.name: captions.sidecar(folder / clip.name).caption
+    for clip in result.clips
+  }

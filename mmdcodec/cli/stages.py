@@ -3,21 +3,28 @@
 Every stage says with which settings it works. What was finished, and with
 which settings, is kept in WORKDIR/stages.json, so that the same command again
 skips what is done, goes on with what was interrupted, and refuses to mix work
-of different settings.
+of different settings. Nothing is deleted that stages.json does not know: a
+workdir may be a folder with other things in it.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mmdcodec.cli.common import duration_text
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 FILE = "stages.json"
+LOCK = "stages.lock"
+
+# Flushed: a log that is read while the job goes on must not lag behind it.
+_log = functools.partial(print, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +53,7 @@ def run_stages(
   stages: Sequence[Stage],
   *,
   force: bool = False,
-  log: Callable[[str], None] = print,
+  log: Callable[[str], None] = _log,
 ) -> float:
   """Runs what is not done yet, in order.
 
@@ -60,11 +67,19 @@ def run_stages(
     The seconds that all stages took, in this run and in earlier ones.
 
   Raises:
-    UserError: finished or begun work has other settings, and not force.
+    UserError: finished or begun work has other settings, and not force; an
+      output is there that no stage made; another process works in workdir.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  with _locked(workdir):
+    return _run(workdir, list(stages), force, log)
+
+
+def _run(workdir, stages, force, log) -> float:
+  """See `run_stages`."""
   known = _read(workdir)
-  stages = list(stages)
+  for stage in stages:
+    _check_ours(stage, known)
   changed = _first_change(stages, known)
   if changed is not None:
     index, words = changed
@@ -74,10 +89,7 @@ def run_stages(
         " --workdir, or --force to do over stage"
         f" {stages[index].name!r} and those after it."
       )
-    for stage in stages[index:]:
-      known.pop(stage.name, None)
-      _delete(stage)
-    _write(workdir, known)
+    _forget(workdir, stages[index:], known)
   redo = False
   for number, stage in enumerate(stages, 1):
     label = f"[{number}/{len(stages)}] {stage.name}"
@@ -89,14 +101,11 @@ def run_stages(
       continue
     keep = stage.resumes and entry and not redo
     redo = True
-    if not keep:
-      _delete(stage)
-      entry = {}
-    spent = entry.get("seconds", 0.0)
-    entry = {"settings": _plain(stage.settings), "done": False}
     # Stages after this one rest on what is about to be replaced.
-    for later in stages[number:]:
-      known.pop(later.name, None)
+    _forget(workdir, stages[number - (not keep) :], known)
+    _check_ours(stage, known)
+    spent = entry.get("seconds", 0.0) if keep else 0.0
+    entry = {"settings": _plain(stage.settings), "done": False}
     known[stage.name] = {**entry, "seconds": spent}
     _write(workdir, known)
     log(f"{label} ...")
@@ -109,7 +118,7 @@ def run_stages(
       _write(workdir, known)
     known[stage.name].update(done=True, result=result)
     _write(workdir, known)
-    log(f"{label}: {result} ({duration_text(spent)})")
+    log(f"{label}: {result} ({text.duration(spent)})")
   return sum(known[stage.name]["seconds"] for stage in stages)
 
 
@@ -147,12 +156,60 @@ def _plain(settings: Mapping) -> dict:
   return json.loads(json.dumps(settings))
 
 
-def _delete(stage: Stage) -> None:
+def _check_ours(stage: Stage, known: Mapping) -> None:
+  """Makes sure that a stage which never began finds nobody's files.
+
+  Raises:
+    UserError: one of its outputs exists.
+  """
   for path in stage.outputs:
-    if path.is_dir() and not path.is_symlink():
-      shutil.rmtree(path)
-    else:
-      path.unlink(missing_ok=True)
+    if stage.name not in known and os.path.lexists(path):
+      raise UserError(
+        f"{path} was not made by this command, which would replace it; give"
+        " an empty --workdir."
+      )
+
+
+def _forget(workdir, stages: Sequence[Stage], known: dict) -> None:
+  """Deletes what the stages that ever began have made."""
+  stages = [stage for stage in stages if stage.name in known]
+  # Noted first: what is half deleted must not count as done.
+  for stage in stages:
+    known[stage.name]["done"] = False
+  _write(workdir, known)
+  for stage in stages:
+    for path in stage.outputs:
+      if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)
+    del known[stage.name]
+  _write(workdir, known)
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes out of a workdir, as long as this one lives.
+
+  Raises:
+    UserError: one is there already.
+  """
+  try:
+    import fcntl
+  except ImportError:  # Windows
+    yield
+    return
+  with open(workdir / LOCK, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(
+        f"another process works in {workdir}; wait for it, or give another"
+        " --workdir."
+      ) from None
+    except OSError:
+      pass  # some network file systems know no locks
+    yield
 
 
 def _read(workdir: pathlib.Path) -> dict:
@@ -160,11 +217,14 @@ def _read(workdir: pathlib.Path) -> dict:
   if not path.exists():
     return {}
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
+    known = json.loads(path.read_text())
+    if not all({"settings", "done"} <= {*entry} for entry in known.values()):
+      raise ValueError("it does not list stages")
+  except (ValueError, AttributeError, TypeError) as error:
     raise UserError(
       f"{path} is damaged ({error}); give another --workdir."
     ) from None
+  return known
 
 
 def _write(workdir: pathlib.Path, known: dict) -> None:

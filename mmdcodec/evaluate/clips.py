@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,9 @@ class Reconstruction:
     use: per codebook, the share of its codes that were chosen.
     perplexity: per codebook, over all clips.
     bits_per_second: of the packed codes.
+    entropy_bits_per_second: with an ideal entropy coder for each codebook.
+    about: what was run: "hash" and "codebooks" of the codec, and what the
+      caller of `reconstruct` tells ("model", "audio", "seconds", "clips").
   """
 
   rate: int
@@ -56,6 +59,8 @@ class Reconstruction:
   use: np.ndarray
   perplexity: np.ndarray
   bits_per_second: float
+  entropy_bits_per_second: float
+  about: dict
 
 
 def collect(
@@ -114,7 +119,11 @@ def collect(
 
 
 def reconstruct(
-  codec, clips: Sequence[Clip], *, codebooks: int | None = None
+  codec,
+  clips: Sequence[Clip],
+  *,
+  codebooks: int | None = None,
+  about: Mapping | None = None,
 ) -> Reconstruction:
   """Codes and decodes clips, and measures what was lost.
 
@@ -122,6 +131,7 @@ def reconstruct(
     codec: a `LoadedCodec`.
     clips: at its rate and channels.
     codebooks: how many are used; None for all.
+    about: what is to be kept with the results, such as the path of the model.
 
   Returns:
     See `Reconstruction`.
@@ -129,19 +139,21 @@ def reconstruct(
   Raises:
     UserError: the codec does not have so many codebooks.
   """
-  from mmdcodec import bitstream
+  from mmdcodec import bitstream, bundle
   from mmdcodec.evaluate import codebooks as usage
   from mmdcodec.evaluate import reconstruction
 
   # Padded to one length, so that clips of all lengths share a program.
+  stride = codec.model.stride
   longest = max(len(clip.audio) for clip in clips)
+  longest = bundle.bucket(-(-longest // stride)) * stride
 
   def padded(x):
     x = np.asarray(x)
     return np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)))
 
   size = codec.model.codebook_size
-  audio, rows, counts, bits, samples = [], [], 0, 0, 0
+  audio, rows, counts, frames, samples = [], [], 0, 0, 0
   for clip in clips:
     codes, scale = codec.encode(
       clip.audio[None], codebooks=codebooks, return_scale=True
@@ -157,10 +169,17 @@ def reconstruct(
     seconds = len(clip.audio) / codec.rate
     measured = {name: float(found[name][0]) for name in COLUMNS}
     rows.append({"clip": clip.name, "seconds": seconds, **measured})
-    counts = counts + np.asarray(usage.histogram(codes, size))
-    bits += codes.size * bitstream.code_bits(size)
+    here = codes.shape[1]
+    more = bundle.bucket(here) - here
+    codes = np.pad(codes, ((0, 0), (0, more), (0, 0)))
+    valid = np.arange(here + more) < here
+    counts = counts + np.asarray(usage.histogram(codes, size, valid))
+    frames += here
     samples += len(clip.audio)
   statistics = usage.statistics(counts)
+  used = len(counts)
+  # Of what was coded: chunks overlap, and last frames are not full.
+  frame_rate = frames * codec.rate / samples
   summary = {}
   for name in COLUMNS:
     values = [row[name] for row in rows]
@@ -174,7 +193,9 @@ def reconstruct(
     counts=counts,
     use=np.asarray(statistics["use"]),
     perplexity=np.asarray(statistics["perplexity"]),
-    bits_per_second=bits * codec.rate / samples,
+    bits_per_second=frame_rate * used * bitstream.code_bits(size),
+    entropy_bits_per_second=usage.entropy_bits_per_second(frame_rate, counts),
+    about={**(about or {}), "hash": codec.hash, "codebooks": used},
   )
 
 
@@ -192,8 +213,10 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
   except OSError as error:
     raise UserError(f"{folder} cannot be made: {error.strerror}.") from None
   results = {
+    "about": result.about,
     "clips": len(result.rows),
     "bits_per_second": result.bits_per_second,
+    "entropy_bits_per_second": result.entropy_bits_per_second,
     **{
       name: {"mean": mean, "std": std}
       for name, (mean, std) in result.summary.items()
@@ -245,7 +268,41 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
     use=np.array(results["use"]),
     perplexity=np.array(results["perplexity"]),
     bits_per_second=results["bits_per_second"],
+    entropy_bits_per_second=results["entropy_bits_per_second"],
+    about=results["about"],
   )
+
+
+# What `save` and the page of `mmdcodec evaluate` write into a folder.
+OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
+OUTPUTS += ("codebook_use.png", "spectrogram-[0-9]*.png")
+OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
+
+
+def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
+  """Makes sure that results can go to a folder, before the work is done.
+
+  Raises:
+    UserError: it holds results (and not force), or something else.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"{folder} is a file; expected the name of a folder.")
+  if not folder.exists() or not any(folder.iterdir()):
+    return
+  if not (folder / "results.json").is_file():
+    raise UserError(
+      f"{folder} holds something else than results; choose another folder."
+    )
+  if not force:
+    raise UserError(f"{folder} holds results; give --force to replace them.")
+
+
+def clean(folder: str | pathlib.Path) -> None:
+  """Deletes what an earlier evaluation wrote into a folder."""
+  for pattern in OUTPUTS:
+    for path in pathlib.Path(folder).glob(pattern):
+      path.unlink()
 
 
 def _spread(total: int, count: int) -> list[int]:
@@ -263,6 +320,8 @@ def _is_dataset(path: pathlib.Path) -> bool:
 def _crops(path, rate, channels, seconds, count) -> list[Clip]:
   from mmdcodec.data import pipeline
 
+  # More crops than records would be the same music twice.
+  count = min(count, pipeline.describe(path)["records"])
   found = pipeline.fixed_batches(
     path, batch=1, seconds=seconds, rate=rate, channels=channels, count=count
   )

@@ -6,7 +6,6 @@ writes them to `path` if one is given.
 """
 
 import io
-import json
 import math
 import os
 import pathlib
@@ -120,7 +119,7 @@ def curves(
   Raises:
     ValueError: the file holds no measures yet.
   """
-  series = _read_series(pathlib.Path(metrics))
+  series = _series(pathlib.Path(metrics))
   names = sorted(
     series, key=lambda n: (list(TITLES).index(n) if n in TITLES else 99, n)
   )
@@ -234,15 +233,12 @@ def _mel(hz: float) -> np.ndarray:
   return transforms.hz_to_mel(np.asarray(hz))
 
 
-def _read_series(path: pathlib.Path) -> dict:
+def _series(path: pathlib.Path) -> dict:
   """Lines of each name: {(kind, level): (steps, values)}, level -1 for none."""
-  path = path / "metrics.jsonl" if path.is_dir() else path
+  from mmdcodec.train import metrics
+
   series = {}
-  for line in path.read_text().splitlines():
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # the last line of a run that was killed while it wrote
+  for row in metrics.read(path if path.is_dir() else path.parent):
     for key, value in row.items():
       kind, _, name = key.partition("/")
       if not name or value is None:
