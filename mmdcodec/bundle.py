@@ -99,7 +99,8 @@ class LoadedCodec:
         codec takes out (None from one that does not).
 
     Returns:
-      int32 codes [batch, ceil(samples / stride), codebooks].
+      NumPy int32 codes [batch, frames, codebooks], ceil(samples / stride)
+      frames (more if the codec works in chunks that overlap).
 
     Raises:
       UserError: x is no audio of one of these shapes, or not finite.
@@ -114,10 +115,11 @@ class LoadedCodec:
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
     out = self._encode(self.variables, x, lengths, codebooks)
     # The codec's own count: chunks that overlap have more frames than the clip.
-    codes = out.codes[:, : int(out.lengths.max())]
+    # In NumPy: JAX would compile a slice for every length.
+    codes = np.asarray(out.codes)[:, : int(out.lengths.max())]
     if not return_scale:
       return codes
-    scale = out.scale
+    scale = None if out.scale is None else np.asarray(out.scale)
     if scale is not None and self.model.chunk is not None:
       scale = scale[:, : -(-samples // self.model.chunk[1])]
     return codes, scale
@@ -132,7 +134,7 @@ class LoadedCodec:
       length: samples to return; all of the frames by default.
 
     Returns:
-      float32 audio [batch, samples, channels] at the codec's rate.
+      NumPy float32 audio [batch, samples, channels] at the codec's rate.
 
     Raises:
       UserError: codes of another shape, or outside of the codebook.
@@ -162,7 +164,7 @@ class LoadedCodec:
     padded = np.pad(codes, ((0, 0), (0, bucket(frames) - frames), (0, 0)))
     lengths = np.full(len(codes), samples, np.int32)
     y = self._decode(self.variables, padded.astype(np.int32), scale, lengths)
-    return y[:, :samples]
+    return np.asarray(y)[:, :samples]
 
   def _prepare(self, x, rate, lengths):
     """Any accepted audio -> [batch, samples, channels], valid lengths."""
