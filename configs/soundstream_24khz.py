@@ -10,12 +10,10 @@ Mel loss in the paper's form: L1, plus sqrt(s / 2) times the L2 of logarithms.
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "", preset: str = "soundstream_24khz"):
   """The experiment; `tiny` shrinks it for tests."""
   tiny = arg == "tiny"
-  config = common.codec_config(
-    "soundstream_tiny" if tiny else "soundstream_24khz"
-  )
+  config = common.codec_config("soundstream_tiny" if tiny else preset)
   config.losses.waveform.weight = 0.0
   config.losses.mel.form = "soundstream"
   config.losses.mel.windows = (64, 128, 256, 512, 1024, 2048)
