@@ -22,7 +22,7 @@ from mmdcodec.train import loop, metrics, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
 
-STEPS = 30
+STEPS = 60
 CONFIG = "--config=soundstream_24khz:tiny"
 
 
@@ -115,7 +115,7 @@ def uninterrupted(tmp_path_factory, dataset):
 def test_killed_run_resumes_bit_for_bit(tmp_path, dataset, uninterrupted):
   """Catches any state that a checkpoint leaves out, and repeated data."""
   # A save waits for the one before it: after step 10, that of step 5 is there.
-  step = random.randrange(12, STEPS - 5)
+  step = random.randrange(12, 25)
   print(f"killed after step {step}")
   code, output = run_until(step, signal.SIGKILL, tmp_path, dataset)
   assert code == -signal.SIGKILL, output
@@ -133,7 +133,12 @@ def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
   checkpoints.close()
   # Saved where it stopped, not only at a multiple of save_every.
   assert saved >= 7 and f"saved at step {saved}" in output
-  assert f"resumed {tmp_path} at step {saved}" in finish(tmp_path, dataset)
+  # The second half is traced on the way. (Never in the process of the tests:
+  # the tracer crashes once the TPU compiler is loaded beside it.)
+  trace = ["--config.profile.start=1", "--config.profile.steps=2"]
+  output = finish(tmp_path, dataset, *trace)
+  assert f"resumed {tmp_path} at step {saved}" in output
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   assert_same_end(tmp_path, uninterrupted)
 
 
@@ -366,7 +371,7 @@ def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
 
 @pytest.mark.slow
 def test_a_run_can_start_from_another_and_go_on(tmp_path, dataset):
-  """Catches lost start weights, settings that can't change, lost traces."""
+  """Catches lost start weights, and settings that can't change."""
   config = configs.parse([CONFIG])
   config.data.train = str(dataset)
   config.steps = config.save_every = 2
@@ -395,10 +400,8 @@ def test_a_run_can_start_from_another_and_go_on(tmp_path, dataset):
   loop.train(config, second, log=lines.append)
   assert "has done its 2 steps" in lines[-1]
   config.steps, config.save_every, config.optimizer.clip = 4, 4, 0.0
-  config.profile.start, config.profile.steps = 1, 1
   loop.train(config, second, log=lines.append)
   assert any(f"resumed {second} at step 2" in line for line in lines)
-  assert list((second / "profile").rglob("*.xplane.pb"))
   assert list((second / "tensorboard").iterdir())
   config.model.codebooks += 1
   with pytest.raises(UserError, match="codebooks"):
