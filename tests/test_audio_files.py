@@ -242,6 +242,17 @@ def mp3(path, *, variable, tagged, id3, seconds=9, rate=44100):
   return whole
 
 
+def test_an_mp3_that_is_only_its_tag(tmp_path):
+  """An IndexError where the first frame of audio should be."""
+  path = tmp_path / "x.mp3"
+  mp3(path, variable=False, tagged=True, id3=False, seconds=1)
+  data = path.read_bytes()
+  path.write_bytes(data[: data.index(b"\xff\xfb", 4)])
+  for look in (files.read, files.info):
+    with pytest.raises(UserError):
+      look(path)
+
+
 @pytest.mark.parametrize("variable", [False, True])
 @pytest.mark.parametrize("tagged", [False, True])
 @pytest.mark.parametrize("id3", [False, True])

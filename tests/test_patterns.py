@@ -77,6 +77,9 @@ def test_groups_are_what_a_step_predicts():
   np.testing.assert_array_equal(rows, np.arange(4)[:, None].repeat(2, 1))
   assert patterns.flatten(4)(6).groups == ()
   assert patterns.grouped(4, 2)(6).groups == ()
+  coarse = patterns.grouped(12, (4, 8))(3)
+  assert len(coarse.steps) == 36
+  assert {k for step in coarse.steps[:12] for _, k in step} == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

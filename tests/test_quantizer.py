@@ -388,7 +388,10 @@ def test_replacement_takes_distinct_rows():
   # Alive at the next step, whichever way the limit is given.
   assert not (replace(new_sum, new_count, 0.1)[2] & replaced).any()
   _, new_count, replaced = replace(sum, count, 2.0, kind="absolute")
-  assert replaced.sum() == 20 and np.asarray(new_count)[replaced].min() >= 2
+  # Two of twenty rows would be more than half of uniform use: 1 / 64.
+  assert replaced.sum() == 20
+  fresh = np.asarray(new_count)[np.asarray(replaced)]
+  np.testing.assert_allclose(fresh, vector.GRACE * count.sum() / 64, rtol=1e-4)
   assert not replace(sum, count, 0.0)[2].any()
 
 
@@ -405,6 +408,23 @@ def test_replacement_spares_what_k_means_found(kind, threshold):
   assert np.asarray(out.metrics["replaced"]).max() <= 6
   again, _ = train(module, variables, z, jax.random.key(2))
   assert again.commitment < 1.1 * out.commitment
+
+
+def test_absolute_limit_with_too_few_rows():
+  """Counts that grow without end, where not every code can have its rows."""
+  module = small(codebooks=1, size=64, threshold=2.0, threshold_kind="absolute")
+  z = jnp.asarray(latents(0, (1, 48, 8)))  # less than two rows a code
+
+  @jax.jit
+  def run(variables):
+    def step(variables, key):
+      return train(module, variables, z, key)[1], None
+
+    keys = jax.random.split(jax.random.key(1), 300)
+    return jax.lax.scan(step, variables, keys)[0]
+
+  count = run(initial(module, z))["codebook"]["count"]
+  assert 24 < float(count.sum()) < 96
 
 
 def test_evaluation_changes_nothing():

@@ -351,6 +351,13 @@ def test_nothing_is_overwritten_unless_told_to(tmp_path):
   assert describe(out)["files"] == 1
   prepare(tmp_path / "in", out, force=True)
   assert describe(out)["files"] == 2
+  # Through a link, as to a larger disk: the link stays, twice.
+  link = tmp_path / "link"
+  link.symlink_to(out)
+  for _ in range(2):
+    prepare(tmp_path / "in", link, force=True)
+    assert link.is_symlink() and describe(link)["files"] == 2
+  assert sorted(os.listdir(tmp_path)) == ["in", "link", "out"]
   # Whatever is no data set is never removed.
   with pytest.raises(UserError, match="not a data set"):
     prepare(tmp_path / "in", tmp_path / "in", force=True)

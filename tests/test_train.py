@@ -317,6 +317,7 @@ def test_the_best_and_the_latest_checkpoints_stay(tmp_path):
     ("a=0.7, b=3e-1", {"a": 0.7, "b": 0.3}),
     ("x=y=2", {"x=y": 2.0}),
     ("runs/a=b", ["runs/a=b"]),
+    ("a=1.2.3", ["a=1.2.3"]),
     ("", []),
     ({"with,comma": 1.0}, {"with,comma": 1.0}),
   ],

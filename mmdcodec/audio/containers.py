@@ -35,7 +35,9 @@ def checked(stream: BinaryIO, name: str) -> BinaryIO:
   elif head[:4] != b"fLaC":
     # An MP3 need not begin with a frame, or with anything of its own.
     mp3 = mpeg.layout(stream, start, size)
-    if mp3 and mp3.promised is None:
+    if mp3 and not mp3.frames:
+      cut = True  # nothing but the tag
+    elif mp3 and mp3.promised is None:
       cut = mp3.cut
     elif mp3:
       cut = mp3.frames * mp3.samples < mp3.promised * mp3.samples - MP3_SLACK

@@ -186,7 +186,8 @@ def prepare(
     UserError: nothing to read, nothing readable, a caption file that does not
       fit, or `out` exists.
   """
-  folder, out = Path(folder), Path(os.path.abspath(out))
+  # Through links: what is replaced is the folder that one leads to.
+  folder, out = Path(folder), Path(os.path.realpath(out))
   table = Path(captions) if captions is not None else None
   for name, value, least, most in (
     ("rate", rate, 1000, files.MAX_RATE),

@@ -292,20 +292,28 @@ def coarse_first(
   return make
 
 
-def grouped(codebooks: int, group: int) -> PatternMaker:
-  """MusicLM's order: groups of codebooks one after the other, each flattened.
+def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
+  """Groups of codebooks one after the other, each flattened.
+
+  The order of AudioLM's and MusicLM's stages: with sizes (4, 8) the coarse
+  codes of all frames, then the fine ones.
 
   Args:
     codebooks: of the codec.
-    group: codebooks in each group (MusicLM: 4 coarse, then 8 fine; AudioLM).
+    sizes: codebooks in each group; one number if all are alike.
 
   Returns:
     A function of the number of frames.
   """
-  if group < 1 or codebooks % group:
-    raise ValueError(f"{codebooks} codebooks are no whole groups of {group}")
+  if isinstance(sizes, int):
+    sizes = [sizes] * (codebooks // sizes if sizes > 0 else 0)
+  if sum(sizes) != codebooks or min(sizes, default=0) < 1:
+    raise ValueError(
+      f"{codebooks} codebooks are no whole groups of {list(sizes)}"
+    )
+  group_of = np.repeat(np.arange(len(sizes)), sizes).tolist()
 
   def make(frames: int) -> Pattern:
-    return _from_times(frames, codebooks, lambda t, k: (k // group, t, k))
+    return _from_times(frames, codebooks, lambda t, k: (group_of[k], t, k))
 
   return make

@@ -252,7 +252,8 @@ def replace_dead(
   A code is dead if its running share of the rows is below the limit:
   `threshold` times that of uniform use (1 / size) for kind "relative", which
   means the same at any batch size, or that of `threshold` rows of this batch
-  for kind "absolute" (SoundStream and EnCodec: 2). Shares and not counts,
+  for kind "absolute" (SoundStream and EnCodec: 2), at most half of uniform
+  use. Shares and not counts,
   because the counts of a codebook that has just started are still small. A
   dead code takes a row of the batch as its vector, a different one for each
   code, and GRACE times the limit as its count, in both parts of the state: it
@@ -280,7 +281,12 @@ def replace_dead(
       f"threshold kind must be 'relative' or 'absolute', got {kind!r}"
     )
   size = count.shape[0]
-  share = threshold / (size if kind == "relative" else jnp.maximum(number, 1))
+  share = jnp.float32(threshold) / size
+  if kind == "absolute":
+    # Of fewer rows than codes need, not every code can have its due: more than
+    # half of uniform use would replace most of them again and again.
+    share = threshold / jnp.maximum(number, 1)
+    share = jnp.minimum(share, 0.5 / size)
   limit = share * count.sum()
   drawn, replaced = spread(count < limit, *choose_rows(key, rows, weight, size))
   fresh = GRACE * limit

@@ -87,7 +87,9 @@ def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
   if not isinstance(text, str):
     return text
   parts = [part.strip() for part in text.split(",") if part.strip()]
-  weighted = [re.fullmatch(r"(.+)=([\d.]+(?:[eE]-?\d+)?)", p) for p in parts]
+  weighted = [
+    re.fullmatch(r"(.+)=((?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)", p) for p in parts
+  ]
   if not any(weighted):
     return parts
   if not all(weighted):
