@@ -275,7 +275,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
 
 # What `save` and the page of `mmdcodec evaluate` write into a folder.
 OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
-OUTPUTS += ("codebook_use.png", "spectrogram-[0-9]*.png")
+OUTPUTS += ("codebook_use.png", "dependence.png", "spectrogram-[0-9]*.png")
 OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
 
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.errors import UserError
+
 Entry = tuple[int, int]  # (frame, codebook)
 
 
@@ -317,3 +319,41 @@ def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
     return _from_times(frames, codebooks, lambda t, k: (group_of[k], t, k))
 
   return make
+
+
+# By the name that a config gives. What a maker takes besides the number of
+# codebooks is `delays`, or nothing.
+MAKERS = {
+  "parallel": parallel,
+  "delay": delay,
+  "coarse_first": coarse_first,
+  "flatten": flatten,
+}
+
+
+def make(name: str, codebooks: int, delays: Sequence[int] = ()) -> PatternMaker:
+  """The pattern that a config names.
+
+  Args:
+    name: one of MAKERS.
+    codebooks: of the codec.
+    delays: as the maker of that name takes them; none: its default.
+
+  Returns:
+    A function of the number of frames.
+
+  Raises:
+    UserError: unknown name, or delays that it can't have.
+  """
+  if name not in MAKERS:
+    raise UserError(
+      f"the pattern is {name!r}; it must be one of {', '.join(MAKERS)}."
+    )
+  if not delays:
+    return MAKERS[name](codebooks)
+  if name not in ("delay", "coarse_first"):
+    raise UserError(f"the pattern {name!r} has no delays, but got {delays}.")
+  try:
+    return MAKERS[name](codebooks, tuple(delays))
+  except (TypeError, ValueError) as error:
+    raise UserError(f"the pattern {name!r}: {error}.") from None

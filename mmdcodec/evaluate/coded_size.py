@@ -1,0 +1,176 @@
+"""How small an adaptive coder makes codes, and what conditions are worth.
+
+A coder that knows nothing at first counts what it has seen, and spends
+-log2 p bits on each code, p being its estimate from the codes before. No
+network, no training: the size is real, learning included.
+
+Every estimate backs off from a longer context to a shorter one,
+
+    p_d(x | context) = (n(context, x) + b p_{d-1}(x)) / (n(context) + b)
+    p_0(x) = (n(x) + a / size) / (n + a)
+
+as in PPM with a fixed escape weight b (or a Dirichlet prior with mean
+p_{d-1}). Several weights and contexts are tried at once by a Bayesian mixture:
+its size is -log2 of the mean over the coders of 2^-size, at most log2(coders)
+bits in all above the best one.
+
+Counts of the past come from sorting, so there is no loop over rows.
+
+An adaptive coder learns each clip while it codes it, so these sizes also hold
+what a clip repeats. What earlier codebooks are worth to a coder that knows the
+time before is `previous` minus `both`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmdcodec.evaluate import code_rows
+from mmdcodec.generation.patterns import PatternMaker
+
+PRIORS = (1.0, 16.0, 256.0)  # a: imagined codes, spread over the codebook
+WEIGHTS = (2.0, 8.0, 32.0)  # b
+DEPTH = 2  # codes in the longest context
+
+
+@dataclasses.dataclass(frozen=True)
+class CodedSize:
+  """Ideal code lengths in bits per frame, learning included.
+
+  All float64 [codebooks].
+
+  Attributes:
+    alone: each codebook by itself.
+    earlier: given earlier codebooks of the row.
+    previous: given the same codebook's code one row before.
+    both: given either or both.
+  """
+
+  alone: np.ndarray
+  earlier: np.ndarray
+  previous: np.ndarray
+  both: np.ndarray
+
+  @property
+  def gap(self) -> float:
+    """What earlier codebooks of the row are worth, in bits per frame.
+
+    May be a little negative where they are worth nothing: learning that costs.
+    """
+    return float(self.alone.sum() - self.earlier.sum())
+
+
+def coded_size(
+  codes: np.ndarray,
+  size: int | Sequence[int],
+  *,
+  pattern: PatternMaker | None = None,
+  mask: np.ndarray | None = None,
+) -> CodedSize:
+  """Codes of clips, one after the other, by an ideal adaptive coder.
+
+  Args:
+    codes: int [clips, frames, codebooks].
+    size: codes in a codebook, one number or one for each.
+    pattern: what is predicted together; None for the codes of a frame.
+    mask: bool [clips, frames], False where there is no frame.
+
+  Returns:
+    See `CodedSize`.
+
+  Raises:
+    UserError: no rows; see `code_rows.gather`.
+  """
+  books = np.asarray(codes).shape[-1]
+  sizes = code_rows.sizes_of(size, books)
+  sums = np.zeros((4, books))
+  for rows in code_rows.gather(codes, size, pattern=pattern, mask=mask):
+    for k, book in enumerate(rows.codebooks):
+      sums[:, book] = _sizes(rows, k, int(sizes[book])) / len(rows)
+  return CodedSize(*sums)
+
+
+def _sizes(rows: code_rows.Rows, k: int, size: int) -> np.ndarray:
+  """Bits of column k of rows: alone, earlier, previous, both."""
+  x = rows.codes[:, k]
+  sequences = {j: rows.codes[:, j] for j in range(k)}
+  sequences["previous"] = rows.previous(x, size)
+  alone = {()}
+  near, far = range(k - 1, -1, -1), range(k)
+  earlier = {
+    tuple(order[: depth + 1])
+    for order in (near, far)
+    for depth in range(min(k, DEPTH))
+  }
+  previous = {("previous",)}
+  both = {("previous", k - 1), (k - 1, "previous")} if k else set()
+  lengths = {
+    chain: coder_bits(x, size, [sequences[name] for name in chain])
+    for chain in sorted(alone | earlier | previous | both, key=str)
+  }
+  return np.array(
+    [
+      mixture_bits([lengths[chain] for chain in sorted(chains, key=str)])
+      for chains in (
+        alone,
+        alone | earlier,
+        alone | previous,
+        alone | earlier | previous | both,
+      )
+    ]
+  )
+
+
+def mixture_bits(lengths: Sequence[np.ndarray]) -> float:
+  """Bits of the Bayesian mixture of coders that need so many bits each."""
+  lengths = np.concatenate(lengths)
+  best = lengths.min()
+  return float(best - np.log2(np.mean(2.0 ** (best - lengths))))
+
+
+def coder_bits(
+  x: np.ndarray, size: int, chain: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Bits of a sequence given a context, for all priors and weights.
+
+  Args:
+    x: int [rows].
+    size: number of codes.
+    chain: sequences [rows] that are known before x, in the order in which the
+      context grows; none for a coder without a context.
+
+  Returns:
+    float64 [priors * weights], or [priors] without a context.
+  """
+  seen, of_x = np.arange(len(x)), _past(x)
+  context, counts = np.zeros(len(x), np.int64), []
+  for more in chain:
+    context = _number(context, more)
+    counts.append((_past(_number(context, x)), _past(context)))
+  lengths = []
+  for prior in PRIORS:
+    shortest = (of_x + prior / size) / (seen + prior)
+    for weight in WEIGHTS if counts else WEIGHTS[:1]:
+      p = shortest
+      for together, alone in counts:
+        p = (together + weight * p) / (alone + weight)
+      lengths.append(-np.log2(p).sum())
+  return np.array(lengths)
+
+
+def _number(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Small numbers for pairs, int64 [rows]."""
+  pair = a.astype(np.int64) * (int(b.max()) + 1) + b
+  return np.unique(pair, return_inverse=True)[1]
+
+
+def _past(x: np.ndarray) -> np.ndarray:
+  """How often each entry stood earlier in the sequence: int64 [rows]."""
+  order = np.argsort(x, kind="stable")
+  ordered = x[order]
+  new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+  start = np.maximum.accumulate(np.where(new, np.arange(len(x)), 0))
+  out = np.empty(len(x), np.int64)
+  out[order] = np.arange(len(x)) - start
+  return out
