@@ -1,0 +1,258 @@
+"""Kernels between code vectors, for the losses in `independence.py`.
+
+A kernel is a sum over a bank of scales, k = sum_s k_s, and each k_s a function
+of one number per pair of vectors: their squared distance |x - y|^2, or their
+product <x, y> / d. `values` and `slopes` give k_s and its derivative for an
+array of those numbers, so that whoever walks over the pairs needs nothing else.
+
+With `relative=True` the radii are in units of the data: the median distance
+of each codebook's vectors counts as 1 (the median heuristic).
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+# Printed in arXiv 2406.02315, section 3.
+PAPER_RADII = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
+
+# A power p of an exponential has p times its rounding error, 6e-8.
+_LARGEST_POWER = 32
+
+
+class Kernel:
+  """What all kernels have in common.
+
+  Attributes:
+    of: "distance" or "product", what `values` takes.
+    relative: radii in units of the median distance.
+    scales: number of terms.
+    multiplies: k_s(u) k_s(v) = k_s(u + v).
+    nowhere: the u at which every k_s is 0, for pairs that do not count.
+  """
+
+  of: ClassVar[str] = "distance"
+  multiplies: ClassVar[bool] = False
+  relative: bool = False
+
+  @property
+  def nowhere(self) -> float:
+    """Infinitely far away."""
+    return math.inf
+
+  @property
+  def scales(self) -> int:
+    """Number of terms of the sum."""
+    return 1
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """The costly functions of u, from which the rest is plain arithmetic."""
+    raise NotImplementedError
+
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
+    """k_s and dk_s/du of every scale, from the roots."""
+    raise NotImplementedError
+
+  def values(self, u: jax.Array) -> list[jax.Array]:
+    """k_s of u = |x - y|^2 or <x, y> / d, one array for each scale."""
+    return self.terms(self.roots(u))[0]
+
+  def at_zero(self) -> float:
+    """sum_s k_s(0): of a vector and itself, for kernels of the distance."""
+    return float(self.scales)
+
+
+def _check_radii(radii) -> tuple[float, ...]:
+  radii = tuple(float(r) for r in radii)
+  if not radii or min(radii) <= 0 or not all(map(math.isfinite, radii)):
+    raise ValueError(f"radii are {radii}; expected positive numbers")
+  return radii
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianKernel(Kernel):
+  """sum_s exp(-|x - y|^2 / (2 radius_s^2)), arXiv 2406.02315, section 3.
+
+  A product over codebooks of Gaussians with one radius is the Gaussian of the
+  concatenated vectors.
+
+  Attributes:
+    radii: the standard deviations, as the paper prints them.
+    relative: see `Kernel`.
+  """
+
+  multiplies: ClassVar[bool] = True
+  radii: tuple[float, ...] = PAPER_RADII
+  relative: bool = False
+
+  def __post_init__(self):
+    object.__setattr__(self, "radii", _check_radii(self.radii))
+
+  @classmethod
+  def released(cls) -> "GaussianKernel":
+    """As the paper's released code reads the numbers: they are radius^2."""
+    return cls(tuple(r**0.5 for r in PAPER_RADII))
+
+  @property
+  def scales(self) -> int:
+    """Number of radii."""
+    return len(self.radii)
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """An exponential for each radius that is no power of a wider one's."""
+    return [
+      jnp.exp(u * (-0.5 / self.radii[scale] ** 2))
+      for scale, base, _ in _exponentials(self.radii)
+      if base is None
+    ]
+
+  def terms(self, roots):
+    """Powers of the exponentials; slopes -k_s / (2 radius_s^2)."""
+    values, left = [None] * self.scales, list(roots)
+    for scale, base, power in _exponentials(self.radii):
+      if base is None:
+        values[scale] = left.pop(0)
+      else:
+        values[scale] = jax.lax.integer_pow(values[base], power)
+    slopes = [
+      v * (-0.5 / r**2) for v, r in zip(values, self.radii, strict=True)
+    ]
+    return values, slopes
+
+
+def _exponentials(radii) -> list[tuple[int, int | None, int]]:
+  """How to get exp(-u / (2 r^2)) of every radius from few exponentials.
+
+  From the widest to the narrowest radius: one whose rate is a whole multiple
+  of a wider one's is its power, as long as powers of powers stay small.
+
+  Returns:
+    (scale, scale that it is a power of or None, power), in order.
+  """
+  plan: list[tuple[int, int | None, int]] = []
+  total = {}
+  for scale in sorted(range(len(radii)), key=lambda s: -radii[s]):
+    best = (None, 1)
+    for base, done in total.items():
+      ratio = (radii[base] / radii[scale]) ** 2
+      power = round(ratio)
+      whole = abs(ratio - power) < 1e-6 * ratio
+      if whole and power * done <= _LARGEST_POWER:
+        if best[0] is None or power < best[1]:
+          best = (base, power)
+    plan.append((scale, *best))
+    total[scale] = best[1] * (1 if best[0] is None else total[best[0]])
+  return plan
+
+
+@dataclasses.dataclass(frozen=True)
+class LaplacianKernel(Kernel):
+  """sum_s exp(-|x - y| / radius_s), with the Euclidean distance.
+
+  Where two vectors are equal the slope counts as 0, a subgradient.
+  """
+
+  radii: tuple[float, ...] = PAPER_RADII
+  relative: bool = False
+
+  def __post_init__(self):
+    object.__setattr__(self, "radii", _check_radii(self.radii))
+
+  @property
+  def scales(self) -> int:
+    """Number of radii."""
+    return len(self.radii)
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """1 / distance (0 for 0), and an exponential for each radius."""
+    distance = jnp.sqrt(u)
+    inverse = jnp.where(u > 0, jax.lax.rsqrt(jnp.where(u > 0, u, 1.0)), 0.0)
+    return [inverse, *(jnp.exp(distance * (-1.0 / r)) for r in self.radii)]
+
+  def terms(self, roots):
+    """Slopes -k_s / (2 radius_s |x - y|)."""
+    inverse, *values = roots
+    return values, [
+      v * inverse * (-0.5 / r) for v, r in zip(values, self.radii, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseMultiquadricKernel(Kernel):
+  """sum_s (1 + |x - y|^2 / radius_s^2)^(-1/2)."""
+
+  radii: tuple[float, ...] = PAPER_RADII
+  relative: bool = False
+
+  def __post_init__(self):
+    object.__setattr__(self, "radii", _check_radii(self.radii))
+
+  @property
+  def scales(self) -> int:
+    """Number of radii."""
+    return len(self.radii)
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """The values themselves."""
+    return [jax.lax.rsqrt(1.0 + u * r**-2) for r in self.radii]
+
+  def terms(self, roots):
+    """Slopes -k_s^3 / (2 radius_s^2)."""
+    return roots, [
+      v * v * v * (-0.5 / r**2) for v, r in zip(roots, self.radii, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearKernel(Kernel):
+  """<x, y> / d: compares means only.
+
+  Permuting a codebook leaves its mean where it is, so the permuted MMD of this
+  kernel cannot see any dependence; it stands here for the paper's ablation.
+  """
+
+  of: ClassVar[str] = "product"
+  nowhere: ClassVar[float] = 0.0
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """The product itself."""
+    return [u]
+
+  def terms(self, roots):
+    """Slope 1."""
+    return roots, [jnp.ones_like(roots[0])]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticKernel(Kernel):
+  """(<x, y> / d + offset)^2: compares means and correlations only."""
+
+  of: ClassVar[str] = "product"
+  offset: float = 1.0
+
+  @property
+  def nowhere(self) -> float:
+    """Where the square is 0."""
+    return -self.offset
+
+  def roots(self, u: jax.Array) -> list[jax.Array]:
+    """What is squared."""
+    return [u + self.offset]
+
+  def terms(self, roots):
+    """Slope: twice the root."""
+    return [roots[0] * roots[0]], [2.0 * roots[0]]
+
+
+KERNELS = {
+  "gaussian": GaussianKernel,
+  "laplacian": LaplacianKernel,
+  "inverse_multiquadric": InverseMultiquadricKernel,
+  "linear": LinearKernel,
+  "quadratic": QuadraticKernel,
+}

@@ -1,0 +1,394 @@
+"""Sums over all pairs of rows, tile by tile, with memory for rows only.
+
+The losses of `independence.py` are sums over n^2 pairs of rows. Here the rows
+are cut into blocks, and a sweep walks over the pairs of blocks (tiles): each
+pair of rows is met once, and what it adds goes to both of its rows. Nothing of
+the size n^2 is ever kept, and gradients are sweeps of their own that compute
+the tiles anew, so memory is O(n d + block^2).
+
+Under a mesh every device holds all rows (24 MB for the 11,776 rows of 512 of
+arXiv 2406.02315), walks over its share of the tiles, and the sums are added up
+at the end: one all-gather and one all-reduce of the rows, against n^2 / 2
+products of them. A ring that sends blocks around would hold fewer rows at a
+time, but either meets each pair twice or leaves devices idle.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from mmdcodec.quantize import pallas_pairs
+from mmdcodec.quantize.kernels import Kernel
+
+BLOCK = 512
+# Below this share of |x|^2 + |y|^2, |x - y|^2 is rounding error: equal rows.
+_ROUNDING = 1e-6
+# Up to so many dimensions differences are as fast as a matrix product.
+_NARROW = 4
+
+
+class Blocks(NamedTuple):
+  """Rows cut into blocks of equal size.
+
+  Attributes:
+    z: float32 [blocks, codebooks, block, dim].
+    square: [blocks, codebooks, block], |z|^2.
+    source: int32 [blocks, sources, block], what each row was made of, -1 for
+      rows that do not count. A pair counts if it has no source in common.
+  """
+
+  z: jax.Array
+  square: jax.Array
+  source: jax.Array
+
+
+def product_sums(
+  z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
+) -> tuple[jax.Array, jax.Array]:
+  """Sums over the other rows, of each codebook's kernel and of the product.
+
+  Differentiable in z; the gradient is one more sweep.
+
+  Args:
+    z: float32 [n, codebooks, dim].
+    valid: bool [n], rows that count.
+    kernel: k = sum_s k_s.
+    block: rows in a block.
+
+  Returns:
+    joint [n], sum_{j != i} sum_s prod_k k_s(z_i^k, z_j^k), and single
+    [scales, codebooks, n], sum_{j != i} k_s(z_i^k, z_j^k). Without meaning for
+    rows that do not count.
+  """
+  return _product_sums(z, valid, kernel, block)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product_sums(z, valid, kernel, block):
+  def tile(a, b, weight, live):
+    (a, _), (b, _) = a, b
+    us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
+    terms = [kernel.terms(kernel.roots(u)) for u in us]
+    joint, _ = _joint(kernel, us, terms)
+    single = [values for values, _ in terms]
+
+    def sums(axis):
+      each = [
+        jnp.stack([values[s].sum(axis) for values in single])
+        for s in range(kernel.scales)
+      ]
+      return weight * joint.sum(axis), weight * jnp.stack(each)
+
+    return sums(1), sums(0)
+
+  blocks = cut(z, _own(valid), block)
+  count, books, size, _ = blocks.z.shape
+  zeros = (
+    jnp.zeros((count, size)),
+    jnp.zeros((count, kernel.scales, books, size)),
+  )
+  joint, single = sweep(tile, (blocks, ()), zeros)
+  return _joined(joint, len(z)), _joined(single, len(z))
+
+
+def _product_sums_forward(z, valid, kernel, block):
+  return _product_sums(z, valid, kernel, block), (z, valid)
+
+
+def _product_sums_backward(kernel, block, kept, cotangents):
+  z, valid = kept
+  blocks = cut(z, _own(valid), block)
+  weights = jax.tree.map(
+    lambda g: _split(jnp.where(valid, g, 0.0), block), cotangents
+  )
+
+  def tile(a, b, weight, live):
+    (a, (joint_a, single_a)), (b, (joint_b, single_b)) = a, b
+    us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
+    terms = [kernel.terms(kernel.roots(u)) for u in us]
+    _, pulls = _joint(kernel, us, terms)
+    joint = joint_a[:, None] + joint_b[None]
+    gradients = []
+    for k, (pull, (_, slopes)) in enumerate(zip(pulls, terms, strict=True)):
+      w = joint * pull
+      for s, slope in enumerate(slopes):
+        w += (single_a[s, k][:, None] + single_b[s, k][None]) * slope
+      w = jnp.where(live, weight * w, 0.0)
+      gradients.append(_pull(kernel, w, a.z[k], b.z[k]))
+    for_a, for_b = zip(*gradients, strict=True)
+    return jnp.stack(for_a), jnp.stack(for_b)
+
+  gradient = sweep(tile, (blocks, weights), jnp.zeros_like(blocks.z))
+  rows = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
+  return rows.reshape(-1, *z.shape[1:])[: len(z)], None
+
+
+_product_sums.defvjp(_product_sums_forward, _product_sums_backward)
+
+
+def weighted_sum(
+  z: jax.Array,
+  source: jax.Array,
+  group: jax.Array,
+  weights: jax.Array,
+  kernel: Kernel,
+  block: int = BLOCK,
+) -> jax.Array:
+  """Sum over the pairs of rows that count, each pair once, of w k(z_i, z_j).
+
+  Differentiable in z. The weights are known beforehand, so value and gradient
+  come from the same sweep.
+
+  Args:
+    z: float32 [n, dim], n a multiple of the block.
+    source: int32 [sources, n], see `Blocks`.
+    group: int [n / block], group of the rows of each block.
+    weights: [groups, groups], symmetric: w of a pair of rows of two groups; not
+      differentiated.
+    kernel: k, of whole rows.
+    block: rows in a block.
+
+  Returns:
+    Scalar.
+  """
+  weights = lax.stop_gradient(weights)[group[:, None], group[None]]
+  return _weighted_sum(z, source, weights, kernel, block)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _weighted_sum(z, source, weights, kernel, block):
+  return _weighted_sums(z, source, weights, kernel, block, gradient=False)[0]
+
+
+def _weighted_sums(z, source, weights, kernel, block, *, gradient):
+  def tile(a, b, weight, live):
+    (a, _), (b, _) = a, b
+    u = _numbers(kernel, a, b, 0, live)
+    values, slopes = kernel.terms(kernel.roots(u))
+    value = sum(values)
+    # A half for each row: rounding errors of the rows are independent.
+    sums = [0.5 * weight * value.sum(axis) for axis in (1, 0)]
+    if not gradient:
+      return (sums[0],), (sums[1],)
+    w = jnp.where(live, weight * sum(slopes), 0.0)
+    for_a, for_b = _pull(kernel, w, a.z[0], b.z[0])
+    return (sums[0], for_a[None]), (sums[1], for_b[None])
+
+  # One codebook, and no copy as `cut` would make one.
+  z = z.reshape(-1, 1, block, z.shape[-1])
+  blocks = Blocks(z, jnp.sum(z * z, -1), _split(source, block))
+  zeros = (jnp.zeros(blocks.square.shape[::2]),)
+  if gradient:
+    zeros += (jnp.zeros_like(blocks.z),)
+  sums, *gradients = sweep(tile, (blocks, ()), zeros, weights)
+  return sums.sum(), *(g.reshape(-1, g.shape[-1]) for g in gradients)
+
+
+def _weighted_sum_forward(z, source, weights, kernel, block):
+  value, gradient = _weighted_sums(
+    z, source, weights, kernel, block, gradient=True
+  )
+  return value, (gradient, weights)
+
+
+def _weighted_sum_backward(kernel, block, kept, cotangent):
+  gradient, weights = kept
+  return cotangent * gradient, None, jnp.zeros_like(weights)
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+def cut(z: jax.Array, source: jax.Array, block: int) -> Blocks:
+  """Rows [n, codebooks, dim] in blocks; the last one is filled up.
+
+  Args:
+    z: finite rows; for precise distances their mean should be near 0.
+    source: int32 [sources, n].
+    block: rows in a block.
+  """
+  z = jnp.pad(z, ((0, -len(z) % block), (0, 0), (0, 0)))
+  z = jnp.swapaxes(z.reshape(-1, block, *z.shape[1:]), 1, 2)
+  return Blocks(z, jnp.sum(z * z, -1), _split(source, block, -1))
+
+
+def _own(valid: jax.Array) -> jax.Array:
+  """Each row is its own source: int32 [1, n]."""
+  return jnp.where(valid, jnp.arange(len(valid)), -1)[None]
+
+
+def _split(x: jax.Array, block: int, fill: float = 0) -> jax.Array:
+  """[..., n] -> [blocks, ..., block]."""
+  pad = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]
+  x = jnp.pad(x, pad, constant_values=fill)
+  return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, block), -2, 0)
+
+
+def _joined(x: jax.Array, n: int) -> jax.Array:
+  """[blocks, ..., block] -> [..., n]."""
+  x = jnp.moveaxis(x, 0, -2)
+  return x.reshape(*x.shape[:-2], -1)[..., :n]
+
+
+def sweep(
+  tile: Callable, blocks: Any, zeros: Any, weights: jax.Array | None = None
+) -> Any:
+  """Adds up what the tiles give to their blocks.
+
+  Args:
+    tile: (block a, block b, weight, live [block, block]) -> (what a gets, what
+      b gets).
+    blocks: (Blocks, anything): arrays [blocks, ...].
+    zeros: arrays [blocks, ...] to add to.
+    weights: symmetric [blocks, blocks], or None: all 1. A tile on the diagonal
+      meets each of its pairs twice and gets half of its weight.
+
+  Returns:
+    Sums, like `zeros`.
+  """
+  count = len(blocks[0].z)
+  meet = pallas_pairs.by_platform(
+    lambda a, b, weight: tile(a, b, weight, _live(a[0].source, b[0].source))
+  )
+  if weights is None:
+    weights = jnp.ones((count, count))
+
+  def walk(first, stride, blocks, sums, weights):
+    at = lambda i: jax.tree.map(
+      lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), blocks
+    )
+
+    # Tiles are numbered row by row; this walk takes every `stride`-th. Within a
+    # row what block i gets is kept apart: two changes of one array in a step
+    # would make XLA copy all of it.
+    def row(i, sums):
+      a = at(i)
+      start = i + (first - (i * count - i * (i - 1) // 2)) % stride
+
+      def column(m, carry):
+        # Block b comes with the carry: sliced here, XLA on CPUs would put the
+        # slicing into the innermost loops, which then do not vectorize.
+        mine, sums, b = carry
+        j = start + m * stride
+        weight = weights[i, j] * jnp.where(i == j, 0.5, 1.0)
+        for_a, for_b = meet(a, b, weight)
+        after = at(jnp.minimum(j + stride, count - 1))
+        return jax.tree.map(jnp.add, mine, for_a), _add(sums, j, for_b), after
+
+      mine = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), sums)
+      left = jnp.maximum(count - start + stride - 1, 0) // stride
+      carry = (mine, sums, at(jnp.minimum(start, count - 1)))
+      mine, sums, _ = lax.fori_loop(0, left, column, carry)
+      return _add(sums, i, mine)
+
+    return lax.fori_loop(0, count, row, sums)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return walk(0, 1, blocks, zeros, weights)
+
+  def share(*arrays):
+    return lax.psum(
+      walk(lax.axis_index(mesh.axis_names), mesh.size, *arrays), mesh.axis_names
+    )
+
+  # Every device gets everything, and has what all of them found.
+  everything = PartitionSpec()
+  return jax.shard_map(
+    share,
+    in_specs=everything,
+    out_specs=everything,
+    # Sums start as zeros that are equal everywhere and end otherwise.
+    check_vma=False,
+  )(blocks, zeros, weights)
+
+
+def _add(sums: Any, at: jax.Array, more: Any) -> Any:
+  """Adds to one block."""
+
+  def one(s, m):
+    now = lax.dynamic_index_in_dim(s, at, keepdims=False)
+    return lax.dynamic_update_index_in_dim(s, now + m, at, 0)
+
+  return jax.tree.map(one, sums, more)
+
+
+def _live(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Pairs that count, bool [block, block], from sources [sources, block]."""
+  live = (a[0][:, None] >= 0) & (b[0][None] >= 0)
+  for one, other in zip(a, b, strict=True):
+    live &= one[:, None] != other[None]
+  return live
+
+
+def _numbers(
+  kernel: Kernel, a: Blocks, b: Blocks, k: int, live: jax.Array
+) -> jax.Array:
+  """What the kernel takes, for all pairs of codebook k: [block, block]."""
+  x, y = a.z[k], b.z[k]
+  dim = x.shape[-1]
+  if kernel.of == "product":
+    u = _times(x, y, (1, 1)) / dim
+  elif dim <= _NARROW:
+    u = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(dim))
+  else:
+    size = a.square[k][:, None] + b.square[k][None]
+    u = size - 2.0 * _times(x, y, (1, 1))
+    u = jnp.where(u < _ROUNDING * size, 0.0, u)
+  return jnp.where(live, u, kernel.nowhere)
+
+
+def _joint(kernel: Kernel, us: list, terms: list) -> tuple[jax.Array, list]:
+  """K = sum_s prod_k k_s(u_k), and its derivative in each u_k."""
+  if kernel.multiplies:
+    values, slopes = kernel.terms(kernel.roots(sum(us)))
+    return sum(values), [sum(slopes)] * len(us)
+  total, pulls = 0.0, [0.0] * len(us)
+  for s in range(kernel.scales):
+    product, others = _leave_one_out([values[s] for values, _ in terms])
+    total += product
+    for k, (_, slopes) in enumerate(terms):
+      pulls[k] += others[k] * slopes[s]
+  return total, pulls
+
+
+def _leave_one_out(factors: list) -> tuple[jax.Array, list]:
+  """The product of all, and for each the product of the others."""
+  before, after = [1.0], [1.0]
+  for factor in factors[:-1]:
+    before.append(before[-1] * factor)
+  for factor in factors[:0:-1]:
+    after.append(after[-1] * factor)
+  others = [b * a for b, a in zip(before, reversed(after), strict=True)]
+  return before[-1] * factors[-1], others
+
+
+def _pull(
+  kernel: Kernel, w: jax.Array, x: jax.Array, y: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients in x and y of sum_ij w_ij u_ij, with u as in `_numbers`."""
+  if kernel.of == "product":
+    scale = 1.0 / x.shape[-1]
+    return scale * _times(w, y, (1, 0)), scale * _times(w, x, (0, 0))
+  # Without the barrier XLA on CPUs puts these into the subtraction's loop, and
+  # sums each row anew for every one of its numbers.
+  rows, columns, for_x, for_y = lax.platform_dependent(
+    (w.sum(1), w.sum(0), _times(w, y, (1, 0)), _times(w, x, (0, 0))),
+    cpu=lax.optimization_barrier,
+    default=lambda sums: sums,
+  )
+  return (
+    2.0 * (rows[:, None] * x - for_x),
+    2.0 * (columns[:, None] * y - for_y),
+  )
+
+
+def _times(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+  """Product of two matrices in full float32, on TPUs as well."""
+  dims = (((contract[0],), (contract[1],)), ((), ()))
+  return lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST)
