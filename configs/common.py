@@ -44,6 +44,26 @@ def codec_config(preset: str, **changes) -> ConfigDict:
     dict(weight=0.0, windows=(256, 512, 1024, 2048))
   )
   config.losses.commitment = ConfigDict(dict(weight=1.0))
+  # arXiv 2406.02315; explained in mmdcodec/train/independence.py.
+  config.losses.independence = ConfigDict(
+    dict(
+      weight=0.0,  # 0: off; with a `start` after the end, measured but not used
+      estimator="mmd",  # or "dhsic"
+      kernel=dict(
+        name="gaussian",
+        radii=(0.1, 1.0, 5.0, 10.0, 20.0, 50.0),
+        relative=False,  # radii in units of the median distance
+      ),
+      pattern=dict(name="delay", delays=()),  # (): that pattern's default
+      streams="quantized",  # or "residual"
+      standardize=True,
+      keep_scale=True,  # of the latents, which the loss would shrink
+      start=0,  # step at which it begins ...
+      ramp=0,  # ... and steps over which the weight rises
+      every=1,  # acts once every so many steps
+      rows=0,  # to collect over the last batches; 0: those of one batch
+    )
+  )
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"

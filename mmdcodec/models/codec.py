@@ -32,7 +32,7 @@ from mmdcodec.nn.conv import (
   length_mask,
   mask_after,
 )
-from mmdcodec.quantize.residual import ResidualVectorQuantizer
+from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
 CHOICES = {
   "topology": ("seanet", "soundstream"),
@@ -232,6 +232,7 @@ class Codec(nn.Module):
     lengths: jax.Array | None = None,
     *,
     train: bool = False,
+    shift: jax.Array | None = None,
   ) -> Output:
     """Encodes, quantizes and decodes.
 
@@ -240,11 +241,15 @@ class Codec(nn.Module):
       lengths: [batch] valid samples, or None.
       train: update the codebooks; needs `mutable=["codebook"]` and the random
         key "quantize".
+      shift: [batch, frames, dim] to add to the latents; the gradient in it is
+        that at the output of the encoder.
 
     Returns:
       Output.
     """
     z, scale = self._analyse(x, lengths)
+    if shift is not None:
+      z = z + shift
     if lengths is None:
       ends = mask = None
     else:
@@ -276,6 +281,15 @@ class Codec(nn.Module):
       [batch, ceil(samples / stride), dim] float32.
     """
     return self._analyse(x, lengths)[0]
+
+  def quantize(self, z: jax.Array, mask: jax.Array | None = None) -> Quantized:
+    """Quantizes latents, and leaves the codebooks as they are.
+
+    Args:
+      z: [batch, frames, dim].
+      mask: bool [batch, frames], False in padding; None: all valid.
+    """
+    return self.quantizer(z, mask)
 
   def synthesize(
     self,

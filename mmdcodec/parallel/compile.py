@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation of a training step for a TPU slice, without one.
+"""Ahead-of-time compilation for a TPU slice, without one.
 
-The real TPU compiler (the libtpu wheel) compiles the step for a described
-topology. What it says of memory and traffic is the compiler's own analysis; no
-time is measured.
+The real TPU compiler (the libtpu wheel) compiles a training step, or the
+independence loss alone, for a described topology. What it says of memory and
+traffic is the compiler's own analysis; no time is measured.
 """
 
 import dataclasses
@@ -35,6 +35,7 @@ class Compiled:
       so what is aliased is counted once.
     flops: floating point operations; bytes_accessed: memory traffic.
     collectives: how many of each kind stand in the program.
+    kernels: how many Pallas kernels stand in it.
   """
 
   topology: str
@@ -47,6 +48,7 @@ class Compiled:
   flops: float
   bytes_accessed: float
   collectives: dict[str, int]
+  kernels: int
 
   @property
   def memory(self) -> int:
@@ -139,16 +141,60 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
     task.example(config["batch"]),
   )
+  # The step that needs most.
+  step = program.step
+  if program.long_step is not None:
+    step, batch = program.long_step, (batch,) * task.history
   with jax.set_mesh(mesh):
-    lowered = program.step.trace(program.abstract, batch).lower(
+    lowered = step.trace(program.abstract, batch).lower(
       lowering_platforms=("tpu",)
     )
-  compiled = lowered.compile()
+  return _account(topology, len(devices), lowered.compile())
+
+
+def compile_independence(
+  topology: str, *, rows: int, codebooks: int, dim: int, estimator: str
+) -> Compiled:
+  """Compiles value and gradient of the independence loss for a TPU slice.
+
+  Args:
+    topology: see `topology_devices`.
+    rows: of the global batch, which is cut over the chips; rounded up to a
+      multiple of them.
+    codebooks: streams.
+    dim: of one code's vector.
+    estimator: see `independence.ESTIMATORS`.
+
+  Returns:
+    The compiler's account, per chip.
+  """
+  from mmdcodec.quantize import independence
+
+  devices = topology_devices(topology)
+  mesh = mesh_lib.make_mesh({}, devices)
+  loss = lambda streams, seed: independence.independence_loss(
+    streams, jax.random.key(seed), estimator=estimator
+  )
+  shape = (len(devices), -(-rows // len(devices)), codebooks, dim)
+  sharding = mesh_lib.batch_sharding(mesh)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  with jax.set_mesh(mesh):
+    traced = jax.jit(
+      jax.value_and_grad(loss), out_shardings=(whole, sharding)
+    ).trace(
+      jax.ShapeDtypeStruct(shape, "float32", sharding=sharding),
+      jax.ShapeDtypeStruct((), "int32", sharding=whole),
+    )
+    lowered = traced.lower(lowering_platforms=("tpu",))
+  return _account(topology, len(devices), lowered.compile())
+
+
+def _account(topology: str, chips: int, compiled) -> Compiled:
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   text = compiled.as_text()
   return Compiled(
     topology=topology,
-    chips=len(devices),
+    chips=chips,
     arguments=memory.argument_size_in_bytes,
     outputs=memory.output_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
@@ -161,4 +207,5 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
       for kind in COLLECTIVES
       if (count := len(re.findall(rf" {kind}(?:-start)?\(", text)))
     },
+    kernels=text.count('custom_call_target="tpu_custom_call"'),
   )

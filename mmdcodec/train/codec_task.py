@@ -10,8 +10,9 @@ import numpy as np
 from mmdcodec.evaluate import codebooks, reconstruction
 from mmdcodec.losses import spectral
 from mmdcodec.models import codec as codec_model
-from mmdcodec.nn.conv import length_mask
+from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
+from mmdcodec.train import gradients, independence
 
 
 class CodecTask:
@@ -36,16 +37,45 @@ class CodecTask:
     """Builds the model.
 
     Args:
-      config: `model` (fields of `Codec`), `losses`, `data.seconds`.
+      config: `model` (fields of `Codec`), `losses`, `data.seconds`, `batch`.
+
+    Raises:
+      UserError: a setting that can't be.
     """
     self.config = config
     self.codec = codec_model.from_config(config["model"])
+    samples = round(self.audio_seconds * self.codec.rate)
+    self.independence = None
+    # Runs of earlier versions do not have it.
+    if "independence" in config["losses"]:
+      self.independence = independence.make_term(
+        config["losses"]["independence"],
+        codebooks=self.codec.codebooks,
+        frames=frames(samples, self.codec.stride),
+        batch=config["batch"],
+      )
     self._reconstruct = jax.jit(self._evaluate_batch)
+    self._dependence = jax.jit(self._evaluate_independence)
+    self._gradients = jax.jit(self._gradient_norms)
 
   @property
   def audio_seconds(self) -> float:
     """Seconds of audio in one example."""
     return self.config["data"]["seconds"]
+
+  @property
+  def history(self) -> int:
+    """Batches that some steps take together."""
+    return 1 if self.independence is None else self.independence.history
+
+  def looks_back(self, step: int) -> bool:
+    """Whether the step after `step` updates takes `history` batches."""
+    return self.history > 1 and self.independence.due(step)
+
+  @property
+  def inspects(self) -> bool:
+    """Whether `inspect` has something to say."""
+    return self.independence is not None
 
   def example(self, batch: int) -> dict:
     """Shapes of a global batch."""
@@ -91,7 +121,12 @@ class CodecTask:
     return found
 
   def loss(
-    self, params: Any, collections: dict, batch: dict, key: jax.Array
+    self,
+    params: Any,
+    collections: dict,
+    batch: dict,
+    key: jax.Array,
+    step: jax.Array,
   ) -> tuple[jax.Array, tuple[dict, dict]]:
     """One forward pass.
 
@@ -100,6 +135,7 @@ class CodecTask:
       collections: `{"codebook": ...}`.
       batch: `audio` [batch, samples, channels], `lengths` [batch].
       key: of this step.
+      step: int32, updates done.
 
     Returns:
       The weighted sum of losses, and (updated collections, metrics).
@@ -119,10 +155,130 @@ class CodecTask:
     total = sum(
       weights[name]["weight"] * value for name, value in found.items()
     )
+    term = self.independence
+    if term is not None and term.history == 1:
+      # Last, and with a key of its own: without it nothing else changes.
+      added, found["independence"] = term.of_step(
+        out.z, out.streams, out.frame_mask, key, step
+      )
+      total += added
     return total, (changed, {"loss": total, **found, **out.metrics})
 
-  def _evaluate_batch(self, variables: dict, batch: dict) -> tuple[dict, Any]:
-    """Sums over a batch of clips, so that batches of any number add up."""
+  def history_gradient(
+    self,
+    params: Any,
+    collections: dict,
+    batches: tuple[dict, ...],
+    key: jax.Array,
+    step: jax.Array,
+  ) -> tuple[jax.Array, Any, dict]:
+    """What the rows of several batches together add to a step.
+
+    Args:
+      params: of the codec.
+      collections: `{"codebook": ...}`.
+      batches: the last `history` ones.
+      key: of this step.
+      step: int32, updates done.
+
+    Returns:
+      The weighted loss, its gradient in params, and metrics.
+    """
+    value, grads, _ = self._independence(params, collections, batches, key)
+    weight = self.independence.weight_at(step)
+    grads = jax.tree.map(lambda g: weight * g, grads)
+    return weight * value, grads, {"independence": value}
+
+  def _independence(self, params, collections, batches, key):
+    """The loss over several batches; see `gradients.cached`."""
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
+    ends = frames(stacked["lengths"].reshape(-1), self.codec.stride)
+
+    def encode(params, batch):
+      z = self.codec.apply(
+        {"params": params, **collections},
+        batch["audio"],
+        batch["lengths"],
+        method="latents",
+      )
+      return rules.constrain(z, "batch", None, None)
+
+    def loss(z):
+      mask = length_mask(ends, z.shape[1])
+      q = self.codec.apply(
+        {"params": params, **collections}, z, mask, method="quantize"
+      )
+      return self.independence.value(z, q.streams, mask, key)
+
+    return gradients.cached(encode, loss, params, stacked)
+
+  def inspect(self, state: Any, batches: tuple[dict, ...]) -> dict:
+    """Norm of each weighted loss's gradient at the output of the encoder.
+
+    What makes weights comparable, for losses that reach the encoder on
+    different ways. Costs about as much as a training step, and the compilation
+    of one: nothing for every step.
+
+    Args:
+      state: TrainState.
+      batches: placed, the last `history` ones or fewer.
+
+    Returns:
+      `gradient/NAME` for each loss, with the weight it has after any ramp.
+      Where a loss is taken over several batches, times the root of their
+      number, as what pulls a frame the same way is so much fainter in it.
+    """
+    # No weight and no seed in what is compiled: runs that differ in them share
+    # it.
+    step = int(state.step)
+    key = jax.random.fold_in(jax.random.key(self.config["seed"]), step)
+    norms = self._gradients(
+      state.params, state.collections, batches[-self.history :], key
+    )
+    return {
+      f"gradient/{name}": self.config["losses"][name]["weight"] * float(norm)
+      for name, norm in jax.device_get(norms).items()
+    }
+
+  def _gradient_norms(self, params, collections, batches, key):
+    """Norms without weights, of the last batch and of the rows of all."""
+    x, lengths = batches[-1]["audio"], batches[-1]["lengths"]
+    mask = length_mask(lengths, x.shape[1])
+    term = self.independence
+
+    valid = length_mask(
+      frames(lengths, self.codec.stride), frames(x.shape[1], self.codec.stride)
+    )
+
+    def forward(shift):
+      out = self.codec.apply(
+        {"params": params, **collections}, x, lengths, shift=shift
+      )
+      return out.audio, out.commitment, out.z, out.streams
+
+    def losses(outputs):
+      audio, commitment, z, streams = outputs
+      found = self.losses(x, audio, mask) | {"commitment": commitment}
+      if term.history == 1:
+        found["independence"] = term.value(z, streams, valid, key)
+      return found
+
+    here = jnp.zeros((*valid.shape, self.codec.dim))
+    found = gradients.norms(forward, losses, here)
+    if len(batches) == term.history > 1:
+      _, _, pull = self._independence(params, collections, batches, key)
+      found["independence"] = term.history**0.5 * jnp.linalg.norm(pull)
+    return jax.tree.map(rules.constrain, found)
+
+  def _evaluate_batch(
+    self, variables: dict, batch: dict
+  ) -> tuple[tuple[dict, Any], Any]:
+    """Sums over a batch of clips, so that batches of any number add up.
+
+    Returns:
+      (sums, counts of codes), and what the independence of all clips is
+      measured on.
+    """
     x, lengths = batch["audio"], batch["lengths"]
     out = self.codec.apply(variables, x, lengths)
     rows = reconstruction.compare(x, out.audio, self.codec.rate, lengths)
@@ -131,7 +287,16 @@ class CodecTask:
     )
     sums = {name: value.sum() for name, value in rows.items()}
     # Whole on every device, so that each process can read them.
-    return jax.tree.map(rules.constrain, (sums, used))
+    found = jax.tree.map(rules.constrain, (sums, used))
+    if self.independence is None:
+      return found, None
+    return found, (out.z, out.streams, out.frame_mask)
+
+  def _evaluate_independence(self, rows: list[tuple]) -> jax.Array:
+    """The unweighted loss over the clips of all batches."""
+    z, streams, mask = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    found = self.independence.value(z, streams, mask, jax.random.key(0))
+    return rules.constrain(found)
 
   def evaluate(self, variables: dict, batches: list[dict]) -> dict:
     """Means over held-out clips.
@@ -142,14 +307,18 @@ class CodecTask:
 
     Returns:
       `si_sdr` (dB), `mel_distance`, `stft_distance`, and per level `use` and
-      `perplexity` of the codes over all the clips.
+      `perplexity` of the codes over all the clips; `independence`, the
+      unweighted loss over all the clips, if the config has it.
     """
-    sums, used, clips = None, 0, 0
+    sums, used, clips, held = None, 0, 0, []
     for batch in batches:
-      found = self._reconstruct(variables, batch)
-      rows, counts = jax.tree.map(np.float64, jax.device_get(found))
-      sums = rows if sums is None else jax.tree.map(np.add, sums, rows)
+      found, rows = self._reconstruct(variables, batch)
+      held.append(rows)
+      more, counts = jax.tree.map(np.float64, jax.device_get(found))
+      sums = more if sums is None else jax.tree.map(np.add, sums, more)
       used = used + counts
       clips += batch["audio"].shape[0]
     metrics = {name: value / clips for name, value in sums.items()}
+    if self.independence is not None:
+      metrics["independence"] = float(self._dependence(held))
     return {**metrics, **codebooks.statistics(used)}

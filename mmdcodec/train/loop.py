@@ -5,6 +5,7 @@ its held-out measures. Here is everything that is the same for all of them:
 processes, mesh, data, state, resuming, steps, logging, evaluation and saving.
 """
 
+import collections
 import contextlib
 import functools
 import pathlib
@@ -105,12 +106,17 @@ def train(
 
     # ---------------------------------------- resume, else start from weights
     step = checkpoints.latest or 0
+    # Placed batches that a task looks back on, the last one is the newest.
+    recent = collections.deque(maxlen=task.history)
     if step >= config["steps"]:
       say(f"{workdir} has done its {step} steps; raise --config.steps to go on")
       return _last_evaluation(workdir)
     if step:
       state, position = checkpoints.restore(program.abstract)
-      data.set_state(position)
+      # Not kept in checkpoints, but read again.
+      back = min(task.history - 1, position["index"] // config["batch"])
+      data.set_state({"index": position["index"] - back * config["batch"]})
+      recent.extend(mesh_lib.place(next(data), mesh) for _ in range(back))
       say(f"resumed {workdir} at step {step}")
     else:
       state = program.init(jax.random.key(config["seed"]))
@@ -152,9 +158,12 @@ def train(
     while step < config["steps"]:
       profiler.before(step)
       # The device is still busy with the step before while the host reads.
-      batch = mesh_lib.place(next(data), mesh)
+      recent.append(mesh_lib.place(next(data), mesh))
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
-        state, metrics = program.step(state, batch)
+        if len(recent) == task.history and task.looks_back(step):
+          state, metrics = program.long_step(state, tuple(recent))
+        else:
+          state, metrics = program.step(state, recent[-1])
       step += 1
       last = step == config["steps"]
       profiler.after(step, state)
@@ -166,8 +175,16 @@ def train(
         pending = (step, metrics)
 
       stop = notice.reached(step)
+      due = not stop and (step % config["eval_every"] == 0 or last)
+      if due and task.inspects:
+        report()
+        start = time.perf_counter()
+        writer.write(
+          step, metrics_lib.flatten(task.inspect(state, tuple(recent)), "train")
+        )
+        progress.skip(time.perf_counter() - start)
       evaluated = None
-      if held_out and not stop and (step % config["eval_every"] == 0 or last):
+      if held_out and due:
         report()
         start = time.perf_counter()
         evaluation = evaluated = metrics_lib.flatten(

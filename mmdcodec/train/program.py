@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -28,19 +29,23 @@ def make_task(config: Mapping):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The two compiled functions of a run, and how its state lies on the mesh.
+  """The compiled functions of a run, and how its state lies on the mesh.
 
   Attributes:
     abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
     layout: TrainState of shardings.
     init: `key -> TrainState`, born where it will stay.
     step: `(state, batch) -> (state, metrics)`; the state passed in is consumed.
+    long_step: `(state, batches) -> (state, metrics)`, the same with what the
+      task takes from its last `history` batches together, of which the last one
+      is that of the step; None if the task never does.
   """
 
   abstract: TrainState
   layout: TrainState
   init: Callable
   step: Callable
+  long_step: Callable | None
 
 
 def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
@@ -53,18 +58,40 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
   def init(key: jax.Array) -> TrainState:
     return TrainState.create(task.init(key), optimizer, ema=bool(ema))
 
-  def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+  def step(
+    state: TrainState, batch: dict, history: tuple[dict, ...] = ()
+  ) -> tuple[TrainState, dict]:
     # From the step and not from a chain of splits: a resumed run draws the
     # numbers of the run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (collections, metrics)), grads = jax.value_and_grad(
       task.loss, has_aux=True
-    )(state.params, state.collections, batch, key)
+    )(state.params, state.collections, batch, key, state.step)
+    if history:
+      more, more_grads, found = task.history_gradient(
+        state.params, state.collections, history, key, state.step
+      )
+      loss, grads = loss + more, jax.tree.map(jnp.add, grads, more_grads)
+      metrics = {**metrics, **found}
     state, guard = update(
       state, grads, collections, loss, optimizer, ema_decay=ema
     )
     rate = schedule(state.step - 1)
-    return state, {**metrics, **guard, "learning_rate": rate}
+    return state, {**metrics, "loss": loss, **guard, "learning_rate": rate}
+
+  def long_step(
+    state: TrainState, batches: tuple[dict, ...]
+  ) -> tuple[TrainState, dict]:
+    return step(state, batches[-1], batches)
+
+  def compiled(step: Callable) -> Callable:
+    return jax.jit(
+      step,
+      in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
+      # Metrics on every device: each process can read them.
+      out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
+      donate_argnums=0,
+    )
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   layout = rules.shardings(shapes, mesh, task.rules)
@@ -82,13 +109,8 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
       out_shardings=layout,
       compiler_options={"xla_backend_optimization_level": 0},
     ),
-    step=jax.jit(
-      step,
-      in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
-      # Metrics on every device: each process can read them.
-      out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
-      donate_argnums=0,
-    ),
+    step=compiled(step),
+    long_step=compiled(long_step) if task.history > 1 else None,
   )
 
 

@@ -29,6 +29,11 @@ def check(config: dict) -> None:
       f" {config['eval_every']}: save at a multiple of eval_every, so that"
       " every checkpoint has its measures and the best one can be found."
     )
+  for name, loss in config["losses"].items():
+    if not loss["weight"] >= 0:
+      raise UserError(
+        f"losses.{name}.weight is {loss['weight']}; it must be at least 0."
+      )
   gain = config["data"]["gain_db"]
   if not isinstance(gain, tuple | list) or len(gain) != 2:
     raise UserError(f"data.gain_db is {gain}; it must be (lowest, highest).")

@@ -1,0 +1,280 @@
+"""The independence loss as a term of codec training (arXiv 2406.02315).
+
+`quantize/independence.py` has the loss; here is when it acts, on what, with
+which weight, and how it collects more rows than one batch has.
+
+Streams. "quantized": the value is the code vector q_k, as in the paper's
+algorithm 1; "residual": what quantizer k has left over, as in the authors' last
+release. Both have the gradient of the encoder's output z (straight through),
+and none in the codebooks. With quantizer dropout the streams are still those of
+all codebooks of every example: what a language model will see.
+
+Weight. The loss is the U-statistic over n rows. The released code divides by
+the number of clips instead, which makes its value larger by the square of the
+rows in a clip: its weight of 1000 on 46 rows is one of 2e6 here, and it acts on
+gradients that a loss balancer has rescaled. Such numbers do not carry over:
+compare `train/gradient/independence` with the other losses' gradients. Past
+some weight the codebooks collapse, so look at their use as well.
+
+Scale. A standardised stream cannot be pushed towards or away from the origin,
+but the streams all hand their gradient to the same z, and together they shrink
+it, step after step; the codebooks follow too late, their outer codes die, and
+the total correlation falls because the entropy does. `keep_scale` takes out of
+the loss's gradient in z what changes the mean or the scale of a coordinate.
+
+Macro-batch. With few rows the estimate is mostly noise, and more rows than one
+batch has would need the memory of a larger batch. With `rows` above those of a
+batch the loss is taken over the last batches together, all encoded with the
+parameters of this step (`gradients.cached`), in addition to the step's other
+losses. The paper does so with 32 batches, once every 32 steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.errors import UserError
+from mmdcodec.generation import patterns
+from mmdcodec.quantize import independence
+from mmdcodec.quantize.kernels import KERNELS, Kernel
+
+ESTIMATORS = ("mmd", "dhsic")
+STREAMS = ("quantized", "residual")
+# Folded into a step's key, so that its other draws stay what they were.
+_SALT = 240602315
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """The loss with its schedule.
+
+  Attributes:
+    loss: (streams [batch, frames, codebooks, dim], key, mask=[batch, frames])
+      -> scalar, unweighted.
+    streams: one of STREAMS.
+    keep_scale: the gradient in z changes neither mean nor scale.
+    weight: once it has risen.
+    start: updates before it begins.
+    ramp: updates over which the weight rises linearly.
+    every: it acts in the steps (counted from 1) that are multiples of it.
+    history: batches whose rows it takes together.
+  """
+
+  loss: Callable
+  streams: str
+  keep_scale: bool
+  weight: float
+  start: int
+  ramp: int
+  every: int
+  history: int
+
+  def due(self, step: int | jax.Array) -> bool | jax.Array:
+    """Whether it acts after `step` updates, in step `step + 1`."""
+    return (step >= self.start) & ((step + 1) % self.every == 0)
+
+  def weight_at(self, step: jax.Array) -> jax.Array:
+    """Weight after `step` updates: from the first of the ramp on above 0."""
+    risen = (step - self.start + 1) / max(self.ramp, 1)
+    return self.weight * jnp.clip(risen, 0.0, 1.0)
+
+  def value(
+    self, z: jax.Array, vectors: jax.Array, mask: jax.Array, key: jax.Array
+  ) -> jax.Array:
+    """The loss, unweighted: about 0 if the codebooks are independent.
+
+    Args:
+      z: latents [batch, frames, dim].
+      vectors: of the codes [batch, frames, codebooks, dim], with the gradient
+        of z.
+      mask: bool [batch, frames], False in padding.
+      key: of this step.
+    """
+    if self.streams == "residual":
+      vectors = z[:, :, None] - jnp.cumsum(vectors, 2)
+    # The value of the vectors exactly, so that equal codes stay equal.
+    pull = keep_scale(z, mask) if self.keep_scale else z
+    pull = (pull - jax.lax.stop_gradient(pull))[:, :, None]
+    vectors = jax.lax.stop_gradient(vectors) + pull
+    return self.loss(vectors, jax.random.fold_in(key, _SALT), mask=mask)
+
+  def of_step(
+    self,
+    z: jax.Array,
+    vectors: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    step: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    """What it adds to the loss of a step, and the unweighted value.
+
+    Args:
+      z: see `value`, as `vectors`, `mask` and `key`.
+      vectors: see there.
+      mask: see there.
+      key: see there.
+      step: int32, updates done.
+
+    Returns:
+      (weight * value, value); (0, NaN) in steps in which it does not act, which
+      cost nothing.
+    """
+
+    def act(z, vectors):
+      value = self.value(z, vectors, mask, key)
+      return self.weight_at(step) * value, jax.lax.stop_gradient(value)
+
+    if self.start == 0 and self.every == 1:
+      return act(z, vectors)
+    rest = lambda z, vectors: (jnp.float32(0.0), jnp.float32(jnp.nan))
+    return jax.lax.cond(self.due(step), act, rest, z, vectors)
+
+
+@jax.custom_vjp
+def keep_scale(z: jax.Array, mask: jax.Array) -> jax.Array:
+  """Returns z; its gradient leaves mean and scale of z where they are.
+
+  Args:
+    z: [batch, frames, dim].
+    mask: bool [batch, frames], frames that count.
+
+  Returns:
+    z. A gradient g in it becomes, for each coordinate over all frames that
+    count, g less its mean and less its component along the centred z.
+  """
+  del mask
+  return z
+
+
+def _keep_scale_forward(z, mask):
+  return z, (z, mask)
+
+
+def _keep_scale_backward(kept, g):
+  z, mask = kept
+  mask = mask[..., None]
+  count = jnp.maximum(mask.sum(), 1)
+  total = lambda x: jnp.sum(jnp.where(mask, x, 0.0), (0, 1))
+  centred = z - total(z) / count
+  g = g - total(g) / count
+  along = total(g * centred) / jnp.maximum(total(centred**2), 1e-20)
+  return jnp.where(mask, g - along * centred, 0.0), None
+
+
+keep_scale.defvjp(_keep_scale_forward, _keep_scale_backward)
+
+
+def make_term(
+  config: Mapping, *, codebooks: int, frames: int, batch: int
+) -> Term | None:
+  """The term of a config, None if its weight is 0.
+
+  Args:
+    config: `config.losses.independence` of configs/common.py.
+    codebooks: of the codec.
+    frames: of a clip.
+    batch: clips of a step, over all devices.
+
+  Raises:
+    UserError: a setting that can't be.
+  """
+  _check(config)
+  if not config["weight"]:
+    return None
+  if codebooks < 2:
+    raise UserError(
+      "losses.independence.weight is not 0, but the codec has one codebook;"
+      " independence takes at least two."
+    )
+  pattern = patterns.make(
+    config["pattern"]["name"], codebooks, tuple(config["pattern"]["delays"])
+  )
+  per_clip = sum(len(at) for _, at in pattern(frames).groups)
+  if not per_clip:
+    raise UserError(
+      f"losses.independence.pattern {config['pattern']['name']!r} predicts no"
+      f" two codes together in clips of {frames} frames: there is nothing to"
+      " make independent. Choose parallel, delay or coarse_first, shorter"
+      " delays, or longer clips."
+    )
+  history = max(1, math.ceil(config["rows"] / (batch * per_clip)))
+  if history > config["every"]:
+    raise UserError(
+      f"losses.independence.rows is {config['rows']}, which takes {history}"
+      f" batches of {batch * per_clip} rows, and every is {config['every']}:"
+      f" each batch would be encoded {math.ceil(history / config['every'])}"
+      f" times again. Set every to {history} or more, or rows to"
+      f" {config['every'] * batch * per_clip} or less."
+    )
+  kernel = make_kernel(config["kernel"])
+
+  def loss(streams, key, *, mask=None):
+    return independence.independence_loss(
+      streams,
+      key,
+      pattern=pattern,
+      kernel=kernel,
+      estimator=config["estimator"],
+      mask=mask,
+      standardize=config["standardize"],
+    )
+
+  return Term(
+    loss=loss,
+    streams=config["streams"],
+    keep_scale=config["keep_scale"],
+    weight=config["weight"],
+    start=config["start"],
+    ramp=config["ramp"],
+    every=config["every"],
+    history=history,
+  )
+
+
+def make_kernel(config: Mapping) -> Kernel:
+  """The kernel of a config: `name`, `radii`, `relative`.
+
+  Raises:
+    UserError: unknown name, or radii that can't be.
+  """
+  name, radii = config["name"], config["radii"]
+  if name not in KERNELS:
+    raise UserError(
+      f"losses.independence.kernel.name is {name!r}; it must be one of"
+      f" {', '.join(KERNELS)}."
+    )
+  if name in ("linear", "quadratic"):
+    if config["relative"]:
+      raise UserError(
+        f"losses.independence.kernel.relative: the kernel {name!r} has no"
+        " radii; set it to False."
+      )
+    return KERNELS[name]()
+  try:
+    return KERNELS[name](tuple(radii), relative=bool(config["relative"]))
+  except (TypeError, ValueError):
+    raise UserError(
+      f"losses.independence.kernel.radii are {radii}; expected positive"
+      " numbers, such as (1.0, 10.0)."
+    ) from None
+
+
+def _check(config: Mapping) -> None:
+  """Numbers and names that stand for themselves."""
+  where = "losses.independence"
+  for key, choices in (("estimator", ESTIMATORS), ("streams", STREAMS)):
+    if config[key] not in choices:
+      raise UserError(
+        f"{where}.{key} is {config[key]!r}; it must be one of"
+        f" {', '.join(choices)}."
+      )
+  for key, least in (
+    ("start", 0), ("ramp", 0), ("every", 1), ("rows", 0)
+  ):  # fmt: skip
+    if not config[key] >= least:
+      raise UserError(
+        f"{where}.{key} is {config[key]}; it must be at least {least}."
+      )
