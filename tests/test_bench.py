@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdcodec.bench import floor
+from mmdcodec.bench import floor, independence
 from mmdcodec.cli.main import main
+from mmdcodec.quantize.independence import mmd2
 
 
 def shape(*sizes):
@@ -63,3 +64,52 @@ def test_bench_codec_prints_every_part(capsys):
     # Milliseconds, share, operations, bytes, floor.
     assert float(rows[part][1]) > 0 and float(rows[part][3]) > 0, part
   assert "optimizer" in rows and "whole" in rows
+
+
+def test_plain_independence_formula():
+  """Catches a reference that computes something else, or is miscounted."""
+  x, y = jax.random.normal(jax.random.key(0), (2, 40, 12))
+  y = 0.5 * y + 1.0
+  expected = mmd2(x, y)
+  assert abs(independence._mmd(x, y, jnp) - expected) < 1e-5 * expected
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  found = floor.operations(
+    jax.value_and_grad(independence.plain), shape(40, 3, 12), key
+  )
+  assert found == pytest.approx(
+    1e9 * independence.gflop("plain jnp", 40, 3, 12)
+  )
+
+
+def test_plain_independence_formula_in_torch():
+  """Catches a comparison with something else than the same formula."""
+  torch = pytest.importorskip("torch")
+  z = jax.random.normal(jax.random.key(0), (40, 2, 6))
+  z = (z - z.mean(0)) / z.std(0, ddof=1)
+  orders = [jax.random.permutation(jax.random.key(k), 40) for k in range(2)]
+  permuted = jnp.stack([z[o, k] for k, o in enumerate(orders)], 1)
+  found = independence.plain_torch(
+    torch.tensor(jax.device_get(z)),
+    [torch.tensor(jax.device_get(o)) for o in orders],
+  )
+  expected = mmd2(z.reshape(40, -1), permuted.reshape(40, -1))
+  assert float(found) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_bench_independence_prints_every_way(capsys):
+  """Catches a way that no longer runs, and memory of the order n^2."""
+  small = ["--rows=64", "--codebooks=2", "--dim=8", "--runs=1"]
+  assert main(["bench", "independence", *small]) == 0
+  table = capsys.readouterr().out
+  for name in ("plain jnp", "mmd", "dhsic"):
+    timed, memory = (
+      line[14:].split()
+      for line in table.replace("  plain", "plain").splitlines()
+      if line.strip().startswith(name + " ")
+    )
+    assert float(timed[0]) > 0 and float(timed[2]) > 0
+    # Of 11,776 rows.
+    size = float(memory[0].replace(",", ""))
+    assert size > 1000 if name == "plain jnp" else size < 128
+  assert "PyTorch" in table

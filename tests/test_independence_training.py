@@ -88,6 +88,14 @@ def close(found, expected, tolerance=1e-5):
   assert apart**0.5 <= tolerance * size(expected) ** 0.5
 
 
+def term_of(loss=None, streams="quantized", **changes):
+  """A term that always acts, with weight 1."""
+  fields = dict(
+    keep_scale=False, weight=1.0, start=0, ramp=0, every=1, history=1
+  )
+  return independence.Term(loss, streams, **(fields | changes))
+
+
 def test_streams_and_their_gradients():
   """Catches streams of another level, and a gradient that is not z's."""
   rng = np.random.default_rng(0)
@@ -107,7 +115,7 @@ def test_streams_and_their_gradients():
       seen.append(streams)
       return jnp.sum(w * streams)
 
-    term = independence.Term(loss, kind, 1.0, 0, 0, 1, 1)
+    term = term_of(loss, kind)
 
     def total(z, term=term):
       vectors = jax.lax.stop_gradient(q - z[:, :, None]) + z[:, :, None]
@@ -118,15 +126,33 @@ def test_streams_and_their_gradients():
     np.testing.assert_allclose(jax.grad(total)(z), w.sum(2), atol=1e-5)
 
 
+def test_a_gradient_that_keeps_the_scale():
+  """Catches latents that are shrunk or shifted, and padding that counts."""
+  rng = np.random.default_rng(1)
+  z = rng.standard_normal((3, 8, 5)) * [1, 2, 3, 4, 5] + 7
+  w = rng.standard_normal(z.shape)
+  mask = np.arange(8) < np.array([8, 3, 6])[:, None]
+  found = jax.grad(lambda z: jnp.sum(w * independence.keep_scale(z, mask)))(
+    z.astype(np.float32)
+  )
+  # Least squares: what a constant and z do not explain.
+  expected = np.zeros_like(z)
+  for d in range(5):
+    basis = np.stack([np.ones(mask.sum()), z[..., d][mask]], 1)
+    g = w[..., d][mask]
+    expected[..., d][mask] = g - basis @ np.linalg.lstsq(basis, g)[0]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_when_it_acts_and_how_much():
   """Catches a schedule that is off by one."""
-  term = independence.Term(None, "quantized", 6.0, 4, 3, 2, 1)
+  term = term_of(weight=6.0, start=4, ramp=3, every=2)
   # Step n + 1 after n updates; it acts in even steps, from update 4 on.
   due = [n for n in range(12) if term.due(n)]
   assert due == [5, 7, 9, 11]
   weights = [float(term.weight_at(n)) for n in range(8)]
   np.testing.assert_allclose(weights, [0, 0, 0, 0, 2, 4, 6, 6])
-  at_once = independence.Term(None, "quantized", 6.0, 4, 0, 1, 1)
+  at_once = term_of(weight=6.0, start=4)
   weights = [float(at_once.weight_at(n)) for n in range(6)]
   np.testing.assert_allclose(weights, [0, 0, 0, 0, 6, 6])
 
@@ -203,8 +229,11 @@ def reference(task, params, collections, batch, key):
     {"params": params, **collections}, z, mask, method="quantize"
   )
   config = task.config["losses"]["independence"]
+  # The values of the codes, with a gradient of z that keeps its scale.
+  pull = independence.keep_scale(z, mask)
+  pull = (pull - jax.lax.stop_gradient(pull))[:, :, None]
   return independence_loss(
-    q.streams,
+    jax.lax.stop_gradient(q.streams) + pull,
     jax.random.fold_in(key, independence._SALT),
     pattern=patterns.delay(4),
     kernel=independence.make_kernel(config["kernel"]),

@@ -26,6 +26,7 @@ VERBS = (
   "decode",
   "evaluate",
   "info",
+  "experiment",
   "compile",
   "bench",
 )

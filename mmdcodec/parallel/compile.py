@@ -34,7 +34,8 @@ class Compiled:
     arguments, outputs, temporaries, aliased, code: bytes. The state is donated,
       so what is aliased is counted once.
     flops: floating point operations; bytes_accessed: memory traffic.
-    collectives: how many of each kind stand in the program.
+    collectives: how many of each kind stand in the program; None if it cannot
+      be printed.
     kernels: how many Pallas kernels stand in it.
   """
 
@@ -47,7 +48,7 @@ class Compiled:
   code: int
   flops: float
   bytes_accessed: float
-  collectives: dict[str, int]
+  collectives: dict[str, int] | None
   kernels: int
 
   @property
@@ -73,8 +74,11 @@ class Compiled:
       ("memory traffic per step", mib(self.bytes_accessed)),
     ]
     rows += [
-      (f"  {kind}", f"{count:8d}") for kind, count in self.collectives.items()
+      (f"  {kind}", f"{count:8d}")
+      for kind, count in (self.collectives or {}).items()
     ]
+    if self.collectives is None:
+      rows.append(("  collectives", f"{'not known':>14}"))
     return "\n".join(f"{name:<38}{value}" for name, value in rows)
 
 
@@ -149,7 +153,7 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
     lowered = step.trace(program.abstract, batch).lower(
       lowering_platforms=("tpu",)
     )
-  return _account(topology, len(devices), lowered.compile())
+  return _account(topology, len(devices), lowered)
 
 
 def compile_independence(
@@ -186,12 +190,12 @@ def compile_independence(
       jax.ShapeDtypeStruct((), "int32", sharding=whole),
     )
     lowered = traced.lower(lowering_platforms=("tpu",))
-  return _account(topology, len(devices), lowered.compile())
+  return _account(topology, len(devices), lowered)
 
 
-def _account(topology: str, chips: int, compiled) -> Compiled:
+def _account(topology: str, chips: int, lowered) -> Compiled:
+  compiled = lowered.compile()
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  text = compiled.as_text()
   return Compiled(
     topology=topology,
     chips=chips,
@@ -202,10 +206,19 @@ def _account(topology: str, chips: int, compiled) -> Compiled:
     code=memory.generated_code_size_in_bytes,
     flops=cost.get("flops", 0.0),
     bytes_accessed=cost.get("bytes accessed", 0.0),
-    collectives={
-      kind: count
-      for kind in COLLECTIVES
-      if (count := len(re.findall(rf" {kind}(?:-start)?\(", text)))
-    },
-    kernels=text.count('custom_call_target="tpu_custom_call"'),
+    collectives=_collectives(compiled),
+    kernels=lowered.as_text().count("@tpu_custom_call"),
   )
+
+
+def _collectives(compiled) -> dict[str, int] | None:
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    # jaxlib cannot print some asynchronous operations of libtpu's.
+    return None
+  return {
+    kind: count
+    for kind in COLLECTIVES
+    if (count := len(re.findall(rf" {kind}(?:-start)?\(", text)))
+  }

@@ -1,0 +1,233 @@
+"""`mmdcodec bench independence`: the loss beside the plain formula.
+
+Value and gradient over `--rows` rows, with the six radii of arXiv 2406.02315.
+All ways of computing it take turns in one run, so that whatever else the
+machine does slows all of them. Operations are those of the matrix products
+between rows: every pair of rows that the formula needs, for the kernel once and
+for the gradient twice (dHSIC computes the kernel twice). The floor is the time
+that they take at the matmul speed of this machine, measured in the same run.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.bench import floor
+from mmdcodec.errors import UserError
+from mmdcodec.quantize import independence
+from mmdcodec.quantize.kernels import PAPER_RADII
+
+HELP = "speed and memory of the independence loss, beside the plain formula"
+EXAMPLE = "mmdcodec bench independence --rows 8192"
+# 32 batches of 8 clips of 46 rows: what the paper collects.
+MACRO_BATCH = 11_776
+
+
+def add_arguments(parser) -> None:
+  """Declares the command's arguments."""
+  for name, value, what in (
+    ("rows", 8192, "rows that the loss is taken over"),
+    ("codebooks", 4, "streams"),
+    ("dim", 128, "dimensions of a code's vector"),
+    ("runs", 3, "timed runs, of which the median counts"),
+  ):
+    parser.add_argument(
+      f"--{name}", type=int, default=value, help=f"{what} (%(default)s)"
+    )
+  parser.add_argument(
+    "--estimator",
+    choices=independence.ESTIMATORS,
+    help="only this one (default: both)",
+  )
+  parser.add_argument(
+    "--topology",
+    metavar="NAME",
+    help="say too what the loss needs on a TPU slice, such as v5e:4x4 (takes"
+    " `pip install libtpu`, and minutes)",
+  )
+
+
+def plain(z: jax.Array, key: jax.Array) -> jax.Array:
+  """The permuted MMD as its formula says, with matrices [n, n].
+
+  Args:
+    z: [n, codebooks, dim].
+    key: of the permutations.
+  """
+  z = (z - z.mean(0)) / z.std(0, ddof=1)
+  permuted = jnp.stack(
+    [
+      jax.random.permutation(k, z[:, i])
+      for i, k in enumerate(jax.random.split(key, z.shape[1]))
+    ],
+    1,
+  )
+  return _mmd(z.reshape(len(z), -1), permuted.reshape(len(z), -1), jnp)
+
+
+def plain_torch(z, orders):
+  """`plain` in PyTorch, with permutations [codebooks, n]."""
+  import torch
+
+  z = (z - z.mean(0)) / z.std(0)
+  permuted = torch.stack([z[o, i] for i, o in enumerate(orders)], 1)
+  return _mmd(z.reshape(len(z), -1), permuted.reshape(len(z), -1), torch)
+
+
+def _mmd(x, y, library):
+  """MMD^2 without the pairs of a row with itself; library: jnp or torch."""
+  n = len(x)
+
+  def total(a, b):
+    distance = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * (a @ b.T)
+    distance = distance.clip(0.0)
+    return sum(library.exp(distance * (-0.5 / r**2)).sum() for r in PAPER_RADII)
+
+  own = n * len(PAPER_RADII)
+  return (total(x, x) + total(y, y) - 2 * own) / (n * (n - 1)) - (
+    2 * total(x, y) / n**2
+  )
+
+
+# Matrix products of all n x n pairs: three matrices, or half of those of 2 n
+# and of n rows; each for the kernel and both gradients, dHSIC's kernel twice.
+PRODUCTS = {"plain jnp": 9.0, "plain PyTorch": 9.0, "mmd": 6.0, "dhsic": 2.0}
+
+
+def gflop(name: str, rows: int, codebooks: int, dim: int) -> float:
+  """Operations of value and gradient, in 1e9; see `PRODUCTS`."""
+  return PRODUCTS[name] * 2.0 * rows**2 * codebooks * dim / 1e9
+
+
+def losses(estimators) -> dict[str, Callable]:
+  """(z [n, codebooks, dim], key) -> scalar, by name."""
+  found = {"plain jnp": plain}
+  for estimator in estimators:
+    found[estimator] = lambda z, key, estimator=estimator: (
+      independence.independence_loss(z[None], key, estimator=estimator)
+    )
+  return found
+
+
+def compiled(loss: Callable, rows: int, codebooks: int, dim: int):
+  """Value and gradient, compiled for the default device but not run."""
+  shape = jax.ShapeDtypeStruct((rows, codebooks, dim), jnp.float32)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.jit(jax.value_and_grad(loss)).lower(shape, key).compile()
+
+
+def temporaries(program) -> float:
+  """MiB beside arguments and results, by the compiler's own analysis."""
+  return program.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def run(args) -> int:
+  """Prints the table."""
+  if min(args.rows, args.codebooks, args.dim) < 2 or args.runs < 1:
+    raise UserError(
+      "bench independence needs at least 2 rows, 2 codebooks, 2 dimensions and"
+      f" 1 run; got {args.rows}, {args.codebooks}, {args.dim} and {args.runs}."
+    )
+  sizes = args.rows, args.codebooks, args.dim
+  estimators = [args.estimator] if args.estimator else independence.ESTIMATORS
+  formulas = losses(estimators)
+  machine = floor.Machine.measure()
+  print(
+    f"{jax.devices()[0].device_kind}: matmul {machine.flops / 1e9:.0f} GFLOP/s"
+    " (measured)"
+  )
+  z = jax.random.normal(jax.random.key(0), sizes)
+  key = jax.random.key(1)
+  programs = {name: compiled(f, *sizes) for name, f in formulas.items()}
+  ways = {
+    name: lambda program=program: jax.block_until_ready(program(z, key))
+    for name, program in programs.items()
+  }
+  if has_torch := importlib.util.find_spec("torch") is not None:
+    ways["plain PyTorch"] = _torch_way(np.asarray(z))
+  seconds = _take_turns(ways, args.runs)
+
+  ours = estimators[0]
+  print(
+    f"{args.rows} rows of {args.codebooks} x {args.dim}, {len(PAPER_RADII)}"
+    f" radii, value and gradient, median of {args.runs}"
+  )
+  print(
+    f"{'':<14}{'seconds':>9}{'x ' + ours:>9}{'GFLOP':>9}{'floor s':>9}"
+    f"{'x floor':>9}{'temporary MiB':>15}"
+  )
+  for name in [*ways]:
+    work = gflop(name, *sizes)
+    least = work * 1e9 / machine.flops
+    memory = (
+      f"{temporaries(programs[name]):15,.1f}"
+      if name in programs
+      else f"{'-':>15}"
+    )
+    print(
+      f"{name:<14}{seconds[name]:9.3g}{seconds[name] / seconds[ours]:9.2f}"
+      f"{work:9.3g}{least:9.3g}{seconds[name] / least:9.2f}{memory}"
+    )
+  if not has_torch:
+    print("plain PyTorch: not installed here (`pip install torch` adds it)")
+
+  print(f"temporary memory of {MACRO_BATCH:,} rows, not run:")
+  for name, formula in formulas.items():
+    program = compiled(formula, MACRO_BATCH, *sizes[1:])
+    print(f"  {name:<12}{temporaries(program):12,.1f} MiB")
+  if args.topology:
+    _slice(args, estimators)
+  return 0
+
+
+def _torch_way(z: np.ndarray) -> Callable:
+  import torch
+
+  z = torch.tensor(z)
+
+  def way():
+    orders = [torch.randperm(len(z)) for _ in range(z.shape[1])]
+    rows = z.clone().requires_grad_()
+    plain_torch(rows, orders).backward()
+    return rows.grad
+
+  return way
+
+
+def _take_turns(ways: dict, runs: int) -> dict[str, float]:
+  """Median seconds of each, after one call to warm up."""
+  times = {name: [] for name in ways}
+  for _ in range(runs + 1):
+    for name, way in ways.items():
+      start = time.perf_counter()
+      way()
+      times[name].append(time.perf_counter() - start)
+  return {name: float(np.median(found[1:])) for name, found in times.items()}
+
+
+def _slice(args, estimators) -> None:
+  """What a TPU slice needs for it, by its compiler."""
+  from mmdcodec.parallel import compile as compile_lib
+
+  print(f"{MACRO_BATCH:,} rows on {args.topology}, compiled only:")
+  for estimator in estimators:
+    found = compile_lib.compile_independence(
+      args.topology,
+      rows=MACRO_BATCH,
+      codebooks=args.codebooks,
+      dim=args.dim,
+      estimator=estimator,
+    )
+    # Not its operations: the compiler does not see how often a loop runs.
+    collectives = ", ".join(
+      f"{n} {kind}" for kind, n in (found.collectives or {}).items()
+    )
+    print(
+      f"  {estimator:<12}{found.memory / 2**20:12,.1f} MiB per chip, of them"
+      f" {found.temporaries / 2**20:,.1f} temporary; {found.kernels} Pallas"
+      f" kernels; {collectives or 'collectives not known'}"
+    )

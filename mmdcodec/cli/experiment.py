@@ -1,0 +1,114 @@
+"""`mmdcodec experiment`: runs that belong together, from data to table."""
+
+import signal
+
+from mmdcodec.errors import UserError
+
+HELP = "train and compare codecs with and without the independence loss"
+EXAMPLE = (
+  "mmdcodec experiment independence --train data/train --valid data/valid"
+  " --workdir runs/independence --seeds 3"
+)
+PARSES_REST = True
+
+
+def add_arguments(parser):
+  """Adds the verb's arguments."""
+  parser.add_argument("name", choices=("independence",))
+  parser.add_argument("--train", required=True, metavar="DATASET[,DATASET]")
+  parser.add_argument(
+    "--valid",
+    required=True,
+    metavar="DATASET[,DATASET]",
+    help="music that is not trained on, for everything that is measured",
+  )
+  parser.add_argument("--workdir", required=True, help="one folder a run")
+  parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
+  parser.add_argument(
+    "--arms", help="names with commas; a name that does not exist lists all"
+  )
+  parser.add_argument(
+    "--ablation", action="store_true", help="the arms that differ in the kernel"
+  )
+  parser.add_argument(
+    "--share",
+    type=float,
+    default=1.5,
+    help="of the loss in the gradient at the encoder, which sets its weight",
+  )
+  parser.add_argument("--clips", type=int, default=120, help="to measure on")
+  parser.add_argument(
+    "--clip_seconds", type=float, default=10.0, help="of each of them"
+  )
+  parser.add_argument(
+    "--no_curves",
+    action="store_true",
+    help="measure the last checkpoint only",
+  )
+  parser.add_argument(
+    "--jobs", type=int, help="runs at a time (one for each CPU)"
+  )
+  parser.description = (
+    HELP + ". --config=NAME[:argument] is the codec (independence), and"
+    " --config.key=value overrides any key of it."
+  )
+
+
+def run(args, rest):
+  """Runs what is missing, then prints the table."""
+  from mmdcodec.cli import common, configs
+  from mmdcodec.experiments import arms as arms_lib
+  from mmdcodec.experiments import independence, report
+  from mmdcodec.train import settings
+
+  if not any(argument.startswith("--config=") for argument in rest):
+    rest = ["--config=independence", *rest]
+  config = configs.parse(rest)
+  config.data.train, config.data.valid = args.train, args.valid
+  check_datasets(args.train, args.valid, settings.parse_datasets)
+  arms = arms_lib.ABLATION if args.ablation else arms_lib.GRID
+  if args.arms:
+    if args.ablation:
+      raise UserError("give either --arms or --ablation.")
+    arms = [name.strip() for name in args.arms.split(",") if name.strip()]
+  if args.jobs is not None and args.jobs < 1:
+    raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
+  # As Ctrl-C: the runs under way save and end, and can be continued.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  found = independence.run(
+    config,
+    args.workdir,
+    held_out=args.valid,
+    arms=list(arms),
+    seeds=args.seeds,
+    share=args.share,
+    clips=args.clips,
+    clip_seconds=args.clip_seconds,
+    curves=not args.no_curves,
+    jobs=args.jobs,
+    log=lambda line: print(line, flush=True),
+  )
+  for table in (report.dependence_table, report.codes_table):
+    print("\n" + common.format_table(*table(found)))
+  print(f"\nresults, table.md and plots: {args.workdir}")
+
+
+def check_datasets(train: str, valid: str, parse) -> None:
+  """Both are there, and hold nothing in common by name.
+
+  Raises:
+    UserError: a data set is missing, or is trained on and measured on.
+  """
+  from mmdcodec.data import source
+
+  names = {
+    key: list(parse(t)) for key, t in (("train", train), ("valid", valid))
+  }
+  for folders in names.values():
+    for folder in folders:
+      source.describe(folder)
+  both = sorted({*names["train"]} & {*names["valid"]})
+  if both:
+    raise UserError(
+      f"{both[0]} is given as --train and as --valid; measure on other music."
+    )

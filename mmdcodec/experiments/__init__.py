@@ -1,0 +1,1 @@
+"""Experiments that one command runs from data to table."""

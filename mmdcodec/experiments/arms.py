@@ -1,0 +1,44 @@
+"""The arms of the independence experiment: name -> `losses.independence`.
+
+What an arm leaves out is as in the config.
+"""
+
+from mmdcodec.quantize.kernels import PAPER_RADII
+
+BASELINE = "none"  # without the loss; what the others are compared with
+RELATIVE = dict(radii=(0.7, 1.5), relative=True)
+
+
+def _arm(
+  estimator: str = "mmd", pattern: str = "delay", keep_scale=False, **kernel
+) -> dict:
+  """The loss of arXiv 2406.02315, but for what is said."""
+  return dict(
+    estimator=estimator,
+    pattern=dict(name=pattern, delays=()),
+    keep_scale=keep_scale,
+    kernel=dict(name="gaussian", radii=PAPER_RADII, relative=False) | kernel,
+  )
+
+
+GRID = {
+  BASELINE: {},
+  "mmd_frame": _arm(pattern="parallel"),
+  "mmd_delay": _arm(),
+  "dhsic_delay": _arm("dhsic", **RELATIVE),
+  "dhsic_delay_keep_scale": _arm("dhsic", keep_scale=True, **RELATIVE),
+}
+# Kernels of the permuted MMD under the delay pattern; that of `mmd_delay` is
+# the Gaussian with the paper's radii as sigma.
+ABLATION = {
+  BASELINE: {},
+  "mmd_delay": _arm(),
+  # The released code takes the same numbers as sigma^2.
+  "mmd_gaussian_squared": _arm(radii=tuple(r**0.5 for r in PAPER_RADII)),
+  "mmd_gaussian_relative": _arm(**RELATIVE),
+  "mmd_laplacian": _arm(name="laplacian"),
+  "mmd_inverse_multiquadric": _arm(name="inverse_multiquadric"),
+  "mmd_linear": _arm(name="linear"),
+  "mmd_quadratic": _arm(name="quadratic"),
+}
+ARMS = {**GRID, **ABLATION}

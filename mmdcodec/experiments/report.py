@@ -1,0 +1,155 @@
+"""What the runs of an experiment say together: results.json, table.md, plots.
+
+Seeds differ more than arms do (another start, other batches), so changes are
+between runs of one seed: each arm against the run without the loss whose first
+steps are its own.
+"""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from mmdcodec.experiments import plots
+from mmdcodec.experiments.arms import ARMS, BASELINE
+from mmdcodec.experiments.run import CURVE, RESULT
+
+# Column -> value of a result, and the number of digits.
+DEPENDENCE = {
+  "TC delay (bits)": (lambda r: r["delay"]["total_correlation"], 3),
+  "TC same frame (bits)": (lambda r: r["same_frame"]["total_correlation"], 3),
+  "entropy (bits)": (lambda r: r["entropy"], 2),
+  "mel distance (dB)": (lambda r: r["mel_distance"], 2),
+  "STFT distance": (lambda r: r["stft_distance"], 2),
+}
+CODES = {
+  "weight": (lambda r: r["weight"], 2),
+  "SI-SDR (dB)": (lambda r: r["si_sdr"], 2),
+  "TC / entropy (%)": (lambda r: 100 * r["delay"]["share"], 2),
+  "least used codebook (%)": (lambda r: 100 * min(r["use"]), 0),
+  "perplexity": (lambda r: r["perplexity"], 0),
+  "1000 MMD² delay": (lambda r: 1000 * r["delay"]["mmd"], 3),
+  "1000 MMD² same frame": (lambda r: 1000 * r["same_frame"]["mmd"], 3),
+  "dHSIC delay (%)": (
+    lambda r: 100 * (r["delay"]["dhsic"] - r["delay"]["dhsic_null"]),
+    2,
+  ),
+}
+
+
+def collect(workdir: str | os.PathLike) -> dict:
+  """Results of all finished runs: {arm: {seed: result}}, `curve` where it is.
+
+  Arms are in the order of `arms.ARMS`, others after them.
+  """
+  found = {}
+  for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
+    result = json.loads(path.read_text())
+    # The first checkpoint of a curve is the one that all arms share.
+    shared = path.parents[2] / BASELINE / path.parent.name / CURVE
+    curve = path.with_name(CURVE)
+    if curve.exists() and shared.exists():
+      points = json.loads(shared.read_text())[:1] if curve != shared else []
+      result["curve"] = points + json.loads(curve.read_text())
+    seed = int(path.parent.name.removeprefix("seed_"))
+    found.setdefault(path.parent.parent.name, {})[seed] = result
+  order = {name: i for i, name in enumerate(ARMS)}
+  return {
+    arm: dict(sorted(found[arm].items()))
+    for arm in sorted(found, key=lambda a: (order.get(a, len(order)), a))
+  }
+
+
+def dependence_table(found: dict) -> tuple[list, list]:
+  """(columns, rows of text): dependence beside reconstruction, with changes.
+
+  Args:
+    found: of `collect`.
+  """
+  columns = ["arm", "seeds"]
+  for name in DEPENDENCE:
+    columns += [name, "change (%)"]
+  rows = []
+  for arm, results in found.items():
+    row = [arm, str(len(results))]
+    for value, digits in DEPENDENCE.values():
+      row.append(spread([value(r) for r in results.values()], digits))
+      row.append(
+        "" if arm == BASELINE else spread(changes(found, arm, value), 1, "+")
+      )
+    rows.append(row)
+  return columns, rows
+
+
+def codes_table(found: dict) -> tuple[list, list]:
+  """(columns, rows of text): the codes themselves.
+
+  Args:
+    found: of `collect`.
+  """
+  rows = []
+  for arm, results in found.items():
+    row = [arm]
+    for value, digits in CODES.values():
+      values = np.array([value(r) for r in results.values()])
+      if values.ndim == 2:  # one a codebook: of the mean over seeds
+        row.append(", ".join(f"{v:.{digits}f}" for v in values.mean(0)))
+      else:
+        row.append(spread(values, digits))
+    rows.append(row)
+  return ["arm", *CODES], rows
+
+
+def changes(found: dict, arm: str, value) -> list[float]:
+  """Changes in % against the run without the loss, for each seed of both.
+
+  Args:
+    found: of `collect`.
+    arm: its name.
+    value: result -> number.
+  """
+  base = found.get(BASELINE, {})
+  return [
+    100 * (value(result) / value(base[seed]) - 1)
+    for seed, result in found[arm].items()
+    if seed in base
+  ]
+
+
+def spread(values, digits: int, sign: str = "") -> str:
+  """`mean ± standard deviation`; the mean alone of one value."""
+  values = np.asarray(values, np.float64)
+  if not values.size:
+    return ""
+  mean = f"{values.mean():{sign}.{digits}f}"
+  if values.size == 1:
+    return mean
+  return f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+  """A Markdown table; all columns but the first to the right."""
+  lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write(workdir: str | os.PathLike) -> dict:
+  """results.json, table.md and the plots, of what is finished.
+
+  Args:
+    workdir: of the experiment.
+
+  Returns:
+    Of `collect`.
+  """
+  workdir = pathlib.Path(workdir)
+  found = collect(workdir)
+  (workdir / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+  (workdir / "table.md").write_text(
+    markdown(*dependence_table(found)) + "\n" + markdown(*codes_table(found))
+  )
+  plots.tradeoff(found, path=workdir / "tradeoff.png")
+  if any("curve" in r for results in found.values() for r in results.values()):
+    plots.training(found, path=workdir / "training.png")
+  return found

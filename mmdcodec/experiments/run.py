@@ -1,0 +1,264 @@
+"""One run of the independence experiment, in a process of its own.
+
+    python -m mmdcodec.experiments.run RUN [--curve]
+
+reads RUN/job.json. It takes over what all arms of a seed have in common,
+works out the weight of the loss, trains, and measures the last checkpoint on
+held-out music: RUN/result.json. With --curve it measures earlier checkpoints:
+RUN/curve.json. What is done already is not done again.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+import types
+
+import jax
+import numpy as np
+
+import mmdcodec
+from mmdcodec import bundle
+from mmdcodec.data import pipeline
+from mmdcodec.errors import UserError
+from mmdcodec.evaluate import (
+  code_rows,
+  codebooks,
+  kernel_dependence,
+  reconstruction,
+  total_correlation,
+)
+from mmdcodec.generation import patterns
+from mmdcodec.train import loop, metrics, program, settings
+from mmdcodec.train.checkpoint import FOLDER, Checkpoints
+
+JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"
+CALIBRATION = 6  # batches that the weight is taken from
+POINTS = 4  # of a curve, and the last
+RECONSTRUCTION = ("waveform", "mel", "stft")
+
+
+def main(arguments: list[str]) -> None:
+  """Does the job of a run's folder."""
+  run = pathlib.Path(arguments[0])
+  job = json.loads((run / JOB).read_text())
+  if "--curve" in arguments:
+    clips = held_out(job)
+    # The first is that of the shared run.
+    steps = curve_steps(job["config"])[1 if job["shared"] else 0 :]
+    found = [measure(run, step, clips, both=False) for step in steps]
+    return write(run / CURVE, found)
+  config = job["config"]
+  take_over(run, job)
+  config["losses"]["independence"]["weight"] = weight(run, job)
+  loop.train(config, run)
+  result = measure(run, config["steps"], held_out(job))
+  result["weight"] = config["losses"]["independence"]["weight"]
+  return write(run / RESULT, result)
+
+
+def take_over(run: pathlib.Path, job: dict) -> None:
+  """Starts a run from the checkpoint that all arms of its seed share.
+
+  Until `start` the loss has no weight, so that the run without it is, so far,
+  the same run.
+
+  Args:
+    run: folder of the run.
+    job: with `shared`, the folder of the seed's run without the loss.
+  """
+  if not job["shared"]:
+    return
+  shared, step = pathlib.Path(job["shared"]), str(start_of(job["config"]))
+  if (run / FOLDER / step).exists():
+    return
+  # Whole or not at all: copied beside it, then renamed.
+  part = run / "part"
+  shutil.rmtree(part, ignore_errors=True)
+  shutil.copytree(shared / FOLDER / step, part)
+  shutil.copy(shared / metrics.FILE, run / metrics.FILE)
+  (run / FOLDER).mkdir(exist_ok=True)
+  part.rename(run / FOLDER / step)
+
+
+def start_of(config: dict) -> int:
+  """Step at which arms part."""
+  return config["losses"]["independence"]["start"]
+
+
+def curve_steps(config: dict) -> list[int]:
+  """Steps of up to `POINTS` checkpoints from `start` on, without the last."""
+  steps = range(start_of(config), config["steps"], config["save_every"])
+  return list(steps[:: -(-len(steps) // POINTS)])
+
+
+def weight(run: pathlib.Path, job: dict) -> float:
+  """Weight of the loss that gives it its share of the gradient.
+
+  Weights of different kernels and estimators cannot be compared. What can: how
+  hard the loss pulls at the encoder's output, beside what the reconstruction
+  losses pull there. That is measured once, where the arms part, and the weight
+  then stays.
+
+  Args:
+    run: folder of the run, with the checkpoint of step `start`.
+    job: `share` is the norm of the weighted loss's gradient over the root sum
+      of squares of those of the reconstruction losses; 0 for no loss.
+
+  Returns:
+    The weight, that of config.json if the run was begun before.
+
+  Raises:
+    UserError: the loss has no gradient.
+  """
+  if not job["share"]:
+    return 0.0
+  if (run / settings.CONFIG_FILE).exists():
+    begun = json.loads((run / settings.CONFIG_FILE).read_text())
+    return begun["losses"]["independence"]["weight"]
+  config = json.loads(json.dumps(job["config"]))
+  config["losses"]["independence"]["weight"] = 1.0
+  seed = config["seed"] + 1  # other crops than those of the first steps
+  norms = gradient_norms(run, config, batches=CALIBRATION, seed=seed)
+  own, other = np.mean(norms, 0)
+  if not own > 0 or not np.isfinite(own):
+    raise UserError(
+      f"{run.parent.name}: the gradient of the loss has norm {own}, so no"
+      " weight gives it a share; choose radii nearer to the distances of the"
+      " vectors."
+    )
+  return float(job["share"] * other / own)
+
+
+def gradient_norms(
+  run: pathlib.Path, config: dict, *, batches: int, seed: int
+) -> list[tuple[float, float]]:
+  """How hard the losses pull at the encoder's output at step `start`.
+
+  Args:
+    run: with the checkpoint of that step.
+    config: of the run, with a weight of the loss.
+    batches: to look at.
+    seed: that they are drawn with.
+
+  Returns:
+    (norm of the weighted loss's gradient, root sum of squares of those of the
+    reconstruction losses) of each batch.
+  """
+  task = program.make_task(config)
+  checkpoints = Checkpoints(run, read_only=True)
+  arrays = checkpoints.restore_arrays(start_of(config))
+  checkpoints.close()
+  # All that `inspect` looks at.
+  names = ("step", "params", "collections")
+  state = types.SimpleNamespace(**{name: arrays[name] for name in names})
+  data = pipeline.batches(
+    settings.parse_datasets(config["data"]["train"]),
+    batch=config["batch"],
+    seconds=config["data"]["seconds"],
+    rate=config["model"]["rate"],
+    channels=config["model"]["channels"],
+    seed=seed,
+    gain_db=tuple(config["data"]["gain_db"]),
+  )
+  found = []
+  with data:
+    for _ in range(batches):
+      seen = task.inspect(state, tuple(next(data) for _ in range(task.history)))
+      others = [seen.get(f"gradient/{name}", 0.0) for name in RECONSTRUCTION]
+      found.append(
+        (seen["gradient/independence"], float(np.linalg.norm(others)))
+      )
+  return found
+
+
+def held_out(job: dict) -> list[dict]:
+  """Clips to measure on, always the same: pipeline.fixed_batches of one."""
+  model = job["config"]["model"]
+  return pipeline.fixed_batches(
+    settings.parse_datasets(job["held_out"]),
+    batch=1,
+    seconds=job["clip_seconds"],
+    rate=model["rate"],
+    channels=model["channels"],
+    count=job["clips"],
+  )
+
+
+def measure(
+  run: pathlib.Path, step: int, clips: list[dict], *, both: bool = True
+) -> dict:
+  """Dependence and reconstruction of a checkpoint's released weights.
+
+  Args:
+    run: folder of a training run.
+    step: of a checkpoint.
+    clips: of `held_out`.
+    both: also measure the codes of the same frame, and the reconstruction.
+
+  Returns:
+    JSON-able; bits are per frame.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    bundle.export(run, f"{folder}/bundle", step=step)
+    codec = mmdcodec.load(f"{folder}/bundle")
+  coded, rows = [], []
+  compare = jax.jit(reconstruction.compare, static_argnums=2)
+  for clip in clips:
+    x, lengths = clip["audio"], clip["lengths"]
+    codes = codec.encode(x, lengths=lengths)
+    coded.append(codes[0, : -(-int(lengths[0]) // codec.model.stride)])
+    if both:
+      y = codec.decode(codes, length=x.shape[1])
+      rows.append(compare(x, y, codec.rate, lengths))
+  codes, mask = code_rows.pad(coded)
+  size = codec.model.codebook_size
+  books = codec.model.apply(
+    codec.variables, method=lambda m: m.quantizer.embed()
+  )
+  streams = np.asarray(books)[np.arange(codec.codebooks), codes]
+  counts = codebooks.histogram(codes, size, mask)
+  found = {
+    "step": step,
+    **{
+      k: np.asarray(v).tolist() for k, v in codebooks.statistics(counts).items()
+    },
+  }
+  for name in rows[0] if rows else ():
+    found[name] = float(np.mean([row[name] for row in rows]))
+  kinds = {"delay": patterns.delay(codec.codebooks)}
+  if both:
+    kinds["same_frame"] = None
+  for name, pattern in kinds.items():
+    given = dict(pattern=pattern, mask=mask)
+    total = total_correlation.total_correlation(codes, size, **given)
+    kernel = kernel_dependence.kernel_dependence(
+      streams, code_rows.gather(codes, size, **given)[0]
+    )
+    found[name] = {
+      "total_correlation": total.bits,
+      "error": total.error,
+      "per_codebook": total.per_codebook.tolist(),
+      "share": total.share,
+      "rows": total.rows,
+      "mmd": kernel.loss,
+      "dhsic": kernel.normalised,
+      "dhsic_null": kernel.null,
+    }
+    found["entropy"] = float(total.entropy.sum())
+  return found
+
+
+def write(path: pathlib.Path, content) -> None:
+  """JSON, whole or not at all."""
+  fresh = path.with_suffix(".new")
+  fresh.write_text(json.dumps(content, indent=2) + "\n")
+  fresh.replace(path)
+
+
+if __name__ == "__main__":
+  try:
+    main(sys.argv[1:])
+  except UserError as error:
+    sys.exit(f"mmdcodec: {error}")

@@ -1,0 +1,201 @@
+"""The independence experiment: shared start, weights, table, resuming."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from mmdcodec.configs import independence as independence_config
+
+from mmdcodec.cli import main as cli
+from mmdcodec.errors import UserError
+from mmdcodec.experiments import arms, independence, report
+from mmdcodec.experiments import run as run_lib
+from mmdcodec.train import loop
+from mmdcodec.train.checkpoint import Checkpoints
+
+
+def tiny(dataset, **changes) -> dict:
+  """The tiny config as plain dicts, with some of `losses.independence`."""
+  config = independence_config.get_config("tiny").to_dict()
+  config["data"]["train"] = str(dataset)
+  config["keep"] = 100
+  config["losses"]["independence"].update(changes)
+  return json.loads(json.dumps(config))
+
+
+def arrays(run, step):
+  """Everything in a checkpoint."""
+  checkpoints = Checkpoints(run, read_only=True)
+  found = checkpoints.restore_arrays(step)
+  checkpoints.close()
+  return found
+
+
+@pytest.fixture(scope="module")
+def shared(dataset, tmp_path_factory):
+  """A finished run without the loss."""
+  folder = tmp_path_factory.mktemp("shared")
+  loop.train(tiny(dataset), folder, log=lambda line: None)
+  return folder
+
+
+@pytest.mark.slow
+def test_arm_from_the_shared_start_is_the_arm_trained_alone(
+  dataset, shared, tmp_path
+):
+  """Catches a start that isn't shared: other data, weights or schedule."""
+  config = tiny(dataset, **arms.ARMS["mmd_delay"], weight=30.0)
+  loop.train(config, tmp_path / "alone", log=lambda line: None)
+  run = tmp_path / "on"
+  run.mkdir()
+  run_lib.take_over(run, {"shared": str(shared), "config": config})
+  loop.train(config, run, log=lambda line: None)
+  a, b = arrays(tmp_path / "alone", 20), arrays(run, 20)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  # And the loss does something from there on.
+  none = arrays(shared, 20)
+  same = jax.tree.map(np.array_equal, a["params"], none["params"])
+  assert not any(jax.tree.leaves(same))
+  steps = [
+    row["step"]
+    for row in map(json.loads, (run / "metrics.jsonl").open())
+    if "train/loss" in row
+  ]
+  assert steps == [5, 10, 15, 20]
+
+
+def test_weight_gives_the_loss_its_share(dataset, shared, tmp_path):
+  """Catches an inverse ratio, and weights that ignore the estimator."""
+  weights = {}
+  for arm in ("mmd_delay", "dhsic_delay"):
+    config = tiny(dataset, **arms.ARMS[arm])
+    run = tmp_path / arm
+    run.mkdir()
+    job = {"shared": str(shared), "config": config, "share": 0.5}
+    run_lib.take_over(run, job)
+    weights[arm] = run_lib.weight(run, job)
+    config["losses"]["independence"]["weight"] = weights[arm]
+    norms = run_lib.gradient_norms(run, config, batches=4, seed=99)
+    ratio = np.mean([own / other for own, other in norms])
+    assert 0.35 < ratio < 0.7, (arm, ratio)
+  assert weights["mmd_delay"] != pytest.approx(weights["dhsic_delay"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_whole_command_and_again(dataset, tmp_path, capsys):
+  """Catches a grid that stops, does things twice, or loses an arm."""
+  valid, workdir = tmp_path / "valid", tmp_path / "out"
+  shutil.copytree(dataset, valid)
+  command = [
+    *("experiment", "independence", "--config=independence:tiny"),
+    *(f"--train={dataset}", f"--valid={valid}", f"--workdir={workdir}"),
+    *("--arms=dhsic_delay", "--seeds=1", "--jobs=2"),
+    *("--clips=4", "--clip_seconds=2"),
+  ]
+  assert cli.main(command) == 0
+  said = capsys.readouterr().out
+  assert "none seed 0: done" in said and "dhsic_delay seed 0: done" in said
+  table = (workdir / "table.md").read_text()
+  assert "| none |" in table and "| dhsic_delay |" in table
+  results = json.loads((workdir / "results.json").read_text())
+  assert list(results) == ["none", "dhsic_delay"]
+  assert (
+    results["none"]["0"]["weight"] == 0 < results["dhsic_delay"]["0"]["weight"]
+  )
+  run = workdir / "dhsic_delay" / "seed_0"
+  kept = json.loads((run / "config.json").read_text())["losses"]["independence"]
+  assert kept["weight"] == results["dhsic_delay"]["0"]["weight"]
+  assert kept["estimator"] == "dhsic" and not kept["keep_scale"]
+  assert [m["step"] for m in results["none"]["0"]["curve"]] == [10, 15]
+  for name in ("tradeoff.png", "training.png"):
+    assert (workdir / name).read_bytes().startswith(b"\x89PNG")
+
+  before = (run / "result.json").stat().st_mtime_ns
+  assert cli.main(command) == 0
+  again = capsys.readouterr().out
+  assert "started" not in again and "dhsic_delay" in again
+  assert (run / "result.json").stat().st_mtime_ns == before
+  # Other settings do not mix with what is there.
+  assert cli.main([*command, "--share=0.7"]) == 2
+  assert "other settings" in capsys.readouterr().err
+
+
+def result(total, mel=10.0):
+  """A run's result, as far as the report needs it."""
+  kind = {
+    "total_correlation": total, "error": 0.01, "share": total / 20,
+    "mmd": total / 100, "dhsic": total / 10, "dhsic_null": 0.0,
+  }  # fmt: skip
+  return {
+    "step": 20, "weight": 1.0, "delay": kind, "same_frame": kind,
+    "entropy": 20.0, "mel_distance": mel, "stft_distance": 2.0, "si_sdr": 1.0,
+    "use": [1.0, 0.5], "perplexity": [30.0, 20.0],
+  }  # fmt: skip
+
+
+def test_changes_are_between_runs_of_one_seed(tmp_path):
+  """Catches a comparison with the mean, or with another seed's run."""
+  for arm, values in (("none", (1.0, 2.0)), ("mmd_delay", (0.5, 1.5))):
+    for seed, total in enumerate(values):
+      folder = tmp_path / arm / f"seed_{seed}"
+      folder.mkdir(parents=True)
+      (folder / "result.json").write_text(json.dumps(result(total)))
+  found = report.write(tmp_path)
+  total = lambda r: r["delay"]["total_correlation"]
+  np.testing.assert_allclose(
+    report.changes(found, "mmd_delay", total), [-50.0, -25.0]
+  )
+  columns, rows = report.dependence_table(found)
+  row = dict(zip(columns[:4], rows[1][:4], strict=True))
+  assert row["TC delay (bits)"] == "1.000 ± 0.707"
+  assert row["change (%)"] == "-37.5 ± 17.7"
+  assert "-37.5 ± 17.7" in (tmp_path / "table.md").read_text()
+  assert (tmp_path / "tradeoff.png").stat().st_size > 5000
+
+
+def test_failed_run_is_named(tmp_path):
+  """Catches a grid that hangs or goes on when one of its runs fails."""
+  folder = tmp_path / "mmd_delay" / "seed_3"
+  folder.mkdir(parents=True)
+  with pytest.raises(UserError, match="mmd_delay seed 3 failed.*job.json"):
+    independence._work({folder: None}, (), "result.json", 1, lambda line: None)
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    (["--arms=mmd_sideways"], "there are none, mmd_frame"),
+    (["--train=nowhere"], "no such folder"),
+    (["--config.losses.independence.start=7"], "multiple of save_every"),
+    (["--share=0"], "more than 0"),
+    (["--jobs=0"], "--jobs is 0"),
+    (["--arms=none", "--ablation"], "either --arms or --ablation"),
+  ],
+)
+def test_mistakes(arguments, words, dataset, tmp_path, capsys):
+  """Catches a traceback, or hours of training before a mistake is told."""
+  shutil.copytree(dataset, tmp_path / "valid")
+  command = [
+    *("experiment", "independence", "--config=independence:tiny"),
+    *(f"--train={dataset}", f"--valid={tmp_path / 'valid'}"),
+    f"--workdir={tmp_path / 'out'}",
+  ]
+  assert cli.main([*command, *arguments]) == 2
+  assert words in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+
+
+def test_training_music_is_not_measured_on(dataset, tmp_path, capsys):
+  """Catches a held-out measure on what was trained on."""
+  assert (
+    cli.main(
+      [
+        *("experiment", "independence", f"--train={dataset}"),
+        *(f"--valid={dataset}", f"--workdir={tmp_path / 'out'}"),
+      ]
+    )
+    == 2
+  )
+  assert "measure on other music" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""The tiles as Pallas kernels, against the same tiles without Pallas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdcodec.parallel import compile as compile_lib
+from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.quantize import independence, pairs, pallas_pairs
+from mmdcodec.quantize.kernels import (
+  GaussianKernel,
+  InverseMultiquadricKernel,
+  LaplacianKernel,
+  LinearKernel,
+  QuadraticKernel,
+)
+
+KERNELS = (
+  GaussianKernel((1.0, 5.0, 10.0)),
+  LaplacianKernel((1.0, 10.0)),
+  InverseMultiquadricKernel((1.0, 10.0)),
+  LinearKernel(),
+  QuadraticKernel(),
+)
+BLOCK, PART = 256, 128
+
+
+@pytest.fixture
+def both(monkeypatch):
+  """Runs a function without and with the kernels, which are interpreted."""
+
+  def run(function, *args):
+    # The choice falls while tracing, so each of them is traced anew.
+    expected = jax.jit(lambda *args: function(*args))(*args)
+    met = []
+
+    def interpreted(tile):
+      met.append(tile)
+      return functools.partial(
+        pallas_pairs.tiled, tile, part=PART, interpret=True
+      )
+
+    monkeypatch.setattr(pallas_pairs, "by_platform", interpreted)
+    found = jax.jit(lambda *args: function(*args))(*args)
+    assert met
+    return expected, found
+
+  return run
+
+
+def assert_same(expected, found, tolerance=2e-6):
+  """Up to the order in which float32 numbers are added."""
+  pairs_of_arrays = zip(
+    jax.tree.leaves(expected), jax.tree.leaves(found), strict=True
+  )
+  for one, other in pairs_of_arrays:
+    largest = np.abs(one).max()
+    assert largest > 0
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=tolerance * largest)
+
+
+NARROW = [(kernel, 16) for kernel in KERNELS]
+
+
+@pytest.mark.parametrize(
+  "kernel, dim", [*NARROW, (KERNELS[0], 128), (KERNELS[0], 512)]
+)
+def test_product_sums(kernel, dim, both):
+  """Catches a part read from or added to the wrong place, or counted twice.
+
+  And rows that do not count but do.
+  """
+  random = np.random.default_rng(dim)
+  n = 300
+  z = random.standard_normal((n, 2, dim)).astype("f4")
+  z[7] = z[200]
+  valid = random.random(n) > 0.2
+  weights = random.standard_normal((2, n)).astype("f4")
+
+  def value(z):
+    sums = pairs.product_sums(z, valid, kernel, BLOCK)
+    joint, single = (jnp.where(valid, x, 0.0) for x in sums)
+    return (weights[0] * joint + weights[1] * single).sum(), (joint, single)
+
+  assert_same(*both(jax.value_and_grad(value, has_aux=True), z))
+
+
+# 256 dimensions in blocks of 256 rows: nothing but its place tells an axis.
+@pytest.mark.parametrize(
+  "kernel, dim", [*NARROW, *((KERNELS[0], dim) for dim in (1, 256, 512))]
+)
+def test_weighted_sum(kernel, dim, both):
+  """Catches sources that are mixed up, a lost weight, and swapped axes."""
+  random = np.random.default_rng(dim)
+  n = 2 * BLOCK
+  z = random.standard_normal((n, dim)).astype("f4")
+  z[3] = z[500]
+  source = random.integers(0, 40, (2, n)).astype("i4")
+  source[:, random.random(n) < 0.1] = -1
+  # Of one sign: a sum that is almost 0 would be nothing but rounding errors.
+  weights = jnp.array([[1.0, 0.7], [0.7, 0.4]])
+  group = jnp.array([0, 1])
+
+  def value(z):
+    return pairs.weighted_sum(z, source, group, weights, kernel, BLOCK)
+
+  assert_same(*both(jax.value_and_grad(value), z))
+
+
+def test_value_alone(both):
+  """Catches kernels that only work with a gradient."""
+  z = np.random.default_rng(0).standard_normal((BLOCK, 16)).astype("f4")
+  source = jnp.arange(BLOCK)[None]
+  one = jnp.zeros(1, int), jnp.ones((1, 1))
+  value = lambda z: pairs.weighted_sum(z, source, *one, KERNELS[0], BLOCK)
+  assert_same(*both(value, z))
+
+
+def test_sharded(both):
+  """Catches kernels that do not run on a mesh's share of the tiles."""
+  random = np.random.default_rng(0)
+  z = random.standard_normal((600, 2, 16)).astype("f4")
+  mesh = mesh_lib.make_mesh()
+  assert mesh.size == 8
+
+  def loss(z):
+    with_noise = jnp.concatenate([z[:, :1], z[:, :1] + 0.5 * z[:, 1:]], 1)
+    return independence.dhsic(
+      with_noise, GaussianKernel((2.0, 4.0)), block_size=BLOCK
+    )
+
+  with jax.set_mesh(mesh):
+    expected, found = both(jax.value_and_grad(loss), z)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+  # Here the loss is small against the sums that it is the difference of.
+  assert_same(expected[1], found[1], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("estimator", independence.ESTIMATORS)
+@pytest.mark.parametrize("topology", ("v5e:2x2", "v5p:2x2x1"))
+@pytest.mark.slow
+def test_compiles_for_tpus(topology, estimator):
+  """Catches what the TPU compiler does not know, and too little memory."""
+  pytest.importorskip("libtpu")
+  compiled = compile_lib.compile_independence(
+    topology, rows=11_776, codebooks=4, dim=128, estimator=estimator
+  )
+  assert compiled.kernels > 0
+  assert compiled.temporaries < 128 * 2**20
