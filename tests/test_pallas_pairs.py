@@ -140,7 +140,7 @@ def test_sharded(both):
 
 
 @pytest.mark.parametrize("estimator", independence.ESTIMATORS)
-@pytest.mark.parametrize("topology", ("v5e:2x2", "v5p:2x2x1"))
+@pytest.mark.parametrize("topology", ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1"))
 @pytest.mark.slow
 def test_compiles_for_tpus(topology, estimator):
   """Catches what the TPU compiler does not know, and too little memory."""
