@@ -16,9 +16,7 @@ from reference_independence import assert_equal, dependent_codes
 from mmdcodec.generation import patterns
 from mmdcodec.quantize.independence import (
   GaussianKernel,
-  InverseMultiquadricKernel,
   LaplacianKernel,
-  LinearKernel,
   QuadraticKernel,
   dhsic,
   independence_loss,
@@ -28,13 +26,10 @@ from mmdcodec.quantize.independence import (
 
 KEY = jax.random.key(5)
 KERNEL = GaussianKernel((1.0, 3.0))
-# One of every kind, with few radii.
+# Those whose medians, slopes or variances may be 0 or infinite.
 SMALL = [
-  GaussianKernel((0.1,)),
   GaussianKernel((1.0,), relative=True),
   LaplacianKernel((0.1,)),
-  InverseMultiquadricKernel((0.1,)),
-  LinearKernel(),
   QuadraticKernel(),
 ]
 ESTIMATORS = ("mmd", "dhsic")
@@ -113,20 +108,22 @@ def test_rows_are_the_steps(name):
     assert len(rows) == len(wanted) and set(rows) == wanted
 
 
-@pytest.mark.parametrize("name", ["delay", "coarse first", "stereo"])
-def test_loss_of_patterns(name):
+@pytest.mark.parametrize(
+  "name, estimator",
+  [("delay", "mmd"), ("coarse first", "dhsic"), ("stereo", "mmd")],
+)
+def test_loss_of_patterns(name, estimator):
   """Catches a wrong mean over kinds of steps, and lost gradients."""
   books, pattern = PATTERNS[name]
   z = streams(books=books)
   mask = np.ones(z.shape[:2], bool)
   mask[1, 13:] = False
-  for estimator in ESTIMATORS if name == "stereo" else ("dhsic",):
-    found = both(z, jnp.asarray(mask), estimator=estimator, pattern=pattern)
-    expected = reference.loss(
-      z, KEY, KERNEL, estimator, pattern=pattern, mask=mask
-    )
-    assert_equal(found, expected)
-    assert (np.asarray(found[1])[1, 13:] == 0).all()
+  found = both(z, jnp.asarray(mask), estimator=estimator, pattern=pattern)
+  expected = reference.loss(
+    z, KEY, KERNEL, estimator, pattern=pattern, mask=mask
+  )
+  assert_equal(found, expected)
+  assert (np.asarray(found[1])[1, 13:] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -192,11 +189,12 @@ def test_a_single_row(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_any_number_of_codebooks(estimator):
   """Catches products over too few or too many codebooks."""
-  value, gradient = both(streams(books=1), estimator=estimator)
+  kernel = GaussianKernel((3.0,))
+  value, gradient = both(streams(books=1), kernel=kernel, estimator=estimator)
   assert abs(value) < 1e-6 and abs(gradient).max() < 1e-6
   z = streams(books=8)
-  expected = reference.loss(z, KEY, KERNEL, estimator)
-  assert_equal(both(z, estimator=estimator), expected)
+  expected = reference.loss(z, KEY, kernel, estimator)
+  assert_equal(both(z, kernel=kernel, estimator=estimator), expected)
 
 
 def test_without_standardization():

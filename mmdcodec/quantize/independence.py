@@ -213,14 +213,24 @@ def independence_loss(
     them, weighted by their rows; 0 if no two codes are ever predicted together.
 
   Raises:
-    ValueError: an unknown estimator.
+    ValueError: an unknown estimator, or shapes that do not fit.
   """
   if estimator not in ESTIMATORS:
     raise ValueError(f"estimator is {estimator!r}; choose from {ESTIMATORS}")
+  if streams.ndim != 4:
+    raise ValueError(
+      f"streams {streams.shape} must be [batch, frames, codebooks, dim]"
+    )
   if mask is None:
     mask = jnp.ones(streams.shape[:2], bool)
+  if mask.shape != streams.shape[:2]:
+    raise ValueError(
+      f"mask {mask.shape} must be {streams.shape[:2]}, one for each frame"
+    )
   total, count = jnp.zeros(()), 0
   for group, (z, valid) in enumerate(rows_of(streams, mask, pattern)):
+    if len(z) < 2:
+      continue
     z = _standardized(z, valid) if standardize else _centred(kernel, z)[0]
     if estimator == "dhsic":
       value = dhsic(z, kernel, valid=valid, block_size=block_size)
@@ -250,7 +260,12 @@ def rows_of(
   if pattern is None:
     groups = ((range(books), None),)
   else:
-    groups = pattern(frames).groups
+    made = pattern(frames)
+    if made.codebooks != books:
+      raise ValueError(
+        f"the pattern has {made.codebooks} codebooks, the streams have {books}"
+      )
+    groups = made.groups
   found = []
   for held, at in groups:
     z, valid = streams, mask
@@ -267,9 +282,10 @@ def rows_of(
   return found
 
 
-def _span(frames) -> slice:
-  """Frames of one codebook in the order of steps: always without a gap."""
-  return slice(int(frames[0]), int(frames[-1]) + 1)
+def _span(frames):
+  """Frames of one codebook as an index: a slice, if they have no gap."""
+  first, last = int(frames[0]), int(frames[-1])
+  return slice(first, last + 1) if last - first + 1 == len(frames) else frames
 
 
 def _standardized(z: jax.Array, valid: jax.Array) -> jax.Array:
@@ -361,10 +377,13 @@ def median_distances(z: jax.Array, valid: jax.Array) -> jax.Array:
   count = jnp.maximum(valid.sum(), 1)
   order = jnp.argsort(~valid, stable=True)
   # Row i with the row half of all rows away: of another clip, mostly.
-  first = jnp.arange(min(len(z), _SAMPLE)) * count // min(len(z), _SAMPLE)
+  pick = jnp.arange(min(len(z), _SAMPLE))
+  picks = jnp.minimum(count, len(pick))
+  first = pick * count // picks % count
   second = (first + count // 2) % count
   distance = jnp.linalg.norm(z[order[first]] - z[order[second]], axis=-1)
-  distance = jnp.where(distance > 0, distance, jnp.nan)
+  counts = (pick < picks)[:, None] & (distance > 0)
+  distance = jnp.where(counts, distance, jnp.nan)
   return jnp.nan_to_num(jnp.nanmedian(distance, axis=0), nan=1.0)
 
 

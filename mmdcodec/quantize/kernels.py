@@ -69,8 +69,9 @@ class Kernel:
 
 def _check_radii(radii) -> tuple[float, ...]:
   radii = tuple(float(r) for r in radii)
-  if not radii or min(radii) <= 0 or not all(map(math.isfinite, radii)):
-    raise ValueError(f"radii are {radii}; expected positive numbers")
+  # Their squares and the inverses of these must be float32 numbers.
+  if not radii or not all(1e-12 < r < 1e12 for r in radii):
+    raise ValueError(f"radii are {radii}; expected numbers from 1e-12 to 1e12")
   return radii
 
 

@@ -28,6 +28,8 @@ from mmdcodec.quantize.kernels import Kernel
 BLOCK = 512
 # Below this share of |x|^2 + |y|^2, |x - y|^2 is rounding error: equal rows.
 _ROUNDING = 1e-6
+# Dimensions that are summed in one go.
+_PART = 128
 # Up to so many dimensions differences are as fast as a matrix product.
 _NARROW = 4
 
@@ -118,7 +120,7 @@ def _product_sums_backward(kernel, block, kept, cotangents):
       w = joint * pull
       for s, slope in enumerate(slopes):
         w += (single_a[s, k][:, None] + single_b[s, k][None]) * slope
-      w = jnp.where(live, weight * w, 0.0)
+      w = jnp.where(_apart(kernel, us[k], live), weight * w, 0.0)
       gradients.append(_pull(kernel, w, a.z[k], b.z[k]))
     for_a, for_b = zip(*gradients, strict=True)
     return jnp.stack(for_a), jnp.stack(for_b)
@@ -175,7 +177,7 @@ def _weighted_sums(z, source, weights, kernel, block, *, gradient):
     sums = [0.5 * weight * _sum(value, axis) for axis in (1, 0)]
     if not gradient:
       return (sums[0],), (sums[1],)
-    w = jnp.where(live, weight * sum(slopes), 0.0)
+    w = jnp.where(_apart(kernel, u, live), weight * sum(slopes), 0.0)
     for_a, for_b = _pull(kernel, w, a.z[0], b.z[0])
     return (sums[0], for_a[None]), (sums[1], for_b[None])
 
@@ -338,7 +340,11 @@ def _numbers(
     u = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(dim))
   else:
     size = a.square[k][:, None] + b.square[k][None]
-    u = size - 2.0 * _times(x, y, (1, 1))
+    # In parts: rounding errors of a long sum would hide that rows are equal.
+    u = size - 2.0 * sum(
+      _times(x[:, i : i + _PART], y[:, i : i + _PART], (1, 1))
+      for i in range(0, dim, _PART)
+    )
     u = jnp.where(u < _ROUNDING * size, 0.0, u)
   return jnp.where(live, u, kernel.nowhere)
 
@@ -366,6 +372,15 @@ def _leave_one_out(factors: list) -> tuple[jax.Array, list]:
     after.append(after[-1] * factor)
   others = [b * a for b, a in zip(before, reversed(after), strict=True)]
   return before[-1] * factors[-1], others
+
+
+def _apart(kernel: Kernel, u: jax.Array, live: jax.Array) -> jax.Array:
+  """Pairs that have a gradient, bool [block, block].
+
+  Equal rows have none, but under a narrow kernel the largest slope, the
+  rounding errors of which would be larger than all the rest.
+  """
+  return live & (u > 0) if kernel.of == "distance" else live
 
 
 def _pull(
