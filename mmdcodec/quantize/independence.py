@@ -382,7 +382,8 @@ def median_distances(z: jax.Array, valid: jax.Array) -> jax.Array:
   first = pick * count // picks % count
   second = (first + count // 2) % count
   distance = jnp.linalg.norm(z[order[first]] - z[order[second]], axis=-1)
-  counts = (pick < picks)[:, None] & (distance > 0)
+  # Rounding may tell equal vectors apart.
+  counts = (pick < picks)[:, None] & (distance > 1e-5 * distance.max(0))
   distance = jnp.where(counts, distance, jnp.nan)
   return jnp.nan_to_num(jnp.nanmedian(distance, axis=0), nan=1.0)
 
