@@ -155,11 +155,48 @@ def dhsic(
   if kernel.relative:
     z = z / median_distances(z, valid)[:, None]
   (z,) = _centred(kernel, z)
-  joint, single = pairs.product_sums(z, valid, kernel, block_size)
-  if not unbiased:
-    own = _with_itself(kernel, jnp.swapaxes(z, 0, 1))  # [scales, codebooks, n]
-    joint, single = joint + own.prod(1).sum(0), single + own
+  own = _with_itself(kernel, jnp.swapaxes(z, 0, 1))  # [scales, codebooks, n]
+  if unbiased:
+    own = jnp.zeros_like(own)
+  return _dhsic(z, own, valid, kernel, unbiased, block_size)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _dhsic(z, own, valid, kernel, unbiased, block):
+  joint, single = pairs.product_sums(z, valid, kernel, block)
+  return _closed_form(joint, single, own, valid, unbiased)
+
+
+def _dhsic_forward(z, own, valid, kernel, unbiased, block):
+  # The loss is linear in the joint sums, so its gradient takes the others only,
+  # and the joint ones can come from the sweep that makes the gradient.
+  single = pairs.single_sums(z, valid, kernel, block)
+  of_sums = lambda *sums: _closed_form(*sums, valid, unbiased)
+  _, pull = jax.vjp(of_sums, jnp.zeros(len(z)), single, own)
+  *weights, of_own = pull(jnp.ones(()))
+  joint, gradient = pairs.product_gradient(z, valid, weights, kernel, block)
+  return of_sums(joint, single, own), (gradient, of_own)
+
+
+def _dhsic_backward(kernel, unbiased, block, kept, cotangent):
+  gradient, of_own = kept
+  return cotangent * gradient, cotangent * of_own, None
+
+
+_dhsic.defvjp(_dhsic_forward, _dhsic_backward)
+
+
+def _closed_form(joint, single, own, valid, unbiased):
+  """DHSIC from the sums over all pairs.
+
+  Args:
+    joint: [n], of `pairs.product_sums`.
+    single: [scales, codebooks, n], likewise.
+    own: [scales, codebooks, n], what each row adds to its own sums.
+    valid: bool [n].
+    unbiased: whether there are no such.
+  """
+  joint, single = joint + own.prod(1).sum(0), single + own
   count = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
   others = jnp.maximum(count - 1, 1) if unbiased else count
   mean = lambda v: jnp.sum(jnp.where(valid, v, 0.0), -1) / count

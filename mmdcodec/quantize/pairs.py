@@ -29,7 +29,7 @@ BLOCK = 512
 # Below this share of |x|^2 + |y|^2, |x - y|^2 is rounding error: equal rows.
 _ROUNDING = 1e-6
 # Dimensions that are summed in one go.
-_PART = 128
+_PART = 512
 # Up to so many dimensions differences are as fast as a matrix product.
 _NARROW = 4
 
@@ -52,9 +52,7 @@ class Blocks(NamedTuple):
 def product_sums(
   z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
 ) -> tuple[jax.Array, jax.Array]:
-  """Sums over the other rows, of each codebook's kernel and of the product.
-
-  Differentiable in z; the gradient is one more sweep.
+  """Sums over the other rows, of the product and of each codebook's kernel.
 
   Args:
     z: float32 [n, codebooks, dim].
@@ -67,70 +65,113 @@ def product_sums(
     [scales, codebooks, n], sum_{j != i} k_s(z_i^k, z_j^k). Without meaning for
     rows that do not count.
   """
-  return _product_sums(z, valid, kernel, block)
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product_sums(z, valid, kernel, block):
   def tile(a, b, weight, live):
-    (a, _), (b, _) = a, b
-    us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
-    terms = [kernel.terms(kernel.roots(u)) for u in us]
-    joint, _ = _joint(kernel, us, terms)
-    single = [values for values, _ in terms]
-
-    def sums(axis):
-      each = [
-        jnp.stack([_sum(values[s], axis) for values in single])
-        for s in range(kernel.scales)
-      ]
-      return weight * _sum(joint, axis), weight * jnp.stack(each)
-
-    return sums(1), sums(0)
+    us, terms = _terms(kernel, a[0], b[0], live)
+    joint = _joint(kernel, a[0], us, terms)[0]
+    for_a, for_b = (
+      (weight * _sum(joint, axis), weight * _single(terms, axis))
+      for axis in (1, 0)
+    )
+    return for_a, for_b
 
   blocks = cut(z, _own(valid), block)
-  count, books, size, _ = blocks.z.shape
-  zeros = (
-    jnp.zeros((count, size)),
-    jnp.zeros((count, kernel.scales, books, size)),
-  )
+  zeros = _no_joint(blocks), _no_single(blocks, kernel)
   joint, single = sweep(tile, (blocks, ()), zeros)
   return _joined(joint, len(z)), _joined(single, len(z))
 
 
-def _product_sums_forward(z, valid, kernel, block):
-  return _product_sums(z, valid, kernel, block), (z, valid)
+def single_sums(
+  z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
+) -> jax.Array:
+  """The second result of `product_sums` alone, which costs less.
+
+  Args:
+    z: see there, as `valid`, `kernel` and `block`.
+    valid: see there.
+    kernel: see there.
+    block: see there.
+  """
+
+  def tile(a, b, weight, live):
+    terms = _terms(kernel, a[0], b[0], live)[1]
+    for_a, for_b = (weight * _single(terms, axis) for axis in (1, 0))
+    return for_a, for_b
+
+  blocks = cut(z, _own(valid), block)
+  single = sweep(tile, (blocks, ()), _no_single(blocks, kernel))
+  return _joined(single, len(z))
 
 
-def _product_sums_backward(kernel, block, kept, cotangents):
-  z, valid = kept
+def product_gradient(
+  z: jax.Array,
+  valid: jax.Array,
+  weights: tuple[jax.Array, jax.Array],
+  kernel: Kernel,
+  block: int = BLOCK,
+) -> tuple[jax.Array, jax.Array]:
+  """The first result of `product_sums`, and the gradient of both in z.
+
+  Args:
+    z: see there, as `valid`, `kernel` and `block`.
+    valid: see there.
+    weights: gradients in the two results, [n] and [scales, codebooks, n].
+    kernel: see there.
+    block: see there.
+
+  Returns:
+    joint [n] and the gradient [n, codebooks, dim].
+  """
   blocks = cut(z, _own(valid), block)
   weights = jax.tree.map(
-    lambda g: _split(jnp.where(valid, g, 0.0), block), cotangents
+    lambda g: _split(jnp.where(valid, g, 0.0), block), weights
   )
 
   def tile(a, b, weight, live):
     (a, (joint_a, single_a)), (b, (joint_b, single_b)) = a, b
-    us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
-    terms = [kernel.terms(kernel.roots(u)) for u in us]
-    _, pulls = _joint(kernel, us, terms)
-    joint = joint_a[:, None] + joint_b[None]
+    us, terms = _terms(kernel, a, b, live)
+    joint, pulls = _joint(kernel, a, us, terms)
+    of_joint = joint_a[:, None] + joint_b[None]
     gradients = []
     for k, (pull, (_, slopes)) in enumerate(zip(pulls, terms, strict=True)):
-      w = joint * pull
+      w = of_joint * pull
       for s, slope in enumerate(slopes):
         w += (single_a[s, k][:, None] + single_b[s, k][None]) * slope
       w = jnp.where(_apart(kernel, us[k], live), weight * w, 0.0)
       gradients.append(_pull(kernel, w, a.z[k], b.z[k]))
     for_a, for_b = zip(*gradients, strict=True)
-    return jnp.stack(for_a), jnp.stack(for_b)
+    return (
+      (weight * _sum(joint, 1), jnp.stack(for_a)),
+      (weight * _sum(joint, 0), jnp.stack(for_b)),
+    )
 
-  gradient = sweep(tile, (blocks, weights), jnp.zeros_like(blocks.z))
+  zeros = _no_joint(blocks), jnp.zeros_like(blocks.z)
+  joint, gradient = sweep(tile, (blocks, weights), zeros)
   rows = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
-  return rows.reshape(-1, *z.shape[1:])[: len(z)], None
+  return _joined(joint, len(z)), rows.reshape(-1, *z.shape[1:])[: len(z)]
 
 
-_product_sums.defvjp(_product_sums_forward, _product_sums_backward)
+def _terms(kernel: Kernel, a: Blocks, b: Blocks, live: jax.Array):
+  """For each codebook what the kernel takes, and its values and slopes."""
+  us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
+  return us, [kernel.terms(kernel.roots(u)) for u in us]
+
+
+def _single(terms: list, axis: int) -> jax.Array:
+  """Sums [scales, codebooks, block] of each codebook's values."""
+  sums = [[_sum(v, axis) for v in values] for values, _ in terms]
+  return jnp.stack([jnp.stack(each) for each in zip(*sums, strict=True)])
+
+
+def _no_joint(blocks: Blocks) -> jax.Array:
+  """Zeros [blocks, block]."""
+  return jnp.zeros(blocks.square.shape[::2])
+
+
+def _no_single(blocks: Blocks, kernel: Kernel) -> jax.Array:
+  """Zeros [blocks, scales, codebooks, block]."""
+  count, books, size = blocks.square.shape
+  return jnp.zeros((count, kernel.scales, books, size))
 
 
 def weighted_sum(
@@ -334,27 +375,57 @@ def _numbers(
   """What the kernel takes, for all pairs of codebook k: [block, block]."""
   x, y = a.z[k], b.z[k]
   dim = x.shape[-1]
-  if kernel.of == "product":
-    u = _times(x, y, (1, 1)) / dim
-  elif dim <= _NARROW:
-    u = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(dim))
-  else:
-    size = a.square[k][:, None] + b.square[k][None]
-    # In parts: rounding errors of a long sum would hide that rows are equal.
-    u = size - 2.0 * sum(
-      _times(x[:, i : i + _PART], y[:, i : i + _PART], (1, 1))
-      for i in range(0, dim, _PART)
-    )
-    u = jnp.where(u < _ROUNDING * size, 0.0, u)
-  return jnp.where(live, u, kernel.nowhere)
+
+  def numbers():
+    if kernel.of == "product":
+      u = _times(x, y, (1, 1)) / dim
+    elif dim <= _NARROW:
+      u = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(dim))
+    else:
+      size = a.square[k][:, None] + b.square[k][None]
+      # In parts: rounding errors of a long sum would hide that rows are equal.
+      u = size - 2.0 * sum(
+        _times(x[:, i : i + _PART], y[:, i : i + _PART], (1, 1))
+        for i in range(0, dim, _PART)
+      )
+      u = jnp.where(u < _ROUNDING * size, 0.0, u)
+    return jnp.where(live, u, kernel.nowhere)
+
+  return _stored(numbers, a, kernel.nowhere)
 
 
-def _joint(kernel: Kernel, us: list, terms: list) -> tuple[jax.Array, list]:
+def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
+  """compute(), as an array that is kept until it has been read.
+
+  XLA on CPUs puts cheap arithmetic into every loop that reads its result, so
+  distances would be worked out anew for each of the radii; optimization
+  barriers are gone before it does so. It does not look into conditionals.
+
+  Args:
+    compute: gives an array, without meaning where no row of a counts.
+    a: a block of the tile.
+    otherwise: fills the array then.
+  """
+
+  def choose():
+    shape = jax.eval_shape(compute)
+    nothing = lambda: jnp.full(shape.shape, otherwise, shape.dtype)
+    return lax.cond((a.source >= 0).any(), compute, nothing)
+
+  return lax.platform_dependent(cpu=choose, default=compute)
+
+
+def _joint(
+  kernel: Kernel, a: Blocks, us: list, terms: list
+) -> tuple[jax.Array, list]:
   """K = sum_s prod_k k_s(u_k), and its derivative in each u_k."""
   if kernel.multiplies:
-    values, slopes = kernel.terms(kernel.roots(sum(us)))
+    # Few exponentials more, but XLA keeps those, where it would multiply all
+    # codebooks' values again in every loop that reads a product of them.
+    u = _stored(lambda: sum(us), a, kernel.nowhere)
+    values, slopes = kernel.terms(kernel.roots(u))
     return sum(values), [sum(slopes)] * len(us)
-  total, pulls = 0.0, [0.0] * len(us)
+  total, pulls = 0.0, [0.0] * len(terms)
   for s in range(kernel.scales):
     product, others = _leave_one_out([values[s] for values, _ in terms])
     total += product
@@ -402,7 +473,7 @@ def _pull(
   # Without the barrier XLA on CPUs puts these into the subtraction's loop, and
   # sums each row anew for every one of its numbers.
   rows, columns, for_x, for_y = lax.platform_dependent(
-    (w.sum(1), w.sum(0), _times(w, y, (1, 0)), _times(w, x, (0, 0))),
+    (w.sum(1), w.sum(0), _times(w, y, (1, 0)), _times(x, w, (0, 0)).T),
     cpu=lax.optimization_barrier,
     default=lambda sums: sums,
   )
