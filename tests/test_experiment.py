@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmdcodec.configs import independence as independence_config
 
+from mmdcodec.cli import experiment as cli_experiment
 from mmdcodec.cli import main as cli
 from mmdcodec.errors import UserError
 from mmdcodec.experiments import arms, independence, report
@@ -31,6 +32,11 @@ def arrays(run, step):
   found = checkpoints.restore_arrays(step)
   checkpoints.close()
   return found
+
+
+def test_help_lists_the_arms():
+  """An arm that was added, renamed or taken away, and --help not told."""
+  assert cli_experiment.ARMS == tuple(arms.ARMS)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,7 @@ def test_whole_command_and_again(dataset, tmp_path, capsys):
   run = workdir / "dhsic_delay" / "seed_0"
   kept = json.loads((run / "config.json").read_text())["losses"]["independence"]
   assert kept["weight"] == results["dhsic_delay"]["0"]["weight"]
-  assert kept["estimator"] == "dhsic" and not kept["keep_scale"]
+  assert kept["estimator"] == "dhsic" and kept["keep_scale"]
   assert [m["step"] for m in results["none"]["0"]["curve"]] == [10, 15]
   for name in ("tradeoff.png", "training.png"):
     assert (workdir / name).read_bytes().startswith(b"\x89PNG")

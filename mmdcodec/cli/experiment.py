@@ -10,6 +10,21 @@ EXAMPLE = (
   " --workdir runs/independence --seeds 3"
 )
 PARSES_REST = True
+# Those of `experiments/arms.py`, which imports JAX: too slow for --help.
+ARMS = (
+  "none",
+  "mmd_frame",
+  "mmd_delay",
+  "dhsic_frame",
+  "dhsic_delay",
+  "mmd_delay_free_scale",
+  "mmd_gaussian_squared",
+  "mmd_gaussian_relative",
+  "mmd_laplacian",
+  "mmd_inverse_multiquadric",
+  "mmd_linear",
+  "mmd_quadratic",
+)
 
 
 def add_arguments(parser):
@@ -25,7 +40,7 @@ def add_arguments(parser):
   parser.add_argument("--workdir", required=True, help="one folder a run")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
   parser.add_argument(
-    "--arms", help="names with commas; a name that does not exist lists all"
+    "--arms", help="names with commas, of: " + ", ".join(ARMS)
   )
   parser.add_argument(
     "--ablation", action="store_true", help="the arms that differ in the kernel"
@@ -33,7 +48,7 @@ def add_arguments(parser):
   parser.add_argument(
     "--share",
     type=float,
-    default=1.5,
+    default=2.5,
     help="of the loss in the gradient at the encoder, which sets its weight",
   )
   parser.add_argument("--clips", type=int, default=120, help="to measure on")

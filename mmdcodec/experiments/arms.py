@@ -10,9 +10,9 @@ RELATIVE = dict(radii=(0.7, 1.5), relative=True)
 
 
 def _arm(
-  estimator: str = "mmd", pattern: str = "delay", keep_scale=False, **kernel
+  estimator: str = "mmd", pattern: str = "delay", keep_scale=True, **kernel
 ) -> dict:
-  """The loss of arXiv 2406.02315, but for what is said."""
+  """The loss of arXiv 2406.02315, but for what is said and `keep_scale`."""
   return dict(
     estimator=estimator,
     pattern=dict(name=pattern, delays=()),
@@ -25,8 +25,10 @@ GRID = {
   BASELINE: {},
   "mmd_frame": _arm(pattern="parallel"),
   "mmd_delay": _arm(),
+  "dhsic_frame": _arm("dhsic", "parallel", **RELATIVE),
   "dhsic_delay": _arm("dhsic", **RELATIVE),
-  "dhsic_delay_keep_scale": _arm("dhsic", keep_scale=True, **RELATIVE),
+  # As in the paper: the loss may shrink the latents.
+  "mmd_delay_free_scale": _arm(keep_scale=False),
 }
 # Kernels of the permuted MMD under the delay pattern; that of `mmd_delay` is
 # the Gaussian with the paper's radii as sigma.

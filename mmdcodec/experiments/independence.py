@@ -31,7 +31,7 @@ def run(
   held_out: str,
   arms: Sequence[str],
   seeds: int = 3,
-  share: float = 1.5,
+  share: float = 2.5,
   clips: int = 120,
   clip_seconds: float = 10.0,
   curves: bool = True,
