@@ -51,3 +51,51 @@ def dataset(tmp_path_factory):
   out = tmp_path_factory.mktemp("data") / "tunes"
   records.prepare(folder, out, rate=rate, seconds=10.0, progress=False)
   return out
+
+
+@pytest.fixture(scope="module")
+def compile_once(compiled_programs):
+  """Every command compiles its codec anew; here, from the cache on disk."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+  )
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(
+    names, (str(compiled_programs / "xla"), 0, -1), strict=True
+  ):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+  """Bundle of a small codec that has not been trained."""
+  from random_codec import write_random_codec
+
+  folder = tmp_path_factory.mktemp("models") / "tiny"
+  return write_random_codec(folder, 0, dilations=(1,))
+
+
+@pytest.fixture
+def fails(capsys):
+  """Runs a command that must end with 2 and one clear sentence."""
+  from mmdcodec.cli.main import main
+
+  def run(*argv):
+    capsys.readouterr()
+    assert main([str(a) for a in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mmdcodec: ") and "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    return error
+
+  return run

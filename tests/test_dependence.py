@@ -10,12 +10,10 @@ import io
 import itertools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdcodec import bundle
+import mmdcodec
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
@@ -28,7 +26,6 @@ from mmdcodec.evaluate import (
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.evaluate.total_correlation import total_correlation
 from mmdcodec.generation import patterns
-from mmdcodec.models import codec as codec_model
 
 CLIPS, FRAMES, SIZE = 40, 200, 8
 
@@ -435,30 +432,12 @@ def test_measure_and_heat_map(tmp_path):
   assert show(empty).size
 
 
-def write_bundle(folder, **changes):
-  """A codec of random numbers."""
-  config = codec_model.preset("soundstream_tiny", dilations=(1,), **changes)
-  model = codec_model.from_config(config)
-  x = jnp.zeros((1, model.stride * 2, model.channels))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-  random = np.random.default_rng(0)
-
-  def fill(path, leaf):
-    if path[-1].key == "count" or leaf.dtype == bool:
-      return np.ones(leaf.shape, leaf.dtype)
-    return random.normal(0, 0.3, leaf.shape).astype(leaf.dtype)
-
-  variables = jax.tree_util.tree_map_with_path(fill, shapes)
-  bundle.save(folder, {"kind": "codec", "model": config}, variables)
-  return model
-
-
 @pytest.mark.slow
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, model, capsys):
   """Codes or vectors of the wrong clips; a page or results that lack parts."""
   import soundfile
 
-  model = write_bundle(tmp_path / "model")
+  stride = mmdcodec.load(model).model.stride
   folder = tmp_path / "music"
   folder.mkdir()
   random = np.random.default_rng(0)
@@ -466,9 +445,8 @@ def test_command(tmp_path, capsys):
   for i, seconds in enumerate((0.5, 0.7, 0.2)):
     x = 0.1 * random.normal(size=round(8000 * seconds))
     soundfile.write(folder / f"{i}.wav", x, 8000, subtype="FLOAT")
-    frames += -(-len(x) // model.stride)
-  argv = ["evaluate", "dependence", "--model", str(tmp_path / "model")]
-  argv += ["--audio", str(folder)]
+    frames += -(-len(x) // stride)
+  argv = ["evaluate", "dependence", "--model", model, "--audio", str(folder)]
   out = tmp_path / "out"
   assert main([*argv, "--out", str(out)]) == 0
   shown = capsys.readouterr().out

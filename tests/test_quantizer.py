@@ -1,9 +1,9 @@
 """Residual quantizer: defects that these tests must catch.
 
 Codebooks that shrink after k-means, lose their replaced codes, or leave codes
-unused; a commitment loss that reaches only the first level; padding or dropped
-levels that leak into codes, codebooks or gradients; a search, update or start
-that depends on the number of devices; decoding that differs from quantizing.
+unused; a commitment loss that reaches only the first level; a search, update or
+start that depends on the number of devices; decoding that differs from
+quantizing. Padding and dropout: `test_quantizer_masks.py`.
 """
 
 import functools
@@ -14,51 +14,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from small_quantizer import embed, evaluate, initial, latents, small, train
 
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import vector
-from mmdcodec.quantize.residual import ResidualVectorQuantizer, draw_levels
+from mmdcodec.quantize.residual import ResidualVectorQuantizer
 
 STEPS = 400
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def train(module, variables, z, key, mask=None):
-  return module.apply(
-    variables,
-    z,
-    mask,
-    train=True,
-    mutable=["codebook"],
-    rngs={"quantize": key},
-  )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate(module, variables, z, mask=None):
-  return module.apply(variables, z, mask)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def initial(module, z):
-  return module.init(jax.random.key(0), z)
-
-
-def embed(variables):
-  state = variables["codebook"]
-  return np.asarray(state["sum"] / state["count"][..., None])
-
-
-def small(**changes):
-  options = dict(codebooks=3, size=32, dim=8, kmeans_iterations=0)
-  return ResidualVectorQuantizer(**options | changes)
-
-
-def latents(seed, shape=(4, 40, 8)):
-  """Correlated vectors with a mean, not white noise around zero."""
-  mix = np.random.default_rng(0).normal(size=(shape[-1], shape[-1]))
-  z = np.random.default_rng(seed + 1).normal(size=shape) @ mix + 0.5
-  return z.astype(np.float32)
 
 
 # --- Health: a stationary mixture, one codebook ------------------------------
@@ -230,102 +192,6 @@ def test_gradients():
   assert all(np.abs(left[:, :, k]).max() > 1e-2 for k in range(3))
   expected = 2 * left.sum(2) / (3 * z.size)
   np.testing.assert_allclose(commitment, expected, atol=1e-7)
-
-
-# --- Padding -----------------------------------------------------------------
-
-
-LENGTHS = np.array([40, 31, 17, 0])
-MASK = np.arange(40) < LENGTHS[:, None]
-
-
-def test_padding_leaves_no_trace_in_training():
-  """Padding that reaches codes, statistics or replacement."""
-  module = small(threshold=0.5, dropout=0.5)
-
-  def run(padding):
-    variables, outputs = initial(module, latents(0)), []
-    for seed in range(3):
-      z = np.where(MASK[..., None], latents(seed) + 20, np.float32(padding))
-      out, variables = train(module, variables, z, jax.random.key(seed), MASK)
-      outputs.append(jax.device_get(out))
-    return outputs, jax.device_get(variables)
-
-  clean, dirty = run(0.0), run(np.nan)
-  jax.tree.map(np.testing.assert_array_equal, clean, dirty)
-  outputs, variables = clean
-  # Nor does padding come in as zeros: every code of level 1 is near the data.
-  assert np.linalg.norm(embed(variables)[0], axis=-1).min() > 20
-  assert sum(out.metrics["replaced"].sum() for out in outputs) > 0
-  assert not outputs[0].codes[~MASK].any()
-  assert not outputs[0].streams[~MASK].any()
-
-
-def test_masked_equals_alone():
-  """Valid frames that see the padding beside them, in value or gradient."""
-  module = small()
-  z = np.where(MASK[..., None], latents(5), np.float32(np.nan))
-  rows = z[MASK][None]
-  _, variables = train(module, initial(module, z), rows, jax.random.key(0))
-
-  @jax.jit
-  @functools.partial(jax.grad, has_aux=True)
-  def run(z, mask=None):
-    out = evaluate(module, variables, z, mask)
-    return out.commitment + jnp.sum(out.z**2), out
-
-  grad, out = jax.device_get(run(z, MASK))
-  grad_alone, alone = jax.device_get(run(rows))
-  assert not grad[~MASK].any()
-  np.testing.assert_array_equal(out.codes[MASK], alone.codes[0])
-  np.testing.assert_allclose(out.z[MASK], alone.z[0], atol=1e-6)
-  np.testing.assert_allclose(out.commitment, alone.commitment, rtol=1e-5)
-  np.testing.assert_allclose(grad[MASK], grad_alone[0], rtol=1e-5)
-  for name in ("use", "perplexity"):
-    np.testing.assert_allclose(
-      out.metrics[name], alone.metrics[name], rtol=1e-6
-    )
-
-
-def test_all_padding_changes_nothing():
-  """A step of padding only that starts, decays or poisons the codebooks."""
-  module, z = small(kmeans_iterations=4), latents(0)
-  variables = initial(module, z)
-  out, after = train(
-    module, variables, z, jax.random.key(1), np.zeros((4, 40), bool)
-  )
-  jax.tree.map(np.testing.assert_array_equal, variables, after)
-  assert out.commitment == 0 and not out.z.any()
-
-
-# --- Quantizer dropout -------------------------------------------------------
-
-
-def test_levels_are_drawn_per_example():
-  """One draw for the whole batch; a level never or too often drawn."""
-  levels = draw_levels(jax.random.key(0), 4000, 4, 0.5)
-  share = np.bincount(levels, minlength=5) / 4000
-  np.testing.assert_allclose(share, [0, 1 / 8, 1 / 8, 1 / 8, 5 / 8], atol=0.03)
-  assert (draw_levels(jax.random.key(0), 100, 4, 0.0) == 4).all()
-
-
-def test_dropped_levels_contribute_nothing():
-  """Dropped levels in output or statistics; dropout in evaluation."""
-  module = small(dropout=1.0, threshold=0.0, decay=0.0)
-  z = latents(3, (8, 40, 8))
-  _, variables = train(module, initial(module, z), z, jax.random.key(0))
-  out, after = jax.device_get(train(module, variables, z, jax.random.key(1)))
-  full = jax.device_get(evaluate(module, variables, z))
-  assert set(out.levels) == {1, 2, 3} and set(full.levels) == {3}
-  np.testing.assert_array_equal(out.codes, full.codes)
-  np.testing.assert_array_equal(out.streams, full.streams)
-  on = np.arange(3) < out.levels[:, None, None]  # [batch, 1, codebooks]
-  expected = np.where(on[..., None], full.streams, 0).sum(2)
-  np.testing.assert_allclose(out.z, expected, atol=1e-6)
-  # Without memory (decay 0) the count of a level is its number of rows.
-  np.testing.assert_allclose(
-    after["codebook"]["count"].sum(-1), 40 * on.sum((0, 1)), rtol=1e-6
-  )
 
 
 # --- Starting and replacing --------------------------------------------------

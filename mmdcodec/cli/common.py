@@ -82,6 +82,32 @@ def read_audio(
   return x, "; ".join([line, " and ".join(changes)] if changes else [line])
 
 
+def read_clips(args, codec) -> tuple[list, dict]:
+  """The clips of an `evaluate` command line.
+
+  Args:
+    args: with `model`, `audio`, `seconds` and `clips`.
+    codec: a `Codec`.
+
+  Returns:
+    `evaluate.clips.Clip`s, and those arguments, to stand with the results.
+
+  Raises:
+    UserError: there is no audio that can be read.
+  """
+  from mmdcodec.evaluate import clips as clips_lib
+
+  clips = clips_lib.collect(
+    args.audio,
+    rate=codec.rate,
+    channels=codec.channels,
+    seconds=args.seconds,
+    count=args.clips,
+  )
+  names = ("model", "audio", "seconds", "clips")
+  return clips, {name: getattr(args, name) for name in names}
+
+
 def plural(channels: int) -> str:
   """`1 channel`, `2 channels`."""
   return f"{channels} channel" + ("" if channels == 1 else "s")

@@ -15,7 +15,6 @@ CLIPS = 200
 def run(args, codec):
   """Encodes clips, prints the tables, writes what was asked for."""
   from mmdcodec.cli import common
-  from mmdcodec.evaluate import clips as clips_lib
   from mmdcodec.evaluate import code_rows, dependence
 
   books = codec.codebooks if args.codebooks is None else args.codebooks
@@ -27,13 +26,7 @@ def run(args, codec):
     raise UserError("dependence is between codebooks; this needs two or more.")
   name = args.pattern or "delay"
   pattern = parse_pattern(name, books)
-  clips = clips_lib.collect(
-    args.audio,
-    rate=codec.rate,
-    channels=codec.channels,
-    seconds=args.seconds,
-    count=args.clips,
-  )
+  clips, about = common.read_clips(args, codec)
   show = common.progress_line("clips encoded")
   codes = []
   for done, clip in enumerate(clips, 1):
@@ -60,10 +53,6 @@ def run(args, codec):
   for warning in found.warnings:
     print(f"\nwarning: {warning}")
   if args.out:
-    about = {
-      field: getattr(args, field)
-      for field in ("model", "audio", "seconds", "clips")
-    }
     about.update(codebooks=books, pattern=name, hash=codec.hash)
     page = write(found, args.out, about, head, codec.frame_rate)
     print(f"\nresults and plots: {args.out}\npage: {page}")

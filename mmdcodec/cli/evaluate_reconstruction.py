@@ -7,19 +7,10 @@ CLIPS = 32
 
 def run(args, codec):
   """Reconstructs clips, prints the tables, writes what was asked for."""
-  from mmdcodec.cli import reports
+  from mmdcodec.cli import common, reports
   from mmdcodec.evaluate import clips as clips_lib
 
-  clips = clips_lib.collect(
-    args.audio,
-    rate=codec.rate,
-    channels=codec.channels,
-    seconds=args.seconds,
-    count=args.clips,
-  )
-  about = {
-    name: getattr(args, name) for name in ("model", "audio", "seconds", "clips")
-  }
+  clips, about = common.read_clips(args, codec)
   result = clips_lib.reconstruct(
     codec, clips, codebooks=args.codebooks, about=about
   )

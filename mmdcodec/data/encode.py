@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from mmdcodec import text
 from mmdcodec.data import captions, cut
 
 # Records that wait are kept in memory up to this size, beyond it on disk.
@@ -74,7 +75,7 @@ class Report:
     lines = [
       f"dataset   {self.path}",
       f"records   {self.records}",
-      f"audio     {clock(self.seconds)} h:m:s, {self.rate} Hz,"
+      f"audio     {text.duration(self.seconds)}, {self.rate} Hz,"
       f" {self.channels} channel{'s' * (self.channels != 1)}",
       f"files     {self.files}, {self.captioned} with a caption",
       f"skipped   {len(self.skipped)}",
@@ -160,18 +161,12 @@ def flac(x: np.ndarray, rate: int) -> bytes:
   return stream.getvalue()
 
 
-def clock(seconds: float) -> str:
-  """Seconds as h:mm:ss."""
-  minutes, seconds = divmod(round(seconds), 60)
-  return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def readable(text: str) -> str:
+def readable(words: str) -> str:
   """Text that can be stored: half characters are replaced.
 
   Old music collections have file names that are no UTF-8.
   """
-  return text.encode("utf-8", "replace").decode()
+  return words.encode("utf-8", "replace").decode()
 
 
 class _Encoded:
@@ -276,7 +271,7 @@ class _Meter:
       f"{self._files}/{len(self._sizes)} files,"
       f" {self._report.seconds / 3600:.2f} h of audio,"
       f" {self._report.seconds / spent:.0f} x real time,"
-      f" {len(self._report.skipped)} skipped, {clock(left)} left"
+      f" {len(self._report.skipped)} skipped, {text.duration(left)} left"
     )
     start, end = ("\r\x1b[K", "") if self._live else ("", "\n")
     print(start + line, end=end, file=sys.stderr, flush=True)

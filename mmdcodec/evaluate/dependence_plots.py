@@ -5,7 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmdcodec.evaluate import plots
+from mmdcodec.evaluate.canvas import (
+  INK,
+  SOFT,
+  new_figure,
+  style_axis,
+  write_png,
+)
 from mmdcodec.evaluate.mutual_information import MutualInformation
 
 LABELLED = 10  # codebooks at most, for a number in every field
@@ -34,7 +40,7 @@ def heat_map(
   top = max((each.max() for each in known if each.size), default=0.0)
   top = max(float(top), 1e-3)
   side = 3.9 if books <= LABELLED else 5.2
-  figure = plots._figure(side * len(pairs) + 1.0, side)
+  figure = new_figure(side * len(pairs) + 1.0, side)
   axes = np.ravel(figure.subplots(1, len(pairs)))
   ticks = np.arange(0, books, 1 if books <= 16 else 4)
   for axis, (title, each) in zip(axes, pairs.items(), strict=True):
@@ -50,7 +56,7 @@ def heat_map(
       column,
       row + lower,
       s=14 if books <= LABELLED else 3,
-      c=np.where(bright, "white", plots.INK),
+      c=np.where(bright, "white", INK),
       gid="significant",
     )
     if books <= LABELLED:
@@ -63,18 +69,16 @@ def heat_map(
           ha="center",
           va="center",
           fontsize=8.5,
-          color="white" if value > 0.5 * top else plots.INK,
+          color="white" if value > 0.5 * top else INK,
         )
     axis.set_xticks(ticks, ticks + 1)
     axis.set_yticks(ticks, ticks + 1)
     axis.set_xlabel("codebook")
     axis.set_ylabel("codebook")
     axis.set_title(title)
-    plots._style(axis, grid=False)
+    style_axis(axis, grid=False)
   bar = figure.colorbar(image, ax=list(axes), pad=0.02, aspect=22)
-  bar.set_label(
-    "bits above chance; dot: significant", color=plots.SOFT, fontsize=8.5
-  )
-  bar.ax.tick_params(colors=plots.SOFT, labelsize=8.5, length=0)
+  bar.set_label("bits above chance; dot: significant", color=SOFT, fontsize=8.5)
+  bar.ax.tick_params(colors=SOFT, labelsize=8.5, length=0)
   bar.outline.set_visible(False)
-  return plots._png(figure, path)
+  return write_png(figure, path)

@@ -1,11 +1,9 @@
 """Pictures of audio, training and codes, as PNG bytes.
 
-Drawn with Matplotlib's Agg canvas on figures of their own, without pyplot: no
-display, no global state. Every function returns the bytes of a PNG and also
-writes them to `path` if one is given.
+Every function returns the bytes of a PNG and also writes them to `path` if one
+is given.
 """
 
-import io
 import math
 import os
 import pathlib
@@ -13,10 +11,15 @@ import pathlib
 import numpy as np
 
 from mmdcodec.evaluate import codebooks
+from mmdcodec.evaluate.canvas import (
+  INK,
+  SOFT,
+  new_figure,
+  style_axis,
+  write_png,
+)
 
-INK, SOFT, GRID = "#1c2330", "#5b6575", "#e3e7ee"
 TRAIN, VALID = "#2b5fd9", "#e07b39"
-DPI = 130
 RANGE = 80.0  # dB shown below the loudest point
 BANDS = 128
 
@@ -68,7 +71,7 @@ def spectrogram_pair(
   """
   levels = [_mel_level(u, rate) for u in (x, y)]
   peak = max(level.max() for level in levels)
-  figure = _figure(10, 3.2)
+  figure = new_figure(10, 3.2)
   axes = figure.subplots(1, 2, sharex=True, sharey=True)
   top = float(_mel(rate / 2))
   for axis, level, title, u in zip(axes, levels, titles, (x, y), strict=True):
@@ -84,7 +87,7 @@ def spectrogram_pair(
     )
     axis.set_title(title)
     axis.set_xlabel("time (s)")
-    _style(axis, grid=False)
+    style_axis(axis, grid=False)
   ticks = [125, 250, 500, 1000, 2000, 4000, 8000, 16000]
   # Below 1 kHz the mel scale is linear: ticks would touch each other.
   ticks = [0, *(hz for hz in ticks if 500 <= hz < 0.75 * rate / 2), rate // 2]
@@ -98,7 +101,7 @@ def spectrogram_pair(
   bar.set_label("dB, 0 is the loudest point", color=SOFT, fontsize=8.5)
   bar.ax.tick_params(colors=SOFT, labelsize=8.5, length=0)
   bar.outline.set_visible(False)
-  return _png(figure, path)
+  return write_png(figure, path)
 
 
 def curves(
@@ -127,13 +130,13 @@ def curves(
     raise ValueError(f"{metrics} holds no measures yet")
   columns = min(3, len(names))
   rows = math.ceil(len(names) / columns)
-  figure = _figure(3.6 * columns, 2.3 * rows + 0.3)
+  figure = new_figure(3.6 * columns, 2.3 * rows + 0.3)
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for axis, name in zip(axes, names, strict=False):
     _curve(axis, name, series[name])
   for axis in axes[len(names) :]:
     axis.set_visible(False)
-  return _png(figure, path)
+  return write_png(figure, path)
 
 
 def codebook_use(
@@ -155,7 +158,7 @@ def codebook_use(
   counts = np.asarray(counts, np.float64)
   levels, size = counts.shape
   found = codebooks.statistics(counts)
-  figure = _figure(10, 3.4)
+  figure = new_figure(10, 3.4)
   left, right = figure.subplots(1, 2)
 
   share = -np.sort(-counts, axis=1)
@@ -207,8 +210,8 @@ def codebook_use(
     frameon=False, ncols=2, loc="upper center", fontsize=8, labelcolor=SOFT
   )
   for axis in (left, right):
-    _style(axis)
-  return _png(figure, path)
+    style_axis(axis)
+  return write_png(figure, path)
 
 
 def _mel_level(x: np.ndarray, rate: int) -> np.ndarray:
@@ -289,7 +292,7 @@ def _curve(axis, name: str, lines: dict) -> None:
   elif levels and everything.min() >= 0:
     axis.set_ylim(bottom=0)
   axis.set_xlabel("step")
-  _style(axis)
+  style_axis(axis)
   axis.set_title(
     TITLES.get(name, name.replace("_", " ")), loc="left", fontsize=10, color=INK
   )
@@ -331,38 +334,3 @@ def _levels_legend(axis, levels: int) -> None:
     loc="lower left",
     labelcolor=SOFT,
   )
-
-
-def _figure(width: float, height: float):
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure((width, height), dpi=DPI, layout="constrained")
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _style(axis, grid: bool = True) -> None:
-  for side in ("top", "right", "left", "bottom"):
-    axis.spines[side].set_visible(grid and side in ("left", "bottom"))
-    axis.spines[side].set_color(GRID)
-  axis.tick_params(colors=SOFT, labelsize=8.5, length=0 if grid else 3)
-  axis.tick_params(which="minor", length=0)
-  axis.title.set_color(INK)
-  axis.title.set_fontsize(10)
-  axis.xaxis.label.set_color(SOFT)
-  axis.yaxis.label.set_color(SOFT)
-  axis.xaxis.label.set_fontsize(8.5)
-  axis.yaxis.label.set_fontsize(8.5)
-  if grid:
-    axis.grid(color=GRID, lw=0.8)
-    axis.set_axisbelow(True)
-
-
-def _png(figure, path) -> bytes:
-  file = io.BytesIO()
-  figure.savefig(file, format="png")
-  data = file.getvalue()
-  if path is not None:
-    pathlib.Path(path).write_bytes(data)
-  return data

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from mmdcodec.evaluate import plots
+from mmdcodec.evaluate.canvas import SOFT, new_figure, style_axis, write_png
 from mmdcodec.experiments.arms import BASELINE
 
 # The baseline is grey; arms take the others in their order.
@@ -30,7 +30,7 @@ def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
   Returns:
     PNG.
   """
-  figure = plots._figure(8.2, 4.6)
+  figure = new_figure(8.2, 4.6)
   axis = figure.subplots()
   point = lambda r: (r["mel_distance"], r["delay"]["total_correlation"])
   base = {s: np.array(point(r)) for s, r in found.get(BASELINE, {}).items()}
@@ -46,14 +46,14 @@ def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
     mean = np.mean(points, 0)
     axis.scatter(*mean, s=75, color=color, label=arm, lw=0, zorder=3)
   for line in (axis.axvline, axis.axhline):
-    line(0, color=plots.SOFT, lw=0.8)
-  axis.axvline(WORSE, color=plots.SOFT, lw=1, ls="--")
-  axis.axhline(-PUBLISHED, color=plots.SOFT, lw=1, ls="--")
+    line(0, color=SOFT, lw=0.8)
+  axis.axvline(WORSE, color=SOFT, lw=1, ls="--")
+  axis.axhline(-PUBLISHED, color=SOFT, lw=1, ls="--")
   axis.margins(0.08)
   axis.set_xlabel("change of mel distance (%), lower is better")
   axis.set_ylabel("change of total correlation, delay (%)")
   _legend(figure, axis)
-  return plots._png(figure, path)
+  return write_png(figure, path)
 
 
 def training(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
@@ -70,7 +70,7 @@ def training(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
   Returns:
     PNG.
   """
-  figure = plots._figure(12, 4.0)
+  figure = new_figure(12, 4.0)
   axes = figure.subplots(1, 3)
   total = lambda m: m["delay"]["total_correlation"]
   kinds = (
@@ -93,25 +93,25 @@ def training(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
   for axis, (_, label) in zip(axes, kinds, strict=True):
     axis.set_ylim(bottom=0)
     axis.set_xlabel(label)
-    plots._style(axis)
+    style_axis(axis)
   axes[0].set_ylabel("total correlation of delayed codes (bits per frame)")
   _legend(figure, axes[0])
-  return plots._png(figure, path)
+  return write_png(figure, path)
 
 
 def _colors(found: dict) -> list[str]:
   """One for each arm."""
   rest = iter(COLORS * (len(found) // len(COLORS) + 1))
-  return [plots.SOFT if arm == BASELINE else next(rest) for arm in found]
+  return [SOFT if arm == BASELINE else next(rest) for arm in found]
 
 
 def _legend(figure, axis) -> None:
   """Names of the arms, right of the picture."""
-  plots._style(axis)
+  style_axis(axis)
   figure.legend(
     *axis.get_legend_handles_labels(),
     frameon=False,
     fontsize=8.5,
     loc="outside right upper",
-    labelcolor=plots.SOFT,
+    labelcolor=SOFT,
   )

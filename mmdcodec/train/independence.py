@@ -41,7 +41,6 @@ from mmdcodec.generation import patterns
 from mmdcodec.quantize import independence
 from mmdcodec.quantize.kernels import KERNELS, Kernel
 
-ESTIMATORS = ("mmd", "dhsic")
 STREAMS = ("quantized", "residual")
 # Folded into a step's key, so that its other draws stay what they were.
 _SALT = 240602315
@@ -265,7 +264,10 @@ def make_kernel(config: Mapping) -> Kernel:
 def _check(config: Mapping) -> None:
   """Numbers and names that stand for themselves."""
   where = "losses.independence"
-  for key, choices in (("estimator", ESTIMATORS), ("streams", STREAMS)):
+  for key, choices in (
+    ("estimator", independence.ESTIMATORS),
+    ("streams", STREAMS),
+  ):
     if config[key] not in choices:
       raise UserError(
         f"{where}.{key} is {config[key]!r}; it must be one of"

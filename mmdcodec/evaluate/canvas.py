@@ -1,0 +1,55 @@
+"""What all plots share: figures, the look of an axis, PNG bytes.
+
+Drawn with Matplotlib's Agg canvas on figures of their own, without pyplot: no
+display, no global state.
+"""
+
+import io
+import os
+import pathlib
+
+INK, SOFT, GRID = "#1c2330", "#5b6575", "#e3e7ee"
+DPI = 130
+
+
+def new_figure(width: float, height: float):
+  """An empty Matplotlib figure, in inches, that lays out its axes itself."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure((width, height), dpi=DPI, layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def style_axis(axis, grid: bool = True) -> None:
+  """Colours and sizes of an axis, its title and its labels.
+
+  Args:
+    axis: of Matplotlib.
+    grid: lines of a grid and two spines; without them for images.
+  """
+  for side in ("top", "right", "left", "bottom"):
+    axis.spines[side].set_visible(grid and side in ("left", "bottom"))
+    axis.spines[side].set_color(GRID)
+  axis.tick_params(colors=SOFT, labelsize=8.5, length=0 if grid else 3)
+  axis.tick_params(which="minor", length=0)
+  axis.title.set_color(INK)
+  axis.title.set_fontsize(10)
+  axis.xaxis.label.set_color(SOFT)
+  axis.yaxis.label.set_color(SOFT)
+  axis.xaxis.label.set_fontsize(8.5)
+  axis.yaxis.label.set_fontsize(8.5)
+  if grid:
+    axis.grid(color=GRID, lw=0.8)
+    axis.set_axisbelow(True)
+
+
+def write_png(figure, path: str | os.PathLike | None) -> bytes:
+  """The figure as a PNG, also written to `path` unless that is None."""
+  file = io.BytesIO()
+  figure.savefig(file, format="png")
+  data = file.getvalue()
+  if path is not None:
+    pathlib.Path(path).write_bytes(data)
+  return data
