@@ -5,7 +5,7 @@
 
 16 kHz mono with a stride of 320: 50 frames a second, 4 codebooks of 64,
 1.2 kbps. Codebooks this small show their dependence in few frames of held-out
-music, and a step takes half a second on one CPU core. What to expect:
+music, and a step takes a quarter of a second on one CPU core. What to expect:
 docs/RESULTS.md.
 """
 
@@ -34,7 +34,7 @@ def get_config(arg: str = ""):
       codebook_size=64,
       quantizer_dropout=0.0,
     )
-    config.steps = 500
+    config.steps = 800
     config.batch = 16
     config.data.seconds = 0.5
     config.data.valid_batches = 4

@@ -130,7 +130,9 @@ def permuted(z, order, kernel):
   def strangers(at):
     return np.all(order[:, None] != at[:, None], 0)
 
-  count = max(strangers(np.arange(n)).sum(), 1)
+  count = strangers(np.arange(n)).sum()
+  if not count:
+    return 0.0, np.zeros_like(z), 0.0
   xx, a, b, size = weighted(kernel, x, x, within)
   yy, c, d, more = weighted(kernel, y, y, within)
   across = lambda at: -2.0 * strangers(at) / count

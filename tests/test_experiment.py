@@ -80,8 +80,12 @@ def test_weight_gives_the_loss_its_share(dataset, shared, tmp_path):
     run = tmp_path / arm
     run.mkdir()
     job = {"shared": str(shared), "config": config, "share": 0.5}
+    job["calibrate"] = str(shared)
     run_lib.take_over(run, job)
     weights[arm] = run_lib.weight(run, job)
+    # Of another seed, the same.
+    other = job | {"config": config | {"seed": 7}}
+    assert run_lib.weight(run, other) == weights[arm]
     config["losses"]["independence"]["weight"] = weights[arm]
     norms = run_lib.gradient_norms(run, config, batches=4, seed=99)
     ratio = np.mean([own / other for own, other in norms])

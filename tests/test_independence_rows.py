@@ -222,6 +222,34 @@ def test_impossible_arguments():
     mmd2(z[0, :, 0, :3], z[0, :, 1])
   with refused("codebooks"):
     dhsic(z)
+  for loss in (
+    lambda: dhsic(z[0], block_size=0),
+    lambda: mmd2(z[0, :, 0], z[0, :, 1], block_size=0),
+    lambda: independence_loss(z, KEY, block_size=0),
+  ):
+    with refused("block_size"):
+      loss()
+
+
+def test_two_rows():
+  """Catches a distance to permuted rows with none of which it may compare.
+
+  Either the rows only change places, or each permuted one is made of both.
+  """
+  z = jnp.asarray(streams(1, 2))
+  for seed in range(4):
+    value = independence_loss(z, jax.random.key(seed), kernel=KERNEL)
+    assert abs(value) < 1e-6
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_under_64_bits(estimator):
+  """Catches arrays of the default type, which then is not float32."""
+  z = streams()
+  expected = both(z, kernel=SMALL[0], estimator=estimator)
+  with jax.enable_x64(True):
+    found = both(z, kernel=SMALL[0], estimator=estimator)
+  assert_equal(found, (*expected, 0.0))
 
 
 def test_streams_of_another_shape():

@@ -17,7 +17,7 @@ ARMS = (
   "mmd_delay",
   "dhsic_frame",
   "dhsic_delay",
-  "mmd_delay_free_scale",
+  "mmd_free_scale",
   "mmd_gaussian_squared",
   "mmd_gaussian_relative",
   "mmd_laplacian",
@@ -48,7 +48,7 @@ def add_arguments(parser):
   parser.add_argument(
     "--share",
     type=float,
-    default=2.5,
+    default=2.0,
     help="of the loss in the gradient at the encoder, which sets its weight",
   )
   parser.add_argument("--clips", type=int, default=120, help="to measure on")

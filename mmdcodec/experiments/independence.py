@@ -31,7 +31,7 @@ def run(
   held_out: str,
   arms: Sequence[str],
   seeds: int = 3,
-  share: float = 2.5,
+  share: float = 2.0,
   clips: int = 120,
   clip_seconds: float = 10.0,
   curves: bool = True,
@@ -70,7 +70,8 @@ def run(
   workdir.mkdir(parents=True, exist_ok=True)
   _remember(workdir / "experiment.json", {**common, "share": share})
   numbers = range(config["seed"], config["seed"] + seeds)
-  runs = {}  # folder -> the run that it waits for
+  runs = {}  # folder -> the runs that it waits for
+  first = workdir / BASELINE / f"seed_{numbers[0]}"
   for seed in numbers:
     base = workdir / BASELINE / f"seed_{seed}"
     for arm in dict.fromkeys((BASELINE, *arms)):
@@ -84,14 +85,15 @@ def run(
         "config": mine,
         "shared": "" if arm == BASELINE else str(base),
         "share": 0.0 if arm == BASELINE else share,
+        "calibrate": str(first),
       }
       run_lib.write(folder / run_lib.JOB, job)
-      runs[folder] = None if arm == BASELINE else base
+      runs[folder] = () if arm == BASELINE else (first, base)
   jobs = jobs or default_jobs()
   _work(runs, (), run_lib.RESULT, jobs, log)
   found = report.write(workdir)
   if curves:
-    _work(dict.fromkeys(runs), ("--curve",), run_lib.CURVE, jobs, log)
+    _work(dict.fromkeys(runs, ()), ("--curve",), run_lib.CURVE, jobs, log)
     found = report.write(workdir)
   return found
 
@@ -140,7 +142,7 @@ def _work(runs: Mapping, options, result: str, jobs: int, log) -> None:
   """Runs processes, `jobs` at a time, until every run has its result.
 
   Args:
-    runs: folder -> folder of the run that must be finished before, or None.
+    runs: folder -> folders of the runs that must be finished before.
     options: of the command of a run.
     result: name of the file that a finished run leaves.
     jobs: processes at a time.
@@ -149,13 +151,13 @@ def _work(runs: Mapping, options, result: str, jobs: int, log) -> None:
   Raises:
     UserError: a run failed; those under way were stopped.
   """
-  done = lambda folder: folder is None or (folder / result).exists()
+  done = lambda folder: (folder / result).exists()
   left = [folder for folder in runs if not done(folder)]
   begin, number, active = time.monotonic(), len(left), {}
   name = lambda folder: f"{folder.parent.name} {folder.name.replace('_', ' ')}"
   try:
     while left or active:
-      ready = [f for f in left if done(runs[f])]
+      ready = [f for f in left if all(map(done, runs[f]))]
       while ready and len(active) < jobs:
         folder = ready.pop(0)
         left.remove(folder)

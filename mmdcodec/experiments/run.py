@@ -34,7 +34,7 @@ from mmdcodec.train import loop, metrics, program, settings
 from mmdcodec.train.checkpoint import FOLDER, Checkpoints
 
 JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"
-CALIBRATION = 6  # batches that the weight is taken from
+CALIBRATION = 20  # batches that the weight is taken from
 POINTS = 4  # of a curve, and the last
 RECONSTRUCTION = ("waveform", "mel", "stft")
 
@@ -98,13 +98,17 @@ def weight(run: pathlib.Path, job: dict) -> float:
 
   Weights of different kernels and estimators cannot be compared. What can: how
   hard the loss pulls at the encoder's output, beside what the reconstruction
-  losses pull there. That is measured once, where the arms part, and the weight
-  then stays.
+  losses pull there. That is measured once, where the arms of the first seed
+  part, and holds for all seeds: their own measurements differ by more than
+  what is worth having (1.7 times for three seeds), and would make them
+  different experiments.
 
   Args:
-    run: folder of the run, with the checkpoint of step `start`.
+    run: folder of the run.
     job: `share` is the norm of the weighted loss's gradient over the root sum
-      of squares of those of the reconstruction losses; 0 for no loss.
+      of squares of those of the reconstruction losses, 0 for no loss;
+      `calibrate` the folder of the first seed's run without the loss, with the
+      checkpoint of step `start`.
 
   Returns:
     The weight, that of config.json if the run was begun before.
@@ -117,10 +121,13 @@ def weight(run: pathlib.Path, job: dict) -> float:
   if (run / settings.CONFIG_FILE).exists():
     begun = json.loads((run / settings.CONFIG_FILE).read_text())
     return begun["losses"]["independence"]["weight"]
-  config = json.loads(json.dumps(job["config"]))
-  config["losses"]["independence"]["weight"] = 1.0
+  first = pathlib.Path(job["calibrate"])
+  config = json.loads((first / settings.CONFIG_FILE).read_text())
   seed = config["seed"] + 1  # other crops than those of the first steps
-  norms = gradient_norms(run, config, batches=CALIBRATION, seed=seed)
+  config["losses"]["independence"] = {
+    **job["config"]["losses"]["independence"], "weight": 1.0
+  }  # fmt: skip
+  norms = gradient_norms(first, config, batches=CALIBRATION, seed=seed)
   own, other = np.mean(norms, 0)
   if not own > 0 or not np.isfinite(own):
     raise UserError(

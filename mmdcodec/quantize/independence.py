@@ -90,6 +90,7 @@ def mmd2(
       f"x {x.shape} and y {y.shape} must be [n, d] and [m, d], of one d"
     )
   _check_rows(min(len(x), len(y)), unbiased)
+  _check_block(block_size)
   n, m = len(x), len(y)
   x, y = _whole(x), _whole(y)
   if kernel.relative:
@@ -102,7 +103,8 @@ def mmd2(
     [
       [2.0 / (n * others[0]), -2.0 / (n * m)],
       [-2.0 / (n * m), 2.0 / (m * others[1])],
-    ]
+    ],
+    jnp.float32,
   )
   # Each sample fills whole blocks.
   fill = lambda v: jnp.pad(v, ((0, -len(v) % block_size), (0, 0)))
@@ -149,6 +151,7 @@ def dhsic(
   if streams.ndim != 3:
     raise ValueError(f"streams {streams.shape} must be [n, codebooks, d]")
   _check_rows(len(streams), unbiased)
+  _check_block(block_size)
   z = _whole(streams)
   valid = jnp.ones((len(z),), bool) if valid is None else valid
   z = jnp.where(valid[:, None, None], z, 0.0)
@@ -172,8 +175,8 @@ def _dhsic_forward(z, own, valid, kernel, unbiased, block):
   # and the joint ones can come from the sweep that makes the gradient.
   single = pairs.single_sums(z, valid, kernel, block)
   of_sums = lambda *sums: _closed_form(*sums, valid, unbiased)
-  _, pull = jax.vjp(of_sums, jnp.zeros(len(z)), single, own)
-  *weights, of_own = pull(jnp.ones(()))
+  _, pull = jax.vjp(of_sums, jnp.zeros_like(single[0, 0]), single, own)
+  *weights, of_own = pull(jnp.float32(1.0))
   joint, gradient = pairs.product_gradient(z, valid, weights, kernel, block)
   return of_sums(joint, single, own), (gradient, of_own)
 
@@ -264,7 +267,8 @@ def independence_loss(
     raise ValueError(
       f"mask {mask.shape} must be {streams.shape[:2]}, one for each frame"
     )
-  total, count = jnp.zeros(()), 0
+  _check_block(block_size)
+  total, count = jnp.float32(0.0), 0
   for group, (z, valid) in enumerate(rows_of(streams, mask, pattern)):
     if len(z) < 2:
       continue
@@ -343,7 +347,7 @@ def _permuted(
   if kernel.relative:
     z = z / median_distances(z, valid)[:, None]
   # For each codebook the valid rows in random order, then the others.
-  draws = jax.random.uniform(key, (books, n))
+  draws = jax.random.uniform(key, (books, n), jnp.float32)
   order = jnp.argsort(jnp.where(valid, draws, 2.0), axis=1)
 
   # A permuted row is made of up to `books` rows and goes with none of them.
@@ -352,13 +356,18 @@ def _permuted(
   own = jnp.broadcast_to(jnp.where(valid, slot, -1), (books, n))
   source = jnp.where(slot < count, order, -1)
   again = [
-    functools.reduce(jnp.logical_or, [order[k] == o for o in order[:k]], False)
+    functools.reduce(
+      jnp.logical_or, [order[k] == o for o in order[:k]], jnp.zeros(n, bool)
+    )
     for k in range(books)
   ]
   shared = sum(jnp.sum((slot < count) & ~a) for a in again)
   count = count.astype(jnp.float32)
-  within = 2.0 / jnp.maximum(count * (count - 1), 1)
-  across = -2.0 / jnp.maximum(count * count - shared, 1)
+  apart = count * count - shared
+  # Two or three rows may leave nothing to compare.
+  any_apart = (apart > 0).astype(jnp.float32)
+  within = any_apart * 2.0 / jnp.maximum(count * (count - 1), 1)
+  across = any_apart * -2.0 / jnp.maximum(apart, 1)
 
   # Each sample fills whole blocks.
   fill = lambda v: jnp.pad(v, ((0, -n % block), (0, 0)))
@@ -428,7 +437,7 @@ def median_distances(z: jax.Array, valid: jax.Array) -> jax.Array:
 def _with_itself(kernel: Kernel, z: jax.Array) -> jax.Array:
   """k_s(x, x) for vectors [..., dim]: [scales, ...]."""
   if kernel.of == "distance":
-    return jnp.stack(kernel.values(jnp.zeros(z.shape[:-1])))
+    return jnp.stack(kernel.values(jnp.zeros(z.shape[:-1], z.dtype)))
   return jnp.stack(kernel.values(jnp.mean(z * z, -1)))
 
 
@@ -452,3 +461,8 @@ def _check_rows(n: int, unbiased: bool) -> None:
   least = 2 if unbiased else 1
   if n < least:
     raise ValueError(f"there are {n} rows; at least {least} are needed")
+
+
+def _check_block(block_size: int) -> None:
+  if block_size < 1:
+    raise ValueError(f"block_size is {block_size}; it must be at least 1")

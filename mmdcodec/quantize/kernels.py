@@ -68,6 +68,8 @@ class Kernel:
 
 
 def _check_radii(radii) -> tuple[float, ...]:
+  if isinstance(radii, (int, float)):
+    radii = (radii,)
   radii = tuple(float(r) for r in radii)
   # Their squares and the inverses of these must be float32 numbers.
   if not radii or not all(1e-12 < r < 1e12 for r in radii):

@@ -165,13 +165,13 @@ def _single(terms: list, axis: int) -> jax.Array:
 
 def _no_joint(blocks: Blocks) -> jax.Array:
   """Zeros [blocks, block]."""
-  return jnp.zeros(blocks.square.shape[::2])
+  return jnp.zeros(blocks.square.shape[::2], jnp.float32)
 
 
 def _no_single(blocks: Blocks, kernel: Kernel) -> jax.Array:
   """Zeros [blocks, scales, codebooks, block]."""
   count, books, size = blocks.square.shape
-  return jnp.zeros((count, kernel.scales, books, size))
+  return jnp.zeros((count, kernel.scales, books, size), jnp.float32)
 
 
 def weighted_sum(
@@ -225,7 +225,7 @@ def _weighted_sums(z, source, weights, kernel, block, *, gradient):
   # One codebook, and no copy as `cut` would make one.
   z = z.reshape(-1, 1, block, z.shape[-1])
   blocks = Blocks(z, jnp.sum(z * z, -1), _split(source, block))
-  zeros = (jnp.zeros(blocks.square.shape[::2]),)
+  zeros = (_no_joint(blocks),)
   if gradient:
     zeros += (jnp.zeros_like(blocks.z),)
   sums, *gradients = sweep(tile, (blocks, ()), zeros, weights)
@@ -299,7 +299,7 @@ def sweep(
     lambda a, b, weight: tile(a, b, weight, _live(a[0].source, b[0].source))
   )
   if weights is None:
-    weights = jnp.ones((count, count))
+    weights = jnp.ones((count, count), jnp.float32)
 
   def walk(first, stride, blocks, sums, weights):
     at = lambda i: jax.tree.map(
