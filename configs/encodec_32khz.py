@@ -5,15 +5,18 @@
 
 32 kHz with a stride of 640: 50 frames a second, 4 codebooks of 2048, 2.2 kbps,
 not causal (arXiv 2306.05284). Reconstruction losses, and the independence loss
-as in the paper: permuted MMD of delayed codes with its radii, over 11,776 rows
-(256 clips there, 4 batches here), once every 32 steps.
+of the paper: permuted MMD of delayed codes with its radii as sigma, over 11,776
+rows (256 clips there, 4 batches here), once every 32 steps. Unlike there its
+gradient leaves the scale of the latents alone (`keep_scale`), which costs less
+reconstruction: docs/RESULTS.md.
 
 Its weight of 1000 belongs to released code that divides by the clips instead
-of the rows, 46^2 as much, and to a loss balancer. On the proper average 100
-once every 32 steps is 3 a step, where the loss begins to tell in small codecs.
-It is a starting point that was not tuned at this size: look at
-train/gradient/independence beside train/gradient/mel and at train/use, and use
---config.losses.independence.weight=0 for MusicGen's own codec.
+of the rows, 46^2 as much, and to a loss balancer. On the proper average, small
+codecs took 30 to 60 in every step (docs/RESULTS.md). 100 once every 32 steps is
+careful beside that, and was not tuned at this size: look at
+train/gradient/independence, of the steps in which it acts, beside
+train/gradient/mel, and at train/use. --config.losses.independence.weight=0
+makes MusicGen's own codec.
 """
 
 from mmdcodec.configs import common

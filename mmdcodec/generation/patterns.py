@@ -123,8 +123,8 @@ class Pattern:
   def groups(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
     """What is predicted together: (codebooks, frames) of every kind of step.
 
-    Steps at the ends of a clip that hold only a part of what other steps hold
-    are left out, as are those of a single code.
+    Steps that hold only a part of what other steps hold, as at the ends of a
+    delayed clip, are left out, as are those of a single code.
 
     Returns:
       (codebooks, frames int32 [steps, len(codebooks)]) for each set of

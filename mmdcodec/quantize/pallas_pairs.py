@@ -38,7 +38,8 @@ def by_platform(tile: Callable) -> Callable:
       `tiled`, and right for any number of rows in a block.
 
   Returns:
-    The same, as a kernel on TPUs.
+    The same, as a kernel on TPUs, if its results fit into the vector memory (of
+    512 rows, up to eight codebooks of 128) and parts into its rows.
   """
 
   def choose(a, b, weight):

@@ -226,7 +226,8 @@ class CodecTask:
     Returns:
       `gradient/NAME` for each loss, with the weight it has after any ramp.
       Where a loss is taken over several batches, times the root of their
-      number, as what pulls a frame the same way is so much fainter in it.
+      number, as what pulls a frame the same way is so much fainter in it. It is
+      that of a step in which the loss acts: with `every`, one of so many.
     """
     # No weight and no seed in what is compiled: runs that differ in them share
     # it.
