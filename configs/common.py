@@ -6,6 +6,7 @@ Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
 from ml_collections import ConfigDict
 
 from mmdcodec.models import codec
+from mmdcodec.quantize.kernels import PAPER_RADII
 
 
 def codec_config(preset: str, **changes) -> ConfigDict:
@@ -51,7 +52,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
       estimator="mmd",  # or "dhsic"
       kernel=dict(
         name="gaussian",
-        radii=(0.1, 1.0, 5.0, 10.0, 20.0, 50.0),
+        radii=PAPER_RADII,
         relative=False,  # radii in units of the median distance
       ),
       pattern=dict(name="delay", delays=()),  # (): that pattern's default

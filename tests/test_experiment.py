@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -10,8 +11,9 @@ from mmdcodec.configs import independence as independence_config
 
 from mmdcodec.cli import experiment as cli_experiment
 from mmdcodec.cli import main as cli
+from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
-from mmdcodec.experiments import arms, independence, report
+from mmdcodec.experiments import arms, independence, plots, report
 from mmdcodec.experiments import run as run_lib
 from mmdcodec.train import loop
 from mmdcodec.train.checkpoint import Checkpoints
@@ -93,6 +95,26 @@ def test_weight_gives_the_loss_its_share(dataset, shared, tmp_path):
   assert weights["mmd_delay"] != pytest.approx(weights["dhsic_delay"], rel=0.05)
 
 
+def test_weight_is_taken_on_the_audio_that_is_trained_on(
+  dataset, shared, tmp_path, monkeypatch
+):
+  """Catches a calibration on batches without the mixing, or of another kind."""
+  given = []
+
+  def batches(datasets, **options):
+    given.append((datasets, options))
+    raise UserError("enough")
+
+  monkeypatch.setattr(pipeline, "batches", batches)
+  config = tiny(dataset)
+  config["data"] |= {"mix": 0.25, "gain_db": [-3.0, 1.0]}
+  with pytest.raises(UserError, match="enough"):
+    loop.train(config, tmp_path / "run", log=lambda line: None)
+  with pytest.raises(UserError, match="enough"):
+    run_lib.gradient_norms(shared, config, batches=1, seed=config["seed"])
+  assert given[0] == given[1] and given[0][1]["mix"] == 0.25
+
+
 @pytest.mark.slow
 def test_whole_command_and_again(dataset, tmp_path, capsys):
   """Catches a grid that stops, does things twice, or loses an arm."""
@@ -165,12 +187,33 @@ def test_changes_are_between_runs_of_one_seed(tmp_path):
   assert (tmp_path / "tradeoff.png").stat().st_size > 5000
 
 
+def test_changes_of_nothing(tmp_path):
+  """Catches a division by a total correlation of 0, and a share of less."""
+  found = {
+    "none": {0: result(0.0), 1: result(-0.01), 2: result(1.0, 10.0)},
+    "mmd_delay": {0: result(0.5), 1: result(0.5), 2: result(0.5, 11.0)},
+    "mmd_frame": {0: result(0.5)},
+  }
+  total = lambda r: r["delay"]["total_correlation"]
+  np.testing.assert_array_equal(
+    report.changes(found, "mmd_delay", total), [np.nan, np.nan, -50.0]
+  )
+  columns, rows = report.dependence_table(found)
+  at = columns.index("TC delay (bits)") + 1
+  assert [row[at] for row in rows] == ["", "-50.0", ""]
+  # Pictured is the seed that can be compared, and nothing else.
+  known = {
+    arm: {s: r for s, r in of.items() if s == 2} for arm, of in found.items()
+  }
+  assert plots.tradeoff(found) == plots.tradeoff(known)
+
+
 def test_failed_run_is_named(tmp_path):
   """Catches a grid that hangs or goes on when one of its runs fails."""
   folder = tmp_path / "mmd_delay" / "seed_3"
   folder.mkdir(parents=True)
   with pytest.raises(UserError, match="mmd_delay seed 3 failed.*job.json"):
-    independence._work({folder: None}, (), "result.json", 1, lambda line: None)
+    independence._work({folder: ()}, (), "result.json", 1, lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +224,9 @@ def test_failed_run_is_named(tmp_path):
     (["--config.losses.independence.start=7"], "multiple of save_every"),
     (["--share=0"], "more than 0"),
     (["--jobs=0"], "--jobs is 0"),
-    (["--arms=none", "--ablation"], "either --arms or --ablation"),
+    (["--clips=0"], "--clips is 0"),
+    (["--clip_seconds=0"], "--clip_seconds is 0"),
+    (["--clip_seconds=1e-4"], "a frame for each of"),
   ],
 )
 def test_mistakes(arguments, words, dataset, tmp_path, capsys):
@@ -197,15 +242,49 @@ def test_mistakes(arguments, words, dataset, tmp_path, capsys):
   assert not (tmp_path / "out").exists()
 
 
-def test_training_music_is_not_measured_on(dataset, tmp_path, capsys):
-  """Catches a held-out measure on what was trained on."""
-  assert (
-    cli.main(
-      [
-        *("experiment", "independence", f"--train={dataset}"),
-        *(f"--valid={dataset}", f"--workdir={tmp_path / 'out'}"),
-      ]
-    )
-    == 2
+@pytest.mark.parametrize("how", ["{}", "./{}", "{}/../{}", "link"])
+def test_training_music_is_not_measured_on(
+  how, dataset, tmp_path, fails, monkeypatch
+):
+  """Catches a held-out measure on what was trained on, by another path."""
+  (tmp_path / "link").symlink_to(dataset)
+  monkeypatch.chdir(dataset.parent)
+  valid = tmp_path / how if how == "link" else how.format(*2 * [dataset.name])
+  error = fails(
+    *("experiment", "independence", f"--train={dataset.name}"),
+    *(f"--valid={valid}", f"--workdir={tmp_path / 'out'}"),
   )
-  assert "measure on other music" in capsys.readouterr().err
+  assert "measure on other music" in error
+
+
+@pytest.mark.parametrize(
+  "arguments, expected",
+  [
+    ([], tuple(arms.GRID)),
+    (["--arms=grid"], tuple(arms.GRID)),
+    (["--arms=ablation"], tuple(arms.ABLATION)),
+    (["--arms=all"], tuple(arms.ARMS)),
+    (["--arms=none, mmd_linear"], ("none", "mmd_linear")),
+  ],
+)
+def test_arms_by_name(
+  arguments, expected, dataset, tmp_path, fails, monkeypatch
+):
+  """Catches a set of arms that lacks some, and a SIGTERM that stays caught."""
+  shutil.copytree(dataset, tmp_path / "valid")
+  seen = []
+
+  def run(config, workdir, *, arms, **options):
+    seen.append((tuple(arms), signal.getsignal(signal.SIGTERM)))
+    raise UserError("enough")
+
+  monkeypatch.setattr(independence, "run", run)
+  before = signal.getsignal(signal.SIGTERM)
+  error = fails(
+    *("experiment", "independence", f"--train={dataset}"),
+    *(f"--valid={tmp_path / 'valid'}", f"--workdir={tmp_path / 'out'}"),
+    *arguments,
+  )
+  assert "enough" in error
+  assert seen == [(expected, signal.default_int_handler)]
+  assert signal.getsignal(signal.SIGTERM) is before

@@ -366,11 +366,13 @@ def test_the_gradient_of_a_step_is_the_sum():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows, every", [(0, 1), (500, 2)])
-def test_one_device_equals_eight(rows, every):
-  """Catches rows of a device for those of the batch."""
+@pytest.mark.parametrize(
+  "rows, every, start", [(0, 1, 0), (500, 2, 0), (0, 1, 2)]
+)
+def test_one_device_equals_eight(rows, every, start):
+  """Catches rows of a device for those of the batch, or of a late start."""
   # Few steps: rounding grows with each, and more so where a code flips.
-  config = configure(weight=1, rows=rows, every=every)
+  config = configure(weight=1, rows=rows, every=every, start=start)
   one, state, norms = run_steps(config, 1, 4)
   for shape in ({"data": 8}, {"data": 2, "fsdp": 2, "model": 2}):
     eight, other, other_norms = run_steps(config, 8, 4, shape)
@@ -384,8 +386,9 @@ def test_one_device_equals_eight(rows, every):
     assert norms.keys() == other_norms.keys()
     for name, norm in norms.items():
       np.testing.assert_allclose(other_norms[name], norm, rtol=1e-3)
-  said = [i + 1 for i, row in enumerate(one) if "independence" in row]
-  assert said == [s for s in (1, 2, 3, 4) if s % every == 0]
+  said = [row.get("independence", np.nan) for row in one]
+  acted = [step for step in (1, 2, 3, 4) if not np.isnan(said[step - 1])]
+  assert acted == [s for s in (1, 2, 3, 4) if s > start and s % every == 0]
   assert set(norms) == {
     f"gradient/{name}" for name in ("waveform", "commitment", "independence")
   }

@@ -1,5 +1,6 @@
 """`mmdcodec experiment`: runs that belong together, from data to table."""
 
+import pathlib
 import signal
 
 from mmdcodec.errors import UserError
@@ -40,16 +41,17 @@ def add_arguments(parser):
   parser.add_argument("--workdir", required=True, help="one folder a run")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
   parser.add_argument(
-    "--arms", help="names with commas, of: " + ", ".join(ARMS)
-  )
-  parser.add_argument(
-    "--ablation", action="store_true", help="the arms that differ in the kernel"
+    "--arms",
+    default="grid",
+    help="grid (losses and patterns), ablation (kernels), all (both), or names"
+    " with commas, of: " + ", ".join(ARMS),
   )
   parser.add_argument(
     "--share",
     type=float,
     default=2.0,
-    help="of the loss in the gradient at the encoder, which sets its weight",
+    help="norm of the loss's gradient at the encoder's output, as a multiple of"
+    " that of the reconstruction losses, when it begins; sets its weight",
   )
   parser.add_argument("--clips", type=int, default=120, help="to measure on")
   parser.add_argument(
@@ -81,49 +83,53 @@ def run(args, rest):
   config = configs.parse(rest)
   config.data.train, config.data.valid = args.train, args.valid
   check_datasets(args.train, args.valid, settings.parse_datasets)
-  arms = arms_lib.ABLATION if args.ablation else arms_lib.GRID
-  if args.arms:
-    if args.ablation:
-      raise UserError("give either --arms or --ablation.")
+  arms = {
+    "grid": arms_lib.GRID,
+    "ablation": arms_lib.ABLATION,
+    "all": arms_lib.ARMS,
+  }.get(args.arms)
+  if arms is None:
     arms = [name.strip() for name in args.arms.split(",") if name.strip()]
   if args.jobs is not None and args.jobs < 1:
     raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
   # As Ctrl-C: the runs under way save and end, and can be continued.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  found = independence.run(
-    config,
-    args.workdir,
-    held_out=args.valid,
-    arms=list(arms),
-    seeds=args.seeds,
-    share=args.share,
-    clips=args.clips,
-    clip_seconds=args.clip_seconds,
-    curves=not args.no_curves,
-    jobs=args.jobs,
-    log=lambda line: print(line, flush=True),
-  )
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    found = independence.run(
+      config,
+      args.workdir,
+      held_out=args.valid,
+      arms=list(arms),
+      seeds=args.seeds,
+      share=args.share,
+      clips=args.clips,
+      clip_seconds=args.clip_seconds,
+      curves=not args.no_curves,
+      jobs=args.jobs,
+      log=lambda line: print(line, flush=True),
+    )
+  finally:
+    # None: it was not set from Python.
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
   for table in (report.dependence_table, report.codes_table):
     print("\n" + common.format_table(*table(found)))
   print(f"\nresults, table.md and plots: {args.workdir}")
 
 
 def check_datasets(train: str, valid: str, parse) -> None:
-  """Both are there, and hold nothing in common by name.
+  """Both are there, and no folder is in both, however its path is written.
 
   Raises:
     UserError: a data set is missing, or is trained on and measured on.
   """
   from mmdcodec.data import source
 
-  names = {
-    key: list(parse(t)) for key, t in (("train", train), ("valid", valid))
-  }
-  for folders in names.values():
-    for folder in folders:
-      source.describe(folder)
-  both = sorted({*names["train"]} & {*names["valid"]})
-  if both:
-    raise UserError(
-      f"{both[0]} is given as --train and as --valid; measure on other music."
-    )
+  trained, measured = list(parse(train)), list(parse(valid))
+  for folder in (*trained, *measured):
+    source.describe(folder)
+  trained = {pathlib.Path(folder).resolve() for folder in trained}
+  for folder in measured:
+    if pathlib.Path(folder).resolve() in trained:
+      raise UserError(
+        f"{folder} is given as --train and as --valid; measure on other music."
+      )

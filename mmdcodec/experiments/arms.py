@@ -3,7 +3,7 @@
 What an arm leaves out is as in the config.
 """
 
-from mmdcodec.quantize.kernels import PAPER_RADII
+from mmdcodec.quantize.kernels import PAPER_RADII, GaussianKernel
 
 BASELINE = "none"  # without the loss; what the others are compared with
 RELATIVE = dict(radii=(0.7, 1.5), relative=True)
@@ -36,7 +36,7 @@ ABLATION = {
   # As in the paper: the loss may shrink the latents.
   "mmd_free_scale": _arm(keep_scale=False),
   # The released code takes the same numbers as sigma^2.
-  "mmd_gaussian_squared": _arm(radii=tuple(r**0.5 for r in PAPER_RADII)),
+  "mmd_gaussian_squared": _arm(radii=GaussianKernel.released().radii),
   "mmd_gaussian_relative": _arm(**RELATIVE),
   "mmd_laplacian": _arm(name="laplacian"),
   "mmd_inverse_multiquadric": _arm(name="inverse_multiquadric"),

@@ -9,6 +9,7 @@ is not done again when the command is given again.
 
 import copy
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -63,7 +64,7 @@ def run(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
   )
   workdir = pathlib.Path(workdir).absolute()
-  _check(config, arms, seeds, share)
+  _check(config, arms, seeds, share, clips, clip_seconds)
   common = dict(
     held_out=held_out, clips=clips, clip_seconds=clip_seconds, config=config
   )
@@ -110,7 +111,8 @@ def default_jobs() -> int:
   return cpus() if on_cpu else 1
 
 
-def _check(config, arms, seeds, share) -> None:
+def _check(config, arms, seeds, share, clips, clip_seconds) -> None:
+  """What would else be found out after the training, or by each run."""
   for arm in arms:
     if arm not in ARMS:
       raise UserError(f"no arm {arm!r}; there are {', '.join(ARMS)}.")
@@ -118,6 +120,16 @@ def _check(config, arms, seeds, share) -> None:
     raise UserError(f"--seeds is {seeds}; it must be at least 1.")
   if not share > 0:
     raise UserError(f"--share is {share}; it must be more than 0.")
+  if clips < 1:
+    raise UserError(f"--clips is {clips}; it must be at least 1.")
+  # The delay pattern leaves rows of clips with a frame for each codebook.
+  model = config["model"]
+  least = model["codebooks"] * math.prod(model["ratios"]) / model["rate"]
+  if not clip_seconds >= least:
+    raise UserError(
+      f"--clip_seconds is {clip_seconds}; it must be at least {least:.3g}, so"
+      f" that a clip has a frame for each of {model['codebooks']} codebooks."
+    )
   start, every = run_lib.start_of(config), config["save_every"]
   if not 0 < start < config["steps"] or start % every:
     raise UserError(

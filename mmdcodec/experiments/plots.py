@@ -21,7 +21,8 @@ def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
   """Changes of total correlation against changes of mel distance.
 
   Both against the run without the loss of the same seed: a small point for
-  each run, and a large one for their mean.
+  each run, and a large one for their mean. A seed whose run without the loss
+  has a value of 0 or less is left out: nothing is so many % of it.
 
   Args:
     found: of `report.collect`.
@@ -33,7 +34,11 @@ def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
   figure = new_figure(8.2, 4.6)
   axis = figure.subplots()
   point = lambda r: (r["mel_distance"], r["delay"]["total_correlation"])
-  base = {s: np.array(point(r)) for s, r in found.get(BASELINE, {}).items()}
+  base = {
+    seed: np.array(point(r))
+    for seed, r in found.get(BASELINE, {}).items()
+    if min(point(r)) > 0
+  }
   for (arm, results), color in zip(found.items(), _colors(found), strict=True):
     points = [
       100 * (point(r) / base[seed] - 1)

@@ -6,6 +6,7 @@ steps are its own.
 """
 
 import json
+import math
 import os
 import pathlib
 
@@ -75,9 +76,8 @@ def dependence_table(found: dict) -> tuple[list, list]:
     row = [arm, str(len(results))]
     for value, digits in DEPENDENCE.values():
       row.append(spread([value(r) for r in results.values()], digits))
-      row.append(
-        "" if arm == BASELINE else spread(changes(found, arm, value), 1, "+")
-      )
+      known = [c for c in changes(found, arm, value) if not math.isnan(c)]
+      row.append("" if arm == BASELINE else spread(known, 1, "+"))
     rows.append(row)
   return columns, rows
 
@@ -108,12 +108,20 @@ def changes(found: dict, arm: str, value) -> list[float]:
     found: of `collect`.
     arm: its name.
     value: result -> number.
+
+  Returns:
+    One for each seed, NaN where the run without the loss has 0 or less: a
+    total correlation is estimated, and where there is none it comes to that.
   """
   base = found.get(BASELINE, {})
-  return [
-    100 * (value(result) / value(base[seed]) - 1)
+  pairs = [
+    (value(result), value(base[seed]))
     for seed, result in found[arm].items()
     if seed in base
+  ]
+  return [
+    100 * (now / before - 1) if before > 0 else math.nan
+    for now, before in pairs
   ]
 
 

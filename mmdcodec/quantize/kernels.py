@@ -62,10 +62,6 @@ class Kernel:
     """k_s of u = |x - y|^2 or <x, y> / d, one array for each scale."""
     return self.terms(self.roots(u))[0]
 
-  def at_zero(self) -> float:
-    """sum_s k_s(0): of a vector and itself, for kernels of the distance."""
-    return float(self.scales)
-
 
 def _check_radii(radii) -> tuple[float, ...]:
   if isinstance(radii, (int, float)):

@@ -63,30 +63,12 @@ def train(
     mesh_lib.check_batch(config["batch"], mesh)
     stack.enter_context(jax.set_mesh(mesh))
     task = make_task(config)
-    train_sets = settings.parse_datasets(config["data"]["train"])
-    if not train_sets:
-      raise UserError(
-        "no training data: make a data set with `mmdcodec prepare FOLDER"
-        " DATASET` and give --config.data.train=DATASET."
-      )
-    audio = dict(
-      batch=config["batch"],
-      seconds=config["data"]["seconds"],
-      rate=config["model"]["rate"],
-      channels=config["model"]["channels"],
-    )
-    data = pipeline.batches(
-      train_sets,
-      **audio,
-      seed=config["seed"],
-      gain_db=tuple(config["data"]["gain_db"]),
-      mix=config["data"]["mix"],
-    )
+    data = training_batches(config, seed=config["seed"])
     stack.callback(data.close)
     held_out = []
     if valid_sets := settings.parse_datasets(config["data"]["valid"]):
       clips = pipeline.fixed_batches(
-        valid_sets, **audio, count=config["data"]["valid_batches"]
+        valid_sets, **_audio(config), count=config["data"]["valid_batches"]
       )
       # Every process holds all of these few clips, and gives its own rows.
       mine = slice(jax.process_index(), None, jax.process_count())
@@ -210,6 +192,41 @@ def train(
         raise Preempted(step)
     checkpoints.wait()
     return evaluation
+
+
+def training_batches(config: Mapping, *, seed: int) -> pipeline.Batches:
+  """What a run is trained on, also for those who measure on the same audio.
+
+  Args:
+    config: of the run.
+    seed: of order, crops and augmentation.
+
+  Raises:
+    UserError: there is no training data, or a setting that can't be.
+  """
+  datasets = settings.parse_datasets(config["data"]["train"])
+  if not datasets:
+    raise UserError(
+      "no training data: make a data set with `mmdcodec prepare FOLDER"
+      " DATASET` and give --config.data.train=DATASET."
+    )
+  return pipeline.batches(
+    datasets,
+    **_audio(config),
+    seed=seed,
+    gain_db=tuple(config["data"]["gain_db"]),
+    mix=config["data"]["mix"],
+  )
+
+
+def _audio(config: Mapping) -> dict:
+  """Shape of the batches, as `pipeline` takes it."""
+  return dict(
+    batch=config["batch"],
+    seconds=config["data"]["seconds"],
+    rate=config["model"]["rate"],
+    channels=config["model"]["channels"],
+  )
 
 
 class _Profiler:
