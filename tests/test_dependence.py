@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mmdcodec
+from mmdcodec.cli import evaluate_dependence
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
@@ -200,6 +201,41 @@ def test_clips_are_held_out_whole():
   assert found.bits < 0.1
 
 
+def test_clips_of_one_piece_are_held_out_together():
+  """What two clips of looping music share, reported as dependence.
+
+  Every piece has four pairs of codes of its own, drawn independently: they
+  tell nothing of another piece, but all of the other clip of the same.
+  """
+  random = np.random.default_rng(19)
+  pieces = np.arange(48) % 24
+  pairs = random.integers(0, 64, (24, 4, 2))
+  at = random.integers(0, 4, (48, 100))
+  codes = pairs[pieces[:, None], at]
+  assert total_correlation(codes, 64).bits > 0.5
+  names = [f"{piece}.wav" for piece in pieces]
+  found = total_correlation(codes, 64, pieces=names)
+  assert found.bits < 0.1 and found.clips == 24
+  rows = code_rows.gather(codes, 64, pieces=names)[0]
+  np.testing.assert_array_equal(
+    codes.reshape(-1, 2)[rows.clip * 100 + rows.frames[:, 0]], rows.codes
+  )
+  shuffled = rows.piece[rows.shuffled(random)]
+  assert (np.diff(shuffled, axis=0) != 0).sum() == 2 * 23  # no piece is cut
+  with pytest.raises(ValueError, match="pieces are"):
+    total_correlation(codes, 64, pieces=names[1:])
+
+
+def test_copied_clips_do_not_make_errors_smaller():
+  """Errors as of so many clips, where each is there twice."""
+  codes = np.repeat(draw(copies(0.5), 20), 2, 0)
+  pieces = np.arange(2 * CLIPS) // 2
+  off = np.triu_indices(3, 1)
+  once = mutual_information(codes, SIZE).error[off]
+  together = mutual_information(codes, SIZE, pieces=pieces).error[off]
+  np.testing.assert_allclose(together / once, 2**0.5, rtol=0.15)
+
+
 def test_delayed_dependence():
   """Rows of the wrong frames: off by one, or delayed the wrong way."""
   codes = uniform(7)
@@ -231,6 +267,33 @@ def test_patterns_of_several_kinds_of_step():
     total_correlation(codes, SIZE, pattern=patterns.flatten(3))
 
 
+def test_kinds_of_step_that_share_a_codebook_are_refused():
+  """A value of one kind that overwrites another's: half of the bits lost."""
+
+  def shared(frames):
+    # Codebook 1 is predicted with 0 in even frames, with 2 in odd ones.
+    steps = []
+    for t in range(0, frames, 2):
+      steps += [((t, 0), (t, 1)), ((t, 2),)]
+      steps += [((t + 1, 0),), ((t + 1, 1), (t + 1, 2))]
+    return patterns.Pattern(frames, 3, tuple(steps))
+
+  codes = uniform(18)
+  for measure in (
+    total_correlation,
+    mutual_information,
+    coded_size.coded_size,
+  ):
+    with pytest.raises(UserError, match="steps of several kinds"):
+      measure(codes, SIZE, pattern=shared)
+  # A delay that is longer than the clips has such kinds too.
+  with pytest.raises(UserError, match="longer clips"):
+    code_rows.gather(codes[:, :2], SIZE, pattern=patterns.delay(3))
+  apart = patterns.unroll(4, [0, 0, 1, 1])
+  kinds = code_rows.gather(uniform(18, 4), SIZE, pattern=apart)
+  assert [rows.codebooks for rows in kinds] == [(0, 1), (2, 3)]
+
+
 def test_padding_and_sizes():
   """Padded frames that count; codebooks of different size mixed up."""
   random = np.random.default_rng(9)
@@ -246,7 +309,7 @@ def test_padding_and_sizes():
     a = code_rows.gather(codes, (3, 9, 5), pattern=pattern, mask=mask)[0]
     b = code_rows.gather(more, (3, 9, 5), pattern=pattern, mask=more_mask)[0]
     assert len(a) == lengths.sum() - (0 if pattern is None else 2 * 24)
-    for name in ("codes", "clip", "frames"):
+    for name in ("codes", "clip", "frames", "piece"):
       np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
   np.testing.assert_array_equal(
     a.codes,
@@ -280,13 +343,16 @@ def test_shuffles_keep_the_order_in_time():
 
 
 def test_units():
-  """Few clips that cannot be held out; pieces of two clips."""
+  """Few clips that cannot be held out; a unit of two clips; pieces cut."""
   rows = code_rows.gather(uniform(0, 2, 8, (3, 100)), 8)[0]
   unit = rows.units()
   assert len(np.unique(unit)) == 21
   assert all(len(np.unique(rows.clip[unit == u])) == 1 for u in range(21))
   many = code_rows.gather(uniform(0, 2, 8, (30, 10)), 8)[0]
   np.testing.assert_array_equal(many.units(), many.clip)
+  codes = uniform(0, 2, 8, (30, 10))
+  ten = code_rows.gather(codes, 8, pieces=np.arange(30) % 10)[0]
+  np.testing.assert_array_equal(ten.units(), ten.clip % 10)
 
 
 # --- Adaptive coder ----------------------------------------------------------
@@ -360,20 +426,17 @@ def test_kernel_dependence():
   """A normalisation that is not 1 for copies; rows of the wrong frames."""
   random = np.random.default_rng(12)
   embed = random.normal(size=(3, SIZE, 4))
-  streams = lambda codes: embed[np.arange(3), codes]
   rows = lambda codes, pattern=None: code_rows.gather(
     codes, SIZE, pattern=pattern
   )[0]
   measure = lambda codes, *pattern: kernel_dependence.kernel_dependence(
-    streams(codes), rows(codes, *pattern), limit=500
+    embed, rows(codes, *pattern), limit=500
   )
   same = np.repeat(uniform(13, 1), 3, -1)
   # Copies of the code, with vectors of another shape in each codebook.
   assert 0.5 < measure(same).normalised < 0.95
   alike = embed[[0, 0, 0]] * np.array([1.0, -2.0, 0.1])[:, None, None]
-  found = kernel_dependence.kernel_dependence(
-    alike[np.arange(3), same], rows(same), limit=500
-  )
+  found = kernel_dependence.kernel_dependence(alike, rows(same), limit=500)
   assert found.normalised == pytest.approx(1, abs=1e-3)
   found = measure(uniform(14))
   assert abs(found.normalised) < 0.02 and abs(found.null) < 0.02
@@ -383,7 +446,27 @@ def test_kernel_dependence():
   late[:, :-1, 1], late[:, :-2, 2] = late[:, 1:, 0], late[:, 2:, 0]
   assert abs(measure(late).normalised) < 0.02
   assert measure(late, patterns.delay(3)).normalised > 0.5
-  assert measure(np.zeros_like(same)).normalised == 0
+
+
+def test_idle_codebooks_are_left_out_of_the_kernel_measure():
+  """An idle codebook that makes equal ones look independent, or above 1."""
+  embed = np.random.default_rng(21).normal(size=(3, SIZE, 4))
+  embed[1] = embed[0]
+  codes = np.repeat(uniform(22, 1), 3, -1)
+  codes[..., 2] = 5
+  measure = lambda codes: kernel_dependence.kernel_dependence(
+    embed, code_rows.gather(codes, SIZE)[0], limit=500
+  )
+  found = measure(codes)
+  assert found.normalised == pytest.approx(1, abs=1e-3)
+  assert abs(found.null) < 0.05 and found.null_error > 0
+  assert found.normalised == pytest.approx(measure(codes[..., :2]).normalised)
+  codes[0, :20, 2] = 4  # now and then another code
+  assert measure(codes).normalised == pytest.approx(1, abs=1e-3)
+  codes[..., 1] = 2
+  found = measure(codes)
+  assert np.isnan([found.normalised, found.null, found.null_error]).all()
+  assert np.isfinite(found.loss)
 
 
 # --- All together ------------------------------------------------------------
@@ -403,10 +486,13 @@ def test_measure_and_heat_map(tmp_path):
   assert row["use"] == 1 and row["perplexity"] > 7.8
   parsed = json.loads(json.dumps(found.to_dict(), allow_nan=False))
   assert parsed["aligned"]["pairs"]["bits"][0][0] is None
-  only = dependence.measure(codes[:3], SIZE, pattern="parallel")
+  only = dependence.measure(
+    codes[:3], SIZE, pattern="parallel", pieces=["a", "b", "a"]
+  )
+  assert only.aligned.total.clips == 20  # 2 pieces in 10 stretches each
   assert only.together is only.aligned
   assert "210 frames are few" in only.warnings[0]
-  assert "3 clips are few" in only.warnings[1]
+  assert "2 pieces of music are few" in only.warnings[1]
 
   from matplotlib import image
 
@@ -432,8 +518,26 @@ def test_measure_and_heat_map(tmp_path):
   assert show(empty).size
 
 
+def test_a_pattern_is_refused_before_the_work(monkeypatch):
+  """Minutes of measures whose results are then thrown away."""
+  monkeypatch.setattr(dependence, "_measure", None)  # must not be called
+  with pytest.raises(UserError, match="one code"):
+    dependence.measure(uniform(0), SIZE, pattern="flatten")
+  with pytest.raises(UserError, match="longer clips"):
+    dependence.measure(uniform(0)[:, :2], SIZE)
+
+
+def test_delays_on_the_command_line():
+  """Zeros of the wrong number, taken for no pattern at all."""
+  assert evaluate_dependence.parse_pattern("0,0,0", 3) is None
+  assert evaluate_dependence.parse_pattern("0,1,1", 3)(4).codebooks == 3
+  for wrong in ("0", "0,0", "0,0,0,0", "0,1"):
+    with pytest.raises(UserError, match="delays"):
+      evaluate_dependence.parse_pattern(wrong, 3)
+
+
 @pytest.mark.slow
-def test_command(tmp_path, model, capsys):
+def test_command(tmp_path, model, capsys, monkeypatch):
   """Codes or vectors of the wrong clips; a page or results that lack parts."""
   import soundfile
 
@@ -467,5 +571,14 @@ def test_command(tmp_path, model, capsys):
   assert "pattern" in fails("--pattern", "spiral")
   assert "delays" in fails("--pattern", "0,1,2,3,4,5,6,7,8,9")
   assert "two or more" in fails("--codebooks", "1")
+  encoded = []
+  encode = mmdcodec.bundle.LoadedCodec.encode
+  monkeypatch.setattr(
+    mmdcodec.bundle.LoadedCodec,
+    "encode",
+    lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs),
+  )
+  assert "one code" in fails("--pattern", "flatten")
+  assert len(encoded) == 1  # not all three clips
   argv[1] = "reconstruction"
   assert "evaluate dependence" in fails("--pattern", "delay")

@@ -24,6 +24,7 @@ from mmdcodec.bench import data as bench
 from mmdcodec.data import encode, pipeline, records
 from mmdcodec.data.source import crop
 from mmdcodec.errors import UserError
+from mmdcodec.evaluate import clips
 
 RATE = 8000
 HOST = {"process_index": 0, "process_count": 1}
@@ -292,6 +293,47 @@ def test_fixed_batches_are_fixed_and_cover_the_records(data):
   many = pipeline.fixed_batches(data.five, count=5, **options)
   places = [where(c) for b in many for c in b["audio"]]
   assert len(set(places)) == 20  # four different crops of each
+
+
+def test_distinct_crops_tell_their_file(tmp_path):
+  """The same music twice in statistics; clips of one file that look like two.
+
+  Must catch too: names that make a batch unfit for a device elsewhere.
+  """
+  (tmp_path / "in").mkdir()
+  for song, seconds in (("a", 6), ("b", 2)):
+    x = ramp(ord(song) - 97, seconds * RATE).astype("int16")
+    soundfile.write(tmp_path / "in" / f"{song}.wav", x, RATE)
+  records.prepare(
+    *(tmp_path / "in", tmp_path / "out"),
+    rate=RATE, channels=2, seconds=2.0, progress=False,
+  )  # fmt: skip
+  options = {"seconds": 0.5, "rate": RATE, "channels": 2}
+  get = lambda batch, count, **more: pipeline.fixed_batches(
+    str(tmp_path / "out"), batch=batch, count=count, **options, **more
+  )
+  assert set(get(2, 2)[0]) == {"audio", "lengths"}
+  found = get(1, 9, distinct=True)
+  places = [where(each["audio"][0]) for each in found]
+  assert [song for song, _ in places] == [0, 0, 0, 1]
+  starts = [start for _, start in places[:3]]
+  # The middle of each record; ramps begin again after 2^15 samples.
+  assert starts == [(6000 + 16000 * i) % 2**15 for i in range(3)]
+  names = [each["source"][0] for each in found]
+  assert names[0] == names[1] == names[2] != names[3]
+  assert names[0].endswith("a.wav") and names[3].endswith("b.wav")
+  (pair, other) = get(2, 9, distinct=True)
+  assert [*pair["source"], *other["source"]] == names
+  with pytest.raises(UserError, match="4 records"):
+    get(5, 1, distinct=True)
+  crops = clips.collect(
+    tmp_path / "out", rate=RATE, channels=2, seconds=0.5, count=9
+  )
+  assert [clip.source for clip in crops] == names
+  files_ = clips.collect(
+    tmp_path / "in", rate=RATE, channels=2, seconds=0.5, count=9
+  )
+  assert [clip.source for clip in files_] == ["a.wav", "b.wav"]
 
 
 def test_mistakes_are_named(data, tmp_path):

@@ -15,7 +15,7 @@ CLIPS = 200
 def run(args, codec):
   """Encodes clips, prints the tables, writes what was asked for."""
   from mmdcodec.cli import common
-  from mmdcodec.evaluate import code_rows, dependence
+  from mmdcodec.evaluate import code_rows, codebooks, dependence
 
   books = codec.codebooks if args.codebooks is None else args.codebooks
   if not 1 <= books <= codec.codebooks:
@@ -27,22 +27,25 @@ def run(args, codec):
   name = args.pattern or "delay"
   pattern = parse_pattern(name, books)
   clips, about = common.read_clips(args, codec)
+  size = codec.model.codebook_size
+  encode = lambda clip: codec.encode(clip.audio[None], codebooks=books)[0]
+  # A pattern that has no rows in the longest clip has none at all: say so
+  # before all others are encoded.
+  longest = max(clips, key=lambda clip: len(clip.audio))
+  code_rows.gather(encode(longest)[None], size, pattern=pattern)
   show = common.progress_line("clips encoded")
   codes = []
   for done, clip in enumerate(clips, 1):
-    codes.append(codec.encode(clip.audio[None], codebooks=books)[0])
+    codes.append(encode(clip))
     show(done, len(clips))
   codes, mask = code_rows.pad(codes)
-  vectors = codec.model.apply(
-    codec.variables, method=lambda model: model.quantizer.embed()
-  )
-  streams = np.asarray(vectors)[np.arange(books), codes]
   found = dependence.measure(
     codes,
-    codec.model.codebook_size,
+    size,
     pattern=pattern,
     mask=mask,
-    streams=streams,
+    pieces=[clip.source for clip in clips],
+    vectors=codebooks.vectors(codec),
   )
   columns, rows = measures_table(found, name, codec.frame_rate)
   seconds = sum(len(clip.audio) for clip in clips) / codec.rate
@@ -66,13 +69,14 @@ def parse_pattern(name: str, codebooks: int):
     codebooks: of the codec.
 
   Raises:
-    UserError: no such pattern.
+    UserError: no such pattern, or not one delay for each codebook.
   """
   from mmdcodec.generation import patterns
 
   if re.fullmatch(r"\d+(,\d+)*", name):
     delays = [int(part) for part in name.split(",")]
-    return patterns.make("delay", codebooks, delays) if any(delays) else None
+    pattern = patterns.make("delay", codebooks, delays)
+    return pattern if any(delays) else None
   return None if name == "parallel" else patterns.make(name, codebooks)
 
 

@@ -213,7 +213,8 @@ def fixed_batches(
   rate: int,
   channels: int = 1,
   count: int,
-) -> list[dict[str, np.ndarray]]:
+  distinct: bool = False,
+) -> list[dict]:
   """Batches for evaluation: always the same crops, spread over all records.
 
   Args:
@@ -223,17 +224,28 @@ def fixed_batches(
     rate: Hz of the crops.
     channels: channels of the crops.
     count: number of batches.
+    distinct: for statistics, which overlapping crops would make look better
+      than they are: each crop is of another record, and says of which file.
 
   Returns:
-    `count` dicts as those of `Batches`.
+    `count` dicts as those of `Batches`. If `distinct`, at most as many as the
+    records fill, each with `source` too, a list of str: the data set and file
+    that each crop was cut from, equal for crops of one file.
 
   Raises:
-    UserError: not a data set.
+    UserError: not a data set, or `distinct` and fewer records than a batch.
   """
   sources, _ = _open(datasets)
   ends = np.cumsum([len(s) for s in sources])
+  if distinct:
+    count = min(count, int(ends[-1]) // batch)
+    if not count:
+      raise UserError(
+        f"a batch of {batch} crops is asked for, but there are {ends[-1]}"
+        " records; take a smaller batch or more music."
+      )
   samples = max(1, round(seconds * rate))
-  rows = []
+  rows, names = [], []
   for i in range(batch * count):
     place = (i + 0.5) / (batch * count) * ends[-1]
     k = int(np.searchsorted(ends, place, side="right"))
@@ -246,10 +258,18 @@ def fixed_batches(
       channels=channels,
     )
     rows.append(_padded(x, samples))
-  return [
+    names.append((k, int(record)))
+  found = [
     {key: np.stack([r[key] for r in rows[i : i + batch]]) for key in rows[0]}
     for i in range(0, batch * count, batch)
   ]
+  if distinct:
+    for i, each in enumerate(found):
+      each["source"] = [
+        f"{sources[k].path}: {sources[k][record]['path']}"
+        for k, record in names[i * batch : (i + 1) * batch]
+      ]
+  return found
 
 
 _INDEX = "global_next_index"

@@ -25,10 +25,18 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """A piece of audio: samples [samples, channels] at the codec's rate."""
+  """A piece of audio.
+
+  Attributes:
+    name: to show.
+    audio: samples [samples, channels] at the codec's rate.
+    source: the file that it was cut from, the same for all clips of one; ""
+      where that is not known, as of clips that were saved.
+  """
 
   name: str
   audio: np.ndarray
+  source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +120,8 @@ def collect(
       problem = error
       log(f"left out: {error}")
       continue
-    clips.append(Clip(path.relative_to(root).as_posix(), x))
+    name = path.relative_to(root).as_posix()
+    clips.append(Clip(name, x, source=name))
   if not clips:
     raise UserError(f"{source}: no file could be read ({problem})")
   return clips
@@ -320,12 +329,20 @@ def _is_dataset(path: pathlib.Path) -> bool:
 def _crops(path, rate, channels, seconds, count) -> list[Clip]:
   from mmdcodec.data import pipeline
 
-  # More crops than records would be the same music twice.
-  count = min(count, pipeline.describe(path)["records"])
   found = pipeline.fixed_batches(
-    path, batch=1, seconds=seconds, rate=rate, channels=channels, count=count
+    path,
+    batch=1,
+    seconds=seconds,
+    rate=rate,
+    channels=channels,
+    count=count,
+    distinct=True,
   )
   return [
-    Clip(f"crop {i}", each["audio"][0, : each["lengths"][0]])
+    Clip(
+      f"crop {i}",
+      each["audio"][0, : each["lengths"][0]],
+      source=each["source"][0],
+    )
     for i, each in enumerate(found)
   ]

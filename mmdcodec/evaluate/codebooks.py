@@ -13,6 +13,15 @@ import numpy as np
 from mmdcodec.quantize import vector
 
 
+def vectors(codec) -> np.ndarray:
+  """The code vectors of a `LoadedCodec`: float32 [codebooks, size, dim]."""
+  return np.asarray(
+    codec.model.apply(
+      codec.variables, method=lambda model: model.quantizer.embed()
+    )
+  )
+
+
 def histogram(
   codes: jax.Array, size: int, mask: jax.Array | None = None
 ) -> jax.Array:

@@ -29,7 +29,6 @@ from mmdcodec.generation import patterns
 
 # Below so many frames for each code, weak dependence stays unseen.
 FRAMES_PER_CODE = 100
-FEWEST_CLIPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +104,8 @@ def measure(
   *,
   pattern: patterns.PatternMaker | None | str = "delay",
   mask: np.ndarray | None = None,
-  streams: np.ndarray | None = None,
+  pieces: Sequence | None = None,
+  vectors: np.ndarray | None = None,
   seed: int = 0,
 ) -> Dependence:
   """All measures of dependence, for frames and for the steps of a pattern.
@@ -116,14 +116,17 @@ def measure(
     pattern: name of a pattern or one of `mmdcodec.generation.patterns`; None
       or "parallel": codes of a frame are predicted together.
     mask: bool [clips, frames], False where there is no frame.
-    streams: [clips, frames, codebooks, dim] code vectors, for kernel measures.
+    pieces: [clips], a number or name of the piece of music that each clip is
+      of; None: each is of its own. See `code_rows.gather`.
+    vectors: [codebooks, size, dim], of each code, for kernel measures.
     seed: of everything random.
 
   Returns:
     See `Dependence`.
 
   Raises:
-    UserError: one codebook, no rows, or codes outside of the codebooks.
+    UserError: one codebook, codes outside of the codebooks, or a pattern that
+      has no rows in these clips; see `code_rows.gather`.
   """
   codes = np.asarray(codes)
   clips, frames, books = codes.shape
@@ -131,10 +134,15 @@ def measure(
     name = pattern
     pattern = None if name == "parallel" else patterns.make(name, books)
   sizes = code_rows.sizes_of(size, books)
-  aligned = _measure(codes, sizes, None, mask, streams, seed)
+  # Refuses what it must before the minutes of work.
+  rows = code_rows.gather(
+    codes, sizes, pattern=pattern, mask=mask, pieces=pieces
+  )[0]
+  given = dict(mask=mask, pieces=pieces)
+  aligned = _measure(codes, sizes, None, given, vectors, seed)
   together = aligned
   if pattern is not None:
-    together = _measure(codes, sizes, pattern, mask, streams, seed)
+    together = _measure(codes, sizes, pattern, given, vectors, seed)
   counts = np.asarray(codebooks.histogram(codes, int(sizes.max()), mask))
   perplexity = codebooks.statistics(counts)["perplexity"]
   count = int(counts[0].sum())
@@ -148,26 +156,28 @@ def measure(
     frames=count,
     clips=valid,
     sizes=sizes,
-    warnings=tuple(_warnings(count, valid, sizes, together)),
+    warnings=tuple(
+      _warnings(count, len(np.unique(rows.piece)), sizes, together)
+    ),
   )
 
 
-def _measure(codes, sizes, pattern, mask, streams, seed) -> Measured:
-  given = dict(pattern=pattern, mask=mask)
+def _measure(codes, sizes, pattern, given, vectors, seed) -> Measured:
+  given = dict(given, pattern=pattern)
   kernel = None
-  if streams is not None:
+  if vectors is not None:
     # Of the largest kind of step, where a pattern has several.
     rows = code_rows.gather(codes, sizes, **given)[0]
-    kernel = kernel_dependence(streams, rows, seed=seed)
+    kernel = kernel_dependence(vectors, rows, seed=seed)
   return Measured(
     total=total_correlation(codes, sizes, **given, seed=seed),
     pairs=mutual_information(codes, sizes, **given, seed=seed),
-    coded=coded_size(codes, sizes, **given),
+    coded=coded_size(codes, sizes, pattern=pattern, mask=given["mask"]),
     kernel=kernel,
   )
 
 
-def _warnings(frames, clips, sizes, measured):
+def _warnings(frames, pieces, sizes, measured):
   """What a reader must know before believing the numbers."""
   largest = int(sizes.max())
   if frames < FRAMES_PER_CODE * largest:
@@ -176,10 +186,11 @@ def _warnings(frames, clips, sizes, measured):
       " is a lower bound that may miss most of a weak dependence, and entropies"
       f" are too low. {FRAMES_PER_CODE * largest:,} frames or more are better."
     )
-  if clips < FEWEST_CLIPS:
+  if pieces < code_rows.MANY_PIECES:
     yield (
-      f"{clips} clips are few: they were cut into pieces to hold some out, and"
-      f" errors are too small. {FEWEST_CLIPS} clips or more are better."
+      f"{pieces} pieces of music are few: they were cut into stretches to hold"
+      " some out, so what they repeat counts as dependence, and errors are too"
+      f" small. {code_rows.MANY_PIECES} pieces or more are better."
     )
   null, bits = measured.pairs.null, measured.pairs.bits
   if np.nanmean(null) > max(0.1, np.nanmean(bits)):

@@ -12,6 +12,11 @@ For two codebooks this is normalised HSIC, also known as centred kernel
 alignment (Cortes et al. 2012; Kornblith et al. 2019). 0 is independent, and 1
 that each codebook tells all others and their vectors lie at the same distances
 of one another. Codes that tell all others through a table come to less.
+
+A codebook that is idle, of which one vector is (nearly) always in use, depends
+on nothing and would make the denominator (nearly) 0. It is left out, and the
+rest is compared. For more than two codebooks 1 is no strict bound: those that
+are used little shrink the denominator more than the numerator.
 """
 
 import dataclasses
@@ -25,6 +30,7 @@ from mmdcodec.quantize import independence, kernels
 
 ROWS = 2048  # looked at; all pairs of them are
 SHUFFLES = 8
+IDLE = 0.95  # share of the rows that have the same vector, or more
 # In units of the median distance, for two codebooks.
 RADII = (0.5, 1.0, 2.0)
 
@@ -35,11 +41,12 @@ class KernelDependence:
 
   Attributes:
     normalised: dHSIC from 0 (independent) to 1 (equal vectors), with a kernel
-      whose radii are relative to the data.
+      whose radii are relative to the data, of the codebooks that are not idle;
+      NaN if fewer than two are left.
     null: mean of the same for shuffled codes; what chance gives.
     null_error: standard deviation of the same, over the shuffles.
     loss: the independence loss itself with the paper's kernel, without the
-      noise of permutations.
+      noise of permutations, of all codebooks.
   """
 
   normalised: float
@@ -49,13 +56,13 @@ class KernelDependence:
 
 
 def kernel_dependence(
-  streams: np.ndarray, rows: Rows, *, seed: int = 0, limit: int = ROWS
+  vectors: np.ndarray, rows: Rows, *, seed: int = 0, limit: int = ROWS
 ) -> KernelDependence:
   """Kernel measures on rows spread evenly over all clips.
 
   Args:
-    streams: [clips, frames, codebooks, dim], vector of each codebook.
-    rows: which of them stand together, from `code_rows.gather`.
+    vectors: [codebooks, size, dim], the vector of each code.
+    rows: which codes stand together, from `code_rows.gather`.
     seed: of the shuffles.
     limit: at most so many rows; time goes with its square.
 
@@ -67,32 +74,35 @@ def kernel_dependence(
   chosen = np.arange(min(count, limit)) * count // min(count, limit)
   held = np.asarray(rows.codebooks)
 
-  def vectors(order=None):
-    """[chosen rows, k, dim], of all codebooks in order or each in its own."""
-    order = np.arange(count)[:, None] if order is None else order
-    order, column = np.broadcast_arrays(order[chosen], np.arange(books))
-    clip, frame = rows.clip[order], rows.frames[order, column]
-    return np.asarray(streams[clip, frame, held], np.float32)
+  def look_up(codes):
+    """Vectors [chosen rows, k, dim] of codes [chosen rows, k]."""
+    return np.asarray(vectors[held, codes], np.float32)
 
+  z = look_up(rows.codes[chosen])
+  loss = float(_dhsic(z, kernel=kernels.GaussianKernel()))
+  most = [
+    np.unique(z[:, k], axis=0, return_counts=True)[1].max() / len(z)
+    for k in range(books)
+  ]
+  busy = np.flatnonzero(np.array(most) < IDLE)
+  if len(busy) < 2:
+    return KernelDependence(np.nan, np.nan, np.nan, loss)
   # Distances of k vectors add up, and so must the squares of the radii.
-  wide = tuple(r * (books / 2) ** 0.5 for r in RADII)
+  wide = tuple(r * (len(busy) / 2) ** 0.5 for r in RADII)
   kernel = kernels.GaussianKernel(wide, relative=True)
   value = functools.partial(_dhsic, kernel=kernel)
-  z = vectors()
-  copies = [float(value(z[:, [k] * books])) for k in range(books)]
-  # A codebook with one code in use depends on nothing; rounding is left of it.
-  used = rows.codes[chosen]
-  idle = (used == used[0]).all(0).any() or min(copies) <= 0
-  scale = np.inf if idle else float(np.exp(np.mean(np.log(copies))))
-  chance = [
-    float(value(vectors(rows.shuffled(random)))) / scale
-    for _ in range(SHUFFLES)
-  ]
+  copies = [float(value(z[:, [k] * len(busy)])) for k in busy]
+  scale = float(np.exp(np.mean(np.log(copies))))
+  chance = []
+  for _ in range(SHUFFLES):
+    order = rows.shuffled(random)[chosen]
+    shuffled = look_up(rows.codes[order, np.arange(books)])
+    chance.append(float(value(shuffled[:, busy])) / scale)
   return KernelDependence(
-    normalised=float(value(z)) / scale,
+    normalised=float(value(z[:, busy])) / scale,
     null=float(np.mean(chance)),
     null_error=float(np.std(chance, ddof=1)),
-    loss=float(_dhsic(z, kernel=kernels.GaussianKernel())),
+    loss=loss,
   )
 
 

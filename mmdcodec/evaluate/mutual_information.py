@@ -6,11 +6,12 @@ have nothing to do with each other. What chance alone gives is found by
 shuffling, and taken off.
 
 The shuffle (`Rows.shuffled`) gives each codebook an order of whole clips of its
-own, so that codes keep their order in time. Shuffling rows would not do: codes
-last for several rows, so there are fewer independent ones than rows, and any
-two slow streams would seem dependent. Turning each clip in itself would not do
-either: it keeps which codes belong to which clip, and that two codebooks both
-know the clip is dependence, as far as one step of a language model goes.
+own (of pieces, where they are known), so that codes keep their order in time.
+Shuffling rows would not do: codes last for several rows, so there are fewer
+independent ones than rows, and any two slow streams would seem dependent.
+Turning each clip in itself would not do either: it keeps which codes belong to
+which clip, and that two codebooks both know the clip is dependence, as far as
+one step of a language model goes.
 
 What it cannot tell apart: codebooks that only change at the same moments have
 fewer independent pairs than their shuffles, and show a little too much.
@@ -38,7 +39,7 @@ class MutualInformation:
 
   Attributes:
     bits: of the histograms, less the mean of the shuffles.
-    error: standard error: clips drawn again (to first order: clip means of
+    error: standard error: pieces drawn again (to first order: their means of
       log p(a, b) / p(a) p(b)) and the spread of the shuffles.
     null: mean of the shuffles, what was taken off.
     significant: above nearly all shuffles; at most LEVEL is the chance that
@@ -62,6 +63,7 @@ def mutual_information(
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
+  pieces: Sequence | None = None,
   seed: int = 0,
   shuffles: int = SHUFFLES,
 ) -> MutualInformation:
@@ -72,6 +74,8 @@ def mutual_information(
     size: codes in a codebook, one number or one for each.
     pattern: what is predicted together; None for the codes of a frame.
     mask: bool [clips, frames], False where there is no frame.
+    pieces: [clips], a number or name of the piece of music that each clip is
+      of; None: each is of its own. See `code_rows.gather`.
     seed: of the shuffles.
     shuffles: how many; at least 20, for a level of 5%.
 
@@ -81,7 +85,9 @@ def mutual_information(
   Raises:
     UserError: no rows; see `code_rows.gather`.
   """
-  kinds = code_rows.gather(codes, size, pattern=pattern, mask=mask)
+  kinds = code_rows.gather(
+    codes, size, pattern=pattern, mask=mask, pieces=pieces
+  )
   books = np.asarray(codes).shape[-1]
   bits, error, null = np.full((3, books, books), np.nan)
   significant = np.zeros((books, books), bool)
@@ -152,10 +158,10 @@ def _joint(codes: np.ndarray, first, second) -> np.ndarray:
 
 
 def _with_error(rows, first, second) -> tuple[np.ndarray, np.ndarray]:
-  """Mutual information of pairs in bits, and its error by clips.
+  """Mutual information of pairs in bits, and its error by pieces.
 
   The error is that of the mean of log p(a, b) / p(a) p(b) over rows, the
-  influence of each row on the value, with all rows of a clip moving together.
+  influence of each row on the value, with all rows of a piece moving together.
   """
   unit, count = rows.units(), len(rows)
   pieces = np.bincount(unit)

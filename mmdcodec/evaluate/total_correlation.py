@@ -19,7 +19,9 @@ and weak dependence between large codebooks takes many rows to learn: of the
 0.58 bits of four codebooks of 64 that copy one code in ten, 20,000 rows show
 half, 100,000 three quarters. Compare figures of the same number of rows only.
 
-Clips, not rows, are held out: neighbours in time are nearly copies.
+Clips, not rows, are held out: neighbours in time are nearly copies. So are
+clips of music that repeats itself, and those of one piece are held out together
+where the caller tells which they are.
 """
 
 import dataclasses
@@ -54,14 +56,15 @@ class TotalCorrelation:
 
   Attributes:
     bits: the estimate, summed over the codebooks; about 0 if independent.
-    error: its standard error, by drawing clips again.
+    error: its standard error, by drawing pieces again.
     per_codebook: float64 [codebooks], what the codes before it in its row say
       about each; 0 for the first.
     per_codebook_error: float64 [codebooks].
     entropy: float64 [codebooks], held-out cross-entropy of each alone.
     share: bits / sum of `entropy`, the part of the rate that is said twice.
-    rows: number of rows looked at.
-    clips: number of pieces that were held out in turn.
+    rows: number of rows looked at, of the largest kind of step.
+    clips: number of units among them that were held out in turn, see
+      `code_rows.Rows.units`.
   """
 
   bits: float
@@ -80,18 +83,22 @@ def total_correlation(
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
+  pieces: Sequence | None = None,
   seed: int = 0,
 ) -> TotalCorrelation:
   """Held-out variational total correlation.
 
   Where the steps of a pattern are of several kinds (such as two codebooks,
-  then two others), the bits of all kinds are added up.
+  then two others), the bits of all kinds are added up. Kinds that share a
+  codebook are refused.
 
   Args:
     codes: int [clips, frames, codebooks].
     size: codes in a codebook, one number or one for each.
     pattern: what is predicted together; None for the codes of a frame.
     mask: bool [clips, frames], False where there is no frame.
+    pieces: [clips], a number or name of the piece of music that each clip is
+      of; None: each is of its own. See `code_rows.gather`.
     seed: of the split, the start and the batches. The same one, the same
       result.
 
@@ -104,7 +111,9 @@ def total_correlation(
   codes = np.asarray(codes)
   books = codes.shape[-1]
   sizes = code_rows.sizes_of(size, books)
-  kinds = code_rows.gather(codes, size, pattern=pattern, mask=mask)
+  kinds = code_rows.gather(
+    codes, size, pattern=pattern, mask=mask, pieces=pieces
+  )
   gain, error, entropy = np.zeros((3, books))
   variance = 0.0
   for rows in kinds:
@@ -123,7 +132,7 @@ def total_correlation(
     entropy=entropy,
     share=float(gain.sum() / max(entropy.sum(), 1e-9)),
     rows=len(kinds[0]),
-    clips=int(unit.max()) + 1,
+    clips=int(kinds[0].units().max()) + 1,
   )
 
 

@@ -160,17 +160,8 @@ def gradient_norms(
   # All that `inspect` looks at.
   names = ("step", "params", "collections")
   state = types.SimpleNamespace(**{name: arrays[name] for name in names})
-  data = pipeline.batches(
-    settings.parse_datasets(config["data"]["train"]),
-    batch=config["batch"],
-    seconds=config["data"]["seconds"],
-    rate=config["model"]["rate"],
-    channels=config["model"]["channels"],
-    seed=seed,
-    gain_db=tuple(config["data"]["gain_db"]),
-  )
   found = []
-  with data:
+  with loop.training_batches(config, seed=seed) as data:
     for _ in range(batches):
       seen = task.inspect(state, tuple(next(data) for _ in range(task.history)))
       others = [seen.get(f"gradient/{name}", 0.0) for name in RECONSTRUCTION]
@@ -181,7 +172,10 @@ def gradient_norms(
 
 
 def held_out(job: dict) -> list[dict]:
-  """Clips to measure on, always the same: pipeline.fixed_batches of one."""
+  """Clips to measure on, always the same: `pipeline.fixed_batches` of one.
+
+  At most as many as there are records: more would be the same music twice.
+  """
   model = job["config"]["model"]
   return pipeline.fixed_batches(
     settings.parse_datasets(job["held_out"]),
@@ -190,6 +184,7 @@ def held_out(job: dict) -> list[dict]:
     rate=model["rate"],
     channels=model["channels"],
     count=job["clips"],
+    distinct=True,
   )
 
 
@@ -221,10 +216,8 @@ def measure(
       rows.append(compare(x, y, codec.rate, lengths))
   codes, mask = code_rows.pad(coded)
   size = codec.model.codebook_size
-  books = codec.model.apply(
-    codec.variables, method=lambda m: m.quantizer.embed()
-  )
-  streams = np.asarray(books)[np.arange(codec.codebooks), codes]
+  pieces = [clip["source"][0] for clip in clips]
+  vectors = codebooks.vectors(codec)
   counts = codebooks.histogram(codes, size, mask)
   found = {
     "step": step,
@@ -238,10 +231,10 @@ def measure(
   if both:
     kinds["same_frame"] = None
   for name, pattern in kinds.items():
-    given = dict(pattern=pattern, mask=mask)
+    given = dict(pattern=pattern, mask=mask, pieces=pieces)
     total = total_correlation.total_correlation(codes, size, **given)
     kernel = kernel_dependence.kernel_dependence(
-      streams, code_rows.gather(codes, size, **given)[0]
+      vectors, code_rows.gather(codes, size, **given)[0]
     )
     found[name] = {
       "total_correlation": total.bits,
