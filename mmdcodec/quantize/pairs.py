@@ -8,11 +8,10 @@ the tiles anew, so memory is O(n d + block^2).
 
 Under a mesh every device holds all rows (24 MB for the 11,776 rows of 512 of
 arXiv 2406.02315), walks over its share of the tiles, and the sums are added up
-at the end. On 16 chips of TPU v5e those 24 MB cross the links in a tenth of a
-millisecond (200 GB/s, as published), and a chip's share of the products, 53
-GFLOP in float32 of six passes, takes more than one: a ring that sends blocks
-around could hide that tenth at most, and the rows it need not hold are less
-than the blocks' intermediate results.
+at the end. By count, not measured: on 16 chips of TPU v5e those 24 MB cross the
+links in a tenth of a millisecond (200 GB/s, as published), and a chip's share
+of the products, 53 GFLOP in float32 of six passes, takes more than one. A ring
+that sends blocks around could hide that tenth at most.
 """
 
 import functools
@@ -93,6 +92,9 @@ def single_sums(
     valid: see there.
     kernel: see there.
     block: see there.
+
+  Returns:
+    single [scales, codebooks, n].
   """
 
   def tile(a, b, weight, live):
