@@ -68,8 +68,8 @@ def product_sums(
   """
 
   def tile(a, b, weight, live):
-    us, terms = _terms(kernel, a[0], b[0], live)
-    joint = _joint(kernel, a[0], us, terms)[0]
+    u, terms = _terms(kernel, a[0], b[0], live)
+    joint = _joint(kernel, a[0], u, terms)[0]
     for_a, for_b = (
       (weight * _sum(joint, axis), weight * _single(terms, axis))
       for axis in (1, 0)
@@ -133,20 +133,16 @@ def product_gradient(
 
   def tile(a, b, weight, live):
     (a, (joint_a, single_a)), (b, (joint_b, single_b)) = a, b
-    us, terms = _terms(kernel, a, b, live)
-    joint, pulls = _joint(kernel, a, us, terms)
-    of_joint = joint_a[:, None] + joint_b[None]
-    gradients = []
-    for k, (pull, (_, slopes)) in enumerate(zip(pulls, terms, strict=True)):
-      w = of_joint * pull
-      for s, slope in enumerate(slopes):
-        w += (single_a[s, k][:, None] + single_b[s, k][None]) * slope
-      w = jnp.where(_apart(kernel, us[k], live), weight * w, 0.0)
-      gradients.append(_pull(kernel, w, a.z[k], b.z[k]))
-    for_a, for_b = zip(*gradients, strict=True)
+    u, terms = _terms(kernel, a, b, live)
+    joint, w = _joint(kernel, a, u, terms)
+    w = (joint_a[:, None] + joint_b[None]) * w
+    for s, slope in enumerate(terms[1]):
+      w += (single_a[s][:, :, None] + single_b[s][:, None]) * slope
+    w = jnp.where(_apart(kernel, u, live), weight * w, 0.0)
+    for_a, for_b = _pull(kernel, w, a.z, b.z)
     return (
-      (weight * _sum(joint, 1), jnp.stack(for_a)),
-      (weight * _sum(joint, 0), jnp.stack(for_b)),
+      (weight * _sum(joint, 1), for_a),
+      (weight * _sum(joint, 0), for_b),
     )
 
   zeros = _no_joint(blocks), jnp.zeros_like(blocks.z)
@@ -156,15 +152,14 @@ def product_gradient(
 
 
 def _terms(kernel: Kernel, a: Blocks, b: Blocks, live: jax.Array):
-  """For each codebook what the kernel takes, and its values and slopes."""
-  us = [_numbers(kernel, a, b, k, live) for k in range(len(a.z))]
-  return us, [kernel.terms(kernel.roots(u)) for u in us]
+  """What the kernel takes, and its values and slopes, of every codebook."""
+  u = _numbers(kernel, a, b, live)
+  return u, kernel.terms(kernel.roots(u))
 
 
-def _single(terms: list, axis: int) -> jax.Array:
+def _single(terms: tuple, axis: int) -> jax.Array:
   """Sums [scales, codebooks, block] of each codebook's values."""
-  sums = [[_sum(v, axis) for v in values] for values, _ in terms]
-  return jnp.stack([jnp.stack(each) for each in zip(*sums, strict=True)])
+  return jnp.stack([_sum(value, axis) for value in terms[0]])
 
 
 def _no_joint(blocks: Blocks) -> jax.Array:
@@ -215,16 +210,15 @@ def _weighted_sum(z, source, weights, kernel, block):
 def _weighted_sums(z, source, weights, kernel, block, *, gradient):
   def tile(a, b, weight, live):
     (a, _), (b, _) = a, b
-    u = _numbers(kernel, a, b, 0, live)
-    values, slopes = kernel.terms(kernel.roots(u))
-    value = sum(values)
+    u, (values, slopes) = _terms(kernel, a, b, live)
+    value = sum(values)[0]
     # A half for each row: rounding errors of the rows are independent.
     sums = [0.5 * weight * _sum(value, axis) for axis in (1, 0)]
     if not gradient:
       return (sums[0],), (sums[1],)
     w = jnp.where(_apart(kernel, u, live), weight * sum(slopes), 0.0)
-    for_a, for_b = _pull(kernel, w, a.z[0], b.z[0])
-    return (sums[0], for_a[None]), (sums[1], for_b[None])
+    for_a, for_b = _pull(kernel, w, a.z, b.z)
+    return (sums[0], for_a), (sums[1], for_b)
 
   # One codebook, and no copy as `cut` would make one.
   z = z.reshape(-1, 1, block, z.shape[-1])
@@ -374,28 +368,33 @@ def _live(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _numbers(
-  kernel: Kernel, a: Blocks, b: Blocks, k: int, live: jax.Array
+  kernel: Kernel, a: Blocks, b: Blocks, live: jax.Array
 ) -> jax.Array:
-  """What the kernel takes, for all pairs of codebook k: [block, block]."""
-  x, y = a.z[k], b.z[k]
+  """What the kernel takes, for all pairs: [codebooks, block, block]."""
+  x, y = a.z, b.z
   dim = x.shape[-1]
 
   def numbers():
     if kernel.of == "product":
-      u = _times(x, y, (1, 1)) / dim
+      u = _times(x, y, (2, 2)) / dim
     elif dim <= _NARROW:
-      u = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(dim))
+      u = sum(d * d for d in _differences(x, y))
     else:
-      size = a.square[k][:, None] + b.square[k][None]
+      size = a.square[:, :, None] + b.square[:, None]
       # In parts: rounding errors of a long sum would hide that rows are equal.
       u = size - 2.0 * sum(
-        _times(x[:, i : i + _PART], y[:, i : i + _PART], (1, 1))
+        _times(x[..., i : i + _PART], y[..., i : i + _PART], (2, 2))
         for i in range(0, dim, _PART)
       )
       u = jnp.where(u < _ROUNDING * size, 0.0, u)
     return jnp.where(live, u, kernel.nowhere)
 
   return _stored(numbers, a, kernel.nowhere)
+
+
+def _differences(x: jax.Array, y: jax.Array) -> list[jax.Array]:
+  """Of each coordinate, for all pairs: [codebooks, block, block]."""
+  return [x[:, :, None, i] - y[:, None, :, i] for i in range(x.shape[-1])]
 
 
 def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
@@ -420,21 +419,25 @@ def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
 
 
 def _joint(
-  kernel: Kernel, a: Blocks, us: list, terms: list
-) -> tuple[jax.Array, list]:
-  """K = sum_s prod_k k_s(u_k), and its derivative in each u_k."""
+  kernel: Kernel, a: Blocks, u: jax.Array, terms: tuple
+) -> tuple[jax.Array, jax.Array]:
+  """K = sum_s prod_k k_s(u_k), and its derivative in each u_k.
+
+  Returns:
+    [block, block], and [codebooks or 1, block, block].
+  """
   if kernel.multiplies:
     # Few exponentials more, but XLA keeps those, where it would multiply all
     # codebooks' values again in every loop that reads a product of them.
-    u = _stored(lambda: sum(us), a, kernel.nowhere)
-    values, slopes = kernel.terms(kernel.roots(u))
-    return sum(values), [sum(slopes)] * len(us)
-  total, pulls = 0.0, [0.0] * len(terms)
-  for s in range(kernel.scales):
-    product, others = _leave_one_out([values[s] for values, _ in terms])
+    values, slopes = kernel.terms(
+      kernel.roots(_stored(lambda: sum(u), a, kernel.nowhere))
+    )
+    return sum(values), sum(slopes)[None]
+  total, pulls = 0.0, 0.0
+  for value, slope in zip(*terms, strict=True):
+    product, others = _leave_one_out(list(value))
     total += product
-    for k, (_, slopes) in enumerate(terms):
-      pulls[k] += others[k] * slopes[s]
+    pulls += jnp.stack(others) * slope
   return total, pulls
 
 
@@ -464,39 +467,44 @@ def _pull(
   """Gradients in x and y of sum_ij w_ij u_ij, with u as in `_numbers`."""
   if kernel.of == "product":
     scale = 1.0 / x.shape[-1]
-    return scale * _times(w, y, (1, 0)), scale * _times(w, x, (0, 0))
+    return scale * _times(w, y, (2, 1)), scale * _times(w, x, (1, 1))
   if x.shape[-1] <= _NARROW:
     # Of two near rows the difference counts, which a product would round off.
-    apart = [
-      2.0 * w * (x[:, i, None] - y[None, :, i]) for i in range(x.shape[-1])
-    ]
+    apart = [2.0 * w * difference for difference in _differences(x, y)]
     return (
-      jnp.stack([_sum(a, 1) for a in apart], 1),
-      jnp.stack([-_sum(a, 0) for a in apart], 1),
+      jnp.stack([_sum(a, 1) for a in apart], -1),
+      jnp.stack([-_sum(a, 0) for a in apart], -1),
     )
-  # Without the barrier XLA on CPUs puts these into the subtraction's loop, and
-  # sums each row anew for every one of its numbers.
+
+  def sums(keep):
+    x_turned = keep(jnp.swapaxes(x, 1, 2))
+    return keep(
+      (w.sum(2), w.sum(1), _times(w, y, (2, 1)), _times(x_turned, w, (2, 1)))
+    )
+
+  # With the barriers XLA on CPUs uses its fast matrix product for both, which
+  # takes no first factor that is turned, and does not put the sums into the
+  # subtraction's loop, where each would be taken anew for all its numbers.
   rows, columns, for_x, for_y = lax.platform_dependent(
-    (w.sum(1), w.sum(0), _times(w, y, (1, 0)), _times(x, w, (0, 0)).T),
-    cpu=lax.optimization_barrier,
-    default=lambda sums: sums,
+    cpu=lambda: sums(lax.optimization_barrier),
+    default=lambda: sums(lambda x: x),
   )
   return (
-    2.0 * (rows[:, None] * x - for_x),
-    2.0 * (columns[:, None] * y - for_y),
+    2.0 * (rows[..., None] * x - for_x),
+    2.0 * (columns[..., None] * y - jnp.swapaxes(for_y, 1, 2)),
   )
 
 
 def _sum(x: jax.Array, axis: int) -> jax.Array:
-  """Sum over an axis of a matrix.
+  """Sum over one of the last two axes.
 
   In a TPU kernel the sums of columns lie as they are stored, those of rows do
   not, and v4 cannot turn them. For XLA it makes no difference.
   """
-  return (x.T if axis else x).sum(0)
+  return (jnp.swapaxes(x, -1, -2) if axis else x).sum(-2)
 
 
 def _times(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-  """Product of two matrices in full float32, on TPUs as well."""
-  dims = (((contract[0],), (contract[1],)), ((), ()))
+  """Products of two matrices for each codebook, in full float32 on TPUs too."""
+  dims = (((contract[0],), (contract[1],)), ((0,), (0,)))
   return lax.dot_general(a, b, dims, precision=lax.Precision.HIGHEST)
