@@ -52,14 +52,6 @@ class CodedSize:
   previous: np.ndarray
   both: np.ndarray
 
-  @property
-  def gap(self) -> float:
-    """What earlier codebooks of the row are worth, in bits per frame.
-
-    May be a little negative where they are worth nothing: learning that costs.
-    """
-    return float(self.alone.sum() - self.earlier.sum())
-
 
 def coded_size(
   codes: np.ndarray,
