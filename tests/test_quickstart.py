@@ -19,6 +19,7 @@ from mmdcodec.configs import common
 from mmdcodec.configs import quickstart as configs
 
 import mmdcodec
+from mmdcodec import progress as progress_lib
 from mmdcodec.audio import synth
 from mmdcodec.cli import common as cli_common
 from mmdcodec.cli import quickstart, reports
@@ -228,7 +229,7 @@ def test_any_name_of_a_workdir(tmp_path):
 
 def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
   now = [100.0]
-  monkeypatch.setattr(cli_common.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: now[0])
   show = cli_common.progress_line("songs")
   show(2, 12)
   now[0] += 20

@@ -2,14 +2,13 @@
 
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mmdcodec import text
 from mmdcodec.errors import UserError
+from mmdcodec.progress import ProgressLine
 
 
 def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
@@ -129,27 +128,20 @@ def progress_line(things: str) -> Callable[[int, int], None]:
   Args:
     things: what is counted, such as "songs".
   """
-  start = time.monotonic()
-  # A terminal has its line rewritten; a log gets one now and then.
-  live = sys.stderr.isatty()
-  every = 0.5 if live else 15.0
-  state = {"first": None, "next": start + every}
+  line, first = ProgressLine(), None
 
   def show(done: int, total: int) -> None:
-    now = time.monotonic()
-    if state["first"] is None:
-      state["first"] = done  # what an earlier run did took no time in this one
+    nonlocal first
+    if first is None:
+      first = done  # what an earlier run did took no time in this one
     last = done == total
-    # What is over before the first line is due shows none.
-    if now < state["next"] and not (last and state["next"] > start + every):
+    if not line.due(last=last):
       return
-    state["next"] = now + every
-    speed = (done - state["first"]) / max(now - start, 1e-9)
-    line = f"  {done}/{total} {things}, {speed:.1f} a second"
+    speed = (done - first) / line.spent
+    words = f"  {done}/{total} {things}, {speed:.1f} a second"
     if speed:
-      line += f", {text.duration((total - done) / speed)} left"
-    begin, end = ("\r\x1b[K", "\n" if last else "") if live else ("", "\n")
-    print(begin + line, end=end, file=sys.stderr, flush=True)
+      words += f", {text.duration((total - done) / speed)} left"
+    line.show(words, last=last)
 
   return show
 

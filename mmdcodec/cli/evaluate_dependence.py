@@ -46,6 +46,7 @@ def run(args, codec):
     mask=mask,
     pieces=[clip.source for clip in clips],
     vectors=codebooks.vectors(codec),
+    progress=common.progress_line("measures taken"),
   )
   columns, rows = measures_table(found, name, codec.frame_rate)
   seconds = sum(len(clip.audio) for clip in clips) / codec.rate

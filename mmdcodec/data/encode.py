@@ -12,10 +12,8 @@ import concurrent.futures
 import io
 import json
 import os
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ import soundfile
 
 from mmdcodec import text
 from mmdcodec.data import captions, cut
+from mmdcodec.progress import ProgressLine
 
 # Records that wait are kept in memory up to this size, beyond it on disk.
 _IN_MEMORY = 32 << 20
@@ -248,38 +247,31 @@ class _Meter:
     self._report = report
     self._sizes = {s.name: _size(s.path) for s in sources}
     self._bytes, self._files = 0, 0
-    self._start = time.monotonic()
-    # A terminal has its line rewritten; a log gets one now and then.
-    self._live = sys.stderr.isatty()
-    self._every = 0.5 if self._live else 15.0
-    self._next = self._start + self._every
+    self._line = ProgressLine()
 
   def done(self, source: Source) -> None:
     self._files += 1
     self._bytes += self._sizes[source.name]
     self.show()
 
-  def show(self, last: bool = False) -> None:
-    now = time.monotonic()
-    if not self._enabled or (now < self._next and not last):
-      return
-    self._next = now + self._every
-    spent = max(now - self._start, 1e-9)
+  def show(self) -> None:
+    if self._enabled and self._line.due():
+      self._line.show(self._words())
+
+  def close(self) -> None:
+    if self._enabled:
+      self._line.show(self._words(), last=True)
+
+  def _words(self) -> str:
+    spent = self._line.spent
     total = max(1, sum(self._sizes.values()))
     left = spent * (total - self._bytes) / self._bytes if self._bytes else 0
-    line = (
+    return (
       f"{self._files}/{len(self._sizes)} files,"
       f" {self._report.seconds / 3600:.2f} h of audio,"
       f" {self._report.seconds / spent:.0f} x real time,"
       f" {len(self._report.skipped)} skipped, {text.duration(left)} left"
     )
-    start, end = ("\r\x1b[K", "") if self._live else ("", "\n")
-    print(start + line, end=end, file=sys.stderr, flush=True)
-
-  def close(self) -> None:
-    self.show(last=True)
-    if self._enabled and self._live:
-      print(file=sys.stderr)
 
 
 def _size(path: Path) -> int:

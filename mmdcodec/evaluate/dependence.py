@@ -6,8 +6,9 @@ depend on nothing, so use and entropy of the codes always stand beside.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -107,6 +108,7 @@ def measure(
   pieces: Sequence | None = None,
   vectors: np.ndarray | None = None,
   seed: int = 0,
+  progress: Callable[[int, int], None] | None = None,
 ) -> Dependence:
   """All measures of dependence, for frames and for the steps of a pattern.
 
@@ -120,6 +122,7 @@ def measure(
       of; None: each is of its own. See `code_rows.gather`.
     vectors: [codebooks, size, dim], of each code, for kernel measures.
     seed: of everything random.
+    progress: called with (measures done, measures in all).
 
   Returns:
     See `Dependence`.
@@ -138,11 +141,14 @@ def measure(
   rows = code_rows.gather(
     codes, sizes, pattern=pattern, mask=mask, pieces=pieces
   )[0]
+  kinds = [None] if pattern is None else [None, pattern]
   given = dict(mask=mask, pieces=pieces)
-  aligned = _measure(codes, sizes, None, given, vectors, seed)
-  together = aligned
-  if pattern is not None:
-    together = _measure(codes, sizes, pattern, given, vectors, seed)
+  numbers, every = itertools.count(1), len(kinds) * (3 + (vectors is not None))
+  show = lambda: progress and progress(next(numbers), every)
+  measured = [
+    _measure(codes, sizes, kind, given, vectors, seed, show) for kind in kinds
+  ]
+  aligned, together = measured[0], measured[-1]
   counts = np.asarray(codebooks.histogram(codes, int(sizes.max()), mask))
   perplexity = codebooks.statistics(counts)["perplexity"]
   count = int(counts[0].sum())
@@ -162,17 +168,24 @@ def measure(
   )
 
 
-def _measure(codes, sizes, pattern, given, vectors, seed) -> Measured:
+def _measure(codes, sizes, pattern, given, vectors, seed, show) -> Measured:
   given = dict(given, pattern=pattern)
+
+  def one(measure, *what, **how):
+    found = measure(*what, **how)
+    show()
+    return found
+
   kernel = None
   if vectors is not None:
     # Of the largest kind of step, where a pattern has several.
     rows = code_rows.gather(codes, sizes, **given)[0]
-    kernel = kernel_dependence(vectors, rows, seed=seed)
+    kernel = one(kernel_dependence, vectors, rows, seed=seed)
+  coded = dict(pattern=pattern, mask=given["mask"])
   return Measured(
-    total=total_correlation(codes, sizes, **given, seed=seed),
-    pairs=mutual_information(codes, sizes, **given, seed=seed),
-    coded=coded_size(codes, sizes, pattern=pattern, mask=given["mask"]),
+    total=one(total_correlation, codes, sizes, **given, seed=seed),
+    pairs=one(mutual_information, codes, sizes, **given, seed=seed),
+    coded=one(coded_size, codes, sizes, **coded),
     kernel=kernel,
   )
 

@@ -1,0 +1,46 @@
+"""A line on stderr that says how far a long piece of work has come."""
+
+import sys
+import time
+
+
+class ProgressLine:
+  """A terminal has its line rewritten; a log gets one now and then.
+
+  Attributes:
+    start: `time.monotonic()` when the work began.
+  """
+
+  def __init__(self):
+    self.start = time.monotonic()
+    self._live = sys.stderr.isatty()
+    self._every = 0.5 if self._live else 15.0
+    self._next = self.start + self._every
+    self._shown = False
+
+  @property
+  def spent(self) -> float:
+    """Seconds since the work began, more than 0."""
+    return max(time.monotonic() - self.start, 1e-9)
+
+  def due(self, *, last: bool = False) -> bool:
+    """Whether to show a line now.
+
+    Args:
+      last: the work is done. It has a last line if it had any.
+    """
+    return time.monotonic() >= self._next or (last and self._shown)
+
+  def show(self, line: str, *, last: bool = False) -> None:
+    """Shows it, due or not.
+
+    Args:
+      line: without an end.
+      last: it stays, and what comes next begins a new one.
+    """
+    self._next = time.monotonic() + self._every
+    self._shown = True
+    begin, end = (
+      ("\r\x1b[K", "\n" if last else "") if self._live else ("", "\n")
+    )
+    print(begin + line, end=end, file=sys.stderr, flush=True)
