@@ -74,15 +74,17 @@ def test_arm_from_the_shared_start_is_the_arm_trained_alone(
   assert steps == [5, 10, 15, 20]
 
 
-def test_weight_gives_the_loss_its_share(dataset, shared, tmp_path):
+def test_weight_gives_the_gradient_its_size(dataset, shared, tmp_path):
   """Catches an inverse ratio, and weights that ignore the estimator."""
   weights = {}
   for arm in ("mmd_delay", "dhsic_delay"):
     config = tiny(dataset, **arms.ARMS[arm])
     run = tmp_path / arm
     run.mkdir()
-    job = {"shared": str(shared), "config": config, "share": 0.5}
-    job["calibrate"] = str(shared)
+    job = {
+      "shared": str(shared), "config": config, "calibrate": str(shared),
+      "gradient_ratio": 0.5,
+    }  # fmt: skip
     run_lib.take_over(run, job)
     weights[arm] = run_lib.weight(run, job)
     # Of another seed, the same.
@@ -150,7 +152,7 @@ def test_whole_command_and_again(dataset, tmp_path, capsys):
   assert "started" not in again and "dhsic_delay" in again
   assert (run / "result.json").stat().st_mtime_ns == before
   # Other settings do not mix with what is there.
-  assert cli.main([*command, "--share=0.7"]) == 2
+  assert cli.main([*command, "--gradient_ratio=0.7"]) == 2
   assert "other settings" in capsys.readouterr().err
 
 
@@ -222,7 +224,7 @@ def test_failed_run_is_named(tmp_path):
     (["--arms=mmd_sideways"], "there are none, mmd_frame"),
     (["--train=nowhere"], "no such folder"),
     (["--config.losses.independence.start=7"], "multiple of save_every"),
-    (["--share=0"], "more than 0"),
+    (["--gradient_ratio=0"], "more than 0"),
     (["--jobs=0"], "--jobs is 0"),
     (["--clips=0"], "--clips is 0"),
     (["--clip_seconds=0"], "--clip_seconds is 0"),

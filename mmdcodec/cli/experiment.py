@@ -47,7 +47,7 @@ def add_arguments(parser):
     " with commas, of: " + ", ".join(ARMS),
   )
   parser.add_argument(
-    "--share",
+    "--gradient_ratio",
     type=float,
     default=2.0,
     help="norm of the loss's gradient at the encoder's output, as a multiple of"
@@ -101,7 +101,7 @@ def run(args, rest):
       held_out=args.valid,
       arms=list(arms),
       seeds=args.seeds,
-      share=args.share,
+      gradient_ratio=args.gradient_ratio,
       clips=args.clips,
       clip_seconds=args.clip_seconds,
       curves=not args.no_curves,

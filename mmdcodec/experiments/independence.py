@@ -32,7 +32,7 @@ def run(
   held_out: str,
   arms: Sequence[str],
   seeds: int = 3,
-  share: float = 2.0,
+  gradient_ratio: float = 2.0,
   clips: int = 120,
   clip_seconds: float = 10.0,
   curves: bool = True,
@@ -47,7 +47,7 @@ def run(
     held_out: data sets to measure on, as `config.data.valid`.
     arms: names of ARMS.
     seeds: so many, from `config.seed` on.
-    share: of the gradient; see `run.weight`.
+    gradient_ratio: how hard the loss pulls when it begins; see `run.weight`.
     clips: to measure on.
     clip_seconds: of each.
     curves: measure earlier checkpoints as well, after all else.
@@ -64,12 +64,14 @@ def run(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
   )
   workdir = pathlib.Path(workdir).absolute()
-  _check(config, arms, seeds, share, clips, clip_seconds)
+  _check(config, arms, seeds, gradient_ratio, clips, clip_seconds)
   common = dict(
     held_out=held_out, clips=clips, clip_seconds=clip_seconds, config=config
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  _remember(workdir / "experiment.json", {**common, "share": share})
+  _remember(
+    workdir / "experiment.json", {**common, "gradient_ratio": gradient_ratio}
+  )
   numbers = range(config["seed"], config["seed"] + seeds)
   runs = {}  # folder -> the runs that it waits for
   first = workdir / BASELINE / f"seed_{numbers[0]}"
@@ -85,7 +87,7 @@ def run(
         **common,
         "config": mine,
         "shared": "" if arm == BASELINE else str(base),
-        "share": 0.0 if arm == BASELINE else share,
+        "gradient_ratio": 0.0 if arm == BASELINE else gradient_ratio,
         "calibrate": str(first),
       }
       run_lib.write(folder / run_lib.JOB, job)
@@ -111,15 +113,17 @@ def default_jobs() -> int:
   return cpus() if on_cpu else 1
 
 
-def _check(config, arms, seeds, share, clips, clip_seconds) -> None:
+def _check(config, arms, seeds, gradient_ratio, clips, clip_seconds) -> None:
   """What would else be found out after the training, or by each run."""
   for arm in arms:
     if arm not in ARMS:
       raise UserError(f"no arm {arm!r}; there are {', '.join(ARMS)}.")
   if seeds < 1:
     raise UserError(f"--seeds is {seeds}; it must be at least 1.")
-  if not share > 0:
-    raise UserError(f"--share is {share}; it must be more than 0.")
+  if not gradient_ratio > 0:
+    raise UserError(
+      f"--gradient_ratio is {gradient_ratio}; it must be more than 0."
+    )
   if clips < 1:
     raise UserError(f"--clips is {clips}; it must be at least 1.")
   # The delay pattern leaves rows of clips with a frame for each codebook.

@@ -94,7 +94,7 @@ def curve_steps(config: dict) -> list[int]:
 
 
 def weight(run: pathlib.Path, job: dict) -> float:
-  """Weight of the loss that gives it its share of the gradient.
+  """Weight of the loss that gives its gradient the size that was asked for.
 
   Weights of different kernels and estimators cannot be compared. What can: how
   hard the loss pulls at the encoder's output, beside what the reconstruction
@@ -105,8 +105,8 @@ def weight(run: pathlib.Path, job: dict) -> float:
 
   Args:
     run: folder of the run.
-    job: `share` is the norm of the weighted loss's gradient over the root sum
-      of squares of those of the reconstruction losses, 0 for no loss;
+    job: `gradient_ratio` is the norm of the weighted loss's gradient over the
+      root sum of squares of those of the reconstruction losses, 0 for no loss;
       `calibrate` the folder of the first seed's run without the loss, with the
       checkpoint of step `start`.
 
@@ -116,7 +116,7 @@ def weight(run: pathlib.Path, job: dict) -> float:
   Raises:
     UserError: the loss has no gradient.
   """
-  if not job["share"]:
+  if not job["gradient_ratio"]:
     return 0.0
   if (run / settings.CONFIG_FILE).exists():
     begun = json.loads((run / settings.CONFIG_FILE).read_text())
@@ -132,10 +132,10 @@ def weight(run: pathlib.Path, job: dict) -> float:
   if not own > 0 or not np.isfinite(own):
     raise UserError(
       f"{run.parent.name}: the gradient of the loss has norm {own}, so no"
-      " weight gives it a share; choose radii nearer to the distances of the"
+      " weight makes it larger; choose radii nearer to the distances of the"
       " vectors."
     )
-  return float(job["share"] * other / own)
+  return float(job["gradient_ratio"] * other / own)
 
 
 def gradient_norms(
