@@ -27,7 +27,8 @@ class ProgressLine:
     """Whether to show a line now.
 
     Args:
-      last: the work is done. It has a last line if it had any.
+      last: the work is done. Then a line is due if one was shown before, so
+        that short work shows none.
     """
     return time.monotonic() >= self._next or (last and self._shown)
 

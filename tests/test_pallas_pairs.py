@@ -155,3 +155,13 @@ def test_compiles_for_tpus(topology, estimator):
   )
   assert compiled.kernels > 0
   assert compiled.temporaries < 128 * 2**20
+
+
+@pytest.mark.slow
+def test_narrow_codes_compile_without_the_kernel():
+  """Catches columns that v4 cannot read in a kernel: codes of 4 dimensions."""
+  pytest.importorskip("libtpu")
+  compiled = compile_lib.compile_independence(
+    "v4:2x2x1", rows=2048, codebooks=4, dim=4, estimator="dhsic"
+  )
+  assert compiled.kernels == 0

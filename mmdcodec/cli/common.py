@@ -138,7 +138,9 @@ def progress_line(things: str) -> Callable[[int, int], None]:
     if not line.due(last=last):
       return
     speed = (done - first) / line.spent
-    words = f"  {done}/{total} {things}, {speed:.1f} a second"
+    words = f"  {done}/{total} {things}"
+    if speed >= 0.05:
+      words += f", {speed:.1f} a second"
     if speed:
       words += f", {text.duration((total - done) / speed)} left"
     line.show(words, last=last)

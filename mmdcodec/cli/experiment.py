@@ -49,7 +49,7 @@ def add_arguments(parser):
   parser.add_argument(
     "--gradient_ratio",
     type=float,
-    default=2.0,
+    default=4.0,
     help="norm of the loss's gradient at the encoder's output, as a multiple of"
     " that of the reconstruction losses, when it begins; sets its weight",
   )

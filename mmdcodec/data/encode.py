@@ -259,6 +259,7 @@ class _Meter:
       self._line.show(self._words())
 
   def close(self) -> None:
+    # Due or not: what became of the files is told after short work as well.
     if self._enabled:
       self._line.show(self._words(), last=True)
 

@@ -122,7 +122,7 @@ def measure(
       of; None: each is of its own. See `code_rows.gather`.
     vectors: [codebooks, size, dim], of each code, for kernel measures.
     seed: of everything random.
-    progress: called with (measures done, measures in all).
+    progress: called with (measures done, measures in all), first with 0 done.
 
   Returns:
     See `Dependence`.
@@ -132,7 +132,7 @@ def measure(
       has no rows in these clips; see `code_rows.gather`.
   """
   codes = np.asarray(codes)
-  clips, frames, books = codes.shape
+  clips, _, books = codes.shape
   if isinstance(pattern, str):
     name = pattern
     pattern = None if name == "parallel" else patterns.make(name, books)
@@ -143,15 +143,16 @@ def measure(
   )[0]
   kinds = [None] if pattern is None else [None, pattern]
   given = dict(mask=mask, pieces=pieces)
-  numbers, every = itertools.count(1), len(kinds) * (3 + (vectors is not None))
-  show = lambda: progress and progress(next(numbers), every)
+  done, total = itertools.count(), len(kinds) * (3 + (vectors is not None))
+  count = lambda: progress and progress(next(done), total)
+  count()
   measured = [
-    _measure(codes, sizes, kind, given, vectors, seed, show) for kind in kinds
+    _measure(codes, sizes, kind, given, vectors, seed, count) for kind in kinds
   ]
   aligned, together = measured[0], measured[-1]
   counts = np.asarray(codebooks.histogram(codes, int(sizes.max()), mask))
   perplexity = codebooks.statistics(counts)["perplexity"]
-  count = int(counts[0].sum())
+  frames = int(counts[0].sum())
   valid = clips if mask is None else int(np.asarray(mask).any(1).sum())
   return Dependence(
     aligned=aligned,
@@ -159,33 +160,33 @@ def measure(
     counts=counts,
     use=(counts > 0).sum(1) / sizes,
     perplexity=perplexity,
-    frames=count,
+    frames=frames,
     clips=valid,
     sizes=sizes,
     warnings=tuple(
-      _warnings(count, len(np.unique(rows.piece)), sizes, together)
+      _warnings(frames, len(np.unique(rows.piece)), sizes, together)
     ),
   )
 
 
-def _measure(codes, sizes, pattern, given, vectors, seed, show) -> Measured:
+def _measure(codes, sizes, pattern, given, vectors, seed, count) -> Measured:
   given = dict(given, pattern=pattern)
 
-  def one(measure, *what, **how):
+  def counted(measure, *what, **how):
     found = measure(*what, **how)
-    show()
+    count()
     return found
 
   kernel = None
   if vectors is not None:
     # Of the largest kind of step, where a pattern has several.
     rows = code_rows.gather(codes, sizes, **given)[0]
-    kernel = one(kernel_dependence, vectors, rows, seed=seed)
+    kernel = counted(kernel_dependence, vectors, rows, seed=seed)
   coded = dict(pattern=pattern, mask=given["mask"])
   return Measured(
-    total=one(total_correlation, codes, sizes, **given, seed=seed),
-    pairs=one(mutual_information, codes, sizes, **given, seed=seed),
-    coded=one(coded_size, codes, sizes, **coded),
+    total=counted(total_correlation, codes, sizes, **given, seed=seed),
+    pairs=counted(mutual_information, codes, sizes, **given, seed=seed),
+    coded=counted(coded_size, codes, sizes, **coded),
     kernel=kernel,
   )
 

@@ -32,7 +32,7 @@ def run(
   held_out: str,
   arms: Sequence[str],
   seeds: int = 3,
-  gradient_ratio: float = 2.0,
+  gradient_ratio: float = 4.0,
   clips: int = 120,
   clip_seconds: float = 10.0,
   curves: bool = True,

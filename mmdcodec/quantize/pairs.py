@@ -4,7 +4,7 @@ The losses of `independence.py` are sums over n^2 pairs of rows. Here the rows
 are cut into blocks, and a sweep walks over the pairs of blocks (tiles): each
 pair of rows is met once, and what it adds goes to both of its rows. Nothing of
 the size n^2 is ever kept, and gradients are sweeps of their own that compute
-the tiles anew, so memory is O(n d + block^2).
+the tiles anew, so memory is O(n d), and block^2 for each scale and codebook.
 
 Under a mesh every device holds all rows (24 MB for the 11,776 rows of 512 of
 arXiv 2406.02315), walks over its share of the tiles, and the sums are added up
@@ -453,7 +453,7 @@ def _leave_one_out(factors: list) -> tuple[jax.Array, list]:
 
 
 def _apart(kernel: Kernel, u: jax.Array, live: jax.Array) -> jax.Array:
-  """Pairs that have a gradient, bool [block, block].
+  """Pairs that have a gradient: bool, broadcasting with u.
 
   Equal rows have none, but under a narrow kernel the largest slope, the
   rounding errors of which would be larger than all the rest.
@@ -464,7 +464,14 @@ def _apart(kernel: Kernel, u: jax.Array, live: jax.Array) -> jax.Array:
 def _pull(
   kernel: Kernel, w: jax.Array, x: jax.Array, y: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Gradients in x and y of sum_ij w_ij u_ij, with u as in `_numbers`."""
+  """Gradients in x and y of sum_kij w_kij u_kij, with u as in `_numbers`.
+
+  Args:
+    kernel: of u.
+    w: [codebooks, block, block].
+    x: [codebooks, block, dim], as y.
+    y: the other block.
+  """
   if kernel.of == "product":
     scale = 1.0 / x.shape[-1]
     return scale * _times(w, y, (2, 1)), scale * _times(w, x, (1, 1))
@@ -482,9 +489,9 @@ def _pull(
       (w.sum(2), w.sum(1), _times(w, y, (2, 1)), _times(x_turned, w, (2, 1)))
     )
 
-  # With the barriers XLA on CPUs uses its fast matrix product for both, which
-  # takes no first factor that is turned, and does not put the sums into the
-  # subtraction's loop, where each would be taken anew for all its numbers.
+  # XLA on CPUs has a fast matrix product, but not for a first factor that is
+  # turned. Barriers keep it from turning factors and products back: that is
+  # done before barriers are dropped, unlike the fusing that `_stored` prevents.
   rows, columns, for_x, for_y = lax.platform_dependent(
     cpu=lambda: sums(lax.optimization_barrier),
     default=lambda: sums(lambda x: x),
@@ -496,7 +503,7 @@ def _pull(
 
 
 def _sum(x: jax.Array, axis: int) -> jax.Array:
-  """Sum over one of the last two axes.
+  """Sums of matrices [..., rows, columns]: over rows (axis 0) or columns (1).
 
   In a TPU kernel the sums of columns lie as they are stored, those of rows do
   not, and v4 cannot turn them. For XLA it makes no difference.

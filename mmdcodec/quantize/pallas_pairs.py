@@ -25,6 +25,8 @@ PART = 128
 # Bytes of results that the vector memory has room for, twice (one is filled
 # while the other is written out), beside the rest: 16 MiB is the limit.
 _RESULTS = 4 * 2**20
+# Of fewer dimensions `pairs` takes single columns, which v4 cannot read.
+_LEAST_DIM = 8
 
 
 def by_platform(tile: Callable) -> Callable:
@@ -39,12 +41,14 @@ def by_platform(tile: Callable) -> Callable:
 
   Returns:
     The same, as a kernel on TPUs, if its results fit into the vector memory (of
-    512 rows, up to eight codebooks of 128) and parts into its rows.
+    512 rows, up to eight codebooks of 128), parts into its rows, and there are
+    eight dimensions or more.
   """
 
   def choose(a, b, weight):
     z = a[0].z
-    if z.shape[1] % PART or 2 * z.size * z.dtype.itemsize > _RESULTS:
+    too_large = 2 * z.size * z.dtype.itemsize > _RESULTS
+    if z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
       return tile(a, b, weight)
     kernel = lambda a, b, weight: tiled(tile, a, b, weight, part=PART)
     return lax.platform_dependent(a, b, weight, tpu=kernel, default=tile)
