@@ -159,8 +159,6 @@ def dhsic(
     z = z / median_distances(z, valid)[:, None]
   (z,) = _centred(kernel, z)
   own = _with_itself(kernel, jnp.swapaxes(z, 0, 1))  # [scales, codebooks, n]
-  if unbiased:
-    own = jnp.zeros_like(own)
   return _dhsic(z, own, valid, kernel, unbiased, block_size)
 
 
@@ -197,9 +195,10 @@ def _closed_form(joint, single, own, valid, unbiased):
     single: [scales, codebooks, n], likewise.
     own: [scales, codebooks, n], what each row adds to its own sums.
     valid: bool [n].
-    unbiased: whether there are no such.
+    unbiased: leave that out.
   """
-  joint, single = joint + own.prod(1).sum(0), single + own
+  if not unbiased:
+    joint, single = joint + own.prod(1).sum(0), single + own
   count = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
   others = jnp.maximum(count - 1, 1) if unbiased else count
   mean = lambda v: jnp.sum(jnp.where(valid, v, 0.0), -1) / count
