@@ -25,7 +25,8 @@ PART = 128
 # Bytes of results that the vector memory has room for, twice (one is filled
 # while the other is written out), beside the rest: 16 MiB is the limit.
 _RESULTS = 4 * 2**20
-# Of fewer dimensions `pairs` takes single columns, which v4 cannot read.
+# Of up to four dimensions `pairs` takes single columns, which v4 cannot read;
+# five to seven were not tried there.
 _LEAST_DIM = 8
 
 
