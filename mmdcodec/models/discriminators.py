@@ -1,0 +1,189 @@
+"""Discriminators: networks that tell recorded from generated audio.
+
+`from_config` makes one module of any set of them:
+
+  model = from_config(
+    ["multi_period", {"name": "multi_scale_stft", "filters": 16}]
+  )
+  params = model.init(key, x)["params"]
+  for logits, features in model.apply({"params": params}, x): ...
+
+x is audio [batch, samples, channels]. Each sub-discriminator (one window, one
+scale, one period; they share nothing) gives logits, float32 with the batch
+first and one channel last, and the outputs of its layers, for feature matching.
+Recorded and generated audio may go in as one batch.
+
+  name              from                            used by
+  multi_scale_stft  EnCodec, arXiv 2210.13438       EnCodec, MusicGen
+  multi_scale_wave  MelGAN, arXiv 1910.06711        SoundStream
+  stft              SoundStream, arXiv 2107.03312   SoundStream
+  multi_period      HiFi-GAN, arXiv 2010.05646      HiFi-GAN, DAC
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mmdcodec.errors import UserError
+from mmdcodec.models.spectrum_discriminators import (
+  MultiScaleSTFTDiscriminator,
+  STFTDiscriminator,
+)
+from mmdcodec.models.wave_discriminators import (
+  MultiPeriodDiscriminator,
+  MultiScaleWaveDiscriminator,
+)
+
+DTYPES = ("float32", "bfloat16")
+DISCRIMINATORS = {
+  "multi_scale_stft": MultiScaleSTFTDiscriminator,
+  "multi_scale_wave": MultiScaleWaveDiscriminator,
+  "stft": STFTDiscriminator,
+  "multi_period": MultiPeriodDiscriminator,
+}
+
+
+class Discriminators(nn.Module):
+  """A set of discriminators that look at the same audio.
+
+  Made by `from_config`. All variables are in the collection "params"; they
+  depend on the number of channels, not on the length of the audio.
+
+  Attributes:
+    members: of each discriminator, its name in `DISCRIMINATORS` and its fields
+      as pairs.
+    dtype: of the computation, "float32" or "bfloat16". Parameters, spectra,
+      logits and features are float32.
+  """
+
+  members: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+  dtype: str = "float32"
+
+  def build(self, **options) -> list[nn.Module]:
+    """The discriminators; a second one of a kind is named kind_2."""
+    found, kinds = [], [kind for kind, _ in self.members]
+    for i, (kind, fields) in enumerate(self.members):
+      count = kinds[: i + 1].count(kind)
+      found.append(
+        DISCRIMINATORS[kind](
+          **dict(fields),
+          dtype=jnp.dtype(self.dtype),
+          name=kind if count == 1 else f"{kind}_{count}",
+          **options,
+        )
+      )
+    return found
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Of the sub-discriminators, as `__call__` returns them."""
+    return tuple(
+      f"{module.name}/{part}"
+      for module in self.build(parent=None)
+      for part in module.parts
+    )
+
+  @property
+  def shortest(self) -> int:
+    """Samples that a clip must have."""
+    return max(module.shortest for module in self.build(parent=None))
+
+  @nn.compact
+  def __call__(self, x):
+    """Looks at audio.
+
+    Args:
+      x: [batch, samples, channels].
+
+    Returns:
+      `(logits, features)` of each sub-discriminator: logits float32 [batch,
+      ..., 1], features a list of float32 arrays, batch first, channels last.
+
+    Raises:
+      UserError: the clips are shorter than a window.
+    """
+    if x.shape[1] < self.shortest:
+      raise UserError(
+        f"the discriminators need clips of {self.shortest} samples, these have "
+        f"{x.shape[1]}: take longer clips (data.seconds) or smaller windows"
+      )
+    found = [pair for module in self.build() for pair in module(x)]
+    wide = lambda y: y.astype(jnp.float32)
+    return [(wide(logits), [wide(y) for y in ys]) for logits, ys in found]
+
+
+def from_config(
+  config: Sequence[str | Mapping[str, Any]], dtype: str = "float32"
+) -> Discriminators:
+  """Discriminators of a config.
+
+  Args:
+    config: of each discriminator its name, or a mapping of its `name` and the
+      fields that differ from its defaults (see the classes).
+    dtype: of the computation, "float32" or "bfloat16".
+
+  Raises:
+    UserError: no discriminator, an unknown name or field, or a value that
+      can't be.
+  """
+  if dtype not in DTYPES:
+    raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+  if isinstance(config, str | Mapping) or not config:
+    raise UserError(
+      "discriminators must be a list of names or of mappings with a `name`"
+    )
+  members = []
+  for entry in config:
+    fields = {"name": entry} if isinstance(entry, str) else dict(entry)
+    name = fields.pop("name", None)
+    if name not in DISCRIMINATORS:
+      raise UserError(
+        f"there is no discriminator {name!r}; there are "
+        f"{', '.join(DISCRIMINATORS)}"
+      )
+    members.append((name, _checked(name, fields)))
+  return Discriminators(tuple(members), dtype)
+
+
+def _checked(name: str, fields: dict) -> tuple[tuple[str, Any], ...]:
+  """The fields of a discriminator as sorted pairs; raises UserError."""
+  kind = DISCRIMINATORS[name]
+  known = {
+    field.name: field.default
+    for field in dataclasses.fields(kind)
+    if field.name not in ("dtype", "name", "parent")
+  }
+  for key, value in fields.items():
+    if key not in known:
+      raise UserError(
+        f"discriminator {name} has no field {key!r}; it has {', '.join(known)}"
+      )
+    many = isinstance(known[key], tuple)
+    if many:
+      fields[key] = value = (
+        tuple(value) if isinstance(value, list | tuple) else value
+      )
+    if many != isinstance(value, tuple) or value == ():
+      what = "a list of numbers" if many else "a number"
+      raise UserError(f"{key} of discriminator {name} must be {what}")
+    whole = key != "slope"
+    for number in value if many else (value,):
+      if isinstance(number, bool) or not isinstance(
+        number, int if whole else int | float
+      ):
+        raise UserError(
+          f"{key} of discriminator {name} can't be {number!r}: it must be a "
+          + ("whole number" if whole else "number")
+        )
+      if number < (1 if whole else 0):
+        raise UserError(
+          f"{key} of discriminator {name} can't be {number}: it must be at "
+          f"least {1 if whole else 0}"
+        )
+  problem = kind(**fields, parent=None).problem()
+  if problem:
+    raise UserError(f"discriminator {name}: {problem}")
+  return tuple(sorted(fields.items()))

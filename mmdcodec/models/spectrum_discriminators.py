@@ -1,0 +1,229 @@
+"""Discriminators that look at complex spectra (EnCodec, SoundStream)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.audio import transforms
+from mmdcodec.nn.conv_nd import ConvNd
+
+
+def complex_spectrum(x: jax.Array, *, window: int, hop: int) -> jax.Array:
+  """Real and imaginary parts of the normalized STFT, nothing padded.
+
+  Args:
+    x: [batch, samples, channels].
+    window: samples of the Hann window and of the FFT.
+    hop: samples between frames.
+
+  Returns:
+    float32 [batch, 1 + (samples - window) // hop, window // 2 + 1,
+    2 * channels]; the real parts of all channels come first.
+  """
+  spectrum = transforms.stft(
+    jnp.swapaxes(x.astype(jnp.float32), 1, 2),
+    window=window,
+    hop=hop,
+    center=False,
+    normalized=True,
+  )
+  parts = jnp.concatenate([spectrum.real, spectrum.imag], axis=1)
+  return jnp.moveaxis(parts, 1, -1)
+
+
+class SpectrumNetwork(nn.Module):
+  """One window of `MultiScaleSTFTDiscriminator`; see there."""
+
+  window: int
+  filters: int
+  kernel: tuple[int, int]
+  dilations: tuple[int, ...]
+  slope: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """[batch, samples, channels] -> logits [batch, frames, bins, 1], list."""
+    y = complex_spectrum(x, window=self.window, hop=self.window // 4)
+    square = (self.kernel[0],) * 2
+    # The first one has no weight norm in the released code.
+    layers = [dict(taps=self.kernel, norm="none")]
+    layers += [
+      dict(taps=self.kernel, strides=(1, 2), dilations=(step, 1))
+      for step in self.dilations
+    ]
+    layers.append(dict(taps=square))
+    features = []
+    for i, layer in enumerate(layers):
+      conv = ConvNd(self.filters, **layer, dtype=self.dtype, name=f"conv_{i}")
+      y = nn.leaky_relu(conv(y), self.slope)
+      features.append(y)
+    return ConvNd(1, square, dtype=self.dtype, name="conv_out")(y), features
+
+
+class MultiScaleSTFTDiscriminator(nn.Module):
+  """Convolutions over complex spectra of several windows (EnCodec 3.4).
+
+  Per window: STFT with a hop of a quarter, real and imaginary parts as
+  channels; a convolution, one for each dilation (in time) with stride 2 in
+  frequency, a square one, and a square one to the logits. The released code
+  has kernels of 3 x 9 where the paper says 3 x 8.
+
+  Attributes:
+    filters: channels of every layer.
+    windows: samples; one sub-discriminator each.
+    kernel: taps in time and frequency.
+    dilations: in time, of the strided layers.
+    slope: of LeakyReLU below 0. 0.3 is what EnCodec and MusicGen were trained
+      with (the released configs); the default of the released class is 0.2.
+    dtype: of the computation.
+  """
+
+  filters: int = 32
+  windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
+  kernel: tuple[int, int] = (3, 9)
+  dilations: tuple[int, ...] = (1, 2, 4)
+  slope: float = 0.3
+  dtype: Any = jnp.float32
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """Names of the sub-discriminators."""
+    return tuple(f"window_{w}" for w in self.windows)
+
+  @property
+  def shortest(self) -> int:
+    """Samples that a clip must have."""
+    return max(self.windows)
+
+  def problem(self) -> str | None:
+    """What is wrong with the fields, or None."""
+    if any(w % 4 for w in self.windows):
+      return "`windows` must be multiples of 4"
+    if any(k % 2 == 0 for k in self.kernel) or len(self.kernel) != 2:
+      return "`kernel` must be two odd numbers"
+    return None
+
+  @nn.compact
+  def __call__(self, x):
+    """[batch, samples, channels] -> (logits, features) per window."""
+    return [
+      SpectrumNetwork(
+        window,
+        self.filters,
+        self.kernel,
+        self.dilations,
+        self.slope,
+        self.dtype,
+        name=name,
+      )(x)
+      for window, name in zip(self.windows, self.parts, strict=True)
+    ]
+
+
+class ResidualBlock(nn.Module):
+  """Two convolutions, the second strided, and a strided 1 x 1 around them.
+
+  Attributes:
+    inner: channels between the two.
+    features: output channels.
+    strides: in time and frequency; the second kernel is 2 longer.
+    slope: of LeakyReLU below 0.
+    dtype: of the computation.
+  """
+
+  inner: int
+  features: int
+  strides: tuple[int, int]
+  slope: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """[batch, frames, bins, channels] -> sizes / strides, rounded up."""
+    conv = lambda features, taps, name, **options: ConvNd(
+      features, taps, dtype=self.dtype, name=name, **options
+    )
+    pads = tuple(
+      (1, 1 + size % stride)
+      for size, stride in zip(x.shape[1:3], self.strides, strict=True)
+    )
+    taps = tuple(stride + 2 for stride in self.strides)
+    y = nn.leaky_relu(conv(self.inner, (3, 3), "conv_0")(x), self.slope)
+    y = conv(self.features, taps, "conv_1", strides=self.strides, pads=pads)(y)
+    around = conv(self.features, (1, 1), "shortcut", strides=self.strides)
+    return nn.leaky_relu(y + around(x), self.slope)
+
+
+class STFTDiscriminator(nn.Module):
+  """Residual blocks over the complex spectrum of one window.
+
+  SoundStream, section III-D and figure 4: a 7 x 7 convolution, six blocks, a
+  convolution over all that is left of the frequencies to logits over time. The
+  paper counts window / 2 bins: the highest is left out. It names neither
+  activation nor norm: these are as in the others.
+
+  Attributes:
+    filters: channels of the first layer; 16 times as many in the last.
+    window: samples, a multiple of 128.
+    hop: samples between frames.
+    slope: of LeakyReLU below 0.
+    dtype: of the computation.
+  """
+
+  filters: int = 32
+  window: int = 1024
+  hop: int = 256
+  slope: float = 0.2
+  dtype: Any = jnp.float32
+
+  # Of each block, channels inside and after it and strides.
+  BLOCKS = (
+    (1, 2, (1, 2)),
+    (2, 4, (2, 2)),
+    (4, 4, (1, 2)),
+    (4, 8, (2, 2)),
+    (8, 8, (1, 2)),
+    (8, 16, (2, 2)),
+  )
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """Names of the sub-discriminators."""
+    return (f"window_{self.window}",)
+
+  @property
+  def shortest(self) -> int:
+    """Samples that a clip must have."""
+    return self.window
+
+  def problem(self) -> str | None:
+    """What is wrong with the fields, or None."""
+    return "`window` must be a multiple of 128" if self.window % 128 else None
+
+  @nn.compact
+  def __call__(self, x):
+    """[batch, samples, channels] -> one pair; logits [batch, frames / 8, 1]."""
+    y = complex_spectrum(x, window=self.window, hop=self.hop)[:, :, :-1]
+    first = ConvNd(self.filters, (7, 7), dtype=self.dtype, name="conv_in")
+    features = [nn.leaky_relu(first(y), self.slope)]
+    for i, (inner, after, strides) in enumerate(self.BLOCKS):
+      block = ResidualBlock(
+        inner * self.filters,
+        after * self.filters,
+        strides,
+        self.slope,
+        self.dtype,
+        name=f"block_{i}",
+      )
+      features.append(block(features[-1]))
+    last = ConvNd(
+      1,
+      (1, features[-1].shape[2]),
+      pads=((0, 0), (0, 0)),
+      dtype=self.dtype,
+      name="conv_out",
+    )
+    return [(last(features[-1])[:, :, 0], features)]
