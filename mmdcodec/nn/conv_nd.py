@@ -11,11 +11,103 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mmdcodec.nn.conv import weight_norm
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+
+
+def fold(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  pads: Sequence[tuple[int, int]],
+) -> tuple[jax.Array, jax.Array, list[tuple[int, int]]]:
+  """The same convolution with stride 1.
+
+  A stride's worth of samples becomes channels, taps are filled up with zeros.
+
+  Args:
+    x: [batch, *sizes, in].
+    kernel: [*taps, in, out].
+    strides: of each axis.
+    pads: zeros before and after each axis.
+
+  Returns:
+    x: [batch, *blocks, prod(strides) * in]; axes of stride 1 as they were.
+    kernel: [*ceil(taps / strides), prod(strides) * in, out].
+    pads: what is left to pad, nothing on axes that had a stride.
+  """
+  taps, rank = kernel.shape[:-2], len(strides)
+  blocks = [-(-k // s) for k, s in zip(taps, strides, strict=True)]
+  lengths, margins, left = [], [], []
+  for i, (size, s) in enumerate(zip(x.shape[1:-1], strides, strict=True)):
+    if s == 1:
+      lengths.append(size)
+      margins.append((0, 0, 0))
+      left.append(tuple(pads[i]))
+      continue
+    before, after = pads[i]
+    out = (size + before + after - taps[i]) // s + 1
+    lengths.append(out + blocks[i] - 1)
+    # Negative where samples fill no stride: they are not read.
+    margins.append((before, lengths[i] * s - size - before, 0))
+    left.append((0, 0))
+  none = (0, 0, 0)
+  x = lax.pad(x, jnp.zeros((), x.dtype), [none, *margins, none])
+  filling = [
+    (0, b * s - k) for b, s, k in zip(blocks, strides, taps, strict=True)
+  ]
+  kernel = jnp.pad(kernel, [*filling, (0, 0), (0, 0)])
+
+  def split(y, counts, first):
+    """Each axis in two, the inner ones moved before the channels."""
+    pairs = [n for pair in zip(counts, strides, strict=True) for n in pair]
+    head, tail = y.shape[:first], y.shape[first + rank :]
+    y = y.reshape(*head, *pairs, *tail)
+    inner = [first + 2 * i + 1 for i in range(rank)]
+    return jnp.moveaxis(y, inner, range(first + rank, first + 2 * rank))
+
+  x = split(x, lengths, 1).reshape(x.shape[0], *lengths, -1)
+  kernel = split(kernel, blocks, 0).reshape(*blocks, -1, kernel.shape[-1])
+  return x, kernel, left
+
+
+def grouped_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int,
+  pad: tuple[int, int],
+  groups: int,
+) -> jax.Array:
+  """Convolution over one axis in groups of channels: a matmul per group.
+
+  Args:
+    x: [batch, time, in].
+    kernel: [taps, in / groups, out].
+    stride: step of the output.
+    pad: zeros before and after x.
+    groups: output channels are in the order of their groups.
+
+  Returns:
+    [batch, time, out].
+  """
+  batch, time, width = x.shape
+  taps, _, out = kernel.shape
+  steps = (time + sum(pad) - taps) // stride + 1
+  # Groups go where the matmul wants them, to the front; each is a clip.
+  x = jnp.moveaxis(x.reshape(batch, time, groups, -1), 2, 0)
+  x = x.reshape(groups * batch, time, -1)
+  x, kernel, _ = fold(x, kernel, (stride,), (pad,))
+  blocks = kernel.shape[0]
+  columns = jnp.concatenate([x[:, i : i + steps] for i in range(blocks)], -1)
+  columns = columns.reshape(groups, batch * steps, -1)
+  matrices = kernel.reshape(columns.shape[-1], groups, -1).swapaxes(0, 1)
+  y = (columns @ matrices).reshape(groups, batch, steps, -1)
+  return jnp.moveaxis(y, 0, 2).reshape(batch, steps, out)
 
 
 def conv_nd(
@@ -29,25 +121,38 @@ def conv_nd(
 ) -> jax.Array:
   """Convolution over the axes between the first and the last.
 
+  Strides are folded into channels where they have a gradient to pay for. On 2
+  CPU cores the 3 x 9 convolution with stride 2 of 32 channels took 0.30 s with
+  both gradients as it is, 0.10 s folded; grouped ones of MelGAN 3.7 s by
+  XLA's groups, 0.3 s as matmuls (the gradient of the kernel above all).
+
   Args:
     x: [batch, *sizes, in].
     kernel: [*taps, in / groups, out].
     strides: of each axis, steps of the output.
-    dilations: of each axis, steps of the taps.
+    dilations: of each axis, steps of the taps; 1 where the stride is not.
     pads: zeros before and after each axis.
-    groups: of channels that do not see each other.
+    groups: of channels that do not see each other; over one axis only.
 
   Returns:
     [batch, *sizes, out].
   """
+  if groups > 1:
+    return grouped_conv(
+      x, kernel, stride=strides[0], pad=pads[0], groups=groups
+    )
+  if max(strides) > 1:
+    if kernel.ndim - 2 == kernel.shape[:-2].count(1) and not np.any(pads):
+      x = x[(slice(None), *(slice(None, None, step) for step in strides))]
+    else:
+      x, kernel, pads = fold(x, kernel, strides, pads)
   return lax.conv_general_dilated(
     x,
     kernel,
-    tuple(strides),
+    (1,) * len(strides),
     [tuple(p) for p in pads],
     rhs_dilation=tuple(dilations),
     dimension_numbers=LAYOUTS[x.ndim - 2],
-    feature_group_count=groups,
   )
 
 
