@@ -45,6 +45,9 @@ def codec_config(preset: str, **changes) -> ConfigDict:
     dict(weight=0.0, windows=(256, 512, 1024, 2048))
   )
   config.losses.commitment = ConfigDict(dict(weight=1.0))
+  # These two need config.adversarial.discriminators.
+  config.losses.adversarial = ConfigDict(dict(weight=0.0))
+  config.losses.features = ConfigDict(dict(weight=0.0))
   # arXiv 2406.02315; explained in mmdcodec/train/independence.py.
   config.losses.independence = ConfigDict(
     dict(
@@ -64,6 +67,34 @@ def codec_config(preset: str, **changes) -> ConfigDict:
       every=1,  # acts once every so many steps
       rows=0,  # to collect over the last batches; 0: those of one batch
     )
+  )
+
+  # Explained in mmdcodec/train/adversarial.py.
+  config.adversarial = ConfigDict(
+    dict(
+      discriminators=(),  # dicts, see mmdcodec/models/discriminators.py
+      loss="hinge",  # or "hinge_clamped", "least_squares"
+      relative=True,  # feature matching as a share of the features' size
+      every=1.0,  # they learn in one of so many steps; 1.5: in two of three
+      start=0,  # step at which they begin to learn ...
+      warmup=0,  # ... and steps until the codec hears of it
+      optimizer=dict(
+        name="adam",
+        rate=3e-4,
+        b1=0.5,
+        b2=0.9,
+        weight_decay=0.0,
+        clip=0.0,
+        schedule="constant",
+        warmup=0,
+        final=0.01,
+      ),
+    )
+  )
+  # EnCodec 3.4: the weights of the losses of the reconstruction become shares
+  # of its gradient. Commitment and independence stay outside.
+  config.balancer = ConfigDict(
+    dict(on=False, decay=0.999, total_norm=1.0, per_batch_item=True)
   )
 
   config.optimizer = ConfigDict()
@@ -91,6 +122,15 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   return config
 
 
+# Of each kind what makes it small, so that it takes clips of 2000 samples.
+TINY_DISCRIMINATORS = {
+  "multi_scale_stft": dict(filters=4, windows=(256, 128)),
+  "multi_scale_wave": dict(filters=4, max_filters=16, scales=2),
+  "stft": dict(filters=4, window=256, hop=64),
+  "multi_period": dict(filters=4, max_filters=16, periods=(2, 3)),
+}
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
   """The same experiment in seconds, for `:tiny`."""
   config.steps = 20
@@ -99,6 +139,10 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.data.valid_batches = 1
   config.losses.mel.windows = (64, 256, 1024)
   config.losses.mel.mels = 16
+  config.adversarial.discriminators = tuple(
+    {**each, **TINY_DISCRIMINATORS[each["name"]]}
+    for each in config.adversarial.discriminators
+  )
   config.log_every = 5
   config.eval_every = 10
   config.save_every = 10

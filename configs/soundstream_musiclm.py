@@ -1,9 +1,10 @@
-"""MusicLM's SoundStream (arXiv 2301.11325, 3.1), reconstruction losses.
+"""MusicLM's SoundStream (arXiv 2301.11325, 3.1).
 
     mmdcodec train --config=soundstream_musiclm --workdir=runs/musiclm_codec \
         --config.data.train=DATASET --config.data.valid=DATASET
 
 24 kHz with a stride of 480: 50 frames a second, 12 codebooks of 1024, 6 kbps.
+Losses, discriminators and cost are those of soundstream_24khz.
 """
 
 from mmdcodec.configs import soundstream_24khz

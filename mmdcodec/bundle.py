@@ -1,9 +1,10 @@
 """Trained models on disk, and ready to use.
 
-A bundle is a folder with two files and nothing executable in them:
+A bundle is a folder with two or three files and nothing executable in them:
 
     config.json          {"kind": "codec", "model": {...}, ...}
     model.safetensors    arrays by path, "params/encoder/conv_in/kernel"
+    discriminators.safetensors    of a codec trained with them, to train on
 
 `load` opens a bundle, or a training workdir at its best checkpoint.
 """
@@ -26,6 +27,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+DISCRIMINATORS_FILE = "discriminators.safetensors"
 
 # Audio is padded to one of these lengths before it is encoded, so that a folder
 # of files compiles a handful of programs and not one for each length. At most
@@ -229,6 +231,7 @@ def save(
   config: dict,
   variables: dict,
   *,
+  discriminators: dict | None = None,
   force: bool = False,
 ) -> None:
   """Writes a bundle.
@@ -237,6 +240,7 @@ def save(
     folder: made; it must not hold anything yet, unless force.
     config: JSON-able, with `kind` and `model`.
     variables: nested dicts of arrays.
+    discriminators: parameters, if the model was trained with some.
     force: replace a bundle that is there.
 
   Raises:
@@ -246,9 +250,9 @@ def save(
 
   folder = pathlib.Path(folder).resolve()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    ours = folder.is_dir() and {p.name for p in folder.iterdir()} == {
-      CONFIG_FILE,
-      WEIGHTS_FILE,
+    files = {CONFIG_FILE, WEIGHTS_FILE}
+    ours = folder.is_dir() and files == {
+      path.name for path in folder.iterdir() if path.name != DISCRIMINATORS_FILE
     }
     if not (force and ours):
       raise UserError(
@@ -268,6 +272,10 @@ def save(
   safetensors.numpy.save_file(
     _flatten(jax.device_get(variables)), fresh / WEIGHTS_FILE
   )
+  if discriminators is not None:
+    safetensors.numpy.save_file(
+      _flatten(jax.device_get(discriminators)), fresh / DISCRIMINATORS_FILE
+    )
   if folder.exists():
     shutil.rmtree(folder)
   fresh.rename(folder)
@@ -292,8 +300,8 @@ def export(
   Returns:
     The step that was exported.
   """
-  config, variables = _read_workdir(pathlib.Path(workdir), step)
-  save(folder, config, variables, force=force)
+  config, variables, discriminators = _read_workdir(pathlib.Path(workdir), step)
+  save(folder, config, variables, discriminators=discriminators, force=force)
   return config["training"]["step"]
 
 
@@ -306,7 +314,7 @@ def _read_json(path: pathlib.Path) -> dict:
 
 def _read_workdir(
   workdir: pathlib.Path, step: int | None = None
-) -> tuple[dict, dict]:
+) -> tuple[dict, dict, dict | None]:
   from mmdcodec.train import program, settings
   from mmdcodec.train.checkpoint import Checkpoints
 
@@ -328,21 +336,32 @@ def _read_workdir(
     "model": training["model"],
     "training": {"step": step, "config": training},
   }
-  return config, {"params": params, **state["collections"]}
+  carried = state.get("carried") or {}
+  discriminators = carried.get("adversary", {}).get("params")
+  return config, {"params": params, **state["collections"]}, discriminators
 
 
-def _read(path: str | pathlib.Path) -> tuple[dict, dict]:
+def _read_arrays(path: pathlib.Path) -> dict:
+  """Nested dicts of the arrays in a safetensors file."""
   import safetensors
   import safetensors.numpy
 
+  try:
+    flat = safetensors.numpy.load_file(path)
+  except safetensors.SafetensorError as error:
+    raise UserError(f"{path} is damaged: {error}.") from None
+  return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _read(path: str | pathlib.Path) -> tuple[dict, dict, dict | None]:
+  """Configuration, variables, discriminators or None."""
   path = pathlib.Path(path)
   if (path / WEIGHTS_FILE).is_file():
+    discriminators = None
+    if (path / DISCRIMINATORS_FILE).is_file():
+      discriminators = _read_arrays(path / DISCRIMINATORS_FILE)
     config = _read_json(path / CONFIG_FILE)
-    try:
-      flat = safetensors.numpy.load_file(path / WEIGHTS_FILE)
-    except safetensors.SafetensorError as error:
-      raise UserError(f"{path / WEIGHTS_FILE} is damaged: {error}.") from None
-    return config, flax.traverse_util.unflatten_dict(flat, sep="/")
+    return config, _read_arrays(path / WEIGHTS_FILE), discriminators
   if (path / CONFIG_FILE).is_file():
     return _read_workdir(path)
   raise UserError(
@@ -351,9 +370,17 @@ def _read(path: str | pathlib.Path) -> tuple[dict, dict]:
   )
 
 
-def load_variables(path: str | pathlib.Path) -> dict:
-  """Parameters and collections of a bundle or workdir, as NumPy arrays."""
-  return _read(path)[1]
+def load_variables(path: str | pathlib.Path) -> tuple[dict, dict | None]:
+  """What a bundle or workdir holds for further training, as NumPy arrays.
+
+  Args:
+    path: of a bundle or workdir.
+
+  Returns:
+    Parameters and collections of the model; parameters of its discriminators,
+    or None.
+  """
+  return _read(path)[1:]
 
 
 def load(path: str | pathlib.Path) -> Any:
@@ -369,7 +396,7 @@ def load(path: str | pathlib.Path) -> Any:
   Raises:
     UserError: there is no model at the path, or it is damaged.
   """
-  config, variables = _read(path)
+  config, variables, _ = _read(path)
   kind = config.get("kind")
   if kind not in LOADERS:
     raise UserError(

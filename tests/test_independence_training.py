@@ -337,12 +337,12 @@ def test_the_gradient_of_a_step_is_the_sum():
   def grads(config):
     task = program_lib.make_task(config)
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(
-      params, collections, batch, key, step
+      params, collections, None, batch, key, step
     )
 
-  (_, (books, off)), without = grads(configure(*more))
-  (total, (other_books, on)), both = grads(configure(*more, weight=2))
-  (_, (_, rest)), resting = grads(configure(*more, weight=2, every=2))
+  (_, (books, _, off)), without = grads(configure(*more))
+  (total, (other_books, _, on)), both = grads(configure(*more, weight=2))
+  (_, (_, _, rest)), resting = grads(configure(*more, weight=2, every=2))
   task = program_lib.make_task(configure(weight=2))
   value, alone = jax.jit(
     jax.value_and_grad(functools.partial(reference, task))

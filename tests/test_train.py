@@ -23,7 +23,8 @@ from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
 
 STEPS = 60
-CONFIG = "--config=soundstream_24khz:tiny"
+# With discriminators and balancer: all that a state can hold.
+CONFIG = "--config=encodec_24khz:tiny"
 
 
 def command(workdir, dataset, *more):
@@ -90,7 +91,14 @@ def final(workdir):
 def assert_same_end(one, other):
   (arrays, position), (others, other_position) = final(one), final(other)
   assert arrays.keys() == others.keys()
-  for kind in ("params", "codebook", "opt_state", "ema"):
+  for kind in (
+    "params",
+    "codebook",
+    "opt_state",
+    "ema",
+    "adversary",
+    "balancer",
+  ):
     assert any(kind in name for name in arrays), kind
   for name, value in arrays.items():
     np.testing.assert_array_equal(value, others[name], err_msg=name)

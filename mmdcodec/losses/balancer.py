@@ -137,3 +137,30 @@ def balance(
     scale = {n: weights[n] for n in names}
   gradient = sum(scale[n] * grads[n].astype(jnp.float32) for n in names)
   return gradient, BalancerState(norms=sums, weight=seen), norms
+
+
+def scales(
+  state: BalancerState,
+  weights: Mapping[str, float],
+  *,
+  total_norm: float = 1.0,
+  epsilon: float = 1e-12,
+) -> dict[str, jax.Array]:
+  """What `balance` multiplies each loss's gradient with, by the running means.
+
+  Args:
+    state: running means.
+    weights: of each loss; one that has not been seen yet gets 0.
+    total_norm: as in `balance`.
+    epsilon: as in `balance`.
+  """
+  there = {
+    n: jnp.where(state.weight[n] > 0, w, 0.0) for n, w in weights.items()
+  }
+  whole = jnp.maximum(sum(there.values()), epsilon)
+  mean = {
+    n: state.norms[n] / jnp.maximum(state.weight[n], epsilon) for n in there
+  }
+  return {
+    n: total_norm * w / whole / (epsilon + mean[n]) for n, w in there.items()
+  }

@@ -1,4 +1,10 @@
-"""Training a codec to reconstruct: its losses, and its held-out measures."""
+"""Training a codec to reconstruct: its losses, and its held-out measures.
+
+Every loss of the reconstruction, those of discriminators included, is pulled
+back to the reconstruction by itself; there they are weighed, by the balancer or
+as they are, and one gradient goes on through the codec. What is not a function
+of the reconstruction (commitment, independence) is added to it as it is.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.evaluate import codebooks, reconstruction
-from mmdcodec.losses import spectral
+from mmdcodec.losses import balancer, spectral
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
-from mmdcodec.train import gradients, independence
+from mmdcodec.train import adversarial, gradients, independence
 
 
 class CodecTask:
@@ -54,6 +60,15 @@ class CodecTask:
         frames=frames(samples, self.codec.stride),
         batch=config["batch"],
       )
+    self.adversary = None
+    # Nor do they have these two.
+    if any(self._weight(name) for name in adversarial.NAMES):
+      self.adversary = adversarial.Adversary(
+        config["adversarial"],
+        steps=config["steps"],
+        channels=self.codec.channels,
+      )
+    self._balancer = config.get("balancer", {"on": False})
     self._reconstruct = jax.jit(self._evaluate_batch)
     self._dependence = jax.jit(self._evaluate_independence)
     self._gradients = jax.jit(self._gradient_norms)
@@ -62,6 +77,16 @@ class CodecTask:
   def audio_seconds(self) -> float:
     """Seconds of audio in one example."""
     return self.config["data"]["seconds"]
+
+  def _weight(self, name: str) -> float:
+    """Weight of a loss of the config; 0 if it has none."""
+    return self.config["losses"].get(name, {"weight": 0.0})["weight"]
+
+  @property
+  def balanced(self) -> dict[str, float]:
+    """Weights of the losses of the reconstruction."""
+    names = ("waveform", "mel", "stft", *adversarial.NAMES)
+    return {name: self._weight(name) for name in names if self._weight(name)}
 
   @property
   def history(self) -> int:
@@ -91,6 +116,21 @@ class CodecTask:
     """Fresh variables; parameters do not depend on the length of the input."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return self.codec.init(key, x)
+
+  def carry(self, key: jax.Array) -> dict | None:
+    """Fresh discriminators and running gradient norms, as the config has them.
+
+    Args:
+      key: random key.
+    """
+    carried = {}
+    if self.adversary is not None:
+      samples = self.example(1)["audio"].shape[1]
+      key = jax.random.fold_in(key, 1)
+      carried["adversary"] = self.adversary.init(key, samples)
+    if self._balancer["on"]:
+      carried["balancer"] = balancer.init(sorted(self.balanced))
+    return carried or None
 
   def losses(self, x: jax.Array, y: jax.Array, mask: jax.Array) -> dict:
     """Every reconstruction loss of the config, unweighted.
@@ -124,21 +164,24 @@ class CodecTask:
     self,
     params: Any,
     collections: dict,
+    carried: dict | None,
     batch: dict,
     key: jax.Array,
     step: jax.Array,
-  ) -> tuple[jax.Array, tuple[dict, dict]]:
+  ) -> tuple[jax.Array, tuple[dict, dict | None, dict]]:
     """One forward pass.
 
     Args:
       params: of the codec.
       collections: `{"codebook": ...}`.
+      carried: see `carry`.
       batch: `audio` [batch, samples, channels], `lengths` [batch].
       key: of this step.
       step: int32, updates done.
 
     Returns:
-      The weighted sum of losses, and (updated collections, metrics).
+      The weighted sum of losses, whose gradient in `params` is the balanced
+      one, and (updated collections, updated carried, metrics).
     """
     x, lengths = batch["audio"], batch["lengths"]
     out, changed = self.codec.apply(
@@ -149,12 +192,23 @@ class CodecTask:
       rngs={"quantize": key},
       mutable=list(collections),
     )
-    found = self.losses(x, out.audio, length_mask(lengths, x.shape[1]))
+    y = jax.lax.stop_gradient(out.audio)
+    mask = length_mask(lengths, x.shape[1])
+    found, pulls = gradients.each(lambda y: self.losses(x, y, mask), y)
+    carried, metrics = dict(carried or {}), dict(out.metrics)
+    if self.adversary is not None:
+      carried["adversary"], values, more, judged = self.adversary.step(
+        carried["adversary"], x, y, step
+      )
+      found, pulls, metrics = found | values, pulls | more, metrics | judged
+    pull, norms = self._weigh(pulls, carried)
+    metrics |= {f"audio_gradient/{name}": norm for name, norm in norms.items()}
+    # The value of the weighted sum, the gradient of what was weighed.
+    through = jnp.sum(pull * out.audio)
+    total = sum(self.balanced[name] * value for name, value in found.items())
+    total += through - jax.lax.stop_gradient(through)
     found["commitment"] = out.commitment
-    weights = self.config["losses"]
-    total = sum(
-      weights[name]["weight"] * value for name, value in found.items()
-    )
+    total += self._weight("commitment") * out.commitment
     term = self.independence
     if term is not None and term.history == 1:
       # Last, and with a key of its own: without it nothing else changes.
@@ -162,7 +216,23 @@ class CodecTask:
         out.z, out.streams, out.frame_mask, key, step
       )
       total += added
-    return total, (changed, {"loss": total, **found, **out.metrics})
+    return total, (
+      changed,
+      carried or None,
+      {"loss": total, **found, **metrics},
+    )
+
+  def _weigh(self, pulls: dict, carried: dict) -> tuple[jax.Array, dict]:
+    """One gradient of those of all losses, and the norm of each."""
+    if self._balancer["on"]:
+      settings = {k: v for k, v in self._balancer.items() if k != "on"}
+      pull, carried["balancer"], norms = balancer.balance(
+        carried["balancer"], pulls, self.balanced, **settings
+      )
+      return pull, norms
+    pull = sum(self.balanced[name] * one for name, one in pulls.items())
+    norms = {name: jnp.linalg.norm(one) for name, one in pulls.items()}
+    return pull, norms
 
   def history_gradient(
     self,
@@ -234,14 +304,27 @@ class CodecTask:
     step = int(state.step)
     key = jax.random.fold_in(jax.random.key(self.config["seed"]), step)
     norms = self._gradients(
-      state.params, state.collections, batches[-self.history :], key
+      state.params,
+      state.collections,
+      state.carried,
+      batches[-self.history :],
+      key,
     )
+    scales = {}
+    if self._balancer["on"]:
+      scales = jax.device_get(
+        balancer.scales(
+          state.carried["balancer"],
+          self.balanced,
+          total_norm=self._balancer["total_norm"],
+        )
+      )
     return {
-      f"gradient/{name}": self.config["losses"][name]["weight"] * float(norm)
+      f"gradient/{name}": float(scales.get(name, self._weight(name)) * norm)
       for name, norm in jax.device_get(norms).items()
     }
 
-  def _gradient_norms(self, params, collections, batches, key):
+  def _gradient_norms(self, params, collections, carried, batches, key):
     """Norms without weights, of the last batch and of the rows of all."""
     x, lengths = batches[-1]["audio"], batches[-1]["lengths"]
     mask = length_mask(lengths, x.shape[1])
@@ -260,6 +343,9 @@ class CodecTask:
     def losses(outputs):
       audio, commitment, z, streams = outputs
       found = self.losses(x, audio, mask) | {"commitment": commitment}
+      if self.adversary is not None:
+        judges = carried["adversary"].params
+        found |= self.adversary.losses(judges, x, audio)
       if term.history == 1:
         found["independence"] = term.value(z, streams, valid, key)
       return found
@@ -298,6 +384,10 @@ class CodecTask:
     z, streams, mask = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
     found = self.independence.value(z, streams, mask, jax.random.key(0))
     return rules.constrain(found)
+
+  def warnings(self, values: Mapping[str, float]) -> list[str]:
+    """What is to be said loudly of a logged step's metrics."""
+    return adversarial.warnings(values)
 
   def evaluate(self, variables: dict, batches: list[dict]) -> dict:
     """Means over held-out clips.

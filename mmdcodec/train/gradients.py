@@ -40,6 +40,24 @@ def cached(
   return value, grads, pull
 
 
+def each(losses: Callable, at: Any) -> tuple[dict, dict]:
+  """Value and gradient of each of several losses.
+
+  Args:
+    losses: at -> dict of scalars.
+    at: tree of float arrays.
+
+  Returns:
+    (values, gradients in `at`), by name. What the losses share is computed once
+    under jit.
+  """
+  values, pulls = {}, {}
+  for name in sorted(jax.eval_shape(losses, at)):
+    one = lambda at, name=name: losses(at)[name]
+    values[name], pulls[name] = jax.value_and_grad(one)(at)
+  return values, pulls
+
+
 def norms(
   forward: Callable, losses: Callable, at: jax.Array
 ) -> dict[str, jax.Array]:
@@ -56,8 +74,7 @@ def norms(
     The Euclidean norm for each loss, by name.
   """
   outputs, back = jax.vjp(forward, at)
-  names = sorted(jax.eval_shape(losses, outputs))
-  pulls = [jax.grad(lambda o, n=name: losses(o)[n])(outputs) for name in names]
-  pulls = jax.tree.map(lambda *pull: jnp.stack(pull), *pulls)
-  found = jax.lax.map(lambda pull: jnp.linalg.norm(back(pull)[0]), pulls)
-  return dict(zip(names, found, strict=True))
+  _, pulls = each(losses, outputs)
+  stacked = jax.tree.map(lambda *pull: jnp.stack(pull), *pulls.values())
+  found = jax.lax.map(lambda pull: jnp.linalg.norm(back(pull)[0]), stacked)
+  return dict(zip(pulls, found, strict=True))

@@ -130,6 +130,8 @@ def train(
       values |= metrics_lib.flatten(progress.measure(at), "train")
       writer.write(at, values)
       say(progress.line(at, values, task.shown))
+      for warning in task.warnings(values):
+        say(f"WARNING: {warning}")
       if values["train/skipped_in_a_row"] >= config["max_skipped"]:
         raise UserError(
           f"the loss was not finite for {config['max_skipped']} steps in a row"

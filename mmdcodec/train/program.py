@@ -56,7 +56,9 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
   seed, ema = config["seed"], config["ema"]
 
   def init(key: jax.Array) -> TrainState:
-    return TrainState.create(task.init(key), optimizer, ema=bool(ema))
+    return TrainState.create(
+      task.init(key), optimizer, ema=bool(ema), carried=task.carry(key)
+    )
 
   def step(
     state: TrainState, batch: dict, history: tuple[dict, ...] = ()
@@ -64,9 +66,9 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     # From the step and not from a chain of splits: a resumed run draws the
     # numbers of the run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, (collections, metrics)), grads = jax.value_and_grad(
+    (loss, (collections, carried, metrics)), grads = jax.value_and_grad(
       task.loss, has_aux=True
-    )(state.params, state.collections, batch, key, state.step)
+    )(state.params, state.collections, state.carried, batch, key, state.step)
     if history:
       more, more_grads, found = task.history_gradient(
         state.params, state.collections, history, key, state.step
@@ -74,7 +76,13 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
       loss, grads = loss + more, jax.tree.map(jnp.add, grads, more_grads)
       metrics = {**metrics, **found}
     state, guard = update(
-      state, grads, collections, loss, optimizer, ema_decay=ema
+      state,
+      grads,
+      collections,
+      loss,
+      optimizer,
+      carried=carried,
+      ema_decay=ema,
     )
     rate = schedule(state.step - 1)
     return state, {**metrics, "loss": loss, **guard, "learning_rate": rate}
@@ -115,14 +123,21 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
 
 
 def start_from(state: TrainState, path: str, layout: TrainState) -> TrainState:
-  """The state with parameters and collections of a bundle or another run."""
+  """The state with what a bundle or another run has.
+
+  Parameters, collections, and the parameters of discriminators where both have
+  the same ones.
+  """
   from mmdcodec import bundle
 
-  variables = dict(bundle.load_variables(path))
+  variables, discriminators = bundle.load_variables(path)
+  variables = dict(variables)
+
+  def same(old, new) -> bool:
+    return jax.tree.map(np.shape, old) == jax.tree.map(np.shape, new)
 
   def put(name: str, old, new, where):
-    shapes = [jax.tree.map(np.shape, tree) for tree in (old, new)]
-    if shapes[0] != shapes[1]:
+    if not same(old, new):
       raise UserError(
         f"init_from: the {name} of {path} do not fit this model; the model"
         " settings must be the same."
@@ -140,4 +155,13 @@ def start_from(state: TrainState, path: str, layout: TrainState) -> TrainState:
   }
   if state.ema is not None:
     kept["ema"] = put("parameters", state.ema, params, layout.ema)
+  ours = (state.carried or {}).get("adversary")
+  if ours is not None and same(ours.params, discriminators):
+    where = layout.carried["adversary"].params
+    kept["carried"] = {
+      **state.carried,
+      "adversary": ours.replace(
+        params=put("discriminators", ours.params, discriminators, where)
+      ),
+    }
   return state.replace(**kept)

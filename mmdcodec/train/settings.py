@@ -66,6 +66,11 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
       changed.append("optimizer.name")
     if bool(now["ema"]) != bool(before["ema"]):
       changed.append("ema (on or off)")
+    changed += [
+      name
+      for name, value in _carried(now).items()
+      if _carried(before)[name] != value
+    ]
     if changed:
       raise UserError(
         f"{workdir} holds a run with another {', '.join(sorted(changed))};"
@@ -77,6 +82,25 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(now, indent=2) + "\n")
     fresh.replace(path)
+
+
+def _carried(config: Mapping) -> dict:
+  """What decides which state there is beside the model's."""
+  losses = config["losses"]
+  weights = {
+    name: losses.get(name, {"weight": 0.0})["weight"]
+    for name in ("waveform", "mel", "stft", "adversarial", "features")
+  }
+  heard = weights["adversarial"] or weights["features"]
+  adversarial = config.get("adversarial", {})
+  balanced = config.get("balancer", {"on": False})["on"]
+  return {
+    "adversarial.discriminators": bool(heard) and adversarial["discriminators"],
+    "adversarial.optimizer.name": bool(heard)
+    and adversarial["optimizer"]["name"],
+    "set of balanced losses": balanced
+    and sorted(name for name, weight in weights.items() if weight),
+  }
 
 
 def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:

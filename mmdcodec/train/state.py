@@ -19,6 +19,8 @@ class TrainState:
     params: trained parameters.
     collections: other variables that a training step changes, by collection
       (`{"codebook": ...}`).
+    carried: what else a task takes from one step to the next and a released
+      model does without (discriminators, running gradient norms), or None.
     opt_state: of the optax transformation.
     ema: running average of `params`, or None.
     skipped: int32 scalar, updates left out because they were not finite.
@@ -28,13 +30,16 @@ class TrainState:
   step: jax.Array
   params: Any
   collections: Any
+  carried: Any
   opt_state: Any
   ema: Any
   skipped: jax.Array
   skipped_in_a_row: jax.Array
 
   @classmethod
-  def create(cls, variables: dict, optimizer, *, ema: bool) -> "TrainState":
+  def create(
+    cls, variables: dict, optimizer, *, ema: bool, carried: Any = None
+  ) -> "TrainState":
     """A state at step 0 from freshly initialised variables."""
     variables = dict(variables)
     params = variables.pop("params")
@@ -43,6 +48,7 @@ class TrainState:
       step=zero,
       params=params,
       collections=variables,
+      carried=carried,
       opt_state=optimizer.init(params),
       # A copy: the step donates its input, and one buffer can't be given twice.
       ema=jax.tree.map(jnp.copy, params) if ema else None,
@@ -63,13 +69,14 @@ def update(
   loss: jax.Array,
   optimizer: optax.GradientTransformation,
   *,
+  carried: Any = None,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict]:
   """Applies gradients, unless loss or gradient is not finite.
 
   A step that is left out changes nothing but the counters: not the parameters,
-  nor the codebooks, nor the optimizer. The choice is made on the device, so the
-  host does not wait for it.
+  nor the codebooks, the optimizer or what is carried. The choice is made on the
+  device, so the host does not wait for it.
 
   Args:
     state: before the step.
@@ -77,6 +84,7 @@ def update(
     collections: as the forward pass left them.
     loss: scalar.
     optimizer: the optax transformation that made `state.opt_state`.
+    carried: as the step left it.
     ema_decay: of the average of parameters; the decay is
       min(ema_decay, (1 + step) / (10 + step)), so that a short run is not
       dominated by its random start.
@@ -95,8 +103,14 @@ def update(
     decay = jnp.minimum(ema_decay, (1 + done) / (10 + done))
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
 
-  new = (params, collections, opt_state, ema)
-  old = (state.params, state.collections, state.opt_state, state.ema)
+  new = (params, collections, carried, opt_state, ema)
+  old = (
+    state.params,
+    state.collections,
+    state.carried,
+    state.opt_state,
+    state.ema,
+  )
   kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
   state = TrainState(
     state.step + 1,

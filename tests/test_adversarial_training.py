@@ -1,0 +1,262 @@
+"""Discriminators and balancer in codec training.
+
+Must catch: gradients that are not those of the weighted losses, or reach the
+wrong side; discriminators that learn or are heard at the wrong time; a state
+that is not released, or not taken over; an alarm that never sounds, or always.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mmdcodec import bundle
+from mmdcodec.cli import configs
+from mmdcodec.errors import UserError
+from mmdcodec.losses import adversarial as losses
+from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.train import adversarial, loop, metrics
+from mmdcodec.train import program as program_lib
+
+WEIGHTS = {"waveform": 1.0, "adversarial": 2.0, "features": 3.0}
+
+
+def configure(**changes):
+  """A codec and one discriminator that compile in seconds."""
+  config = configs.parse(
+    [
+      "--config=encodec_24khz:tiny",
+      "--config.data.seconds=0.1",
+      "--config.model.filters=2",
+      "--config.model.lstm_layers=0",
+      "--config.model.norm=none",
+      "--config.losses.mel.weight=0.0",
+    ]
+  )
+  config.model.ratios = (20,)
+  for name, weight in WEIGHTS.items():
+    config.losses[name].weight = weight
+  config.adversarial.discriminators = (
+    dict(name="multi_scale_stft", filters=2, windows=(64,)),
+  )
+  config.balancer.on = False
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def clips(seed, batch=4, samples=800):
+  """Noise under a slow envelope; the last clip ends early."""
+  rng = np.random.default_rng(seed)
+  x = rng.standard_normal((batch, samples, 1)).cumsum(1) / 30
+  lengths = np.full(batch, samples, np.int32)
+  lengths[-1] = samples // 2
+  x *= np.arange(samples)[:, None] < lengths[:, None, None]
+  return {"audio": x.astype(np.float32), "lengths": lengths}
+
+
+@functools.cache
+def started():
+  """A state after the k-means of a first batch."""
+  return run_steps(configure(), 1)[1]
+
+
+def run_steps(config, steps, state=None):
+  """Metrics of some steps, and the last state."""
+  config = config.to_dict()
+  task = program_lib.make_task(config)
+  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
+  program = program_lib.make_program(task, config, mesh)
+  rows = []
+  with jax.set_mesh(mesh):
+    state = state or program.init(jax.random.key(0))
+    for step in range(steps):
+      state, found = program.step(state, mesh_lib.place(clips(step), mesh))
+      rows.append(jax.device_get(found))
+  return rows, jax.device_get(state)
+
+
+def tree_close(found, expected, tolerance=1e-5):
+  flat = lambda tree: np.concatenate(
+    [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+  )
+  found, expected = flat(found), flat(expected)
+  error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+  assert error < tolerance, error
+
+
+def test_both_gradients_are_those_of_the_plain_losses():
+  """Catches a lost or doubled loss, and a gradient on the wrong side."""
+  config, state, batch = configure(), started(), clips(7)
+  # The same dropped levels in both, so the step's own key.
+  key, x = jax.random.key(3), batch["audio"]
+  task = program_lib.make_task(config.to_dict())
+  (_, (_, carried, found)), grads = jax.jit(
+    jax.value_and_grad(task.loss, has_aux=True)
+  )(state.params, state.collections, state.carried, batch, key, state.step)
+
+  judges = task.adversary.model
+
+  def judged(params, x):
+    pairs = judges.apply({"params": params}, x)
+    return [logits for logits, _ in pairs], [f for _, f in pairs]
+
+  def codec_loss(params):
+    out, _ = task.codec.apply(
+      {"params": params, **state.collections},
+      x,
+      batch["lengths"],
+      train=True,
+      rngs={"quantize": key},
+      mutable=["codebook"],
+    )
+    fixed = state.carried["adversary"].params
+    logits, features = judged(fixed, out.audio)
+    # Padding is silent in both and counts in the mean over what there is.
+    valid = batch["lengths"].sum() * x.shape[2]
+    total = WEIGHTS["waveform"] * jnp.abs(x - out.audio).sum() / valid
+    total += WEIGHTS["adversarial"] * losses.generator_loss(logits)
+    total += WEIGHTS["features"] * losses.feature_matching(
+      judged(fixed, x)[1], features
+    )
+    return total + out.commitment, out.audio
+
+  (total, y), expected = jax.jit(jax.value_and_grad(codec_loss, has_aux=True))(
+    state.params
+  )
+  tree_close(grads, expected)
+  np.testing.assert_allclose(found["loss"], total, rtol=1e-5)
+
+  before = state.carried["adversary"]
+  value, expected = jax.jit(
+    jax.value_and_grad(
+      lambda params: losses.discriminator_loss(
+        judged(params, x)[0], judged(params, y)[0]
+      )
+    )
+  )(before.params)
+  np.testing.assert_allclose(found["discriminator/loss"], value, rtol=1e-5)
+  norm = optax.tree.norm(expected)
+  np.testing.assert_allclose(
+    found["discriminator/gradient_norm"], norm, rtol=1e-4
+  )
+  # Adam's first moment shows the gradient itself.
+  moments = lambda state: state.opt_state[1][0].mu
+  b1 = config.adversarial.optimizer.b1
+  step = jax.tree.map(
+    lambda new, old: (new - b1 * old) / (1 - b1),
+    moments(carried["adversary"]),
+    moments(before),
+  )
+  tree_close(step, expected, 1e-4)
+
+
+def test_start_warmup_and_every():
+  """Catches discriminators that learn or are heard at the wrong time."""
+  config = configure(
+    **{
+      "adversarial.start": 2,
+      "adversarial.warmup": 2,
+      "adversarial.every": 1.5,
+      "balancer.on": True,
+    }
+  )
+  rows, _ = run_steps(config, 8)
+  heard = [row["audio_gradient/adversarial"] > 0 for row in rows]
+  assert heard == [False] * 4 + [True] * 4
+  # Two of three steps of their own clock, which begins in the third.
+  learned = [np.isfinite(row["discriminator/gradient_norm"]) for row in rows]
+  assert learned == [False, False] + [False, True, True] * 2
+  assert [np.isfinite(row["discriminator/loss"]) for row in rows] == (
+    [False] * 2 + [True] * 6
+  )
+  assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_balanced_shares_reach_the_codec():
+  """Catches weights that act on the losses' own scales under the balancer."""
+  rows = {}
+  for gain in (1.0, 100.0):
+    config = configure(
+      **{
+        "balancer.on": True,
+        "losses.adversarial.weight": 0.0,
+        "losses.features.weight": 0.0,
+        "losses.waveform.weight": gain,
+        "losses.commitment.weight": 0.0,
+        "optimizer.clip": 0.0,
+      }
+    )
+    rows[gain] = run_steps(config, 3)[0]
+  for one, other in zip(rows[1.0], rows[100.0], strict=True):
+    np.testing.assert_allclose(
+      one["gradient_norm"], other["gradient_norm"], rtol=1e-4
+    )
+    assert one["audio_gradient/waveform"] > 0
+
+
+def test_the_alarm_of_silent_discriminators(monkeypatch):
+  """Catches discriminators that have won, and nobody says so."""
+  before = started().carried["adversary"]
+  before = before.replace(silent=jnp.int32(adversarial.SILENT_STEPS - 1))
+  task = program_lib.make_task(configure().to_dict())
+  x = jnp.asarray(clips(3)["audio"])
+
+  def step():
+    after, *_, found = task.adversary.step(before, x, 0.5 * x, jnp.int32(9))
+    return after.silent, task.warnings(metrics.flatten(found, "train"))
+
+  assert step() == (0, [])
+  nothing = lambda real, fake, kind: 0.0 * sum(map(jnp.sum, real))
+  monkeypatch.setattr(losses, "discriminator_loss", nothing)
+  silent, (words,) = step()
+  assert silent == adversarial.SILENT_STEPS
+  assert "discriminators" in words and "adversarial.every" in words
+
+
+@pytest.mark.slow
+def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset):
+  """Catches released codecs that can't be trained on adversarially."""
+  config = configure(steps=2, save_every=2, log_every=1)
+  config.data.train = str(dataset)
+  lines = []
+  loop.train(config, tmp_path / "run", log=lines.append)
+  bundle.export(tmp_path / "run", tmp_path / "bundle")
+  names = {path.name for path in (tmp_path / "bundle").iterdir()}
+  assert names == {
+    bundle.CONFIG_FILE, bundle.WEIGHTS_FILE, bundle.DISCRIMINATORS_FILE
+  }  # fmt: skip
+  _, released = bundle.load_variables(tmp_path / "bundle")
+  bundle.load(tmp_path / "bundle")
+  bundle.export(tmp_path / "run", tmp_path / "bundle", force=True)
+
+  config.init_from = str(tmp_path / "bundle")
+  config.adversarial.optimizer.rate = 0.0
+  loop.train(config, tmp_path / "next", log=lines.append)
+  _, after = bundle.load_variables(tmp_path / "next")
+  jax.tree.map(np.testing.assert_array_equal, after, released)
+  # Other discriminators begin anew.
+  config.adversarial.discriminators = (
+    dict(name="multi_scale_stft", filters=3, windows=(64,)),
+  )
+  loop.train(config, tmp_path / "other", log=lines.append)
+  with pytest.raises(UserError, match="adversarial.discriminators"):
+    config.steps = 4
+    loop.train(config, tmp_path / "next", log=lines.append)
+
+
+@pytest.mark.parametrize(
+  "key, value, words",
+  [
+    ("adversarial.loss", "wasserstein", "least_squares"),
+    ("adversarial.every", 0.5, "adversarial.every"),
+    ("adversarial.start", -1, "adversarial.start"),
+    ("adversarial.discriminators", (), "discriminators"),
+  ],
+)
+def test_mistakes_are_named(key, value, words):
+  """Catches a setting that is silently ignored, or a traceback."""
+  with pytest.raises(UserError, match=words):
+    program_lib.make_task(configure(**{key: value}).to_dict())
