@@ -168,6 +168,50 @@ class LoadedCodec:
     y = self._decode(self.variables, padded.astype(np.int32), scale, lengths)
     return np.asarray(y)[:, :samples]
 
+  def encode_blocks(self, blocks, *, codebooks: int | None = None):
+    """Turns audio that arrives in pieces into codes, as `encode` would.
+
+    Args:
+      blocks: iterable of float32 [samples, channels] at the codec's rate and
+        with its channels, of any sizes.
+      codebooks: use only the first so many.
+
+    Yields:
+      (codes int32 [frames, codebooks], scale): joined, the codes are those of
+      the whole clip. `scale` is None, or from a normalised codec [chunks]: the
+      loudness of each chunk whose first frame is in these codes.
+
+    Raises:
+      UserError: there is no audio, or it is not finite.
+    """
+    x = [np.zeros((0, self.channels), np.float32), *blocks]
+    codes, scale = self.encode(
+      np.concatenate(x), codebooks=codebooks, return_scale=True
+    )
+    yield codes[0], None if scale is None else scale[0]
+
+  def decode_blocks(self, blocks, *, length: int | None = None):
+    """Turns codes that arrive in pieces into audio, as `decode` would.
+
+    Args:
+      blocks: iterable of (codes [frames, codebooks], scale), of any sizes, as
+        `encode_blocks` gives them.
+      length: samples to return; all of the frames by default.
+
+    Yields:
+      float32 [samples, channels]: joined, the audio of the whole clip.
+
+    Raises:
+      UserError: there are no codes, too few for `length`, or not this codec's.
+    """
+    pairs = list(blocks)
+    if not pairs:
+      raise UserError("there are no frames to decode.")
+    codes = np.concatenate([codes for codes, _ in pairs])
+    scale = [scale for _, scale in pairs if scale is not None]
+    scale = np.concatenate(scale)[None] if scale else None
+    yield self.decode(codes, scale=scale, length=length)[0]
+
   def _prepare(self, x, rate, lengths):
     """Any accepted audio -> [batch, samples, channels], valid lengths."""
     x = np.asarray(x, np.float32)
