@@ -176,10 +176,8 @@ class Codec(nn.Module):
 
   def setup(self):
     """Builds encoder, quantizer and decoder."""
-    names = [f.name for f in dataclasses.fields(Network)]
-    network = Network(**{name: getattr(self, name) for name in names})
-    self.encoder = Encoder(network)
-    self.decoder = Decoder(network)
+    self.encoder = Encoder(self.network)
+    self.decoder = Decoder(self.network)
     self.quantizer = ResidualVectorQuantizer(
       codebooks=self.codebooks,
       size=self.codebook_size,
@@ -191,6 +189,12 @@ class Codec(nn.Module):
       kmeans_iterations=self.kmeans_iterations,
       dropout=self.quantizer_dropout,
     )
+
+  @property
+  def network(self) -> Network:
+    """The fields that shape encoder and decoder."""
+    names = [f.name for f in dataclasses.fields(Network)]
+    return Network(**{name: getattr(self, name) for name in names})
 
   @property
   def stride(self) -> int:

@@ -17,6 +17,7 @@ path carries no activation. (SoundStream does not say where its ELUs are.)
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -73,6 +74,16 @@ class Network:
       dtype=jnp.dtype(self.dtype),
       name=name,
     )
+
+  def lstm(self, width: int):
+    """The LSTM over the latents."""
+    return LSTM(width, self.lstm_layers, jnp.dtype(self.dtype))
+
+  @property
+  def audio_kernel(self) -> int:
+    """Taps of the last convolution of the decoder."""
+    # SoundStream shortens the kernel towards the latents only (its Fig. 3).
+    return self.kernel if self.topology == "soundstream" else self.last_kernel
 
 
 class Residual(nn.Module):
@@ -133,50 +144,87 @@ class Up(nn.Module):
     return x
 
 
-def _lstm(n: Network, x, lengths):
+def _recurrent(lstm: LSTM | None, x, lengths):
   """LSTM with a skip connection; needs no mask before, being causal."""
-  y, _ = LSTM(x.shape[-1], n.lstm_layers, jnp.dtype(n.dtype), name="lstm")(x)
-  return mask_after(x + y, lengths)
+  return x if lstm is None else mask_after(x + lstm(x)[0], lengths)
 
 
 class Encoder(nn.Module):
-  """Audio to latents, one every prod(ratios) samples."""
+  """Audio to latents, one every prod(ratios) samples.
+
+  In three parts: before the LSTM (`front`), the LSTM (`recurrent`; nothing in
+  a network without one) and after it (`back`).
+  """
 
   network: Network
 
-  @nn.compact
-  def __call__(self, x, lengths=None):
-    """[batch, samples, channels] -> [batch, frames, dim] float32."""
+  def setup(self):
+    """Builds the layers."""
     n = self.network
     block = nn.remat(Down) if n.remat else Down
-    x = n.conv(n.filters, n.kernel, "conv_in")(x, lengths)
-    for i, ratio in enumerate(reversed(n.ratios)):
-      x = block(n, ratio, name=f"block_{i}")(x, lengths)
+    self.conv_in = n.conv(n.filters, n.kernel, "conv_in")
+    self.block = [block(n, ratio) for ratio in reversed(n.ratios)]
+    width = n.filters * 2 ** len(n.ratios)
+    self.lstm = n.lstm(width) if n.lstm_layers else None
+    self.conv_out = n.conv(n.dim, n.last_kernel, "conv_out")
+
+  def __call__(self, x, lengths=None):
+    """[batch, samples, channels] -> [batch, frames, dim] float32."""
+    x = self.front(x, lengths)
+    if lengths is not None:
+      lengths = frames(lengths, math.prod(self.network.ratios))
+    return self.back(self.recurrent(x, lengths), lengths)
+
+  def front(self, x, lengths=None):
+    """[batch, samples, channels] -> [batch, frames, width]."""
+    x = self.conv_in(x, lengths)
+    for block, ratio in zip(
+      self.block, reversed(self.network.ratios), strict=True
+    ):
+      x = block(x, lengths)
       lengths = None if lengths is None else frames(lengths, ratio)
-    if n.lstm_layers:
-      x = _lstm(n, x, lengths)
-    z = n.conv(n.dim, n.last_kernel, "conv_out")(nn.elu(x), lengths)
-    return z.astype(jnp.float32)
+    return x
+
+  def recurrent(self, x, lengths=None):
+    """[batch, frames, width] -> the same shape."""
+    return _recurrent(self.lstm, x, lengths)
+
+  def back(self, x, lengths=None):
+    """[batch, frames, width] -> [batch, frames, dim] float32."""
+    return self.conv_out(nn.elu(x), lengths).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
-  """Latents to audio."""
+  """Latents to audio; in three parts like the encoder."""
 
   network: Network
 
-  @nn.compact
-  def __call__(self, z, lengths=None):
-    """[batch, frames, dim] -> [batch, frames * stride, channels] float32."""
+  def setup(self):
+    """Builds the layers."""
     n = self.network
     block = nn.remat(Up) if n.remat else Up
     width = n.filters * 2 ** len(n.ratios)
-    x = n.conv(width, n.kernel, "conv_in")(z, lengths)
-    if n.lstm_layers:
-      x = _lstm(n, x, lengths)
-    for i, ratio in enumerate(n.ratios):
-      x = block(n, ratio, name=f"block_{i}")(x, lengths)
+    self.conv_in = n.conv(width, n.kernel, "conv_in")
+    self.lstm = n.lstm(width) if n.lstm_layers else None
+    self.block = [block(n, ratio) for ratio in n.ratios]
+    self.conv_out = n.conv(n.channels, n.audio_kernel, "conv_out")
+
+  def __call__(self, z, lengths=None):
+    """[batch, frames, dim] -> [batch, frames * stride, channels] float32."""
+    x = self.recurrent(self.front(z, lengths), lengths)
+    return self.back(x, lengths)
+
+  def front(self, z, lengths=None):
+    """[batch, frames, dim] -> [batch, frames, width]."""
+    return self.conv_in(z, lengths)
+
+  def recurrent(self, x, lengths=None):
+    """[batch, frames, width] -> the same shape."""
+    return _recurrent(self.lstm, x, lengths)
+
+  def back(self, x, lengths=None):
+    """[batch, frames, width] -> [batch, frames * stride, channels] float32."""
+    for block, ratio in zip(self.block, self.network.ratios, strict=True):
+      x = block(x, lengths)
       lengths = None if lengths is None else lengths * ratio
-    # SoundStream shortens the kernel towards the latents only (its Fig. 3).
-    last = n.kernel if n.topology == "soundstream" else n.last_kernel
-    x = n.conv(n.channels, last, "conv_out")(nn.elu(x), lengths)
-    return x.astype(jnp.float32)
+    return self.conv_out(nn.elu(x), lengths).astype(jnp.float32)

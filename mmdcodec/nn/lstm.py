@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec.nn.conv import STREAM, streaming
+
 State = tuple[jax.Array, jax.Array]
 
 
@@ -105,12 +107,21 @@ class LSTM(nn.Module):
 
     Returns:
       (y [batch, time, dim], state): running a sequence in pieces with the
-      state carried gives the same as running it whole.
+      state carried gives the same as running it whole. In a stream (see
+      `mmdcodec.nn.conv`) it is carried in the collection STREAM.
     """
+    if streaming(self):
+      zero = lambda: jnp.zeros((x.shape[0], self.dim), jnp.float32)
+      carried = self.variable(
+        STREAM, "state", lambda: ((zero(), zero()),) * self.layers
+      )
+      state = carried.value
     states = []
     for i in range(self.layers):
       before = None if state is None else state[i]
       layer = LSTMLayer(self.dim, self.dtype, name=f"layer_{i}")
       x, after = layer(x, before)
       states.append(after)
+    if streaming(self):
+      carried.value = tuple(states)
     return x, tuple(states)

@@ -1,0 +1,107 @@
+"""How far the outputs of encoder and decoder reach into their inputs.
+
+Found from the layers' kernels, strides and dilations alone, in exact integers:
+walking back from the last layer, every layer widens the interval of inputs that
+an interval of outputs needs.
+"""
+
+import dataclasses
+import math
+
+from mmdcodec.models.networks import Network
+from mmdcodec.nn.conv import padding, trimming
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """A convolution, or with `up` a transposed one."""
+
+  kernel: int
+  stride: int = 1
+  dilation: int = 1
+  up: bool = False
+
+
+def encoder_layers(n: Network) -> tuple[list[Layer], list[Layer]]:
+  """Convolutions wider than one tap, before and after the LSTM."""
+  front = [Layer(n.kernel)]
+  for ratio in reversed(n.ratios):
+    front += [Layer(n.residual_kernel, dilation=d) for d in n.dilations]
+    front.append(Layer(2 * ratio, ratio))
+  return front, [Layer(n.last_kernel)]
+
+
+def decoder_layers(n: Network) -> tuple[list[Layer], list[Layer]]:
+  """Convolutions wider than one tap, before and after the LSTM."""
+  back = []
+  for ratio in n.ratios:
+    back.append(Layer(2 * ratio, ratio, up=True))
+    back += [Layer(n.residual_kernel, dilation=d) for d in n.dilations]
+  return [Layer(n.kernel)], [*back, Layer(n.audio_kernel)]
+
+
+def inputs_of(
+  layers: list[Layer], n: Network, first: int, last: int
+) -> tuple[int, int]:
+  """First and last input that the outputs `first` to `last` depend on.
+
+  Far from both ends of a clip; negative numbers lie before input 0, which is
+  where output 0 starts. Mirrored padding is counted with the layer that pads:
+  the samples that it copies are inside of the interval too.
+  """
+  for layer in reversed(layers):
+    if layer.up:
+      left, _ = trimming(
+        layer.kernel, layer.stride, n.causal, n.trim_right_ratio
+      )
+      first = -(-(first + left - layer.kernel + 1) // layer.stride)
+      last = (last + left) // layer.stride
+      continue
+    left, right = padding(layer.kernel, layer.stride, layer.dilation, n.causal)
+    if n.pad_mode == "reflect":
+      # The end is filled up to a whole stride and mirrors as much.
+      left = max(left, right + layer.stride - 1)
+    first = first * layer.stride - left
+    last = last * layer.stride + layer.stride - 1 + right
+  return first, last
+
+
+def frames_around(
+  layers: list[Layer], n: Network, stride: int = 1
+) -> tuple[int, int]:
+  """Whole frames (before, after) a frame that its output depends on.
+
+  Args:
+    layers: of a part of encoder or decoder.
+    n: the network.
+    stride: samples of a frame at that side of the part which has more of them:
+      the input in an encoder, the output in a decoder.
+  """
+  if any(layer.up for layer in layers):
+    first, last = inputs_of(layers, n, 0, stride - 1)
+    return max(0, -first), max(0, last)
+  first, last = inputs_of(layers, n, 0, 0)
+  return -(min(0, first) // stride), max(0, last) // stride
+
+
+def lead(layers: list[Layer], n: Network, rate: int) -> int:
+  """Frames that a causal stream needs before the first frame can leave it.
+
+  One without mirrored padding. With it, every convolution must have one input
+  more than it has taps to the left: those are mirrored where a clip begins.
+
+  Args:
+    layers: in order.
+    n: the network.
+    rate: inputs of the first layer per frame.
+  """
+  most = 1
+  for layer in layers:
+    if layer.up:
+      rate *= layer.stride
+      continue
+    left, _ = padding(layer.kernel, layer.stride, layer.dilation, True)
+    if n.pad_mode == "reflect":
+      most = max(most, math.ceil((left + 1) / rate))
+    rate //= layer.stride
+  return most

@@ -1,0 +1,240 @@
+"""Coding while the audio is still arriving, with the state in the open.
+
+Pure functions, to be used inside your own `jit`:
+
+  state = encoder_state(model, batch)
+  codes, state = encode_step(model, variables, state, x, lengths, start)
+
+and the same for the decoder. `state` is a pytree whose leaves have the batch
+axis first: the last samples that each convolution saw, the overlap of each
+transposed convolution, the state of the LSTM. A step takes any whole number of
+frames; cut in whatever way, a clip gives the codes and the audio that it has
+as a whole. The items of a batch are streams of their own: each step says for
+each of them whether it begins (`start`), goes on (`lengths` = the step), ends
+inside of the step (`lengths` less than that) or waits (`lengths` = 0).
+
+Only a causal codec has a state: SoundStream and the 24 kHz EnCodec. A layer
+with mirrored padding copies samples that come after the beginning, so a stream
+of such a codec begins with a step of at least `latency(model)[...].start`
+frames, unless it ends in that step. `Streamer` does all of this for arrays of
+any size.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.models import reach
+from mmdcodec.models.codec import Codec
+from mmdcodec.nn.conv import STREAM, frames, mask_after
+
+State = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+  """What must have arrived before something comes out.
+
+  Attributes:
+    start: frames, before the first frame.
+    steady: frames, before each further frame (1: nothing but the frame).
+    stride: samples per frame.
+    rate: Hz.
+  """
+
+  start: int
+  steady: int
+  stride: int
+  rate: int
+
+  @property
+  def start_samples(self) -> int:
+    """Samples before the first frame."""
+    return self.start * self.stride
+
+  @property
+  def steady_samples(self) -> int:
+    """Samples before each further frame."""
+    return self.steady * self.stride
+
+  @property
+  def start_ms(self) -> float:
+    """Milliseconds before the first frame."""
+    return 1000 * self.start_samples / self.rate
+
+  @property
+  def steady_ms(self) -> float:
+    """Milliseconds before each further frame."""
+    return 1000 * self.steady_samples / self.rate
+
+
+def check(model: Codec) -> None:
+  """Raises a UserError unless the codec can be streamed."""
+  reasons = {
+    "looks ahead (causal=False)": not model.causal,
+    "looks ahead (trim_right_ratio is not 1)": model.trim_right_ratio != 1,
+    "works in chunks": model.chunk is not None,
+    "measures the loudness of the whole clip": model.normalize,
+    "normalises over the whole clip": model.norm == "time_group",
+  }
+  for reason, holds in reasons.items():
+    if holds:
+      raise UserError(
+        f"this codec can't be streamed: it {reason}. Use encode_blocks and"
+        " decode_blocks, which take audio of any length in pieces, or a causal"
+        " codec such as encodec_24khz or soundstream_24khz."
+      )
+
+
+def latency(model: Codec) -> dict[str, Latency]:
+  """Latency of a stream, of the "encoder" and of the "decoder".
+
+  In the encoder: from the first sample of a frame to its codes. In the
+  decoder: from the codes of a frame to its samples, in frames of codes that
+  must be there.
+
+  Raises:
+    UserError: the codec can't be streamed.
+  """
+  check(model)
+  n = model.network
+  layers = {
+    "encoder": (sum(reach.encoder_layers(n), []), model.stride),
+    "decoder": (sum(reach.decoder_layers(n), []), 1),
+  }
+  return {
+    name: Latency(reach.lead(way, n, rate), 1, model.stride, model.rate)
+    for name, (way, rate) in layers.items()
+  }
+
+
+def encoder_state(model: Codec, batch: int) -> State:
+  """State of `batch` streams into the encoder; all of it is zero.
+
+  Raises:
+    UserError: the codec can't be streamed.
+  """
+  check(model)
+  x = jnp.zeros((batch, model.stride, model.channels))
+  return _state(model, _encode, x, None)
+
+
+def decoder_state(model: Codec, batch: int) -> State:
+  """State of `batch` streams out of the decoder; all of it is zero.
+
+  Raises:
+    UserError: the codec can't be streamed.
+  """
+  check(model)
+  return _state(model, _decode, jnp.zeros((batch, 1, 1), jnp.int32))
+
+
+def encode_step(
+  model: Codec,
+  variables: Any,
+  state: State,
+  x: jax.Array,
+  lengths: jax.Array,
+  start: jax.Array,
+  *,
+  codebooks: int | None = None,
+) -> tuple[jax.Array, State]:
+  """Codes of the next samples of each stream.
+
+  Args:
+    model: the codec.
+    variables: of the codec.
+    state: from `encoder_state` or the step before.
+    x: [batch, n * stride, channels], any n.
+    lengths: [batch] samples that are valid: n * stride of a stream that goes
+      on, fewer of one that ends here, 0 of one that waits.
+    start: bool [batch], a stream begins here. With n less than
+      `latency(model)["encoder"].start` it must end here, too.
+    codebooks: use the first so many only.
+
+  Returns:
+    codes int32 [batch, n, codebooks], 0 after frames(lengths, stride), and the
+    state.
+  """
+  return _step(
+    model, variables, state, lengths, start, _encode, x, codebooks
+  )
+
+
+def decode_step(
+  model: Codec,
+  variables: Any,
+  state: State,
+  codes: jax.Array,
+  lengths: jax.Array,
+  start: jax.Array,
+) -> tuple[jax.Array, State]:
+  """Audio of the next codes of each stream.
+
+  Args:
+    model: the codec.
+    variables: of the codec.
+    state: from `decoder_state` or the step before.
+    codes: int32 [batch, n, k], any n.
+    lengths: [batch] frames that are valid: n of a stream that goes on, fewer
+      of one that ends here, 0 of one that waits.
+    start: bool [batch], a stream begins here. With n less than
+      `latency(model)["decoder"].start` it must end here, too.
+
+  Returns:
+    audio float32 [batch, n * stride, channels], 0 after lengths * stride, and
+    the state.
+  """
+  return _step(model, variables, state, lengths, start, _decode, codes)
+
+
+def _encode(model, x, lengths, codebooks):
+  z = model.encoder(mask_after(x, lengths), lengths)
+  codes = model.quantizer.encode(z, codebooks)
+  return mask_after(codes, frames(lengths, model.stride))
+
+
+def _decode(model, codes, lengths):
+  z = mask_after(model.quantizer.decode(codes), lengths)
+  return model.decoder(z, lengths)
+
+
+def _state(model, method, inputs, *rest):
+  """What the layers keep, all zero: the shapes are found without computing."""
+
+  def run(key, inputs):
+    x = jnp.zeros((1, model.stride, model.channels))
+    lengths = jnp.zeros(len(inputs), jnp.int32)
+    return model.apply(
+      model.init(key, x),
+      inputs,
+      lengths,
+      *rest,
+      method=method,
+      mutable=[STREAM],
+    )[1][STREAM]
+
+  shapes = jax.eval_shape(run, jax.random.key(0), inputs)
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def _step(model, variables, state, lengths, start, method, inputs, *rest):
+  def choose(where, a, b):
+    pick = lambda a, b: jnp.where(where.reshape(-1, *(1,) * (b.ndim - 1)), a, b)
+    return jax.tree.map(pick, a, b)
+
+  lengths, start = jnp.asarray(lengths), jnp.asarray(start)
+  before = choose(start, jax.tree.map(jnp.zeros_like, state), state)
+  out, after = model.apply(
+    {**variables, STREAM: before},
+    inputs,
+    lengths,
+    *rest,
+    method=method,
+    mutable=[STREAM],
+  )
+  return out, choose(lengths > 0, after[STREAM], state)
