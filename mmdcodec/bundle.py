@@ -24,6 +24,7 @@ import numpy as np
 
 import mmdcodec
 from mmdcodec.errors import UserError
+from mmdcodec.models import blocks, long_clips, streaming
 from mmdcodec.models import codec as codec_model
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -108,11 +109,11 @@ class LoadedCodec:
       UserError: x is no audio of one of these shapes, or not finite.
     """
     x, lengths = self._prepare(x, rate, lengths)
-    if codebooks is not None and not 1 <= codebooks <= self.codebooks:
-      raise UserError(
-        f"codebooks is {codebooks}; this codec has 1 to {self.codebooks}."
-      )
+    self._check_codebooks(codebooks)
     samples, stride = x.shape[1], self.model.stride
+    if samples > long_clips.WHOLE * stride and blocks.cuttable(self.model):
+      codes, scale = long_clips.encode_array(self, x, lengths, codebooks)
+      return (codes, scale) if return_scale else codes
     padded = bucket(-(-samples // stride)) * stride
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
     out = self._encode(self.variables, x, lengths, codebooks)
@@ -163,16 +164,19 @@ class LoadedCodec:
       raise UserError(
         f"length is {length}; {frames} frames hold 1 to {most} samples."
       )
+    codes = codes.astype(np.int32)
+    if frames > long_clips.WHOLE and blocks.cuttable(self.model):
+      return long_clips.decode_array(self, codes, scale, samples)
     padded = np.pad(codes, ((0, 0), (0, bucket(frames) - frames), (0, 0)))
     lengths = np.full(len(codes), samples, np.int32)
-    y = self._decode(self.variables, padded.astype(np.int32), scale, lengths)
+    y = self._decode(self.variables, padded, scale, lengths)
     return np.asarray(y)[:, :samples]
 
-  def encode_blocks(self, blocks, *, codebooks: int | None = None):
+  def encode_blocks(self, parts, *, codebooks: int | None = None):
     """Turns audio that arrives in pieces into codes, as `encode` would.
 
     Args:
-      blocks: iterable of float32 [samples, channels] at the codec's rate and
+      parts: iterable of float32 [samples, channels] at the codec's rate and
         with its channels, of any sizes.
       codebooks: use only the first so many.
 
@@ -184,17 +188,14 @@ class LoadedCodec:
     Raises:
       UserError: there is no audio, or it is not finite.
     """
-    x = [np.zeros((0, self.channels), np.float32), *blocks]
-    codes, scale = self.encode(
-      np.concatenate(x), codebooks=codebooks, return_scale=True
-    )
-    yield codes[0], None if scale is None else scale[0]
+    self._check_codebooks(codebooks)
+    return long_clips.encode_blocks(self, parts, codebooks)
 
-  def decode_blocks(self, blocks, *, length: int | None = None):
+  def decode_blocks(self, parts, *, length: int | None = None):
     """Turns codes that arrive in pieces into audio, as `decode` would.
 
     Args:
-      blocks: iterable of (codes [frames, codebooks], scale), of any sizes, as
+      parts: iterable of (codes [frames, codebooks], scale), of any sizes, as
         `encode_blocks` gives them.
       length: samples to return; all of the frames by default.
 
@@ -204,13 +205,31 @@ class LoadedCodec:
     Raises:
       UserError: there are no codes, too few for `length`, or not this codec's.
     """
-    pairs = list(blocks)
-    if not pairs:
-      raise UserError("there are no frames to decode.")
-    codes = np.concatenate([codes for codes, _ in pairs])
-    scale = [scale for _, scale in pairs if scale is not None]
-    scale = np.concatenate(scale)[None] if scale else None
-    yield self.decode(codes, scale=scale, length=length)[0]
+    return long_clips.decode_blocks(self, parts, length)
+
+  def streamer(
+    self, batch: int = 1, *, block: int = 32, codebooks: int | None = None
+  ) -> streaming.Streamer:
+    """Codes audio while it arrives: see `mmdcodec.models.streaming.Streamer`.
+
+    Args:
+      batch: number of streams, which start and end independently.
+      block: frames of the larger step, taken where so much has arrived.
+      codebooks: use only the first so many.
+
+    Raises:
+      UserError: the codec looks ahead or must see a clip as a whole.
+    """
+    self._check_codebooks(codebooks)
+    return streaming.Streamer(
+      self.model, self.variables, batch, block=block, codebooks=codebooks
+    )
+
+  def _check_codebooks(self, codebooks):
+    if codebooks is not None and not 1 <= codebooks <= self.codebooks:
+      raise UserError(
+        f"codebooks is {codebooks}; this codec has 1 to {self.codebooks}."
+      )
 
   def _prepare(self, x, rate, lengths):
     """Any accepted audio -> [batch, samples, channels], valid lengths."""

@@ -76,3 +76,33 @@ def overlap_add(x: jax.Array, hop: int, lengths: jax.Array) -> jax.Array:
   out = out.at[:, places].add(x * weight)
   norm = norm.at[:, places].add(weight)
   return jnp.where(norm > 0, out / jnp.where(norm > 0, norm, 1), 0)
+
+
+def join(
+  x: np.ndarray, hop: int, lengths: np.ndarray, carried: tuple | None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """`overlap_add` in NumPy, for chunks that come a few at a time.
+
+  Args:
+    x: [batch, chunks, size, channels].
+    hop: samples from one chunk to the next.
+    lengths: [batch, chunks], valid samples of each chunk.
+    carried: from the chunks before, or None.
+
+  Returns:
+    ([batch, (chunks - 1) * hop + size, channels], what to carry on). If more
+    chunks come, only the first chunks * hop samples are done.
+  """
+  batch, count, size, channels = x.shape
+  weight = np.where(np.arange(size) < lengths[..., None], fade(size), 0)
+  weight = weight[..., None].astype(x.dtype)
+  out = np.zeros((batch, (count - 1) * hop + size, channels), x.dtype)
+  norm = np.zeros_like(out[..., :1])
+  if carried is not None:
+    out[:, : size - hop], norm[:, : size - hop] = carried
+  for i in range(count):
+    at = slice(i * hop, i * hop + size)
+    out[:, at] += x[:, i] * weight[:, i]
+    norm[:, at] += weight[:, i]
+  rest = out[:, count * hop :].copy(), norm[:, count * hop :].copy()
+  return np.divide(out, norm, out=np.zeros_like(out), where=norm > 0), rest

@@ -34,6 +34,11 @@ from mmdcodec.nn.conv import (
 )
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
+NO_SCALE = (
+  "this codec divides the loudness out of its input: give decode the scale that"
+  " encode returned"
+)
+
 CHOICES = {
   "topology": ("seanet", "soundstream"),
   "norm": NORMS,
@@ -251,7 +256,7 @@ class Codec(nn.Module):
     Returns:
       Output.
     """
-    z, scale = self._analyse(x, lengths)
+    z, scale = self.analyse(x, lengths)
     if shift is not None:
       z = z + shift
     if lengths is None:
@@ -284,7 +289,7 @@ class Codec(nn.Module):
     Returns:
       [batch, ceil(samples / stride), dim] float32.
     """
-    return self._analyse(x, lengths)[0]
+    return self.analyse(x, lengths)[0]
 
   def quantize(self, z: jax.Array, mask: jax.Array | None = None) -> Quantized:
     """Quantizes latents, and leaves the codebooks as they are.
@@ -336,7 +341,7 @@ class Codec(nn.Module):
     batch, samples, channels = x.shape
     if self.chunk is not None and samples > self.chunk[1]:
       return self._encode_chunks(x, lengths, codebooks)
-    z, scale = self._analyse(x, lengths)
+    z, scale = self.analyse(x, lengths)
     codes = self.quantizer.encode(z, codebooks)
     if lengths is None:
       ends = jnp.full((batch,), z.shape[1], jnp.int32)
@@ -368,16 +373,13 @@ class Codec(nn.Module):
       UserError: the codec normalises and there is no scale.
     """
     if self.normalize and scale is None:
-      raise UserError(
-        "this codec divides the loudness out of its input: give decode the"
-        " scale that encode returned"
-      )
+      raise UserError(NO_SCALE)
     if self.chunk is not None and codes.shape[1] > self._chunk_frames:
       return self._decode_chunks(codes, scale, lengths)
     return self.synthesize(self.quantizer.decode(codes), lengths, scale=scale)
 
-  def _analyse(self, x, lengths):
-    """(z, scale or None) of audio; the quantizer is not involved."""
+  def analyse(self, x, lengths):
+    """(z, scale [batch, 1] or None) of audio, before the quantizer."""
     x = mask_after(x, lengths)
     scale = None
     if self.normalize:
@@ -402,7 +404,7 @@ class Codec(nn.Module):
     pieces = chunks.split(mask_after(x, lengths), size, hop)
     count = pieces.shape[1]
     ends = chunks.lengths_of(lengths, count, size, hop)
-    z, scale = self._analyse(
+    z, scale = self.analyse(
       pieces.reshape(batch * count, size, channels), ends.reshape(-1)
     )
     codes = self.quantizer.encode(z, codebooks)
