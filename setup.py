@@ -54,8 +54,10 @@ setup(
     "test": [
       "pytest>=8",
       "tensorboardX>=2.6",
+      "huggingface_hub>=0.30",
       "libtpu; platform_machine == 'x86_64'",
     ],
+    "hub": ["huggingface_hub>=0.30"],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

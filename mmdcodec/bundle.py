@@ -418,7 +418,14 @@ def _read_arrays(path: pathlib.Path) -> dict:
 
 def _read(path: str | pathlib.Path) -> tuple[dict, dict, dict | None]:
   """Configuration, variables, discriminators or None."""
-  path = pathlib.Path(path)
+  from mmdcodec import convert
+  from mmdcodec.convert import hub
+
+  path = hub.find(path)
+  if (path / CONFIG_FILE).is_file():
+    config = _read_json(path / CONFIG_FILE)
+    if convert.is_public(config):
+      return *convert.read(path), None
   if (path / WEIGHTS_FILE).is_file():
     discriminators = None
     if (path / DISCRIMINATORS_FILE).is_file():
@@ -451,7 +458,9 @@ def load(path: str | pathlib.Path) -> Any:
 
   Args:
     path: of a bundle, or of a training workdir (its best checkpoint, averaged
-      weights if the run keeps them).
+      weights if the run keeps them). Or of public weights that
+      `mmdcodec.convert` knows, or their id on the Hugging Face Hub,
+      "facebook/encodec_24khz".
 
   Returns:
     A `LoadedCodec`.

@@ -1,13 +1,11 @@
-"""Codecs: the public models' numbers, causality, independence of batch mates.
+"""Codecs: causality, independence of batch mates, published sizes.
 
-Must catch: any difference from the public EnCodec in structure, padding, LSTM,
-normalisation or overlap-add; a causal codec that looks ahead; padding of a
-batch that changes codes or audio of an example; a preset whose parameters are
-not those published; chunks that do not join.
+Must catch: a causal codec that looks ahead; padding of a batch that changes
+codes or audio of an example; a preset whose parameters are not those published;
+chunks that do not join. (The public models' numbers: test_convert_encodec.py.)
 """
 
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,6 @@ import pytest
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, codec
-
-DATA = pathlib.Path(__file__).parent / "data"
 
 
 def random_variables(model, seed=0):
@@ -42,120 +38,6 @@ def random_variables(model, seed=0):
   state["sum"] = state["sum"] * np.float32(0.5**level) * 0.5
   state["count"], state["started"] = np.ones_like(state["count"]), True
   return variables
-
-
-def public(name):
-  """(model, variables, arrays) of a stored tiny public EnCodec."""
-  config = json.loads((DATA / f"{name}.json").read_text())
-  arrays = dict(np.load(DATA / f"{name}.npz"))
-  if name == "encodec48_chunked_tiny":
-    weights = np.load(DATA / "encodec48_tiny.npz")
-    arrays |= {k: v for k, v in weights.items() if k.startswith("w/")}
-  w = {k[2:]: v for k, v in arrays.items() if k.startswith("w/")}
-  embed = [k for k in w if k.endswith("codebook.embed")]
-  model = codec.from_config(
-    dict(
-      rate=config["sampling_rate"],
-      channels=config["audio_channels"],
-      causal=config["use_causal_conv"],
-      filters=config["num_filters"],
-      ratios=config["upsampling_ratios"],
-      dim=config["hidden_size"],
-      norm=config["norm_type"].removesuffix("_norm"),
-      pad_mode=config["pad_mode"],
-      shortcut="conv" if config["use_conv_shortcut"] else "identity",
-      normalize=config["normalize"],
-      chunk_seconds=config["chunk_length_s"] or 0.0,
-      overlap=config["overlap"] or 0.0,
-      codebooks=len(embed),
-      codebook_size=config["codebook_size"],
-    )
-  )
-
-  def conv(key, up=False):
-    order = (2, 0, 1) if up else (2, 1, 0)
-    out = {"bias": w.pop(f"{key}.conv.bias")}
-    if model.norm == "weight":
-      weight = f"{key}.conv.parametrizations.weight.original"
-      out["g"] = w.pop(weight + "0").reshape(-1)
-      out["v"] = w.pop(weight + "1").transpose(order)
-    else:
-      out["kernel"] = w.pop(f"{key}.conv.weight").transpose(order)
-    if model.norm == "time_group":
-      names = (("scale", "weight"), ("bias", "bias"))
-      out["norm"] = {to: w.pop(f"{key}.norm.{old}") for to, old in names}
-    return out
-
-  def residual(key):
-    out = {f"conv_{i}": conv(f"{key}.block.{j}") for i, j in ((0, 1), (1, 3))}
-    if model.shortcut == "conv":
-      out["shortcut"] = conv(f"{key}.shortcut")
-    return out
-
-  def lstm(key):
-    get = lambda kind, i: w.pop(f"{key}.lstm.{kind}_l{i}")
-    return {
-      f"layer_{i}": {
-        "input_kernel": get("weight_ih", i).T,
-        "recurrent_kernel": get("weight_hh", i).T,
-        "bias": get("bias_ih", i) + get("bias_hh", i),
-      }
-      for i in range(config["num_lstm_layers"])
-    }
-
-  e, d = "encoder.layers", "decoder.layers"
-  encoder = {"conv_in": conv(f"{e}.0"), "conv_out": conv(f"{e}.15")}
-  decoder = {"conv_in": conv(f"{d}.0"), "conv_out": conv(f"{d}.15")}
-  for i in range(4):
-    encoder[f"block_{i}"] = {
-      "residual_0": residual(f"{e}.{1 + 3 * i}"),
-      "down": conv(f"{e}.{3 + 3 * i}"),
-    }
-    decoder[f"block_{i}"] = {
-      "up": conv(f"{d}.{3 + 3 * i}", up=True),
-      "residual_0": residual(f"{d}.{4 + 3 * i}"),
-    }
-  encoder["lstm"], decoder["lstm"] = lstm(f"{e}.13"), lstm(f"{d}.1")
-  keys = [f"quantizer.layers.{i}.codebook.embed" for i in range(len(embed))]
-  table = np.stack([w.pop(key) for key in keys])
-  assert not w, f"unused weights {list(w)}"
-  state = {"sum": table, "count": np.ones(table.shape[:2]), "started": True}
-  variables = {
-    "params": {"encoder": encoder, "decoder": decoder},
-    "codebook": {"quantizer": jax.tree.map(np.float32, state)},
-  }
-  return model, variables, arrays
-
-
-@pytest.mark.parametrize(
-  "name", ["encodec24_tiny", "encodec48_tiny", "encodec48_chunked_tiny"]
-)
-def test_public_encodec(name):
-  """Codes equal and audio within 1e-5 of the public implementation."""
-  model, variables, arrays = public(name)
-  x = arrays["in/audio"].swapaxes(1, 2)
-  codes, audio = arrays["out/codes"], arrays["out/audio"].swapaxes(1, 2)
-  # Chunk after chunk: [chunks, batch, books, frames] -> [batch, frames, books].
-  codes = np.moveaxis(codes, 0, 2).reshape(*codes.shape[1:3], -1)
-  codes = codes.swapaxes(1, 2)
-  end = codes.shape[1] - arrays["out/last_frame_pad_length"]
-  codes = codes[:, :end]
-
-  def run(variables, x):
-    books = codes.shape[-1]
-    e = model.apply(variables, x, codebooks=books, method="encode")
-    y = model.apply(variables, e.codes, scale=e.scale, method="decode")
-    return e, y
-
-  e, y = jax.jit(run)(variables, x)
-  assert len(np.unique(codes[..., 0])) > 8, "too uniform to prove anything"
-  np.testing.assert_array_equal(e.codes, codes)
-  np.testing.assert_array_equal(e.lengths, end)
-  if "out/scale" in arrays:
-    scale = arrays["out/scale"][..., 0].T
-    np.testing.assert_allclose(e.scale, scale, rtol=1e-6)
-  assert y.shape == audio.shape
-  assert np.abs(y - audio).max() < 1e-5 * np.abs(audio).max()
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def describe_model(path: pathlib.Path) -> str:
   ]
   if training.get("step") is not None:
     rows.append(("training steps", f"{training['step']:,}"))
+  if source := codec.config.get("source"):
+    rows.append(("converted from", source["name"]))
   bits = bitstream.code_bits(model.codebook_size)
   rates = [
     (n, n * bits * codec.frame_rate / 1000)

@@ -21,6 +21,7 @@ VERBS = (
   "quickstart",
   "prepare",
   "train",
+  "convert",
   "export",
   "encode",
   "decode",
