@@ -28,6 +28,8 @@ CORE = [
   "soxr>=0.5",
   "safetensors>=0.5",
   "matplotlib>=3.8",
+  # jax.export writes and reads its files with it.
+  "flatbuffers>=24",
 ]
 
 setup(

@@ -9,12 +9,13 @@ A bundle is a folder with two or three files and nothing executable in them:
 `load` opens a bundle, or a training workdir at its best checkpoint.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -274,7 +275,8 @@ class LoadedCodec:
 LOADERS: dict[str, Callable] = {"codec": LoadedCodec}
 
 
-def _flatten(variables: dict) -> dict[str, np.ndarray]:
+def flatten(variables: dict) -> dict[str, np.ndarray]:
+  """Arrays by path, "params/encoder/conv_in/bias", sorted."""
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
   # safetensors writes the buffer as it lies, so it must lie in order.
   return {k: np.asarray(v, order="C") for k, v in sorted(flat.items())}
@@ -283,7 +285,7 @@ def _flatten(variables: dict) -> dict[str, np.ndarray]:
 def fingerprint(config: dict, variables: dict) -> str:
   """Names a model by its settings and weights: 16 hex digits of SHA-256."""
   digest = hashlib.sha256(json.dumps(config["model"], sort_keys=True).encode())
-  for name, value in _flatten(jax.device_get(variables)).items():
+  for name, value in flatten(jax.device_get(variables)).items():
     digest.update(f"{name} {value.shape} {value.dtype}".encode())
     digest.update(value.tobytes())
   return digest.hexdigest()[:16]
@@ -311,34 +313,61 @@ def save(
   """
   import safetensors.numpy
 
+  config = {**config, "mmdcodec": mmdcodec.__version__}
+  arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
+  with replacing(folder, (CONFIG_FILE, *arrays), force=force) as fresh:
+    (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    for name, tree in arrays.items():
+      if tree is not None:
+        safetensors.numpy.save_file(
+          flatten(jax.device_get(tree)), fresh / name
+        )
+
+
+@contextlib.contextmanager
+def replacing(
+  folder: str | pathlib.Path,
+  names: Sequence[str],
+  *,
+  force: bool = False,
+  what: str = "bundle",
+) -> Iterator[pathlib.Path]:
+  """A folder to write to, which takes its place when all is in it.
+
+  Args:
+    folder: made; it must not hold anything yet, unless force.
+    names: of the files; a folder with the first of them and nothing but these
+      may be replaced.
+    force: replace it.
+    what: it is, for the error.
+
+  Yields:
+    A folder beside it. Who opens `folder` finds all of it or none.
+
+  Raises:
+    UserError: the folder is in use.
+  """
   folder = pathlib.Path(folder).resolve()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    files = {CONFIG_FILE, WEIGHTS_FILE}
-    ours = folder.is_dir() and files == {
-      path.name for path in folder.iterdir() if path.name != DISCRIMINATORS_FILE
-    }
+    found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    ours = names[0] in found and found <= {*names}
     if not (force and ours):
       raise UserError(
         f"{folder} exists already; "
         + (
-          "give --force to replace the bundle in it."
+          f"give --force to replace the {what} in it."
           if ours
-          else "it is no bundle, so choose another name."
+          else f"it is no {what}, so choose another name."
         )
       )
-  # Beside it and then renamed: who opens the folder finds all of it or none.
   folder.parent.mkdir(parents=True, exist_ok=True)
   fresh = pathlib.Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
   fresh.chmod(0o755)
-  config = {**config, "mmdcodec": mmdcodec.__version__}
-  (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-  safetensors.numpy.save_file(
-    _flatten(jax.device_get(variables)), fresh / WEIGHTS_FILE
-  )
-  if discriminators is not None:
-    safetensors.numpy.save_file(
-      _flatten(jax.device_get(discriminators)), fresh / DISCRIMINATORS_FILE
-    )
+  try:
+    yield fresh
+  except BaseException:
+    shutil.rmtree(fresh)
+    raise
   if folder.exists():
     shutil.rmtree(folder)
   fresh.rename(folder)

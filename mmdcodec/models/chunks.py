@@ -28,9 +28,10 @@ def split(x: jax.Array, size: int, hop: int) -> jax.Array:
   return x[:, _places(chunks, size, hop)]
 
 
-def _places(chunks: int, size: int, hop: int) -> np.ndarray:
+def _places(chunks: int, size: int, hop: int) -> jax.Array:
   """Sample of the clip that each sample of a chunk is: [chunks, size]."""
-  return np.arange(chunks)[:, None] * hop + np.arange(size)
+  # Not NumPy: in an exported program the number of chunks is a symbol.
+  return jnp.arange(chunks)[:, None] * hop + np.arange(size)
 
 
 def lengths_of(lengths: jax.Array, chunks: int, size: int, hop: int):

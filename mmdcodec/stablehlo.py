@@ -1,0 +1,241 @@
+"""A codec as two programs that run without this package.
+
+`export_codec` writes a folder that needs JAX and NumPy alone to run:
+
+  encode.stablehlo   (weights, x, lengths) -> {"codes", "frames", "scale"}
+  decode.stablehlo   (weights, codes, lengths, scale) -> audio
+  weights.npz        arguments of both, by path as in a bundle
+  signature.json     rates, shapes, sizes
+  README.txt         the same in words, with an example
+
+The programs are `jax.export` artefacts: StableHLO lowered for CPU, CUDA and TPU
+at once, with batch and length left open. Weights are arguments, so programs are
+small, compile fast, and take those of another training step as well.
+
+Length is open in whole units (frames; in a codec with chunks, chunks), because
+the shapes of every layer must follow from it: the user pads the audio with
+anything to the next unit and gives the true `lengths`, which decide where it
+ends, to the sample. Below a few units, edges of the clip would overlap in ways
+that shapes decide; shorter audio is padded to the `least` number.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mmdcodec
+from mmdcodec import bundle
+from mmdcodec.models.codec import Codec
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FILES = (
+  "encode.stablehlo",
+  "decode.stablehlo",
+  "weights.npz",
+  "signature.json",
+  "README.txt",
+)
+
+
+class Unit(NamedTuple):
+  """The piece of a clip that its length is counted in.
+
+  Attributes:
+    samples: that it has.
+    frames: of codes that it has.
+    least: number of them that a program takes.
+  """
+
+  samples: int
+  frames: int
+  least: int
+
+
+def unit_of(model: Codec) -> Unit:
+  """The unit in which a codec's programs count."""
+  if model.chunk is not None:
+    size, hop = model.chunk
+    # One chunk alone would be coded as a clip that has no chunks.
+    return Unit(hop, -(-size // model.stride), 2)
+  # So many frames that no layer's padding is longer than its input.
+  reach = (model.residual_kernel - 1) * max(model.dilations) + 1
+  within = -(-reach // model.ratios[0])
+  return Unit(model.stride, 1, max(model.kernel, model.last_kernel, within, 2))
+
+
+def programs(model: Codec, variables: dict) -> dict[str, Any]:
+  """Encoder and decoder as `jax.export.Exported`, by the names of their files.
+
+  Args:
+    model: the codec.
+    variables: its arrays, or their shapes.
+
+  Returns:
+    {"encode": ..., "decode": ...}.
+  """
+  from jax import export
+
+  unit = unit_of(model)
+  nested = lambda flat: flax.traverse_util.unflatten_dict(flat, sep="/")
+
+  def encode(weights, x, lengths):
+    out = model.apply(nested(weights), x, lengths, method="encode")
+    units = x.shape[1] // unit.samples
+    # The last chunk has fewer frames; whole chunks are what decode takes.
+    short = units * unit.frames - out.codes.shape[1]
+    codes = jnp.pad(out.codes, ((0, 0), (0, short), (0, 0)))
+    scale = {} if out.scale is None else {"scale": out.scale}
+    return {"codes": codes, "frames": out.lengths, **scale}
+
+  def decode(weights, codes, lengths, *scale):
+    return model.apply(
+      nested(weights),
+      codes,
+      lengths=lengths,
+      scale=scale[0] if scale else None,
+      method="decode",
+    )
+
+  array = jax.ShapeDtypeStruct
+  flat = flax.traverse_util.flatten_dict(variables, sep="/")
+  weights = {name: array(a.shape, a.dtype) for name, a in flat.items()}
+  make = lambda f: export.export(jax.jit(f), platforms=PLATFORMS)
+  free = ["b >= 1", f"n >= {unit.least}"]
+
+  b, n = export.symbolic_shape("b, n", constraints=free)
+  x = array((b, n * unit.samples, model.channels), jnp.float32)
+  encoder = make(encode)(weights, x, array((b,), jnp.int32))
+
+  # Every symbol of a scope must occur among the arguments: k has its own.
+  free += ["k >= 1", f"k <= {model.codebooks}"]
+  b, n, k = export.symbolic_shape("b, n, k", constraints=free)
+  codes = array((b, n * unit.frames, k), jnp.int32)
+  scale = ()
+  if model.normalize:
+    scale = (array((b, n if model.chunk else 1), jnp.float32),)
+  decoder = make(decode)(weights, codes, array((b,), jnp.int32), *scale)
+  return {"encode": encoder, "decode": decoder}
+
+
+def export_codec(
+  codec: bundle.LoadedCodec,
+  folder: str | pathlib.Path,
+  *,
+  force: bool = False,
+) -> dict[str, int]:
+  """Writes the programs of a codec, and what a user needs to call them.
+
+  Args:
+    codec: from `mmdcodec.load`.
+    folder: made; it must not hold anything yet, unless force.
+    force: replace the programs that are there.
+
+  Returns:
+    bytes of each file by name.
+
+  Raises:
+    UserError: the folder is in use.
+  """
+  with bundle.replacing(folder, FILES, force=force, what="export") as fresh:
+    for name, program in programs(codec.model, codec.variables).items():
+      (fresh / f"{name}.stablehlo").write_bytes(program.serialize())
+    weights = bundle.flatten(jax.device_get(codec.variables))
+    np.savez(fresh / "weights.npz", **weights)
+    about = signature(codec)
+    (fresh / "signature.json").write_text(json.dumps(about, indent=2) + "\n")
+    (fresh / "README.txt").write_text(_readme(about))
+    return {name: (fresh / name).stat().st_size for name in FILES}
+
+
+def signature(codec: bundle.LoadedCodec) -> dict[str, Any]:
+  """What the programs take and give: JSON-able."""
+  model, unit = codec.model, unit_of(codec.model)
+  audio = f"float32 [b, {unit.samples} * n, {model.channels}]"
+  frames = "n" if unit.frames == 1 else f"{unit.frames} * n"
+  scales = "n" if model.chunk else "1"
+  scale = {"scale": f"float32 [b, {scales}]"} if model.normalize else {}
+  length = {"lengths": "int32 [b], samples from 1 on"}
+  return {
+    "model": codec.hash,
+    "rate": codec.rate,
+    "channels": codec.channels,
+    "frame_rate": codec.frame_rate,
+    "codebooks": codec.codebooks,
+    "codebook_size": model.codebook_size,
+    "unit_samples": unit.samples,
+    "unit_frames": unit.frames,
+    "least_units": unit.least,
+    "encode": {
+      "arguments": {"weights": "weights.npz", "x": audio, **length},
+      "result": {
+        "codes": f"int32 [b, {frames}, {codec.codebooks}]",
+        "frames": "int32 [b], valid frames",
+        **scale,
+      },
+    },
+    "decode": {
+      "arguments": {
+        "weights": "weights.npz",
+        "codes": f"int32 [b, {frames}, k], k = 1..{codec.codebooks}",
+        **length,
+        **scale,
+      },
+      "result": f"float32 [b, {_decoded(model, unit)}, {model.channels}]",
+    },
+    "platforms": list(PLATFORMS),
+    "jax": jax.__version__,
+    "mmdcodec": mmdcodec.__version__,
+  }
+
+
+def _decoded(model: Codec, unit: Unit) -> str:
+  """Samples that n units decode to."""
+  over = unit.frames * model.stride - unit.samples
+  return f"{unit.samples} * n" + (f" + {over}" if over else "")
+
+
+def _readme(about: dict[str, Any]) -> str:
+  """How to call the programs of a signature."""
+  rows = []
+  for name in ("encode", "decode"):
+    part = about[name]
+    result = part["result"]
+    if isinstance(result, dict):
+      result = "{" + ", ".join(f'"{k}": {v}' for k, v in result.items()) + "}"
+    takes = "".join(f"\n    {k}: {v}" for k, v in part["arguments"].items())
+    rows.append(f"{name}{takes}\n    -> {result}")
+  scaled = "scale" in about["encode"]["result"]
+  return f"""\
+Neural audio codec {about["model"]}: {about["rate"]} Hz, {about["channels"]} \
+channel(s), {about["codebooks"]} x {about["codebook_size"]} codes.
+
+{chr(10).join(rows)}
+
+Batch b and length n >= {about["least_units"]} are free; pad audio at its end to
+a multiple of {about["unit_samples"]} samples, and say in lengths where it ends:
+what lies after that changes nothing. The first k codebooks are a coder of their
+own. StableHLO for {", ".join(about["platforms"])}, written by JAX \
+{about["jax"]}; to load it, JAX needs the package flatbuffers.
+
+  import jax, numpy as np
+  from jax import export
+  load = lambda name: jax.jit(export.deserialize(open(name, "rb").read()).call)
+  encode, decode = load("encode.stablehlo"), load("decode.stablehlo")
+  weights = dict(np.load("weights.npz"))
+  x = ...  # float32 [samples, {about["channels"]}] at {about["rate"]} Hz
+  lengths = np.array([len(x)], np.int32)
+  units = max(-(-len(x) // {about["unit_samples"]}), {about["least_units"]})
+  padded = np.zeros((1, units * {about["unit_samples"]}, \
+{about["channels"]}), np.float32)
+  padded[0, : len(x)] = x
+  out = encode(weights, padded, lengths)
+  y = decode(weights, out["codes"], lengths{', out["scale"]' if scaled else ""})
+  y = np.asarray(y)[0, : len(x)]
+
+A new shape compiles anew: pad to a few lengths if there are many files.
+"""
