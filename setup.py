@@ -27,6 +27,7 @@ CORE = [
   "soundfile>=0.13",
   "soxr>=0.5",
   "safetensors>=0.5",
+  "constriction>=0.4",
   "matplotlib>=3.8",
   # jax.export writes and reads its files with it.
   "flatbuffers>=24",

@@ -1,0 +1,200 @@
+"""The parts of a `.mmdc` file after its header: chunks, and a trailer.
+
+Version 2, all numbers little-endian:
+
+  chunk    sync u32 | sequence u32 | frames u32 | payload bytes u32
+           | payload CRC-32 | head CRC-32 | payload
+  payload  scales f32 [scales] | codes
+  trailer  payload bytes u32 [chunks] | frames u64 | samples u64 | header
+           | trailer bytes u32 | CRC-32 | end u32
+
+Chunk number i holds frames from i * chunk_frames on. The CRCs of heads and of
+the trailer begin from the header's, so that a chunk of another file, or of a
+file with other settings, is no chunk of this one. The trailer's copy of the
+header saves a file whose beginning is lost.
+
+Raw codes are packed frame by frame. Entropy-coded ones lie codebook by codebook,
+each after its number of bytes (LEB128), so that codebooks can be dropped by
+leaving out bytes.
+"""
+
+import dataclasses
+import struct
+import zlib
+
+import numpy as np
+
+from mmdcodec.bitstream import entropy, packing
+from mmdcodec.bitstream.header import Header
+from mmdcodec.errors import UserError
+
+SYNC = b"\x8bMC\x96"
+END = b"\x8bME\x96"
+HEAD = struct.Struct("<4sIIIII")
+TOTALS = struct.Struct("<QQ")
+TAIL = struct.Struct("<II4s")
+
+# A chunk has at least a byte for so many codes: what a reader allocates is
+# bounded by the bytes that are there, whatever a file claims.
+CODES_PER_BYTE = 128
+
+
+class Damaged(Exception):
+  """Bytes that no writer wrote. The message says what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """The head of a chunk: sequence number, sizes, CRC of the payload."""
+
+  sequence: int
+  frames: int
+  payload: int
+  crc: int
+
+  def to_bytes(self, seed: int) -> bytes:
+    """As it stands in a file whose header has the CRC `seed`."""
+    data = HEAD.pack(SYNC, *dataclasses.astuple(self), 0)[:-4]
+    return data + struct.pack("<I", zlib.crc32(data, seed))
+
+
+def parse_head(data: bytes, header: Header, seed: int) -> Head | None:
+  """The head in `HEAD.size` bytes, or None if there is no valid one."""
+  if len(data) < HEAD.size or data[:4] != SYNC:
+    return None
+  *fields, crc = HEAD.unpack(data)[1:]
+  if zlib.crc32(data[:-4], seed) != crc:
+    return None
+  head = Head(*fields)
+  codes = head.frames * header.codebooks
+  if (
+    not 1 <= head.frames <= header.chunk_frames
+    or codes > CODES_PER_BYTE * head.payload
+    or head.payload > most_payload(header)
+  ):
+    return None
+  return head
+
+
+def most_payload(header: Header) -> int:
+  """Bytes of the largest payload that a chunk can have.
+
+  A code costs at most the coder's 24 bits.
+  """
+  frames = header.chunk_frames
+  return (
+    4 * header.scales(frames)
+    + 4 * frames * header.codebooks
+    + 16 * header.codebooks
+  )
+
+
+def to_payload(
+  codes: np.ndarray, scale: np.ndarray | None, header: Header
+) -> bytes:
+  """Scales and codes [frames, codebooks] of one chunk as bytes."""
+  data = b"" if scale is None else np.asarray(scale, "<f4").tobytes()
+  if header.coding == "raw":
+    data += packing.pack_codes(codes, header.codebook_size)
+  else:
+    data += join(entropy.encode(codes, header.codebook_size, header.coding))
+  return data.ljust(-(-codes.size // CODES_PER_BYTE), b"\0")
+
+
+def from_payload(
+  data: bytes, frames: int, header: Header
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Undoes `to_payload`.
+
+  Returns:
+    int32 codes [frames, codebooks], and float32 scales or None.
+
+  Raises:
+    Damaged: the bytes are not what a writer makes of such a chunk.
+  """
+  count = header.scales(frames)
+  if len(data) < 4 * count:
+    raise Damaged("a chunk ends within its scales")
+  scale = np.frombuffer(data, "<f4", count).astype(np.float32)
+  if not np.isfinite(scale).all():
+    raise Damaged("a scale is not a finite number")
+  data = data[4 * count :]
+  if header.coding == "raw":
+    shape = dict(
+      frames=frames, codebooks=header.codebooks, size=header.codebook_size
+    )
+    try:
+      codes = packing.unpack_codes(data, **shape)
+    except UserError as error:
+      raise Damaged(str(error).rstrip(".")) from None
+  else:
+    parts = split(data, header.codebooks)
+    try:
+      codes = entropy.decode(parts, frames, header.codebook_size, header.coding)
+    except ValueError as error:
+      raise Damaged(f"codes cannot be decoded ({error})") from None
+  return codes, scale if count else None
+
+
+def join(parts: list[bytes]) -> bytes:
+  """Puts the codebooks of a chunk one after the other."""
+  out = bytearray()
+  for part in parts:
+    count = len(part)
+    while count >= 128:
+      out.append(count & 127 | 128)
+      count >>= 7
+    out.append(count)
+    out += part
+  return bytes(out)
+
+
+def split(data: bytes, codebooks: int) -> list[bytes]:
+  """Undoes `join`; zero bytes may follow.
+
+  Raises:
+    Damaged: the lengths do not fit the data.
+  """
+  parts, at = [], 0
+  for _ in range(codebooks):
+    count = shift = 0
+    while True:
+      if at >= len(data) or shift > 28:
+        raise Damaged("the lengths of a chunk's codebooks do not fit it")
+      byte = data[at]
+      count |= (byte & 127) << shift
+      at, shift = at + 1, shift + 7
+      if byte < 128:
+        break
+    if at + count > len(data):
+      raise Damaged("the lengths of a chunk's codebooks do not fit it")
+    parts.append(data[at : at + count])
+    at += count
+  if data[at:].strip(b"\0"):
+    raise Damaged("a chunk holds more than its codes")
+  return parts
+
+
+def keep_codebooks(
+  data: bytes, frames: int, header: Header, kept: Header
+) -> bytes:
+  """The payload of a chunk with the first codebooks only.
+
+  Entropy-coded codebooks are copied as they are; no model is needed.
+
+  Args:
+    data: the payload.
+    frames: of the chunk.
+    header: of the file it is from.
+    kept: the same with fewer codebooks.
+
+  Raises:
+    Damaged: the bytes are not what a writer makes of such a chunk.
+  """
+  if header.coding == "raw":
+    codes, scale = from_payload(data, frames, header)
+    return to_payload(codes[:, : kept.codebooks], scale, kept)
+  scales = 4 * header.scales(frames)
+  parts = split(data[scales:], header.codebooks)
+  data = data[:scales] + join(parts[: kept.codebooks])
+  return data.ljust(-(-frames * kept.codebooks // CODES_PER_BYTE), b"\0")

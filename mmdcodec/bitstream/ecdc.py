@@ -1,0 +1,149 @@
+"""EnCodec's `.ecdc` files, as its released code writes them (`encodec --raw`).
+
+All numbers big-endian:
+
+  "ECDC" | version u8 = 0 | header bytes u32 | JSON | segments
+
+The JSON names the model ("m"), samples ("al"), codebooks ("nc") and whether a
+language model drove an arithmetic coder ("lm"). A segment is a scale f32, if
+the model normalises, and the packed codes (`packing`), filled to a whole byte.
+The 24 kHz model has one segment, the 48 kHz model one of a second every 0.99 s.
+(arXiv 2210.13438; its released code.)
+"""
+
+import json
+import os
+import struct
+from typing import BinaryIO
+
+import numpy as np
+
+from mmdcodec.bitstream.packing import packed_bytes, unpack_codes
+from mmdcodec.bitstream.stream import Stream
+from mmdcodec.errors import UserError
+
+SUFFIX = ".ecdc"
+MAGIC = b"ECDC"
+
+_HEAD = struct.Struct(">4sBI")
+_SCALE = struct.Struct(">f")
+_ENTRIES = 1024
+_MOST_HEADER = 1 << 16
+# name -> rate, channels, stride, most codebooks, segment and hop in samples
+_MODELS = {
+  "encodec_24khz": (24_000, 1, 320, 32, 0, 0),
+  "encodec_48khz": (48_000, 2, 320, 16, 48_000, 47_520),
+}
+
+
+def read(source: str | os.PathLike | BinaryIO) -> Stream:
+  """Reads the codes of a raw `.ecdc` file.
+
+  Args:
+    source: path or binary file.
+
+  Returns:
+    The stream. Its `model` is zeros: the file names no weights.
+
+  Raises:
+    UserError: the file cannot be read, is none, is cut off, or needs EnCodec's
+      language model.
+  """
+  if hasattr(source, "read"):
+    return _read(source.read(), "the stream")
+  try:
+    with open(source, "rb") as file:
+      return _read(file.read(), os.fspath(source))
+  except OSError as error:
+    raise UserError(
+      f"{os.fspath(source)} cannot be read: {error.strerror}."
+    ) from error
+
+
+def _read(data: bytes, name: str) -> Stream:
+  model, samples, codebooks, at = _header(data, name)
+  rate, channels, stride, _, segment, hop = _MODELS[model]
+  codes, scales, place = [], [], 0
+  while place < samples:
+    size = min(samples - place, segment or samples)
+    frames = -(-size // stride)
+    count = packed_bytes(frames, codebooks, _ENTRIES)
+    end = at + (_SCALE.size if segment else 0) + count
+    if end > len(data):
+      raise UserError(
+        f"{name} is damaged: it ends {place / rate:.1f} s into its"
+        f" {samples / rate:.1f} s of audio."
+      )
+    if segment:
+      scales.append(_SCALE.unpack_from(data, at)[0])
+    packed = data[end - count : end]
+    try:
+      piece = unpack_codes(
+        packed, frames=frames, codebooks=codebooks, size=_ENTRIES
+      )
+    except UserError as error:
+      raise UserError(f"{name}: {error}") from None
+    at, place = end, place + (hop or samples)
+    if place < samples:
+      # A clip that ends in the overlap of its last two segments has a last but
+      # one that is not full; here all but the last are, by frames not heard.
+      short = max(0, segment // stride - frames)
+      piece = np.pad(piece, ((0, short), (0, 0)), mode="edge")
+    codes.append(piece)
+  if at != len(data):
+    raise UserError(
+      f"{name} is damaged: {len(data) - at} bytes follow its codes."
+    )
+  scale = np.array(scales, np.float32)
+  if not np.isfinite(scale).all():
+    raise UserError(f"{name} is damaged: a scale is not a finite number.")
+  return Stream(
+    codes=np.concatenate([np.zeros((0, codebooks), np.int32), *codes]),
+    samples=samples,
+    rate=rate,
+    channels=channels,
+    codebook_size=_ENTRIES,
+    stride=stride,
+    scale=scale if segment else None,
+    segment_frames=segment // stride,
+    segment_hop=hop,
+  )
+
+
+def _header(data: bytes, name: str) -> tuple[str, int, int, int]:
+  """Model, samples, codebooks, and where the codes begin."""
+  if data[:4] != MAGIC:
+    raise UserError(f"{name} is not a {SUFFIX} file (it does not start so).")
+  damaged = f"{name} is damaged: "
+  if len(data) < _HEAD.size:
+    raise UserError(damaged + "it ends within its header.")
+  _, version, length = _HEAD.unpack_from(data)
+  if version:
+    raise UserError(
+      f"{name} is a {SUFFIX} file of version {version}; only 0 is known."
+    )
+  end = _HEAD.size + length
+  if length > _MOST_HEADER or end > len(data):
+    raise UserError(damaged + "it ends within its header.")
+  try:
+    fields = json.loads(data[_HEAD.size : end])
+    model, samples = fields["m"], fields["al"]
+    codebooks, coded = fields["nc"], fields["lm"]
+  except (ValueError, KeyError, TypeError, RecursionError):
+    raise UserError(damaged + "its header is not the JSON expected.") from None
+  if not isinstance(model, str) or model not in _MODELS:
+    raise UserError(
+      f"{name} was made by model {model!r}; known are {', '.join(_MODELS)}."
+    )
+  if coded is not False:
+    raise UserError(
+      f"{name} is coded with EnCodec's language model, which no other machine"
+      " is sure to reproduce; write it again by `encodec` without --lm."
+    )
+  most = _MODELS[model][3]
+  if type(codebooks) is not int or not 1 <= codebooks <= most:
+    raise UserError(damaged + f"it has {codebooks} codebooks, not 1 to {most}.")
+  # A code takes more than a bit, so that bytes bound what is allocated.
+  if type(samples) is not int or not 0 <= samples <= 8 * 320 * len(data):
+    raise UserError(damaged + f"it cannot hold {samples} samples.")
+  return model, samples, codebooks, end

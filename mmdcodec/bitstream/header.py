@@ -1,0 +1,202 @@
+"""What a `.mmdc` file says of itself, and the bounds of what it may say.
+
+Version 2, all numbers little-endian:
+
+  "MMDC" | version u8 | flags u8 | header bytes u16 | fields | CRC-32
+
+The CRC covers everything before it. The first eight bytes are the same in
+every version, so that an old reader can name what it does not know.
+"""
+
+import dataclasses
+import struct
+import zlib
+
+from mmdcodec.errors import UserError
+
+MAGIC = b"MMDC"
+VERSION = 2
+SUFFIX = ".mmdc"
+CODINGS = ("raw", "adaptive", "conditional")
+
+PREFIX = struct.Struct("<4sBBH")
+CRC = struct.Struct("<I")
+_FIELDS = struct.Struct("<IHHIIIIIBB8s")
+_BYTES = PREFIX.size + _FIELDS.size
+
+# What a sane stream can say. A forged header with valid checksums must not
+# make a reader allocate: every size is also tied to the bytes that are there.
+LIMITS = {
+  "rate": (1, 10_000_000),
+  "channels": (1, 1024),
+  "codebooks": (1, 4096),
+  "codebook_size": (2, 1 << 24),
+  "stride": (1, 1 << 20),
+}
+# Codes in one chunk at most.
+MOST_CODES = 1 << 20
+# Codes of more entries than this are not entropy coded: their tables would
+# outgrow what a chunk can teach them.
+MOST_ENTRIES = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What holds for a whole file.
+
+  Attributes:
+    rate: of the codec, in Hz.
+    channels: of the audio.
+    codebooks: codes per frame.
+    codebook_size: entries of every codebook.
+    stride: samples per frame.
+    chunk_frames: frames of every chunk but the last.
+    segment_frames: frames that share one scale in a codec that works in
+      overlapping segments; 0 in others. Chunks are whole segments.
+    segment_hop: samples from one such segment to the next; 0 in others.
+    coding: one of `CODINGS`.
+    scaled: whether chunks carry scales (gains of a normalising codec).
+    model: 16 hex digits that name the weights which made the codes
+      (`mmdcodec.bundle.fingerprint`).
+  """
+
+  rate: int
+  channels: int
+  codebooks: int
+  codebook_size: int
+  stride: int
+  chunk_frames: int
+  segment_frames: int = 0
+  segment_hop: int = 0
+  coding: str = "raw"
+  scaled: bool = False
+  model: str = "0" * 16
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second of audio."""
+    if self.segment_hop:
+      return self.segment_frames * self.rate / self.segment_hop
+    return self.rate / self.stride
+
+  @property
+  def raw_bits(self) -> int:
+    """Bits of a frame when packed."""
+    return self.codebooks * max(1, (self.codebook_size - 1).bit_length())
+
+  def scales(self, frames: int) -> int:
+    """How many scales a chunk of so many frames carries."""
+    if not self.scaled:
+      return 0
+    return -(-frames // self.segment_frames) if self.segment_frames else 1
+
+  def most_samples(self, frames: int) -> int:
+    """Samples that so many frames can hold."""
+    return frames * self.stride
+
+  def contradiction(self) -> str | None:
+    """The first thing that cannot be, or None."""
+    for name, (low, high) in LIMITS.items():
+      if not low <= getattr(self, name) <= high:
+        return f"{name} is {getattr(self, name)}, not in [{low}, {high}]"
+    if not 1 <= self.chunk_frames * self.codebooks <= MOST_CODES:
+      return (
+        f"a chunk of {self.chunk_frames} frames holds"
+        f" {self.chunk_frames * self.codebooks} codes, not 1 to {MOST_CODES}"
+      )
+    if bool(self.segment_frames) != bool(self.segment_hop):
+      return "segments have frames but no hop, or a hop but no frames"
+    if self.segment_frames and (
+      self.chunk_frames % self.segment_frames
+      or self.segment_hop > self.segment_frames * self.stride
+    ):
+      return (
+        f"segments of {self.segment_frames} frames every {self.segment_hop}"
+        f" samples do not fit chunks of {self.chunk_frames} frames"
+      )
+    if self.coding != "raw" and self.codebook_size > MOST_ENTRIES:
+      return (
+        f"codebooks of {self.codebook_size} entries are only written raw"
+        f" ({self.coding} coding takes up to {MOST_ENTRIES})"
+      )
+    return None
+
+  def to_bytes(self) -> bytes:
+    """The header as it stands in a file, with its CRC.
+
+    Raises:
+      ValueError: it contradicts itself.
+    """
+    wrong = self.contradiction()
+    model = bytes.fromhex(self.model)
+    if wrong or len(model) != 8:
+      raise ValueError(wrong or f"model must be 16 hex digits: {self.model!r}")
+    data = PREFIX.pack(MAGIC, VERSION, 0, _BYTES) + _FIELDS.pack(
+      self.rate,
+      self.channels,
+      self.codebooks,
+      self.codebook_size,
+      self.stride,
+      self.chunk_frames,
+      self.segment_frames,
+      self.segment_hop,
+      CODINGS.index(self.coding),
+      self.scaled,
+      model,
+    )
+    return data + CRC.pack(zlib.crc32(data))
+
+
+SIZE = _BYTES + CRC.size
+
+
+def version_of(data: bytes, name: str) -> int:
+  """The version of a file that begins with these bytes.
+
+  Args:
+    data: the first bytes, at least 8 of a whole file.
+    name: of the file, for messages.
+
+  Raises:
+    UserError: it is no `.mmdc` file, is cut off, or of an unknown version.
+  """
+  if data[:4] != MAGIC:
+    raise UserError(f"{name} is not a {SUFFIX} file (it does not start so).")
+  if len(data) < PREFIX.size:
+    raise UserError(f"{name} is damaged: it ends within its header.")
+  version = data[4]
+  if version not in (1, VERSION):
+    raise UserError(
+      f"{name} is a {SUFFIX} file of version {version}; this mmdcodec reads"
+      f" versions 1 to {VERSION}: a newer mmdcodec may read it."
+    )
+  return version
+
+
+def parse(data: bytes, name: str) -> Header:
+  """Undoes `Header.to_bytes`.
+
+  Args:
+    data: `SIZE` bytes, or fewer of a file that is cut off.
+    name: of the file, for messages.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  damaged = f"{name} is damaged: "
+  if len(data) < SIZE:
+    raise UserError(damaged + "it ends within its header.")
+  if zlib.crc32(data[:_BYTES]) != CRC.unpack_from(data, _BYTES)[0]:
+    raise UserError(damaged + "the checksum of its header is wrong.")
+  magic, version, flags, length = PREFIX.unpack_from(data)
+  if (magic, version, flags, length) != (MAGIC, VERSION, 0, _BYTES):
+    raise UserError(damaged + f"its header is not one of version {VERSION}.")
+  *numbers, coding, scaled, model = _FIELDS.unpack_from(data, PREFIX.size)
+  if coding >= len(CODINGS) or scaled > 1:
+    raise UserError(damaged + f"it names coding {coding}, scales {scaled}.")
+  header = Header(
+    *numbers, coding=CODINGS[coding], scaled=bool(scaled), model=model.hex()
+  )
+  if wrong := header.contradiction():
+    raise UserError(damaged + wrong + ".")
+  return header

@@ -1,0 +1,62 @@
+"""The codes of one piece of audio, as they lie in memory."""
+
+import dataclasses
+
+import numpy as np
+
+from mmdcodec.bitstream.packing import code_bits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+  """The codes of one piece of audio and what is needed to decode them.
+
+  Attributes:
+    codes: int32 [frames, codebooks].
+    samples: length of the audio, in samples per channel at `rate`.
+    rate: of the codec, in Hz.
+    channels: of the audio.
+    codebook_size: entries of every codebook.
+    stride: samples per frame.
+    model: 16 hex digits that name the weights which made the codes
+      (`mmdcodec.bundle.fingerprint`).
+    scale: float32 [scales] gains of a normalising codec, or None: one for all,
+      or one for each segment.
+    segment_frames: frames that share one scale in a codec that works in
+      overlapping segments; 0 in others.
+    segment_hop: samples from one such segment to the next; 0 in others.
+    lost: (first, end) of frames that were damaged in the file and are only
+      filled in.
+  """
+
+  codes: np.ndarray
+  samples: int
+  rate: int
+  channels: int
+  codebook_size: int
+  stride: int
+  model: str = "0" * 16
+  scale: np.ndarray | None = None
+  segment_frames: int = 0
+  segment_hop: int = 0
+  lost: tuple[tuple[int, int], ...] = ()
+
+  @property
+  def frame_rate(self) -> float:
+    """Frames per second."""
+    return self.rate / self.stride
+
+  @property
+  def seconds(self) -> float:
+    """Duration of the audio."""
+    return self.samples / self.rate
+
+  @property
+  def codebooks(self) -> int:
+    """Codes per frame."""
+    return self.codes.shape[1]
+
+  @property
+  def bits_per_second(self) -> float:
+    """Bits of packed codes per second of audio (no header, no scales)."""
+    return self.codes.size * code_bits(self.codebook_size) / self.seconds

@@ -1,0 +1,179 @@
+"""All codes of a `.mmdc` file at once."""
+
+import dataclasses
+import io
+import os
+from typing import BinaryIO
+
+from mmdcodec.bitstream import chunk
+from mmdcodec.bitstream.header import MOST_CODES, Header
+from mmdcodec.bitstream.reader import Reader, opened
+from mmdcodec.bitstream.stream import Stream
+from mmdcodec.bitstream.writer import create
+from mmdcodec.errors import UserError
+
+# Long enough to learn what music it is, short enough to lose.
+CHUNK_SECONDS = 30.0
+
+
+def chunk_frames(
+  seconds: float,
+  *,
+  frame_rate: float,
+  codebooks: int,
+  segment_frames: int = 0,
+) -> int:
+  """Frames of a chunk of about so many seconds.
+
+  Args:
+    seconds: wanted, more than 0.
+    frame_rate: frames per second.
+    codebooks: codes per frame.
+    segment_frames: a chunk is a multiple of it (0: of one frame).
+
+  Returns:
+    At least one frame or segment, and no more codes than a chunk may hold.
+  """
+  unit = segment_frames or 1
+  most = max(1, MOST_CODES // codebooks // unit)
+  return unit * int(min(most, max(1, round(seconds * frame_rate / unit))))
+
+
+def header_of(
+  stream: Stream, *, coding: str = "raw", seconds: float = CHUNK_SECONDS
+) -> Header:
+  """The header of a file that is to hold a stream.
+
+  Args:
+    stream: what the file will hold.
+    coding: one of `CODINGS`.
+    seconds: length of a chunk.
+  """
+  header = Header(
+    rate=int(stream.rate),
+    channels=int(stream.channels),
+    codebooks=stream.codebooks,
+    codebook_size=int(stream.codebook_size),
+    stride=int(stream.stride),
+    chunk_frames=1,
+    segment_frames=int(stream.segment_frames),
+    segment_hop=int(stream.segment_hop),
+    coding=coding,
+    scaled=stream.scale is not None,
+    model=stream.model,
+  )
+  frames = chunk_frames(
+    seconds,
+    frame_rate=header.frame_rate,
+    codebooks=header.codebooks,
+    segment_frames=header.segment_frames,
+  )
+  return dataclasses.replace(header, chunk_frames=frames)
+
+
+def write(
+  target: str | os.PathLike | BinaryIO,
+  stream: Stream,
+  *,
+  coding: str = "raw",
+  seconds: float = CHUNK_SECONDS,
+) -> int:
+  """Writes one stream as a `.mmdc` file.
+
+  A path is written aside and renamed, so a crash leaves no half file.
+
+  Args:
+    target: path or binary file.
+    stream: what to write.
+    coding: one of `CODINGS`.
+    seconds: length of a chunk, which is what a damaged byte costs.
+
+  Returns:
+    The number of bytes written.
+
+  Raises:
+    ValueError: the stream contradicts itself (shapes, ranges, lengths).
+    UserError: the path cannot be written.
+  """
+  if stream.codes.ndim != 2:
+    raise ValueError(
+      f"codes must be [frames, codebooks], not {stream.codes.shape}"
+    )
+  header = header_of(stream, coding=coding, seconds=seconds)
+  with create(target, header) as writer:
+    writer.add(stream.codes, stream.scale)
+    writer.close(int(stream.samples))
+  return writer.bytes
+
+
+def to_bytes(stream: Stream, **options) -> bytes:
+  """The whole file as bytes; see `write`."""
+  buffer = io.BytesIO()
+  write(buffer, stream, **options)
+  return buffer.getvalue()
+
+
+def read(
+  source: str | os.PathLike | BinaryIO, *, recover: bool = False
+) -> Stream:
+  """Reads a `.mmdc` file of any version.
+
+  Args:
+    source: path or binary file.
+    recover: take what is left of a damaged file; `Stream.lost` says what is
+      only filled in.
+
+  Returns:
+    The stream, with every checksum and range verified.
+
+  Raises:
+    UserError: the file cannot be read, is no `.mmdc` file, has an unknown
+      version, or is damaged.
+  """
+  with opened(source, recover=recover) as reader:
+    return reader.read()
+
+
+def drop_codebooks(
+  reader: Reader, target: str | os.PathLike | BinaryIO, codebooks: int
+) -> int:
+  """Writes a file again with its first codebooks only: coarser, and smaller.
+
+  No audio is coded again, and no model is needed.
+
+  Args:
+    reader: of the file; not in search of what is left of it.
+    target: path or binary file.
+    codebooks: how many to keep.
+
+  Returns:
+    The number of bytes written.
+
+  Raises:
+    UserError: there are not so many, the file is damaged, or the target cannot
+      be written.
+  """
+  header = reader.header
+  if not 1 <= codebooks <= header.codebooks:
+    raise UserError(
+      f"codebooks is {codebooks}; {reader.name} has 1 to {header.codebooks}."
+    )
+  kept = dataclasses.replace(header, codebooks=codebooks)
+  if reader.version == 1:
+    stream = reader.read()
+    if stream.scale is not None and len(stream.scale) > 1:
+      raise UserError(
+        f"{reader.name} is of version 1, which does not say to what its scales"
+        " belong; code the audio again with --codebooks."
+      )
+    codes = stream.codes[:, :codebooks]
+    return write(target, dataclasses.replace(stream, codes=codes))
+  with create(target, kept) as writer:
+    for data, frames in reader.payloads():
+      try:
+        data = chunk.keep_codebooks(data, frames, header, kept)
+      except chunk.Damaged as error:
+        raise UserError(f"{reader.name} is damaged: {error}.") from None
+      writer.add_payload(data, frames)
+    writer.close(reader.samples)
+  return writer.bytes

@@ -1,0 +1,167 @@
+"""Writing a `.mmdc` file from front to back, in constant memory.
+
+Nothing written is touched again, so that a pipe is as good as a file.
+"""
+
+import contextlib
+import os
+import pathlib
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from mmdcodec.bitstream import chunk
+from mmdcodec.bitstream.header import CRC, Header
+from mmdcodec.errors import UserError
+
+
+class Writer:
+  """Cuts codes into chunks and writes them.
+
+  Attributes:
+    header: what holds for the whole file.
+    frames: given so far.
+    bytes: written so far.
+  """
+
+  def __init__(self, file: BinaryIO, header: Header):
+    """Writes the header.
+
+    Args:
+      file: binary, open for writing.
+      header: what holds for the whole file.
+
+    Raises:
+      ValueError: the header contradicts itself.
+    """
+    self.header, self.frames, self.bytes = header, 0, 0
+    self._file, self._sizes = file, []
+    data = header.to_bytes()
+    (self._seed,) = CRC.unpack(data[-4:])
+    self._codes = np.zeros((0, header.codebooks), np.int32)
+    self._scale = np.zeros(0, np.float32)
+    self._put(data)
+
+  def add(self, codes: np.ndarray, scale: np.ndarray | None = None) -> None:
+    """Adds frames.
+
+    Args:
+      codes: integers [frames, codebooks], any number of frames; whole segments
+        in a codec that has them, but for the last call.
+      scale: float [scales] of a normalising codec: one for every segment in
+        codes, or, without segments, the one of the whole clip, at least in
+        the first call.
+
+    Raises:
+      ValueError: a shape is wrong, or a code outside of its codebook.
+    """
+    header, codes = self.header, np.asarray(codes)
+    if codes.ndim != 2 or codes.shape[1] != header.codebooks:
+      raise ValueError(
+        f"codes must be [frames, {header.codebooks}], not {codes.shape}"
+      )
+    size = header.codebook_size
+    if codes.size and (codes.min() < 0 or codes.max() >= size):
+      raise ValueError(f"codes must lie in [0, {size})")
+    scale = np.zeros(0) if scale is None else np.asarray(scale).reshape(-1)
+    if scale.size and not header.scaled:
+      raise ValueError("scales were given, but the header has none")
+    if header.scaled and not header.segment_frames:
+      self._scale = np.append(self._scale, scale).astype(np.float32)[:1]
+    else:
+      self._scale = np.append(self._scale, scale).astype(np.float32)
+    self._codes = np.append(self._codes, codes.astype(np.int32), axis=0)
+    self.frames += len(codes)
+    while len(self._codes) >= header.chunk_frames:
+      self._write_chunk(header.chunk_frames)
+
+  def add_payload(self, data: bytes, frames: int) -> None:
+    """Adds a chunk that is coded already.
+
+    Args:
+      data: payload of a file with the same settings.
+      frames: in it: `chunk_frames`, but in the last chunk.
+    """
+    self.frames += frames
+    self._put_chunk(data, frames)
+
+  def close(self, samples: int) -> None:
+    """Writes what is left, and the trailer.
+
+    Args:
+      samples: length of the audio, per channel.
+
+    Raises:
+      ValueError: the frames cannot hold so many.
+    """
+    most = self.header.most_samples(self.frames)
+    if not 0 <= samples <= most:
+      raise ValueError(
+        f"{samples} samples do not fit in {self.frames} frames of"
+        f" {self.header.stride}"
+      )
+    if len(self._codes):
+      self._write_chunk(len(self._codes))
+    if len(self._scale) and self.header.segment_frames:
+      raise ValueError(f"{len(self._scale)} scales are left over")
+    data = np.array(self._sizes, "<u4").tobytes()
+    data += chunk.TOTALS.pack(self.frames, samples) + self.header.to_bytes()
+    data += struct.pack("<I", len(data) + chunk.TAIL.size)
+    data += CRC.pack(zlib.crc32(data, self._seed)) + chunk.END
+    self._put(data)
+
+  def _write_chunk(self, frames: int) -> None:
+    codes, self._codes = self._codes[:frames], self._codes[frames:]
+    count = self.header.scales(frames)
+    if len(self._scale) < count:
+      raise ValueError(
+        f"{frames} frames need {count} scales, not {len(self._scale)}"
+      )
+    scale = self._scale[:count] if count else None
+    if self.header.segment_frames:
+      self._scale = self._scale[count:]
+    self._put_chunk(chunk.to_payload(codes, scale, self.header), frames)
+
+  def _put_chunk(self, data: bytes, frames: int) -> None:
+    head = chunk.Head(len(self._sizes), frames, len(data), zlib.crc32(data))
+    self._put(head.to_bytes(self._seed) + data)
+    self._sizes.append(len(data))
+
+  def _put(self, data: bytes) -> None:
+    self._file.write(data)
+    self.bytes += len(data)
+
+
+@contextlib.contextmanager
+def create(
+  target: str | os.PathLike | BinaryIO, header: Header
+) -> Iterator[Writer]:
+  """A writer to a path or file; `close` it at the end of the block.
+
+  A path is written aside and renamed, so a failure leaves no half file.
+
+  Raises:
+    UserError: the path cannot be written.
+  """
+  if hasattr(target, "write"):
+    yield Writer(target, header)
+    return
+  path = pathlib.Path(target)
+  aside = path.with_name(path.name + ".partial")
+  try:
+    file = open(aside, "wb")
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+  try:
+    with file:
+      yield Writer(file, header)
+    os.replace(aside, path)
+  except OSError as error:
+    if error.filename not in (None, str(aside)):
+      raise
+    raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+  finally:
+    aside.unlink(missing_ok=True)

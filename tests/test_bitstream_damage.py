@@ -1,0 +1,287 @@
+"""Damaged `.mmdc` files.
+
+Catches: damage that passes unseen, readers that crash, hang or allocate by what
+a forged file says, and recovery that loses, moves or changes what was not hit.
+"""
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from coded_streams import lively_codes, make_stream
+
+from mmdcodec import bitstream
+from mmdcodec.errors import UserError
+
+HEADER = 50  # bytes, the last four a CRC
+HEAD = 24
+
+
+def make(coding="raw", frames=310, **more):
+  codes = lively_codes(frames, 3, 1000)
+  stream = make_stream(frames, codes=codes, **more)
+  return stream, bitstream.to_bytes(stream, coding=coding, seconds=1.0)
+
+
+def places(data: bytes) -> list[int]:
+  """Where each chunk begins, and the trailer."""
+  found, at = [], HEADER
+  while data[at : at + 4] == b"\x8bMC\x96":
+    found.append(at)
+    at += HEAD + struct.unpack_from("<I", data, at + 12)[0]
+  return [*found, at]
+
+
+def seal(data: bytes) -> bytes:
+  """Makes all checksums right again, as far as sizes still fit."""
+  data = bytearray(data)
+  if len(data) < HEADER:
+    return bytes(data)
+  seed = zlib.crc32(data[: HEADER - 4])
+  struct.pack_into("<I", data, HEADER - 4, seed)
+  at = data.find(b"\x8bMC\x96")
+  while 0 <= at <= len(data) - HEAD:
+    size = struct.unpack_from("<I", data, at + 12)[0]
+    payload = data[at + HEAD : at + HEAD + size]
+    struct.pack_into("<I", data, at + 16, zlib.crc32(payload))
+    struct.pack_into("<I", data, at + 20, zlib.crc32(data[at : at + 20], seed))
+    at = data.find(b"\x8bMC\x96", at + 4)
+  (length,) = struct.unpack_from("<I", data, len(data) - 12)
+  if 12 <= length <= len(data):
+    start = len(data) - length
+    if length >= HEADER + 28:
+      data[-12 - HEADER : -12] = data[:HEADER]
+    struct.pack_into(
+      "<I", data, len(data) - 8, zlib.crc32(data[start:-8], seed)
+    )
+  return bytes(data)
+
+
+def damage(data: bytes, rng) -> bytes:
+  """One to three wounds of any kind."""
+  data = bytearray(data)
+  for _ in range(rng.integers(1, 4)):
+    kind, at = rng.integers(8), int(rng.integers(max(1, len(data))))
+    count = int(rng.integers(1, 40))
+    if kind == 0 and data:
+      data[at % len(data)] ^= 1 << rng.integers(8)
+    elif kind == 1:
+      data[at : at + count] = rng.bytes(min(count, len(data) - at))
+    elif kind == 2:
+      del data[at : at + count * int(rng.integers(1, 30))]
+    elif kind == 3:
+      data[at:at] = rng.bytes(count)
+    elif kind == 4:
+      del data[at:]
+    elif kind == 5:  # any field of the header
+      at = int(rng.integers(4, HEADER - 4))
+      data[at : at + 4] = (b"\xff" * 4, b"\0" * 4, rng.bytes(4))[at % 3]
+    elif kind == 6:  # any field of some chunk, or of the trailer
+      heads = places(bytes(data))
+      at = heads[rng.integers(len(heads))] + int(rng.integers(0, HEAD))
+      data[at : at + 4] = (b"\xff" * 4, b"\0" * 4, rng.bytes(4))[at % 3]
+    else:  # a piece of the file once more, elsewhere
+      piece = data[at : at + int(rng.integers(1, 400))]
+      at = int(rng.integers(len(data) + 1))
+      data[at:at] = piece
+  return bytes(data)
+
+
+def try_reading(data: bytes) -> str:
+  """What becomes of a file: "whole", "refused" or "recovered"."""
+  result = "whole"
+  try:
+    stream = bitstream.read(io.BytesIO(data))
+  except UserError:
+    result = "refused"
+    try:
+      stream = bitstream.read(io.BytesIO(data), recover=True)
+      result = "recovered"
+    except UserError:
+      return result
+  size = stream.codebook_size
+  assert stream.codes.min(initial=0) >= 0
+  assert stream.codes.max(initial=0) < size
+  assert stream.samples <= len(stream.codes) * stream.stride
+  return result
+
+
+def run_many(count: int, seed: int) -> dict:
+  """Reads so many damaged files; what became of them."""
+  rng, counts = np.random.default_rng(seed), {}
+  files = [
+    make(coding, frames, **more)[1]
+    for coding in bitstream.CODINGS
+    for frames, more in (
+      (310, {}),
+      (90, dict(scale=np.ones(1))),
+      (
+        *(100,),
+        dict(
+          scale=np.ones(25), segment_frames=4, segment_hop=1260, samples=31500
+        ),
+      ),
+    )
+  ]
+  for trial in range(count):
+    data = damage(files[trial % len(files)], rng)
+    if rng.integers(2):
+      data = seal(data)
+    result = try_reading(data)
+    counts[result] = counts.get(result, 0) + 1
+  return counts
+
+
+def test_random_and_forged_damage():
+  """Anything but an error that is meant for a user, or a sane stream."""
+  tracemalloc.start()
+  counts = run_many(500, 0)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 64e6
+  assert counts["recovered"] > 250
+  assert counts["refused"] > 5
+
+
+def test_every_byte_and_every_cut_is_guarded():
+  """Damage that is taken for codes."""
+  stream, data = make(frames=90, scale=np.ones(1))
+  for place in range(0, len(data)):
+    damaged = bytearray(data)
+    damaged[place] ^= 1 << place % 8
+    with pytest.raises(UserError):
+      bitstream.read(io.BytesIO(bytes(damaged)))
+    with pytest.raises(UserError):
+      bitstream.read(io.BytesIO(data[:place]))
+  with pytest.raises(UserError):
+    bitstream.read(io.BytesIO(data + b"\0"))
+
+
+@pytest.mark.parametrize("coding", bitstream.CODINGS)
+@pytest.mark.parametrize("hit", range(5))
+def test_what_was_not_hit_is_recovered(coding, hit):
+  """Codes outside of the damaged chunk that are lost, moved or changed."""
+  stream, data = make(coding)
+  at = places(data)[hit] + HEAD + 20
+  first, end = hit * 75, min(310, hit * 75 + 75)
+  cut = at + 5
+  for damaged in (
+    data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :],
+    data[:at] + data[cut:],
+    data[:at] + b"12345678" + data[at:],
+  ):
+    with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
+      back = reader.read()
+      assert reader.lost == [(first, end)]
+      words = f"1 of 5 chunks are lost ({first / 75:.1f} to {end / 75:.1f} s)"
+      assert words in reader.damage
+    assert back.samples == stream.samples and back.lost == ((first, end),)
+    whole = np.r_[0:first, end:310]
+    np.testing.assert_array_equal(back.codes[whole], stream.codes[whole])
+    nearest = stream.codes[first - 1 if first else end]
+    assert (back.codes[first:end] == nearest).all()
+    with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
+      pieces = list(reader.pieces(first, end))
+    assert all(piece.lost for piece in pieces)
+    assert (pieces[0].codes == nearest).all()
+
+
+def test_a_lost_beginning_or_end():
+  """A file that nothing can be had of, though most of it is there."""
+  stream, data = make("conditional")
+  *heads, end = places(data)
+  back = bitstream.read(io.BytesIO(data[HEADER - 1 :]), recover=True)
+  np.testing.assert_array_equal(back.codes, stream.codes)
+  assert back.samples == stream.samples and not back.lost
+  for cut in (len(data) - 1, end + 3, end):
+    back = bitstream.read(io.BytesIO(data[:cut]), recover=True)
+    np.testing.assert_array_equal(back.codes, stream.codes)
+    assert back.samples == 310 * 320
+  back = bitstream.read(io.BytesIO(data[: heads[2] + 30]), recover=True)
+  np.testing.assert_array_equal(back.codes, stream.codes[:150])
+  with pytest.raises(UserError, match="nothing can be recovered"):
+    bitstream.read(io.BytesIO(data[10:-10]), recover=True)
+  nothing = bitstream.read(io.BytesIO(data[:HEADER]), recover=True)
+  assert len(nothing.codes) == nothing.samples == 0
+
+
+def test_chunks_of_another_file_or_in_another_order():
+  """Codes of another song in the middle of this one."""
+  stream, data = make()
+  _, other = make(frames=310, rate=22050)
+  heads, theirs = places(data), places(other)
+  pieces = [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
+  pieces[1] = other[theirs[1] : theirs[2]]
+  damaged = data[:HEADER] + b"".join(pieces) + data[heads[-1] :]
+  back = bitstream.read(io.BytesIO(damaged), recover=True)
+  assert back.lost == ((75, 150),)
+  pieces = [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
+  pieces = [pieces[i] for i in (2, 0, 2, 4, 3, 1)]
+  damaged = data[:HEADER] + b"".join(pieces) + data[heads[-1] :]
+  with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
+    np.testing.assert_array_equal(reader.read().codes, stream.codes)
+    assert "1 chunks are there twice" in reader.damage
+
+
+def test_forged_sequence_numbers_do_not_invent_audio():
+  """Days of filled gaps out of one forged chunk."""
+  _, data = make()
+  heads = places(data)
+  forged = bytearray(data[: heads[-1]])
+  struct.pack_into("<I", forged, heads[3] + 4, 2**31)
+  forged = seal(bytes(forged))
+  with bitstream.opened(io.BytesIO(forged), recover=True) as reader:
+    stream = reader.read()
+    assert any("closed" in words for words in reader.damage)
+  assert len(stream.codes) < 310
+
+
+@pytest.mark.parametrize(
+  "offset, form, value",
+  [
+    (8, "<I", 0),  # rate
+    (8, "<I", 2**32 - 1),
+    (12, "<H", 0),  # channels
+    (12, "<H", 65535),
+    (14, "<H", 0),  # codebooks
+    (14, "<H", 65535),
+    (16, "<I", 0),  # codebook size
+    (16, "<I", 1),
+    (16, "<I", 2**32 - 1),
+    (20, "<I", 0),  # stride
+    (20, "<I", 2**32 - 1),
+    (24, "<I", 0),  # frames of a chunk
+    (24, "<I", 2**32 - 1),
+    (28, "<I", 75),  # segments without a hop
+    (28, "<I", 2**32 - 1),
+    (32, "<I", 5),  # a hop without segments
+    (36, "<B", 3),  # coding
+    (37, "<B", 2),  # scales
+    (5, "<B", 1),  # flags
+    (6, "<H", 51),  # header bytes
+  ],
+)
+def test_absurd_header_with_right_checksums(offset, form, value):
+  """A header that is believed because its checksum is right."""
+  data = bytearray(make()[1])
+  struct.pack_into(form, data, offset, value)
+  for recover in (False, True):
+    with pytest.raises(UserError, match="damaged"):
+      bitstream.read(io.BytesIO(seal(bytes(data))), recover=recover)
+
+
+def test_chunks_within_each_other_end_in_time():
+  """A file that takes quadratic time to search."""
+  _, data = make(frames=75)
+  seed = zlib.crc32(data[: HEADER - 4])
+  head = b"\x8bMC\x96" + struct.pack("<III", 0, 75, 9000) + b"\0\0\0\0"
+  head += struct.pack("<I", zlib.crc32(head, seed))
+  # Each claims the next 9000 bytes, and none has the right checksum.
+  bomb = data[:HEADER] + head * 50_000
+  small = bitstream.read(io.BytesIO(data[:HEADER] + head * 500), recover=True)
+  assert len(small.codes) == 0
+  with pytest.raises(UserError, match="within each"):
+    bitstream.read(io.BytesIO(bomb), recover=True)
