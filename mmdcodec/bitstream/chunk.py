@@ -13,9 +13,9 @@ the trailer begin from the header's, so that a chunk of another file, or of a
 file with other settings, is no chunk of this one. The trailer's copy of the
 header saves a file whose beginning is lost.
 
-Raw codes are packed frame by frame. Entropy-coded ones lie codebook by codebook,
-each after its number of bytes (LEB128), so that codebooks can be dropped by
-leaving out bytes.
+Raw codes are packed frame by frame. Entropy-coded ones lie codebook by
+codebook, each after its number of bytes (LEB128), so that codebooks can be
+dropped by leaving out bytes.
 """
 
 import dataclasses

@@ -78,6 +78,7 @@ class Reader:
     self.name, self.damage, self.lost = name, [], []
     self._file, self._recover, self._whole = file, recover, None
     self._places: dict[int, _Place] = {}
+    self._window = 0, b""
     self.size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(header_lib.SIZE)
@@ -125,8 +126,6 @@ class Reader:
     last = None
     for number in range(first // step, -(-end // step)):
       piece = self._piece(number, last)
-      if piece is None:
-        continue
       last = last if piece.lost else piece
       skip = max(0, first - piece.first) // segment * segment
       stop = min(len(piece.codes), end - piece.first)
@@ -135,8 +134,8 @@ class Reader:
         scale = scale[skip // segment : -(-stop // segment)]
       yield Piece(piece.first + skip, piece.codes[skip:stop], scale, piece.lost)
 
-  def _piece(self, number: int, last: Piece | None) -> Piece | None:
-    """A chunk, or what stands for it if it is lost (None: nothing does)."""
+  def _piece(self, number: int, last: Piece | None) -> Piece:
+    """A chunk, or what stands for it if it is lost."""
     if self._whole is not None:
       return self._version1_piece(number)
     if number in self._places:
@@ -148,7 +147,7 @@ class Reader:
           raise
         del self._places[number]
         self._lose(number, number + 1, str(error))
-    return self._fill(number, last) if self._fills else None
+    return self._fill(number, last)
 
   def payloads(self) -> Iterator[tuple[bytes, int]]:
     """The chunks as they are: payload and frames of each.
@@ -357,7 +356,7 @@ class Reader:
     header = self.header
     first = number * header.chunk_frames
     end = min(first + header.chunk_frames, self.frames)
-    times = "{:.1f} to {:.1f} s".format(self.time(first), self.time(end))
+    times = f"{self.time(first):.1f} to {self.time(end):.1f} s"
     return (
       f"{self.name} is damaged: the checksum of chunk {number} ({times}) is"
       " wrong. With --recover you get the rest."
@@ -395,21 +394,24 @@ class Reader:
     """The first valid head from a byte on."""
     size = chunk.HEAD.size
     while at + size <= limit:
-      self._file.seek(at)
-      data = self._file.read(min(_BLOCK + size, limit - at))
-      found = data.find(chunk.SYNC)
-      while 0 <= found <= len(data) - size:
-        head = chunk.parse_head(
-          data[found : found + size], self.header, self._seed
-        )
-        if head and at + found + size + head.payload <= limit:
-          return _Place(at + found + size, head)
-        found = data.find(chunk.SYNC, found + 1)
-      if found < 0:
-        found = len(data) - size + 1
-      at += found
-      if len(data) < size:
-        break
+      begin, data = self._window
+      if not begin <= at <= begin + len(data) - size:
+        self._file.seek(at)
+        begin, data = at, self._file.read(min(_BLOCK, limit - at))
+        self._window = begin, data
+        if len(data) < size:
+          break
+      found = data.find(chunk.SYNC, at - begin)
+      if not 0 <= found <= len(data) - size:
+        at = begin + len(data) - size + 1
+        continue
+      at = begin + found
+      head = chunk.parse_head(
+        data[found : found + size], self.header, self._seed
+      )
+      if head and at + size + head.payload <= limit:
+        return _Place(at + size, head)
+      at += 1
     return None
 
   def _account(self, trailer) -> None:
@@ -427,29 +429,21 @@ class Reader:
         if place.head.frames != min(step, self.frames - number * step):
           del self._places[number]
     else:
-      self.chunks = last + 1
-      self.frames = 0
-      if last >= 0:
-        self.frames = last * step + self._places[last].head.frames
-      self.samples = header.most_samples(self.frames)
-      if header.segment_frames:
-        whole, rest = divmod(self.frames, header.segment_frames)
-        self.samples = min(
-          self.samples, whole * header.segment_hop + rest * header.stride
-        )
       self.damage.append(
         "the end is lost: how long the audio was is only known to a chunk"
       )
+      self._count_chunks()
     missing = self.chunks - len(self._places)
     # A forged number must not make a reader invent days of audio.
     least = chunk.HEAD.size + step * header.codebooks // chunk.CODES_PER_BYTE
-    self._fills = missing <= 8 + len(self._places) + self.size // least
-    if missing and not self._fills:
+    if missing > 8 + len(self._places) + self.size // least:
       self.damage.append(
         f"{missing} chunks are missing, more than the file has room for; the"
         " gaps are closed, not filled"
       )
-      return
+      places = [place for _, place in sorted(self._places.items())]
+      self._places = dict(enumerate(places))
+      self._count_chunks()
     number = 0
     while number < self.chunks:
       begin = number
@@ -459,6 +453,19 @@ class Reader:
         what = f"{number - begin} of {self.chunks} chunks are lost"
         self._lose(begin, number, what)
       number += 1
+
+  def _count_chunks(self) -> None:
+    """Takes the chunks found, and gaps between them, for the whole file."""
+    header, last = self.header, max(self._places, default=-1)
+    self.chunks, self.frames = last + 1, 0
+    if last >= 0:
+      self.frames = last * header.chunk_frames + self._places[last].head.frames
+    self.samples = header.most_samples(self.frames)
+    if header.segment_frames:
+      whole, rest = divmod(self.frames, header.segment_frames)
+      self.samples = min(
+        self.samples, whole * header.segment_hop + rest * header.stride
+      )
 
   def _lose(self, begin: int, end: int, what: str) -> None:
     """Notes that chunks from one up to another are lost."""
