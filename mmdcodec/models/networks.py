@@ -20,9 +20,17 @@ import dataclasses
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from mmdcodec.nn.conv import Conv, ConvTranspose, frames, mask_after
+from mmdcodec.nn import fold
+from mmdcodec.nn.conv import (
+  Conv,
+  ConvTranspose,
+  frames,
+  mask_after,
+  streaming,
+)
 from mmdcodec.nn.lstm import LSTM
 
 
@@ -48,6 +56,13 @@ class Network:
   trim_right_ratio: float
   dtype: str
   remat: bool
+
+  def folds(self) -> list[int]:
+    """By how much the blocks are folded, from the audio to the latents."""
+    widths = tuple(self.filters * 2**i for i in range(len(self.ratios)))
+    if self.norm == "time_group" or not fold.wanted():
+      return [1] * len(widths)
+    return fold.factors(widths, tuple(reversed(self.ratios)))
 
   def conv(self, features: int, kernel: int, name: str, **options):
     """A convolution with the common options."""
@@ -86,6 +101,22 @@ class Network:
     return self.kernel if self.topology == "soundstream" else self.last_kernel
 
 
+def elu(x):
+  """ELU of an array or a folded signal."""
+  return jax.tree.map(nn.elu, x)
+
+
+def _folds(module: nn.Module) -> list[int]:
+  """`Network.folds`, in the order of the encoder; none in a stream."""
+  network = module.network
+  return [1] * len(network.ratios) if streaming(module) else network.folds()
+
+
+def _folded(x, factor: int):
+  """Folded by so much; 1 is no folding."""
+  return fold.unfold(x) if factor == 1 else fold.fold(x, factor)
+
+
 class Residual(nn.Module):
   """x + conv1x1(elu(conv(elu(x)))), or the shortcut convolution of x.
 
@@ -104,8 +135,8 @@ class Residual(nn.Module):
     inner = n.conv(
       width // n.compress, n.residual_kernel, "conv_0", dilation=self.dilation
     )
-    y = inner(nn.elu(x), lengths)
-    y = n.conv(width, 1, "conv_1")(nn.elu(y), lengths)
+    y = inner(elu(x), lengths)
+    y = n.conv(width, 1, "conv_1")(elu(y), lengths)
     if n.shortcut == "conv":
       x = n.conv(width, 1, "shortcut")(x, lengths)
     return x + y
@@ -124,7 +155,7 @@ class Down(nn.Module):
     for i, dilation in enumerate(n.dilations):
       x = Residual(n, dilation, name=f"residual_{i}")(x, lengths)
     down = n.conv(2 * width, 2 * self.ratio, "down", stride=self.ratio)
-    return down(nn.elu(x), lengths)
+    return down(elu(x), lengths)
 
 
 class Up(nn.Module):
@@ -137,7 +168,7 @@ class Up(nn.Module):
   def __call__(self, x, lengths=None):
     """[batch, time, width] -> [batch, time * ratio, width / 2]."""
     n, width = self.network, x.shape[-1]
-    x = n.up(width // 2, self.ratio, "up")(nn.elu(x), lengths)
+    x = n.up(width // 2, self.ratio, "up")(elu(x), lengths)
     ends = None if lengths is None else lengths * self.ratio
     for i, dilation in enumerate(n.dilations):
       x = Residual(n, dilation, name=f"residual_{i}")(x, ends)
@@ -177,13 +208,14 @@ class Encoder(nn.Module):
 
   def front(self, x, lengths=None):
     """[batch, samples, channels] -> [batch, frames, width]."""
-    x = self.conv_in(x, lengths)
-    for block, ratio in zip(
-      self.block, reversed(self.network.ratios), strict=True
+    folds = _folds(self)
+    x = self.conv_in(_folded(x, folds[0]), lengths)
+    for block, ratio, factor in zip(
+      self.block, reversed(self.network.ratios), folds, strict=True
     ):
-      x = block(x, lengths)
+      x = block(_folded(x, factor), lengths)
       lengths = None if lengths is None else frames(lengths, ratio)
-    return x
+    return fold.unfold(x)
 
   def recurrent(self, x, lengths=None):
     """[batch, frames, width] -> the same shape."""
@@ -191,7 +223,7 @@ class Encoder(nn.Module):
 
   def back(self, x, lengths=None):
     """[batch, frames, width] -> [batch, frames, dim] float32."""
-    return self.conv_out(nn.elu(x), lengths).astype(jnp.float32)
+    return self.conv_out(elu(x), lengths).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -224,7 +256,11 @@ class Decoder(nn.Module):
 
   def back(self, x, lengths=None):
     """[batch, frames, width] -> [batch, frames * stride, channels] float32."""
-    for block, ratio in zip(self.block, self.network.ratios, strict=True):
+    for block, ratio, factor in zip(
+      self.block, self.network.ratios, reversed(_folds(self)), strict=True
+    ):
+      # Transposed by s, a signal is folded by s times as much.
+      x = fold.unfold(x) if factor == 1 else fold.fold(x, factor // ratio)
       x = block(x, lengths)
       lengths = None if lengths is None else lengths * ratio
-    return self.conv_out(nn.elu(x), lengths).astype(jnp.float32)
+    return fold.unfold(self.conv_out(elu(x), lengths)).astype(jnp.float32)

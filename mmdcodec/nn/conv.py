@@ -30,7 +30,7 @@ and 7, dilated or not, and for kernel 2s is about level with or faster than the
 two-tap matmul on folded input. Only the transposed convolution must be written
 otherwise: `lax.conv_transpose` takes 15 to 25 times as long as the polyphase
 form, which is one plain matmul on any backend. So no form here depends on the
-backend. (Not measured: folding narrow layers on TPU.)
+backend. On TPUs the layers are given narrow signals as `fold.Folded`.
 """
 
 import math
@@ -41,6 +41,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from mmdcodec.nn import fold
 
 PAD_MODES = ("constant", "reflect")
 NORMS = ("none", "weight", "time_group")
@@ -64,6 +66,8 @@ def length_mask(lengths: jax.Array, size: int) -> jax.Array:
 
 def mask_after(x: jax.Array, lengths: jax.Array | None) -> jax.Array:
   """Zeroes x [batch, time, channels] from `lengths` on (None: unchanged)."""
+  if isinstance(x, fold.Folded):
+    return fold.mask_after(x, lengths)
   if lengths is None:
     return x
   return jnp.where(length_mask(lengths, x.shape[1])[..., None], x, 0)
@@ -230,7 +234,7 @@ def conv(
   """
   return lax.conv_general_dilated(
     x,
-    kernel,
+    kernel.astype(x.dtype),
     (stride,),
     [pad],
     rhs_dilation=(dilation,),
@@ -265,16 +269,27 @@ def padded_conv(
   time = x.shape[1]
   left, right = padding(kernel.shape[0], stride, dilation, causal)
   extra = frames(time, stride) * stride - time
+  options = dict(stride=stride, dilation=dilation)
+  folded = isinstance(x, fold.Folded)
   if pad_mode == "constant":
-    pad = (left, right + extra)
-    return conv(x, kernel, stride=stride, dilation=dilation, pad=pad)
+    if folded:
+      return fold.conv(x, kernel, left=left, **options)
+    return conv(x, kernel, pad=(left, right + extra), **options)
+  if folded:
+    if causal and time > left and (stride == 1 or lengths is None and not extra):
+      # Only the start has a mirror.
+      return fold.conv(x, kernel, left=left, mirror=True, **options)
+    factor, x = x.factor, fold.unfold(x)
   if lengths is None:
     x = reflect(x, left, right + extra)
   else:
     rights = right + frames(lengths, stride) * stride - lengths
     x = reflect_at(x, left, rights, lengths, right + stride - 1)
     x = x[:, : left + time + right + extra]
-  return conv(x, kernel, stride=stride, dilation=dilation)
+  if folded:
+    y = fold.conv(fold.fold(x, factor), kernel, **options)
+    return y.first(frames(time, stride))
+  return conv(x, kernel, **options)
 
 
 def conv_transpose(
@@ -299,7 +314,7 @@ def conv_transpose(
   short = pieces * stride - taps
   if short:
     kernel = jnp.pad(kernel, ((0, short), (0, 0), (0, 0)))
-  matrix = kernel.transpose(1, 0, 2).reshape(width, -1)
+  matrix = kernel.astype(x.dtype).transpose(1, 0, 2).reshape(width, -1)
   y = (x.reshape(-1, width) @ matrix).reshape(batch, time, pieces, -1)
   y = sum(
     jnp.pad(y[:, :, i], ((0, 0), (i, pieces - 1 - i), (0, 0)))
@@ -413,10 +428,12 @@ class Conv(nn.Module):
     """Returns ceil(time / stride) frames, zero after ceil(lengths / stride)."""
     if self.pad_mode not in PAD_MODES:
       raise ValueError(f"pad_mode must be one of {PAD_MODES}")
+    if self.norm == "time_group":
+      x = fold.unfold(x)  # its statistics are over all of time
     shape = (self.kernel_size, x.shape[-1], self.features)
     kernel = _kernel(self, shape, nn.initializers.lecun_uniform(), 2)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    x = x.astype(self.dtype)
     steps = dict(stride=self.stride, dilation=self.dilation)
     if streaming(self):
       y = conv(self._continued(x, lengths), kernel, **steps)
@@ -483,6 +500,8 @@ class ConvTranspose(nn.Module):
   @nn.compact
   def __call__(self, x, lengths=None):
     """Returns time * stride samples, zero after lengths * stride."""
+    if self.norm == "time_group":
+      x = fold.unfold(x)  # its statistics are over all of time
     shape = (self.kernel_size, x.shape[-1], self.features)
 
     def init(key, shape):
@@ -492,10 +511,17 @@ class ConvTranspose(nn.Module):
 
     kernel = _kernel(self, shape, init, 1)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    y = conv_transpose(
-      x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride
+    left, right = trimming(
+      self.kernel_size, self.stride, self.causal, self.trim_right_ratio
     )
     surplus = self.kernel_size - self.stride
+    x, ends = x.astype(self.dtype), None
+    if lengths is not None:
+      ends = lengths * self.stride
+    if isinstance(x, fold.Folded):
+      y = fold.conv_transpose(x, kernel, stride=self.stride, left=left)
+      return mask_after(y + bias.astype(self.dtype), ends)
+    y = conv_transpose(x, kernel, stride=self.stride)
     if streaming(self):
       overlap = self.variable(
         STREAM, "overlap", jnp.zeros, (len(y), surplus, y.shape[2]), y.dtype
@@ -503,12 +529,8 @@ class ConvTranspose(nn.Module):
       y = y.at[:, :surplus].add(overlap.value)
       overlap.value = y[:, y.shape[1] - surplus :]
     y = y + bias.astype(self.dtype)
-    ends = None if lengths is None else lengths * self.stride
     if self.norm == "time_group":
       y = TimeGroupNorm(name="norm")(
         y, None if ends is None else ends + surplus
       )
-    left, right = trimming(
-      self.kernel_size, self.stride, self.causal, self.trim_right_ratio
-    )
     return mask_after(y[:, left : y.shape[1] - right], ends)

@@ -1,0 +1,198 @@
+"""Folded signals give what the same layers give without folding.
+
+Must catch: a Toeplitz matrix that is shifted, one tap short, or whose gradient
+is summed wrongly; samples after an example's end, or in the last row after the
+end of the signal, that reach its own; a codec whose folded layers see another
+padding, or have other parameters; folding on another platform than it is for.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdcodec.models import codec
+from mmdcodec.nn import conv, fold
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+  return RNG.standard_normal(shape).astype(np.float32)
+
+
+def both(layer, x, lengths, factor):
+  """Output and gradients of a layer, plain and folded by `factor`."""
+  variables = layer.init(jax.random.key(0), x[:1])
+  variables = jax.tree.map(lambda p: normal(*p.shape), variables)
+  shape = jax.eval_shape(layer.apply, variables, x).shape
+  weight = normal(*shape)
+
+  @jax.jit
+  def run(variables, x):
+    def plain(variables, x):
+      return layer.apply(variables, x, lengths)
+
+    def folded(variables, x):
+      y = layer.apply(variables, fold.fold(x, factor), lengths)
+      # Rows must be zero after the end, or the next layer would see it.
+      rest = y.rows.reshape(x.shape[0], -1, shape[2])[:, y.time :]
+      return fold.unfold(y) + jnp.sum(rest)
+
+    results = []
+    for f in (plain, folded):
+      y, pull = jax.vjp(f, variables, x)
+      results.append((y, pull(weight)))
+    return results
+
+  return run(variables, x)
+
+
+def check(plain, folded, tolerance=2e-5):
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(folded), strict=True):
+    scale = max(1.0, float(jnp.abs(a).max()))
+    np.testing.assert_allclose(b, a, atol=tolerance * scale)
+
+
+CASES = [
+  # taps, dilation, stride, factor, samples
+  (7, 1, 1, 4, 64),
+  (7, 3, 1, 4, 61),
+  (7, 9, 1, 8, 131),
+  (3, 1, 1, 5, 33),
+  (1, 1, 1, 4, 17),
+  (4, 1, 2, 8, 64),
+  (6, 1, 3, 6, 47),
+  (8, 1, 4, 4, 64),
+  (10, 1, 5, 10, 53),
+  (16, 1, 8, 8, 47),
+  (7, 2, 3, 6, 40),
+  (7, 1, 1, 4, 5),  # shorter than its padding
+]
+
+
+@pytest.mark.parametrize(
+  "causal,mode", itertools.product((True, False), conv.PAD_MODES)
+)
+def test_convolutions(causal, mode):
+  for i, (taps, dilation, stride, factor, samples) in enumerate(CASES):
+    x = normal(2, samples, 3)
+    # Every other case whole, else an example that ends before the array.
+    lengths = None
+    if i % 2 or samples % 2:
+      lengths = jnp.array([samples, samples // 2 + 1])
+      x = np.array(conv.mask_after(x, lengths))
+    layer = conv.Conv(
+      2,
+      taps,
+      stride=stride,
+      dilation=dilation,
+      causal=causal,
+      pad_mode=mode,
+      norm="weight",
+    )
+    check(*both(layer, x, lengths, factor))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_transposed_convolutions(causal):
+  for taps, stride, factor, samples in [
+    (4, 2, 1, 9),
+    (4, 2, 4, 10),
+    (6, 3, 2, 11),
+    (8, 4, 3, 9),
+    (10, 5, 1, 6),
+    (16, 8, 2, 5),
+    (7, 3, 2, 8),
+    (5, 5, 3, 4),
+  ]:
+    x = normal(2, samples, 3)
+    lengths = jnp.array([samples, samples // 2])
+    x = np.array(conv.mask_after(x, lengths))
+    for ratio, given in ((1.0, None), (0.5, lengths)):
+      layer = conv.ConvTranspose(
+        2, taps, stride, causal=causal, trim_right_ratio=ratio, norm="weight"
+      )
+      check(*both(layer, x, given, factor))
+
+
+def test_a_row_holds_whole_strides():
+  with pytest.raises(ValueError, match="does not divide"):
+    fold.conv(fold.fold(jnp.ones((1, 12, 2)), 3), jnp.ones((4, 2, 2)), stride=2)
+
+
+def test_refolding_and_width():
+  x = normal(2, 13, 3)
+  folded = fold.fold(x, 4)
+  assert folded.rows.shape == (2, 4, 12) and folded.shape == x.shape
+  again = fold.fold(folded, 6)
+  assert again.factor == 6
+  np.testing.assert_array_equal(fold.unfold(again), x)
+
+
+def test_chains_of_narrow_blocks():
+  """Catches a chain that ends folded, or that is wider than it may be."""
+  # SoundStream's and EnCodec's blocks; MusicLM's strides; 32 kHz.
+  widths = (32, 64, 128, 256)
+  assert fold.factors(widths, (2, 4, 5, 8)) == [8, 4, 1, 1]
+  assert fold.factors(widths, (3, 4, 5, 8)) == [12, 4, 1, 1]
+  assert fold.factors((64, 128, 256, 512), (4, 4, 5, 8)) == [4, 1, 1, 1]
+  # A chain is cut where it gets too wide, and the next one begins.
+  assert fold.factors((8, 16, 32, 64), (2, 4, 5, 8)) == [40, 20, 5, 8]
+  assert fold.factors((256, 512), (2, 4)) == [1, 1]
+
+
+def test_by_the_platform_of_the_mesh():
+  """Catches folding on CPUs, and none in what a CPU compiles for TPUs."""
+  assert not fold.wanted()
+  with fold.forced(True):
+    assert fold.wanted()
+    with fold.forced(False):
+      assert not fold.wanted()
+  tpu = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
+  mesh = jax.sharding.AbstractMesh(
+    (1,), ("data",), abstract_device=tpu
+  )
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert fold.wanted()
+
+
+@pytest.mark.parametrize(
+  "name,changes",
+  [
+    ("soundstream_tiny", dict(dilations=(1, 3), ratios=(3, 2))),
+    ("encodec_tiny", dict(ratios=(3, 2))),  # reflect, weight norm, LSTM
+    ("encodec_tiny", dict(causal=False, pad_mode="constant", remat=True)),
+  ],
+)
+def test_whole_codec(name, changes):
+  """Same parameters, latents, audio and gradients, at an odd length."""
+  model = codec.from_config(codec.preset(name, **changes))
+  samples = 3 * model.stride + 1
+  x = normal(2, samples, model.channels)
+  lengths = jnp.array([samples, 2 * model.stride - 3])
+  weight = normal(2, samples, model.channels)
+  variables = jax.jit(model.init)(jax.random.key(0), x)
+
+  def loss(params, x):
+    z = model.apply({**variables, "params": params}, x, lengths, method="latents")
+    y = model.apply(
+      {**variables, "params": params}, z, lengths, method="synthesize"
+    )
+    return jnp.sum(y[:, :samples] * weight), (z, y)
+
+  results = []
+  for on in (False, True):
+    with fold.forced(on):
+      # A function of its own for each, as the trace is cached by function.
+      run = jax.jit(lambda p, x: jax.value_and_grad(loss, has_aux=True)(p, x))
+      shapes = jax.eval_shape(lambda k: model.init(k, x), jax.random.key(0))
+      text = str(run.trace(variables["params"], x).jaxpr)
+      results.append((run(variables["params"], x), jax.tree.leaves(shapes)))
+      # The first layer's rows, which only the folded codec has.
+      assert (f"{-(-samples // model.stride)},{model.stride}]" in text) == on
+  (plain, shapes), (folded, same) = results
+  assert shapes == same
+  check(plain, folded, 1e-4)
