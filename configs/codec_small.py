@@ -4,14 +4,23 @@
         --config.data.train=DATASET --config.data.valid=DATASET
 
 24 kHz mono with a stride of 480: 50 frames a second, 8 codebooks of 256,
-3.2 kbps, 1.6 M parameters, no LSTM. What to expect: docs/RESULTS.md.
+3.2 kbps, 1.6 M parameters, no LSTM.
+
+`--config=codec_small:adversarial` adds small discriminators (19,000 parameters)
+and the balancer: reconstruction alone for 600 steps, then the discriminators
+learn, and from step 700 on they are heard. Such a step takes about three times
+as long. What to expect of either: docs/RESULTS.md.
 """
 
 from mmdcodec.configs import common
 
 
 def get_config(arg: str = ""):
-  """The experiment; `tiny` shrinks it for tests."""
+  """The experiment.
+
+  Args:
+    arg: "", "adversarial", or "tiny" for tests.
+  """
   if arg == "tiny":
     return common.shrink(common.codec_config("encodec_tiny"))
   config = common.codec_config(
@@ -36,4 +45,16 @@ def get_config(arg: str = ""):
   config.optimizer.warmup = 50
   config.log_every = 25
   config.eval_every = config.save_every = 200
+  if arg == "adversarial":
+    # Shares of the gradient: half of it for the discriminators.
+    config.balancer.on = True
+    config.losses.waveform.weight = 1.0
+    config.losses.mel.weight = 2.0
+    config.losses.adversarial.weight = 1.0
+    config.losses.features.weight = 2.0
+    config.adversarial.discriminators = (
+      dict(name="multi_scale_stft", filters=8, windows=(1024, 512, 256)),
+    )
+    config.adversarial.start, config.adversarial.warmup = 600, 100
+    config.optimizer.clip = 0.0
   return config

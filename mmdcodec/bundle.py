@@ -319,9 +319,7 @@ def save(
     (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     for name, tree in arrays.items():
       if tree is not None:
-        safetensors.numpy.save_file(
-          flatten(jax.device_get(tree)), fresh / name
-        )
+        safetensors.numpy.save_file(flatten(jax.device_get(tree)), fresh / name)
 
 
 @contextlib.contextmanager

@@ -168,9 +168,7 @@ def test_by_the_platform_of_the_mesh():
     with fold.forced(False):
       assert not fold.wanted()
   tpu = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
-  mesh = jax.sharding.AbstractMesh(
-    (1,), ("data",), abstract_device=tpu
-  )
+  mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=tpu)
   with jax.sharding.use_abstract_mesh(mesh):
     assert fold.wanted()
 
@@ -193,7 +191,9 @@ def test_whole_codec(name, changes):
   variables = quick(model.init)(jax.random.key(0), x)
 
   def loss(params, x):
-    z = model.apply({**variables, "params": params}, x, lengths, method="latents")
+    z = model.apply(
+      {**variables, "params": params}, x, lengths, method="latents"
+    )
     y = model.apply(
       {**variables, "params": params}, z, lengths, method="synthesize"
     )

@@ -276,7 +276,9 @@ def padded_conv(
       return fold.conv(x, kernel, left=left, **options)
     return conv(x, kernel, pad=(left, right + extra), **options)
   if folded:
-    if causal and time > left and (stride == 1 or lengths is None and not extra):
+    if (
+      causal and time > left and (stride == 1 or lengths is None and not extra)
+    ):
       # Only the start has a mirror.
       return fold.conv(x, kernel, left=left, mirror=True, **options)
     factor, x = x.factor, fold.unfold(x)

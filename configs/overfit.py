@@ -1,0 +1,39 @@
+"""Everything that trains a codec, on a few seconds of audio, in ten minutes.
+
+    mmdcodec prepare CLIPS data/clips
+    mmdcodec train --config=overfit --workdir=runs/overfit \
+        --config.data.train=data/clips --config.data.valid=data/clips
+
+The first thing to run after a change of a codec, a loss or a discriminator, on
+a folder with about ten seconds of any music. A codec of 0.5 M parameters must
+learn it nearly by heart, discriminators and balancer at work from the start.
+docs/RESULTS.md has the curve to compare with. Where it comes out differently:
+
+  mel distance stays       the codec's gradient does not reach it
+  discriminator/loss at 2  the discriminators do not learn; at 0: they have won
+                           at once, and a warning says so
+  use falls                codes die: look at the latents' scale
+"""
+
+from mmdcodec.configs import codec_small, common
+
+
+def get_config(arg: str = ""):
+  """The experiment; `tiny` shrinks it for tests."""
+  config = codec_small.get_config("adversarial")
+  config.model.filters = 8
+  config.model.norm = "none"
+  config.steps = 800
+  config.batch = 4
+  config.data.gain_db = (0.0, 0.0)
+  config.optimizer.rate = 2e-3
+  config.adversarial.discriminators = (
+    dict(name="multi_scale_stft", filters=8, windows=(1024, 256)),
+  )
+  config.adversarial.start = config.adversarial.warmup = 0
+  config.log_every = 20
+  config.eval_every = config.save_every = 100
+  if arg == "tiny":
+    config.model = common.codec_config("encodec_tiny").model
+    return common.shrink(config)
+  return config
