@@ -161,29 +161,31 @@ def _checked(name: str, fields: dict) -> tuple[tuple[str, Any], ...]:
       raise UserError(
         f"discriminator {name} has no field {key!r}; it has {', '.join(known)}"
       )
-    many = isinstance(known[key], tuple)
-    if many:
-      fields[key] = value = (
-        tuple(value) if isinstance(value, list | tuple) else value
-      )
-    if many != isinstance(value, tuple) or value == ():
-      what = "a list of numbers" if many else "a number"
-      raise UserError(f"{key} of discriminator {name} must be {what}")
-    whole = key != "slope"
-    for number in value if many else (value,):
-      if isinstance(number, bool) or not isinstance(
-        number, int if whole else int | float
-      ):
-        raise UserError(
-          f"{key} of discriminator {name} can't be {number!r}: it must be a "
-          + ("whole number" if whole else "number")
-        )
-      if number < (1 if whole else 0):
-        raise UserError(
-          f"{key} of discriminator {name} can't be {number}: it must be at "
-          f"least {1 if whole else 0}"
-        )
-  problem = kind(**fields, parent=None).problem()
+    fields[key] = _checked_value(name, key, value, known[key])
+  module = kind(**fields, parent=None)
+  problem = module.problem()
+  if len(set(module.parts)) < len(module.parts):
+    problem = "a value is there twice"
   if problem:
     raise UserError(f"discriminator {name}: {problem}")
   return tuple(sorted(fields.items()))
+
+
+def _checked_value(name: str, key: str, value: Any, default: Any) -> Any:
+  """The value of a field, of the type of its default; raises UserError."""
+  where = f"{key} of discriminator {name}"
+  many = isinstance(default, tuple)
+  if many != isinstance(value, list | tuple) or (many and not value):
+    what = "a list of numbers" if many else "a number"
+    raise UserError(f"{where} must be {what}, not {value!r}")
+  whole = key != "slope"
+  least = 1 if whole else 0
+  for number in value if many else (value,):
+    if isinstance(number, bool) or not isinstance(
+      number, int if whole else int | float
+    ):
+      what = "a whole number" if whole else "a number"
+      raise UserError(f"{where} must be {what}, not {number!r}")
+    if number < least:
+      raise UserError(f"{where} must be at least {least}, not {number}")
+  return tuple(value) if many else value
