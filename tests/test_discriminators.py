@@ -239,25 +239,33 @@ def test_soundstream_stft_against_numpy():
 
 
 @pytest.mark.parametrize(
-  "size, taps, strides, dilations, pads, groups",
+  "width, size, taps, strides, dilations, pads, groups",
   [
-    ((23,), (41,), (4,), (1,), ((20, 20),), 2),
-    ((24,), (5,), (3,), (1,), ((2, 2),), 1),
-    ((9,), (3,), (2,), (1,), ((0, 1),), 1),
-    ((7, 12), (3, 9), (1, 2), (2, 1), ((2, 2), (4, 4)), 1),
-    ((6, 13), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 2)), 1),
-    ((5, 8), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0)), 1),
-    ((5, 8), (1, 1), (2, 2), (1, 1), ((1, 0), (0, 0)), 1),
+    (18, (23,), (41,), (4,), (1,), ((20, 20),), 2),
+    (18, (24,), (5,), (3,), (1,), ((2, 2),), 1),
+    (18, (9,), (3,), (2,), (1,), ((0, 1),), 1),
+    (18, (7, 12), (3, 9), (1, 2), (2, 1), ((2, 2), (4, 4)), 1),
+    (18, (6, 13), (4, 4), (2, 2), (1, 1), ((1, 1), (1, 2)), 1),
+    (18, (5, 8), (1, 1), (2, 2), (1, 1), ((0, 0), (0, 0)), 1),
+    (18, (5, 8), (1, 1), (2, 2), (1, 1), ((1, 0), (0, 0)), 1),
+    # Narrow enough to be widened.
+    (6, (11,), (5,), (3,), (1,), ((2, 2),), 1),
+    (6, (7, 13), (3, 9), (1, 2), (2, 1), ((2, 2), (4, 4)), 1),
+    (2, (7, 9), (3, 9), (1, 1), (1, 1), ((1, 1), (4, 4)), 1),
+    (2, (4, 4), (3, 3), (1, 1), (1, 2), ((1, 1), (2, 2)), 1),
   ],
 )
-def test_folded_strides(size, taps, strides, dilations, pads, groups):
-  """Catches a folded convolution that differs from a strided one.
+def test_folded_convolutions(
+  width, size, taps, strides, dilations, pads, groups
+):
+  """Catches a folded or widened convolution that differs from a plain one.
 
   At ends that fill no stride above all; values and both gradients.
   """
   random = np.random.default_rng(0)
-  x = random.standard_normal((2, *size, 8)).astype(np.float32)
-  w = random.standard_normal((*taps, 8 // groups, 6)).astype(np.float32)
+  x = random.standard_normal((2, *size, min(width, 8))).astype(np.float32)
+  w = random.standard_normal((*taps, x.shape[-1] // groups, width))
+  w = w.astype(np.float32)
   options = dict(strides=strides, dilations=dilations, pads=pads, groups=groups)
   plain = lambda x, w: lax.conv_general_dilated(
     x,
