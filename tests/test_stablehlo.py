@@ -97,7 +97,7 @@ def test_programs_give_what_the_package_gives(tmp_path, preset, changes, cases):
 
 
 def test_what_export_refuses(tmp_path, model, fails):
-  """Catches files of somebody else that are lost, and a step that is ignored."""
+  """Catches files of somebody else that are lost, and a step ignored."""
   folder = tmp_path / "used"
   folder.mkdir()
   (folder / "README.txt").write_text("mine")
