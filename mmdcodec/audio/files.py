@@ -129,7 +129,7 @@ def read(
       channels or no samples, holds NaN or infinite values, or ends before
       `start`.
   """
-  name = _name(path)
+  name = name_of(path)
   if start < 0 or (seconds is not None and seconds <= 0):
     raise UserError(
       f"{name}: start must be at least 0 and seconds more than 0, not"
@@ -153,7 +153,7 @@ def read(
     margin = 0 if up == down else _RESAMPLE_MARGIN * max(1, down // up)
     begin = max(0, (first * down // up - margin) // down * down)
     end = min(total, -(-last * down // up) + margin)
-    x = _decode(sound, begin, end - begin, name)
+    x = decoded(sound, begin, end - begin, name)
   if not np.isfinite(x).all():
     raise UserError(
       f"{name}: holds NaN or infinite samples; export it again as finite audio."
@@ -163,7 +163,7 @@ def read(
   if up != down:
     offset = first - begin // down * up
     x = soxr.resample(x, source, rate)[offset:]
-    x = _fit(x, last - first)
+    x = fit(x, last - first)
   return x, rate
 
 
@@ -195,14 +195,7 @@ def write(
       subtype the format cannot hold, no samples, NaN or infinite samples.
   """
   path = Path(path)
-  suffix = path.suffix.lower()
-  if suffix not in _FORMATS:
-    raise UserError(
-      f"{path}: cannot write {suffix or 'a file without suffix'}; use one of"
-      f" {' '.join(SUFFIXES)}."
-    )
-  if not path.parent.is_dir():
-    raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  container, coding, to = written_as(path, rate=rate, subtype=subtype)
   x = np.asarray(x, np.float32)
   x = x[:, None] if x.ndim == 1 else x
   if x.ndim != 2 or 0 in x.shape:
@@ -212,13 +205,6 @@ def write(
     )
   if not np.isfinite(x).all():
     raise UserError(f"{path}: the audio to write holds NaN or infinity.")
-  container, coding = _FORMATS[suffix]
-  coding = subtype or coding
-  to = rate = _checked_rate(rate)
-  if coding == "VORBIS":
-    to = min(rate, _VORBIS_MAX_RATE)
-  elif rates := _CODER_RATES.get(coding):
-    to = min((r for r in rates if r >= rate), default=rates[-1])
   x, rate = resample(x, rate=rate, to=to), to
   if coding not in ("FLOAT", "DOUBLE"):
     x = np.clip(x, -1.0, 1.0)
@@ -238,6 +224,36 @@ def write(
   finally:
     partial.unlink(missing_ok=True)
   return rate
+
+
+def written_as(
+  path: str | os.PathLike, *, rate: int, subtype: str | None = None
+) -> tuple[str, str, int]:
+  """How audio of a rate is written to a path: see `write`.
+
+  Returns:
+    libsndfile's names of container and coding, and the rate of the file in Hz.
+
+  Raises:
+    UserError: unknown suffix, folder missing, or no rate.
+  """
+  path = Path(path)
+  suffix = path.suffix.lower()
+  if suffix not in _FORMATS:
+    raise UserError(
+      f"{path}: cannot write {suffix or 'a file without suffix'}; use one of"
+      f" {' '.join(SUFFIXES)}."
+    )
+  if not path.parent.is_dir():
+    raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  container, coding = _FORMATS[suffix]
+  coding = subtype or coding
+  to = rate = _checked_rate(rate)
+  if coding == "VORBIS":
+    to = min(rate, _VORBIS_MAX_RATE)
+  elif rates := _CODER_RATES.get(coding):
+    to = min((r for r in rates if r >= rate), default=rates[-1])
+  return container, coding, to
 
 
 def resampled_length(samples: int, *, rate: int, to: int) -> int:
@@ -264,7 +280,7 @@ def resample(x: np.ndarray, *, rate: int, to: int) -> np.ndarray:
   if rate == to or not len(x):
     return x
   length = resampled_length(len(x), rate=rate, to=to)
-  return _fit(soxr.resample(x, rate, to), length)
+  return fit(soxr.resample(x, rate, to), length)
 
 
 def mix(x: np.ndarray, channels: int) -> np.ndarray:
@@ -347,7 +363,7 @@ def opened(path: str | os.PathLike | BinaryIO) -> Iterator[soundfile.SoundFile]:
 
 
 def _open(path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
-  name = _name(path)
+  name = name_of(path)
   if isinstance(path, str | os.PathLike):
     path = Path(path)
     if path.is_dir():
@@ -385,8 +401,21 @@ def _open(path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
   return sound
 
 
-def _decode(sound, begin: int, count: int, name: str) -> np.ndarray:
-  """Float32 `[count, channels]` from `begin`, in blocks."""
+def decoded(sound, begin: int, count: int, name: str) -> np.ndarray:
+  """A part of an open file.
+
+  Args:
+    sound: what `opened` gives.
+    begin: first sample.
+    count: of samples; they must be there.
+    name: of the file, for messages.
+
+  Returns:
+    float32 `[count, channels]`; the last few samples of an MP3 may lack.
+
+  Raises:
+    UserError: the file is cut off or damaged.
+  """
   blocks, left = [], count
   try:
     while left > 0:
@@ -413,8 +442,8 @@ def _decode(sound, begin: int, count: int, name: str) -> np.ndarray:
   return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def _fit(x: np.ndarray, length: int) -> np.ndarray:
-  """Cuts, or pads with the last sample, to `length` samples."""
+def fit(x: np.ndarray, length: int) -> np.ndarray:
+  """Cuts x [samples, channels], or pads with its last sample, to a length."""
   if len(x) >= length:
     return x[:length]
   return np.pad(x, ((0, length - len(x)), (0, 0)), mode="edge")
@@ -437,7 +466,8 @@ def _why(error: Exception) -> str:
   return str(error).rpartition(": ")[2].rstrip(". ")
 
 
-def _name(path) -> str:
+def name_of(path) -> str:
+  """A path or file object in a message."""
   if isinstance(path, str | os.PathLike):
     return str(path)
   name = getattr(path, "name", None)

@@ -8,20 +8,23 @@ written to a pipe (`writer`), read from any second on, and read around damage
 """
 
 from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, VERSION, Header
+from mmdcodec.bitstream.held import Held, Piece
 from mmdcodec.bitstream.packing import (
   code_bits,
   pack_codes,
   packed_bytes,
   unpack_codes,
 )
-from mmdcodec.bitstream.reader import Piece, Reader, opened
+from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.whole import (
   CHUNK_SECONDS,
   chunk_frames,
   drop_codebooks,
+  header_for,
   header_of,
   read,
+  recode,
   to_bytes,
   write,
 )
@@ -34,6 +37,7 @@ __all__ = [
   "SUFFIX",
   "VERSION",
   "Header",
+  "Held",
   "Piece",
   "Reader",
   "Stream",
@@ -42,11 +46,13 @@ __all__ = [
   "code_bits",
   "create",
   "drop_codebooks",
+  "header_for",
   "header_of",
   "opened",
   "pack_codes",
   "packed_bytes",
   "read",
+  "recode",
   "to_bytes",
   "unpack_codes",
   "write",

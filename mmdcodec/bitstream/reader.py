@@ -17,30 +17,14 @@ import numpy as np
 
 from mmdcodec.bitstream import chunk, version1
 from mmdcodec.bitstream import header as header_lib
-from mmdcodec.bitstream.header import CRC, Header
+from mmdcodec.bitstream.header import CRC
+from mmdcodec.bitstream.held import Held, Piece
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.errors import UserError
 
 _BLOCK = 1 << 20
 # Forged chunks may lie within each other, and each must be read to be refused.
 _MOST_READ = 16
-
-
-class Piece(NamedTuple):
-  """Codes of one chunk.
-
-  Attributes:
-    first: number of its first frame.
-    codes: int32 [frames, codebooks].
-    scale: float32 [scales] or None.
-    lost: it was damaged; these are copies of the nearest frame before it (or
-      after it, at the beginning).
-  """
-
-  first: int
-  codes: np.ndarray
-  scale: np.ndarray | None
-  lost: bool
 
 
 class _Place(NamedTuple):
@@ -51,10 +35,11 @@ class _Place(NamedTuple):
 
 
 class Reader:
-  """An open `.mmdc` file of any version.
+  """An open `.mmdc` file of version 2.
 
   Attributes:
     version: of the file.
+    name: of the file, for messages.
     header: what holds for the whole file.
     chunks: number of chunks, lost ones included.
     frames: of the whole file, lost ones included.
@@ -62,6 +47,8 @@ class Reader:
     damage: sentences that say what is wrong; empty in a whole file.
     lost: (first, end) frames of every lost stretch.
   """
+
+  version = header_lib.VERSION
 
   def __init__(self, file: BinaryIO, name: str, *, recover: bool = False):
     """Reads the header and finds the chunks.
@@ -76,23 +63,18 @@ class Reader:
         (with recover: nothing is left, not even a header).
     """
     self.name, self.damage, self.lost = name, [], []
-    self._file, self._recover, self._whole = file, recover, None
+    self._file, self._recover = file, recover
     self._places: dict[int, _Place] = {}
     self._window = 0, b""
     self.size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(header_lib.SIZE)
     try:
-      self.version = header_lib.version_of(start, name)
-      if self.version == 1:
-        self._open_version1()
-        return
       self.header = header_lib.parse(start, name)
       self._start = header_lib.SIZE
     except UserError as error:
       if not recover:
         raise
-      self.version = header_lib.VERSION
       self._header_from_end(error)
     (self._seed,) = CRC.unpack(self.header.to_bytes()[-4:])
     trailer = self._read_trailer()
@@ -136,8 +118,6 @@ class Reader:
 
   def _piece(self, number: int, last: Piece | None) -> Piece:
     """A chunk, or what stands for it if it is lost."""
-    if self._whole is not None:
-      return self._version1_piece(number)
     if number in self._places:
       try:
         return self._read(number)
@@ -168,8 +148,6 @@ class Reader:
     Raises:
       UserError: a chunk is damaged (only without recover).
     """
-    if self._whole is not None:
-      return self._whole
     pieces = list(self.pieces())
     header = self.header
     codes = [piece.codes for piece in pieces]
@@ -201,40 +179,9 @@ class Reader:
     Raises:
       UserError: one is damaged (with recover, they were checked before).
     """
-    if self._whole is None and not self._recover:
+    if not self._recover:
       for _ in self.payloads():
         pass
-
-  # -- version 1 -----------------------------------------------------------
-
-  def _open_version1(self) -> None:
-    self._file.seek(0)
-    stream = self._whole = version1.read(self._file, self.name)
-    segment = 0 if stream.scale is None or len(stream.scale) < 2 else 1
-    self.header = Header(
-      rate=stream.rate,
-      channels=stream.channels,
-      codebooks=stream.codebooks,
-      codebook_size=stream.codebook_size,
-      stride=stream.stride,
-      # Segments are not told of: the codes stay in one piece.
-      chunk_frames=max(
-        1, len(stream.codes) if segment else self._version1_frames(stream)
-      ),
-      scaled=stream.scale is not None,
-      model=stream.model,
-    )
-    self.frames, self.samples = len(stream.codes), stream.samples
-    self.chunks = -(-self.frames // self.header.chunk_frames)
-
-  @staticmethod
-  def _version1_frames(stream: Stream) -> int:
-    return max(1, header_lib.MOST_CODES // 64 // stream.codebooks)
-
-  def _version1_piece(self, number: int) -> Piece:
-    step = self.header.chunk_frames
-    codes = self._whole.codes[number * step : (number + 1) * step]
-    return Piece(number * step, codes, self._whole.scale, lost=False)
 
   # -- a whole file --------------------------------------------------------
 
@@ -501,7 +448,7 @@ class Reader:
 @contextlib.contextmanager
 def opened(
   source: str | os.PathLike | BinaryIO, *, recover: bool = False
-) -> Iterator[Reader]:
+) -> Iterator[Reader | Held]:
   """Opens a `.mmdc` file.
 
   Args:
@@ -510,7 +457,7 @@ def opened(
     recover: search a damaged file for what is left of it.
 
   Yields:
-    A `Reader`.
+    A `Reader`; for a file of version 1 a `Held`.
 
   Raises:
     UserError: as `Reader`, or the file cannot be read.
@@ -529,4 +476,15 @@ def opened(
         raise UserError(f"There is no file {name}.") from error
       except OSError as error:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from error
-    yield Reader(file, name, recover=recover)
+    start = file.read(header_lib.PREFIX.size)
+    file.seek(0)
+    try:
+      version = header_lib.version_of(start, name)
+    except UserError:
+      if not recover:
+        raise
+      version = header_lib.VERSION  # its end may tell what it is
+    if version == 1:
+      yield Held(version1.read(file, name), name, version=1)
+    else:
+      yield Reader(file, name, recover=recover)

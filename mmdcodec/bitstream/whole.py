@@ -6,7 +6,8 @@ import os
 from typing import BinaryIO
 
 from mmdcodec.bitstream import chunk
-from mmdcodec.bitstream.header import MOST_CODES, Header
+from mmdcodec.bitstream.header import MOST_CODES, MOST_ENTRIES, Header
+from mmdcodec.bitstream.held import Held
 from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.writer import create
@@ -69,6 +70,49 @@ def header_of(
     segment_frames=header.segment_frames,
   )
   return dataclasses.replace(header, chunk_frames=frames)
+
+
+def header_for(
+  codec,
+  *,
+  codebooks: int | None = None,
+  coding: str = "conditional",
+  seconds: float = CHUNK_SECONDS,
+) -> Header:
+  """The header of a file that is to hold codes of a codec.
+
+  Args:
+    codec: a `mmdcodec.bundle.LoadedCodec`.
+    codebooks: how many are written; all by default.
+    coding: one of `CODINGS`; what cannot be entropy coded is written raw.
+    seconds: length of a chunk.
+  """
+  model, segment_frames, segment_hop = codec.model, 0, 0
+  if model.chunk is not None:
+    size, segment_hop = model.chunk
+    segment_frames = -(-size // model.stride)
+  codebooks = codebooks or codec.codebooks
+  frames = chunk_frames(
+    seconds,
+    frame_rate=codec.rate / model.stride,
+    codebooks=codebooks,
+    segment_frames=segment_frames,
+  )
+  if model.codebook_size > MOST_ENTRIES:
+    coding = "raw"
+  return Header(
+    rate=codec.rate,
+    channels=codec.channels,
+    codebooks=codebooks,
+    codebook_size=model.codebook_size,
+    stride=model.stride,
+    chunk_frames=frames,
+    segment_frames=segment_frames,
+    segment_hop=segment_hop,
+    coding=coding,
+    scaled=model.normalize,
+    model=codec.hash,
+  )
 
 
 def write(
@@ -135,14 +179,14 @@ def read(
 
 
 def drop_codebooks(
-  reader: Reader, target: str | os.PathLike | BinaryIO, codebooks: int
+  reader: Reader | Held, target: str | os.PathLike | BinaryIO, codebooks: int
 ) -> int:
   """Writes a file again with its first codebooks only: coarser, and smaller.
 
   No audio is coded again, and no model is needed.
 
   Args:
-    reader: of the file; not in search of what is left of it.
+    reader: of the file; not one that recovers.
     target: path or binary file.
     codebooks: how many to keep.
 
@@ -153,21 +197,11 @@ def drop_codebooks(
     UserError: there are not so many, the file is damaged, or the target cannot
       be written.
   """
+  if isinstance(reader, Held):
+    return recode(reader, target, codebooks, coding="raw")
+  _check_codebooks(reader, codebooks)
   header = reader.header
-  if not 1 <= codebooks <= header.codebooks:
-    raise UserError(
-      f"codebooks is {codebooks}; {reader.name} has 1 to {header.codebooks}."
-    )
   kept = dataclasses.replace(header, codebooks=codebooks)
-  if reader.version == 1:
-    stream = reader.read()
-    if stream.scale is not None and len(stream.scale) > 1:
-      raise UserError(
-        f"{reader.name} is of version 1, which does not say to what its scales"
-        " belong; code the audio again with --codebooks."
-      )
-    codes = stream.codes[:, :codebooks]
-    return write(target, dataclasses.replace(stream, codes=codes))
   with create(target, kept) as writer:
     for data, frames in reader.payloads():
       try:
@@ -177,3 +211,61 @@ def drop_codebooks(
       writer.add_payload(data, frames)
     writer.close(reader.samples)
   return writer.bytes
+
+
+def recode(
+  reader: Reader | Held,
+  target: str | os.PathLike | BinaryIO,
+  codebooks: int,
+  *,
+  coding: str,
+  seconds: float | None = None,
+) -> int:
+  """Writes the codes of a file again, coded in another way.
+
+  Args:
+    reader: of the file.
+    target: path or binary file.
+    codebooks: how many to keep.
+    coding: one of `CODINGS`.
+    seconds: length of a chunk; as it is by default.
+
+  Returns:
+    The number of bytes written.
+
+  Raises:
+    UserError: there are not so many, the file is damaged, or the target cannot
+      be written.
+  """
+  _check_codebooks(reader, codebooks)
+  header = reader.header
+  frames = header.chunk_frames
+  if seconds is not None or isinstance(reader, Held):
+    frames = chunk_frames(
+      seconds or CHUNK_SECONDS,
+      frame_rate=header.frame_rate,
+      codebooks=codebooks,
+      segment_frames=header.segment_frames,
+    )
+  header = dataclasses.replace(
+    header, codebooks=codebooks, coding=coding, chunk_frames=frames
+  )
+  if wrong := header.contradiction():
+    raise UserError(f"{reader.name} cannot be written so: {wrong}.")
+  with create(target, header) as writer:
+    for piece in reader.pieces():
+      writer.add(piece.codes[:, :codebooks], piece.scale)
+    writer.close(reader.samples)
+  return writer.bytes
+
+
+def _check_codebooks(reader: Reader | Held, codebooks: int) -> None:
+  most = reader.header.codebooks
+  if not 1 <= codebooks <= most:
+    raise UserError(f"codebooks is {codebooks}; {reader.name} has 1 to {most}.")
+  scale = reader.read().scale if isinstance(reader, Held) else None
+  if scale is not None and len(scale) > 1:
+    raise UserError(
+      f"{reader.name} is of version 1, which does not say to what its scales"
+      " belong; code the audio again."
+    )

@@ -4,8 +4,6 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from mmdcodec import text
 from mmdcodec.errors import UserError
 from mmdcodec.progress import ProgressLine
@@ -48,37 +46,24 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
-def read_audio(
-  path: str | os.PathLike, *, rate: int, channels: int
-) -> tuple[np.ndarray, str]:
-  """Audio of any supported format as a codec wants it.
+def audio_line(source, info, codec) -> str:
+  """One line that says what some audio was and what is changed for a codec.
 
   Args:
-    path: of an audio file.
-    rate: Hz wanted.
-    channels: wanted.
-
-  Returns:
-    float32 [samples, channels], and one line that says what the file was and
-    what was changed.
-
-  Raises:
-    UserError: the file cannot be read.
+    source: its path, or a file object.
+    info: what its header says (`mmdcodec.audio.files.Info`).
+    codec: has `rate` and `channels`.
   """
-  from mmdcodec.audio import files
-
-  source = files.info(path)
-  x, _ = files.read(path, rate=rate, channels=channels)
+  name = source if isinstance(source, os.PathLike) else "stdin"
   line = (
-    f"{path}: {source.seconds:.2f} s, {source.rate} Hz,"
-    f" {plural(source.channels)}"
+    f"{name}: {info.seconds:.2f} s, {info.rate} Hz, {plural(info.channels)}"
   )
   changes = []
-  if source.channels != channels:
-    changes.append(f"mixed to {plural(channels)}")
-  if source.rate != rate:
-    changes.append(f"resampled to {rate} Hz")
-  return x, "; ".join([line, " and ".join(changes)] if changes else [line])
+  if info.channels != codec.channels:
+    changes.append(f"mixed to {plural(codec.channels)}")
+  if info.rate != codec.rate:
+    changes.append(f"resampled to {codec.rate} Hz")
+  return "; ".join([line, " and ".join(changes)] if changes else [line])
 
 
 def read_clips(args, codec) -> tuple[list, dict]:

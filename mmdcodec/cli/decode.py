@@ -1,16 +1,41 @@
-"""`mmdcodec decode`: the codes of a `.mmdc` file become audio again."""
+"""`mmdcodec decode`: the codes of `.mmdc` files become audio again."""
+
+import contextlib
+import functools
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from mmdcodec.errors import UserError
 
-HELP = "make audio of a .mmdc file"
-EXAMPLE = "mmdcodec decode song.mmdc song.wav --model bundles/small"
+HELP = "make audio of .mmdc files"
+EXAMPLE = (
+  "mmdcodec decode song.mmdc song.wav --model bundles/small\n"
+  "  mmdcodec decode song.mmdc part.flac --start 60 --end 75 --model"
+  " bundles/small\n"
+  "  mmdcodec decode coded/ music/ --format flac --model bundles/small"
+)
+
+# What is decoded before and after a part that is asked for, in seconds: a
+# decoder remembers, and one that looks ahead must see.
+_AROUND = 4.0
 
 
 def add_arguments(parser):
   """Adds the verb's arguments."""
-  parser.add_argument("input", metavar="IN.mmdc")
   parser.add_argument(
-    "output", metavar="OUT", help="audio file: .wav .flac .ogg .opus .mp3 .aiff"
+    "input",
+    metavar="IN",
+    help=".mmdc or raw .ecdc (EnCodec) file, a folder of them, or - for a .mmdc"
+    " file on stdin",
+  )
+  parser.add_argument(
+    "output",
+    metavar="OUT",
+    help="audio file (.wav .flac .ogg .opus .mp3 .aiff), folder, or - for a wav"
+    " on stdout",
   )
   parser.add_argument(
     "--model", required=True, help="the bundle or workdir that coded it"
@@ -22,18 +47,71 @@ def add_arguments(parser):
     help="sample rate of OUT; the codec's by default",
   )
   parser.add_argument(
-    "--force", action="store_true", help="replace OUT if it exists"
+    "--start", type=float, default=0.0, metavar="S", help="second to begin with"
+  )
+  parser.add_argument(
+    "--end", type=float, metavar="S", help="second to stop before"
+  )
+  parser.add_argument(
+    "--recover",
+    action="store_true",
+    help="take what is left of a damaged file; what is lost is silent",
+  )
+  parser.add_argument(
+    "--format",
+    default="wav",
+    metavar="NAME",
+    help="of the files made of a folder (default wav)",
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="replace what exists"
   )
 
 
 def run(args):
-  """Decodes one file."""
+  """Decodes one file, or all of a folder."""
+  import mmdcodec
+  from mmdcodec.audio import files
+  from mmdcodec.cli import batch, common
+
+  if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
+    raise UserError(f"--rate is {args.rate}; it is in Hz, such as 44100.")
+  source, target = Path(args.input), args.output
+  if args.input != batch.PIPE and source.is_dir():
+    return _run_folder(args, source)
+  if args.input != batch.PIPE:
+    common.check_input(source)
+  if target != batch.PIPE:
+    _check_target(args, source)
+    target = common.check_output(target, force=args.force)
+  with contextlib.ExitStack() as stack:
+    out, say = target, print
+    if target == batch.PIPE:
+      # The header of a wav tells its length: it can't be written in advance.
+      folder = stack.enter_context(tempfile.TemporaryDirectory())
+      out = Path(folder) / "stdout.wav"
+      say = functools.partial(print, file=sys.stderr)
+    file = source if args.input != batch.PIPE else sys.stdin.buffer
+    codes = stack.enter_context(opened(args, file))
+    codec = mmdcodec.load(args.model)
+    decode_file(args, codec, codes, out, say, show=True)
+    if target == batch.PIPE:
+      with open(out, "rb") as made:
+        shutil.copyfileobj(made, sys.stdout.buffer)
+  return 0
+
+
+def _check_target(args, source: Path) -> None:
+  """The output must be audio.
+
+  Raises:
+    UserError: it is not.
+  """
   from mmdcodec import bitstream
   from mmdcodec.audio import files
-  from mmdcodec.cli import common
 
-  source, target = common.check_input(args.input), args.output
-  suffix = f".{target.lower().rpartition('.')[2]}"
+  target = args.output
+  suffix = Path(target).suffix.lower()
   if source.suffix.lower() != bitstream.SUFFIX and suffix == bitstream.SUFFIX:
     raise UserError(
       f"decode makes audio of a {bitstream.SUFFIX} file; to make the"
@@ -45,50 +123,213 @@ def run(args):
       f"{target}: cannot tell the audio format; the name must end in one of"
       f" {' '.join(files.SUFFIXES)}."
     )
-  if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
-    raise UserError(f"--rate is {args.rate}; it is in Hz, such as 44100.")
-  target = common.check_output(target, force=args.force)
-  stream = bitstream.read(source)
-  if not stream.samples:
-    raise UserError(f"{source} holds no audio.")
 
-  import numpy as np
 
+def _run_folder(args, folder: Path) -> int:
   import mmdcodec
+  from mmdcodec import bitstream
+  from mmdcodec.audio import files
+  from mmdcodec.bitstream import ecdc
+  from mmdcodec.cli import batch
 
+  out = batch.check_folders(folder, args.output)
+  suffix = "." + args.format.lower().lstrip(".")
+  if suffix not in files.SUFFIXES:
+    raise UserError(
+      f"--format is {args.format}; it is one of"
+      f" {' '.join(s[1:] for s in files.SUFFIXES)}."
+    )
+  found = sorted(
+    root / name
+    for root, _, names in files.walk(folder)
+    for name in names
+    if name.lower().endswith((bitstream.SUFFIX, ecdc.SUFFIX))
+  )
+  if not found:
+    raise UserError(f"{folder} holds no {bitstream.SUFFIX} files.")
   codec = mmdcodec.load(args.model)
-  check_model(stream, codec, source, args.model)
-  scale = None if stream.scale is None else stream.scale[None]
-  x = codec.decode(stream.codes, scale=scale, length=stream.samples)
-  x = np.asarray(x[0])
-  rate = args.rate or codec.rate
-  if rate != codec.rate:
-    x = files.resample(x, rate=codec.rate, to=rate)
-  # Some formats know few rates: what was written may be another one.
-  written = files.write(target, x, rate=rate) or rate
-  print(
-    f"{target}: {len(x) / rate:.2f} s, {written} Hz,"
-    f" {common.plural(x.shape[1])}, from {stream.codebooks} codebooks"
-    f" ({stream.bits_per_second / 1000:.2f} kbps)"
+
+  def work(source, target):
+    with opened(args, source) as codes:
+      decode_file(args, codec, codes, target)
+
+  return batch.run(
+    batch.plan(folder, found, out, suffix), work, force=args.force
   )
 
 
-def check_model(stream, codec, source, model) -> None:
-  """Makes sure that a codec made the stream.
+@contextlib.contextmanager
+def opened(args, source) -> Iterator:
+  """Opens a coded file.
+
+  Args:
+    args: of the command.
+    source: path, or stdin.
+
+  Yields:
+    A `bitstream.Reader`.
+
+  Raises:
+    UserError: it cannot be read, is damaged, or holds no audio.
+  """
+  from mmdcodec import bitstream
+  from mmdcodec.bitstream import ecdc
+
+  with contextlib.ExitStack() as stack:
+    if getattr(source, "suffix", "").lower() == ecdc.SUFFIX:
+      reader = bitstream.Held(ecdc.read(source), str(source))
+    else:
+      reader = stack.enter_context(
+        bitstream.opened(source, recover=args.recover)
+      )
+    if not reader.samples:
+      raise UserError(f"{reader.name} holds no audio.")
+    yield reader
+
+
+def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
+  """Decodes codes of any length in constant memory.
+
+  Args:
+    args: of the command.
+    codec: the model.
+    reader: of the codes.
+    target: path of the audio.
+    say: prints a line; None for silence.
+    show: whether to show progress.
+
+  Raises:
+    UserError: another codec made the codes, they are damaged, or the target
+      cannot be written.
+  """
+  from mmdcodec.audio import blocks
+  from mmdcodec.cli import common
+
+  check_model(reader, codec, reader.name, args.model)
+  if reader.version == 1 and codec.model.chunk is not None:
+    size, hop = codec.model.chunk
+    reader = reader.in_segments(-(-size // codec.model.stride), hop)
+  begin, end = _span(args, reader)
+  seconds = (end - begin) // codec.rate
+  progress = common.progress_line("seconds") if show and seconds else None
+  with blocks.create(
+    target, rate=codec.rate, channels=codec.channels, to=args.rate
+  ) as writer:
+    for x in part(codec, reader, begin, end):
+      writer.write(x)
+      if progress:
+        progress(min(writer.samples // codec.rate, seconds), seconds)
+  for words in reader.damage:
+    print(f"{reader.name}: {words}", file=sys.stderr)
+  if say:
+    name = "stdout" if args.output == "-" else target
+    duration = (end - begin) / codec.rate
+    kbps = reader.header.raw_bits * reader.header.frame_rate / 1000
+    say(
+      f"{name}: {duration:.2f} s, {writer.rate} Hz,"
+      f" {common.plural(codec.channels)}, from {reader.header.codebooks}"
+      f" codebooks ({kbps:.2f} kbps of raw codes)"
+    )
+
+
+def _span(args, reader) -> tuple[int, int]:
+  """First and last sample that are asked for."""
+  rate, samples = reader.header.rate, reader.samples
+  end = args.end
+  if not 0 <= args.start < samples / rate or (
+    end is not None and not args.start < end
+  ):
+    raise UserError(
+      f"--start {args.start:g}{'' if end is None else f' --end {end:g}'} is no"
+      f" part of {reader.name}, which lasts {samples / rate:.2f} s."
+    )
+  first = min(samples - 1, round(args.start * rate))
+  last = samples if end is None else min(samples, round(end * rate))
+  return first, max(first + 1, last)
+
+
+def part(codec, reader, begin: int, end: int) -> Iterator:
+  """Audio from one sample up to another, of a file of any length.
+
+  Only the chunks around it are read. What the decoder remembers from before
+  is `_AROUND` seconds long.
+
+  Args:
+    codec: the model.
+    reader: of the codes.
+    begin: first sample.
+    end: sample to stop before.
+
+  Yields:
+    float32 [samples, channels].
+  """
+  from mmdcodec.models import blocks as cuts
+
+  header, samples = reader.header, reader.samples
+  first, last, offset, length = 0, reader.frames, 0, samples
+  if cuts.cuttable(codec.model) and (begin or end < samples):
+    unit, hop = 1, header.stride
+    around = int(_AROUND * header.frame_rate)
+    if header.segment_frames:
+      # Segments are coded on their own, and overlap with the next ones.
+      unit, hop, around = header.segment_frames, header.segment_hop, 1
+    first = max(0, begin // hop - around) * unit
+    last = min(last, (-(-end // hop) + around) * unit)
+    offset = first // unit * hop
+    length = min(samples, -(-last // unit) * hop) - offset
+  pieces = _pieces(reader, first, last)
+  at = offset
+  for x in codec.decode_blocks(pieces, length=length):
+    _mute(x, at, reader)
+    at, x = at + len(x), x[max(0, begin - at) : max(0, end - at)]
+    if len(x):
+      yield x
+    if at >= end:
+      return
+
+
+def _pieces(reader, first: int, last: int) -> Iterable:
+  """(codes, scale) as `decode_blocks` takes them."""
+  whole = not reader.header.segment_frames
+  for i, piece in enumerate(reader.pieces(first, last)):
+    # The one scale of a whole clip stands in every chunk.
+    yield piece.codes, None if whole and i else piece.scale
+
+
+def _mute(x, at: int, reader) -> None:
+  """Silences what was lost: the codes there are only filled in."""
+  header = reader.header
+  hop = header.stride
+  if header.segment_frames:
+    hop = header.segment_hop / header.segment_frames
+  for first, end in reader.lost:
+    x[max(0, int(first * hop) - at) : max(0, int(end * hop) - at)] = 0
+
+
+def check_model(reader, codec, source, model) -> None:
+  """Makes sure that a codec made the codes.
 
   Raises:
     UserError: it was another one; decoding would give noise.
   """
-  if stream.model != codec.hash:
+  header = reader.header
+  if reader.version and header.model != codec.hash:
     raise UserError(
-      f"{source} was made by model {stream.model}, but {model} is"
+      f"{source} was made by model {header.model}, but {model} is"
       f" {codec.hash}; decode it with the model that made it (`mmdcodec info`"
       " shows the name of each)."
     )
-  # The name covers the settings; this catches a header that was tampered with.
-  found = (stream.rate, stream.channels, stream.stride, stream.codebook_size)
+  found = (header.rate, header.channels, header.stride, header.codebook_size)
   wanted = (codec.rate, codec.channels, codec.model.stride)
-  if found != (*wanted, codec.model.codebook_size) or (
-    stream.codebooks > codec.codebooks
+  if found == (*wanted, codec.model.codebook_size) and (
+    header.codebooks <= codec.codebooks
   ):
-    raise UserError(f"{source} is damaged: its header does not fit its model.")
+    return
+  if not reader.version:
+    raise UserError(
+      f"{source} was made by a codec of {header.rate} Hz with"
+      f" {header.codebooks} x {header.codebook_size} codes; {model} is another"
+      " one."
+    )
+  # The name covers the settings: a header that was tampered with.
+  raise UserError(f"{source} is damaged: its header does not fit its model.")

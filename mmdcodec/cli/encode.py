@@ -1,19 +1,34 @@
-"""`mmdcodec encode`: an audio file becomes codes in a `.mmdc` file."""
+"""`mmdcodec encode`: audio becomes codes in `.mmdc` files."""
+
+import contextlib
+import functools
+import sys
+from pathlib import Path
 
 from mmdcodec.errors import UserError
 
-HELP = "code an audio file into a small .mmdc file"
-EXAMPLE = "mmdcodec encode song.mp3 song.mmdc --model bundles/small"
+HELP = "code audio into small .mmdc files"
+EXAMPLE = (
+  "mmdcodec encode song.mp3 song.mmdc --model bundles/small\n"
+  "  mmdcodec encode music/ coded/ --model bundles/small\n"
+  "  mmdcodec encode song.mmdc smaller.mmdc --codebooks 2"
+)
 
 
 def add_arguments(parser):
   """Adds the verb's arguments."""
   parser.add_argument(
-    "input", metavar="IN", help="audio of any rate: wav flac ogg opus mp3 aiff"
+    "input",
+    metavar="IN",
+    help="audio of any rate (wav flac ogg opus mp3 aiff), a folder of it,"
+    " - for a wav on stdin, or a .mmdc file that is to have fewer codebooks or"
+    " another coding",
   )
-  parser.add_argument("output", metavar="OUT.mmdc")
   parser.add_argument(
-    "--model", required=True, help="bundle, or workdir of a training run"
+    "output", metavar="OUT", help=".mmdc file, folder, or - for stdout"
+  )
+  parser.add_argument(
+    "--model", help="bundle, or workdir of a training run (not for a .mmdc IN)"
   )
   parser.add_argument(
     "--codebooks",
@@ -22,49 +37,194 @@ def add_arguments(parser):
     help="keep the first N only: fewer bits, coarser sound",
   )
   parser.add_argument(
-    "--force", action="store_true", help="replace OUT.mmdc if it exists"
+    "--coding",
+    choices=("raw", "adaptive", "conditional"),
+    help="how codes become bits: packed, by how often each occurs, or also by"
+    " the codes around it (default conditional; a .mmdc IN keeps its own)",
+  )
+  parser.add_argument(
+    "--chunk",
+    type=float,
+    metavar="S",
+    help="seconds that decode by themselves: longer chunks are smaller, and"
+    " lose more when damaged (default 30)",
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="replace what exists"
   )
 
 
 def run(args):
-  """Codes one file."""
+  """Codes one file, or all of a folder."""
+  from mmdcodec import bitstream
+  from mmdcodec.cli import batch, common
+
+  if args.chunk is not None and not 0 < args.chunk < float("inf"):
+    raise UserError(f"--chunk is {args.chunk}; it is in seconds, such as 30.")
+  source, target = Path(args.input), args.output
+  if args.input != batch.PIPE and source.is_dir():
+    return _run_folder(args, source)
+  if args.input != batch.PIPE:
+    common.check_input(source)
+  if target != batch.PIPE:
+    coded = source.suffix.lower() == bitstream.SUFFIX
+    if not target.lower().endswith(bitstream.SUFFIX):
+      advice = (
+        f"{source} is coded already; to get audio out of it: mmdcodec decode"
+        f" {source} {target} --model MODEL"
+        if coded
+        else f"{target}: the output of encode ends in {bitstream.SUFFIX}."
+      )
+      raise UserError(advice)
+    target = common.check_output(target, force=args.force)
+  with contextlib.ExitStack() as stack:
+    file, out = source, target
+    if args.input == batch.PIPE:
+      file = _stdin(stack)
+    if target == batch.PIPE:
+      out = sys.stdout.buffer
+    say = functools.partial(
+      print, file=sys.stderr if target == batch.PIPE else sys.stdout
+    )
+    if args.input != batch.PIPE and source.suffix.lower() == bitstream.SUFFIX:
+      _recode(args, source, out, say)
+    else:
+      encode_file(args, _model(args), file, out, say, show=True)
+  return 0
+
+
+def _stdin(stack):
+  from mmdcodec.audio import blocks
+
+  return stack.enter_context(blocks.spooled(sys.stdin.buffer))
+
+
+def _model(args):
+  import mmdcodec
+
+  if args.model is None:
+    raise UserError("give --model: the bundle or workdir that is to code.")
+  return mmdcodec.load(args.model)
+
+
+def _run_folder(args, folder: Path) -> int:
+  from mmdcodec import bitstream
+  from mmdcodec.audio import files
+  from mmdcodec.cli import batch
+
+  out = batch.check_folders(folder, args.output)
+  found = files.find(folder)
+  if not found:
+    raise UserError(f"{folder} holds no audio ({' '.join(files.SUFFIXES)}).")
+  codec = _model(args)
+  return batch.run(
+    batch.plan(folder, found, out, bitstream.SUFFIX),
+    lambda source, target: encode_file(args, codec, source, target),
+    force=args.force,
+  )
+
+
+def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
+  """Codes audio of any length in constant memory.
+
+  Args:
+    args: of the command.
+    codec: the model.
+    source: path or seekable file of audio.
+    target: path or binary file.
+    say: prints a line; None for silence.
+    show: whether to show progress.
+
+  Raises:
+    UserError: the audio cannot be read, or the target not be written.
+  """
+  from mmdcodec import bitstream
+  from mmdcodec.audio import blocks
+  from mmdcodec.cli import common
+
+  with blocks.read(source, rate=codec.rate, channels=codec.channels) as (
+    info,
+    parts,
+  ):
+    if say:
+      say(common.audio_line(source, info, codec))
+    total = int(info.seconds)
+    count = _Count(parts, codec.rate, total if show else 0)
+    pieces = codec.encode_blocks(count, codebooks=args.codebooks)
+    header = bitstream.header_for(
+      codec,
+      codebooks=args.codebooks,
+      coding=args.coding or "conditional",
+      seconds=args.chunk or bitstream.CHUNK_SECONDS,
+    )
+    with bitstream.create(target, header) as writer:
+      for codes, scale in pieces:
+        writer.add(codes, scale)
+      writer.close(count.samples)
+  if say:
+    name = "stdout" if hasattr(target, "write") else target
+    was = source.stat().st_size if isinstance(source, Path) else None
+    say(_result(name, writer, count.samples, was))
+
+
+class _Count:
+  """Blocks of audio, counted as they go by, with progress on stderr."""
+
+  def __init__(self, parts, rate: int, seconds: int):
+    from mmdcodec.cli import common
+
+    self.samples, self._parts, self._rate = 0, parts, rate
+    self._seconds = seconds
+    self._show = common.progress_line("seconds") if seconds else None
+
+  def __iter__(self):
+    for x in self._parts:
+      yield x
+      self.samples += len(x)
+      if self._show:
+        done = min(self.samples // self._rate, self._seconds)
+        self._show(done, self._seconds)
+
+
+def _result(name, writer, samples: int, was: int | None) -> str:
+  """What was written, and at which bit rate beside that of raw codes."""
+  from mmdcodec.cli import common
+
+  header = writer.header
+  seconds = samples / header.rate
+  raw = header.raw_bits * writer.frames / seconds
+  words = (
+    f"{name}: {writer.frames} frames of {header.codebooks} codes,"
+    f" {8 * writer.bytes / seconds / 1000:.2f} kbps in all"
+    f" ({raw / 1000:.2f} kbps of codes packed raw; coding {header.coding}),"
+    f" {common.bytes_text(writer.bytes)}"
+  )
+  return words + (f" (was {common.bytes_text(was)})" if was else "")
+
+
+def _recode(args, source: Path, target, say) -> None:
+  """A coded file with fewer codebooks or another coding; no model is needed."""
   from mmdcodec import bitstream
   from mmdcodec.cli import common
 
-  source, target = common.check_input(args.input), args.output
-  if source.suffix.lower() == bitstream.SUFFIX:
+  if args.chunk and not args.coding:
+    raise UserError("--chunk of a coded file goes with --coding.")
+  if not args.coding and not args.codebooks:
     raise UserError(
-      f"{source} is coded already; to get audio out of it: mmdcodec decode"
-      f" {source} {target} --model {args.model}"
+      f"{source} is coded already: give --codebooks or --coding to change it."
     )
-  if not target.lower().endswith(bitstream.SUFFIX):
-    raise UserError(
-      f"{target}: the output of encode ends in {bitstream.SUFFIX}."
-    )
-  target = common.check_output(target, force=args.force)
-
-  import numpy as np
-
-  import mmdcodec
-
-  codec = mmdcodec.load(args.model)
-  x, line = common.read_audio(source, rate=codec.rate, channels=codec.channels)
-  print(line)
-  codes, scale = codec.encode(x, codebooks=args.codebooks, return_scale=True)
-  stream = bitstream.Stream(
-    codes=np.asarray(codes[0]),
-    samples=len(x),
-    rate=codec.rate,
-    channels=codec.channels,
-    codebook_size=codec.model.codebook_size,
-    stride=codec.model.stride,
-    model=codec.hash,
-    scale=None if scale is None else np.asarray(scale[0]),
-  )
-  size = bitstream.write(target, stream)
-  print(
-    f"{target}: {len(stream.codes)} frames of {stream.codebooks} codes,"
-    f" {stream.bits_per_second / 1000:.2f} kbps,"
+  with bitstream.opened(source) as reader:
+    codebooks = args.codebooks or reader.header.codebooks
+    if args.coding:
+      size = bitstream.recode(
+        reader, target, codebooks, coding=args.coding, seconds=args.chunk
+      )
+    else:
+      size = bitstream.drop_codebooks(reader, target, codebooks)
+    seconds = max(reader.samples, 1) / reader.header.rate
+  name = "stdout" if hasattr(target, "write") else target
+  say(
+    f"{name}: {codebooks} codebooks, {8 * size / seconds / 1000:.2f} kbps,"
     f" {common.bytes_text(size)} (was"
     f" {common.bytes_text(source.stat().st_size)})"
   )

@@ -29,29 +29,56 @@ def run(args):
 
 
 def describe_file(path: pathlib.Path) -> str:
-  """A table of what a `.mmdc` file holds.
+  """A table of what a `.mmdc` file holds, and of what is wrong with it.
 
   Raises:
-    UserError: it is none, or damaged.
+    UserError: it is none, or nothing is left of it.
   """
   from mmdcodec import bitstream
   from mmdcodec.cli import common
 
-  stream = bitstream.read(path)
+  try:
+    with bitstream.opened(path) as reader:
+      reader.check()
+      return _describe(path, reader)
+  except UserError as error:
+    try:
+      with bitstream.opened(path, recover=True) as reader:
+        rows = [("DAMAGED", words) for words in reader.damage]
+        print(_describe(path, reader))
+        print(common.format_table(None, rows))
+    except UserError:
+      pass
+    raise error
+
+
+def _describe(path: pathlib.Path, reader) -> str:
+  from mmdcodec.cli import common
+
+  header, size = reader.header, path.stat().st_size
+  seconds = reader.samples / header.rate
   rows = [
-    ("coded audio", f"{path} (.mmdc version {bitstream.VERSION})"),
-    ("duration", text.duration(stream.seconds)),
-    ("sample rate", f"{stream.rate} Hz"),
-    ("channels", f"{stream.channels}"),
-    ("frames", f"{len(stream.codes)} at {stream.frame_rate:g} Hz"),
-    ("codebooks", f"{stream.codebooks} x {stream.codebook_size}"),
+    ("coded audio", f"{path} (.mmdc version {reader.version})"),
+    ("duration", text.duration(seconds)),
+    ("sample rate", f"{header.rate} Hz"),
+    ("channels", f"{header.channels}"),
+    ("frames", f"{reader.frames} at {header.frame_rate:g} Hz"),
+    ("codebooks", f"{header.codebooks} x {header.codebook_size}"),
+    ("coding", header.coding),
   ]
-  if stream.samples:
-    rows.append(("bit rate", f"{stream.bits_per_second / 1000:.2f} kbps"))
+  if seconds:
+    raw = reader.frames * header.raw_bits
+    rows += [
+      ("bit rate of raw codes", f"{raw / seconds / 1000:.2f} kbps"),
+      ("bit rate of the file", f"{8 * size / seconds / 1000:.2f} kbps"),
+      ("size / raw codes", f"{100 * 8 * size / raw:.1f}%"),
+    ]
+  length = text.duration(reader.time(header.chunk_frames))
   rows += [
-    ("scales", "no" if stream.scale is None else f"{len(stream.scale)}"),
-    ("model", stream.model),
-    ("size", common.bytes_text(path.stat().st_size)),
+    ("chunks", f"{reader.chunks} of up to {length}"),
+    ("scales", "yes" if header.scaled else "no"),
+    ("model", header.model),
+    ("size", common.bytes_text(size)),
   ]
   return common.format_table(None, rows)
 

@@ -1,0 +1,94 @@
+"""Codes in memory that are read as a file is."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from mmdcodec.bitstream.header import MOST_CODES, Header
+from mmdcodec.bitstream.stream import Stream
+
+_PIECE = MOST_CODES >> 6
+
+
+class Piece(NamedTuple):
+  """Codes of one chunk.
+
+  Attributes:
+    first: number of its first frame.
+    codes: int32 [frames, codebooks].
+    scale: float32 [scales] or None.
+    lost: it was damaged; these are copies of the nearest frame before it (or
+      after it, at the beginning).
+  """
+
+  first: int
+  codes: np.ndarray
+  scale: np.ndarray | None
+  lost: bool
+
+
+class Held:
+  """What `Reader` is for a file of version 2, for a stream that is all there.
+
+  Attributes:
+    version: of the file that it is from; 0 if that was no `.mmdc` file.
+    header, chunks, frames, samples, damage, lost, name: as of `Reader`.
+  """
+
+  def __init__(self, stream: Stream, name: str, *, version: int = 0):
+    """Takes the codes.
+
+    Args:
+      stream: the codes.
+      name: of the file, for messages.
+      version: of it.
+    """
+    self.name, self.version, self._stream = name, version, stream
+    self.frames, self.samples = len(stream.codes), stream.samples
+    self.damage, self.lost = [], []
+    unit = stream.segment_frames or 1
+    self.header = Header(
+      rate=stream.rate,
+      channels=stream.channels,
+      codebooks=stream.codebooks,
+      codebook_size=stream.codebook_size,
+      stride=stream.stride,
+      chunk_frames=unit * max(1, _PIECE // stream.codebooks // unit),
+      segment_frames=stream.segment_frames,
+      segment_hop=stream.segment_hop,
+      scaled=stream.scale is not None,
+      model=stream.model,
+    )
+    self.chunks = -(-self.frames // self.header.chunk_frames)
+
+  def in_segments(self, frames: int, hop: int) -> "Held":
+    """The same with segments, which files of version 1 do not tell of."""
+    stream = dataclasses.replace(
+      self._stream, segment_frames=frames, segment_hop=hop
+    )
+    return Held(stream, self.name, version=self.version)
+
+  def time(self, frame: int) -> float:
+    """The second at which a frame begins."""
+    return frame / self.header.frame_rate
+
+  def pieces(self, first: int = 0, end: int | None = None) -> Iterator[Piece]:
+    """As `Reader.pieces`."""
+    end = self.frames if end is None else min(end, self.frames)
+    unit, scale = self.header.segment_frames, self._stream.scale
+    step = self.header.chunk_frames
+    for start in range(first // (unit or 1) * (unit or 1), end, step):
+      stop = min(start + step, end)
+      part = scale
+      if unit and scale is not None:
+        part = scale[start // unit : -(-stop // unit)]
+      yield Piece(start, self._stream.codes[start:stop], part, lost=False)
+
+  def read(self) -> Stream:
+    """All codes."""
+    return self._stream
+
+  def check(self) -> None:
+    """Nothing: the codes were read, and so checked."""

@@ -1,0 +1,100 @@
+"""Many files in one command: a folder's tree, made again in another format."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmdcodec.cli import common
+from mmdcodec.errors import UserError
+
+PIPE = "-"
+
+
+def plan(
+  folder: Path, found: Sequence[Path], out: Path, suffix: str
+) -> list[tuple[Path, Path]]:
+  """Which file becomes which.
+
+  Args:
+    folder: where the files are.
+    found: files in it, at any depth.
+    out: folder of the results.
+    suffix: of the results.
+
+  Returns:
+    (source, target) pairs: the same tree, the suffix replaced. Where two would
+    become one (song.wav and song.mp3), both keep their own suffix before it.
+  """
+  places = [out / path.relative_to(folder) for path in found]
+  plain = [place.with_suffix(suffix) for place in places]
+  twice = (
+    {place for place in plain if plain.count(place) > 1}
+    if len(set(plain)) < len(plain)
+    else set()
+  )
+  return [
+    (path, place.with_name(place.name + suffix) if short in twice else short)
+    for path, place, short in zip(found, places, plain, strict=True)
+  ]
+
+
+def run(
+  jobs: Sequence[tuple[Path, Path]],
+  work: Callable[[Path, Path], None],
+  *,
+  force: bool,
+) -> int:
+  """Does them one after the other; what cannot be done does not stop the rest.
+
+  Args:
+    jobs: (source, target) pairs; folders of targets are made.
+    work: makes the target of a source.
+    force: make it again if it is there. (A target is only there when it is
+      whole, so a command that was stopped goes on where it was.)
+
+  Returns:
+    Exit code: 0, or 1 if some failed.
+  """
+  show, failures, there = common.progress_line("files"), [], 0
+  for i, (source, target) in enumerate(jobs):
+    show(i, len(jobs))
+    if target.exists() and not force:
+      there += 1
+      continue
+    try:
+      target.parent.mkdir(parents=True, exist_ok=True)
+      work(source, target)
+    except (UserError, OSError) as error:
+      failures.append((source, error))
+  show(len(jobs), len(jobs))
+  done = len(jobs) - there - len(failures)
+  words = [f"{done} of {len(jobs)} files done"]
+  if there:
+    words.append(f"{there} were there already (--force makes them again)")
+  if failures:
+    words.append(f"{len(failures)} failed:")
+  print("; ".join(words))
+  for source, error in failures:
+    text = str(error)
+    print(
+      f"  {text}" if str(source) in text else f"  {source}: {text}",
+      file=sys.stderr,
+    )
+  return 1 if failures else 0
+
+
+def check_folders(source: Path, target: str | os.PathLike) -> Path:
+  """The folder that a folder's results go to.
+
+  Raises:
+    UserError: it is a file or a pipe, or lies in its own source.
+  """
+  if target == PIPE:
+    raise UserError(f"{source} is a folder; its files don't fit in one pipe.")
+  out = Path(target)
+  if out.exists() and not out.is_dir():
+    raise UserError(f"{source} is a folder, so {out} must be one, not a file.")
+  if out.resolve() == source.resolve():
+    raise UserError(f"{out}: the results go to another folder than {source}.")
+  return out
