@@ -254,18 +254,14 @@ def test_a_bundle_with_damaged_weights(tmp_path, model, song, fails):
   assert "do not fit" in fails("encode", song, out, "--model", folder)
 
 
-def test_a_format_that_knows_few_rates(
-  tmp_path, model, coded, capsys, monkeypatch
-):
+def test_a_format_that_knows_few_rates(tmp_path, model, coded, capsys):
   out = tmp_path / "back.mp3"
+  capsys.readouterr()
   argv = ["decode", coded, str(out), "--model", model, "--rate", "9000"]
   assert main(argv) == 0
   info = files.info(out)
   assert info.rate == 11025
   assert info.seconds == pytest.approx(0.5, abs=0.2)  # the coder's padding
-  capsys.readouterr()
-  monkeypatch.setattr(files, "write", lambda *_, **__: 11025)
-  assert main([*argv, "--force"]) == 0
   assert "back.mp3: 0.50 s, 11025 Hz, " in capsys.readouterr().out
 
 

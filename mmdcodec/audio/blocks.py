@@ -162,20 +162,28 @@ def create(
   container, coding, to = files.written_as(path, rate=to or rate)
   partial = path.with_name(path.name + ".partial")
   try:
-    with soundfile.SoundFile(
-      os.fsencode(partial), "w", to, channels, coding, format=container
-    ) as sound:
+    with _sound(partial, to, channels, coding, container, path) as sound:
       writer = Writer(sound, rate, coding, path)
       yield writer
       writer.finish()
     os.replace(partial, path)
-  except (soundfile.LibsndfileError, ValueError) as error:
-    raise UserError(
-      f"{path}: cannot be written as {coding} at {to} Hz with {channels}"
-      f" channels ({error})."
-    ) from error
+  except soundfile.LibsndfileError as error:
+    raise UserError(f"{path}: cannot be written ({error}).") from error
   finally:
     partial.unlink(missing_ok=True)
+
+
+def _sound(partial, rate, channels, coding, container, path):
+  """Opens a file that is written aside."""
+  try:
+    return soundfile.SoundFile(
+      os.fsencode(partial), "w", rate, channels, coding, format=container
+    )
+  except (soundfile.LibsndfileError, ValueError) as error:
+    raise UserError(
+      f"{path}: cannot be written as {coding} at {rate} Hz with {channels}"
+      f" channels ({error})."
+    ) from error
 
 
 @contextlib.contextmanager

@@ -468,6 +468,7 @@ def opened(
       if not file.seekable():
         file = stack.enter_context(tempfile.TemporaryFile())
         shutil.copyfileobj(source, file)
+        file.seek(0)
     else:
       name = os.fspath(source)
       try:

@@ -84,16 +84,24 @@ def run(
   return 1 if failures else 0
 
 
-def check_folders(source: Path, target: str | os.PathLike) -> Path:
+def check_folders(
+  source: Path, target: str | os.PathLike, suffixes: tuple[str, ...]
+) -> Path:
   """The folder that a folder's results go to.
 
+  Args:
+    source: a folder.
+    target: where its results are to go.
+    suffixes: of files that the command writes.
+
   Raises:
-    UserError: it is a file or a pipe, or lies in its own source.
+    UserError: the target is a file, named like one, a pipe, or the source.
   """
   if target == PIPE:
     raise UserError(f"{source} is a folder; its files don't fit in one pipe.")
   out = Path(target)
-  if out.exists() and not out.is_dir():
+  file_name = not out.is_dir() and out.suffix.lower() in suffixes
+  if file_name or (out.exists() and not out.is_dir()):
     raise UserError(f"{source} is a folder, so {out} must be one, not a file.")
   if out.resolve() == source.resolve():
     raise UserError(f"{out}: the results go to another folder than {source}.")

@@ -132,7 +132,7 @@ def _run_folder(args, folder: Path) -> int:
   from mmdcodec.bitstream import ecdc
   from mmdcodec.cli import batch
 
-  out = batch.check_folders(folder, args.output)
+  out = batch.check_folders(folder, args.output, files.SUFFIXES)
   suffix = "." + args.format.lower().lstrip(".")
   if suffix not in files.SUFFIXES:
     raise UserError(
@@ -280,7 +280,7 @@ def part(codec, reader, begin: int, end: int) -> Iterator:
   pieces = _pieces(reader, first, last)
   at = offset
   for x in codec.decode_blocks(pieces, length=length):
-    _mute(x, at, reader)
+    x = _muted(x, at, reader)
     at, x = at + len(x), x[max(0, begin - at) : max(0, end - at)]
     if len(x):
       yield x
@@ -296,14 +296,16 @@ def _pieces(reader, first: int, last: int) -> Iterable:
     yield piece.codes, None if whole and i else piece.scale
 
 
-def _mute(x, at: int, reader) -> None:
-  """Silences what was lost: the codes there are only filled in."""
+def _muted(x, at: int, reader):
+  """Audio from sample `at` on, silent where codes were only filled in."""
   header = reader.header
   hop = header.stride
   if header.segment_frames:
     hop = header.segment_hop / header.segment_frames
+  x = x.copy() if reader.lost else x
   for first, end in reader.lost:
     x[max(0, int(first * hop) - at) : max(0, int(end * hop) - at)] = 0
+  return x
 
 
 def check_model(reader, codec, source, model) -> None:

@@ -112,7 +112,7 @@ def _run_folder(args, folder: Path) -> int:
   from mmdcodec.audio import files
   from mmdcodec.cli import batch
 
-  out = batch.check_folders(folder, args.output)
+  out = batch.check_folders(folder, args.output, (bitstream.SUFFIX,))
   found = files.find(folder)
   if not found:
     raise UserError(f"{folder} holds no audio ({' '.join(files.SUFFIXES)}).")
