@@ -104,12 +104,12 @@ def windows(pieces: Pieces, before: int, after: int) -> Iterator:
     past = x[:, x.shape[1] - before :]
 
 
-def way(model: Codec, size: int = BLOCK):
+def way(model: Codec, size: int | None = None):
   """The way to code in pieces that suits a codec, or None if none does.
 
   Args:
     model: the codec.
-    size: frames of a piece at the least.
+    size: frames of a piece at the least; BLOCK by default.
 
   Returns:
     Stream, Windows or Chunks: objects with
@@ -121,6 +121,7 @@ def way(model: Codec, size: int = BLOCK):
       decode(variables, pieces, length=None): such triples -> iterator of
         (audio [batch, samples, channels], valid samples [batch])
   """
+  size = BLOCK if size is None else size
   if not cuttable(model):
     return None
   if model.chunk is not None:
@@ -132,7 +133,7 @@ def way(model: Codec, size: int = BLOCK):
 class Stream:
   """Pieces of a causal codec: large steps of a stream."""
 
-  def __init__(self, model: Codec, size: int = BLOCK):
+  def __init__(self, model: Codec, size: int):
     """Args as of `way`."""
     least = [path.start for path in streaming.latency(model).values()]
     self.model, self.size = model, max(size, *least)
@@ -170,7 +171,7 @@ class Windows:
     around: frames (before, after) that each convolutional part needs.
   """
 
-  def __init__(self, model: Codec, size: int = BLOCK):
+  def __init__(self, model: Codec, size: int):
     """Args as of `way`."""
     n, stride = model.network, model.stride
     parts = (_encoder_front, _encoder_back, _decoder_front, _decoder_back)
@@ -267,7 +268,7 @@ def _decoder_back(model, x, lengths):
 class Chunks:
   """Pieces of a codec that codes in chunks: so many chunks of it."""
 
-  def __init__(self, model: Codec, size: int = BLOCK):
+  def __init__(self, model: Codec, size: int):
     """Args as of `way`."""
     self.model, self.per_chunk = model, frames(model.chunk[0], model.stride)
     self.chunks = frames(size, self.per_chunk)
