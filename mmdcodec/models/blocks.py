@@ -59,11 +59,10 @@ def gather(blocks: Iterable[np.ndarray], size: int) -> Pieces:
     count += len(block)
     if count < size:
       continue
-    x = np.concatenate(held)
-    for start in range(0, count - size + 1, size):
+    x, held, count = np.concatenate(held), [], count % size
+    for start in range(0, len(x) - size + 1, size):
       yield x[None, start : start + size], np.array([size])
-    held = [x[count - count % size :].copy()]
-    count = len(held[0])
+    held = [x[len(x) - count :].copy()]
   if count:
     yield from cut(np.concatenate(held)[None], np.array([count]), size)
 
@@ -98,9 +97,10 @@ def windows(pieces: Pieces, before: int, after: int) -> Iterator:
       parts, start = [x, coming[:, : before + after]], 0
     else:
       parts, start = [past, x, coming[:, :after]], before
-    ahead = np.minimum(more, sum(p.shape[1] for p in parts) - start - len(x[0]))
+    window = np.concatenate(parts, 1)
+    ahead = np.minimum(more, window.shape[1] - start - x.shape[1])
     valid = np.where(lengths > 0, start + lengths + ahead, 0)
-    yield np.concatenate(parts, 1), valid, start, lengths
+    yield window, valid, start, lengths
     past = x[:, x.shape[1] - before :]
 
 
@@ -145,7 +145,7 @@ class Stream:
     for x, lengths in pieces:
       start = np.full(len(x), state is None)
       if state is None:
-        state = streaming.encoder_state(self.model, len(x))
+        state = streaming.encoder_state(self.model, variables, len(x))
       codes, state = streaming.compiled_encode_step(
         self.model, variables, state, x, lengths, start, codebooks=codebooks
       )
@@ -157,7 +157,7 @@ class Stream:
     for codes, lengths, _ in pieces:
       start = np.full(len(codes), state is None)
       if state is None:
-        state = streaming.decoder_state(self.model, len(codes))
+        state = streaming.decoder_state(self.model, variables, len(codes))
       x, state = streaming.compiled_decode_step(
         self.model, variables, state, codes, lengths, start
       )
@@ -218,7 +218,7 @@ class Windows:
     state = None
     for x, lengths in pieces:
       if state is None:
-        state = streaming.zero_state(self.model, part, x)
+        state = streaming.zero_state(self.model, variables, part, x)
       y, state = _recurrent(self.model, part, variables, state, x, lengths)
       yield np.asarray(y), lengths
 

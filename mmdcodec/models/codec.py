@@ -25,13 +25,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import chunks
 from mmdcodec.models.networks import Decoder, Encoder, Network
 from mmdcodec.models.presets import PRESETS
-from mmdcodec.nn.conv import (
-  NORMS,
-  PAD_MODES,
-  frames,
-  length_mask,
-  mask_after,
-)
+from mmdcodec.nn.conv import NORMS, PAD_MODES, frames, length_mask, mask_after
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
 NO_SCALE = (

@@ -2,7 +2,7 @@
 
 Pure functions, to be used inside your own `jit`:
 
-  state = encoder_state(model, batch)
+  state = encoder_state(model, variables, batch)
   codes, state = encode_step(model, variables, state, x, lengths, start)
 
 and the same for the decoder. `state` is a pytree whose leaves have the batch
@@ -22,6 +22,7 @@ any size.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ def latency(model: Codec) -> dict[str, Latency]:
   }
 
 
-def encoder_state(model: Codec, batch: int) -> State:
+def encoder_state(model: Codec, variables: Any, batch: int) -> State:
   """State of `batch` streams into the encoder; all of it is zero.
 
   Raises:
@@ -126,17 +127,19 @@ def encoder_state(model: Codec, batch: int) -> State:
   """
   check(model)
   x = jnp.zeros((batch, model.stride, model.channels))
-  return zero_state(model, _encode, x, None)
+  return zero_state(model, variables, _encode, x, None)
 
 
-def decoder_state(model: Codec, batch: int) -> State:
+def decoder_state(model: Codec, variables: Any, batch: int) -> State:
   """State of `batch` streams out of the decoder; all of it is zero.
 
   Raises:
     UserError: the codec can't be streamed.
   """
   check(model)
-  return zero_state(model, _decode, jnp.zeros((batch, 1, 1), jnp.int32))
+  return zero_state(
+    model, variables, _decode, jnp.zeros((batch, 1, 1), jnp.int32)
+  )
 
 
 def encode_step(
@@ -207,22 +210,21 @@ def _decode(model, codes, lengths):
   return model.decoder(z, lengths)
 
 
-def zero_state(model: Codec, method, inputs: jax.Array, *rest) -> State:
+def zero_state(
+  model: Codec, variables: Any, method: Callable, inputs: jax.Array, *rest
+) -> State:
   """What the layers keep in `method(model, inputs, lengths, *rest)`, as zeros.
 
   The shapes are found without computing anything.
   """
 
-  def run(key, inputs):
-    x = jnp.zeros((1, model.stride, model.channels))
+  def run(variables, inputs):
     lengths = jnp.zeros(len(inputs), jnp.int32)
-    variables = model.init(key, x)
-    _, kept = model.apply(
+    return model.apply(
       variables, inputs, lengths, *rest, method=method, mutable=[STREAM]
-    )
-    return kept.get(STREAM, {})
+    )[1].get(STREAM, {})
 
-  shapes = jax.eval_shape(run, jax.random.key(0), inputs)
+  shapes = jax.eval_shape(run, variables, inputs)
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
@@ -304,14 +306,14 @@ class Streamer:
       functools.partial(
         compiled_encode_step, model, variables, codebooks=codebooks
       ),
-      encoder_state(model, batch),
+      encoder_state(model, variables, batch),
       unit=model.stride,
       empty=np.zeros((0, books), np.int32),
       steps=(self.latency["encoder"].start, block),
     )
     self._decoder = _Side(
       functools.partial(compiled_decode_step, model, variables),
-      decoder_state(model, batch),
+      decoder_state(model, variables, batch),
       unit=1,
       empty=np.zeros((0, model.channels), np.float32),
       steps=(self.latency["decoder"].start, block),
