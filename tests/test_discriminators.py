@@ -30,6 +30,14 @@ TINY = (
   {"name": "multi_period", "filters": 2, "max_filters": 4, "periods": [2, 3]},
 )
 
+# One sub-discriminator of each kind, for what must be compiled with gradients.
+SMALL = (
+  dict(TINY[0], windows=[32]),
+  dict(TINY[1], scales=1),
+  TINY[2],
+  dict(TINY[3], periods=[2]),
+)
+
 
 def random_params(model, channels=1, samples=4096, seed=0):
   """Parameters without compiling their initialisation."""
@@ -289,14 +297,9 @@ def test_folded_convolutions(
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_one_set_of_all():
-  """Catches batch mates that matter, wrong names, layers without gradient.
-
-  250 ms at 8 kHz, two channels, one module of all four kinds, one of them
-  twice.
-  """
+def test_names():
+  """Catches names that are not in the order of the results, or not unique."""
   model = from_config([*TINY, dict(TINY[3], periods=[5])])
-  hash(model)
   assert model.names == (
     "multi_scale_stft/window_64",
     "multi_scale_stft/window_32",
@@ -307,6 +310,22 @@ def test_one_set_of_all():
     "multi_period/period_3",
     "multi_period_2/period_5",
   )
+  x = jax.ShapeDtypeStruct((2, 500, 1), jnp.float32)
+  shapes = random_shapes(model)
+  for i, (logits, _) in enumerate(jax.eval_shape(model.apply, shapes, x)):
+    if "period" in model.names[i]:
+      assert logits.shape[1] == int(model.names[i].split("_")[-1])
+  assert len(shapes["params"]) == 5
+  assert i + 1 == len(model.names)
+
+
+def test_one_set_of_all():
+  """Catches batch mates that matter, and layers without a gradient.
+
+  250 ms at 8 kHz, two channels, one module of all four kinds.
+  """
+  model = from_config(SMALL)
+  hash(model)
   random = np.random.default_rng(0)
   real, fake = random.standard_normal((2, 2, 2000, 2)).astype(np.float32)
   params = random_params(model, channels=2)
@@ -355,13 +374,7 @@ def test_bfloat16():
 
 def test_silence():
   """Catches 0 / 0 where features of real audio are all zero."""
-  model = from_config(
-    [
-      dict(TINY[0], windows=[64]),
-      dict(TINY[1], scales=1),
-      dict(TINY[3], periods=[2]),
-    ]
-  )
+  model = from_config([fields for fields in SMALL if fields["name"] != "stft"])
   params = random_params(model)
   # Without biases nothing comes out of silence at all.
   params = jax.tree.map_with_path(
