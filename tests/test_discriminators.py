@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial
 from mmdcodec.models.discriminators import from_config
+from mmdcodec.models.wave_discriminators import halve
 from mmdcodec.nn.conv_nd import LAYOUTS, conv_nd
 
 GOLDEN = pathlib.Path(__file__).parent / "data/discriminators_tiny.npz"
@@ -317,6 +318,14 @@ def test_names():
       assert logits.shape[1] == int(model.names[i].split("_")[-1])
   assert len(shapes["params"]) == 5
   assert i + 1 == len(model.names)
+
+
+@pytest.mark.parametrize("time", [8, 9])
+def test_halve(time):
+  """Catches padding that counts in the means at the ends."""
+  x = np.random.default_rng(0).standard_normal((2, time, 3)).astype(np.float32)
+  want = [x[:, max(0, 2 * i - 1) : 2 * i + 3].mean(1) for i in range(time // 2)]
+  np.testing.assert_allclose(halve(x), np.stack(want, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_one_set_of_all():
