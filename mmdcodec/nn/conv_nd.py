@@ -184,7 +184,12 @@ def conv_nd(
 
   Returns:
     [batch, *sizes, out].
+
+  Raises:
+    ValueError: an axis has a stride and a dilation.
   """
+  if any(s > 1 and d > 1 for s, d in zip(strides, dilations, strict=True)):
+    raise ValueError("a strided axis can't be dilated as well")
   if groups > 1:
     return grouped_conv(
       x, kernel, stride=strides[0], pad=pads[0], groups=groups
