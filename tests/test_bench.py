@@ -57,13 +57,20 @@ def test_floor_is_the_larger_bound():
 @pytest.mark.slow
 def test_bench_codec_prints_every_part(capsys):
   """Catches a part that no longer traces, or is missing from the table."""
-  assert main(["bench", "codec", "--config=codec_small:tiny", "--runs=1"]) == 0
+  small = ["--config=codec_small:tiny", "--runs=1", "--seconds=0.5"]
+  assert main(["bench", "codec", *small]) == 0
   table = capsys.readouterr().out
   rows = {line.split()[0]: line.split() for line in table.splitlines() if line}
   for part in ("encoder", "quantizer", "decoder", "losses"):
     # Milliseconds, share, operations, bytes, floor.
     assert float(rows[part][1]) > 0 and float(rows[part][3]) > 0, part
   assert "optimizer" in rows and "whole" in rows
+  # Milliseconds, real-time factor, operations, share of the peak.
+  for way in ("encode", "decode", "encode, streaming", "decode, streaming"):
+    line = next(x for x in table.splitlines() if x.startswith(way + "  "))
+    ms, factor, flops, share = line.removeprefix(way).split()
+    assert float(ms) * float(factor) == pytest.approx(500, rel=0.1), way
+    assert float(flops) > 0 and share.endswith("%")
 
 
 def test_plain_independence_formula():

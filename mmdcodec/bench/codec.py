@@ -1,16 +1,17 @@
-"""`mmdcodec bench codec`: where a training step's time goes.
+"""`mmdcodec bench codec`: where the time of a codec goes.
 
 Every part of the step is compiled and timed alone, forward and backward,
 beside its floor: the time that its operations or its bytes need at the speeds
-of this machine, measured in the same run.
+of this machine, measured in the same run. Then encoding and decoding are timed,
+see `coding.py`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.bench import floor
+from mmdcodec.bench import coding, floor
 
-HELP = "the parts of a codec training step, each beside its floor"
+HELP = "a codec's training step beside its floor, and its real-time factors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
 PARSES_REST = True
 
@@ -19,6 +20,15 @@ def add_arguments(parser):
   """Adds the subject's arguments."""
   parser.add_argument(
     "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=10.0,
+    help="of audio to encode and decode (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--codebooks", type=int, help="to encode with (default: all)"
   )
 
 
@@ -159,3 +169,14 @@ def run(args, rest):
     )
   audio_seconds = config["batch"] * task.audio_seconds
   print(f"{audio_seconds / whole[0]:.1f} s of audio per second")
+  print()
+  print(
+    coding.measure(
+      config["model"],
+      {"params": state.params, **state.collections},
+      machine,
+      seconds=args.seconds,
+      codebooks=args.codebooks,
+      runs=args.runs,
+    )
+  )

@@ -102,8 +102,16 @@ class Network:
 
 
 def elu(x):
-  """ELU of an array or a folded signal."""
-  return jax.tree.map(nn.elu, x)
+  """ELU of an array or a folded signal.
+
+  By exp and not expm1, which takes a CPU 1.5 times as long in all: what that
+  loses near zero, up to 6e-8, is what the convolutions lose as well.
+  """
+
+  def one(x):
+    return jnp.where(x > 0, x, jnp.exp(jnp.where(x > 0, 0, x)) - 1)
+
+  return jax.tree.map(one, x)
 
 
 def _folds(module: nn.Module) -> list[int]:

@@ -124,9 +124,21 @@ def conv(
   Returns:
     [batch, (time + sum(pad) - (taps - 1) * dilation - 1) // stride + 1, out].
   """
+  kernel = kernel.astype(x.dtype)
+  taps = kernel.shape[0]
+  if stride > 1 == dilation and taps % stride == 0 and not fold.wanted():
+    # Whole strides side by side: a convolution of fewer, wider taps.
+    pieces = taps // stride
+    rows = (x.shape[1] + sum(pad) - taps) // stride + pieces
+    end = rows * stride - pad[0] - x.shape[1]
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [(0, 0, 0), (pad[0], end, 0), (0, 0, 0)])
+    x = x.reshape(x.shape[0], rows, -1)
+    kernel = kernel.reshape(pieces, x.shape[2], -1)
+    stride, pad = 1, (0, 0)
   return lax.conv_general_dilated(
     x,
-    kernel.astype(x.dtype),
+    kernel,
     (stride,),
     [pad],
     rhs_dilation=(dilation,),
@@ -168,9 +180,8 @@ def padded_conv(
       return fold.conv(x, kernel, left=left, **options)
     return conv(x, kernel, pad=(left, right + extra), **options)
   if folded:
-    if (
-      causal and time > left and (stride == 1 or lengths is None and not extra)
-    ):
+    whole = stride == 1 or (lengths is None and not extra)
+    if causal and whole and time > left:
       # Only the start has a mirror.
       return fold.conv(x, kernel, left=left, mirror=True, **options)
     factor, x = x.factor, fold.unfold(x)
@@ -191,8 +202,8 @@ def conv_transpose(
 ) -> jax.Array:
   """Transposed convolution y[s * t + j] += x[t] @ kernel[j], nothing cut.
 
-  Polyphase: one matmul gives every input frame its taps, which are then added
-  in pieces of one stride. For taps = 2 * stride these are two halves.
+  Polyphase: a convolution of which each output frame is one stride of samples.
+  For taps = 2 * stride it has two taps.
 
   Args:
     x: [batch, time, in].
@@ -202,19 +213,16 @@ def conv_transpose(
   Returns:
     [batch, (time - 1) * stride + taps, out].
   """
-  batch, time, width = x.shape
+  batch, _, width = x.shape
   taps, _, out = kernel.shape
   pieces = frames(taps, stride)
   short = pieces * stride - taps
   if short:
     kernel = jnp.pad(kernel, ((0, short), (0, 0), (0, 0)))
-  matrix = kernel.astype(x.dtype).transpose(1, 0, 2).reshape(width, -1)
-  y = (x.reshape(-1, width) @ matrix).reshape(batch, time, pieces, -1)
-  y = sum(
-    jnp.pad(y[:, :, i], ((0, 0), (i, pieces - 1 - i), (0, 0)))
-    for i in range(pieces)
-  )
-  y = y.reshape(batch, -1, out)
+  # What one stride of the output takes from each of its input frames.
+  matrix = kernel.reshape(pieces, stride, width, out).transpose(0, 2, 1, 3)
+  matrix = jnp.flip(matrix.reshape(pieces, width, -1), 0)
+  y = conv(x, matrix, pad=(pieces - 1, pieces - 1)).reshape(batch, -1, out)
   return y[:, : y.shape[1] - short] if short else y
 
 

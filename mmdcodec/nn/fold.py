@@ -4,8 +4,8 @@ A TPU pads the last axis of an array to 128 lanes: 32 channels take the memory
 and the traffic of 128. Here `factor` samples that follow each other lie side by
 side, and a convolution is one between rows:
 
-  signal  [batch, time, channels]     -> [batch, time / factor, factor * channels]
-  kernel  [taps, in, out]             -> [rows, factor * in, factor' * out],
+  signal  [batch, time, channels] -> [batch, time / factor, factor * channels]
+  kernel  [taps, in, out]         -> [rows, factor * in, factor' * out],
 
 a block-Toeplitz matrix: the kernel once for each output of a row, shifted. It
 is exactly the same function, with up to `factor` times the multiplications,
