@@ -47,7 +47,7 @@ def get_config(arg: str = ""):
   config.eval_every = config.save_every = 200
   if arg == "adversarial":
     # Shares of the gradient: half of it for the discriminators.
-    config.balancer.on = True
+    common.balance(config)
     config.losses.waveform.weight = 1.0
     config.losses.mel.weight = 2.0
     config.losses.adversarial.weight = 1.0
@@ -56,5 +56,4 @@ def get_config(arg: str = ""):
       dict(name="multi_scale_stft", filters=8, windows=(1024, 512, 256)),
     )
     config.adversarial.start, config.adversarial.warmup = 600, 100
-    config.optimizer.clip = 0.0
   return config

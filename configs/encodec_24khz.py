@@ -35,7 +35,5 @@ def get_config(arg: str = "", preset: str = "encodec_24khz"):
   config.losses.features.weight = 3.0
   config.adversarial.discriminators = DISCRIMINATORS
   config.adversarial.every = 1.5
-  config.balancer.on = True
-  # The balancer's gradient has a norm of its own, which grows with the batch.
-  config.optimizer.clip = 0.0
+  common.balance(config)
   return common.shrink(config) if tiny else config

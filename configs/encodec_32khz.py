@@ -40,8 +40,7 @@ def get_config(arg: str = ""):
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", windows=(2048, 1024, 512, 256, 128)),
   )
-  config.balancer.on = True
-  config.optimizer.clip = 0.0
+  common.balance(config)
   loss = config.losses.independence
   loss.weight = 100.0
   # Two batches of the tiny codec, four of the real one.

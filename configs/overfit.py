@@ -25,6 +25,7 @@ def get_config(arg: str = ""):
   config.model.norm = "none"
   config.steps = 800
   config.batch = 4
+  common.balance(config)
   config.data.gain_db = (0.0, 0.0)
   config.optimizer.rate = 2e-3
   config.adversarial.discriminators = (
