@@ -80,7 +80,8 @@ class MetricWriter:
 
     Args:
       step: updates done when they were measured.
-      values: flat names to numbers. JSON has no NaN: such a value is null.
+      values: flat names to numbers. JSON has no NaN: such a value is null, and
+        TensorBoard is not given it.
     """
     if self._file is None:
       return
@@ -88,8 +89,9 @@ class MetricWriter:
     self._file.write(json.dumps({"step": step, **row}) + "\n")
     self._file.flush()
     if self._board is not None:
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
+      for name, value in row.items():
+        if value is not None:
+          self._board.add_scalar(name, value, step)
 
   def close(self) -> None:
     """Closes the files."""
