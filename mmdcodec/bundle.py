@@ -25,8 +25,9 @@ import numpy as np
 
 import mmdcodec
 from mmdcodec.errors import UserError
-from mmdcodec.models import blocks, long_clips, streaming
+from mmdcodec.models import blocks, long_clips
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models.streamer import Streamer
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
@@ -210,8 +211,8 @@ class LoadedCodec:
 
   def streamer(
     self, batch: int = 1, *, block: int = 32, codebooks: int | None = None
-  ) -> streaming.Streamer:
-    """Codes audio while it arrives: see `mmdcodec.models.streaming.Streamer`.
+  ) -> Streamer:
+    """Codes audio while it arrives: see `mmdcodec.models.streamer`.
 
     Args:
       batch: number of streams, which start and end independently.
@@ -222,7 +223,7 @@ class LoadedCodec:
       UserError: the codec looks ahead or must see a clip as a whole.
     """
     self._check_codebooks(codebooks)
-    return streaming.Streamer(
+    return Streamer(
       self.model, self.variables, batch, block=block, codebooks=codebooks
     )
 

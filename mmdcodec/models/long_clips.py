@@ -15,7 +15,7 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.models import blocks
 from mmdcodec.models.codec import NO_SCALE
-from mmdcodec.models.streaming import check_audio, check_codes
+from mmdcodec.models.streamer import check_audio, check_codes
 from mmdcodec.nn.conv import frames
 
 # Clips of more frames are cut: at most a quarter of the work is padding.

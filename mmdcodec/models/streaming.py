@@ -16,8 +16,11 @@ inside of the step (`lengths` less than that) or waits (`lengths` = 0).
 Only a causal codec has a state: SoundStream and the 24 kHz EnCodec. A layer
 with mirrored padding copies samples that come after the beginning, so a stream
 of such a codec begins with a step of at least `latency(model)[...].start`
-frames, unless it ends in that step. `Streamer` does all of this for arrays of
-any size.
+frames, unless it ends in that step. `mmdcodec.models.streamer` does all of this
+for arrays of any size.
+
+A step of one frame takes as long as reading the weights. `without_weight_norm`
+computes them once, and not in every step.
 """
 
 import dataclasses
@@ -27,12 +30,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import reach
 from mmdcodec.models.codec import Codec
-from mmdcodec.nn.conv import STREAM, frames, mask_after
+from mmdcodec.nn.conv import STREAM, frames, mask_after, weight_norm
 
 State = Any
 
@@ -246,233 +248,34 @@ def _step(model, variables, state, lengths, start, method, inputs, *rest):
   return out, choose(lengths > 0, after[STREAM], state)
 
 
+def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
+  """The same codec with its kernels as plain parameters.
+
+  Returns:
+    (model, variables) for `encode_step` and `decode_step`; those given, if the
+    codec has no weight norm.
+  """
+  if model.norm != "weight":
+    return model, variables
+
+  def walk(tree, name=""):
+    if "v" in tree:
+      axis = 1 if name == "up" else 2  # as in ConvTranspose and Conv
+      return {
+        "kernel": weight_norm(tree["g"], tree["v"], axis),
+        "bias": tree["bias"],
+      }
+    return {
+      key: walk(value, key) if isinstance(value, dict) else value
+      for key, value in tree.items()
+    }
+
+  params = walk(variables["params"])
+  return model.clone(norm="none"), {**variables, "params": params}
+
+
 # The same for every streamer of a codec: modules are compared by their fields.
 compiled_encode_step = functools.partial(
   jax.jit, static_argnums=0, static_argnames="codebooks"
 )(encode_step)
 compiled_decode_step = jax.jit(decode_step, static_argnums=0)
-
-
-class Streamer:
-  """Streams of one codec, fed with arrays of any size.
-
-  What arrives is kept until it makes a step, so nothing is compiled for the
-  size of an array: there are steps of 1 frame, of `block` frames where so much
-  has arrived, and one that begins a stream. Encoder and decoder are apart; you
-  may use one of them only.
-
-  One stream:
-
-    streamer = codec.streamer()
-    for x in microphone:
-      codes = streamer.encode(x)  # [frames that are ready, codebooks]
-      y = streamer.decode(codes)
-    codes = streamer.encode(last=True)  # the rest; then a new clip may begin
-    y = streamer.decode(codes, last=True)
-
-  Several: `encode` and `decode` take a list with an array for each stream (None
-  or an empty one for a stream that waits) and give a list of arrays; `last` is
-  a list too.
-
-  Attributes:
-    latency: dict of the `Latency` of "encoder" and "decoder".
-  """
-
-  def __init__(
-    self,
-    model: Codec,
-    variables: Any,
-    batch: int = 1,
-    *,
-    block: int = 32,
-    codebooks: int | None = None,
-  ):
-    """Starts with empty streams.
-
-    Args:
-      model: the codec.
-      variables: of the codec.
-      batch: number of streams.
-      block: frames of the larger step.
-      codebooks: encode with the first so many only.
-
-    Raises:
-      UserError: the codec can't be streamed.
-    """
-    self.latency = latency(model)
-    self.batch, self.model = batch, model
-    books = model.codebooks if codebooks is None else codebooks
-    self._encoder = _Side(
-      functools.partial(
-        compiled_encode_step, model, variables, codebooks=codebooks
-      ),
-      encoder_state(model, variables, batch),
-      unit=model.stride,
-      empty=np.zeros((0, books), np.int32),
-      steps=(self.latency["encoder"].start, block),
-    )
-    self._decoder = _Side(
-      functools.partial(compiled_decode_step, model, variables),
-      decoder_state(model, variables, batch),
-      unit=1,
-      empty=np.zeros((0, model.channels), np.float32),
-      steps=(self.latency["decoder"].start, block),
-    )
-
-  def encode(self, x=None, *, last=False):
-    """Takes audio, gives the codes that are ready.
-
-    Args:
-      x: float [n, channels] ([n] of a mono codec) at the codec's rate, any n;
-        None for nothing. With several streams a list of these.
-      last: the clip ends with x, so the rest comes out, and a new clip begins
-        with the next call. With several streams a list of these, or one for
-        all.
-
-    Returns:
-      int32 [frames, codebooks], or a list of these.
-
-    Raises:
-      UserError: x has another shape, or is not finite.
-    """
-    return self._feed(self._encoder, x, last, self._audio)
-
-  def decode(self, codes=None, *, last=False):
-    """Takes codes, gives the audio that is ready.
-
-    Args:
-      codes: int [n, k], any n, always the same k; None for nothing. With
-        several streams a list of these.
-      last: as in `encode`.
-
-    Returns:
-      float32 [samples, channels], or a list of these.
-
-    Raises:
-      UserError: codes have another shape, or are not this codec's.
-    """
-    return self._feed(self._decoder, codes, last, self._codes)
-
-  def _feed(self, side, arrays, last, check):
-    if self.batch == 1:
-      arrays, last = [arrays], [last]
-    elif arrays is None:
-      arrays = [None] * self.batch
-    last = [last] * self.batch if isinstance(last, bool) else last
-    if len(arrays) != self.batch or len(last) != self.batch:
-      raise UserError(
-        f"there are {self.batch} streams, but {len(arrays)} arrays and"
-        f" {len(last)} values of last: give a list with one for each."
-      )
-    arrays = [None if x is None else check(np.asarray(x)) for x in arrays]
-    out = side.feed(arrays, last)
-    return out[0] if self.batch == 1 else out
-
-  def _audio(self, x):
-    return check_audio(self.model, x)
-
-  def _codes(self, codes):
-    return check_codes(self.model, codes)
-
-
-def check_audio(model: Codec, x: np.ndarray) -> np.ndarray:
-  """A block of audio as float32 [samples, channels].
-
-  Raises:
-    UserError: it has another shape, or is not finite.
-  """
-  x = np.asarray(x, np.float32)
-  x = x[:, None] if x.ndim == 1 else x
-  if x.ndim != 2 or x.shape[1] != model.channels:
-    raise UserError(
-      f"a block of audio has shape {x.shape}; expected [samples,"
-      f" {model.channels}]."
-    )
-  if not np.isfinite(x).all():
-    raise UserError("the audio holds NaN or infinite samples.")
-  return x
-
-
-def check_codes(model: Codec, codes: np.ndarray) -> np.ndarray:
-  """A block of codes as int32 [frames, codebooks].
-
-  Raises:
-    UserError: it has another shape, or codes that the codec does not have.
-  """
-  codes = np.asarray(codes)
-  if codes.ndim != 2 or not 1 <= codes.shape[1] <= model.codebooks:
-    raise UserError(
-      f"a block of codes has shape {codes.shape}; expected [frames, codebooks]"
-      f" with 1 to {model.codebooks} codebooks."
-    )
-  if codes.size and (codes.min() < 0 or codes.max() >= model.codebook_size):
-    raise UserError(
-      f"codes lie in {codes.min()}..{codes.max()}; this codec's go from 0 to"
-      f" {model.codebook_size - 1}."
-    )
-  return codes.astype(np.int32)
-
-
-class _Side:
-  """The encoder or the decoder of a Streamer: what waits for a step."""
-
-  def __init__(self, step, state, *, unit, empty, steps):
-    """Holds nothing yet.
-
-    Args:
-      step: (state, x, lengths, start) -> (y, state).
-      state: the first.
-      unit: rows of x per frame.
-      empty: y without rows.
-      steps: frames that begin a stream, and of the larger step.
-    """
-    self.step, self.state, self.unit, self.empty = step, state, unit, empty
-    self.start, block = steps
-    self.sizes = sorted({1, self.start, max(self.start, block)}, reverse=True)
-    batch = len(jax.tree.leaves(state)[0])
-    self.held, self.fresh = [None] * batch, np.ones(batch, bool)
-
-  def feed(self, arrays, last):
-    """Adds arrays, makes the steps that can be made, returns what they gave."""
-    for i, x in enumerate(arrays):
-      if x is not None:
-        held = self.held[i]
-        self.held[i] = x if held is None else np.concatenate([held, x])
-    out = [[self.empty] for _ in arrays]
-    for size in self.sizes:
-      while True:
-        take = [self._take(i, size, end) for i, end in enumerate(last)]
-        if not any(take):
-          break
-        self._run(size, np.array(take), out)
-    for i, end in enumerate(last):
-      if end:
-        self.held[i], self.fresh[i] = None, True
-    return [np.concatenate(pieces) for pieces in out]
-
-  def _take(self, i, size, end):
-    """Rows of stream i for a step of `size` frames; 0 to wait."""
-    have = 0 if self.held[i] is None else len(self.held[i])
-    full = size * self.unit
-    least = self.start if self.fresh[i] else 1
-    if size < least:
-      return 0
-    if have >= full:
-      return full
-    return have if end and size == least else 0
-
-  def _run(self, size, take, out):
-    width = next(x.shape[1:] for x in self.held if x is not None)
-    dtype = next(x.dtype for x in self.held if x is not None)
-    x = np.zeros((len(take), size * self.unit, *width), dtype)
-    for i, count in enumerate(take):
-      if count:
-        x[i, :count] = self.held[i][:count]
-        self.held[i] = self.held[i][count:]
-    y, self.state = self.step(self.state, x, take, self.fresh & (take > 0))
-    self.fresh &= take == 0
-    rows = y.shape[1] // size
-    y = np.asarray(y)
-    for i, count in enumerate(take):
-      if count:
-        out[i].append(y[i, : frames(count, self.unit) * rows])
