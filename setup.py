@@ -56,6 +56,7 @@ setup(
     # libtpu compiles for TPUs ahead of time; no TPU is needed for that.
     "test": [
       "pytest>=8",
+      "pytest-xdist>=3.6",
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
       "libtpu; platform_machine == 'x86_64'",
