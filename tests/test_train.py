@@ -13,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mmdcodec.cli import configs
@@ -21,6 +22,7 @@ from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import loop, metrics, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
+from mmdcodec.train.state import TrainState
 
 STEPS = 60
 # With discriminators and balancer: all that a state can hold.
@@ -282,6 +284,25 @@ def test_one_device_equals_eight_and_restores_elsewhere(tmp_path):
       devices
     }
   checkpoints.close()
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+  """Catches runs that can't be resumed since a state has one field more."""
+  variables = {"params": {"w": jnp.arange(3.0)}, "codebook": {"c": jnp.ones(2)}}
+  state = TrainState.create(variables, optax.adam(0.1), ema=False)
+  saved = {name: value for name, value in vars(state).items()}
+  del saved["carried"]
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, saved, {"index": 7})
+  checkpoints.wait()
+  where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), state
+  )
+  restored, position = checkpoints.restore(abstract)
+  checkpoints.close()
+  assert position == {"index": 7} and restored.carried is None
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 def test_lines_of_lost_steps_are_written_once(tmp_path):

@@ -13,7 +13,6 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import types
 
 import jax
 import numpy as np
@@ -30,13 +29,13 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.generation import patterns
+from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import loop, metrics, program, settings
 from mmdcodec.train.checkpoint import FOLDER, Checkpoints
 
 JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"
 CALIBRATION = 20  # batches that the weight is taken from
 POINTS = 4  # of a curve, and the last
-RECONSTRUCTION = ("waveform", "mel", "stft")
 
 
 def main(arguments: list[str]) -> None:
@@ -154,17 +153,16 @@ def gradient_norms(
     reconstruction losses) of each batch.
   """
   task = program.make_task(config)
+  one = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  abstract = program.make_program(task, config, one).abstract
   checkpoints = Checkpoints(run, read_only=True)
-  arrays = checkpoints.restore_arrays(start_of(config))
+  state, _ = checkpoints.restore(abstract, start_of(config))
   checkpoints.close()
-  # All that `inspect` looks at.
-  names = ("step", "params", "collections")
-  state = types.SimpleNamespace(**{name: arrays[name] for name in names})
   found = []
   with loop.training_batches(config, seed=seed) as data:
     for _ in range(batches):
       seen = task.inspect(state, tuple(next(data) for _ in range(task.history)))
-      others = [seen.get(f"gradient/{name}", 0.0) for name in RECONSTRUCTION]
+      others = [seen.get(f"gradient/{name}", 0.0) for name in task.balanced]
       found.append(
         (seen["gradient/independence"], float(np.linalg.norm(others)))
       )

@@ -125,21 +125,28 @@ class Checkpoints:
     """Reads a checkpoint.
 
     Args:
-      abstract: tree of `jax.ShapeDtypeStruct` with shardings: shapes must be
-        those that were saved, shardings may be others.
+      abstract: TrainState of `jax.ShapeDtypeStruct` with shardings: shapes must
+        be those that were saved, shardings may be others.
       step: the last one by default.
 
     Returns:
       The state, laid out as asked, and the position in the data.
     """
     step = self.latest if step is None else step
+    saved = self._manager.item_metadata(step).state.tree
+    # A run of an earlier version has no field for what it did not have.
+    fields = {
+      name: value
+      for name, value in vars(abstract).items()
+      if name in saved or jax.tree.leaves(value)
+    }
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        state=ocp.args.StandardRestore(fields), data=ocp.args.JsonRestore()
       ),
     )
-    return restored.state, restored.data
+    return abstract.replace(**restored.state), restored.data
 
   def restore_arrays(self, step: int | None = None) -> dict:
     """Reads a checkpoint's state as nested dicts of NumPy arrays, whole."""
