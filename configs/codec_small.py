@@ -21,6 +21,7 @@ def get_config(arg: str = ""):
   Args:
     arg: "", "adversarial", or "tiny" for tests.
   """
+  common.check_argument(arg, "adversarial", "tiny")
   if arg == "tiny":
     return common.shrink(common.codec_config("encodec_tiny"))
   config = common.codec_config(

@@ -5,6 +5,7 @@ Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
 
 from ml_collections import ConfigDict
 
+from mmdcodec.errors import UserError
 from mmdcodec.models import codec
 from mmdcodec.quantize.kernels import PAPER_RADII
 
@@ -73,6 +74,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.adversarial = ConfigDict(
     dict(
       discriminators=(),  # dicts, see mmdcodec/models/discriminators.py
+      dtype="float32",  # of their computation, or "bfloat16"
       loss="hinge",  # or "hinge_clamped", "least_squares"
       relative=True,  # feature matching as a share of the features' size
       every=1.0,  # they learn in one of so many steps; 1.5: in two of three
@@ -92,10 +94,10 @@ def codec_config(preset: str, **changes) -> ConfigDict:
     )
   )
   # EnCodec 3.4: the weights of the losses of the reconstruction become shares
-  # of its gradient. Commitment and independence stay outside.
-  config.balancer = ConfigDict(
-    dict(on=False, decay=0.999, total_norm=1.0, per_batch_item=True)
-  )
+  # of its gradient. Commitment and independence stay outside: beside a gradient
+  # at the audio whose norms add up to total_norm over the clips of a batch, as
+  # the released trainings' do over the 8 clips of each worker.
+  config.balancer = ConfigDict(dict(on=False, decay=0.999, total_norm=8.0))
 
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"
@@ -123,16 +125,23 @@ def codec_config(preset: str, **changes) -> ConfigDict:
 
 
 def balance(config: ConfigDict) -> None:
-  """Turns the loss balancer on, for the batch that the config has.
-
-  The balancer gives each clip a gradient of the same norm, and the gradient of
-  the parameters is their sum. The released recipes average over 8 workers with
-  8 clips each, so that commitment stands beside the sum of 8; it does here, at
-  any batch. The norm needs no clipping then.
-  """
+  """Turns the loss balancer on; its gradient needs no clipping."""
   config.balancer.on = True
-  config.balancer.total_norm = 8 / config.batch
   config.optimizer.clip = 0.0
+
+
+def check_argument(arg: str, *choices: str) -> None:
+  """Raises a UserError unless an experiment has this argument.
+
+  Args:
+    arg: what stands after the colon of --config=NAME:ARG.
+    *choices: what may; "" may always.
+  """
+  if arg not in ("", *choices):
+    raise UserError(
+      f"--config has the argument {arg!r}; this one takes"
+      f" {' or '.join(choices)}, or none."
+    )
 
 
 # Of each kind what makes it small, so that it takes clips of 2000 samples.

@@ -28,9 +28,10 @@ def get_config(arg: str = "", preset: str = "encodec_24khz"):
     arg: "" or "tiny".
     preset: of `mmdcodec.models.codec`, if not the tiny one.
   """
+  common.check_argument(arg, "tiny")
   tiny = arg == "tiny"
   config = common.codec_config("encodec_tiny" if tiny else preset)
-  config.batch = 64
+  config.steps, config.batch = 600_000, 64
   config.losses.adversarial.weight = 3.0
   config.losses.features.weight = 3.0
   config.adversarial.discriminators = DISCRIMINATORS

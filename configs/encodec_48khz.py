@@ -17,6 +17,7 @@ from mmdcodec.configs import common, encodec_24khz
 
 def get_config(arg: str = ""):
   """The experiment; `tiny` shrinks it for tests."""
+  common.check_argument(arg, "tiny")
   tiny = arg == "tiny"
   config = encodec_24khz.get_config(preset="encodec_48khz")
   if tiny:

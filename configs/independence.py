@@ -14,6 +14,7 @@ from mmdcodec.configs import common
 
 def get_config(arg: str = ""):
   """The codec that all arms share; `tiny` shrinks it for tests."""
+  common.check_argument(arg, "tiny")
   if arg == "tiny":
     config = common.shrink(
       common.codec_config("encodec_tiny", codebook_size=16)

@@ -20,12 +20,12 @@ from mmdcodec.configs import codec_small, common
 
 def get_config(arg: str = ""):
   """The experiment; `tiny` shrinks it for tests."""
+  common.check_argument(arg, "tiny")
   config = codec_small.get_config("adversarial")
   config.model.filters = 8
   config.model.norm = "none"
   config.steps = 800
   config.batch = 4
-  common.balance(config)
   config.data.gain_db = (0.0, 0.0)
   config.optimizer.rate = 2e-3
   config.adversarial.discriminators = (

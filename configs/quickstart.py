@@ -6,11 +6,12 @@ A smaller `codec_small`: 50 frames a second, 4 codebooks of 256, 1.6 kbps,
 0.5 M parameters.
 """
 
-from mmdcodec.configs import codec_small
+from mmdcodec.configs import codec_small, common
 
 
 def get_config(arg: str = ""):
   """The run; `tiny` shrinks it for tests."""
+  common.check_argument(arg, "tiny")
   config = codec_small.get_config(arg)
   if arg == "tiny":
     return config

@@ -23,6 +23,7 @@ def get_config(arg: str = "", preset: str = "soundstream_24khz"):
     arg: "" or "tiny".
     preset: of `mmdcodec.models.codec`, if not the tiny one.
   """
+  common.check_argument(arg, "tiny")
   tiny = arg == "tiny"
   config = common.codec_config("soundstream_tiny" if tiny else preset)
   config.losses.waveform.weight = 0.0

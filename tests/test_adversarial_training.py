@@ -17,6 +17,7 @@ from mmdcodec import bundle
 from mmdcodec.cli import configs
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial as losses
+from mmdcodec.losses import balancer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import adversarial, loop, metrics
 from mmdcodec.train import program as program_lib
@@ -175,6 +176,73 @@ def test_start_warmup_and_every():
   assert all(np.isfinite(row["loss"]) for row in rows)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_either_loss_can_be_left_out(balanced):
+  """Catches a run without feature matching, or without the other, that ends."""
+  config = configure(**{"losses.features.weight": 0.0, "balancer.on": balanced})
+  (row,), _ = run_steps(config, 1)
+  assert "features" not in row and row["audio_gradient/adversarial"] > 0
+  config = configure(
+    **{"losses.adversarial.weight": 0.0, "balancer.on": balanced}
+  )
+  (row,), _ = run_steps(config, 1)
+  assert "adversarial" not in row and row["audio_gradient/features"] > 0
+
+
+def test_pairs_stay_on_their_device():
+  """Catches halves of a batch that a mesh must carry around."""
+  config = configure().to_dict()
+  task = program_lib.make_task(config)
+  mesh = mesh_lib.make_mesh({}, jax.devices())
+  adversary = started().carried["adversary"]
+  x = mesh_lib.place(clips(0, batch=8), mesh)["audio"]
+  with jax.set_mesh(mesh):
+    step = jax.jit(task.adversary.step)
+    text = step.lower(adversary, x, 0.5 * x, jnp.int32(3)).compile().as_text()
+  assert "all-reduce" in text
+  assert "collective-permute" not in text and "all-to-all" not in text
+
+
+def test_what_is_reported_under_the_balancer():
+  """Catches gradients that are reported without the balancer's scale."""
+  config = configure(**{"balancer.on": True, "balancer.decay": 0.0, "seed": 3})
+  config.losses.independence.weight = 1.0
+  config.losses.independence.start = 1_000
+  _, state = run_steps(config, 2)
+  task = program_lib.make_task(config.to_dict())
+  found = task.inspect(state, (clips(1),))
+  assert {f"gradient/{name}" for name in WEIGHTS} < set(found)
+  # Without memory the scale is the weight's share over the norm of the moment.
+  weights = {"a": 1.0, "b": 3.0}
+  pulls = {"a": jnp.full((2, 3, 1), 5.0), "b": jnp.full((2, 3, 1), 0.1)}
+  before = balancer.init(weights)
+  pull, after, _ = balancer.balance(before, pulls, weights, decay=0.9)
+  scales = balancer.scales(after, weights)
+  expected = sum(scales[name] * pulls[name] for name in weights)
+  np.testing.assert_allclose(pull, expected, rtol=1e-5)
+  # Discriminators that nobody hears yet pull at nothing.
+  config.adversarial.warmup = 10
+  task = program_lib.make_task(config.to_dict())
+  found = task.inspect(state, (clips(1),))
+  assert "gradient/adversarial" not in found and "gradient/waveform" in found
+
+
+def test_the_balanced_norm_is_that_of_a_worker_at_any_batch():
+  """Catches commitment that weighs less the larger the batch is."""
+  norms = []
+  for batch in (4, 8):
+    config = configure(**{"balancer.on": True, "batch": batch})
+    task = program_lib.make_task(config.to_dict())
+    pulls = {
+      name: jax.random.normal(jax.random.key(i), (batch, 800, 1))
+      for i, name in enumerate(sorted(WEIGHTS))
+    }
+    carried = {"balancer": balancer.init(WEIGHTS)}
+    pull, _ = task._weigh(pulls, carried)
+    norms.append(float(jnp.linalg.norm(pull, axis=(1, 2)).sum()))
+  np.testing.assert_allclose(norms[0], norms[1], rtol=0.05)
+
+
 def test_balanced_shares_reach_the_codec():
   """Catches weights that act on the losses' own scales under the balancer."""
   rows = {}
@@ -217,7 +285,7 @@ def test_the_alarm_of_silent_discriminators(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset):
+def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   """Catches released codecs that can't be trained on adversarially."""
   config = configure(steps=2, save_every=2, log_every=1)
   config.data.train = str(dataset)
@@ -241,7 +309,10 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset):
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=3, windows=(64,)),
   )
+  monkeypatch.setattr(adversarial, "SILENT_STEPS", 0)
   loop.train(config, tmp_path / "other", log=lines.append)
+  assert any("has other discriminators" in line for line in lines)
+  assert any(line.startswith("WARNING: the discr") for line in lines)
   with pytest.raises(UserError, match="adversarial.discriminators"):
     config.steps = 4
     loop.train(config, tmp_path / "next", log=lines.append)

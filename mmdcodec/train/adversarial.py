@@ -12,9 +12,11 @@ let the codec hear the discriminators of after this step.)
   warmup   updates in which they learn but are not heard
   every    they learn in one of so many steps: 1.5 is two of three, as
            EnCodec's (arXiv 2210.13438, section 3.4) do in the mean
+
+They judge whole arrays: where a clip ends early, silence against silence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -25,6 +27,7 @@ import optax
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial
 from mmdcodec.models import discriminators as discriminators_lib
+from mmdcodec.train import gradients
 from mmdcodec.train import optimizer as optimizer_lib
 
 # The losses of the codec that come from discriminators.
@@ -57,11 +60,19 @@ class Adversary:
     model: the Linen module `Discriminators`.
   """
 
-  def __init__(self, config: Mapping, *, steps: int, channels: int):
+  def __init__(
+    self,
+    config: Mapping,
+    *,
+    names: Sequence[str],
+    steps: int,
+    channels: int,
+  ):
     """Builds the discriminators and their optimizer.
 
     Args:
       config: `config.adversarial` of configs/common.py.
+      names: of NAMES, those that the codec hears.
       steps: of the run.
       channels: of the audio.
 
@@ -78,7 +89,10 @@ class Adversary:
         raise UserError(
           f"adversarial.{name} is {config[name]}; it must be at least {least}."
         )
-    self.model = discriminators_lib.from_config(config["discriminators"])
+    self.model = discriminators_lib.from_config(
+      config["discriminators"], config["dtype"]
+    )
+    self._names = [name for name in NAMES if name in names]
     self._config, self._channels = config, channels
     self._optimizer, _ = optimizer_lib.make_optimizer(
       config["optimizer"], steps
@@ -106,9 +120,13 @@ class Adversary:
       y: reconstruction, same shape.
 
     Returns:
-      Scalars for NAMES.
+      Scalars by name.
     """
     return self._heard(self._judge(params, x, y))
+
+  def heard(self, step: int | jax.Array) -> bool | jax.Array:
+    """Whether the codec hears of them after `step` updates."""
+    return step >= self._config["start"] + self._config["warmup"]
 
   def step(
     self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
@@ -122,12 +140,12 @@ class Adversary:
       step: int32, updates done.
 
     Returns:
-      The new state; value and gradient in y of the losses of NAMES (zero while
-      they are not heard); metrics.
+      The new state; value and gradient in y of the losses of the codec, by
+      name, zero while they are not heard; metrics.
     """
 
     def act(state):
-      return self._act(state, x, y, step - self._config["start"])
+      return self._act(state, x, y, step)
 
     if not self._config["start"]:
       return act(state)
@@ -149,32 +167,33 @@ class Adversary:
     )
 
   def _judge(self, params, x, y):
-    """(logits, features) of each, originals before reconstructions."""
-    pair = jnp.concatenate([x, y])
-    return self.model.apply({"params": params}, pair)
+    """(logits, features) of each, original and reconstruction in turn."""
+    # One beside the other, so that both halves of a pair are where a mesh has
+    # the clip.
+    pairs = jnp.stack([x, y], 1).reshape(-1, *x.shape[1:])
+    return self.model.apply({"params": params}, pairs)
 
   def _heard(self, judged) -> dict:
     """Losses of the codec on what `_judge` gave."""
     (real, fake), (real_features, fake_features) = _halves(judged)
-    return {
+    losses = {
       "adversarial": adversarial.generator_loss(fake, self._config["loss"]),
       "features": adversarial.feature_matching(
         real_features, fake_features, relative=self._config["relative"]
       ),
     }
+    return {name: losses[name] for name in self._names}
 
-  def _act(self, state, x, y, age):
-    config = self._config
+  def _act(self, state, x, y, step):
+    config, heard = self._config, self.heard(step)
     judged, back = jax.vjp(
       lambda params, y: self._judge(params, x, y), state.params, y
     )
-    values, pulls = {}, {}
-    heard = (age >= config["warmup"]).astype(y.dtype)
-    for name in NAMES:
-      value, pull = jax.value_and_grad(lambda j, n=name: self._heard(j)[n])(
-        judged
-      )
-      values[name], pulls[name] = value, heard * back(pull)[1]
+    values, pulls = gradients.each(self._heard, judged)
+    pulls = {name: back(pull)[1] for name, pull in pulls.items()}
+    values, pulls = jax.tree.map(
+      lambda found: jnp.where(heard, found, 0.0), (values, pulls)
+    )
 
     def judge_loss(judged):
       (real, fake), _ = _halves(judged)
@@ -199,9 +218,9 @@ class Adversary:
       state, norm = learn(state)
     else:
       # Whole steps of a clock that ticks once in `every` steps.
-      ticks = lambda age: jnp.floor(age / config["every"])
+      ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
       state, norm = jax.lax.cond(
-        ticks(age + 1) > ticks(age),
+        ticks(step + 1) > ticks(step),
         learn,
         lambda state: (state, jnp.float32(jnp.nan)),
         state,
@@ -235,15 +254,18 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     return []
   return [
     f"the discriminators' loss has been below {SILENT_LOSS:g} for"
-    f" {silent:.0f} steps: they tell every reconstruction from its original,"
-    " and the codec learns nothing from them. Lower adversarial.optimizer.rate,"
-    " raise adversarial.every, or start them later (adversarial.start)."
+    f" {silent:.0f} steps: they tell every reconstruction from its original"
+    " and have stopped learning. Lower adversarial.optimizer.rate, raise"
+    " adversarial.every, or start them later (adversarial.start)."
   ]
 
 
 def _halves(judged):
   """((real, fake) logits, (real, fake) features), lists over networks."""
-  half = lambda tree, at: jax.tree.map(lambda a: jnp.split(a, 2)[at], tree)
+
+  def half(tree, at):
+    return jax.tree.map(lambda a: a.reshape(-1, 2, *a.shape[1:])[:, at], tree)
+
   logits = [one for one, _ in judged]
   features = [many for _, many in judged]
   return tuple((half(tree, 0), half(tree, 1)) for tree in (logits, features))

@@ -62,9 +62,10 @@ class CodecTask:
       )
     self.adversary = None
     # Nor do they have these two.
-    if any(self._weight(name) for name in adversarial.NAMES):
+    if heard := [name for name in adversarial.NAMES if self._weight(name)]:
       self.adversary = adversarial.Adversary(
         config["adversarial"],
+        names=heard,
         steps=config["steps"],
         channels=self.codec.channels,
       )
@@ -223,16 +224,24 @@ class CodecTask:
     )
 
   def _weigh(self, pulls: dict, carried: dict) -> tuple[jax.Array, dict]:
-    """One gradient of those of all losses, and the norm of each."""
+    """One gradient of those of all losses, and `gradient_norm` of each."""
     if self._balancer["on"]:
-      settings = {k: v for k, v in self._balancer.items() if k != "on"}
       pull, carried["balancer"], norms = balancer.balance(
-        carried["balancer"], pulls, self.balanced, **settings
+        carried["balancer"],
+        pulls,
+        self.balanced,
+        decay=self._balancer["decay"],
+        total_norm=self._norm_of_a_clip,
       )
       return pull, norms
     pull = sum(self.balanced[name] * one for name, one in pulls.items())
-    norms = {name: jnp.linalg.norm(one) for name, one in pulls.items()}
+    norms = {name: balancer.gradient_norm(g) for name, g in pulls.items()}
     return pull, norms
+
+  @property
+  def _norm_of_a_clip(self) -> float:
+    """Of the balanced gradient."""
+    return self._balancer["total_norm"] / self.config["batch"]
 
   def history_gradient(
     self,
@@ -316,12 +325,16 @@ class CodecTask:
         balancer.scales(
           state.carried["balancer"],
           self.balanced,
-          total_norm=self._balancer["total_norm"],
+          total_norm=self._norm_of_a_clip,
         )
       )
+    unheard = ()
+    if self.adversary is not None and not self.adversary.heard(step):
+      unheard = adversarial.NAMES
     return {
       f"gradient/{name}": float(scales.get(name, self._weight(name)) * norm)
       for name, norm in jax.device_get(norms).items()
+      if name not in unheard
     }
 
   def _gradient_norms(self, params, collections, carried, batches, key):

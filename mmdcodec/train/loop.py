@@ -103,7 +103,7 @@ def train(
     else:
       state = program.init(jax.random.key(config["seed"]))
       if config["init_from"]:
-        state = start_from(state, config["init_from"], program.layout)
+        state = start_from(state, config["init_from"], program.layout, say)
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
       f"{config['task']}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"

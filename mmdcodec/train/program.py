@@ -122,11 +122,13 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
   )
 
 
-def start_from(state: TrainState, path: str, layout: TrainState) -> TrainState:
+def start_from(
+  state: TrainState, path: str, layout: TrainState, say: Callable
+) -> TrainState:
   """The state with what a bundle or another run has.
 
   Parameters, collections, and the parameters of discriminators where both have
-  the same ones.
+  the same ones. `say` takes a line of text.
   """
   from mmdcodec import bundle
 
@@ -156,7 +158,14 @@ def start_from(state: TrainState, path: str, layout: TrainState) -> TrainState:
   if state.ema is not None:
     kept["ema"] = put("parameters", state.ema, params, layout.ema)
   ours = (state.carried or {}).get("adversary")
-  if ours is not None and same(ours.params, discriminators):
+  if ours is not None and not same(ours.params, discriminators):
+    say(
+      f"{path} has "
+      + ("no" if discriminators is None else "other")
+      + " discriminators: they begin anew (adversarial.warmup lets them learn"
+      " before they are heard)"
+    )
+  elif ours is not None:
     where = layout.carried["adversary"].params
     kept["carried"] = {
       **state.carried,

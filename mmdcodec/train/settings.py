@@ -72,9 +72,17 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
       if _carried(before)[name] != value
     ]
     if changed:
+      # The recipes had no discriminators in earlier versions.
+      hint = "continue it with the same settings, or give another --workdir."
+      if "adversarial" not in before:
+        hint += (
+          " To go on without discriminators, as it began, add"
+          " --config.losses.adversarial.weight=0"
+          " --config.losses.features.weight=0 --config.balancer.on=False."
+        )
       raise UserError(
         f"{workdir} holds a run with another {', '.join(sorted(changed))};"
-        " continue it with the same settings, or give another --workdir."
+        f" {hint}"
       )
   if jax.process_index() == 0:
     # Whoever reads it meanwhile finds the old one or the new one, and both say
