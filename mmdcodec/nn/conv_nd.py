@@ -19,7 +19,7 @@ from mmdcodec.nn.conv import frames, weight_norm
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 
-def fold(
+def fold_strides(
   x: jax.Array,
   kernel: jax.Array,
   strides: Sequence[int],
@@ -145,7 +145,7 @@ def grouped_conv(
   # Groups go where the matmul wants them, to the front; each is a clip.
   x = jnp.moveaxis(x.reshape(batch, time, groups, -1), 2, 0)
   x = x.reshape(groups * batch, time, -1)
-  x, kernel, _ = fold(x, kernel, (stride,), (pad,))
+  x, kernel, _ = fold_strides(x, kernel, (stride,), (pad,))
   blocks = kernel.shape[0]
   columns = jnp.concatenate([x[:, i : i + steps] for i in range(blocks)], -1)
   columns = columns.reshape(groups, batch * steps, -1)
@@ -198,7 +198,7 @@ def conv_nd(
     if kernel.ndim - 2 == kernel.shape[:-2].count(1) and not np.any(pads):
       x = x[(slice(None), *(slice(None, None, step) for step in strides))]
     else:
-      x, kernel, pads = fold(x, kernel, strides, pads)
+      x, kernel, pads = fold_strides(x, kernel, strides, pads)
   factor, out = widening(*kernel.shape[-2:]), None
   if factor > 1 and kernel.shape[-3] > 1 and dilations[-1] == 1:
     x, kernel, out = widen(x, kernel, pads[-1], factor)
