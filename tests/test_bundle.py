@@ -11,6 +11,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import loaded
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_mistakes_are_named(codec, call, words):
 
 def test_buckets():
   """Catches too many programs, too much padding, or a length cut off."""
-  sizes = [bundle.bucket(n) for n in range(1, 5000)]
+  sizes = [loaded.bucket(n) for n in range(1, 5000)]
   assert all(s >= n for n, s in enumerate(sizes, 1))
   assert all(s <= 1.25 * n for n, s in enumerate(sizes, 1))
   assert sizes == sorted(sizes)
@@ -212,4 +213,4 @@ def test_the_hash_names_the_weights(saved, codec):
   assert mmdcodec.load(folder).hash == codec.hash
   changed = jax.tree.map(np.array, dict(variables))
   changed["codebook"]["quantizer"]["sum"][0, 0, 0] += 1e-3
-  assert bundle.fingerprint(codec.config, changed) != codec.hash
+  assert loaded.fingerprint(codec.config, changed) != codec.hash

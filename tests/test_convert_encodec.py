@@ -17,11 +17,12 @@ import pytest
 import safetensors.numpy
 
 import mmdcodec
-from mmdcodec import bundle, convert
+from mmdcodec import convert
 from mmdcodec.cli.main import main
 from mmdcodec.convert import encodec, hub, weights
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import loaded
 from mmdcodec.quantize import vector
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -435,7 +436,7 @@ def test_the_cache_of_the_hub_works_offline(tmp_path, folder):
   config, variables = convert.read(folder)
   codec = mmdcodec.load(out)
   assert codec.config["source"]["name"] == "owner/tiny-24"
-  assert codec.hash == bundle.fingerprint(config, variables)
+  assert codec.hash == loaded.fingerprint(config, variables)
 
 
 def test_rules_that_do_not_fit_the_model_are_a_fault_of_ours():

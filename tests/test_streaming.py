@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from test_codec_model import random_variables
 
-from mmdcodec import bundle
 from mmdcodec.errors import UserError
 from mmdcodec.models import blocks, codec, long_clips, reach, streaming
+from mmdcodec.models.loaded import LoadedCodec
 
 SMALL = dict(ratios=(3, 2), filters=2, dim=8, codebooks=3)
 ROWS = 15  # of every batch that is coded as a whole: one program
@@ -35,7 +35,7 @@ def loaded(preset, **changes):
   """A small codec of random weights."""
   config = codec.preset(preset, **SMALL | changes)
   model = codec.from_config(config)
-  return bundle.LoadedCodec({"model": config}, random_variables(model))
+  return LoadedCodec({"model": config}, random_variables(model))
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmdcodec import bundle
 from mmdcodec.bench import floor
 from mmdcodec.errors import UserError
+from mmdcodec.models import loaded
 
 
 def measure(
@@ -38,7 +38,7 @@ def measure(
     codebooks: to code with; None for all.
     runs: of which the median counts.
   """
-  codec = bundle.LoadedCodec(
+  codec = loaded.LoadedCodec(
     {"kind": "codec", "model": dict(config)}, jax.device_get(variables)
   )
   model = codec.model

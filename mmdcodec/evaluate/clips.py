@@ -148,14 +148,15 @@ def reconstruct(
   Raises:
     UserError: the codec does not have so many codebooks.
   """
-  from mmdcodec import bitstream, bundle
+  from mmdcodec import bitstream
   from mmdcodec.evaluate import codebooks as usage
   from mmdcodec.evaluate import reconstruction
+  from mmdcodec.models import loaded
 
   # Padded to one length, so that clips of all lengths share a program.
   stride = codec.model.stride
   longest = max(len(clip.audio) for clip in clips)
-  longest = bundle.bucket(-(-longest // stride)) * stride
+  longest = loaded.bucket(-(-longest // stride)) * stride
 
   def padded(x):
     x = np.asarray(x)
@@ -179,7 +180,7 @@ def reconstruct(
     measured = {name: float(found[name][0]) for name in COLUMNS}
     rows.append({"clip": clip.name, "seconds": seconds, **measured})
     here = codes.shape[1]
-    more = bundle.bucket(here) - here
+    more = loaded.bucket(here) - here
     codes = np.pad(codes, ((0, 0), (0, more), (0, 0)))
     valid = np.arange(here + more) < here
     counts = counts + np.asarray(usage.histogram(codes, size, valid))

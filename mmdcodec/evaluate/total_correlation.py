@@ -33,9 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmdcodec import bundle
 from mmdcodec.evaluate import code_rows
 from mmdcodec.generation.patterns import PatternMaker
+from mmdcodec.models import loaded
 
 FOLDS = 5  # one is held out, one says when to stop, the others train
 HIDDEN = 64
@@ -157,7 +157,7 @@ def held_out(
   fold = random.permutation(int(unit.max()) + 1)[unit] % FOLDS
   gain, alone = np.zeros((2, rows, books))
   batch = min(BATCH, max(32, LARGEST // (books * width)))
-  padded = bundle.bucket(rows)
+  padded = loaded.bucket(rows)
   stacked = np.zeros((padded, books), np.int32)
   stacked[:rows] = codes
   for turn in range(FOLDS):
@@ -221,7 +221,7 @@ def _indices(chosen: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
   share a program.
   """
   at = np.nonzero(chosen)[0]
-  batches = bundle.bucket(-(-len(chosen) // batch))
+  batches = loaded.bucket(-(-len(chosen) // batch))
   out = np.zeros(batches * batch, np.int32)
   out[: len(at)] = at
   return out.reshape(batches, batch), len(at)

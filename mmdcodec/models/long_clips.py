@@ -5,7 +5,7 @@ and those of which the end is not known yet, in pieces (see
 `mmdcodec.models.blocks`). Either way the programs are compiled once, for any
 number of clips, and the codes and the audio are the same.
 
-`codec` is a `mmdcodec.bundle.LoadedCodec` everywhere.
+`codec` is a `mmdcodec.models.loaded.LoadedCodec` everywhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import blocks
+from mmdcodec.models import blocks, checks
 from mmdcodec.models.codec import NO_SCALE
-from mmdcodec.models.streamer import check_audio, check_codes
 from mmdcodec.nn.conv import frames
 
 # Clips of more frames are cut: at most a quarter of the work is padding.
@@ -76,7 +75,7 @@ def encode_blocks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
   """See `LoadedCodec.encode_blocks`."""
   way = blocks.way(codec.model)
-  parts = (check_audio(codec.model, part) for part in parts)
+  parts = (checks.audio(codec.model, part) for part in parts)
   held, parts = _take(parts, WHOLE * codec.model.stride if way else None)
   if parts is None:
     x = np.concatenate([np.zeros((0, codec.channels), np.float32), *held])
@@ -103,7 +102,7 @@ def decode_blocks(
   def codes_of(parts):
     for codes, scale in parts:
       scales.extend(() if scale is None else np.ravel(scale))
-      yield check_codes(model, codes)
+      yield checks.codes(model, codes)
 
   held, parts = _take(codes_of(parts), WHOLE if way else None)
   if parts is None:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import streaming
+from mmdcodec.models import checks, streaming
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import frames
 
@@ -132,48 +132,10 @@ class Streamer:
     return out[0] if self.batch == 1 else out
 
   def _audio(self, x):
-    return check_audio(self.model, x)
+    return checks.audio(self.model, x)
 
   def _codes(self, codes):
-    return check_codes(self.model, codes)
-
-
-def check_audio(model: Codec, x: np.ndarray) -> np.ndarray:
-  """A block of audio as float32 [samples, channels].
-
-  Raises:
-    UserError: it has another shape, or is not finite.
-  """
-  x = np.asarray(x, np.float32)
-  x = x[:, None] if x.ndim == 1 else x
-  if x.ndim != 2 or x.shape[1] != model.channels:
-    raise UserError(
-      f"a block of audio has shape {x.shape}; expected [samples,"
-      f" {model.channels}]."
-    )
-  if not np.isfinite(x).all():
-    raise UserError("the audio holds NaN or infinite samples.")
-  return x
-
-
-def check_codes(model: Codec, codes: np.ndarray) -> np.ndarray:
-  """A block of codes as int32 [frames, codebooks].
-
-  Raises:
-    UserError: it has another shape, or codes that the codec does not have.
-  """
-  codes = np.asarray(codes)
-  if codes.ndim != 2 or not 1 <= codes.shape[1] <= model.codebooks:
-    raise UserError(
-      f"a block of codes has shape {codes.shape}; expected [frames, codebooks]"
-      f" with 1 to {model.codebooks} codebooks."
-    )
-  if codes.size and (codes.min() < 0 or codes.max() >= model.codebook_size):
-    raise UserError(
-      f"codes lie in {codes.min()}..{codes.max()}; this codec's go from 0 to"
-      f" {model.codebook_size - 1}."
-    )
-  return codes.astype(np.int32)
+    return checks.codes(self.model, codes)
 
 
 class _Side:
