@@ -183,8 +183,10 @@ def _read_arrays(path: pathlib.Path) -> dict:
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _read(path: str | pathlib.Path) -> tuple[dict, dict, dict | None]:
-  """Configuration, variables, discriminators or None."""
+def _read(
+  path: str | pathlib.Path, *, discriminators: bool = False
+) -> tuple[dict, dict, dict | None]:
+  """Configuration, variables, and discriminators if there are and if asked."""
   from mmdcodec import convert
   from mmdcodec.convert import hub
 
@@ -194,11 +196,12 @@ def _read(path: str | pathlib.Path) -> tuple[dict, dict, dict | None]:
     if convert.is_public(config):
       return *convert.read(path), None
   if (path / WEIGHTS_FILE).is_file():
-    discriminators = None
-    if (path / DISCRIMINATORS_FILE).is_file():
-      discriminators = _read_arrays(path / DISCRIMINATORS_FILE)
     config = _read_json(path / CONFIG_FILE)
-    return config, _read_arrays(path / WEIGHTS_FILE), discriminators
+    variables = _read_arrays(path / WEIGHTS_FILE)
+    # Larger than many a codec, which works without them.
+    if discriminators and (path / DISCRIMINATORS_FILE).is_file():
+      return config, variables, _read_arrays(path / DISCRIMINATORS_FILE)
+    return config, variables, None
   if (path / CONFIG_FILE).is_file():
     return _read_workdir(path)
   raise UserError(
@@ -216,8 +219,11 @@ def load_variables(path: str | pathlib.Path) -> tuple[dict, dict | None]:
   Returns:
     Parameters and collections of the model; parameters of its discriminators,
     or None.
+
+  Raises:
+    UserError: there is no model at the path, or it is damaged.
   """
-  return _read(path)[1:]
+  return _read(path, discriminators=True)[1:]
 
 
 def load(path: str | pathlib.Path) -> Any:

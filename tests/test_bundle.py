@@ -207,6 +207,23 @@ def test_damaged_bundles_are_refused(saved, tmp_path):
       mmdcodec.load(path)
 
 
+def test_only_training_on_reads_the_discriminators(saved, tmp_path):
+  """Catches a codec lost, or loaded slowly, for what it does not need."""
+  folder, variables = saved
+  config = json.loads((folder / "config.json").read_text())
+  critics = {"scale": {"kernel": noise(3, 1, 2)}}
+  path = tmp_path / "adversarial"
+  bundle.save(path, config, variables, discriminators=critics)
+  _, found = bundle.load_variables(path)
+  np.testing.assert_array_equal(
+    found["scale"]["kernel"], critics["scale"]["kernel"]
+  )
+  (path / "discriminators.safetensors").write_bytes(b"cut off")
+  mmdcodec.load(path)
+  with pytest.raises(UserError, match="discriminators.* damaged"):
+    bundle.load_variables(path)
+
+
 def test_the_hash_names_the_weights(saved, codec):
   """Catches streams of one model decoded by another."""
   folder, variables = saved
