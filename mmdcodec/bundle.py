@@ -55,7 +55,12 @@ def save(
 
   config = {**config, "mmdcodec": mmdcodec.__version__}
   arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
-  with replacing(folder, (CONFIG_FILE, *arrays), force=force) as fresh:
+  with replacing(
+    folder,
+    (CONFIG_FILE, WEIGHTS_FILE),
+    optional=(DISCRIMINATORS_FILE,),
+    force=force,
+  ) as fresh:
     (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     for name, tree in arrays.items():
       if tree is not None:
@@ -65,8 +70,9 @@ def save(
 @contextlib.contextmanager
 def replacing(
   folder: str | pathlib.Path,
-  names: Sequence[str],
+  required: Sequence[str],
   *,
+  optional: Sequence[str] = (),
   force: bool = False,
   what: str = "bundle",
 ) -> Iterator[pathlib.Path]:
@@ -74,8 +80,9 @@ def replacing(
 
   Args:
     folder: made; it must not hold anything yet, unless force.
-    names: of the files; a folder with the first of them and nothing but these
-      may be replaced.
+    required: names of files; a folder that holds them all, and nothing but
+      them and the optional ones, may be replaced.
+    optional: names of further files.
     force: replace it.
     what: it is, for the error.
 
@@ -88,7 +95,7 @@ def replacing(
   folder = pathlib.Path(folder).resolve()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    ours = names[0] in found and found <= {*names}
+    ours = {*required} <= found <= {*required, *optional}
     if not (force and ours):
       raise UserError(
         f"{folder} exists already; "

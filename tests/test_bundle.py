@@ -167,14 +167,23 @@ def test_a_folder_is_not_overwritten(saved, tmp_path):
   with pytest.raises(UserError, match="another name"):
     bundle.save(tmp_path, config, variables, force=True)
   assert (tmp_path / "thesis.tex").exists()
+  # A training run that has just begun: nothing but its configuration.
+  begun = tmp_path / "begun"
+  begun.mkdir()
+  (begun / "config.json").write_text("{}")
+  with pytest.raises(UserError, match="another name"):
+    bundle.save(begun, config, variables, force=True)
+  assert (begun / "config.json").read_text() == "{}"
   copy = tmp_path / "copy"
-  bundle.save(copy, config, variables)
+  bundle.save(copy, config, variables, discriminators={"bias": noise(2)})
   bundle.save(copy, config, variables, force=True)
   assert {p.name for p in tmp_path.iterdir()} == {
     "thesis.tex",
     "model.safetensors",
+    "begun",
     "copy",
   }
+  assert not (copy / "discriminators.safetensors").exists()
 
 
 def test_damaged_bundles_are_refused(saved, tmp_path):
