@@ -59,8 +59,11 @@ class Streamer:
       codebooks: encode with the first so many only.
 
     Raises:
-      UserError: the codec can't be streamed.
+      UserError: the codec can't be streamed, or batch or block is less than 1.
     """
+    for name, value in ("batch", batch), ("block", block):
+      if value < 1:
+        raise UserError(f"{name} is {value}; expected 1 or more.")
     self.latency = streaming.latency(model)
     self.batch, self.model = batch, model
     model, variables = streaming.without_weight_norm(model, variables)
@@ -98,44 +101,41 @@ class Streamer:
     Raises:
       UserError: x has another shape, or is not finite.
     """
-    return self._feed(self._encoder, x, last, self._audio)
+    return self._feed(self._encoder, x, last, checks.audio)
 
   def decode(self, codes=None, *, last=False):
     """Takes codes, gives the audio that is ready.
 
     Args:
-      codes: int [n, k], any n, always the same k; None for nothing. With
-        several streams a list of these.
+      codes: int [n, k], any n, the same k until all streams have ended; None
+        for nothing. With several streams a list of these.
       last: as in `encode`.
 
     Returns:
       float32 [samples, channels], or a list of these.
 
     Raises:
-      UserError: codes have another shape, or are not this codec's.
+      UserError: codes have another shape, or are not this codec's integers.
     """
-    return self._feed(self._decoder, codes, last, self._codes)
+    return self._feed(self._decoder, codes, last, checks.codes)
 
   def _feed(self, side, arrays, last, check):
     if self.batch == 1:
-      arrays, last = [arrays], [last]
+      arrays = [arrays]
     elif arrays is None:
       arrays = [None] * self.batch
-    last = [last] * self.batch if isinstance(last, bool) else last
-    if len(arrays) != self.batch or len(last) != self.batch:
-      raise UserError(
-        f"there are {self.batch} streams, but {len(arrays)} arrays and"
-        f" {len(last)} values of last: give a list with one for each."
-      )
-    arrays = [None if x is None else check(np.asarray(x)) for x in arrays]
-    out = side.feed(arrays, last)
+    # NumPy's bool too, as of a comparison.
+    last = [last] * self.batch if np.ndim(last) == 0 else last
+    for values, what in (arrays, "array or None"), (last, "value of last"):
+      count = len(values) if np.iterable(values) else "no list"
+      if count != self.batch:
+        raise UserError(
+          f"there are {self.batch} streams: expected a list with one {what} for"
+          f" each, not {count}."
+        )
+    arrays = [None if x is None else check(self.model, x) for x in arrays]
+    out = side.feed(arrays, [bool(end) for end in last])
     return out[0] if self.batch == 1 else out
-
-  def _audio(self, x):
-    return checks.audio(self.model, x)
-
-  def _codes(self, codes):
-    return checks.codes(self.model, codes)
 
 
 class _Side:
@@ -156,9 +156,16 @@ class _Side:
     self.sizes = sorted({1, self.start, max(self.start, block)}, reverse=True)
     batch = len(jax.tree.leaves(state)[0])
     self.held, self.fresh = [None] * batch, np.ones(batch, bool)
+    self.width = None
 
   def feed(self, arrays, last):
-    """Adds arrays, makes the steps that can be made, returns what they gave."""
+    """Adds arrays, makes the steps that can be made, returns what they gave.
+
+    Raises:
+      UserError: an array is not as wide as those that came before it.
+    """
+    arrays = [None if x is None or not len(x) else x for x in arrays]
+    self.width = self._width(arrays)
     for i, x in enumerate(arrays):
       if x is not None:
         held = self.held[i]
@@ -175,6 +182,19 @@ class _Side:
         self.held[i], self.fresh[i] = None, True
     return [np.concatenate(pieces) for pieces in out]
 
+  def _width(self, arrays):
+    """Columns of all arrays, which a step holds side by side; None so far."""
+    found = {x.shape[1] for x in arrays if x is not None}
+    if any(x is not None for x in self.held) or not self.fresh.all():
+      found.add(self.width)
+    if len(found) > 1:
+      counts = " and ".join(map(str, sorted(found)))
+      raise UserError(
+        f"codes have {counts} codebooks; expected the same number in all streams"
+        " until all of them have ended."
+      )
+    return next(iter(found), None)
+
   def _take(self, i, size, end):
     """Rows of stream i for a step of `size` frames; 0 to wait."""
     have = 0 if self.held[i] is None else len(self.held[i])
@@ -187,9 +207,8 @@ class _Side:
     return have if end and size == least else 0
 
   def _run(self, size, take, out):
-    width = next(x.shape[1:] for x in self.held if x is not None)
     dtype = next(x.dtype for x in self.held if x is not None)
-    x = np.zeros((len(take), size * self.unit, *width), dtype)
+    x = np.zeros((len(take), size * self.unit, self.width), dtype)
     for i, count in enumerate(take):
       if count:
         x[i, :count] = self.held[i][:count]
