@@ -4,7 +4,8 @@ Audio and codes are lists of *pieces*: (array [batch, size, width], lengths
 [batch]), every piece of the same size, with fewer valid samples only where a
 clip ends, and zeros after that. Every function here maps an iterator of pieces
 to another one, so a clip is never in memory as a whole, and its programs are
-compiled once for any length. What crosses from one piece to the next:
+compiled once for any length, and the kernels computed once a call, without
+weight norm. What crosses from one piece to the next:
 
   causal codec      the state of `mmdcodec.models.streaming`.
   codec that looks  the LSTM carries its state; a convolutional part runs over
@@ -141,27 +142,29 @@ class Stream:
 
   def encode(self, variables, pieces, codebooks=None):
     """See `way`."""
+    model, variables = streaming.without_weight_norm(self.model, variables)
     state = None
     for x, lengths in pieces:
       start = np.full(len(x), state is None)
       if state is None:
-        state = streaming.encoder_state(self.model, variables, len(x))
+        state = streaming.encoder_state(model, variables, len(x))
       codes, state = streaming.compiled_encode_step(
-        self.model, variables, state, x, lengths, start, codebooks=codebooks
+        model, variables, state, x, lengths, start, codebooks=codebooks
       )
-      yield np.asarray(codes), frames(lengths, self.model.stride), None
+      yield np.asarray(codes), frames(lengths, model.stride), None
 
   def decode(self, variables, pieces, length=None):
     """See `way`."""
+    model, variables = streaming.without_weight_norm(self.model, variables)
     state = None
     for codes, lengths, _ in pieces:
       start = np.full(len(codes), state is None)
       if state is None:
-        state = streaming.decoder_state(self.model, variables, len(codes))
+        state = streaming.decoder_state(model, variables, len(codes))
       x, state = streaming.compiled_decode_step(
-        self.model, variables, state, codes, lengths, start
+        model, variables, state, codes, lengths, start
       )
-      yield np.asarray(x), lengths * self.model.stride
+      yield np.asarray(x), lengths * model.stride
 
 
 class Windows:
@@ -187,39 +190,42 @@ class Windows:
 
   def encode(self, variables, pieces, codebooks=None):
     """See `way`."""
-    stride = self.model.stride
-    h = self._run(variables, pieces, _encoder_front, unit=stride)
+    model, variables = streaming.without_weight_norm(self.model, variables)
+    stride = model.stride
+    h = self._run(model, variables, pieces, _encoder_front, unit=stride)
     h = ((x, frames(lengths, stride)) for x, lengths in h)
-    h = self._carry(variables, h, _encoder_recurrent)
-    for codes, lengths in self._run(variables, h, _encoder_back, codebooks):
+    h = self._carry(model, variables, h, _encoder_recurrent)
+    h = self._run(model, variables, h, _encoder_back, codebooks)
+    for codes, lengths in h:
       yield codes, lengths, None
 
   def decode(self, variables, pieces, length=None):
     """See `way`."""
+    model, variables = streaming.without_weight_norm(self.model, variables)
     h = ((codes, lengths) for codes, lengths, _ in pieces)
-    h = self._run(variables, h, _decoder_front)
-    h = self._carry(variables, h, _decoder_recurrent)
-    for x, lengths in self._run(variables, h, _decoder_back):
-      yield x, lengths * self.model.stride
+    h = self._run(model, variables, h, _decoder_front)
+    h = self._carry(model, variables, h, _decoder_recurrent)
+    for x, lengths in self._run(model, variables, h, _decoder_back):
+      yield x, lengths * model.stride
 
-  def _run(self, variables, pieces, part, *options, unit=1):
+  def _run(self, model, variables, pieces, part, *options, unit=1):
     """A convolutional part over windows of pieces, `unit` samples a frame."""
     before, after = self.around[part]
     for x, valid, start, lengths in windows(
       pieces, before * unit, after * unit
     ):
       y = _inside(
-        self.model, part, self.size, options, variables, x, valid, start // unit
+        model, part, self.size, options, variables, x, valid, start // unit
       )
       yield np.asarray(y), lengths
 
-  def _carry(self, variables, pieces, part):
+  def _carry(self, model, variables, pieces, part):
     """The LSTM over pieces, with its state carried from one to the next."""
     state = None
     for x, lengths in pieces:
       if state is None:
-        state = streaming.zero_state(self.model, variables, part, x)
-      y, state = _recurrent(self.model, part, variables, state, x, lengths)
+        state = streaming.zero_state(model, variables, part, x)
+      y, state = _recurrent(model, part, variables, state, x, lengths)
       yield np.asarray(y), lengths
 
 
@@ -277,19 +283,20 @@ class Chunks:
 
   def encode(self, variables, pieces, codebooks=None):
     """See `way`."""
-    size, hop = self.model.chunk
+    model, variables = streaming.without_weight_norm(self.model, variables)
+    size, hop = model.chunk
     places = np.arange(self.chunks)[:, None] * hop + np.arange(size)
     for (x, lengths), (coming, more) in with_next(pieces):
       x = np.concatenate([x, coming[:, : size - hop]], 1)[:, places]
       ends = self._ends(lengths + np.minimum(more, size - hop))
       codes, scale = _encode_chunks(
-        self.model,
+        model,
         codebooks,
         variables,
         x.reshape(-1, *x.shape[2:]),
         ends.reshape(-1),
       )
-      last = chunks.frame_lengths(lengths, size, hop, self.model.stride)
+      last = chunks.frame_lengths(lengths, size, hop, model.stride)
       if scale is not None:
         scale = np.asarray(scale).reshape(len(x), self.chunks)
       codes = np.asarray(codes).reshape(len(x), self.size, -1)
@@ -304,8 +311,9 @@ class Chunks:
       length: samples of the clips, if known: one that ends inside of an overlap
         needs them to be exact.
     """
-    hop, stride = self.model.chunk[1], self.model.stride
-    samples = np.vectorize(self.model.samples_of, otypes=[np.int64])
+    model, variables = streaming.without_weight_norm(self.model, variables)
+    hop, stride = model.chunk[1], model.stride
+    samples = np.vectorize(model.samples_of, otypes=[np.int64])
     pairs = (((codes, scale), lengths) for codes, lengths, scale in pieces)
     carried = None
     for ((codes, scale), lengths), (_, more) in with_next(pairs):
@@ -317,7 +325,7 @@ class Chunks:
         length = max(0, length - self.samples)
       ends = frames(self._ends(lengths), stride)
       x = _decode_chunks(
-        self.model,
+        model,
         variables,
         codes.reshape(-1, self.per_chunk, codes.shape[2]),
         None if scale is None else scale.reshape(-1, 1),

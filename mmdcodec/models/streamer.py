@@ -190,8 +190,8 @@ class _Side:
     if len(found) > 1:
       counts = " and ".join(map(str, sorted(found)))
       raise UserError(
-        f"codes have {counts} codebooks; expected the same number in all streams"
-        " until all of them have ended."
+        f"codes have {counts} codebooks; expected the same number in all"
+        " streams until all of them have ended."
       )
     return next(iter(found), None)
 

@@ -258,6 +258,12 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
   if model.norm != "weight":
     return model, variables
 
+  params = _plain_kernels(variables["params"])
+  return model.clone(norm="none"), {**variables, "params": params}
+
+
+@jax.jit
+def _plain_kernels(params):
   def walk(tree, name=""):
     if "v" in tree:
       axis = 1 if name == "up" else 2  # as in ConvTranspose and Conv
@@ -270,8 +276,7 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
       for key, value in tree.items()
     }
 
-  params = walk(variables["params"])
-  return model.clone(norm="none"), {**variables, "params": params}
+  return walk(params)
 
 
 # The same for every streamer of a codec: modules are compared by their fields.
