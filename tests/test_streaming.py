@@ -18,6 +18,7 @@ from test_codec_model import random_variables
 from mmdcodec.errors import UserError
 from mmdcodec.models import blocks, codec, long_clips, reach, streaming
 from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.nn.conv import STREAM, ConvTranspose
 
 SMALL = dict(ratios=(3, 2), filters=2, dim=8, codebooks=3)
 ROWS = 15  # of every batch that is coded as a whole: one program
@@ -180,6 +181,20 @@ def test_steps_inside_of_a_jit(plain):
 
   (codes, _), *_ = whole(k, [x])
   np.testing.assert_array_equal(run(k.variables, x), codes)
+
+
+def test_an_overlap_is_rounded_once():
+  """Catches an overlap in bfloat16, in which a whole clip is not summed."""
+  layer = ConvTranspose(3, kernel_size=8, stride=4, dtype=jnp.bfloat16)
+  x = noise(np.random.default_rng(6), 40, 5)[None]
+  variables = layer.init(jax.random.key(0), x)
+  whole, state, got = layer.apply(variables, x), {}, []
+  for i in range(0, 40, 8):
+    y, state = layer.apply(
+      {**variables, **state}, x[:, i : i + 8], mutable=[STREAM]
+    )
+    got.append(y)
+  assert (np.concatenate(got, 1) != whole).mean() < 0.005
 
 
 def test_state_has_the_batch_in_front(mirrored):

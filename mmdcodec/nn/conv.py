@@ -111,6 +111,7 @@ def conv(
   stride: int = 1,
   dilation: int = 1,
   pad: tuple[int, int] = (0, 0),
+  dtype: Any = None,
 ) -> jax.Array:
   """Convolution y[t] = sum_j x[t * stride + j * dilation] @ kernel[j].
 
@@ -120,6 +121,7 @@ def conv(
     stride: step of the output in samples.
     dilation: step of the taps in samples.
     pad: zeros before and after x.
+    dtype: of the result; that of x by default.
 
   Returns:
     [batch, (time + sum(pad) - (taps - 1) * dilation - 1) // stride + 1, out].
@@ -143,6 +145,7 @@ def conv(
     [pad],
     rhs_dilation=(dilation,),
     dimension_numbers=("NWC", "WIO", "NWC"),
+    preferred_element_type=dtype,
   )
 
 
@@ -198,7 +201,7 @@ def padded_conv(
 
 
 def conv_transpose(
-  x: jax.Array, kernel: jax.Array, *, stride: int
+  x: jax.Array, kernel: jax.Array, *, stride: int, dtype: Any = None
 ) -> jax.Array:
   """Transposed convolution y[s * t + j] += x[t] @ kernel[j], nothing cut.
 
@@ -209,6 +212,7 @@ def conv_transpose(
     x: [batch, time, in].
     kernel: [taps, in, out].
     stride: samples between input frames.
+    dtype: of the result; that of x by default.
 
   Returns:
     [batch, (time - 1) * stride + taps, out].
@@ -222,7 +226,8 @@ def conv_transpose(
   # What one stride of the output takes from each of its input frames.
   matrix = kernel.reshape(pieces, stride, width, out).transpose(0, 2, 1, 3)
   matrix = jnp.flip(matrix.reshape(pieces, width, -1), 0)
-  y = conv(x, matrix, pad=(pieces - 1, pieces - 1)).reshape(batch, -1, out)
+  y = conv(x, matrix, pad=(pieces - 1, pieces - 1), dtype=dtype)
+  y = y.reshape(batch, -1, out)
   return y[:, : y.shape[1] - short] if short else y
 
 
@@ -423,13 +428,18 @@ class ConvTranspose(nn.Module):
     if isinstance(x, fold.Folded):
       y = fold.conv_transpose(x, kernel, stride=self.stride, left=left)
       return mask_after(y + bias.astype(self.dtype), ends)
-    y = conv_transpose(x, kernel, stride=self.stride)
     if streaming(self):
+      # A clip in one piece is summed in float32 and rounded once: so is this.
+      wide = jnp.float32
+      y = conv_transpose(x, kernel, stride=self.stride, dtype=wide)
       overlap = self.variable(
-        STREAM, "overlap", jnp.zeros, (len(y), surplus, y.shape[2]), y.dtype
+        STREAM, "overlap", jnp.zeros, (len(y), surplus, y.shape[2]), wide
       )
       y = y.at[:, :surplus].add(overlap.value)
       overlap.value = y[:, y.shape[1] - surplus :]
+      y = y.astype(self.dtype)
+    else:
+      y = conv_transpose(x, kernel, stride=self.stride)
     y = y + bias.astype(self.dtype)
     if self.norm == "time_group":
       y = TimeGroupNorm(name="norm")(
