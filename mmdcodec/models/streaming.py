@@ -10,9 +10,10 @@ axis first: the last samples that each convolution saw, the overlap of each
 transposed convolution, the state of the LSTM. A step takes any whole number of
 frames; cut in whatever way, a clip gives the codes and the audio that it has
 as a whole, up to the rounding of float32 sums (codecs that compute in bfloat16
-sum overlaps in float32, too). The items of a batch are streams of their own: each step says for
-each of them whether it begins (`start`), goes on (`lengths` = the step), ends
-inside of the step (`lengths` less than that) or waits (`lengths` = 0).
+sum overlaps in float32, too). The items of a batch are streams of their own:
+each step says for each of them whether it begins (`start`), goes on (`lengths`
+= the step), ends inside of the step (`lengths` less than that) or waits
+(`lengths` = 0).
 
 Only a causal codec has a state: SoundStream and the 24 kHz EnCodec. A layer
 with mirrored padding copies samples that come after the beginning, so a stream
