@@ -1,11 +1,14 @@
 """The counts behind the benchmarks, against counts by hand."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdcodec.bench import floor, independence
+from mmdcodec.bench import coding, floor, independence
 from mmdcodec.cli.main import main
+from mmdcodec.models import codec
 from mmdcodec.quantize.independence import ESTIMATORS, mmd2
 
 
@@ -65,12 +68,36 @@ def test_bench_codec_prints_every_part(capsys):
     # Milliseconds, share, operations, bytes, floor.
     assert float(rows[part][1]) > 0 and float(rows[part][3]) > 0, part
   assert "optimizer" in rows and "whole" in rows
+  assert float(table.split("memory: ")[1].split()[0].replace(",", "")) > 50
   # Milliseconds, real-time factor, operations, share of the peak.
   for way in ("encode", "decode", "encode, streaming", "decode, streaming"):
     line = next(x for x in table.splitlines() if x.startswith(way + "  "))
     ms, factor, flops, share = line.removeprefix(way).split()
     assert float(ms) * float(factor) == pytest.approx(500, rel=0.1), way
     assert float(flops) > 0 and share.endswith("%")
+
+
+@pytest.mark.parametrize(
+  ("changes", "missing", "words"),
+  [
+    ({}, "", None),
+    ({"dilations": (1, 3, 9), "trim_right_ratio": 0.5}, "", None),
+    ({"dilations": (1, 2, 5)}, "", "dilations"),
+    ({"lstm_layers": 0}, "", "LSTM"),
+    ({"norm": "none"}, "", "norm"),
+    ({"topology": "soundstream"}, "", "topology"),
+    ({}, "torch", "torch is not installed"),
+    ({}, "transformers", "transformers is not installed"),
+  ],
+)
+def test_codecs_without_a_peer_say_why(monkeypatch, changes, missing, words):
+  """Catches a crash, or another network timed, where there is no such peer."""
+  monkeypatch.setattr(
+    importlib.util, "find_spec", lambda name: None if name == missing else name
+  )
+  model = codec.from_config(codec.preset("encodec_tiny", **changes))
+  reason = coding.without_peer(model)
+  assert reason is None if words is None else words in reason
 
 
 def test_plain_independence_formula():

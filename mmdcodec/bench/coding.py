@@ -2,13 +2,17 @@
 
 A loaded codec with random weights, from NumPy audio to NumPy codes and back, so
 with everything that a user waits for. All ways take turns in one run, so that
-whatever else the machine does slows all of them. Where the `transformers`
-package is installed, its EnCodec of the same shape takes its turns too.
+whatever else the machine does slows all of them. Where `transformers` and
+PyTorch are installed, their EnCodec of the same shape takes its turns too, if
+there is one. Its weights are random as well, and not the same: times are
+compared, not codes.
 """
 
 import importlib.util
+import math
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +21,7 @@ import numpy as np
 from mmdcodec.bench import floor
 from mmdcodec.errors import UserError
 from mmdcodec.models import loaded
+from mmdcodec.models.codec import Codec
 
 
 def measure(
@@ -28,7 +33,7 @@ def measure(
   codebooks: int | None,
   runs: int,
 ) -> str:
-  """A table of real-time factors.
+  """A table of real-time factors, and the peak of the process's memory.
 
   Args:
     config: fields of `Codec`.
@@ -74,7 +79,8 @@ def measure(
   else:
     ways["encode, streaming"] = lambda: streamer.encode(x[0], last=True)
     ways["decode, streaming"] = lambda: streamer.decode(codes[0], last=True)
-  if importlib.util.find_spec("transformers") is not None:
+  reason = without_peer(model)
+  if not reason:
     ways |= _peer(model, books, x)
 
   lines = [
@@ -88,7 +94,24 @@ def measure(
       f"{name:<18}{median * 1e3:9.1f}{seconds / median:13.1f}"
       f"{flops / 1e9:9.3g}{flops / median / machine.flops:9.0%}"
     )
+  if reason:
+    lines.append(f"without PyTorch: {reason}")
+  lines.append(_memory())
   return "\n".join(lines)
+
+
+def _memory() -> str:
+  """The most memory that this process has held, in words."""
+  try:
+    import resource
+  except ImportError:  # Windows
+    return "memory: not measured"
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  unit = 2**20 if sys.platform == "darwin" else 2**10
+  return (
+    f"memory: {peak / unit:,.0f} MiB resident at the most, of the whole process"
+    " since it began: all of the ways and parts above, and compiling them"
+  )
 
 
 def take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, list]:
@@ -103,15 +126,42 @@ def take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, list]:
   return times
 
 
-def _peer(model, books: int, x: np.ndarray) -> dict[str, Callable]:
-  """The EnCodec of transformers, of the same shape, on CPUs."""
-  if model.topology != "seanet" or jax.default_backend() != "cpu":
-    return {}
+def without_peer(model: Codec) -> str | None:
+  """Why the EnCodec of transformers can't be timed beside a codec, or None."""
+  growth = _growth(model.dilations)
+  levels = math.log2(model.codebook_size)
+  reasons = {
+    "timed on CPUs only": jax.default_backend() != "cpu",
+    "this codec's topology is not EnCodec's": model.topology != "seanet",
+    "EnCodec has no network without LSTM": model.lstm_layers == 0,
+    "EnCodec has no network without norm": model.norm == "none",
+    "EnCodec's dilations are 1, r, r**2, ...": growth is None,
+    "EnCodec's codebooks have a power of two of codes": levels % 1 != 0,
+    "EnCodec has 1 or 2 channels": model.channels > 2,
+    "it computes in float32": model.dtype != "float32",
+  } | {
+    f"{name} is not installed": importlib.util.find_spec(name) is None
+    for name in ("transformers", "torch")
+  }
+  return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _growth(dilations: Sequence[int]) -> int | None:
+  """The r of dilations 1, r, r**2, ...; None of others."""
+  rate = dilations[1] if len(dilations) > 1 else 1
+  powers = [rate**j for j in range(len(dilations))]
+  return rate if list(dilations) == powers else None
+
+
+def _peer(model: Codec, books: int, x: np.ndarray) -> dict[str, Callable]:
+  """The EnCodec of transformers, of the same shape."""
   import torch
   import transformers
 
   # A little more than the books take, so that rounding keeps the last one.
-  kbps = 1.0001e-3 * model.bits_per_second(books)
+  # It takes the frame rate for whole.
+  bits = math.ceil(model.frame_rate) * math.log2(model.codebook_size)
+  kbps = 1.0001e-3 * books * bits
   config = transformers.EncodecConfig(
     target_bandwidths=[kbps],
     sampling_rate=model.rate,
@@ -129,7 +179,9 @@ def _peer(model, books: int, x: np.ndarray) -> dict[str, Callable]:
     last_kernel_size=model.last_kernel,
     residual_kernel_size=model.residual_kernel,
     num_residual_layers=len(model.dilations),
+    dilation_growth_rate=_growth(model.dilations),
     use_causal_conv=model.causal,
+    trim_right_ratio=model.trim_right_ratio if model.causal else 1.0,
     pad_mode=model.pad_mode,
     compress=model.compress,
     num_lstm_layers=model.lstm_layers,
