@@ -57,7 +57,7 @@ class Header:
     coding: one of `CODINGS`.
     scaled: whether chunks carry scales (gains of a normalising codec).
     model: 16 hex digits that name the weights which made the codes
-      (`mmdcodec.bundle.fingerprint`).
+      (`mmdcodec.models.loaded.fingerprint`).
   """
 
   rate: int
