@@ -12,3 +12,8 @@ def duration(seconds: float) -> str:
   if minutes:
     return f"{minutes} min {seconds % 60:02d} s"
   return f"{seconds} s"
+
+
+def count(number: int, one: str, many: str) -> str:
+  """`1 chunk is`, `2 chunks are`."""
+  return f"{number} {one if number == 1 else many}"

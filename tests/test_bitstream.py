@@ -69,7 +69,7 @@ def test_layout_of_version_2_is_frozen():
     payload = one + bytes([codes])
     head = b"\x8bMC\x96" + struct.pack("<III", i, frames, 5) + crc(payload)
     expected += head + crc(head, seed) + payload
-    sizes += struct.pack("<I", 5)
+    sizes += struct.pack("<I", 5) + crc(payload)
   trailer = sizes + struct.pack("<QQ", 3, 8) + header
   trailer += struct.pack("<I", len(trailer) + 12)
   expected += trailer + crc(trailer, seed) + b"\x8bME\x96"

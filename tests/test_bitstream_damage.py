@@ -45,18 +45,22 @@ def seal(data: bytes) -> bytes:
     return bytes(data)
   seed = zlib.crc32(data[: HEADER - 4])
   struct.pack_into("<I", data, HEADER - 4, seed)
-  at = data.find(b"\x8bMC\x96")
+  at, sizes = data.find(b"\x8bMC\x96"), []
   while 0 <= at <= len(data) - HEAD:
     size = struct.unpack_from("<I", data, at + 12)[0]
     payload = data[at + HEAD : at + HEAD + size]
     struct.pack_into("<I", data, at + 16, zlib.crc32(payload))
     struct.pack_into("<I", data, at + 20, zlib.crc32(data[at : at + 20], seed))
+    sizes.append((size, zlib.crc32(payload)))
     at = data.find(b"\x8bMC\x96", at + 4)
   (length,) = struct.unpack_from("<I", data, len(data) - 12)
   if 12 <= length <= len(data):
     start = len(data) - length
     if length >= HEADER + 28:
       data[-12 - HEADER : -12] = data[:HEADER]
+      room = (length - HEADER - 28) // 8
+      for i, (_, crc) in enumerate(sizes[:room]):
+        struct.pack_into("<I", data, start + 8 * i + 4, crc)
     struct.pack_into(
       "<I", data, len(data) - 8, zlib.crc32(data[start:-8], seed)
     )
@@ -180,7 +184,7 @@ def test_what_was_not_hit_is_recovered(coding, hit):
     with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
       back = reader.read()
       assert reader.lost == [(first, end)]
-      words = f"1 of 5 chunks are lost ({first / 75:.1f} to {end / 75:.1f} s)"
+      words = f"1 of 5 chunks is lost ({first / 75:.1f} to {end / 75:.1f} s)"
       assert words in reader.damage
     assert back.samples == stream.samples and back.lost == ((first, end),)
     whole = np.r_[0:first, end:310]
@@ -213,21 +217,37 @@ def test_a_lost_beginning_or_end():
 
 
 def test_chunks_of_another_file_or_in_another_order():
-  """Codes of another song in the middle of this one."""
+  """Codes of another song, coded alike, in the middle of this one."""
   stream, data = make()
-  _, other = make(frames=310, rate=22050)
-  heads, theirs = places(data), places(other)
-  pieces = [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
-  pieces[1] = other[theirs[1] : theirs[2]]
+  other = make_stream(310, codes=lively_codes(310, 3, 1000, seed=1))
+  other = bitstream.to_bytes(other, seconds=1.0)
+  assert other[:HEADER] == data[:HEADER] and len(other) == len(data)
+  heads = places(data)
+
+  def cut(data):
+    return [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
+
+  pieces = cut(data)
+  pieces[1] = cut(other)[1]
+  damaged = data[:HEADER] + b"".join(pieces) + data[heads[-1] :]
+  with pytest.raises(UserError, match="chunk 1 "):
+    bitstream.read(io.BytesIO(damaged))
+  with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
+    assert reader.read().lost == ((75, 150),)
+    assert "1 chunk is of another file" in reader.damage
+    with pytest.raises(UserError, match="chunk 1 .* is lost"):
+      bitstream.drop_codebooks(reader, io.BytesIO(), 2)
+  # The other file's chunk in front of the right one.
+  pieces = cut(data)
+  pieces.insert(0, cut(other)[1])
   damaged = data[:HEADER] + b"".join(pieces) + data[heads[-1] :]
   back = bitstream.read(io.BytesIO(damaged), recover=True)
-  assert back.lost == ((75, 150),)
-  pieces = [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
-  pieces = [pieces[i] for i in (2, 0, 2, 4, 3, 1)]
+  np.testing.assert_array_equal(back.codes, stream.codes)
+  pieces = [cut(data)[i] for i in (2, 0, 2, 4, 3, 1)]
   damaged = data[:HEADER] + b"".join(pieces) + data[heads[-1] :]
   with bitstream.opened(io.BytesIO(damaged), recover=True) as reader:
     np.testing.assert_array_equal(reader.read().codes, stream.codes)
-    assert "1 chunks are there twice" in reader.damage
+    assert "1 chunk is there twice" in reader.damage
 
 
 def test_forged_sequence_numbers_do_not_invent_audio():

@@ -189,7 +189,7 @@ def test_damage_is_told_and_silent(tmp_path, model, coded, capsys, fails):
   assert not out.exists()
   capsys.readouterr()
   assert run("decode", bad, out, "--model", model, "--recover") == 0
-  assert "1 of 6 chunks are lost" in capsys.readouterr().err
+  assert "1 of 6 chunks is lost" in capsys.readouterr().err
   with bitstream.opened(bad, recover=True) as reader:
     ((first, end),) = reader.lost
   assert run("decode", coded, whole, "--model", model) == 0

@@ -1,17 +1,16 @@
-"""The parts of a `.mmdc` file after its header: chunks, and a trailer.
+"""Chunks, the parts of a `.mmdc` file after its header.
 
 Version 2, all numbers little-endian:
 
   chunk    sync u32 | sequence u32 | frames u32 | payload bytes u32
            | payload CRC-32 | head CRC-32 | payload
   payload  scales f32 [scales] | codes
-  trailer  payload bytes u32 [chunks] | frames u64 | samples u64 | header
-           | trailer bytes u32 | CRC-32 | end u32
 
-Chunk number i holds frames from i * chunk_frames on. The CRCs of heads and of
-the trailer begin from the header's, so that a chunk of another file, or of a
-file with other settings, is no chunk of this one. The trailer's copy of the
-header saves a file whose beginning is lost.
+Chunk number i holds frames from i * chunk_frames on. The CRC of a head begins
+from the header's, so that a chunk of a file with other settings, or of another
+model, is no chunk of this one. Of two files with the same header only the
+`trailer` tells chunks apart: where it is lost, a chunk of the other file that
+was put in this one passes for its own.
 
 Raw codes are packed frame by frame. Entropy-coded ones lie codebook by
 codebook, each after its number of bytes (LEB128), so that codebooks can be
@@ -21,6 +20,7 @@ dropped by leaving out bytes.
 import dataclasses
 import struct
 import zlib
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,7 @@ from mmdcodec.bitstream.header import Header
 from mmdcodec.errors import UserError
 
 SYNC = b"\x8bMC\x96"
-END = b"\x8bME\x96"
 HEAD = struct.Struct("<4sIIIII")
-TOTALS = struct.Struct("<QQ")
-TAIL = struct.Struct("<II4s")
 
 # A chunk has at least a byte for so many codes: what a reader allocates is
 # bounded by the bytes that are there, whatever a file claims.
@@ -74,6 +71,27 @@ def parse_head(data: bytes, header: Header, seed: int) -> Head | None:
   ):
     return None
   return head
+
+
+class Place(NamedTuple):
+  """Where the payload of a chunk lies in a file, and what its head must be."""
+
+  offset: int
+  head: Head
+
+
+def read_payload(
+  file: BinaryIO, place: Place, header: Header, seed: int
+) -> bytes | None:
+  """The payload, or None if it or its head are not what they should be."""
+  file.seek(place.offset - HEAD.size)
+  head = parse_head(file.read(HEAD.size), header, seed)
+  if head != place.head:
+    return None
+  data = file.read(head.payload)
+  if len(data) != head.payload or zlib.crc32(data) != head.crc:
+    return None
+  return data
 
 
 def most_payload(header: Header) -> int:

@@ -9,29 +9,19 @@ import contextlib
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
-from mmdcodec.bitstream import chunk, version1
+from mmdcodec.bitstream import chunk, recovery, trailer, version1
 from mmdcodec.bitstream import header as header_lib
+from mmdcodec.bitstream.chunk import Place
 from mmdcodec.bitstream.header import CRC
 from mmdcodec.bitstream.held import Held, Piece
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.errors import UserError
-
-_BLOCK = 1 << 20
-# Forged chunks may lie within each other, and each must be read to be refused.
-_MOST_READ = 16
-
-
-class _Place(NamedTuple):
-  """Where the payload of a chunk lies."""
-
-  offset: int
-  head: chunk.Head
+from mmdcodec.text import count
 
 
 class Reader:
@@ -64,29 +54,30 @@ class Reader:
     """
     self.name, self.damage, self.lost = name, [], []
     self._file, self._recover = file, recover
-    self._places: dict[int, _Place] = {}
-    self._window = 0, b""
+    # Number of a chunk -> where it may be.
+    self._places: dict[int, list[Place]] = {}
     self.size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    start = file.read(header_lib.SIZE)
+    start, begin = file.read(header_lib.SIZE), header_lib.SIZE
+    end = trailer.find(file)
     try:
       self.header = header_lib.parse(start, name)
-      self._start = header_lib.SIZE
     except UserError as error:
       if not recover:
         raise
-      self._header_from_end(error)
+      self.header, begin = self._header_from_end(end, error), 0
     (self._seed,) = CRC.unpack(self.header.to_bytes()[-4:])
-    trailer = self._read_trailer()
-    if not recover:
-      if trailer is None:
-        raise UserError(
-          f"{name} is damaged: it does not end as a whole file does. With"
-          " --recover you get what is left of it."
-        )
-      self._use_index(*trailer)
+    known = end and trailer.parse(end[0], self.header, self._seed)
+    limit = end[1] if known else self.size
+    if recover:
+      self._recover_from(begin, known or None, limit)
+    elif known:
+      self._use_index(known, begin, limit)
     else:
-      self._search(trailer)
+      raise UserError(
+        f"{name} is damaged: it does not end as a whole file does. With"
+        " --recover you get what is left of it."
+      )
 
   def pieces(self, first: int = 0, end: int | None = None) -> Iterator[Piece]:
     """The codes of a range of frames, chunk by chunk.
@@ -107,8 +98,12 @@ class Reader:
     segment = self.header.segment_frames or 1
     last = None
     for number in range(first // step, -(-end // step)):
-      piece = self._piece(number, last)
-      last = last if piece.lost else piece
+      piece = self._piece(number)
+      if piece is None:
+        last = last or self._neighbour(number)
+        piece = self._fill(number, last)
+      else:
+        last = piece
       skip = max(0, first - piece.first) // segment * segment
       stop = min(len(piece.codes), end - piece.first)
       scale = piece.scale
@@ -116,28 +111,18 @@ class Reader:
         scale = scale[skip // segment : -(-stop // segment)]
       yield Piece(piece.first + skip, piece.codes[skip:stop], scale, piece.lost)
 
-  def _piece(self, number: int, last: Piece | None) -> Piece:
-    """A chunk, or what stands for it if it is lost."""
-    if number in self._places:
-      try:
-        return self._read(number)
-      except UserError as error:
-        # Its checksum held, and yet it is none: a forgery, and found late.
-        if not self._recover:
-          raise
-        del self._places[number]
-        self._lose(number, number + 1, str(error))
-    return self._fill(number, last)
-
   def payloads(self) -> Iterator[tuple[bytes, int]]:
     """The chunks as they are: payload and frames of each.
 
     Raises:
-      UserError: one is damaged.
+      UserError: one is damaged or lost.
     """
     for number in range(self.chunks):
-      place = self._places[number]
-      data = self._payload(place)
+      data = None
+      for place in self._places.get(number, []):
+        data = self._payload(place)
+        if data is not None:
+          break
       if data is None:
         raise UserError(self._broken(number))
       yield data, place.head.frames
@@ -185,125 +170,62 @@ class Reader:
 
   # -- a whole file --------------------------------------------------------
 
-  def _read_trailer(self) -> tuple[np.ndarray, int, int, int] | None:
-    """Payload sizes, frames, samples and place of the trailer, if it is whole.
-
-    It is one that fits the header, and says nothing that cannot be.
-    """
-    found = self._trailer_bytes()
-    if found is None:
-      return None
-    data, start = found
-    tail = chunk.TAIL.size
-    (crc,) = CRC.unpack(data[-8:-4])
-    if zlib.crc32(data[:-8], self._seed) != crc:
-      return None
-    head = header_lib.SIZE + tail
-    frames, samples = chunk.TOTALS.unpack_from(
-      data, len(data) - head - chunk.TOTALS.size
-    )
-    index = data[: len(data) - head - chunk.TOTALS.size]
-    if len(index) % 4 or data[-head:-tail] != self.header.to_bytes():
-      return None
-    sizes = np.frombuffer(index, "<u4").astype(np.int64)
-    if len(sizes) != -(-frames // self.header.chunk_frames) or (
-      samples > self.header.most_samples(frames)
-    ):
-      return None
-    return sizes, frames, samples, start
-
-  def _trailer_bytes(self) -> tuple[bytes, int] | None:
-    """What may be the trailer, by the length it gives, and its place."""
-    least = chunk.TOTALS.size + header_lib.SIZE + chunk.TAIL.size
-    if self.size < least:
-      return None
-    self._file.seek(self.size - chunk.TAIL.size)
-    length, _, end = chunk.TAIL.unpack(self._file.read(chunk.TAIL.size))
-    if end != chunk.END or not least <= length <= self.size:
-      return None
-    self._file.seek(self.size - length)
-    data = self._file.read(length)
-    return (data, self.size - length) if len(data) == length else None
-
-  def _header_from_end(self, error: UserError) -> None:
-    """Takes the header's copy in the trailer.
-
-    Raises:
-      UserError: that is lost, too.
-    """
-    found = self._trailer_bytes()
-    header = None
-    if found is not None:
-      data = found[0][: -chunk.TAIL.size][-header_lib.SIZE :]
-      with contextlib.suppress(UserError):
-        header = header_lib.parse(data, self.name)
-    if header is None:
-      raise UserError(
-        f"{str(error).rstrip('.')}; nothing can be recovered, for the copy of"
-        " its header at its end is lost, too."
-      )
-    self.header, self._start = header, 0
-    self.damage.append("the header is lost; its copy at the end is whole")
-
-  def _use_index(self, sizes, frames: int, samples: int, start: int) -> None:
+  def _use_index(self, known: trailer.Trailer, begin: int, end: int) -> None:
     """Believes the trailer; each chunk is checked when it is read."""
-    heads = chunk.HEAD.size
-    offsets = self._start + heads + np.cumsum(sizes + heads) - (sizes + heads)
-    total = self._start + int((sizes + heads).sum())
-    if total != start:
+    self.frames, self.samples = known.frames, known.samples
+    self.chunks, at = len(known.heads), begin
+    for head in known.heads:
+      at += chunk.HEAD.size
+      self._places[head.sequence] = [Place(at, head)]
+      at += head.payload
+    if at != end:
       raise UserError(
-        f"{self.name} is damaged: its chunks take {total} bytes where"
-        f" {start} are. With --recover you get what is left of it."
+        f"{self.name} is damaged: its chunks take {at - begin} bytes where"
+        f" {end - begin} are. With --recover you get what is left of it."
       )
-    step = self.header.chunk_frames
-    self.frames, self.samples, self.chunks = frames, samples, len(sizes)
-    for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
-      count = min(step, frames - i * step)
-      head = chunk.Head(i, count, int(size), 0)
-      self._places[i] = _Place(int(offset), head)
 
-  def _read(self, number: int) -> Piece:
-    """One chunk.
+  def _piece(self, number: int) -> Piece | None:
+    """A chunk, or None if it is lost.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged (only without recover).
     """
-    place = self._places[number]
-    data = self._payload(place)
-    if data is None:
-      raise UserError(self._broken(number))
-    try:
-      codes, scale = chunk.from_payload(data, place.head.frames, self.header)
-    except chunk.Damaged as error:
-      # Its checksum holds, so it was written like this.
-      raise UserError(
-        f"{self.name} is damaged: chunk {number}: {error}."
-      ) from None
-    return Piece(number * self.header.chunk_frames, codes, scale, lost=False)
+    found = self._places.get(number, [])
+    wrong = None
+    while found:
+      data = self._payload(found[0])
+      if data is None and not self._recover:
+        raise UserError(self._broken(number))
+      try:
+        if data is None:
+          raise chunk.Damaged("its checksum is wrong")
+        frames = found[0].head.frames
+        codes, scale = chunk.from_payload(data, frames, self.header)
+        first = number * self.header.chunk_frames
+        return Piece(first, codes, scale, lost=False)
+      except chunk.Damaged as error:
+        # Its checksum held, and yet it is none: a forgery, and found late.
+        if not self._recover:
+          raise UserError(
+            f"{self.name} is damaged: chunk {number}: {error}."
+          ) from None
+        wrong = f"chunk {number} is lost: {error}"
+        found.pop(0)
+    if wrong:
+      del self._places[number]
+      self._lose(number, number + 1, wrong)
+    return None
 
-  def _payload(self, place: _Place) -> bytes | None:
-    """The payload, or None if it or its head are not what they should be."""
-    self._file.seek(place.offset - chunk.HEAD.size)
-    head = chunk.parse_head(
-      self._file.read(chunk.HEAD.size), self.header, self._seed
-    )
-    wanted = place.head
-    if head is None or (head.sequence, head.frames, head.payload) != (
-      wanted.sequence,
-      wanted.frames,
-      wanted.payload,
-    ):
-      return None
-    data = self._file.read(head.payload)
-    if len(data) != head.payload or zlib.crc32(data) != head.crc:
-      return None
-    return data
+  def _payload(self, place: Place) -> bytes | None:
+    return chunk.read_payload(self._file, place, self.header, self._seed)
 
   def _broken(self, number: int) -> str:
     header = self.header
     first = number * header.chunk_frames
     end = min(first + header.chunk_frames, self.frames)
     times = f"{self.time(first):.1f} to {self.time(end):.1f} s"
+    if self._recover:
+      return f"{self.name} is damaged: chunk {number} ({times}) is lost."
     return (
       f"{self.name} is damaged: the checksum of chunk {number} ({times}) is"
       " wrong. With --recover you get the rest."
@@ -311,135 +233,78 @@ class Reader:
 
   # -- a damaged file ------------------------------------------------------
 
-  def _search(self, trailer) -> None:
-    """Finds all chunks that are whole, in any order."""
-    limit = self.size if trailer is None else trailer[3]
-    budget = _MOST_READ * self.size + (64 << 20)
-    at, strays = self._start, 0
-    while (place := self._next_place(at, limit)) is not None:
-      head = place.head
-      data = self._payload(place)
-      budget -= head.payload
-      if budget < 0:
-        raise UserError(
-          f"{self.name} is damaged beyond recovery: its chunks lie within each"
-          " other."
-        )
-      if data is None:
-        at = place.offset
-        continue
-      if head.sequence in self._places:
-        strays += 1
-      else:
-        self._places[head.sequence] = place
-      at = place.offset + head.payload
-    if strays:
-      self.damage.append(f"{strays} chunks are there twice")
-    self._account(trailer)
+  def _header_from_end(
+    self, end: tuple[bytes, int] | None, error: UserError
+  ) -> header_lib.Header:
+    """The header's copy in the trailer.
 
-  def _next_place(self, at: int, limit: int) -> _Place | None:
-    """The first valid head from a byte on."""
-    size = chunk.HEAD.size
-    while at + size <= limit:
-      begin, data = self._window
-      if not begin <= at <= begin + len(data) - size:
-        self._file.seek(at)
-        begin, data = at, self._file.read(min(_BLOCK, limit - at))
-        self._window = begin, data
-        if len(data) < size:
-          break
-      found = data.find(chunk.SYNC, at - begin)
-      if not 0 <= found <= len(data) - size:
-        at = begin + len(data) - size + 1
-        continue
-      at = begin + found
-      head = chunk.parse_head(
-        data[found : found + size], self.header, self._seed
+    Raises:
+      UserError: that is lost, too.
+    """
+    header = end and trailer.header_in(end[0], self.name)
+    if not header:
+      raise UserError(
+        f"{str(error).rstrip('.')}; nothing can be recovered, for the copy of"
+        " its header at its end is lost, too."
       )
-      if head and at + size + head.payload <= limit:
-        return _Place(at + size, head)
-      at += 1
-    return None
+    self.damage.append("the header is lost; its copy at the end is whole")
+    return header
 
-  def _account(self, trailer) -> None:
-    """Says what is lost."""
-    header, step = self.header, self.header.chunk_frames
-    # Only the last chunk may be short.
-    last = max(self._places, default=-1)
-    for number, place in list(self._places.items()):
-      if number < last and place.head.frames < step:
-        del self._places[number]
-    if trailer is not None:
-      sizes, self.frames, self.samples, _ = trailer
-      self.chunks = len(sizes)
-      for number, place in list(self._places.items()):
-        if place.head.frames != min(step, self.frames - number * step):
-          del self._places[number]
-    else:
-      self.damage.append(
-        "the end is lost: how long the audio was is only known to a chunk"
-      )
-      self._count_chunks()
-    missing = self.chunks - len(self._places)
-    # A forged number must not make a reader invent days of audio.
-    least = chunk.HEAD.size + step * header.codebooks // chunk.CODES_PER_BYTE
-    if missing > 8 + len(self._places) + self.size // least:
-      self.damage.append(
-        f"{missing} chunks are missing, more than the file has room for; the"
-        " gaps are closed, not filled"
-      )
-      places = [place for _, place in sorted(self._places.items())]
-      self._places = dict(enumerate(places))
-      self._count_chunks()
+  def _recover_from(
+    self, begin: int, known: trailer.Trailer | None, end: int
+  ) -> None:
+    """Searches for chunks, and says what is lost."""
+    left = recovery.search(
+      self._file,
+      self.header,
+      self._seed,
+      start=begin,
+      trailer=known,
+      limit=end,
+      name=self.name,
+    )
+    self._places, self.chunks = left.places, left.chunks
+    self.frames, self.samples = left.frames, left.samples
+    self.damage += left.damage
     number = 0
     while number < self.chunks:
-      begin = number
+      first = number
       while number < self.chunks and number not in self._places:
         number += 1
-      if number > begin:
-        what = f"{number - begin} of {self.chunks} chunks are lost"
-        self._lose(begin, number, what)
+      if number > first:
+        words = count(number - first, "of {} chunks is", "of {} chunks are")
+        self._lose(first, number, words.format(self.chunks) + " lost")
       number += 1
-
-  def _count_chunks(self) -> None:
-    """Takes the chunks found, and gaps between them, for the whole file."""
-    header, last = self.header, max(self._places, default=-1)
-    self.chunks, self.frames = last + 1, 0
-    if last >= 0:
-      self.frames = last * header.chunk_frames + self._places[last].head.frames
-    self.samples = header.most_samples(self.frames)
-    if header.segment_frames:
-      whole, rest = divmod(self.frames, header.segment_frames)
-      self.samples = min(
-        self.samples, whole * header.segment_hop + rest * header.stride
-      )
 
   def _lose(self, begin: int, end: int, what: str) -> None:
     """Notes that chunks from one up to another are lost."""
     step = self.header.chunk_frames
     span = begin * step, min(end * step, self.frames)
     self.lost.append(span)
+    self.lost.sort()
     times = "{:.1f} to {:.1f} s".format(*(self.time(n) for n in span))
     self.damage.append(f"{what.rstrip('.')} ({times})")
+
+  def _neighbour(self, number: int) -> Piece | None:
+    """The nearest chunk before a lost one, or else after it."""
+    before = sorted((n for n in self._places if n < number), reverse=True)
+    after = sorted(n for n in self._places if n > number)
+    found = (self._piece(n) for n in (*before, *after))
+    return next((piece for piece in found if piece is not None), None)
 
   def _fill(self, number: int, last: Piece | None) -> Piece:
     """Copies of the nearest frame in place of a lost chunk."""
     header, step = self.header, self.header.chunk_frames
-    count = min(step, self.frames - number * step)
-    if last is None:
-      known = [n for n in self._places if n < number]
-      after = [n for n in self._places if n > number]
-      if known or after:
-        last = self._read(max(known) if known else min(after))
+    frames = min(step, self.frames - number * step)
     row, scale = np.zeros(header.codebooks, np.int32), 1.0
     if last is not None:
       at = -1 if last.first < number * step else 0
       row = last.codes[at]
       scale = 1.0 if last.scale is None else last.scale[at]
-    scales = header.scales(count)
+    scales = header.scales(frames)
     return Piece(
       number * step,
-      np.tile(row, (count, 1)),
+      np.tile(row, (frames, 1)),
       np.full(scales, scale, np.float32) if scales else None,
       lost=True,
     )

@@ -6,14 +6,13 @@ Nothing written is touched again, so that a pipe is as good as a file.
 import contextlib
 import os
 import pathlib
-import struct
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
-from mmdcodec.bitstream import chunk
+from mmdcodec.bitstream import chunk, trailer
 from mmdcodec.bitstream.header import CRC, Header
 from mmdcodec.errors import UserError
 
@@ -38,7 +37,7 @@ class Writer:
       ValueError: the header contradicts itself.
     """
     self.header, self.frames, self.bytes = header, 0, 0
-    self._file, self._sizes = file, []
+    self._file, self._heads = file, []
     data = header.to_bytes()
     (self._seed,) = CRC.unpack(data[-4:])
     self._codes = np.zeros((0, header.codebooks), np.int32)
@@ -107,11 +106,7 @@ class Writer:
       self._write_chunk(len(self._codes))
     if len(self._scale) and self.header.segment_frames:
       raise ValueError(f"{len(self._scale)} scales are left over")
-    data = np.array(self._sizes, "<u4").tobytes()
-    data += chunk.TOTALS.pack(self.frames, samples) + self.header.to_bytes()
-    data += struct.pack("<I", len(data) + chunk.TAIL.size)
-    data += CRC.pack(zlib.crc32(data, self._seed)) + chunk.END
-    self._put(data)
+    self._put(trailer.to_bytes(self._heads, samples, self.header, self._seed))
 
   def _write_chunk(self, frames: int) -> None:
     codes, self._codes = self._codes[:frames], self._codes[frames:]
@@ -126,9 +121,9 @@ class Writer:
     self._put_chunk(chunk.to_payload(codes, scale, self.header), frames)
 
   def _put_chunk(self, data: bytes, frames: int) -> None:
-    head = chunk.Head(len(self._sizes), frames, len(data), zlib.crc32(data))
+    head = chunk.Head(len(self._heads), frames, len(data), zlib.crc32(data))
     self._put(head.to_bytes(self._seed) + data)
-    self._sizes.append(len(data))
+    self._heads.append(head)
 
   def _put(self, data: bytes) -> None:
     self._file.write(data)

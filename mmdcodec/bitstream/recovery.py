@@ -1,0 +1,172 @@
+"""What is left of a damaged `.mmdc` file: a search for whole chunks."""
+
+import os
+from typing import BinaryIO, NamedTuple
+
+from mmdcodec.bitstream import chunk
+from mmdcodec.bitstream.chunk import Place
+from mmdcodec.bitstream.header import Header
+from mmdcodec.bitstream.trailer import Trailer
+from mmdcodec.errors import UserError
+from mmdcodec.text import count
+
+_BLOCK = 1 << 20
+# Forged chunks may lie within each other, and each must be read to be refused.
+_MOST_READ = 16
+
+
+class Left(NamedTuple):
+  """What is left.
+
+  Attributes:
+    places: number of a chunk -> where it may be; more than one place only where
+      nothing tells which is the right one.
+    chunks: number of chunks, lost ones included.
+    frames: in them.
+    samples: of the audio.
+    damage: sentences that say what is wrong.
+  """
+
+  places: dict[int, list[Place]]
+  chunks: int
+  frames: int
+  samples: int
+  damage: list[str]
+
+
+def search(
+  file: BinaryIO,
+  header: Header,
+  seed: int,
+  *,
+  start: int,
+  trailer: Trailer | None,
+  limit: int,
+  name: str,
+) -> Left:
+  """Finds all chunks of a file that are whole, in any order.
+
+  Args:
+    file: seekable.
+    header: of the file.
+    seed: its CRC.
+    start: byte to begin with.
+    trailer: of the file, or None if it is lost. Chunks that it does not know
+      are of another file.
+    limit: byte to stop before.
+    name: of the file, for messages.
+
+  Raises:
+    UserError: so many forged chunks lie within each other that it would take
+      too long.
+  """
+  places: dict[int, list[Place]] = {}
+  budget = _MOST_READ * file.seek(0, os.SEEK_END) + (64 << 20)
+  scan, at, twice, foreign = _Scan(file, header, seed, limit), start, 0, 0
+  while (place := scan.next(at)) is not None:
+    head = place.head
+    budget -= head.payload
+    if budget < 0:
+      raise UserError(
+        f"{name} is damaged beyond recovery: its chunks lie within each other."
+      )
+    if chunk.read_payload(file, place, header, seed) is None:
+      at = place.offset
+      continue
+    at = place.offset + head.payload
+    found = places.get(head.sequence, [])
+    if trailer is not None and head != _at(trailer.heads, head.sequence):
+      foreign += 1
+    elif any(other.head == head for other in found):
+      twice += 1
+    else:
+      places[head.sequence] = [*found, place]
+  damage = []
+  if twice:
+    damage.append(f"{count(twice, 'chunk is', 'chunks are')} there twice")
+  if foreign:
+    damage.append(f"{count(foreign, 'chunk is', 'chunks are')} of another file")
+  return _account(file, header, trailer, places, damage)
+
+
+def _at(heads, number: int):
+  return heads[number] if number < len(heads) else None
+
+
+class _Scan:
+  """Looks for heads in a file, a window at a time."""
+
+  def __init__(self, file: BinaryIO, header: Header, seed: int, limit: int):
+    self._file, self._header, self._seed = file, header, seed
+    self._limit, self._window = limit, (0, b"")
+
+  def next(self, at: int) -> Place | None:
+    """The first valid head from a byte on."""
+    size, limit = chunk.HEAD.size, self._limit
+    while at + size <= limit:
+      begin, data = self._window
+      if not begin <= at <= begin + len(data) - size:
+        self._file.seek(at)
+        begin, data = at, self._file.read(min(_BLOCK, limit - at))
+        self._window = begin, data
+        if len(data) < size:
+          break
+      found = data.find(chunk.SYNC, at - begin)
+      if not 0 <= found <= len(data) - size:
+        at = begin + len(data) - size + 1
+        continue
+      at = begin + found
+      head = chunk.parse_head(
+        data[found : found + size], self._header, self._seed
+      )
+      if head and at + size + head.payload <= limit:
+        return Place(at + size, head)
+      at += 1
+    return None
+
+
+def _account(file, header, trailer, places, damage) -> Left:
+  """How long the file was, and which of the chunks fit in it."""
+  step = header.chunk_frames
+  if trailer is not None:
+    chunks, frames, samples = len(trailer.heads), *trailer[1:]
+  else:
+    damage.append(
+      "the end is lost: how long the audio was is only known to a chunk"
+    )
+    # Only the last chunk may be short, and it has one length.
+    last = max(places, default=-1)
+    short = places[last][0].head.frames if places else 0
+    fitting = {
+      number: [
+        p for p in found if p.head.frames == (short if number == last else step)
+      ]
+      for number, found in places.items()
+    }
+    places = {number: found for number, found in fitting.items() if found}
+    chunks, frames, samples = _totals(header, places)
+  missing = chunks - len(places)
+  # A forged number must not make a reader invent days of audio.
+  least = chunk.HEAD.size + step * header.codebooks // chunk.CODES_PER_BYTE
+  size = file.seek(0, os.SEEK_END)
+  if missing > 8 + len(places) + size // least:
+    damage.append(
+      f"{missing} chunks are missing, more than the file has room for; the"
+      " gaps are closed, not filled"
+    )
+    places = dict(enumerate(found for _, found in sorted(places.items())))
+    chunks, frames, samples = _totals(header, places)
+  return Left(places, chunks, frames, samples, damage)
+
+
+def _totals(header: Header, places) -> tuple[int, int, int]:
+  """Chunks, frames and samples of what was found, with the gaps between."""
+  last = max(places, default=-1)
+  frames = 0
+  if last >= 0:
+    frames = last * header.chunk_frames + places[last][0].head.frames
+  samples = header.most_samples(frames)
+  if header.segment_frames:
+    whole, rest = divmod(frames, header.segment_frames)
+    samples = min(samples, whole * header.segment_hop + rest * header.stride)
+  return last + 1, frames, samples
