@@ -14,6 +14,7 @@ import pytest
 from coded_streams import lively_codes, make_stream
 
 from mmdcodec import bitstream
+from mmdcodec.bitstream import chunk
 from mmdcodec.errors import UserError
 
 HEADER = 50  # bytes, the last four a CRC
@@ -308,3 +309,50 @@ def test_chunks_within_each_other_end_in_time():
   assert len(small.codes) == 0
   with pytest.raises(UserError, match="within each"):
     bitstream.read(io.BytesIO(data[:HEADER] + head * 50_000), recover=True)
+
+
+def sealed_chunk(header: bytes, number: int, frames: int, payload: bytes):
+  """A chunk with right checksums."""
+  head = b"\x8bMC\x96" + struct.pack("<III", number, frames, len(payload))
+  head += struct.pack("<I", zlib.crc32(payload))
+  seed = zlib.crc32(header[: HEADER - 4])
+  return head + struct.pack("<I", zlib.crc32(head, seed)) + payload
+
+
+def test_forged_chunks_do_not_cost_the_others(monkeypatch):
+  """Recovery that ends at a forgery, or reads one chunk again and again."""
+  stream, data = make("conditional", 750)
+  header, heads = data[:HEADER], places(data)
+  pieces = [data[a:b] for a, b in zip(heads, heads[1:], strict=False)]
+  forged = [
+    sealed_chunk(header, number, 75, b"\xff" * 100) for number in range(10)
+  ]
+  # In front of each chunk one that cannot be decoded, and no trailer.
+  both = b"".join(map(b"".join, zip(forged, pieces, strict=True)))
+  back = bitstream.read(io.BytesIO(header + both), recover=True)
+  np.testing.assert_array_equal(back.codes, stream.codes)
+  assert not back.lost
+  # The first seven are lost; the one from which they are filled is forged too.
+  left = header + forged[7] + b"".join(pieces[8:])
+  read = []
+  right = chunk.from_payload
+  monkeypatch.setattr(
+    chunk, "from_payload", lambda *args: read.append(1) or right(*args)
+  )
+  with bitstream.opened(io.BytesIO(left), recover=True) as reader:
+    back = reader.read()
+    assert any("7.0 to 8.0 s" in words for words in reader.damage)
+  np.testing.assert_array_equal(back.codes[600:], stream.codes[600:])
+  assert (back.codes[:600] == stream.codes[600]).all()
+  assert back.lost == ((0, 525), (525, 600))
+  assert len(read) == 4
+
+
+def test_version_byte_hit():
+  """A file that is refused as one of version 1, though all of it is there."""
+  stream, data = make()
+  damaged = data[:4] + b"\x01" + data[5:]
+  with pytest.raises(UserError, match="damaged"):
+    bitstream.read(io.BytesIO(damaged))
+  back = bitstream.read(io.BytesIO(damaged), recover=True)
+  np.testing.assert_array_equal(back.codes, stream.codes)

@@ -351,6 +351,17 @@ def opened(
         raise
       version = header_lib.VERSION  # its end may tell what it is
     if version == 1:
-      yield Held(version1.read(file, name), name, version=1)
+      yield _version1(file, name, recover=recover)
     else:
       yield Reader(file, name, recover=recover)
+
+
+def _version1(file: BinaryIO, name: str, *, recover: bool) -> Held | Reader:
+  """A file of version 1, or with recover one whose version was damaged."""
+  try:
+    return Held(version1.read(file, name), name, version=1)
+  except UserError:
+    if recover:
+      with contextlib.suppress(UserError):
+        return Reader(file, name, recover=True)
+    raise
