@@ -250,3 +250,35 @@ def test_messages_say_what_is_wrong(tmp_path):
     bitstream.read(tmp_path / "missing.mmdc")
   with pytest.raises(UserError, match="cannot be read"):
     bitstream.read(tmp_path)
+
+
+def test_an_unfinished_file_is_no_file(tmp_path):
+  """Half a file in place of a whole one, or one of the user's written over."""
+  stream = make_stream()
+  path, mine = tmp_path / "a.mmdc", tmp_path / "a.mmdc.partial"
+  mine.write_bytes(b"precious")
+  bitstream.write(path, stream)
+  before = path.read_bytes()
+  for target in (path, io.BytesIO()):
+    with pytest.raises(ValueError, match="not closed"):
+      with bitstream.create(target, bitstream.header_of(stream)) as writer:
+        writer.add(stream.codes)
+  assert path.read_bytes() == before and mine.read_bytes() == b"precious"
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_scales_without_segments_are_not_dropped():
+  """A file of version 1 written again with one of its scales."""
+  data = version1(make_stream(50), (0.5, 2.0))
+  with pytest.raises(ValueError, match="2 scales"):
+    bitstream.to_bytes(bitstream.read(io.BytesIO(data)))
+
+
+def test_rates_of_segments_and_of_nothing():
+  """Two answers to how many frames a second has, or a division by zero."""
+  stream = make_stream(
+    600, 1, segment_frames=150, segment_hop=47520, rate=48000
+  )
+  assert stream.frame_rate == bitstream.header_of(stream).frame_rate
+  assert stream.frame_rate == pytest.approx(150 / 0.99)
+  assert make_stream(0, samples=0).bits_per_second == 0

@@ -5,6 +5,7 @@ whole file, and the file of `Writer` is what `files.write` makes of them.
 """
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from mmdcodec import aside
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 
@@ -160,17 +162,20 @@ def create(
   """
   path = Path(path)
   container, coding, to = files.written_as(path, rate=to or rate)
-  partial = path.with_name(path.name + ".partial")
-  try:
-    with _sound(partial, to, channels, coding, container, path) as sound:
-      writer = Writer(sound, rate, coding, path)
-      yield writer
-      writer.finish()
-    os.replace(partial, path)
-  except soundfile.LibsndfileError as error:
-    raise UserError(f"{path}: cannot be written ({error}).") from error
-  finally:
-    partial.unlink(missing_ok=True)
+  with contextlib.ExitStack() as stack:
+    try:
+      partial = stack.enter_context(aside.written(path))
+    except OSError as error:
+      raise UserError(
+        f"{path}: cannot be written ({error.strerror})."
+      ) from error
+    try:
+      with _sound(partial, to, channels, coding, container, path) as sound:
+        writer = Writer(sound, rate, coding, path)
+        yield writer
+        writer.finish()
+    except soundfile.LibsndfileError as error:
+      raise UserError(f"{path}: cannot be written ({error}).") from error
 
 
 def _sound(partial, rate, channels, coding, container, path):
@@ -186,10 +191,16 @@ def _sound(partial, rate, channels, coding, container, path):
     ) from error
 
 
+class _Stdin(io.BufferedRandom):
+  """A file whose name in messages is not a number."""
+
+  name = "stdin"
+
+
 @contextlib.contextmanager
 def spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
-  """A copy of a pipe on disk, for what must be sought in."""
-  with tempfile.TemporaryFile() as file:
+  """A copy of a pipe on disk, for what must be sought in; named `stdin`."""
+  with _Stdin(tempfile.TemporaryFile(buffering=0)) as file:
     shutil.copyfileobj(stream, file)
     file.seek(0)
     yield file

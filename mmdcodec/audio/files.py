@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from mmdcodec import aside
 from mmdcodec.audio import containers
 from mmdcodec.errors import UserError
 
@@ -208,21 +209,18 @@ def write(
   x, rate = resample(x, rate=rate, to=to), to
   if coding not in ("FLOAT", "DOUBLE"):
     x = np.clip(x, -1.0, 1.0)
-  partial = path.with_name(path.name + ".partial")
   try:
-    with soundfile.SoundFile(
-      os.fsencode(partial), "w", rate, x.shape[1], coding, format=container
-    ) as sound:
-      for i in range(0, len(x), _WRITE_BLOCK):
-        sound.write(x[i : i + _WRITE_BLOCK])
-    os.replace(partial, path)
+    with aside.written(path) as partial:
+      with soundfile.SoundFile(
+        os.fsencode(partial), "w", rate, x.shape[1], coding, format=container
+      ) as sound:
+        for i in range(0, len(x), _WRITE_BLOCK):
+          sound.write(x[i : i + _WRITE_BLOCK])
   except (soundfile.LibsndfileError, ValueError, OSError) as error:
     raise UserError(
       f"{path}: cannot be written as {coding} at {rate} Hz with {x.shape[1]}"
       f" channels ({_why(error)})."
     ) from error
-  finally:
-    partial.unlink(missing_ok=True)
   return rate
 
 

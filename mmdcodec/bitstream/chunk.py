@@ -31,9 +31,10 @@ from mmdcodec.errors import UserError
 SYNC = b"\x8bMC\x96"
 HEAD = struct.Struct("<4sIIIII")
 
-# A chunk has at least a byte for so many codes: what a reader allocates is
-# bounded by the bytes that are there, whatever a file claims.
-CODES_PER_BYTE = 128
+# A chunk has at least a byte for so many codes: what a reader allocates, and
+# the time that it takes, are bounded by the bytes that are there, whatever a
+# file claims. Only silence would take fewer; it is filled up with zeros.
+CODES_PER_BYTE = 16
 
 
 class Damaged(Exception):

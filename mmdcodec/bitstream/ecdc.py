@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mmdcodec.bitstream.packing import packed_bytes, unpack_codes
-from mmdcodec.bitstream.stream import Stream
+from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
 
 SUFFIX = ".ecdc"
@@ -50,7 +50,7 @@ def read(source: str | os.PathLike | BinaryIO) -> Stream:
       language model.
   """
   if hasattr(source, "read"):
-    return _read(source.read(), "the stream")
+    return _read(source.read(), name_of(source))
   try:
     with open(source, "rb") as file:
       return _read(file.read(), os.fspath(source))

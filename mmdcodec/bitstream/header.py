@@ -35,9 +35,29 @@ LIMITS = {
 }
 # Codes in one chunk at most.
 MOST_CODES = 1 << 20
+# And what decoding an entropy-coded one costs: its codes times the entries of
+# their codebooks.
+MOST_WORK = 1 << 28
 # Codes of more entries than this are not entropy coded: their tables would
 # outgrow what a chunk can teach them.
 MOST_ENTRIES = 1 << 14
+
+
+def most_frames(codebooks: int, codebook_size: int, coding: str) -> int:
+  """Frames of the longest chunk; 0 if not even one frame can be coded so."""
+  most = MOST_CODES
+  if coding != "raw":
+    most = min(most, MOST_WORK // max(1, codebook_size))
+  return most // max(1, codebooks)
+
+
+def frame_rate(
+  rate: int, stride: int, segment_frames: int = 0, segment_hop: int = 0
+) -> float:
+  """Frames per second of audio; segments that overlap have some twice."""
+  if segment_hop:
+    return segment_frames * rate / segment_hop
+  return rate / stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +95,9 @@ class Header:
   @property
   def frame_rate(self) -> float:
     """Frames per second of audio."""
-    if self.segment_hop:
-      return self.segment_frames * self.rate / self.segment_hop
-    return self.rate / self.stride
+    return frame_rate(
+      self.rate, self.stride, self.segment_frames, self.segment_hop
+    )
 
   @property
   def raw_bits(self) -> int:
@@ -118,6 +138,13 @@ class Header:
       return (
         f"codebooks of {self.codebook_size} entries are only written raw"
         f" ({self.coding} coding takes up to {MOST_ENTRIES})"
+      )
+    if self.chunk_frames > most_frames(
+      self.codebooks, self.codebook_size, self.coding
+    ):
+      return (
+        f"a chunk of {self.chunk_frames} frames of {self.codebooks} x"
+        f" {self.codebook_size} codes is too long for {self.coding} coding"
       )
     return None
 

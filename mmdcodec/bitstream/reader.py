@@ -19,7 +19,7 @@ from mmdcodec.bitstream import header as header_lib
 from mmdcodec.bitstream.chunk import Place
 from mmdcodec.bitstream.header import CRC
 from mmdcodec.bitstream.held import Held, Piece
-from mmdcodec.bitstream.stream import Stream
+from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
 from mmdcodec.text import count
 
@@ -329,7 +329,7 @@ def opened(
   """
   with contextlib.ExitStack() as stack:
     if hasattr(source, "read"):
-      file, name = source, "the stream"
+      file, name = source, name_of(source)
       if not file.seekable():
         file = stack.enter_context(tempfile.TemporaryFile())
         shutil.copyfileobj(source, file)

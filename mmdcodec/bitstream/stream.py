@@ -4,7 +4,14 @@ import dataclasses
 
 import numpy as np
 
+from mmdcodec.bitstream.header import frame_rate
 from mmdcodec.bitstream.packing import code_bits
+
+
+def name_of(file) -> str:
+  """An open file in a message."""
+  name = getattr(file, "name", None)
+  return name if isinstance(name, str) else "the stream"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +50,10 @@ class Stream:
 
   @property
   def frame_rate(self) -> float:
-    """Frames per second."""
-    return self.rate / self.stride
+    """Frames per second of audio, as `Header.frame_rate`."""
+    return frame_rate(
+      self.rate, self.stride, self.segment_frames, self.segment_hop
+    )
 
   @property
   def seconds(self) -> float:
@@ -59,4 +68,6 @@ class Stream:
   @property
   def bits_per_second(self) -> float:
     """Bits of packed codes per second of audio (no header, no scales)."""
+    if not self.samples:
+      return 0.0
     return self.codes.size * code_bits(self.codebook_size) / self.seconds

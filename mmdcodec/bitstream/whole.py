@@ -6,7 +6,7 @@ import os
 from typing import BinaryIO
 
 from mmdcodec.bitstream import chunk
-from mmdcodec.bitstream.header import MOST_CODES, MOST_ENTRIES, Header
+from mmdcodec.bitstream.header import MOST_ENTRIES, Header, most_frames
 from mmdcodec.bitstream.held import Held
 from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
@@ -23,6 +23,8 @@ def chunk_frames(
   frame_rate: float,
   codebooks: int,
   segment_frames: int = 0,
+  codebook_size: int = 2,
+  coding: str = "raw",
 ) -> int:
   """Frames of a chunk of about so many seconds.
 
@@ -31,13 +33,15 @@ def chunk_frames(
     frame_rate: frames per second.
     codebooks: codes per frame.
     segment_frames: a chunk is a multiple of it (0: of one frame).
+    codebook_size: entries of a codebook.
+    coding: one of `CODINGS`.
 
   Returns:
-    At least one frame or segment, and no more codes than a chunk may hold.
+    At least one frame or segment, and no more than a chunk may hold.
   """
   unit = segment_frames or 1
-  most = max(1, MOST_CODES // codebooks // unit)
-  return unit * int(min(most, max(1, round(seconds * frame_rate / unit))))
+  most = max(1, most_frames(codebooks, codebook_size, coding) // unit)
+  return unit * round(min(most, max(1, seconds * frame_rate / unit)))
 
 
 def header_of(
@@ -63,11 +67,17 @@ def header_of(
     scaled=stream.scale is not None,
     model=stream.model,
   )
+  return _in_chunks(header, seconds)
+
+
+def _in_chunks(header: Header, seconds: float) -> Header:
   frames = chunk_frames(
     seconds,
     frame_rate=header.frame_rate,
     codebooks=header.codebooks,
     segment_frames=header.segment_frames,
+    codebook_size=header.codebook_size,
+    coding=header.coding,
   )
   return dataclasses.replace(header, chunk_frames=frames)
 
@@ -91,28 +101,22 @@ def header_for(
   if model.chunk is not None:
     size, segment_hop = model.chunk
     segment_frames = -(-size // model.stride)
-  codebooks = codebooks or codec.codebooks
-  frames = chunk_frames(
-    seconds,
-    frame_rate=codec.rate / model.stride,
-    codebooks=codebooks,
-    segment_frames=segment_frames,
-  )
   if model.codebook_size > MOST_ENTRIES:
     coding = "raw"
-  return Header(
+  header = Header(
     rate=codec.rate,
     channels=codec.channels,
-    codebooks=codebooks,
+    codebooks=codec.codebooks if codebooks is None else codebooks,
     codebook_size=model.codebook_size,
     stride=model.stride,
-    chunk_frames=frames,
+    chunk_frames=1,
     segment_frames=segment_frames,
     segment_hop=segment_hop,
     coding=coding,
     scaled=model.normalize,
     model=codec.hash,
   )
+  return _in_chunks(header, seconds)
 
 
 def write(
@@ -239,16 +243,12 @@ def recode(
   """
   _check_codebooks(reader, codebooks)
   header = reader.header
-  frames = header.chunk_frames
-  if seconds is not None or isinstance(reader, Held):
-    frames = chunk_frames(
-      seconds or CHUNK_SECONDS,
-      frame_rate=header.frame_rate,
-      codebooks=codebooks,
-      segment_frames=header.segment_frames,
-    )
-  header = dataclasses.replace(
-    header, codebooks=codebooks, coding=coding, chunk_frames=frames
+  if seconds is None:
+    seconds = header.chunk_frames / header.frame_rate
+    if isinstance(reader, Held):
+      seconds = CHUNK_SECONDS
+  header = _in_chunks(
+    dataclasses.replace(header, codebooks=codebooks, coding=coding), seconds
   )
   if wrong := header.contradiction():
     raise UserError(f"{reader.name} cannot be written so: {wrong}.")

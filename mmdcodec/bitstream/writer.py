@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mmdcodec import aside
 from mmdcodec.bitstream import chunk, trailer
 from mmdcodec.bitstream.header import CRC, Header
 from mmdcodec.errors import UserError
@@ -37,7 +38,7 @@ class Writer:
       ValueError: the header contradicts itself.
     """
     self.header, self.frames, self.bytes = header, 0, 0
-    self._file, self._heads = file, []
+    self._file, self._heads, self._closed = file, [], False
     data = header.to_bytes()
     (self._seed,) = CRC.unpack(data[-4:])
     self._codes = np.zeros((0, header.codebooks), np.int32)
@@ -68,6 +69,10 @@ class Writer:
     scale = np.zeros(0) if scale is None else np.asarray(scale).reshape(-1)
     if scale.size and not header.scaled:
       raise ValueError("scales were given, but the header has none")
+    if scale.size > 1 and not header.segment_frames:
+      raise ValueError(
+        f"{scale.size} scales were given, but without segments a clip has one"
+      )
     if header.scaled and not header.segment_frames:
       self._scale = np.append(self._scale, scale).astype(np.float32)[:1]
     else:
@@ -107,6 +112,16 @@ class Writer:
     if len(self._scale) and self.header.segment_frames:
       raise ValueError(f"{len(self._scale)} scales are left over")
     self._put(trailer.to_bytes(self._heads, samples, self.header, self._seed))
+    self._closed = True
+
+  def check_closed(self) -> None:
+    """Makes sure that the file is whole.
+
+    Raises:
+      ValueError: `close` was not called.
+    """
+    if not self._closed:
+      raise ValueError("the file is not whole: its writer was not closed")
 
   def _write_chunk(self, frames: int) -> None:
     codes, self._codes = self._codes[:frames], self._codes[frames:]
@@ -140,23 +155,24 @@ def create(
 
   Raises:
     UserError: the path cannot be written.
+    ValueError: the block ended, and `close` was not called.
   """
   if hasattr(target, "write"):
-    yield Writer(target, header)
+    writer = Writer(target, header)
+    yield writer
+    writer.check_closed()
     return
   path = pathlib.Path(target)
-  aside = path.with_name(path.name + ".partial")
+  partial = None
   try:
-    file = open(aside, "wb")
+    with aside.written(path) as partial:
+      with open(partial, "wb") as file:
+        writer = Writer(file, header)
+        yield writer
+        writer.check_closed()
   except OSError as error:
-    raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-  try:
-    with file:
-      yield Writer(file, header)
-    os.replace(aside, path)
-  except OSError as error:
-    if error.filename not in (None, str(aside)):
+    # One of the block's own is not ours to tell of.
+    ours = (None, str(partial), str(path))
+    if partial is not None and error.filename not in ours:
       raise
     raise UserError(f"{path} cannot be written: {error.strerror}.") from error
-  finally:
-    aside.unlink(missing_ok=True)

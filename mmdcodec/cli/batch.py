@@ -1,10 +1,12 @@
 """Many files in one command: a folder's tree, made again in another format."""
 
+import collections
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmdcodec import text
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
@@ -25,18 +27,23 @@ def plan(
   Returns:
     (source, target) pairs: the same tree, the suffix replaced. Where two would
     become one (song.wav and song.mp3), both keep their own suffix before it.
+    All targets differ, also where upper and lower case are one.
   """
   places = [out / path.relative_to(folder) for path in found]
-  plain = [place.with_suffix(suffix) for place in places]
-  twice = (
-    {place for place in plain if plain.count(place) > 1}
-    if len(set(plain)) < len(plain)
-    else set()
-  )
-  return [
-    (path, place.with_name(place.name + suffix) if short in twice else short)
-    for path, place, short in zip(found, places, plain, strict=True)
-  ]
+  short = [place.with_suffix(suffix) for place in places]
+  long = [place.with_name(place.name + suffix) for place in places]
+  targets = short
+  # A long name may be the short one of a third file (song.wav.ogg).
+  while True:
+    keys = [str(target).casefold() for target in targets]
+    times = collections.Counter(keys)
+    longer = [
+      full if times[key] > 1 else target
+      for key, full, target in zip(keys, long, targets, strict=True)
+    ]
+    if longer == targets:
+      return list(zip(found, targets, strict=True))
+    targets = longer
 
 
 def run(
@@ -71,14 +78,17 @@ def run(
   done = len(jobs) - there - len(failures)
   words = [f"{done} of {len(jobs)} files done"]
   if there:
-    words.append(f"{there} were there already (--force makes them again)")
+    words.append(
+      text.count(there, "was", "were")
+      + " there already (--force makes them again)"
+    )
   if failures:
     words.append(f"{len(failures)} failed:")
   print("; ".join(words))
   for source, error in failures:
-    text = str(error)
+    why = str(error)
     print(
-      f"  {text}" if str(source) in text else f"  {source}: {text}",
+      f"  {why}" if str(source) in why else f"  {source}: {why}",
       file=sys.stderr,
     )
   return 1 if failures else 0

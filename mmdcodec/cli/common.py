@@ -46,6 +46,19 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def begins_with(source, magic: bytes) -> bool:
+  """Whether a path or a seekable file begins with these bytes."""
+  if hasattr(source, "read"):
+    start = source.read(len(magic))
+    source.seek(0)
+    return start == magic
+  try:
+    with open(source, "rb") as file:
+      return file.read(len(magic)) == magic
+  except OSError:
+    return False  # whoever opens it next says why
+
+
 def audio_line(source, info, codec) -> str:
   """One line that says what some audio was and what is changed for a codec.
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 HELP = "make audio of .mmdc files"
@@ -28,8 +30,8 @@ def add_arguments(parser):
   parser.add_argument(
     "input",
     metavar="IN",
-    help=".mmdc or raw .ecdc (EnCodec) file, a folder of them, or - for a .mmdc"
-    " file on stdin",
+    help=".mmdc or raw .ecdc (EnCodec) file, a folder of them, or - for one on"
+    " stdin",
   )
   parser.add_argument(
     "output",
@@ -47,7 +49,12 @@ def add_arguments(parser):
     help="sample rate of OUT; the codec's by default",
   )
   parser.add_argument(
-    "--start", type=float, default=0.0, metavar="S", help="second to begin with"
+    "--start",
+    type=float,
+    default=0.0,
+    metavar="S",
+    help="second to begin with (what a codec with an LSTM remembers from longer"
+    " before is left out: its part is close to that of the whole, not equal)",
   )
   parser.add_argument(
     "--end", type=float, metavar="S", help="second to stop before"
@@ -71,7 +78,7 @@ def add_arguments(parser):
 def run(args):
   """Decodes one file, or all of a folder."""
   import mmdcodec
-  from mmdcodec.audio import files
+  from mmdcodec.audio import blocks, files
   from mmdcodec.cli import batch, common
 
   if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
@@ -91,7 +98,9 @@ def run(args):
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       out = Path(folder) / "stdout.wav"
       say = functools.partial(print, file=sys.stderr)
-    file = source if args.input != batch.PIPE else sys.stdin.buffer
+    file = source
+    if args.input == batch.PIPE:
+      file = stack.enter_context(blocks.spooled(sys.stdin.buffer))
     codes = stack.enter_context(opened(args, file))
     codec = mmdcodec.load(args.model)
     decode_file(args, codec, codes, out, say, show=True)
@@ -164,7 +173,7 @@ def opened(args, source) -> Iterator:
 
   Args:
     args: of the command.
-    source: path, or stdin.
+    source: path, or seekable file with a name.
 
   Yields:
     A `bitstream.Reader`.
@@ -174,10 +183,13 @@ def opened(args, source) -> Iterator:
   """
   from mmdcodec import bitstream
   from mmdcodec.bitstream import ecdc
+  from mmdcodec.cli import common
 
   with contextlib.ExitStack() as stack:
-    if getattr(source, "suffix", "").lower() == ecdc.SUFFIX:
-      reader = bitstream.Held(ecdc.read(source), str(source))
+    suffix = getattr(source, "suffix", "").lower()
+    if suffix == ecdc.SUFFIX or common.begins_with(source, ecdc.MAGIC):
+      name = source.name if hasattr(source, "read") else str(source)
+      reader = bitstream.Held(ecdc.read(source), name)
     else:
       reader = stack.enter_context(
         bitstream.opened(source, recover=args.recover)
@@ -205,10 +217,7 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
   from mmdcodec.audio import blocks
   from mmdcodec.cli import common
 
-  check_model(reader, codec, reader.name, args.model)
-  if reader.version == 1 and codec.model.chunk is not None:
-    size, hop = codec.model.chunk
-    reader = reader.in_segments(-(-size // codec.model.stride), hop)
+  reader = check_model(reader, codec, args.model)
   begin, end = _span(args, reader)
   seconds = (end - begin) // codec.rate
   progress = common.progress_line("seconds") if show and seconds else None
@@ -227,8 +236,9 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
     kbps = reader.header.raw_bits * reader.header.frame_rate / 1000
     say(
       f"{name}: {duration:.2f} s, {writer.rate} Hz,"
-      f" {common.plural(codec.channels)}, from {reader.header.codebooks}"
-      f" codebooks ({kbps:.2f} kbps of raw codes)"
+      f" {common.plural(codec.channels)}, from"
+      f" {text.count(reader.header.codebooks, 'codebook', 'codebooks')}"
+      f" ({kbps:.2f} kbps of raw codes)"
     )
 
 
@@ -237,14 +247,16 @@ def _span(args, reader) -> tuple[int, int]:
   rate, samples = reader.header.rate, reader.samples
   end = args.end
   if not 0 <= args.start < samples / rate or (
-    end is not None and not args.start < end
+    end is not None and not args.start < end < math.inf
   ):
     raise UserError(
       f"--start {args.start:g}{'' if end is None else f' --end {end:g}'} is no"
       f" part of {reader.name}, which lasts {samples / rate:.2f} s."
     )
   first = min(samples - 1, round(args.start * rate))
-  last = samples if end is None else min(samples, round(end * rate))
+  last = samples
+  if end is not None and end < samples / rate:
+    last = round(end * rate)
   return first, max(first + 1, last)
 
 
@@ -308,25 +320,52 @@ def _muted(x, at: int, reader):
   return x
 
 
-def check_model(reader, codec, source, model) -> None:
+def check_model(reader, codec, model):
   """Makes sure that a codec made the codes.
 
+  Args:
+    reader: of the codes.
+    codec: the model.
+    model: its name, for messages.
+
+  Returns:
+    The reader; of a file of version 1, with the codec's segments.
+
   Raises:
-    UserError: it was another one; decoding would give noise.
+    UserError: it was another one, and decoding would give noise; or the file
+      says what no file of this codec says.
   """
-  header = reader.header
+  header, source = reader.header, reader.name
   if reader.version and header.model != codec.hash:
     raise UserError(
       f"{source} was made by model {header.model}, but {model} is"
       f" {codec.hash}; decode it with the model that made it (`mmdcodec info`"
       " shows the name of each)."
     )
-  found = (header.rate, header.channels, header.stride, header.codebook_size)
-  wanted = (codec.rate, codec.channels, codec.model.stride)
-  if found == (*wanted, codec.model.codebook_size) and (
-    header.codebooks <= codec.codebooks
+  segments = 0, 0
+  if codec.model.chunk is not None:
+    size, hop = codec.model.chunk
+    segments = -(-size // codec.model.stride), hop
+    if reader.version == 1:
+      reader = reader.in_segments(*segments)
+      header = reader.header
+  found = (
+    (header.rate, header.channels, header.stride, header.codebook_size),
+    (header.segment_frames, header.segment_hop),
+    header.scaled,
+  )
+  wanted = (
+    (codec.rate, codec.channels, codec.model.stride, codec.model.codebook_size),
+    segments,
+    codec.model.normalize,
+  )
+  if (
+    found == wanted
+    and header.codebooks <= codec.codebooks
+    and _scales(reader) == header.scales(reader.frames)
+    and reader.samples <= codec.model.samples_of(reader.frames)
   ):
-    return
+    return reader
   if not reader.version:
     raise UserError(
       f"{source} was made by a codec of {header.rate} Hz with"
@@ -335,3 +374,13 @@ def check_model(reader, codec, source, model) -> None:
     )
   # The name covers the settings: a header that was tampered with.
   raise UserError(f"{source} is damaged: its header does not fit its model.")
+
+
+def _scales(reader) -> int:
+  """How many scales a file has; a chunk has as many as it must."""
+  from mmdcodec import bitstream
+
+  if not isinstance(reader, bitstream.Held):
+    return reader.header.scales(reader.frames)
+  scale = reader.read().scale
+  return 0 if scale is None else len(scale)

@@ -5,6 +5,7 @@ import functools
 import sys
 from pathlib import Path
 
+from mmdcodec import text
 from mmdcodec.errors import UserError
 
 HELP = "code audio into small .mmdc files"
@@ -15,13 +16,16 @@ EXAMPLE = (
 )
 
 
+_DAY = 86_400
+
+
 def add_arguments(parser):
   """Adds the verb's arguments."""
   parser.add_argument(
     "input",
     metavar="IN",
     help="audio of any rate (wav flac ogg opus mp3 aiff), a folder of it,"
-    " - for a wav on stdin, or a .mmdc file that is to have fewer codebooks or"
+    " - for either on stdin, or a .mmdc file that is to have fewer codebooks or"
     " another coding",
   )
   parser.add_argument(
@@ -59,15 +63,18 @@ def run(args):
   from mmdcodec import bitstream
   from mmdcodec.cli import batch, common
 
-  if args.chunk is not None and not 0 < args.chunk < float("inf"):
-    raise UserError(f"--chunk is {args.chunk}; it is in seconds, such as 30.")
+  if args.chunk is not None and not 0 < args.chunk <= _DAY:
+    raise UserError(
+      f"--chunk is {args.chunk}; it is in seconds, such as 30, and at most"
+      f" {_DAY} (a day)."
+    )
   source, target = Path(args.input), args.output
   if args.input != batch.PIPE and source.is_dir():
     return _run_folder(args, source)
   if args.input != batch.PIPE:
     common.check_input(source)
   if target != batch.PIPE:
-    coded = source.suffix.lower() == bitstream.SUFFIX
+    coded = args.input != batch.PIPE and _coded(source)
     if not target.lower().endswith(bitstream.SUFFIX):
       advice = (
         f"{source} is coded already; to get audio out of it: mmdcodec decode"
@@ -86,11 +93,22 @@ def run(args):
     say = functools.partial(
       print, file=sys.stderr if target == batch.PIPE else sys.stdout
     )
-    if args.input != batch.PIPE and source.suffix.lower() == bitstream.SUFFIX:
-      _recode(args, source, out, say)
+    if _coded(file):
+      _recode(args, file, out, say)
     else:
       encode_file(args, _model(args), file, out, say, show=True)
   return 0
+
+
+def _coded(source) -> bool:
+  """Whether a path or stdin is coded already, or called so."""
+  from mmdcodec import bitstream
+  from mmdcodec.cli import common
+
+  suffix = getattr(source, "suffix", "").lower()
+  return suffix == bitstream.SUFFIX or common.begins_with(
+    source, bitstream.MAGIC
+  )
 
 
 def _stdin(stack):
@@ -117,6 +135,11 @@ def _run_folder(args, folder: Path) -> int:
   if not found:
     raise UserError(f"{folder} holds no audio ({' '.join(files.SUFFIXES)}).")
   codec = _model(args)
+  most = codec.codebooks
+  if args.codebooks is not None and not 1 <= args.codebooks <= most:
+    raise UserError(
+      f"--codebooks is {args.codebooks}; {args.model} has 1 to {most}."
+    )
   return batch.run(
     batch.plan(folder, found, out, bitstream.SUFFIX),
     lambda source, target: encode_file(args, codec, source, target),
@@ -142,6 +165,7 @@ def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
   from mmdcodec.audio import blocks
   from mmdcodec.cli import common
 
+  was = _size(source)
   with blocks.read(source, rate=codec.rate, channels=codec.channels) as (
     info,
     parts,
@@ -163,7 +187,6 @@ def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
       writer.close(count.samples)
   if say:
     name = "stdout" if hasattr(target, "write") else target
-    was = source.stat().st_size if isinstance(source, Path) else None
     say(_result(name, writer, count.samples, was))
 
 
@@ -191,10 +214,11 @@ def _result(name, writer, samples: int, was: int | None) -> str:
   from mmdcodec.cli import common
 
   header = writer.header
-  seconds = samples / header.rate
+  seconds = max(samples, 1) / header.rate
   raw = header.raw_bits * writer.frames / seconds
   words = (
-    f"{name}: {writer.frames} frames of {header.codebooks} codes,"
+    f"{name}: {text.count(writer.frames, 'frame', 'frames')} of"
+    f" {text.count(header.codebooks, 'code', 'codes')},"
     f" {8 * writer.bytes / seconds / 1000:.2f} kbps in all"
     f" ({raw / 1000:.2f} kbps of codes packed raw; coding {header.coding}),"
     f" {common.bytes_text(writer.bytes)}"
@@ -202,19 +226,28 @@ def _result(name, writer, samples: int, was: int | None) -> str:
   return words + (f" (was {common.bytes_text(was)})" if was else "")
 
 
-def _recode(args, source: Path, target, say) -> None:
+def _size(source) -> int | None:
+  """Bytes of a path that may be written over; None of a pipe."""
+  return source.stat().st_size if isinstance(source, Path) else None
+
+
+def _recode(args, source, target, say) -> None:
   """A coded file with fewer codebooks or another coding; no model is needed."""
   from mmdcodec import bitstream
   from mmdcodec.cli import common
 
   if args.chunk and not args.coding:
     raise UserError("--chunk of a coded file goes with --coding.")
-  if not args.coding and not args.codebooks:
+  name = source if isinstance(source, Path) else source.name
+  if not args.coding and args.codebooks is None:
     raise UserError(
-      f"{source} is coded already: give --codebooks or --coding to change it."
+      f"{name} is coded already: give --codebooks or --coding to change it."
     )
+  was = _size(source)
   with bitstream.opened(source) as reader:
-    codebooks = args.codebooks or reader.header.codebooks
+    codebooks = args.codebooks
+    if codebooks is None:
+      codebooks = reader.header.codebooks
     if args.coding:
       size = bitstream.recode(
         reader, target, codebooks, coding=args.coding, seconds=args.chunk
@@ -223,8 +256,8 @@ def _recode(args, source: Path, target, say) -> None:
       size = bitstream.drop_codebooks(reader, target, codebooks)
     seconds = max(reader.samples, 1) / reader.header.rate
   name = "stdout" if hasattr(target, "write") else target
-  say(
-    f"{name}: {codebooks} codebooks, {8 * size / seconds / 1000:.2f} kbps,"
-    f" {common.bytes_text(size)} (was"
-    f" {common.bytes_text(source.stat().st_size)})"
+  words = (
+    f"{name}: {text.count(codebooks, 'codebook', 'codebooks')},"
+    f" {8 * size / seconds / 1000:.2f} kbps, {common.bytes_text(size)}"
   )
+  say(words + (f" (was {common.bytes_text(was)})" if was else ""))

@@ -75,7 +75,7 @@ def _describe(path: pathlib.Path, reader) -> str:
     ]
   length = text.duration(reader.time(header.chunk_frames))
   rows += [
-    ("chunks", f"{reader.chunks} of up to {length}"),
+    ("chunks", f"{reader.chunks} of at most {length}"),
     ("scales", "yes" if header.scaled else "no"),
     ("model", header.model),
     ("size", common.bytes_text(size)),

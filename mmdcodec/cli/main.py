@@ -65,8 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     argv: the command line without the program's name.
 
   Returns:
-    The exit code: 0, 2 after a mistake of the user's, 75 when a training run
-    was preempted (and can be continued).
+    The exit code: 0; 1 if some files of a folder failed; 2 after a mistake of
+    the user's; 75 when a training run was preempted (and can be continued);
+    130 if interrupted.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
   # Checkpoint and data libraries tell of their inner life there.
