@@ -34,6 +34,8 @@ _TRUST = 1 << 16  # all weights together
 _SHARE = 7  # 2^-7 of the trust is shared out anew after every code
 _BACKOFF = 24
 _BATCH = 64
+# Followers of a context from which on they are kept as a row, too.
+_MANY = 32
 
 
 def encode(codes: np.ndarray, size: int, coding: str) -> list[bytes]:
@@ -164,14 +166,14 @@ def _predict(
   total = (1 << _PRECISION) - size
   below = [codes[:, j].tolist() for j in range(max(0, k - 2), k)][::-1]
   parents = _parents(k) if conditional else ()
-  # Of each expert: context -> (number, code -> number).
-  tables = [{} for _ in parents]
+  tables: list[dict] = [{} for _ in parents]  # of each expert, by context
+  scratch = np.zeros(size, np.float32)
   trust = [_TRUST // (len(parents) + 1)] * (len(parents) + 1)
   plain, seen = np.zeros(size, np.float32), 0
   row, out, counted = np.zeros(size, np.float32), [], [0] * size
   for t, keys in enumerate(_contexts(k, out, below, len(codes), conditional)):
     found = [
-      table.get(key) or (0, {}) for table, key in zip(tables, keys, strict=True)
+      table.get(key) or _Seen() for table, key in zip(tables, keys, strict=True)
     ]
     # Each expert's part of the total, then what it leaves to those behind it.
     whole = sum(trust)
@@ -179,7 +181,7 @@ def _predict(
     parts[0] += total - sum(parts)
     each = [0] * len(found)
     for e in range(len(found) - 1, -1, -1):
-      number = found[e][0]
+      number = found[e].number
       part = parts[e + 1]
       if number:
         each[e] = part // (number + _BACKOFF)
@@ -194,18 +196,22 @@ def _predict(
     rest = parts[0] - one * seen
     row += rest // size
     row[0] += rest % size
-    for (_, counts), times in zip(found, each, strict=True):
-      if times:
-        for x, number in counts.items():
+    for here, times in zip(found, each, strict=True):
+      if times and here.row is not None:
+        # Whole numbers below 2^24: float32 holds them exactly.
+        row += np.multiply(here.row, np.float32(times), out=scratch)
+      elif times:
+        for x, number in here.counts.items():
           row[x] += times * number
     x = code(t, row)
     out.append(x)
     # How probable each found it.
     chance = [((counted[x] << 20) + _ONE) // (seen + size)]
-    for (number, counts), (first, second) in zip(found, parents, strict=True):
+    for here, (first, second) in zip(found, parents, strict=True):
       behind = chance[first] + chance[second] >> 1
+      count = here.counts.get(x, 0)
       chance.append(
-        ((counts.get(x, 0) << 20) + _BACKOFF * behind) // (number + _BACKOFF)
+        ((count << 20) + _BACKOFF * behind) // (here.number + _BACKOFF)
       )
     if parents:
       mean = sum(map(int.__mul__, trust, chance)) // whole + 1
@@ -215,11 +221,36 @@ def _predict(
     counted[x] += 1
     plain[x] += 1
     seen += 1
-    for table, key in zip(tables, keys, strict=True):
-      number, counts = table.get(key) or (0, {})
-      counts[x] = counts.get(x, 0) + 1
-      table[key] = number + 1, counts
+    for table, key, here in zip(tables, keys, found, strict=True):
+      table[key] = here
+      here.learn(x, size)
   return out
+
+
+class _Seen:
+  """What followed a context.
+
+  Attributes:
+    number: of codes that followed.
+    counts: code -> number.
+    row: the same, float32 [size], where so many codes followed that going
+      through them is slow; else None.
+  """
+
+  __slots__ = ("counts", "number", "row")
+
+  def __init__(self):
+    self.number, self.counts, self.row = 0, {}, None
+
+  def learn(self, x: int, size: int) -> None:
+    counts = self.counts
+    counts[x] = counts.get(x, 0) + 1
+    self.number += 1
+    if self.row is not None:
+      self.row[x] += 1
+    elif len(counts) > max(_MANY, size >> 6):
+      self.row = np.zeros(size, np.float32)
+      self.row[list(counts)] = list(counts.values())
 
 
 def _parents(k: int) -> tuple[tuple[int, int], ...]:

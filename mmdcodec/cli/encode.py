@@ -24,9 +24,9 @@ def add_arguments(parser):
   parser.add_argument(
     "input",
     metavar="IN",
-    help="audio of any rate (wav flac ogg opus mp3 aiff), a folder of it,"
-    " - for either on stdin, or a .mmdc file that is to have fewer codebooks or"
-    " another coding",
+    help="audio of any rate (wav flac ogg opus mp3 aiff), a folder of it, or a"
+    " .mmdc file that is to have fewer codebooks or another coding; - for"
+    " stdin",
   )
   parser.add_argument(
     "output", metavar="OUT", help=".mmdc file, folder, or - for stdout"
