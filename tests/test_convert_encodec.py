@@ -19,7 +19,7 @@ import safetensors.numpy
 import mmdcodec
 from mmdcodec import convert
 from mmdcodec.cli.main import main
-from mmdcodec.convert import encodec, hub, weights
+from mmdcodec.convert import encodec, encodec_config, hub, weights
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import loaded
@@ -131,6 +131,50 @@ def test_old_names_give_the_same_model(tmp_path, folder):
   assert convert.read(old)[0]["model"] == wanted[0]["model"]
 
 
+def test_a_file_beside_its_config(tmp_path, folder):
+  """Catches a config.json that is ignored, or that is not the file's own."""
+  config, w, _ = fixture("encodec24_tiny")
+  by_file = convert.read(folder / "model.safetensors")
+  wanted = convert.read(folder)
+  same(by_file[1], wanted[1])
+  assert by_file[0]["model"] == wanted[0]["model"]
+  assert by_file[0]["source"]["config"] == config
+  with pytest.raises(UserError, match="--preset away"):
+    convert.read(folder / "model.safetensors", "encodec_24khz")
+  # A bundle's config, or that of another model, says nothing of these weights.
+  for other, tensors, preset in [
+    ({"kind": "codec", "model": {}}, w, "encodec_24khz"),
+    (
+      {"model_type": "musicgen"},
+      {released(name): a for name, a in w.items()},
+      "encodec_24khz",
+    ),
+  ]:
+    place = write_folder(tmp_path / str(len(other)), other, tensors)
+    found = convert.read(place / "model.safetensors", preset)
+    assert found[0]["source"]["config"] is None
+    same(found[1], wanted[1])
+
+
+def test_public_weights_are_never_replaced(tmp_path, folder, fails):
+  """Catches a --force that destroys weights, whose files have our names."""
+  config, w, _ = fixture("encodec24_tiny")
+  other = write_folder(tmp_path / "public", config, w)
+  before = {p.name: p.read_bytes() for p in other.iterdir()}
+  link = tmp_path / "link"
+  link.symlink_to(other)
+  for target in (other, link, tmp_path / "none" / ".." / "public"):
+    for source in (folder, other, other / "model.safetensors"):
+      assert "public weights" in fails("convert", source, target, "--force")
+    assert "public weights" in fails("export", folder, target, "--force")
+  # Weights of a release beside a config.json that is nobody's.
+  (other / "config.json").write_text("{}")
+  for source in (other, other / "model.safetensors"):
+    assert "come from" in fails("convert", source, other, "--force")
+  (other / "config.json").write_bytes(before["config.json"])
+  assert {p.name: p.read_bytes() for p in other.iterdir()} == before
+
+
 @pytest.mark.parametrize(
   "name,preset,rate",
   [
@@ -207,16 +251,23 @@ def test_every_tensor_is_needed_and_none_is_ignored(folder):
   lost = "decoder.layers.3.conv.parametrizations.weight.original0"
   extra = "encoder.layers.13.lstm.weight_hr_l0"
   wrong = "encoder.layers.15.conv.bias"
+  bias = "decoder.layers.1.lstm.bias_hh_l0"
+  sizes, average = (
+    f"quantizer.layers.0.codebook.{what}"
+    for what in ("cluster_size", "embed_avg")
+  )
   check = lambda new: encodec.convert(new, config)
   for change, words in [
     (lambda w: w.pop(lost), f"1 tensor is missing .{lost}"),
     (lambda w: w.update({extra: w[wrong]}), f"1 tensor is left over .{extra}"),
     (lambda w: w.update({wrong: w[wrong][1:]}), wrong),
     (lambda w: w.update({old_norm(lost): w[lost]}), "one purpose"),
-    (
-      lambda w: w.update({"quantizer.layers.0.codebook.embed_avg": w[wrong]}),
-      "quantizer.layers.0",
-    ),
+    (lambda w: w.update({average: w[wrong]}), average),
+    (lambda w: w.update({sizes: w[sizes][:3]}), sizes),
+    (lambda w: w.update({bias: w[bias][:1]}), bias),
+    (lambda w: w.update({wrong: w[wrong] * np.nan}), f"finite.*{wrong}"),
+    (lambda w: w.update({average: w[average] + np.inf}), f"finite.*{average}"),
+    (lambda w: w.update({wrong: w[wrong].astype(int)}), f"floats.*{wrong}"),
   ]:
     new = dict(w)
     change(new)
@@ -233,7 +284,7 @@ def test_every_tensor_is_needed_and_none_is_ignored(folder):
 def test_every_field_of_the_config_counts():
   """Catches a field that is ignored, though it changes the network."""
   config, _, _ = fixture("encodec24_tiny")
-  plain = encodec.fields_of(config)
+  plain = encodec_config.fields_of(config)
   ours = {
     "audio_channels": ("channels", 2),
     "chunk_length_s": ("chunk_seconds", 0.5),
@@ -265,13 +316,13 @@ def test_every_field_of_the_config_counts():
   for key, (field, value) in ours.items():
     new = config | {key: theirs.get(key, value), "codebook_dim": None}
     new |= {"overlap": 0.02} if key == "chunk_length_s" else {}
-    fields = encodec.fields_of(json.loads(json.dumps(new)))
+    fields = encodec_config.fields_of(json.loads(json.dumps(new)))
     found = fields[field]
     assert (tuple(found) if isinstance(found, list) else found) == value
     assert plain[field] != found
   assert fields.keys() == plain.keys()
   told = {*ours, "overlap", "codebook_dim", "dilation_growth_rate"}
-  assert told | {*encodec.BOOKKEEPING} >= {*config}
+  assert told | {*encodec_config.BOOKKEEPING} >= {*config}
   # Four codebooks of 2^11 codes at 50 Hz are 2.2 kbps; 32 of 2^10 at 75 are 24.
   for kbps, size, ratios, books in [
     ([2.2], 2048, [8, 5, 4, 4], 4),
@@ -283,7 +334,7 @@ def test_every_field_of_the_config_counts():
       upsampling_ratios=ratios,
       sampling_rate=32000 if size == 2048 else 24000,
     )
-    assert encodec.fields_of(new)["codebooks"] == books
+    assert encodec_config.fields_of(new)["codebooks"] == books
   for key, value in [
     ("norm_type", "layer_norm"),
     ("pad_mode", "replicate"),
@@ -298,7 +349,55 @@ def test_every_field_of_the_config_counts():
   ]:
     word = "overlap" if key == "chunk_length_s" else key
     with pytest.raises(UserError, match=word):
-      encodec.fields_of(config | {key: value})
+      encodec_config.fields_of(config | {key: value})
+
+
+@pytest.mark.parametrize(
+  "key,values",
+  [
+    ("num_residual_layers", ["1", 10**7, 0, True]),
+    ("dilation_growth_rate", ["2", 2.5, 0, 10**9]),
+    ("pad_mode", [["reflect"], None, {}]),
+    ("norm_type", [["weight_norm"], 1]),
+    ("use_conv_shortcut", [1, "true", [True]]),
+    ("use_causal_conv", [1, None]),
+    ("normalize", ["false"]),
+    ("upsampling_ratios", [["8", 5], [0, 5], [], "85", [2] * 99, [200] * 4]),
+    ("kernel_size", [7.0, -1, 10**9]),
+    ("last_kernel_size", ["7"]),
+    ("residual_kernel_size", [[3]]),
+    ("target_bandwidths", [6, ["a"], [0.01], [6.0, None], [1e4], [1e308]]),
+    ("codebook_size", [0, 1, 1024.5, 10**400]),
+    ("codebook_dim", ["16", [16], 8]),
+    ("sampling_rate", [0, -24000, float("nan"), float("inf"), 24000.0]),
+    ("num_filters", [0, True]),
+    ("hidden_size", [0, 10**9]),
+    ("compress", [0, 5]),
+    ("audio_channels", [0, "1", 10**6]),
+    ("num_lstm_layers", [0, 10**6]),
+    ("chunk_length_s", [-1, "1", 0.0, 1e-9, float("nan"), float("inf")]),
+    ("overlap", [1.0, -0.1, "0.01", [0.01]]),
+    ("trim_right_ratio", [7, -1, "1", float("nan")]),
+  ],
+)
+def test_nonsense_in_a_config_is_named(key, values):
+  """Catches a traceback, or a model of a size that no one meant."""
+  config, _, _ = fixture("encodec24_tiny")
+  config |= {"chunk_length_s": 1.0, "overlap": 0.01}
+  encodec_config.fields_of(config)
+  for value in values:
+    with pytest.raises(UserError) as error:
+      encodec_config.fields_of(config | {key: value})
+    text = str(error.value)
+    assert text.startswith(f"config.json has {key} = ") and len(text) < 300
+
+
+def test_what_every_model_says_is_no_matter():
+  """Catches a model refused for what transformers writes beside its fields."""
+  config, _, _ = fixture("encodec24_tiny")
+  more = {"_attn_implementation_autoset": True, "use_cache": True}
+  told = encodec_config.fields_of(config | more)
+  assert told == encodec_config.fields_of(config)
 
 
 def test_files_in_parts_and_of_half_precision(tmp_path, folder):
@@ -343,6 +442,7 @@ def test_mistakes_are_named(tmp_path, folder, fails):
   (pickled / "config.json").write_text('{"model_type": "encodec"}')
   error = fails("convert", pickled, out)
   assert "pickle" in error and "safetensors.torch.save_file" in error
+  assert "best_state" in error
   assert "pickle" in fails("convert", pickled / "pytorch_model.bin", out)
   assert "holds no model.safetensors" in fails("convert", tmp_path, out)
   assert "no such file" in fails("convert", tmp_path / "nothing", out)
@@ -353,6 +453,10 @@ def test_mistakes_are_named(tmp_path, folder, fails):
   other.mkdir()
   (other / "config.json").write_text('{"model_type": "dac"}')
   assert "'dac'" in fails("convert", other, out)
+  (other / "config.json").write_text('{"model_type": ["encodec"]}')
+  assert "['encodec']" in fails("convert", other, out)
+  (other / "config.json").write_text("[" * 10**5)
+  assert "JSON" in fails("convert", other, out)
   (other / "config.json").unlink()
   safetensors.numpy.save_file({"a": np.ones(3)}, other / "model.safetensors")
   assert "not the weights of an EnCodec" in fails("convert", other, out)

@@ -1,5 +1,9 @@
 """`mmdcodec convert`: public weights become a bundle."""
 
+import pathlib
+
+from mmdcodec.errors import UserError
+
 HELP = "make a bundle of public weights (EnCodec at 24, 32 and 48 kHz)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
 
@@ -28,7 +32,15 @@ def run(args):
   from mmdcodec import bundle, convert
   from mmdcodec.convert import hub
 
-  config, variables = convert.read(hub.find(args.source), args.preset)
+  convert.spare(args.bundle)
+  source = hub.find(args.source)
+  folder = source.parent if source.is_file() else source
+  if folder.resolve() == pathlib.Path(args.bundle).resolve():
+    raise UserError(
+      f"{args.bundle} is where the weights come from: choose another name for"
+      " the bundle."
+    )
+  config, variables = convert.read(source, args.preset)
   bundle.save(args.bundle, config, variables, force=args.force)
   model = config["model"]
   print(

@@ -33,8 +33,9 @@ def add_arguments(parser):
 
 def run(args):
   """Exports one model."""
-  from mmdcodec import bundle
+  from mmdcodec import bundle, convert
 
+  convert.spare(args.bundle)
   if args.format == "stablehlo":
     return _run_stablehlo(args)
   step = bundle.export(

@@ -31,77 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.convert import weights
+from mmdcodec.convert.encodec_config import fields_of
 from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
-
-# Field of transformers' config -> field of ours; and what it is where an old
-# config does not say it.
-FIELDS = {
-  "sampling_rate": ("rate", 24000),
-  "audio_channels": ("channels", 1),
-  "normalize": ("normalize", False),
-  "hidden_size": ("dim", 128),
-  "num_filters": ("filters", 32),
-  "upsampling_ratios": ("ratios", (8, 5, 4, 2)),
-  "kernel_size": ("kernel", 7),
-  "last_kernel_size": ("last_kernel", 7),
-  "residual_kernel_size": ("residual_kernel", 3),
-  "use_causal_conv": ("causal", True),
-  "compress": ("compress", 2),
-  "num_lstm_layers": ("lstm_layers", 2),
-  "trim_right_ratio": ("trim_right_ratio", 1.0),
-  "codebook_size": ("codebook_size", 1024),
-}
-
-# Field -> (value if absent, {value: ours}): any other value is refused.
-CHOICES = {
-  "norm_type": (
-    "norm",
-    "weight_norm",
-    {"weight_norm": "weight", "time_group_norm": "time_group"},
-  ),
-  "pad_mode": (
-    "pad_mode",
-    "reflect",
-    {"reflect": "reflect", "constant": "constant"},
-  ),
-  "use_conv_shortcut": (
-    "shortcut",
-    True,
-    {True: "conv", False: "identity"},
-  ),
-}
-
-# Used below.
-OTHERS = (
-  "target_bandwidths",
-  "num_residual_layers",
-  "dilation_growth_rate",
-  "chunk_length_s",
-  "overlap",
-  "codebook_dim",
-)
-
-# Said of every model by transformers; nothing in the network depends on them.
-BOOKKEEPING = (
-  "_commit_hash",
-  "_name_or_path",
-  "architectures",
-  "auto_map",
-  "chunk_size_feed_forward",
-  "dtype",
-  "id2label",
-  "is_encoder_decoder",
-  "label2id",
-  "model_type",
-  "output_attentions",
-  "output_hidden_states",
-  "problem_type",
-  "return_dict",
-  "torch_dtype",
-  "transformers_version",
-)
 
 # The published models, whose numbers tell them apart.
 PRESETS = ("encodec_24khz", "encodec_32khz", "encodec_48khz")
@@ -168,64 +101,6 @@ def canonical(name: str) -> str:
   ):
     name = re.sub(pattern, new, name)
   return name
-
-
-def fields_of(config: dict[str, Any]) -> dict[str, Any]:
-  """Fields of the Codec that a config.json of transformers describes.
-
-  Raises:
-    UserError: a field that is not known, or has a value that is not supported.
-  """
-  known = (*FIELDS, *CHOICES, *OTHERS, *BOOKKEEPING)
-  for key in config:
-    if key not in known:
-      raise UserError(
-        f"config.json has a field {key!r}, which the EnCodec of this version"
-        " does not know."
-      )
-  fields: dict[str, Any] = {}
-  for key, (ours, default) in FIELDS.items():
-    value = config.get(key, default)
-    many = isinstance(default, tuple)
-    if not isinstance(value, (list, tuple) if many else (int, float)):
-      raise _refused(key, value, "a list" if many else "a number")
-    fields[ours] = tuple(value) if many else value
-  for key, (ours, default, values) in CHOICES.items():
-    value = config.get(key, default)
-    if value not in values:
-      raise _refused(key, value, " or ".join(map(repr, values)))
-    fields[ours] = values[value]
-  for key, least in [("num_lstm_layers", 1), ("num_residual_layers", 1)]:
-    if config.get(key, least) < least:
-      raise _refused(key, config[key], f"at least {least}")
-  growth = config.get("dilation_growth_rate", 2)
-  layers = range(config.get("num_residual_layers", 1))
-  fields["dilations"] = tuple(growth**i for i in layers)
-  if config.get("codebook_dim") not in (None, fields["dim"]):
-    raise _refused("codebook_dim", config["codebook_dim"], "hidden_size")
-  seconds, overlap = config.get("chunk_length_s"), config.get("overlap")
-  if seconds is not None and overlap is None:
-    raise _refused("overlap", overlap, "a number, as there is chunk_length_s")
-  fields["chunk_seconds"] = seconds or 0.0
-  if seconds:
-    fields["overlap"] = overlap
-  kbps = config.get("target_bandwidths", (1.5, 3.0, 6.0, 12.0, 24.0))
-  if not kbps:
-    raise _refused("target_bandwidths", kbps, "at least one number")
-  # As many as the widest needs, with the whole bits and hertz of the source.
-  frames = math.ceil(fields["rate"] / math.prod(fields["ratios"]))
-  bits = math.ceil(math.log2(fields["codebook_size"]))
-  fields["codebooks"] = int(1000 * max(kbps) // (frames * bits))
-  # Several bandwidths are the choices that were drawn from in training.
-  fields["quantizer_dropout"] = float(len(kbps) > 1)
-  return codec_model.preset("encodec_24khz", **fields)
-
-
-def _refused(key: str, value: Any, wanted: str) -> UserError:
-  return UserError(
-    f"config.json has {key} = {value!r}, which is not supported: expected"
-    f" {wanted}."
-  )
 
 
 def guess(
@@ -380,9 +255,19 @@ def _lstm(layers: int, to: str, key: str) -> list[Rule]:
       target, source = f"{to}/layer_{i}/{path}", f"{key}.lstm.{name}_l{i}"
       out.append(Rule((target,), (source,), lambda a: (a.T,)))
     names = tuple(f"{key}.lstm.bias_{kind}_l{i}" for kind in ("ih", "hh"))
-    add = lambda a, b: (a + b,)
-    out.append(Rule((f"{to}/layer_{i}/bias",), names, add))
+    out.append(Rule((f"{to}/layer_{i}/bias",), names, _sum(names)))
   return out
+
+
+def _sum(names: tuple[str, str]):
+  """Adds two tensors, and never broadcasts one."""
+
+  def make(a, b):
+    if a.shape != b.shape:
+      raise weights.Misfit(names)
+    return (a + b,)
+
+  return make
 
 
 def _codebooks(count: int) -> Rule:
@@ -393,10 +278,16 @@ def _codebooks(count: int) -> Rule:
     embed, averages, sizes, inited = (
       arrays[i * count : (i + 1) * count] for i in range(4)
     )
-    # Embed times smoothed count, so nothing new; but not of another codebook.
-    for e, average in zip(embed, averages, strict=True):
-      if average is not None and average.shape != e.shape:
-        raise ValueError("embed_avg has another shape than embed")
+    # Averages are embed times smoothed count, so nothing new; but not of
+    # another codebook.
+    for i, e in enumerate(embed):
+      for what, array, shape in (
+        ("embed_avg", averages[i], e.shape),
+        ("cluster_size", sizes[i], e.shape[:1]),
+        ("inited", inited[i], (1,)),
+      ):
+        if array is not None and array.shape != shape:
+          raise weights.Misfit([CODEBOOK.format(i, what)])
     mean = [0.0 if size is None else float(size.mean()) for size in sizes]
     started = all(i is None or i.all() for i in inited)
     return *codebook_state(np.stack(embed), mean), np.array(started)

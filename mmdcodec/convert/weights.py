@@ -41,6 +41,18 @@ class Rule:
   optional: tuple[str, ...] = ()
 
 
+class Misfit(ValueError):
+  """Tensors that do not fit together.
+
+  Attributes:
+    names: of them.
+  """
+
+  def __init__(self, names: Sequence[str]):
+    super().__init__(", ".join(names))
+    self.names = names
+
+
 def apply(
   rules: Sequence[Rule],
   arrays: dict[str, np.ndarray],
@@ -57,8 +69,8 @@ def apply(
     arrays by path; floats as float32.
 
   Raises:
-    UserError: with the names of all tensors that are missing, left over, or
-      of a shape that does not fit.
+    UserError: with the names of all tensors that are missing, left over, of
+      a shape that does not fit, no floats, or not finite.
     ValueError: the rules use a tensor twice or do not make what is wanted: no
       fault of the file's.
   """
@@ -77,24 +89,39 @@ def apply(
   if faults:
     raise UserError(f"the weights do not fit: {'; '.join(faults)}.")
   out, wrong = {}, []
+  needed = [name for rule in rules for name in rule.names]
+  bad = [n for n in needed if arrays[n].dtype.kind != "f"]
+  bad += [n for n in arrays if not np.isfinite(arrays[n]).all()]
+  if bad:
+    raise UserError(
+      f"the weights can't be used: {len(bad)} of other numbers than finite"
+      f" floats ({_listed(bad)})."
+    )
   for rule in rules:
     given = [arrays[name] for name in rule.names]
     given += [arrays.get(name) for name in rule.optional]
     try:
       made = rule.make(*given)
-    except ValueError:  # shapes that can't be transposed, stacked or added
-      wrong += rule.names
+    except Misfit as error:
+      wrong += _shaped(error.names, arrays)
+      continue
+    except ValueError:  # shapes that can't be transposed or stacked
+      wrong += _shaped(rule.names, arrays)
       continue
     for target, array in zip(rule.targets, made, strict=True):
       out[target] = array
       if array.shape != shapes[target]:
-        wrong += [f"{name} {arrays[name].shape}" for name in rule.names]
+        wrong += _shaped(rule.names, arrays)
   if wrong:
     raise UserError(
       f"the weights do not fit: {len(wrong)} of another shape than the config"
       f" says ({_listed(wrong)})."
     )
   return out
+
+
+def _shaped(names: Sequence[str], arrays: dict[str, np.ndarray]) -> list[str]:
+  return [f"{name} {arrays[name].shape}" for name in names]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -165,8 +192,10 @@ def _pickled(path: pathlib.Path) -> UserError:
   return UserError(
     f"{path.name} is a Python pickle, which can run any program when it is"
     f" opened, and is not read. Get {WEIGHTS_FILE} of the same model, or make"
-    " it where PyTorch is installed: safetensors.torch.save_file(torch.load("
-    f'"{path.name}", map_location="cpu", weights_only=True), "{WEIGHTS_FILE}")'
+    f' it where PyTorch is installed: w = torch.load("{path.name}",'
+    ' map_location="cpu", weights_only=True); safetensors.torch.save_file('
+    f'w.get("best_state", w), "{WEIGHTS_FILE}"), which takes a file of tensors'
+    " by name, or one of audiocraft, that has them under best_state"
   )
 
 
@@ -178,11 +207,19 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
     raise UserError(f"{path} is damaged: {error}.") from None
-  # bfloat16 has no kind of its own in NumPy: "V".
-  return {
-    name: a.astype(np.float32) if a.dtype.kind in "fV" else a
-    for name, a in arrays.items()
-  }
+  # bfloat16 has no kind of its own in NumPy: "V". What overflows is refused
+  # with all that is not finite.
+  with np.errstate(over="ignore"):
+    return {
+      name: a.astype(np.float32) if a.dtype.kind in "fV" else a
+      for name, a in arrays.items()
+    }
+
+
+def named_by_transformers(arrays: dict[str, np.ndarray]) -> bool:
+  """Whether tensors have the names of transformers, not of a release."""
+  first = re.compile(r"(encoder|decoder)\.layers\.")
+  return any(first.match(name) for name in arrays)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:
@@ -194,7 +231,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any] | None:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path} can't be read as JSON: {error}.") from None
   if not isinstance(value, dict):
     raise UserError(f"{path} is not a JSON object.")

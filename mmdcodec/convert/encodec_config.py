@@ -1,0 +1,146 @@
+"""What transformers' config.json of an EnCodec says, as fields of our Codec."""
+
+import math
+from typing import Any
+
+from mmdcodec.convert.fields import (
+  flag,
+  get,
+  null_or,
+  number,
+  numbers,
+  one_of,
+  refused,
+  whole,
+  wholes,
+)
+from mmdcodec.errors import UserError
+from mmdcodec.models import codec as codec_model
+
+# Field of transformers' config -> field of ours, what it is where an old config
+# does not say it, and what it may be. The bounds are far beyond any published
+# model, and near enough to refuse a model that no memory holds.
+FIELDS = {
+  "sampling_rate": ("rate", 24000, whole(1, 1_000_000)),
+  "audio_channels": ("channels", 1, whole(1, 64)),
+  "normalize": ("normalize", False, flag()),
+  "hidden_size": ("dim", 128, whole(1, 1 << 14)),
+  "num_filters": ("filters", 32, whole(1, 1 << 10)),
+  "upsampling_ratios": ("ratios", (8, 5, 4, 2), wholes(1, 256, 8)),
+  "kernel_size": ("kernel", 7, whole(1, 255)),
+  "last_kernel_size": ("last_kernel", 7, whole(1, 255)),
+  "residual_kernel_size": ("residual_kernel", 3, whole(1, 255)),
+  "use_causal_conv": ("causal", True, flag()),
+  "compress": ("compress", 2, whole(1, 1 << 10)),
+  "num_lstm_layers": ("lstm_layers", 2, whole(1, 16)),
+  "trim_right_ratio": ("trim_right_ratio", 1.0, number(0, 1)),
+  "codebook_size": ("codebook_size", 1024, whole(2, 1 << 16)),
+}
+
+# Field -> (ours, value if absent, {value: ours}): any other value is refused.
+CHOICES = {
+  "norm_type": (
+    "norm",
+    "weight_norm",
+    {"weight_norm": "weight", "time_group_norm": "time_group"},
+  ),
+  "pad_mode": (
+    "pad_mode",
+    "reflect",
+    {"reflect": "reflect", "constant": "constant"},
+  ),
+  "use_conv_shortcut": (
+    "shortcut",
+    True,
+    {True: "conv", False: "identity"},
+  ),
+}
+
+# Of these together something is made: (value if absent, what it may be).
+OTHERS = {
+  "target_bandwidths": ((1.5, 3.0, 6.0, 12.0, 24.0), numbers(0, 1e5, 64)),
+  "num_residual_layers": (1, whole(1, 8)),
+  "dilation_growth_rate": (2, whole(1, 8)),
+  "chunk_length_s": (None, null_or(number(0, 3600))),
+  "overlap": (None, null_or(number(0, 0.99))),
+  "codebook_dim": (None, null_or(whole(1, 1 << 14))),
+}
+
+# Codebooks that a file of codes can have.
+MOST_CODEBOOKS = 4096
+
+# Said of every model by transformers; nothing in the network depends on them.
+BOOKKEEPING = (
+  "_attn_implementation_autoset",
+  "_commit_hash",
+  "_name_or_path",
+  "architectures",
+  "auto_map",
+  "chunk_size_feed_forward",
+  "dtype",
+  "id2label",
+  "is_encoder_decoder",
+  "label2id",
+  "model_type",
+  "output_attentions",
+  "output_hidden_states",
+  "problem_type",
+  "return_dict",
+  "torch_dtype",
+  "transformers_version",
+  "use_cache",
+)
+
+
+def fields_of(config: dict[str, Any]) -> dict[str, Any]:
+  """Fields of the Codec that a config.json of transformers describes.
+
+  Raises:
+    UserError: a field that is not known, or has a value that is not supported.
+  """
+  known = {*FIELDS, *CHOICES, *OTHERS, *BOOKKEEPING}
+  for key in config:
+    if key not in known:
+      raise UserError(
+        f"config.json has a field {key!r}, which the EnCodec of this version"
+        " does not know."
+      )
+  fields: dict[str, Any] = {}
+  for key, (ours, default, check) in FIELDS.items():
+    value = get(config, key, default, check)
+    fields[ours] = tuple(value) if isinstance(value, list) else value
+  for key, (ours, default, values) in CHOICES.items():
+    fields[ours] = values[get(config, key, default, one_of(values))]
+  others = {key: get(config, key, *rest) for key, rest in OTHERS.items()}
+  stride = math.prod(fields["ratios"])
+
+  if fields["compress"] > fields["filters"]:
+    raise refused("compress", fields["compress"], "at most num_filters")
+  if stride > 1 << 20:
+    ratios = config["upsampling_ratios"]
+    raise refused("upsampling_ratios", ratios, "a product of at most 2^20")
+  growth, layers = others["dilation_growth_rate"], others["num_residual_layers"]
+  fields["dilations"] = tuple(growth**i for i in range(layers))
+  if others["codebook_dim"] not in (None, fields["dim"]):
+    raise refused("codebook_dim", others["codebook_dim"], "hidden_size")
+
+  seconds, overlap = others["chunk_length_s"], others["overlap"]
+  if seconds is not None:
+    if seconds * fields["rate"] < stride:
+      raise refused("chunk_length_s", seconds, "at least one frame")
+    if overlap is None:
+      raise refused("overlap", None, "a number, as there is chunk_length_s")
+    fields["overlap"] = overlap
+  fields["chunk_seconds"] = seconds or 0.0
+
+  kbps = others["target_bandwidths"]
+  # As many as the widest needs, with the whole bits and hertz of the source.
+  frames = math.ceil(fields["rate"] / stride)
+  bits = math.ceil(math.log2(fields["codebook_size"]))
+  fields["codebooks"] = int(1000 * max(kbps) // (frames * bits))
+  if not 1 <= fields["codebooks"] <= MOST_CODEBOOKS:
+    wanted = f"kbps of 1 to {MOST_CODEBOOKS} codebooks"
+    raise refused("target_bandwidths", kbps, wanted)
+  # Several bandwidths are the choices that were drawn from in training.
+  fields["quantizer_dropout"] = float(len(kbps) > 1)
+  return codec_model.preset("encodec_24khz", **fields)
