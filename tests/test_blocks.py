@@ -90,14 +90,16 @@ def test_written_in_blocks_is_written_at_once(tmp_path, sound, suffix, to):
 
 def test_a_failure_leaves_what_was_there(tmp_path, sound):
   """Half a file in place of a whole one."""
-  path = tmp_path / "a.wav"
+  path, mine = tmp_path / "a.wav", tmp_path / "a.wav.partial"
   path.write_bytes(b"precious")
+  mine.write_bytes(b"of the user")
   with pytest.raises(UserError, match="NaN"):
     with blocks.create(path, rate=8000, channels=2) as writer:
       writer.write(sound)
       writer.write(np.full((3, 2), np.nan))
   assert path.read_bytes() == b"precious"
-  assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+  assert mine.read_bytes() == b"of the user"
+  assert len(list(tmp_path.iterdir())) == 2
   with pytest.raises(UserError, match="cannot write"):
     with blocks.create(tmp_path / "a.xyz", rate=8000, channels=2):
       pass

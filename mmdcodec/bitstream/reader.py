@@ -5,6 +5,7 @@ damaged one is searched for chunks whose checksums hold. Each of them decodes
 by itself, so what is lost is what was hit.
 """
 
+import bisect
 import contextlib
 import os
 import shutil
@@ -280,8 +281,7 @@ class Reader:
     """Notes that chunks from one up to another are lost."""
     step = self.header.chunk_frames
     span = begin * step, min(end * step, self.frames)
-    self.lost.append(span)
-    self.lost.sort()
+    bisect.insort(self.lost, span)
     times = "{:.1f} to {:.1f} s".format(*(self.time(n) for n in span))
     self.damage.append(f"{what.rstrip('.')} ({times})")
 

@@ -13,6 +13,8 @@ from mmdcodec.text import count
 _BLOCK = 1 << 20
 # Forged chunks may lie within each other, and each must be read to be refused.
 _MOST_READ = 16
+# Chunks that all say to be the same one, of which each may have to be decoded.
+_MOST_ALIKE = 8
 
 
 class Left(NamedTuple):
@@ -76,6 +78,8 @@ def search(
     at = place.offset + head.payload
     found = places.get(head.sequence, [])
     if trailer is not None and head != _at(trailer.heads, head.sequence):
+      foreign += 1
+    elif len(found) == _MOST_ALIKE:
       foreign += 1
     elif any(other.head == head for other in found):
       twice += 1
