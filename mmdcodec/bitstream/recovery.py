@@ -15,6 +15,8 @@ _BLOCK = 1 << 20
 _MOST_READ = 16
 # Chunks that all say to be the same one, of which each may have to be decoded.
 _MOST_ALIKE = 8
+# Codes that are filled in for each byte that is there, at most.
+_LOST_PER_BYTE = 128
 
 
 class Left(NamedTuple):
@@ -151,7 +153,7 @@ def _account(file, header, trailer, places, damage) -> Left:
     chunks, frames, samples = _totals(header, places)
   missing = chunks - len(places)
   # A forged number must not make a reader invent days of audio.
-  least = chunk.HEAD.size + step * header.codebooks // chunk.CODES_PER_BYTE
+  least = chunk.HEAD.size + step * header.codebooks // _LOST_PER_BYTE
   size = file.seek(0, os.SEEK_END)
   if missing > 8 + len(places) + size // least:
     damage.append(
