@@ -32,6 +32,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.models import loaded
 from mmdcodec.models.codec import Codec
+from mmdcodec.nn import fold
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = (
@@ -72,6 +73,10 @@ def unit_of(model: Codec) -> Unit:
 def programs(model: Codec, variables: dict) -> dict[str, Any]:
   """Encoder and decoder as `jax.export.Exported`, by the names of their files.
 
+  They do not depend on the machine that exports: one network stands for all
+  platforms, whose narrow layers are not folded (`mmdcodec.nn.fold`), as folding
+  costs time on CPUs and is not needed for the same result on a TPU.
+
   Args:
     model: the codec.
     variables: its arrays, or their shapes.
@@ -105,7 +110,14 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
   array = jax.ShapeDtypeStruct
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
   weights = {name: array(a.shape, a.dtype) for name, a in flat.items()}
-  make = lambda f: export.export(jax.jit(f), platforms=PLATFORMS)
+
+  def make(f):
+    def export_unfolded(*arguments):
+      with fold.forced(False):
+        return export.export(jax.jit(f), platforms=PLATFORMS)(*arguments)
+
+    return export_unfolded
+
   free = ["b >= 1", f"n >= {unit.least}"]
 
   b, n = export.symbolic_shape("b, n", constraints=free)

@@ -76,6 +76,22 @@ def compile_once(compiled_programs):
   compilation_cache.reset_cache()
 
 
+@pytest.fixture
+def compile_fast(monkeypatch):
+  """Compiles to slower programs in half the time, in subprocesses too.
+
+  For tests of what a program computes, not of how XLA optimises it.
+  """
+  import jax
+
+  name = "jax_disable_most_optimizations"
+  before = jax.config.read(name)
+  monkeypatch.setenv(name.upper(), "1")
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, before)
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
   """Bundle of a small codec that has not been trained."""

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.export
 import numpy as np
 import pytest
 from random_codec import write_random_codec
@@ -11,6 +13,7 @@ from random_codec import write_random_codec
 import mmdcodec
 from mmdcodec import stablehlo
 from mmdcodec.cli.main import main
+from mmdcodec.nn import fold
 
 # The example of README.txt for clips of several lengths, in a process that
 # finds JAX and NumPy but not this package (nor Flax).
@@ -45,21 +48,57 @@ assert not {"mmdcodec", "flax", "safetensors"} & {*sys.modules}
 """
 
 
+def programs_on_a_tpu(*arguments, programs=stablehlo.programs):
+  """Programs as a machine with a TPU exports them, where layers would fold."""
+  folded, original = [], fold.fold
+
+  def spy(*given):
+    folded.append(given)
+    return original(*given)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "tpu")
+    patch.setattr(fold, "fold", spy)
+    out = programs(*arguments)
+    assert not folded and fold.wanted()
+  return out
+
+
 @pytest.mark.parametrize(
   "preset,changes,cases",
   [
     # (lengths of the clips, codebooks that are decoded)
-    ("encodec_tiny", {}, [([1], 2), ([700, 640], 4)]),
-    ("encodec_stereo_tiny", {"lstm_layers": 1}, [([1590, 1570], 3)]),
-    ("soundstream_tiny", {"dilations": (1, 3)}, [([620], 4)]),
+    ("encodec_tiny", {"lstm_layers": 1}, [([700, 655], 4)]),
+    (
+      "encodec_stereo_tiny",
+      {"lstm_layers": 1, "ratios": (20,)},
+      [([1590, 1570], 3)],
+    ),
+    (
+      "soundstream_tiny",
+      {"dilations": (1, 3), "ratios": (4,)},
+      [([1], 2), ([151], 4)],
+    ),
   ],
 )
-def test_programs_give_what_the_package_gives(tmp_path, preset, changes, cases):
-  """Catches programs of one shape, that need us, or that differ from us."""
+def test_programs_give_what_the_package_gives(
+  tmp_path, preset, changes, cases, monkeypatch, compile_fast
+):
+  """Catches programs of one shape, that need us, or that differ from us.
+
+  And programs for fewer platforms than it says, or made for the platform of the
+  machine that exports.
+  """
   source = write_random_codec(tmp_path / "bundle", 0, preset, **changes)
   folder = tmp_path / "programs"
   argv = ["export", source, str(folder), "--format", "stablehlo"]
+  monkeypatch.setattr(stablehlo, "programs", programs_on_a_tpu)
   assert main(argv) == 0
+  for name in ("encode", "decode"):
+    program = jax.export.deserialize(
+      bytearray((folder / f"{name}.stablehlo").read_bytes())
+    )
+    assert program.platforms == ("cpu", "cuda", "tpu")
   assert {p.name for p in folder.iterdir()} == {*stablehlo.FILES}
 
   codec = mmdcodec.load(source)
