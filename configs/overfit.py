@@ -36,5 +36,6 @@ def get_config(arg: str = ""):
   config.eval_every = config.save_every = 100
   if arg == "tiny":
     config.model = common.codec_config("encodec_tiny").model
+    config.optimizer.warmup = 0
     return common.shrink(config)
   return config
