@@ -9,9 +9,8 @@ discriminators for each). Losses, discriminators and balancer are those of the
 paper's section 3.4, the discriminators learn in two of three steps.
 
 Cost: 15 M parameters and 0.5 M of discriminators; the paper trains 600,000
-steps of 64 x 1 s on 8 A100. Expect train/discriminator/ratio between 0.3 and 1
-and held-out SI-SDR to fall a little, mel distance to fall much, when the
-discriminators are heard; docs/RESULTS.md has curves of a small run.
+steps of 64 x 1 s on 8 A100. Not trained here yet. train/discriminator/ratio
+begins at 0.5; well above 1 the discriminators win.
 """
 
 from mmdcodec.configs import common

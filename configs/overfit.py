@@ -7,7 +7,7 @@
 The first thing to run after a change of a codec, a loss or a discriminator, on
 a folder with about ten seconds of any music. A codec of 0.5 M parameters must
 learn it nearly by heart, discriminators and balancer at work from the start.
-docs/RESULTS.md has the curve to compare with. Where it comes out differently:
+(The curve to compare with is not measured yet.) Where something is wrong:
 
   mel distance stays       the codec's gradient does not reach it
   discriminator/loss at 2  the discriminators do not learn; at 0: they have won

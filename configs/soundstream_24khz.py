@@ -9,8 +9,8 @@ the L2 of logarithms), hinge losses of a discriminator of spectra and of three
 of the waveform, and 100 times the plain distance of their features.
 
 Cost: 10 M parameters and 22 M of discriminators. The paper names neither batch
-nor steps; 32 x 1 s and 300,000 are this file's. Expect
-train/discriminator/ratio between 0.3 and 1, and see docs/RESULTS.md.
+nor steps; 32 x 1 s and 300,000 are this file's. Not trained here yet.
+train/discriminator/ratio begins at 0.5; well above 1 the discriminators win.
 """
 
 from mmdcodec.configs import common
