@@ -23,14 +23,13 @@ Inside `apply(..., mutable=[STREAM])` the layers take a clip in pieces: what a
 causal layer needs of the pieces before is in the collection STREAM, see
 `mmdcodec.models.streaming`.
 
-Which form is fast was measured on CPU (2 cores, forward and both gradients; 8
-to 256 channels). At stride 1, XLA's convolution beats sums of shifted matmuls,
-im2col and folding time into channels by 1.5 to 5 times for kernels 3 and 7,
-dilated or not. At stride s, kernel 2s is a convolution of two taps on rows of s
-samples: that takes 0.5 to 0.85 of the time of XLA's strided one. Transposed
-ones are such too, polyphase, in 0.75 to 0.85 of the time of a matmul and an
-overlap-add; `lax.conv_transpose` takes 15 to 25 times as long. On TPUs the
-narrow layers are given `fold.Folded` signals, see `mmdcodec.nn.fold`.
+Which form is fast was measured on 2 CPU cores. Convolutions, also strided, are
+XLA's: sums of shifted matmuls, im2col and folding time into channels take 1.5
+to 5 times as long at stride 1, and on rows of whole strides an encoder takes
+1.05 to 1.1 times. Transposed ones are matmuls: as convolutions of two taps they
+decode in 0.87 of the time, but a training step takes 3 times as long, for the
+gradient of so wide a kernel; `lax.conv_transpose` takes 15 to 25 times. On TPUs
+the narrow layers are given `fold.Folded` signals, see `mmdcodec.nn.fold`.
 """
 
 import math
@@ -126,21 +125,9 @@ def conv(
   Returns:
     [batch, (time + sum(pad) - (taps - 1) * dilation - 1) // stride + 1, out].
   """
-  kernel = kernel.astype(x.dtype)
-  taps = kernel.shape[0]
-  if stride > 1 == dilation and taps % stride == 0 and not fold.wanted():
-    # Whole strides side by side: a convolution of fewer, wider taps.
-    pieces = taps // stride
-    rows = (x.shape[1] + sum(pad) - taps) // stride + pieces
-    end = rows * stride - pad[0] - x.shape[1]
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, [(0, 0, 0), (pad[0], end, 0), (0, 0, 0)])
-    x = x.reshape(x.shape[0], rows, -1)
-    kernel = kernel.reshape(pieces, x.shape[2], -1)
-    stride, pad = 1, (0, 0)
   return lax.conv_general_dilated(
     x,
-    kernel,
+    kernel.astype(x.dtype),
     (stride,),
     [pad],
     rhs_dilation=(dilation,),
@@ -205,8 +192,8 @@ def conv_transpose(
 ) -> jax.Array:
   """Transposed convolution y[s * t + j] += x[t] @ kernel[j], nothing cut.
 
-  Polyphase: a convolution of which each output frame is one stride of samples.
-  For taps = 2 * stride it has two taps.
+  Polyphase: an output frame is one stride of samples, and one matmul gives it
+  from the input frames that reach it, side by side: two for taps = 2 * stride.
 
   Args:
     x: [batch, time, in].
@@ -223,10 +210,11 @@ def conv_transpose(
   short = pieces * stride - taps
   if short:
     kernel = jnp.pad(kernel, ((0, short), (0, 0), (0, 0)))
-  # What one stride of the output takes from each of its input frames.
   matrix = kernel.reshape(pieces, stride, width, out).transpose(0, 2, 1, 3)
-  matrix = jnp.flip(matrix.reshape(pieces, width, -1), 0)
-  y = conv(x, matrix, pad=(pieces - 1, pieces - 1), dtype=dtype)
+  matrix = matrix.reshape(pieces * width, -1).astype(x.dtype)
+  around = [(i, pieces - 1 - i) for i in range(pieces)]
+  x = [jnp.pad(x, ((0, 0), pad, (0, 0))) for pad in around]
+  y = jnp.matmul(jnp.concatenate(x, -1), matrix, preferred_element_type=dtype)
   y = y.reshape(batch, -1, out)
   return y[:, : y.shape[1] - short] if short else y
 
