@@ -90,10 +90,13 @@ def replacing(
     A folder beside it. Who opens `folder` finds all of it or none.
 
   Raises:
-    UserError: the folder is in use.
+    UserError: the folder is in use, or holds public weights.
   """
+  from mmdcodec import convert
+
   folder = pathlib.Path(folder).resolve()
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    convert.spare(folder)
     found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     ours = {*required} <= found <= {*required, *optional}
     if not (force and ours):
@@ -144,9 +147,12 @@ def export(
 
 def _read_json(path: pathlib.Path) -> dict:
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"{path} can't be read as JSON: {error}.") from None
+  if not isinstance(found, dict):
+    raise UserError(f"{path} holds no settings, but a {type(found).__name__}.")
+  return found
 
 
 def _read_workdir(
@@ -156,6 +162,11 @@ def _read_workdir(
   from mmdcodec.train.checkpoint import Checkpoints
 
   training = _read_json(workdir / settings.CONFIG_FILE)
+  if "task" not in training:
+    raise UserError(
+      f"{workdir} is no --workdir of a training run: its"
+      f" {settings.CONFIG_FILE} names no task."
+    )
   task = program.make_task(training)
   checkpoints = Checkpoints(
     workdir, best=task.best, best_mode=task.best_mode, read_only=True

@@ -187,10 +187,9 @@ def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
     metrics.read(uninterrupted), metrics.read(tmp_path), strict=True
   ):
     assert one["step"] == two["step"]
-    if one["step"] > 20:
-      break  # the order of sums tells in the end
-    name = "train/loss" if "train/loss" in one else "valid/mel_distance"
-    np.testing.assert_allclose(one[name], two[name], rtol=1e-4)
+    if one["step"] > 5:
+      break  # see PLAIN for why not later
+    np.testing.assert_allclose(one["train/loss"], two["train/loss"], rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -32,7 +32,6 @@ def run(args):
   from mmdcodec import bundle, convert
   from mmdcodec.convert import hub
 
-  convert.spare(args.bundle)
   source = hub.find(args.source)
   folder = source.parent if source.is_file() else source
   if folder.resolve() == pathlib.Path(args.bundle).resolve():

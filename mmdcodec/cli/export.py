@@ -33,9 +33,8 @@ def add_arguments(parser):
 
 def run(args):
   """Exports one model."""
-  from mmdcodec import bundle, convert
+  from mmdcodec import bundle
 
-  convert.spare(args.bundle)
   if args.format == "stablehlo":
     return _run_stablehlo(args)
   step = bundle.export(

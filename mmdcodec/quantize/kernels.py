@@ -9,6 +9,7 @@ With `relative=True` the radii are in units of the data: the median distance
 of each codebook's vectors counts as 1 (the median heuristic).
 """
 
+import abc
 import dataclasses
 import math
 from typing import ClassVar
@@ -23,7 +24,7 @@ PAPER_RADII = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
 _LARGEST_POWER = 8
 
 
-class Kernel:
+class Kernel(abc.ABC):
   """What all kernels have in common.
 
   Attributes:
@@ -48,15 +49,15 @@ class Kernel:
     """Number of terms of the sum."""
     return 1
 
+  @abc.abstractmethod
   def roots(self, u: jax.Array) -> list[jax.Array]:
     """The costly functions of u, from which the rest is plain arithmetic."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def terms(
     self, roots: list[jax.Array]
   ) -> tuple[list[jax.Array], list[jax.Array]]:
     """k_s and dk_s/du of every scale, from the roots."""
-    raise NotImplementedError
 
   def values(self, u: jax.Array) -> list[jax.Array]:
     """k_s of u = |x - y|^2 or <x, y> / d, one array for each scale."""

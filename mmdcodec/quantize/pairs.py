@@ -16,15 +16,16 @@ that sends blocks around could hide that tenth at most.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from mmdcodec.quantize import pallas_pairs
+from mmdcodec.quantize import pallas_pairs, row_blocks
 from mmdcodec.quantize.kernels import Kernel
+from mmdcodec.quantize.row_blocks import Blocks
 
 BLOCK = 512
 # Below this share of |x|^2 + |y|^2, |x - y|^2 is rounding error: equal rows.
@@ -33,21 +34,6 @@ _ROUNDING = 1e-6
 _PART = 512
 # Up to so many dimensions differences are as fast as a matrix product.
 _NARROW = 4
-
-
-class Blocks(NamedTuple):
-  """Rows cut into blocks of equal size.
-
-  Attributes:
-    z: float32 [blocks, codebooks, block, dim].
-    square: [blocks, codebooks, block], |z|^2.
-    source: int32 [blocks, sources, block], what each row was made of, -1 for
-      rows that do not count. A pair counts if it has no source in common.
-  """
-
-  z: jax.Array
-  square: jax.Array
-  source: jax.Array
 
 
 def product_sums(
@@ -76,10 +62,10 @@ def product_sums(
     )
     return for_a, for_b
 
-  blocks = cut(z, _own(valid), block)
+  blocks = row_blocks.cut(z, row_blocks.own_source(valid), block)
   zeros = _no_joint(blocks), _no_single(blocks, kernel)
   joint, single = sweep(tile, (blocks, ()), zeros)
-  return _joined(joint, len(z)), _joined(single, len(z))
+  return row_blocks.joined(joint, len(z)), row_blocks.joined(single, len(z))
 
 
 def single_sums(
@@ -102,9 +88,9 @@ def single_sums(
     for_a, for_b = (weight * _single(terms, axis) for axis in (1, 0))
     return for_a, for_b
 
-  blocks = cut(z, _own(valid), block)
+  blocks = row_blocks.cut(z, row_blocks.own_source(valid), block)
   single = sweep(tile, (blocks, ()), _no_single(blocks, kernel))
-  return _joined(single, len(z))
+  return row_blocks.joined(single, len(z))
 
 
 def product_gradient(
@@ -126,9 +112,9 @@ def product_gradient(
   Returns:
     joint [n] and the gradient [n, codebooks, dim].
   """
-  blocks = cut(z, _own(valid), block)
+  blocks = row_blocks.cut(z, row_blocks.own_source(valid), block)
   weights = jax.tree.map(
-    lambda g: _split(jnp.where(valid, g, 0.0), block), weights
+    lambda g: row_blocks.split(jnp.where(valid, g, 0.0), block), weights
   )
 
   def tile(a, b, weight, live):
@@ -148,7 +134,9 @@ def product_gradient(
   zeros = _no_joint(blocks), jnp.zeros_like(blocks.z)
   joint, gradient = sweep(tile, (blocks, weights), zeros)
   rows = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
-  return _joined(joint, len(z)), rows.reshape(-1, *z.shape[1:])[: len(z)]
+  return row_blocks.joined(joint, len(z)), rows.reshape(-1, *z.shape[1:])[
+    : len(z)
+  ]
 
 
 def _terms(kernel: Kernel, a: Blocks, b: Blocks, live: jax.Array):
@@ -222,7 +210,7 @@ def _weighted_sums(z, source, weights, kernel, block, *, gradient):
 
   # One codebook, and no copy as `cut` would make one.
   z = z.reshape(-1, 1, block, z.shape[-1])
-  blocks = Blocks(z, jnp.sum(z * z, -1), _split(source, block))
+  blocks = Blocks(z, jnp.sum(z * z, -1), row_blocks.split(source, block))
   zeros = (_no_joint(blocks),)
   if gradient:
     zeros += (jnp.zeros_like(blocks.z),)
@@ -243,37 +231,6 @@ def _weighted_sum_backward(kernel, block, kept, cotangent):
 
 
 _weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
-
-
-def cut(z: jax.Array, source: jax.Array, block: int) -> Blocks:
-  """Rows [n, codebooks, dim] in blocks; the last one is filled up.
-
-  Args:
-    z: finite rows; for precise distances their mean should be near 0.
-    source: int32 [sources, n].
-    block: rows in a block.
-  """
-  z = jnp.pad(z, ((0, -len(z) % block), (0, 0), (0, 0)))
-  z = jnp.swapaxes(z.reshape(-1, block, *z.shape[1:]), 1, 2)
-  return Blocks(z, jnp.sum(z * z, -1), _split(source, block, -1))
-
-
-def _own(valid: jax.Array) -> jax.Array:
-  """Each row is its own source: int32 [1, n]."""
-  return jnp.where(valid, jnp.arange(len(valid)), -1)[None]
-
-
-def _split(x: jax.Array, block: int, fill: float = 0) -> jax.Array:
-  """[..., n] -> [blocks, ..., block]."""
-  pad = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]
-  x = jnp.pad(x, pad, constant_values=fill)
-  return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, block), -2, 0)
-
-
-def _joined(x: jax.Array, n: int) -> jax.Array:
-  """[blocks, ..., block] -> [..., n]."""
-  x = jnp.moveaxis(x, 0, -2)
-  return x.reshape(*x.shape[:-2], -1)[..., :n]
 
 
 def sweep(

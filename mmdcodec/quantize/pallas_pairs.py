@@ -70,7 +70,7 @@ def tiled(
 
   Args:
     tile: its results must be sums over the rows of the other block.
-    a: (`pairs.Blocks` of one block, anything). Arrays of the shape of z,
+    a: (`row_blocks.Blocks` of one block, anything). Arrays of the shape of z,
       [codebooks, rows, dim], have the rows in the middle, all others at the
       end. So have the results.
     b: the same of the other block, with as many rows.

@@ -32,8 +32,8 @@ from mmdcodec.train import optimizer as optimizer_lib
 
 # The losses of the codec that come from discriminators.
 NAMES = ("adversarial", "features")
-# A loss below this is as good as none: they have nothing left to learn, and the
-# codec nothing to learn from them.
+# A loss below this is as good as none: the discriminators have nothing left to
+# learn.
 SILENT_LOSS = 1e-3
 SILENT_STEPS = 100
 

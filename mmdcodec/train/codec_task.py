@@ -21,6 +21,18 @@ from mmdcodec.parallel import rules
 from mmdcodec.train import adversarial, gradients, independence
 
 
+# Configs of earlier versions have no discriminators, independence or balancer.
+def _balanced(config: Mapping) -> dict[str, float]:
+  names = ("waveform", "mel", "stft", *adversarial.NAMES)
+  losses = config["losses"]
+  weights = {name: losses[name]["weight"] for name in names if name in losses}
+  return {name: weight for name, weight in weights.items() if weight}
+
+
+def _balancer(config: Mapping) -> Mapping:
+  return config.get("balancer", {"on": False})
+
+
 class CodecTask:
   """What the training loop needs to know about codecs."""
 
@@ -52,7 +64,6 @@ class CodecTask:
     self.codec = codec_model.from_config(config["model"])
     samples = round(self.audio_seconds * self.codec.rate)
     self.independence = None
-    # Runs of earlier versions do not have it.
     if "independence" in config["losses"]:
       self.independence = independence.make_term(
         config["losses"]["independence"],
@@ -61,15 +72,14 @@ class CodecTask:
         batch=config["batch"],
       )
     self.adversary = None
-    # Nor do they have these two.
-    if heard := [name for name in adversarial.NAMES if self._weight(name)]:
+    if heard := [name for name in adversarial.NAMES if name in self.balanced]:
       self.adversary = adversarial.Adversary(
         config["adversarial"],
         names=heard,
         steps=config["steps"],
         channels=self.codec.channels,
       )
-    self._balancer = config.get("balancer", {"on": False})
+    self._balancer = _balancer(config)
     self._reconstruct = jax.jit(self._evaluate_batch)
     self._dependence = jax.jit(self._evaluate_independence)
     self._gradients = jax.jit(self._gradient_norms)
@@ -80,14 +90,13 @@ class CodecTask:
     return self.config["data"]["seconds"]
 
   def _weight(self, name: str) -> float:
-    """Weight of a loss of the config; 0 if it has none."""
-    return self.config["losses"].get(name, {"weight": 0.0})["weight"]
+    """Weight of a loss of the config."""
+    return self.config["losses"][name]["weight"]
 
   @property
   def balanced(self) -> dict[str, float]:
-    """Weights of the losses of the reconstruction."""
-    names = ("waveform", "mel", "stft", *adversarial.NAMES)
-    return {name: self._weight(name) for name in names if self._weight(name)}
+    """Weights of the losses of the reconstruction that are on."""
+    return _balanced(self.config)
 
   @property
   def history(self) -> int:
@@ -117,6 +126,24 @@ class CodecTask:
     """Fresh variables; parameters do not depend on the length of the input."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return self.codec.init(key, x)
+
+  @staticmethod
+  def carries(config: Mapping) -> dict:
+    """What `carry` depends on, by its name: a run keeps to it when it goes on.
+
+    Args:
+      config: of any version of this package.
+    """
+    weights = _balanced(config)
+    found = {"adversarial.discriminators": None}
+    found["adversarial.optimizer.name"] = None
+    if any(name in weights for name in adversarial.NAMES):
+      settings = config["adversarial"]
+      found["adversarial.discriminators"] = settings["discriminators"]
+      found["adversarial.optimizer.name"] = settings["optimizer"]["name"]
+    on = _balancer(config)["on"]
+    found["set of balanced losses"] = sorted(weights) if on else None
+    return found
 
   def carry(self, key: jax.Array) -> dict | None:
     """Fresh discriminators and running gradient norms, as the config has them.

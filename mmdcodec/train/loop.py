@@ -79,7 +79,7 @@ def train(
 
     # ----------------------------------------------------- state, born sharded
     workdir.mkdir(parents=True, exist_ok=True)
-    settings.remember(config, workdir, task.free)
+    settings.remember(config, workdir, task)
     program = make_program(task, config, mesh)
     checkpoints = Checkpoints(
       workdir, keep=config["keep"], best=task.best, best_mode=task.best_mode

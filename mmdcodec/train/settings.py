@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -41,13 +42,14 @@ def check(config: dict) -> None:
     raise UserError(f"ema is {config['ema']}; it must be from 0 up to below 1.")
 
 
-def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
+def remember(config: dict, workdir: pathlib.Path, task: Any) -> None:
   """Writes config.json; a workdir belongs to one model.
 
   Args:
     config: of this start.
     workdir: of the run.
-    free: keys of `model` that may change from one start to the next.
+    task: says which keys of `model` may change from one start to the next
+      (`free`), and which state there is beside the model's (`carries`).
 
   Raises:
     UserError: the run that is there had another model or optimizer.
@@ -60,7 +62,7 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
     changed = [
       f"model.{key}"
       for key, value in now["model"].items()
-      if key not in free and before["model"].get(key, value) != value
+      if key not in task.free and before["model"].get(key, value) != value
     ]
     if now["optimizer"]["name"] != before["optimizer"]["name"]:
       changed.append("optimizer.name")
@@ -68,8 +70,8 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
       changed.append("ema (on or off)")
     changed += [
       name
-      for name, value in _carried(now).items()
-      if _carried(before)[name] != value
+      for name, value in task.carries(now).items()
+      if task.carries(before)[name] != value
     ]
     if changed:
       # The recipes had no discriminators in earlier versions.
@@ -90,25 +92,6 @@ def remember(config: dict, workdir: pathlib.Path, free: tuple) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(now, indent=2) + "\n")
     fresh.replace(path)
-
-
-def _carried(config: Mapping) -> dict:
-  """What decides which state there is beside the model's."""
-  losses = config["losses"]
-  weights = {
-    name: losses.get(name, {"weight": 0.0})["weight"]
-    for name in ("waveform", "mel", "stft", "adversarial", "features")
-  }
-  heard = weights["adversarial"] or weights["features"]
-  adversarial = config.get("adversarial", {})
-  balanced = config.get("balancer", {"on": False})["on"]
-  return {
-    "adversarial.discriminators": bool(heard) and adversarial["discriminators"],
-    "adversarial.optimizer.name": bool(heard)
-    and adversarial["optimizer"]["name"],
-    "set of balanced losses": balanced
-    and sorted(name for name, weight in weights.items() if weight),
-  }
 
 
 def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
