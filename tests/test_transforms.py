@@ -33,7 +33,9 @@ def close(ours, librosas):
   "window, hop", [(512, 128), (64, 16), (400, 160), (256, 256), (441, 147)]
 )
 @pytest.mark.parametrize("center", [True, False])
-def test_stft_is_librosas(window, hop, center):
+@pytest.mark.parametrize("tpu", [False, True])
+def test_stft_is_librosas(window, hop, center, tpu, monkeypatch):
+  monkeypatch.setattr(transforms.platform, "for_tpu", lambda: tpu)
   x = music(24000)
   want = librosa.stft(x, n_fft=window, hop_length=hop, center=center)
   got = transforms.stft(x, window=window, hop=hop, center=center)
@@ -43,6 +45,32 @@ def test_stft_is_librosas(window, hop, center):
   )
   scale = np.sqrt(np.sum(transforms.hann(window) ** 2))
   np.testing.assert_allclose(scaled * scale, got, atol=1e-3)
+
+
+def test_spectra_of_tpus_are_those_of_others(monkeypatch):
+  """Catches a matrix product of other numbers or gradients than the FFT."""
+  x = music(8192)
+
+  runs = []
+  for tpu in (False, True):
+    monkeypatch.setattr(transforms.platform, "for_tpu", lambda tpu=tpu: tpu)
+
+    def loss(x):
+      y = transforms.stft(x, window=2048, hop=512)
+      return jnp.sum(jnp.abs(y) ** 0.5), y
+
+    assert ("dot_general" in str(jax.make_jaxpr(loss)(x))) == tpu
+    runs.append(jax.value_and_grad(loss, has_aux=True)(x))
+  ((_, fft), pull), ((_, product), product_pull) = runs
+  # float64 says how far each of them is from the truth.
+  padded = jnp.pad(x, ((0, 0), (1024, 1024)))
+  pieces = np.asarray(transforms.frame(padded, window=2048, hop=512))
+  exact = np.fft.rfft(pieces.astype(np.float64) * transforms.hann(2048))
+  size = np.abs(exact).max()
+  assert np.abs(fft - exact).max() < 1e-6 * size
+  assert np.abs(product - exact).max() < 1e-6 * size
+  error = np.linalg.norm(product_pull - pull)
+  assert error < 1e-3 * np.linalg.norm(pull)
 
 
 def test_normalized_stft_keeps_the_power_of_noise():

@@ -9,7 +9,9 @@ Gradients are finite everywhere. At an exactly silent bin, where the magnitude
 has no derivative, the gradient is 0.
 
 The STFT is a batched real FFT: on a CPU 3-10 times faster than the same as a
-matrix product. Filterbanks are NumPy constants, made in float64.
+matrix product. On TPUs it is the matrix product, which the matrix unit has to
+spare: six windows of an FFT and their gradients took the compiler 179 s.
+Filterbanks are NumPy constants, made in float64.
 """
 
 import functools
@@ -18,6 +20,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mmdcodec import platform
 
 
 def hann(window: int) -> np.ndarray:
@@ -85,8 +89,21 @@ def stft(
   weights = hann(window)
   if normalized:
     weights = weights / math.sqrt(np.sum(weights**2))
-  frames = frame(x, window=window, hop=hop)
-  return jnp.fft.rfft(frames * weights.astype(np.float32))
+  frames = frame(x, window=window, hop=hop) * weights.astype(np.float32)
+  return _dft(frames) if platform.for_tpu() else jnp.fft.rfft(frames)
+
+
+def _dft(x: jax.Array) -> jax.Array:
+  """Real DFT of the last axis as one matrix product, to float32 precision."""
+  window = x.shape[-1]
+  bins = window // 2 + 1
+  # Made on the device, as a constant it would be 17 MB at a window of 2048. Of
+  # angles below one turn float32 is precise enough.
+  turns = jnp.arange(window)[:, None] * jnp.arange(bins) % window
+  angles = (2 * np.pi / window) * turns.astype(jnp.float32)
+  basis = jnp.concatenate([jnp.cos(angles), -jnp.sin(angles)], axis=1)
+  parts = jnp.matmul(x, basis, precision=jax.lax.Precision.HIGHEST)
+  return jax.lax.complex(parts[..., :bins], parts[..., bins:])
 
 
 def power(spectrum: jax.Array) -> jax.Array:

@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec import platform
+
 # Width to which a TPU pads the last axis.
 LANES = 128
 # Up to which folding widens a signal: beyond it, multiplications by zero cost
@@ -49,15 +51,11 @@ def forced(on: bool):
 def wanted() -> bool:
   """Whether what is traced now should fold: on TPUs.
 
-  The platform is that of the mesh in use (a mesh of described TPUs too, for
-  which a CPU compiles), else JAX's default one. What is lowered for another
-  platform without a mesh is to be traced under `forced`.
+  What is lowered for another platform than `mmdcodec.platform` finds is to be
+  traced under `forced`.
   """
-  if _forced.get() is not None:
-    return _forced.get()
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  platform = jax.default_backend() if device is None else device.platform
-  return platform == "tpu"
+  forced = _forced.get()
+  return platform.for_tpu() if forced is None else forced
 
 
 def factors(widths: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
