@@ -3,13 +3,12 @@
 import jax
 
 
-def for_tpu() -> bool:
-  """Whether what is traced now will run on TPUs.
+def traced_for() -> str:
+  """Where what is traced now will run: "cpu", "gpu" or "tpu".
 
   The platform is that of the mesh in use (a mesh of described TPUs too, for
   which a CPU compiles), else JAX's default one. What is lowered for another
   platform without a mesh is not told apart.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  platform = jax.default_backend() if device is None else device.platform
-  return platform == "tpu"
+  return jax.default_backend() if device is None else device.platform

@@ -90,7 +90,8 @@ def stft(
   if normalized:
     weights = weights / math.sqrt(np.sum(weights**2))
   frames = frame(x, window=window, hop=hop) * weights.astype(np.float32)
-  return _dft(frames) if platform.for_tpu() else jnp.fft.rfft(frames)
+  on_tpu = platform.traced_for() == "tpu"
+  return _dft(frames) if on_tpu else jnp.fft.rfft(frames)
 
 
 def _dft(x: jax.Array) -> jax.Array:

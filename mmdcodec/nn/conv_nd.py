@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mmdcodec import platform
 from mmdcodec.nn.conv import frames, weight_norm
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
@@ -154,6 +155,18 @@ def grouped_conv(
   return jnp.moveaxis(y, 0, 2).reshape(batch, steps, out)
 
 
+def _plain_conv(x, kernel, strides, dilations, pads, groups=1):
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    tuple(strides),
+    [tuple(p) for p in pads],
+    rhs_dilation=tuple(dilations),
+    dimension_numbers=LAYOUTS[x.ndim - 2],
+    feature_group_count=groups,
+  )
+
+
 def conv_nd(
   x: jax.Array,
   kernel: jax.Array,
@@ -165,14 +178,14 @@ def conv_nd(
 ) -> jax.Array:
   """Convolution over the axes between the first and the last.
 
-  Strides are folded into channels, narrow layers widened, and groups made
-  matmuls: the function is the same. What that saves was measured on 2 CPU
-  cores, forward with both gradients of 4 x 1 s: the first 3 x 9 convolution
-  with stride 2 of the STFT discriminator 0.29 s as it is, 0.10 s folded (32
-  channels; most of it was the gradient of the input); with 8 channels 0.12 s,
-  0.020 s folded and 0.014 s widened too (at 16 channels widening gains
-  nothing); the four grouped ones of MelGAN 3.7 s by XLA's groups, 0.31 s as
-  matmuls (the gradient of the kernel).
+  On GPUs and TPUs as XLA has it. On CPUs strides are folded into channels,
+  narrow layers widened, and groups made matmuls: the function is the same. What
+  that saves was measured on 2 cores, forward with both gradients of 4 x 1 s:
+  the first 3 x 9 convolution with stride 2 of the STFT discriminator 0.29 s as
+  it is, 0.10 s folded (32 channels; most of it was the gradient of the input);
+  with 8 channels 0.12 s, 0.020 s folded and 0.014 s widened too (at 16 channels
+  widening gains nothing); the four grouped ones of MelGAN 3.7 s by XLA's
+  groups, 0.31 s as matmuls (the gradient of the kernel).
 
   Args:
     x: [batch, *sizes, in].
@@ -190,6 +203,8 @@ def conv_nd(
   """
   if any(s > 1 and d > 1 for s, d in zip(strides, dilations, strict=True)):
     raise ValueError("a strided axis can't be dilated as well")
+  if platform.traced_for() != "cpu":
+    return _plain_conv(x, kernel, strides, dilations, pads, groups)
   if groups > 1:
     return grouped_conv(
       x, kernel, stride=strides[0], pad=pads[0], groups=groups
@@ -203,14 +218,7 @@ def conv_nd(
   if factor > 1 and kernel.shape[-3] > 1 and dilations[-1] == 1:
     x, kernel, out = widen(x, kernel, pads[-1], factor)
     pads = [*pads[:-1], (0, 0)]
-  y = lax.conv_general_dilated(
-    x,
-    kernel,
-    (1,) * len(strides),
-    [tuple(p) for p in pads],
-    rhs_dilation=tuple(dilations),
-    dimension_numbers=LAYOUTS[x.ndim - 2],
-  )
+  y = _plain_conv(x, kernel, (1,) * len(strides), dilations, pads)
   if out is None:
     return y
   y = y.reshape(*y.shape[:-2], -1, y.shape[-1] // factor)

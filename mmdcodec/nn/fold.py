@@ -55,7 +55,7 @@ def wanted() -> bool:
   traced under `forced`.
   """
   forced = _forced.get()
-  return platform.for_tpu() if forced is None else forced
+  return platform.traced_for() == "tpu" if forced is None else forced
 
 
 def factors(widths: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
