@@ -45,6 +45,7 @@ def configure(**changes):
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=2, windows=(64,)),
   )
+  config.adversarial.optimizer.rate = 3e-4
   config.balancer.on = False
   config.update_from_flattened_dict(changes)
   return config
