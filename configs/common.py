@@ -154,7 +154,10 @@ TINY_DISCRIMINATORS = {
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """The same experiment in seconds, for `:tiny`."""
+  """The same experiment in seconds, for `:tiny`.
+
+  Discriminators keep their weights and rate, which are those of long trainings.
+  """
   config.steps = 20
   config.batch = 8
   config.data.seconds = 0.25

@@ -21,10 +21,11 @@ DISCRIMINATORS = (
 
 
 def get_config(arg: str = "", preset: str = "encodec_24khz"):
-  """The experiment; `tiny` shrinks it for tests.
+  """The experiment.
 
   Args:
-    arg: "" or "tiny".
+    arg: "", or "tiny": small, for tests, and with discriminators that hardly
+      learn and weigh little.
     preset: of `mmdcodec.models.codec`, if not the tiny one.
   """
   common.check_argument(arg, "tiny")
@@ -38,8 +39,8 @@ def get_config(arg: str = "", preset: str = "encodec_24khz"):
   common.balance(config)
   if not tiny:
     return config
-  # In the few steps of a tiny run discriminators help by what they compare
-  # while they know next to nothing: docs/RESULTS.md, "With discriminators".
+  # In the few steps of a tiny run discriminators help as long as they know next
+  # to nothing: docs/RESULTS.md, "With discriminators".
   config.losses.adversarial.weight = 0.1
   config.losses.features.weight = 1.0
   config.adversarial.optimizer.rate = 3e-6

@@ -8,7 +8,9 @@ def traced_for() -> str:
 
   The platform is that of the mesh in use (a mesh of described TPUs too, for
   which a CPU compiles), else JAX's default one. What is lowered for another
-  platform without a mesh is not told apart.
+  platform without a mesh (`jax.default_device`, `jax.export`) is not told
+  apart: it gives the same results, more slowly. Where forms can't run on the
+  other platform, `jax.lax.platform_dependent` is needed, as for Pallas kernels.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform

@@ -167,9 +167,12 @@ def test_public_weights_are_never_replaced(tmp_path, folder, fails):
   for target in (other, link, tmp_path / "none" / ".." / "public"):
     assert "public weights" in fails("convert", folder, target, "--force")
     for source in (other, other / "model.safetensors"):
-      assert "come from" in fails("convert", source, target, "--force")
+      assert "public weights" in fails("convert", source, target, "--force")
     with pytest.raises(UserError, match="public weights"):
       bundle.save(target, {"kind": "codec"}, {}, force=True)
+    with pytest.raises(UserError, match="public weights"):
+      with bundle.replacing(target, ("config.json",), force=True):
+        raise AssertionError("it was to be refused")
   # Weights of a release beside a config.json that is nobody's.
   (other / "config.json").write_text("{}")
   for source in (other, other / "model.safetensors"):

@@ -61,7 +61,10 @@ def test_spectra_of_tpus_are_those_of_others(monkeypatch):
       y = transforms.stft(x, window=2048, hop=512)
       return jnp.sum(jnp.abs(y) ** 0.5), y
 
-    assert ("dot_general" in str(jax.make_jaxpr(loss)(x))) == (name == "tpu")
+    text = str(jax.make_jaxpr(loss)(x))
+    assert ("dot_general" in text) == (name == "tpu")
+    # A TPU's default is bfloat16, which no CPU can show.
+    assert ("Precision.HIGHEST" in text) == (name == "tpu")
     runs.append(jax.value_and_grad(loss, has_aux=True)(x))
   ((_, fft), pull), ((_, product), product_pull) = runs
   # float64 says how far each of them is from the truth.
@@ -73,6 +76,14 @@ def test_spectra_of_tpus_are_those_of_others(monkeypatch):
   assert np.abs(product - exact).max() < 1e-6 * size
   error = np.linalg.norm(product_pull - pull)
   assert error < 1e-3 * np.linalg.norm(pull)
+
+
+def test_long_windows_stay_ffts_on_tpus(monkeypatch):
+  """Catches a matrix of a gigabyte for the window of a chromagram."""
+  monkeypatch.setattr(transforms.platform, "traced_for", lambda: "tpu")
+  x = jax.ShapeDtypeStruct((40000,), jnp.float32)
+  spectrum = lambda x: transforms.stft(x, window=16384, hop=4096)
+  assert "dot_general" not in str(jax.make_jaxpr(spectrum)(x))
 
 
 def test_normalized_stft_keeps_the_power_of_noise():

@@ -23,6 +23,9 @@ import numpy as np
 
 from mmdcodec import platform
 
+# Window up to which a TPU transforms by a matrix product; its matrix is 67 MB.
+_LONGEST_PRODUCT = 4096
+
 
 def hann(window: int) -> np.ndarray:
   """Periodic Hann window, float64 `[window]`."""
@@ -90,15 +93,16 @@ def stft(
   if normalized:
     weights = weights / math.sqrt(np.sum(weights**2))
   frames = frame(x, window=window, hop=hop) * weights.astype(np.float32)
-  on_tpu = platform.traced_for() == "tpu"
-  return _dft(frames) if on_tpu else jnp.fft.rfft(frames)
+  if platform.traced_for() == "tpu" and window <= _LONGEST_PRODUCT:
+    return _dft(frames)
+  return jnp.fft.rfft(frames)
 
 
 def _dft(x: jax.Array) -> jax.Array:
   """Real DFT of the last axis as one matrix product, to float32 precision."""
   window = x.shape[-1]
   bins = window // 2 + 1
-  # Made on the device, as a constant it would be 17 MB at a window of 2048. Of
+  # Made on the device: as a constant it would be 17 MB at a window of 2048. Of
   # angles below one turn float32 is precise enough.
   turns = jnp.arange(window)[:, None] * jnp.arange(bins) % window
   angles = (2 * np.pi / window) * turns.astype(jnp.float32)

@@ -32,6 +32,8 @@ def run(args):
   from mmdcodec import bundle, convert
   from mmdcodec.convert import hub
 
+  # Before anything is fetched; `bundle.save` looks again.
+  convert.spare(args.bundle)
   source = hub.find(args.source)
   folder = source.parent if source.is_file() else source
   if folder.resolve() == pathlib.Path(args.bundle).resolve():

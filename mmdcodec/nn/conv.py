@@ -23,13 +23,15 @@ Inside `apply(..., mutable=[STREAM])` the layers take a clip in pieces: what a
 causal layer needs of the pieces before is in the collection STREAM, see
 `mmdcodec.models.streaming`.
 
-Which form is fast was measured on 2 CPU cores. Convolutions, also strided, are
-XLA's: sums of shifted matmuls, im2col and folding time into channels take 1.5
-to 5 times as long at stride 1, and on rows of whole strides an encoder takes
-1.05 to 1.1 times. Transposed ones are matmuls: as convolutions of two taps they
-decode in 0.87 of the time, but a training step takes 3 times as long, for the
-gradient of so wide a kernel; `lax.conv_transpose` takes 15 to 25 times. On TPUs
-the narrow layers are given `fold.Folded` signals, see `mmdcodec.nn.fold`.
+Which form is fast was measured on 2 CPU cores, by hand; no command repeats it.
+Convolutions, also strided, are XLA's: sums of shifted matmuls, im2col and
+folding time into channels take 1.5 to 5 times as long for single layers of
+stride 1, and with rows of whole strides the whole encoder of `encodec_24khz`
+takes 1.05 to 1.1 times. Transposed ones are matmuls: as convolutions of two
+taps they decode in 0.87 of the time, but a training step of `codec_small` takes
+3 times as long, for the gradient of so wide a kernel; `lax.conv_transpose`
+takes 15 to 25 times. On TPUs the narrow layers are given `fold.Folded` signals,
+see `mmdcodec.nn.fold`.
 """
 
 import math

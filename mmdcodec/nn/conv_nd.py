@@ -178,14 +178,15 @@ def conv_nd(
 ) -> jax.Array:
   """Convolution over the axes between the first and the last.
 
-  On GPUs and TPUs as XLA has it. On CPUs strides are folded into channels,
-  narrow layers widened, and groups made matmuls: the function is the same. What
-  that saves was measured on 2 cores, forward with both gradients of 4 x 1 s:
-  the first 3 x 9 convolution with stride 2 of the STFT discriminator 0.29 s as
-  it is, 0.10 s folded (32 channels; most of it was the gradient of the input);
-  with 8 channels 0.12 s, 0.020 s folded and 0.014 s widened too (at 16 channels
-  widening gains nothing); the four grouped ones of MelGAN 3.7 s by XLA's
-  groups, 0.31 s as matmuls (the gradient of the kernel).
+  On GPUs and TPUs as XLA has it (on TPUs the forms below take several times the
+  memory; on GPUs nothing was measured). On CPUs strides are folded into
+  channels, narrow layers widened, and groups made matmuls: the function is the
+  same. What that saves was measured on 2 cores, forward with both gradients of
+  4 x 1 s: the first 3 x 9 convolution with stride 2 of the STFT discriminator
+  0.29 s as it is, 0.10 s folded (32 channels; most of it was the gradient of
+  the input); with 8 channels 0.12 s, 0.020 s folded and 0.014 s widened too (at
+  16 channels widening gains nothing); the four grouped ones of MelGAN 3.7 s by
+  XLA's groups, 0.31 s as matmuls (the gradient of the kernel).
 
   Args:
     x: [batch, *sizes, in].

@@ -54,8 +54,9 @@ def wanted() -> bool:
   What is lowered for another platform than `mmdcodec.platform` finds is to be
   traced under `forced`.
   """
-  forced = _forced.get()
-  return platform.traced_for() == "tpu" if forced is None else forced
+  if _forced.get() is not None:
+    return _forced.get()
+  return platform.traced_for() == "tpu"
 
 
 def factors(widths: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:

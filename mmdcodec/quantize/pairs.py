@@ -133,10 +133,9 @@ def product_gradient(
 
   zeros = _no_joint(blocks), jnp.zeros_like(blocks.z)
   joint, gradient = sweep(tile, (blocks, weights), zeros)
-  rows = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
-  return row_blocks.joined(joint, len(z)), rows.reshape(-1, *z.shape[1:])[
-    : len(z)
-  ]
+  gradient = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
+  gradient = gradient.reshape(-1, *z.shape[1:])[: len(z)]
+  return row_blocks.joined(joint, len(z)), gradient
 
 
 def _terms(kernel: Kernel, a: Blocks, b: Blocks, live: jax.Array):
@@ -208,7 +207,7 @@ def _weighted_sums(z, source, weights, kernel, block, *, gradient):
     for_a, for_b = _pull(kernel, w, a.z, b.z)
     return (sums[0], for_a), (sums[1], for_b)
 
-  # One codebook, and no copy as `cut` would make one.
+  # One codebook, and no copy as `row_blocks.cut` would make one.
   z = z.reshape(-1, 1, block, z.shape[-1])
   blocks = Blocks(z, jnp.sum(z * z, -1), row_blocks.split(source, block))
   zeros = (_no_joint(blocks),)

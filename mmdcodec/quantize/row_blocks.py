@@ -28,6 +28,9 @@ def cut(z: jax.Array, source: jax.Array, block: int) -> Blocks:
     z: finite rows; for precise distances their mean should be near 0.
     source: int32 [sources, n].
     block: rows in a block.
+
+  Returns:
+    Blocks; what fills the last one up has no source, and does not count.
   """
   z = jnp.pad(z, ((0, -len(z) % block), (0, 0), (0, 0)))
   z = jnp.swapaxes(z.reshape(-1, block, *z.shape[1:]), 1, 2)

@@ -21,8 +21,9 @@ from mmdcodec.parallel import rules
 from mmdcodec.train import adversarial, gradients, independence
 
 
-# Configs of earlier versions have no discriminators, independence or balancer.
 def _balanced(config: Mapping) -> dict[str, float]:
+  """Weights of the losses of the reconstruction that are on."""
+  # Configs of earlier versions know fewer losses.
   names = ("waveform", "mel", "stft", *adversarial.NAMES)
   losses = config["losses"]
   weights = {name: losses[name]["weight"] for name in names if name in losses}
@@ -30,6 +31,7 @@ def _balanced(config: Mapping) -> dict[str, float]:
 
 
 def _balancer(config: Mapping) -> Mapping:
+  """Settings of the balancer; configs of earlier versions have none."""
   return config.get("balancer", {"on": False})
 
 
@@ -64,6 +66,7 @@ class CodecTask:
     self.codec = codec_model.from_config(config["model"])
     samples = round(self.audio_seconds * self.codec.rate)
     self.independence = None
+    # Runs of earlier versions do not have it.
     if "independence" in config["losses"]:
       self.independence = independence.make_term(
         config["losses"]["independence"],

@@ -52,12 +52,18 @@ def remember(config: dict, workdir: pathlib.Path, task: Any) -> None:
       (`free`), and which state there is beside the model's (`carries`).
 
   Raises:
-    UserError: the run that is there had another model or optimizer.
+    UserError: the run that is there had another model, optimizer or state, or
+      what is there is no run.
   """
   path = workdir / CONFIG_FILE
   now = json.loads(json.dumps(config))
   if path.exists():
     before = json.loads(path.read_text())
+    if "task" not in before:
+      raise UserError(
+        f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names"
+        " no task."
+      )
     # A key that one of the two versions does not know has not been changed.
     changed = [
       f"model.{key}"
