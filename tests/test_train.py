@@ -60,7 +60,7 @@ def finish(workdir, dataset, *more, devices=1):
     env=environment(devices),
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout
@@ -75,13 +75,13 @@ def run_until(step, signum, workdir, dataset):
     stderr=subprocess.STDOUT,
     text=True,
   )
-  deadline = time.time() + 300
+  deadline = time.time() + 600
   while time.time() < deadline and process.poll() is None:
     if any(row["step"] >= step for row in metrics.read(workdir)):
       process.send_signal(signum)
       break
     time.sleep(0.01)
-  output, _ = process.communicate(timeout=300)
+  output, _ = process.communicate(timeout=600)
   return process.returncode, output
 
 
@@ -190,7 +190,7 @@ def start_two(workdir, dataset, *more):
 def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
   """Catches processes that read the same rows, or sum gradients wrongly."""
   processes = start_two(tmp_path, dataset)
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  outputs = [process.communicate(timeout=600)[0] for process in processes]
   assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
   one, two = (
     {row["step"]: row for row in metrics.read(run) if "train/loss" in row}
@@ -210,12 +210,12 @@ def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
 def test_two_processes_stop_at_the_same_step(tmp_path, dataset):
   """Catches a SIGTERM to one process that leaves the other waiting."""
   processes = start_two(tmp_path, dataset, "--config.steps=5000")
-  deadline = time.time() + 300
+  deadline = time.time() + 600
   while time.time() < deadline and not metrics.read(tmp_path):
     assert all(p.poll() is None for p in processes)
     time.sleep(0.05)
   processes[1].send_signal(signal.SIGTERM)
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  outputs = [process.communicate(timeout=600)[0] for process in processes]
   assert [p.returncode for p in processes] == [75, 75], "\n".join(outputs)
   checkpoints = Checkpoints(tmp_path, read_only=True)
   assert f"saved at step {checkpoints.latest}" in outputs[0]
