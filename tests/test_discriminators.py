@@ -6,6 +6,7 @@ feature map. Its waveform discriminator does not use its downsampled signal;
 there each scale was given the signal averaged down as in MelGAN.
 """
 
+import functools
 import math
 import pathlib
 
@@ -21,7 +22,13 @@ from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial
 from mmdcodec.models.discriminators import from_config
 from mmdcodec.models.wave_discriminators import halve
-from mmdcodec.nn.conv_nd import LAYOUTS, conv_nd
+from mmdcodec.nn import fold
+from mmdcodec.nn.conv_nd import conv_nd
+
+# Correctness needs no optimized code, and that compiles much faster.
+quick = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 GOLDEN = pathlib.Path(__file__).parent / "data/discriminators_tiny.npz"
 
@@ -284,7 +291,7 @@ def test_convolutions_of_a_platform(
     strides,
     pads,
     rhs_dilation=dilations,
-    dimension_numbers=LAYOUTS[len(size)],
+    dimension_numbers=fold.LAYOUTS[len(size)],
     feature_group_count=groups,
   )
   monkeypatch.setattr(platform_lib, "traced_for", lambda: platform)
@@ -300,6 +307,59 @@ def test_convolutions_of_a_platform(
   want, got = (jax.jit(both, static_argnums=0)(f, x, w) for f in (plain, ours))
   for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "fields, factors",
+  [
+    # 33 bins and 1003 samples fill no whole rows.
+    (dict(TINY[0], windows=[64], filters=32), [16, 8, 4, 2, 2]),
+    (dict(TINY[1], max_filters=64, scales=1), [64, 16, 4, 1, 1, 1]),
+    (dict(TINY[2], filters=32), [4, 2, 1, 1, 1, 1, 1]),
+  ],
+  ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_folded(fields, factors):
+  """Catches a folded layer that is another function, or is not folded.
+
+  Strides, groups, dilations, rows that end after the signal (which the means of
+  the features must not count), and the gradients of all of them.
+  """
+  model = from_config([fields])
+  x = np.random.default_rng(0).standard_normal((4, 1003, 1)).astype(np.float32)
+  params = random_params(model)
+
+  def loss(params, x):
+    pairs = model.apply(params, x)
+    logits = [y for y, _ in pairs]
+    features = [features for _, features in pairs]
+    real = jax.tree.map(lambda y: y[:2], features)
+    fake = jax.tree.map(lambda y: y[2:], features)
+    total = adversarial.generator_loss(logits, "least_squares")
+    for relative in (True, False):
+      total += adversarial.feature_matching(real, fake, relative)
+    return total, (logits, [fold.unfold(y) for y in features[0]])
+
+  found = []
+  for on in (False, True):
+    with fold.forced(on):
+      # A function of its own for each, as the trace is cached by function.
+      run = lambda *of: jax.value_and_grad(loss, (0, 1), has_aux=True)(*of)
+      found.append(quick(run)(params, x))
+      ((_, features),) = jax.eval_shape(
+        lambda p, x: model.apply(p, x), params, x
+      )
+    got = [getattr(y, "factor", 1) for y in features]
+    assert got == (factors if on else [1] * len(factors))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(b, a, atol=1e-5 * max(1, np.abs(a).max()))
+
+
+def test_folded_signals_do_not_grow():
+  """Catches outputs past the rows that a folded convolution computes."""
+  x, kernel = fold.fold(jnp.ones((1, 8, 2)), 4), jnp.ones((3, 2, 2))
+  with pytest.raises(ValueError, match="9 outputs of 8 folded"):
+    conv_nd(x, kernel, strides=(1,), dilations=(1,), pads=((1, 2),))
 
 
 def test_names():

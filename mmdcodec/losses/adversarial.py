@@ -87,7 +87,8 @@ def feature_matching(
   """L1 distance of the discriminators' features; gradient to `fake` only.
 
   Args:
-    real: features of real audio, a list of layers per sub-discriminator.
+    real: features of real audio, a list of layers per sub-discriminator:
+      arrays or `mmdcodec.nn.fold.Folded` signals.
     fake: features of the same audio, generated.
     relative: divides each layer by the mean magnitude of its real features
       (EnCodec, section 3.4), so that layers count alike whatever their scale.
@@ -105,11 +106,11 @@ def feature_matching(
     if x.shape != y.shape:
       raise ValueError(f"features of shapes {x.shape} and {y.shape}")
     x, y = lax.stop_gradient(_wide(x)), _wide(y)
-    distance = jnp.mean(jnp.abs(x - y))
+    distance = abs(x - y).mean()
     if not relative:
       return distance
     # A layer that is silent on all real audio has no scale of its own.
-    return distance / jnp.maximum(jnp.mean(jnp.abs(x)), 1e-8)
+    return distance / jnp.maximum(abs(x).mean(), 1e-8)
 
   return _mean(
     [
@@ -138,5 +139,6 @@ def _mean(values: list) -> jax.Array:
   return sum(values) / len(values)
 
 
-def _wide(x: jax.Array) -> jax.Array:
-  return jnp.asarray(x).astype(jnp.float32)
+def _wide(x):
+  """In float32: an array (of NumPy too) or a folded signal."""
+  return jax.tree.map(lambda y: jnp.asarray(y).astype(jnp.float32), x)

@@ -10,7 +10,8 @@
 
 x is audio [batch, samples, channels]. Each sub-discriminator (one window, one
 scale, one period; they share nothing) gives logits, float32 with the batch
-first and one channel last, and the outputs of its layers, for feature matching.
+first and one channel last, and the outputs of its layers, for feature matching
+(on TPUs those of narrow layers are `mmdcodec.nn.fold.Folded` signals).
 Recorded and generated audio may go in as one batch.
 
   name              from                            used by
@@ -100,7 +101,8 @@ class Discriminators(nn.Module):
 
     Returns:
       `(logits, features)` of each sub-discriminator: logits float32 [batch,
-      ..., 1], features a list of float32 arrays, batch first, channels last.
+      ..., 1], features a list of float32 arrays, batch first, channels last,
+      or of folded signals where `fold.wanted()`.
 
     Raises:
       UserError: the clips are shorter than a window.

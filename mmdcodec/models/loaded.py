@@ -5,7 +5,6 @@ import json
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.errors import UserError
@@ -63,7 +62,8 @@ class LoadedCodec:
     """
     self.config = config
     self.model = codec_model.from_config(config["model"])
-    self.variables = jax.tree.map(jnp.asarray, variables)
+    # Not `jnp.asarray`, which compiles a copy for every shape.
+    self.variables = jax.device_put(variables)
     self.rate, self.channels = self.model.rate, self.model.channels
     self.frame_rate = self.model.frame_rate
     self.codebooks = self.model.codebooks

@@ -60,9 +60,9 @@ class Network:
   def folds(self) -> list[int]:
     """By how much the blocks are folded, from the audio to the latents."""
     widths = tuple(self.filters * 2**i for i in range(len(self.ratios)))
-    if self.norm == "time_group" or not fold.wanted():
+    if self.norm == "time_group":
       return [1] * len(widths)
-    return fold.factors(widths, tuple(reversed(self.ratios)))
+    return fold.wanted_factors(widths, self.ratios[::-1])
 
   def conv(self, features: int, kernel: int, name: str, **options):
     """A convolution with the common options."""
@@ -120,11 +120,6 @@ def _folds(module: nn.Module) -> list[int]:
   """`Network.folds`, in the order of the encoder; none in a stream."""
   network = module.network
   return [1] * len(network.ratios) if streaming(module) else network.folds()
-
-
-def _folded(x, factor: int):
-  """Folded by so much; 1 is no folding."""
-  return fold.unfold(x) if factor == 1 else fold.fold(x, factor)
 
 
 class Residual(nn.Module):
@@ -219,11 +214,11 @@ class Encoder(nn.Module):
   def front(self, x, lengths=None):
     """[batch, samples, channels] -> [batch, frames, width]."""
     folds = _folds(self)
-    x = self.conv_in(_folded(x, folds[0]), lengths)
+    x = self.conv_in(fold.refold(x, folds[0]), lengths)
     for block, ratio, factor in zip(
       self.block, reversed(self.network.ratios), folds, strict=True
     ):
-      x = block(_folded(x, factor), lengths)
+      x = block(fold.refold(x, factor), lengths)
       lengths = None if lengths is None else frames(lengths, ratio)
     return fold.unfold(x)
 

@@ -1,4 +1,7 @@
-"""Discriminators that look at complex spectra (EnCodec, SoundStream)."""
+"""Discriminators that look at complex spectra (EnCodec, SoundStream).
+
+On TPUs their narrow layers run with bins folded into channels.
+"""
 
 from typing import Any
 
@@ -7,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.audio import transforms
-from mmdcodec.nn.conv_nd import ConvNd
+from mmdcodec.nn import fold
+from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
 def complex_spectrum(x: jax.Array, *, window: int, hop: int) -> jax.Array:
@@ -55,12 +59,23 @@ class SpectrumNetwork(nn.Module):
       for step in self.dilations
     ]
     layers.append(dict(taps=square))
+    y = fold.refold(y, self._factor())
     features = []
     for i, layer in enumerate(layers):
       conv = ConvNd(self.filters, **layer, dtype=self.dtype, name=f"conv_{i}")
-      y = nn.leaky_relu(conv(y), self.slope)
+      y = leaky_relu(conv(y), self.slope)
       features.append(y)
-    return ConvNd(1, square, dtype=self.dtype, name="conv_out")(y), features
+    logits = ConvNd(1, square, dtype=self.dtype, name="conv_out")(y)
+    return fold.unfold(logits), features
+
+  def _factor(self) -> int:
+    """By how much bins are folded at first; every stride halves it."""
+    halved = 2 ** len(self.dilations)
+    if not fold.wanted() or halved * self.filters > fold.WIDEST:
+      return 1
+    # Nothing wider follows, so the last layers are to fill their lanes too.
+    last = min(fold.LANES, fold.WIDEST // halved) // self.filters
+    return halved * max(1, last)
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):
@@ -151,10 +166,10 @@ class ResidualBlock(nn.Module):
       for size, stride in zip(x.shape[1:3], self.strides, strict=True)
     )
     taps = tuple(stride + 2 for stride in self.strides)
-    y = nn.leaky_relu(conv(self.inner, (3, 3), "conv_0")(x), self.slope)
+    y = leaky_relu(conv(self.inner, (3, 3), "conv_0")(x), self.slope)
     y = conv(self.features, taps, "conv_1", strides=self.strides, pads=pads)(y)
     around = conv(self.features, (1, 1), "shortcut", strides=self.strides)
-    return nn.leaky_relu(y + around(x), self.slope)
+    return leaky_relu(y + around(x), self.slope)
 
 
 class STFTDiscriminator(nn.Module):
@@ -208,7 +223,11 @@ class STFTDiscriminator(nn.Module):
     """[batch, samples, channels] -> one pair; logits [batch, frames / 8, 1]."""
     y = complex_spectrum(x, window=self.window, hop=self.hop)[:, :, :-1]
     first = ConvNd(self.filters, (7, 7), dtype=self.dtype, name="conv_in")
-    features = [nn.leaky_relu(first(y), self.slope)]
+    folds = fold.wanted_factors(
+      [inner * self.filters for inner, _, _ in self.BLOCKS],
+      [bins for _, _, (_, bins) in self.BLOCKS],
+    )
+    features = [leaky_relu(first(fold.refold(y, folds[0])), self.slope)]
     for i, (inner, after, strides) in enumerate(self.BLOCKS):
       block = ResidualBlock(
         inner * self.filters,
@@ -218,12 +237,13 @@ class STFTDiscriminator(nn.Module):
         self.dtype,
         name=f"block_{i}",
       )
-      features.append(block(features[-1]))
+      features.append(block(fold.refold(features[-1], folds[i])))
+    y = fold.unfold(features[-1])
     last = ConvNd(
       1,
-      (1, features[-1].shape[2]),
+      (1, y.shape[2]),
       pads=((0, 0), (0, 0)),
       dtype=self.dtype,
       name="conv_out",
     )
-    return [(last(features[-1])[:, :, 0], features)]
+    return [(last(y)[:, :, 0], features)]

@@ -1,4 +1,8 @@
-"""Discriminators that look at the waveform (MelGAN, HiFi-GAN)."""
+"""Discriminators that look at the waveform (MelGAN, HiFi-GAN).
+
+On TPUs the narrow layers of MelGAN's run with time folded into channels, their
+groups as one kernel with zeros. HiFi-GAN's are as they are: no recipe has them.
+"""
 
 from typing import Any
 
@@ -7,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.nn.conv_nd import ConvNd
+from mmdcodec.nn import fold
+from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
 def halve(x: jax.Array) -> jax.Array:
@@ -46,11 +51,19 @@ class WaveNetwork(nn.Module):
         dict(features=width, taps=(41,), strides=(4,), groups=groups)
       )
     layers.append(dict(features=min(2 * width, self.max_filters), taps=(5,)))
+    # By how much to fold what each layer gives, and the stride of the next.
+    strides = [layer.get("strides", (1,))[0] for layer in layers[1:]]
+    folds = fold.wanted_factors(
+      [layer["features"] for layer in layers], [*strides, 1]
+    )
     features = []
     for i, layer in enumerate(layers):
+      # The first one has no stride: it takes what it gives.
+      y = fold.refold(y, folds[max(0, i - 1)])
       conv = ConvNd(**layer, dtype=self.dtype, name=f"conv_{i}")
-      y = nn.leaky_relu(conv(y), self.slope)
+      y = leaky_relu(conv(y), self.slope)
       features.append(y)
+    y = fold.unfold(y)
     return ConvNd(1, (3,), dtype=self.dtype, name="conv_out")(y), features
 
 
@@ -133,7 +146,7 @@ class PeriodNetwork(nn.Module):
       conv = ConvNd(
         width, (5,), strides=strides, dtype=self.dtype, name=f"conv_{i}"
       )
-      y = nn.leaky_relu(conv(y), self.slope)
+      y = leaky_relu(conv(y), self.slope)
       features.append(unfold(y))
     logits = unfold(ConvNd(1, (3,), dtype=self.dtype, name="conv_out")(y))
     return logits, [*features, logits]

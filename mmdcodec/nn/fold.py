@@ -1,4 +1,4 @@
-"""Signals with time folded into channels, for the narrow layers on TPUs.
+"""Signals folded into channels, for the narrow layers on TPUs.
 
 A TPU pads the last axis of an array to 128 lanes: 32 channels take the memory
 and the traffic of 128. Here `factor` samples that follow each other lie side by
@@ -12,6 +12,8 @@ is exactly the same function, with up to `factor` times the multiplications,
 most of them by zero, which the matrix unit has to spare. A convolution of
 stride s leaves a signal folded by factor / s, a transposed one by factor * s,
 so a whole chain of narrow layers runs without a change of layout between them.
+Spectra [batch, frames, bins, channels] are folded over their bins: always the
+axis before the channels.
 
 A layer whose reshapes stand around it alone wins nothing: XLA does not cancel
 them against those of the next layer, and on a TPU each is a copy. On CPUs
@@ -21,6 +23,7 @@ folding 32 channels costs 1.7 times the time.
 import contextlib
 import contextvars
 import math
+from collections.abc import Sequence
 
 import flax
 import jax
@@ -34,6 +37,9 @@ LANES = 128
 # Up to which folding widens a signal: beyond it, multiplications by zero cost
 # more than the lanes that they fill.
 WIDEST = 512
+
+# Of convolutions over so many axes, batch first and channels last.
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 _forced = contextvars.ContextVar("forced", default=None)
 
@@ -59,7 +65,7 @@ def wanted() -> bool:
   return platform.traced_for() == "tpu"
 
 
-def factors(widths: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+def factors(widths: Sequence[int], strides: Sequence[int]) -> list[int]:
   """By how much to fold the blocks of an encoder; 1 where it would not help.
 
   Neighbouring narrow blocks form a chain, which is folded by the product of its
@@ -85,34 +91,46 @@ def factors(widths: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
   return found
 
 
+def wanted_factors(widths: Sequence[int], strides: Sequence[int]) -> list[int]:
+  """`factors` where folding is `wanted`, else 1 for every block."""
+  return factors(widths, strides) if wanted() else [1] * len(widths)
+
+
 @flax.struct.dataclass
 class Folded:
-  """A signal [batch, time, channels], zero after its end.
+  """A signal [batch, ..., size, channels], zero after its end.
+
+  The axis before the channels is the folded one: time, or the bins of a
+  spectrum. A pytree whose only leaf has the batch first.
 
   Attributes:
-    rows: [batch, ceil(time / factor), factor * channels].
+    rows: [batch, ..., ceil(size / factor), factor * channels].
     factor: samples in a row.
-    time: samples; the last row may hold more, which are zero.
+    size: samples; the last row may hold more, which are zero.
   """
 
   rows: jax.Array
   factor: int = flax.struct.field(pytree_node=False)
-  time: int = flax.struct.field(pytree_node=False)
+  size: int = flax.struct.field(pytree_node=False)
 
   @property
-  def shape(self) -> tuple[int, int, int]:
-    """(batch, time, channels)."""
-    batch, _, width = self.rows.shape
-    return batch, self.time, width // self.factor
+  def shape(self) -> tuple[int, ...]:
+    """(batch, ..., size, channels)."""
+    *others, _, width = self.rows.shape
+    return *others, self.size, width // self.factor
 
   def astype(self, dtype) -> "Folded":
     """The same in another dtype."""
     return self.replace(rows=self.rows.astype(dtype))
 
-  def first(self, time: int) -> "Folded":
+  def first(self, size: int) -> "Folded":
     """The first samples; what the last row holds after them may not be zero."""
-    rows = self.rows[:, : -(-time // self.factor)]
-    return self.replace(rows=rows, time=time)
+    rows = self.rows[..., : -(-size // self.factor), :]
+    return self.replace(rows=rows, size=size)
+
+  def mean(self) -> jax.Array:
+    """Of all samples and channels."""
+    return jnp.sum(self.rows) / math.prod(self.shape)
 
   def __add__(self, other) -> "Folded":
     """Plus another signal folded alike, or one number per channel."""
@@ -120,63 +138,88 @@ class Folded:
       return self.replace(rows=self.rows + other.rows)
     return self.replace(rows=self.rows + jnp.tile(other, self.factor))
 
+  def __sub__(self, other: "Folded") -> "Folded":
+    """Minus another signal folded alike."""
+    return self.replace(rows=self.rows - other.rows)
+
+  def __abs__(self) -> "Folded":
+    """Magnitudes."""
+    return self.replace(rows=jnp.abs(self.rows))
+
 
 def fold(x: "jax.Array | Folded", factor: int) -> Folded:
-  """Folds [batch, time, channels], or changes by how much it is folded."""
+  """Folds [batch, ..., size, channels], or changes by how much it is folded."""
   if isinstance(x, Folded):
     return x if x.factor == factor else fold(unfold(x), factor)
-  batch, time, channels = x.shape
-  rows = -(-time // factor)
-  x = jnp.pad(x, ((0, 0), (0, rows * factor - time), (0, 0)))
-  return Folded(x.reshape(batch, rows, factor * channels), factor, time)
+  *others, size, channels = x.shape
+  rows = -(-size // factor)
+  margins = [(0, 0)] * len(others) + [(0, rows * factor - size), (0, 0)]
+  x = jnp.pad(x, margins).reshape(*others, rows, factor * channels)
+  return Folded(x, factor, size)
 
 
 def unfold(x: "jax.Array | Folded") -> jax.Array:
-  """[batch, time, channels] again; an array stays as it is."""
+  """[batch, ..., size, channels] again; an array stays as it is."""
   if not isinstance(x, Folded):
     return x
-  batch, time, channels = x.shape
-  return x.rows.reshape(batch, -1, channels)[:, :time]
+  *others, size, channels = x.shape
+  return x.rows.reshape(*others, -1, channels)[..., :size, :]
+
+
+def refold(x: "jax.Array | Folded", factor: int) -> "jax.Array | Folded":
+  """Folded by so much, whatever it was; an array where that is 1."""
+  return unfold(x) if factor == 1 else fold(x, factor)
 
 
 def mask_after(x: Folded, lengths: jax.Array | None) -> Folded:
   """Zeroes x from `lengths` [batch] on, or from its end (None)."""
-  _, rows, width = x.rows.shape
+  *others, rows, width = x.rows.shape
   if lengths is None:
-    if rows * x.factor == x.time:
+    if rows * x.factor == x.size:
       return x
-    lengths = jnp.array([x.time])
-  at = lax.broadcasted_iota(jnp.int32, (1, rows, width), 1) * x.factor
-  lane = lax.broadcasted_iota(jnp.int32, (1, rows, width), 2)
+    lengths = jnp.array([x.size])
+  shape = (*(1 for _ in others), rows, width)
+  at = lax.broadcasted_iota(jnp.int32, shape, len(others)) * x.factor
+  lane = lax.broadcasted_iota(jnp.int32, shape, len(others) + 1)
   at += lane // (width // x.factor)
-  return x.replace(rows=jnp.where(at < lengths[:, None, None], x.rows, 0))
+  ends = lengths.reshape(-1, *(1 for _ in shape[1:]))
+  return x.replace(rows=jnp.where(at < ends, x.rows, 0))
 
 
 def _matrix(shifts: list[int], size: int, kernel: jax.Array, dilation: int = 1):
-  """The kernel at each of the shifts: [size, in, shifts, out].
+  """The kernel [..., taps, in, out] shifted: [..., size, in, shifts, out].
 
   By padding, of which the gradient is a sum of slices.
   """
-  span = (kernel.shape[0] - 1) * dilation + 1
+  span = (kernel.shape[-3] - 1) * dilation + 1
   zero = jnp.zeros((), kernel.dtype)
+  others = [(0, 0, 0)] * (kernel.ndim - 3)
   copies = [
     lax.pad(
       kernel,
       zero,
-      [(shift, size - shift - span, dilation - 1), (0, 0, 0), (0, 0, 0)],
+      [
+        *others,
+        (shift, size - shift - span, dilation - 1),
+        (0, 0, 0),
+        (0, 0, 0),
+      ],
     )
     for shift in shifts
   ]
-  return jnp.stack(copies, 2)
+  return jnp.stack(copies, -2)
 
 
-def _between_rows(x: jax.Array, matrix: jax.Array, before: int, after: int):
+def _between_rows(x, matrix, pad: tuple[int, int], others=()):
+  """Convolution of rows; `others` as of `conv`."""
+  strides, dilations, pads = zip(*others, (1, 1, pad), strict=True)
   return lax.conv_general_dilated(
     x,
     matrix.astype(x.dtype),
-    (1,),
-    [(before, after)],
-    dimension_numbers=("NWC", "WIO", "NWC"),
+    strides,
+    pads,
+    rhs_dilation=dilations,
+    dimension_numbers=LAYOUTS[len(strides)],
   )
 
 
@@ -188,23 +231,27 @@ def conv(
   dilation: int = 1,
   left: int = 0,
   mirror: bool = False,
+  others: Sequence[tuple[int, int, tuple[int, int]]] = (),
 ) -> Folded:
   """Convolution y[t] = sum_j x[t * stride + j * dilation - left] @ kernel[j].
 
   Args:
     x: its factor must be a multiple of the stride.
-    kernel: [taps, in, out]; it is cast to the dtype of x when it is a matrix,
-      so that its gradient is summed in its own dtype.
+    kernel: [..., taps, in, out]; it is cast to the dtype of x when it is a
+      matrix, so that its gradient is summed in its own dtype.
     stride: samples per frame.
     dilation: step of the taps.
     left: samples before the first one, and zeros after the last.
-    mirror: those before mirror the first ones; x must be longer than `left`.
+    mirror: those before mirror the first ones; x must be longer than `left`,
+      and have no other axes.
+    others: stride, dilation and zeros (before, after) of the axes between the
+      batch and the folded one.
 
   Returns:
-    ceil(time / stride) frames, folded by factor / stride; what the last row
+    ceil(size / stride) frames, folded by factor / stride; what the last row
     holds after them is not zero.
   """
-  taps, _, out = kernel.shape
+  taps, _, out = kernel.shape[-3:]
   factor, frames = x.factor, x.factor // stride
   if frames * stride != factor:
     raise ValueError(f"stride {stride} does not divide the factor {factor}")
@@ -214,7 +261,7 @@ def conv(
   size = (before + 1 + after) * factor
   shifts = [i * stride - left + before * factor for i in range(frames)]
   matrix = _matrix(shifts, size, kernel, dilation)
-  matrix = matrix.reshape(size // factor, -1, frames * out)
+  shape = (*kernel.shape[:-3], size // factor, x.rows.shape[-1], frames * out)
   rows = x.rows
   if mirror and left:
     start = unfold(x.replace(rows=rows[:, : left // factor + 1]))
@@ -222,8 +269,8 @@ def conv(
     start = jnp.pad(start, ((0, 0), (before * factor - left, 0), (0, 0)))
     rows = jnp.concatenate([fold(start, factor).rows, rows], 1)
     before = 0
-  y = _between_rows(rows, matrix, before, after)
-  return Folded(y, frames, -(-x.time // stride))
+  y = _between_rows(rows, matrix.reshape(shape), (before, after), others)
+  return Folded(y, frames, -(-x.size // stride))
 
 
 def conv_transpose(
@@ -251,5 +298,5 @@ def conv_transpose(
   matrix = _matrix(shifts, rows * samples, kernel)
   matrix = matrix.reshape(rows, samples, width, factor, out)[::-1]
   matrix = matrix.transpose(0, 3, 2, 1, 4).reshape(rows, factor * width, -1)
-  y = _between_rows(x.rows, matrix, before, after)
-  return Folded(y, samples, x.time * stride)
+  y = _between_rows(x.rows, matrix, (before, after))
+  return Folded(y, samples, x.size * stride)
