@@ -28,6 +28,15 @@ def compiled_programs(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+  """Or a process keeps all that it ever compiled: 5 GB at the end."""
+  import jax
+
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
   """A prepared data set: 3 files of 12 s of simple music at 24 kHz."""

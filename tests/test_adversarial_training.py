@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmdcodec import bundle
+from mmdcodec import bundle, platform
 from mmdcodec.cli import configs
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial as losses
@@ -77,7 +77,9 @@ def run_steps(config, steps, state=None):
   with jax.set_mesh(mesh):
     state = state or program.init(jax.random.key(0))
     for step in range(steps):
-      state, found = program.step(state, mesh_lib.place(clips(step), mesh))
+      state, found = program.step(
+        state, mesh_lib.place(clips(step), mesh), task.phase(int(state.step))
+      )
       rows.append(jax.device_get(found))
   return rows, jax.device_get(state)
 
@@ -177,6 +179,35 @@ def test_start_warmup_and_every():
     [False] * 2 + [True] * 6
   )
   assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_steps_in_which_they_do_not_learn(monkeypatch):
+  """Catches a branch, as on GPUs and TPUs, that differs from a choice."""
+  config = configure(**{"adversarial.every": 2.0}).to_dict()
+  task = program_lib.make_task(config)
+  before = started().carried["adversary"]
+  x = jnp.asarray(clips(3)["audio"])
+  found = {}
+  for kind in ("cpu", "gpu"):
+    monkeypatch.setattr(platform, "traced_for", lambda kind=kind: kind)
+    # A function of its own, as the trace is cached by function.
+    run = jax.jit(lambda *given: task.adversary.step(*given))
+    assert ("cond" in str(run.trace(before, x, x, jnp.int32(0)).jaxpr)) == (
+      kind == "gpu"
+    )
+    found[kind] = [
+      jax.device_get(run(before, x, 0.5 * x, jnp.int32(step)))
+      for step in (2, 3)
+    ]
+  for step in range(2):
+    after, *_, values = found["cpu"][step]
+    assert np.isfinite(values["discriminator/gradient_norm"]) == (step == 1)
+    moved = jax.tree.map(np.array_equal, after.params, before.params)
+    assert all(jax.tree.leaves(moved)) == (step == 0)
+    for one, other in zip(
+      *(jax.tree.leaves(found[kind][step]) for kind in found), strict=True
+    ):
+      np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("balanced", [False, True])

@@ -2,11 +2,12 @@
 
 `models/discriminators.py` has the networks and `losses/adversarial.py` the
 losses; here is one step of both sides. Discriminators and codec move at the
-same time, from one forward pass over original and reconstruction: it is pulled
-back once for the discriminators' parameters, and once for each loss of the
-codec, whose gradient ends at the reconstruction. Neither side's gradient can
-reach the other's parameters. (Released PyTorch trainers take two passes, and
-let the codec hear the discriminators of after this step.)
+same time, from one forward pass over the original and one over the
+reconstruction: both are pulled back for the discriminators' parameters, the
+second also for each loss of the codec, whose gradient ends there. Neither
+side's gradient can reach the other's parameters. (Released PyTorch trainers
+look at both again, and let the codec hear the discriminators of after this
+step.)
 
   start    updates before there are any discriminators: nothing is computed
   warmup   updates in which they learn but are not heard
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mmdcodec import platform
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial
 from mmdcodec.models import discriminators as discriminators_lib
@@ -122,14 +124,23 @@ class Adversary:
     Returns:
       Scalars by name.
     """
-    return self._heard(self._judge(params, x, y))
+    return self._heard(self._judge(params, x), self._judge(params, y))
+
+  def acts(self, step: int) -> bool:
+    """Whether there are discriminators after `step` updates."""
+    return step >= self._config["start"]
 
   def heard(self, step: int | jax.Array) -> bool | jax.Array:
     """Whether the codec hears of them after `step` updates."""
     return step >= self._config["start"] + self._config["warmup"]
 
   def step(
-    self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
+    self,
+    state: AdversaryState,
+    x: jax.Array,
+    y: jax.Array,
+    step: jax.Array,
+    acts: bool = True,
   ) -> tuple[AdversaryState, dict, dict, dict]:
     """One step of both sides.
 
@@ -138,71 +149,66 @@ class Adversary:
       x: original [batch, samples, channels].
       y: reconstruction, same shape, without a gradient.
       step: int32, updates done.
+      acts: False leaves it all out, with the same outputs.
 
     Returns:
       The new state; value and gradient in y of the losses of the codec, by
       name, zero while they are not heard; metrics.
     """
-
-    def act(state):
+    if acts:
       return self._act(state, x, y, step)
-
-    if not self._config["start"]:
-      return act(state)
-    shapes = jax.eval_shape(act, state)[1:]
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    found = jax.eval_shape(self._act, state, x, y, step)[1:]
+    *nothing, metrics = jax.tree.map(
+      lambda a: jnp.zeros(a.shape, a.dtype), found
+    )
     # No measure is not a measure of 0, which would be an alarm.
-    nothing[-1].update(
-      {
-        k: jnp.full_like(v, jnp.nan)
-        for k, v in nothing[-1].items()
-        if jnp.issubdtype(v.dtype, jnp.floating)
-      }
-    )
-    return jax.lax.cond(
-      step >= self._config["start"],
-      act,
-      lambda state: (state, *nothing),
-      state,
-    )
+    metrics = {
+      name: jnp.full_like(value, jnp.nan)
+      if jnp.issubdtype(value.dtype, jnp.floating)
+      else value
+      for name, value in metrics.items()
+    }
+    return state, *nothing, metrics
 
-  def _judge(self, params, x, y):
-    """(logits, features) of each, original and reconstruction in turn."""
-    # One beside the other, so that both halves of a pair are where a mesh has
-    # the clip.
-    pairs = jnp.stack([x, y], 1).reshape(-1, *x.shape[1:])
-    return self.model.apply({"params": params}, pairs)
+  def _judge(self, params, x):
+    """Logits and features, a list of each over sub-discriminators."""
+    judged = self.model.apply({"params": params}, x)
+    return tuple([pair[i] for pair in judged] for i in range(2))
 
-  def _heard(self, judged) -> dict:
-    """Losses of the codec on what `_judge` gave."""
-    (real, fake), (real_features, fake_features) = _halves(judged)
+  def _heard(self, real, fake) -> dict:
+    """Losses of the codec on what `_judge` gave of both."""
     losses = {
-      "adversarial": adversarial.generator_loss(fake, self._config["loss"]),
+      "adversarial": adversarial.generator_loss(fake[0], self._config["loss"]),
       "features": adversarial.feature_matching(
-        real_features, fake_features, relative=self._config["relative"]
+        real[1], fake[1], relative=self._config["relative"]
       ),
     }
     return {name: losses[name] for name in self._names}
 
   def _act(self, state, x, y, step):
     config, heard = self._config, self.heard(step)
-    judged, back = jax.vjp(
-      lambda params, y: self._judge(params, x, y), state.params, y
-    )
-    values, pulls = gradients.each(self._heard, judged)
-    pulls = {name: back(pull)[1] for name, pull in pulls.items()}
+    # Not as one batch: the losses of the codec go back through one of the two
+    # only (a quarter of the time), and on a TPU taking a batch apart copies
+    # every feature.
+    real, back_real = jax.vjp(lambda p: self._judge(p, x), state.params)
+    fake, back_fake = jax.vjp(self._judge, state.params, y)
+    values, pulls = gradients.each(lambda fake: self._heard(real, fake), fake)
+    pulls = {name: back_fake(pull)[1] for name, pull in pulls.items()}
     values, pulls = jax.tree.map(
       lambda found: jnp.where(heard, found, 0.0), (values, pulls)
     )
 
-    def judge_loss(judged):
-      (real, fake), _ = _halves(judged)
-      return adversarial.discriminator_loss(real, fake, config["loss"])
+    def judge_loss(real, fake):
+      return adversarial.discriminator_loss(real[0], fake[0], config["loss"])
 
-    loss, pull = jax.value_and_grad(judge_loss)(judged)
+    loss, (pull_real, pull_fake) = jax.value_and_grad(judge_loss, (0, 1))(
+      real, fake
+    )
 
     def learn(state):
-      grads = back(pull)[0]
+      grads = jax.tree.map(
+        jnp.add, back_real(pull_real)[0], back_fake(pull_fake)[0]
+      )
       updates, opt_state = self._optimizer.update(
         grads, state.opt_state, state.params
       )
@@ -219,19 +225,20 @@ class Adversary:
     else:
       # Whole steps of a clock that ticks once in `every` steps.
       ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
-      state, norm = jax.lax.cond(
-        ticks(step + 1) > ticks(step),
-        learn,
-        lambda state: (state, jnp.float32(jnp.nan)),
-        state,
-      )
+      learns, still = ticks(step + 1) > ticks(step), (state, jnp.float32("nan"))
+      if platform.traced_for() == "cpu":
+        # Gradients of convolutions in a branch: see `CodecTask.phase`.
+        state, norm = jax.tree.map(
+          lambda new, old: jnp.where(learns, new, old), learn(state), still
+        )
+      else:
+        state, norm = jax.lax.cond(learns, learn, lambda _: still, state)
     silent = jnp.where(loss < SILENT_LOSS, state.silent + 1, 0)
-    (real, fake), _ = _halves(judged)
     metrics = {
       "loss": loss,
-      "ratio": _ratio(fake, loss, config["loss"]),
-      "real": _mean(real),
-      "fake": _mean(fake),
+      "ratio": _ratio(fake[0], loss, config["loss"]),
+      "real": _mean(real[0]),
+      "fake": _mean(fake[0]),
       "gradient_norm": norm,
       "silent_steps": silent,
     }
@@ -258,17 +265,6 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     " and have stopped learning. Lower adversarial.optimizer.rate, raise"
     " adversarial.every, or start them later (adversarial.start)."
   ]
-
-
-def _halves(judged):
-  """((real, fake) logits, (real, fake) features), lists over networks."""
-
-  def half(tree, at):
-    return jax.tree.map(lambda a: a.reshape(-1, 2, *a.shape[1:])[:, at], tree)
-
-  logits = [one for one, _ in judged]
-  features = [many for _, many in judged]
-  return tuple((half(tree, 0), half(tree, 1)) for tree in (logits, features))
 
 
 def _mean(logits: list) -> jax.Array:

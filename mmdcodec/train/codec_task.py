@@ -20,6 +20,9 @@ from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import adversarial, gradients, independence
 
+# A phase: the discriminators do not act yet.
+ALONE = "alone"
+
 
 def _balanced(config: Mapping) -> dict[str, float]:
   """Weights of the losses of the reconstruction that are on."""
@@ -110,6 +113,16 @@ class CodecTask:
     """Whether the step after `step` updates takes `history` batches."""
     return self.history > 1 and self.independence.due(step)
 
+  def phase(self, step: int) -> str | None:
+    """What the step after `step` updates leaves out; None: nothing.
+
+    A program each, and no condition in one: XLA's CPU backend runs gradients of
+    convolutions in a branch 16 times slower (`adversarial.start` of
+    `codec_small:adversarial`), and a TPU keeps memory for both branches.
+    """
+    late = self.adversary is not None and not self.adversary.acts(step)
+    return ALONE if late else None
+
   @property
   def inspects(self) -> bool:
     """Whether `inspect` has something to say."""
@@ -199,6 +212,7 @@ class CodecTask:
     batch: dict,
     key: jax.Array,
     step: jax.Array,
+    phase: str | None = None,
   ) -> tuple[jax.Array, tuple[dict, dict | None, dict]]:
     """One forward pass.
 
@@ -209,6 +223,7 @@ class CodecTask:
       batch: `audio` [batch, samples, channels], `lengths` [batch].
       key: of this step.
       step: int32, updates done.
+      phase: see `phase`.
 
     Returns:
       The weighted sum of losses, whose gradient in `params` is the balanced
@@ -229,7 +244,7 @@ class CodecTask:
     carried, metrics = dict(carried or {}), dict(out.metrics)
     if self.adversary is not None:
       carried["adversary"], values, more, judged = self.adversary.step(
-        carried["adversary"], x, y, step
+        carried["adversary"], x, y, step, acts=phase != ALONE
       )
       found, pulls, metrics = found | values, pulls | more, metrics | judged
     pull, norms = self._weigh(pulls, carried)

@@ -139,15 +139,21 @@ def train(
           " the data. The last checkpoint is sound."
         )
 
+    metrics = None
     while step < config["steps"]:
       profiler.before(step)
       # The device is still busy with the step before while the host reads.
       recent.append(mesh_lib.place(next(data), mesh))
+      before = metrics
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         if len(recent) == task.history and task.looks_back(step):
-          state, metrics = program.long_step(state, tuple(recent))
+          take, given = program.long_step, tuple(recent)
         else:
-          state, metrics = program.step(state, recent[-1])
+          take, given = program.step, recent[-1]
+        state, metrics = take(state, given, task.phase(step))
+      # One step may wait while the one before runs. More would keep all their
+      # batches in memory, and a run that is to stop would do them first.
+      jax.block_until_ready(before)
       step += 1
       last = step == config["steps"]
       profiler.after(step, state)

@@ -35,10 +35,12 @@ class Program:
     abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
     layout: TrainState of shardings.
     init: `key -> TrainState`, born where it will stay.
-    step: `(state, batch) -> (state, metrics)`; the state passed in is consumed.
-    long_step: `(state, batches) -> (state, metrics)`, the same with what the
-      task takes from its last `history` batches together, of which the last one
-      is that of the step; None if the task never does.
+    step: `(state, batch, phase=None) -> (state, metrics)`; the state passed in
+      is consumed. `phase` is what `task.phase` says, and each has a program of
+      its own.
+    long_step: `(state, batches, phase=None) -> (state, metrics)`, the same with
+      what the task takes from its last `history` batches together, of which the
+      last one is that of the step; None if the task never does.
   """
 
   abstract: TrainState
@@ -61,14 +63,25 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     )
 
   def step(
-    state: TrainState, batch: dict, history: tuple[dict, ...] = ()
+    state: TrainState,
+    batch: dict,
+    phase: str | None = None,
+    history: tuple[dict, ...] = (),
   ) -> tuple[TrainState, dict]:
     # From the step and not from a chain of splits: a resumed run draws the
     # numbers of the run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (collections, carried, metrics)), grads = jax.value_and_grad(
       task.loss, has_aux=True
-    )(state.params, state.collections, state.carried, batch, key, state.step)
+    )(
+      state.params,
+      state.collections,
+      state.carried,
+      batch,
+      key,
+      state.step,
+      phase,
+    )
     if history:
       more, more_grads, found = task.history_gradient(
         state.params, state.collections, history, key, state.step
@@ -88,9 +101,9 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     return state, {**metrics, "loss": loss, **guard, "learning_rate": rate}
 
   def long_step(
-    state: TrainState, batches: tuple[dict, ...]
+    state: TrainState, batches: tuple[dict, ...], phase: str | None = None
   ) -> tuple[TrainState, dict]:
-    return step(state, batches[-1], batches)
+    return step(state, batches[-1], phase, batches)
 
   def compiled(step: Callable) -> Callable:
     return jax.jit(
@@ -99,6 +112,7 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
       # Metrics on every device: each process can read them.
       out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
       donate_argnums=0,
+      static_argnums=2,
     )
 
   shapes = jax.eval_shape(init, jax.random.key(0))

@@ -1,0 +1,77 @@
+"""The training loop with a task that takes no time."""
+
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.cli import configs
+from mmdcodec.train import loop, metrics
+
+
+class Toy:
+  """A task of three numbers, in two phases."""
+
+  rules = ((".*", jax.sharding.PartitionSpec()),)
+  history, inspects, audio_seconds = 1, False, 0.25
+  shown, best, best_mode = ("train/loss",), "valid/none", "min"
+
+  def init(self, key):
+    """One vector."""
+    return {"params": {"w": jnp.ones(3)}}
+
+  def carry(self, key):
+    """Nothing."""
+
+  def looks_back(self, step):
+    """Never."""
+    return False
+
+  def phase(self, step):
+    """Two steps, and then the rest."""
+    return "early" if step < 2 else None
+
+  def loss(self, params, collections, carried, batch, key, step, phase=None):
+    """Says in which phase it was traced."""
+    early = jnp.float32(phase == "early")
+    value = jnp.sum(params["w"] ** 2) + 0 * jnp.sum(batch["audio"])
+    return value, (collections, carried, {"early": early})
+
+  def warnings(self, values):
+    """None."""
+    return []
+
+
+def test_phases_and_steps_under_way(tmp_path, dataset, monkeypatch):
+  """Catches a phase at the wrong step, and a host that runs far ahead.
+
+  Whatever has been given to a device is done before a run can stop, and keeps
+  its batch in memory.
+  """
+  config = configs.parse(["--config=encodec_24khz:tiny"])
+  config.data.train = str(dataset)
+  config.steps = config.save_every = config.eval_every = 5
+  config.log_every = 1
+  waited, given = [], []
+  ready, make = jax.block_until_ready, loop.make_program
+
+  def watched(task, config, mesh):
+    program = make(task, config, mesh)
+
+    def step(*arguments):
+      # Of the steps before, all but the last one have been waited for.
+      pairs = zip(waited, given[:-1], strict=True)
+      assert all(one is other for one, other in pairs)
+      state, values = program.step(*arguments)
+      given.append(values)
+      return state, values
+
+    return program.__class__(**{**vars(program), "step": step})
+
+  monkeypatch.setattr(loop, "make_program", watched)
+  monkeypatch.setattr(loop, "make_task", lambda config: Toy())
+  monkeypatch.setattr(
+    jax, "block_until_ready", lambda x: (waited.append(x) if x else x, ready(x))
+  )
+  loop.train(config, tmp_path, log=lambda line: None)
+  assert len(given) == 5
+  rows = [row for row in metrics.read(tmp_path) if "train/early" in row]
+  assert [row["train/early"] for row in rows] == [1, 1, 0, 0, 0]
