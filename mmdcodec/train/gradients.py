@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import platform
+
 
 def cached(
   encode: Callable, loss: Callable, params: Any, batches: Any
@@ -26,7 +28,7 @@ def cached(
   Returns:
     The loss, its gradient in params, and in z [batches, batch, frames, dim].
   """
-  z = jax.lax.map(lambda batch: encode(params, batch), batches)
+  z = _scan(lambda _, batch: (None, encode(params, batch)), None, batches)[1]
   value, pull = jax.value_and_grad(loss)(z.reshape(-1, *z.shape[2:]))
   pull = pull.reshape(z.shape)
 
@@ -36,8 +38,19 @@ def cached(
     return jax.tree.map(jnp.add, grads, back(pull)[0]), None
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  grads, _ = jax.lax.scan(add, zeros, (batches, pull))
+  grads, _ = _scan(add, zeros, (batches, pull))
   return value, grads, pull
+
+
+def _scan(step: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
+  """A loop on GPUs and TPUs, unrolled on CPUs.
+
+  In a loop (or a branch) XLA's CPU backend runs gradients of convolutions about
+  ten times slower: `cached` over 3 batches of 4 x 1 s through the encoder of
+  `codec_small` takes 0.11 of the time when unrolled, and 330 MiB, not 113.
+  """
+  unroll = platform.traced_for() == "cpu"
+  return jax.lax.scan(step, carry, inputs, unroll=unroll)
 
 
 def each(losses: Callable, at: Any) -> tuple[dict, dict]:
@@ -63,7 +76,7 @@ def norms(
 ) -> dict[str, jax.Array]:
   """Norm of the gradient of each of several losses at one place.
 
-  One loss after the other goes back through `forward`, which is compiled once.
+  One loss after the other goes back through `forward`.
 
   Args:
     forward: at -> outputs, a tree of float arrays.
@@ -76,5 +89,6 @@ def norms(
   outputs, back = jax.vjp(forward, at)
   _, pulls = each(losses, outputs)
   stacked = jax.tree.map(lambda *pull: jnp.stack(pull), *pulls.values())
-  found = jax.lax.map(lambda pull: jnp.linalg.norm(back(pull)[0]), stacked)
+  norm = lambda _, pull: (None, jnp.linalg.norm(back(pull)[0]))
+  found = _scan(norm, None, stacked)[1]
   return dict(zip(pulls, found, strict=True))
