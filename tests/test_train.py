@@ -45,7 +45,8 @@ def command(workdir, dataset, *more):
     f"--workdir={workdir}", f"--config.data.train={dataset}",
     f"--config.data.valid={dataset}", f"--config.steps={STEPS}",
     "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5",
-    *more,
+    # Two programs, of which a resumed run must take the right one.
+    "--config.adversarial.start=3", *more,
   ]  # fmt: skip
 
 

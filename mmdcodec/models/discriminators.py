@@ -10,9 +10,7 @@
 
 x is audio [batch, samples, channels]. Each sub-discriminator (one window, one
 scale, one period; they share nothing) gives logits, float32 with the batch
-first and one channel last, and the outputs of its layers, for feature matching
-(on TPUs those of narrow layers are `mmdcodec.nn.fold.Folded` signals).
-Recorded and generated audio may go in as one batch.
+first and one channel last, and the outputs of its layers, for feature matching.
 
   name              from                            used by
   multi_scale_stft  EnCodec, arXiv 2210.13438       EnCodec, MusicGen
@@ -101,8 +99,9 @@ class Discriminators(nn.Module):
 
     Returns:
       `(logits, features)` of each sub-discriminator: logits float32 [batch,
-      ..., 1], features a list of float32 arrays, batch first, channels last,
-      or of folded signals where `fold.wanted()`.
+      ..., 1], features a list of float32 arrays, batch first, channels last.
+      On TPUs those of narrow layers are `mmdcodec.nn.fold.Folded` signals, of
+      which `fold.unfold` makes arrays.
 
     Raises:
       UserError: the clips are shorter than a window.

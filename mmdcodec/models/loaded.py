@@ -62,8 +62,9 @@ class LoadedCodec:
     """
     self.config = config
     self.model = codec_model.from_config(config["model"])
-    # Not `jnp.asarray`, which compiles a copy for every shape.
-    self.variables = jax.device_put(variables)
+    # Arrays of its own, copied by NumPy: `jnp.array` compiles for every shape,
+    # which takes 70 MB, and `device_put` shares memory on CPUs.
+    self.variables = jax.device_put(jax.tree.map(np.array, variables))
     self.rate, self.channels = self.model.rate, self.model.channels
     self.frame_rate = self.model.frame_rate
     self.codebooks = self.model.codebooks

@@ -1,6 +1,6 @@
 """Discriminators that look at complex spectra (EnCodec, SoundStream).
 
-On TPUs their narrow layers run with bins folded into channels.
+On TPUs their narrow layers run with frames folded into channels.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ class SpectrumNetwork(nn.Module):
       for step in self.dilations
     ]
     layers.append(dict(taps=square))
-    y = fold.refold(y, self._factor())
+    y = fold.refold(y, fold.filling(self.filters))
     features = []
     for i, layer in enumerate(layers):
       conv = ConvNd(self.filters, **layer, dtype=self.dtype, name=f"conv_{i}")
@@ -67,15 +67,6 @@ class SpectrumNetwork(nn.Module):
       features.append(y)
     logits = ConvNd(1, square, dtype=self.dtype, name="conv_out")(y)
     return fold.unfold(logits), features
-
-  def _factor(self) -> int:
-    """By how much bins are folded at first; every stride halves it."""
-    halved = 2 ** len(self.dilations)
-    if not fold.wanted() or halved * self.filters > fold.WIDEST:
-      return 1
-    # Nothing wider follows, so the last layers are to fill their lanes too.
-    last = min(fold.LANES, fold.WIDEST // halved) // self.filters
-    return halved * max(1, last)
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):
@@ -223,12 +214,13 @@ class STFTDiscriminator(nn.Module):
     """[batch, samples, channels] -> one pair; logits [batch, frames / 8, 1]."""
     y = complex_spectrum(x, window=self.window, hop=self.hop)[:, :, :-1]
     first = ConvNd(self.filters, (7, 7), dtype=self.dtype, name="conv_in")
-    folds = fold.wanted_factors(
-      [inner * self.filters for inner, _, _ in self.BLOCKS],
-      [bins for _, _, (_, bins) in self.BLOCKS],
+    y = leaky_relu(
+      first(fold.refold(y, fold.filling(self.filters))), self.slope
     )
-    features = [leaky_relu(first(fold.refold(y, folds[0])), self.slope)]
+    features = [y]
     for i, (inner, after, strides) in enumerate(self.BLOCKS):
+      if fold.filling(inner * self.filters) == 1:
+        y = fold.unfold(y)
       block = ResidualBlock(
         inner * self.filters,
         after * self.filters,
@@ -237,8 +229,9 @@ class STFTDiscriminator(nn.Module):
         self.dtype,
         name=f"block_{i}",
       )
-      features.append(block(fold.refold(features[-1], folds[i])))
-    y = fold.unfold(features[-1])
+      y = block(y)
+      features.append(y)
+    y = fold.unfold(y)
     last = ConvNd(
       1,
       (1, y.shape[2]),

@@ -57,9 +57,11 @@ class WaveNetwork(nn.Module):
       [layer["features"] for layer in layers], [*strides, 1]
     )
     features = []
-    for i, layer in enumerate(layers):
-      # The first one has no stride: it takes what it gives.
-      y = fold.refold(y, folds[max(0, i - 1)])
+    # The first layer has no stride: it takes what it gives.
+    for i, (layer, factor) in enumerate(
+      zip(layers, [folds[0], *folds[:-1]], strict=True)
+    ):
+      y = fold.refold(y, factor)
       conv = ConvNd(**layer, dtype=self.dtype, name=f"conv_{i}")
       y = leaky_relu(conv(y), self.slope)
       features.append(y)

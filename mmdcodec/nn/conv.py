@@ -133,7 +133,7 @@ def conv(
     (stride,),
     [pad],
     rhs_dilation=(dilation,),
-    dimension_numbers=("NWC", "WIO", "NWC"),
+    dimension_numbers=fold.LAYOUTS[1],
     preferred_element_type=dtype,
   )
 

@@ -173,14 +173,14 @@ def _folded_conv(x, kernel, strides, dilations, pads, groups):
     kernel = kernel.reshape(taps, 1, width, groups, out // groups)
     own = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
     kernel = (kernel * own).reshape(taps, groups * width, out)
-  *others, (stride, dilation, pad) = zip(strides, dilations, pads, strict=True)
+  (stride, dilation, pad), *others = zip(strides, dilations, pads, strict=True)
   y = fold.conv(
     x, kernel, stride=stride, dilation=dilation, left=pad[0], others=others
   )
-  span = (kernel.shape[-3] - 1) * dilation + 1
-  out = (x.size + sum(pad) - span) // stride + 1
-  if out > y.size:
-    raise ValueError(f"{out} outputs of {x.size} folded samples, by {stride}")
+  span = (kernel.shape[0] - 1) * dilation + 1
+  out = (x.time + sum(pad) - span) // stride + 1
+  if out > y.time:
+    raise ValueError(f"{out} outputs of {x.time} folded samples, by {stride}")
   return y.first(out)
 
 
@@ -195,9 +195,10 @@ def conv_nd(
 ) -> "jax.Array | fold.Folded":
   """Convolution over the axes between the first and the last.
 
-  A folded signal stays folded. The others, on GPUs and TPUs, as XLA has it (on
-  TPUs the forms below take several times the memory; on GPUs nothing was
-  measured). On CPUs strides are folded into
+  A `Folded` signal stays one, see `mmdcodec.nn.fold`; of arrays:
+
+  On GPUs and TPUs as XLA has it (on TPUs the forms below take several times the
+  memory; on GPUs nothing was measured). On CPUs strides are folded into
   channels, narrow layers widened, and groups made matmuls: the function is the
   same. What that saves was measured on 2 cores, forward with both gradients of
   4 x 1 s: the first 3 x 9 convolution with stride 2 of the STFT discriminator
@@ -207,24 +208,27 @@ def conv_nd(
   XLA's groups, 0.31 s as matmuls (the gradient of the kernel).
 
   Args:
-    x: [batch, *sizes, in].
-    kernel: [*taps, in / groups, out].
+    x: [batch, *sizes, in], or folded over the first of the sizes.
+    kernel: [*taps, in / groups, out]; cast to the dtype of x.
     strides: of each axis, steps of the output.
     dilations: of each axis, steps of the taps; 1 where the stride is not.
     pads: zeros before and after each axis.
     groups: of channels that do not see each other; over one axis only.
 
   Returns:
-    [batch, *sizes, out].
+    [batch, *sizes, out], folded if x was.
 
   Raises:
-    ValueError: an axis has a stride and a dilation, or a folded one more
-      outputs than ceil(size / stride).
+    ValueError: an axis has a stride and a dilation; or the axis of a folded
+      signal has a stride that does not divide the factor, or more outputs than
+      ceil(time / stride).
   """
-  if isinstance(x, fold.Folded):
-    return _folded_conv(x, kernel, strides, dilations, pads, groups)
   if any(s > 1 and d > 1 for s, d in zip(strides, dilations, strict=True)):
     raise ValueError("a strided axis can't be dilated as well")
+  if isinstance(x, fold.Folded):
+    # It casts the kernel once that is a matrix.
+    return _folded_conv(x, kernel, strides, dilations, pads, groups)
+  kernel = kernel.astype(x.dtype)
   if platform.traced_for() != "cpu":
     return _plain_conv(x, kernel, strides, dilations, pads, groups)
   if groups > 1:
@@ -308,7 +312,7 @@ class ConvNd(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     y = conv_nd(
       x.astype(self.dtype),
-      kernel.astype(self.dtype),
+      kernel,
       strides=self.strides or ones,
       dilations=dilations,
       pads=pads,
@@ -318,4 +322,4 @@ class ConvNd(nn.Module):
     if not isinstance(y, fold.Folded):
       return y
     y = fold.mask_after(y, None)
-    return fold.refold(y, y.factor)
+    return fold.unfold(y) if y.factor == 1 else y

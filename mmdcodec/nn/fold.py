@@ -1,4 +1,4 @@
-"""Signals folded into channels, for the narrow layers on TPUs.
+"""Signals with time folded into channels, for the narrow layers on TPUs.
 
 A TPU pads the last axis of an array to 128 lanes: 32 channels take the memory
 and the traffic of 128. Here `factor` samples that follow each other lie side by
@@ -12,8 +12,8 @@ is exactly the same function, with up to `factor` times the multiplications,
 most of them by zero, which the matrix unit has to spare. A convolution of
 stride s leaves a signal folded by factor / s, a transposed one by factor * s,
 so a whole chain of narrow layers runs without a change of layout between them.
-Spectra [batch, frames, bins, channels] are folded over their bins: always the
-axis before the channels.
+Of spectra [batch, frames, bins, channels] the frames are folded: it is always
+the axis after the batch.
 
 A layer whose reshapes stand around it alone wins nothing: XLA does not cancel
 them against those of the next layer, and on a TPU each is a copy. On CPUs
@@ -96,41 +96,50 @@ def wanted_factors(widths: Sequence[int], strides: Sequence[int]) -> list[int]:
   return factors(widths, strides) if wanted() else [1] * len(widths)
 
 
+def filling(width: int) -> int:
+  """By how much to fold so many channels to fill the lanes, a power of two.
+
+  1 where folding is not `wanted`, and where half of the lanes are filled.
+  """
+  if not wanted() or width > LANES // 2:
+    return 1
+  return 1 << ((LANES // width).bit_length() - 1)
+
+
 @flax.struct.dataclass
 class Folded:
-  """A signal [batch, ..., size, channels], zero after its end.
+  """A signal [batch, time, ..., channels], zero after its end.
 
-  The axis before the channels is the folded one: time, or the bins of a
-  spectrum. A pytree whose only leaf has the batch first.
+  A pytree whose only leaf has the batch first.
 
   Attributes:
-    rows: [batch, ..., ceil(size / factor), factor * channels].
+    rows: [batch, ceil(time / factor), ..., factor * channels].
     factor: samples in a row.
-    size: samples; the last row may hold more, which are zero.
+    time: samples; the last row may hold more, which are zero.
   """
 
   rows: jax.Array
   factor: int = flax.struct.field(pytree_node=False)
-  size: int = flax.struct.field(pytree_node=False)
+  time: int = flax.struct.field(pytree_node=False)
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """(batch, ..., size, channels)."""
-    *others, _, width = self.rows.shape
-    return *others, self.size, width // self.factor
+    """(batch, time, ..., channels)."""
+    batch, _, *others, width = self.rows.shape
+    return batch, self.time, *others, width // self.factor
 
   def astype(self, dtype) -> "Folded":
     """The same in another dtype."""
     return self.replace(rows=self.rows.astype(dtype))
 
-  def first(self, size: int) -> "Folded":
+  def first(self, time: int) -> "Folded":
     """The first samples; what the last row holds after them may not be zero."""
-    rows = self.rows[..., : -(-size // self.factor), :]
-    return self.replace(rows=rows, size=size)
+    rows = self.rows[:, : -(-time // self.factor)]
+    return self.replace(rows=rows, time=time)
 
   def mean(self) -> jax.Array:
     """Of all samples and channels."""
-    return jnp.sum(self.rows) / math.prod(self.shape)
+    return jnp.sum(self.rows) / float(math.prod(self.shape))
 
   def __add__(self, other) -> "Folded":
     """Plus another signal folded alike, or one number per channel."""
@@ -148,22 +157,26 @@ class Folded:
 
 
 def fold(x: "jax.Array | Folded", factor: int) -> Folded:
-  """Folds [batch, ..., size, channels], or changes by how much it is folded."""
+  """Folds [batch, time, ..., channels], or changes by how much it is folded."""
   if isinstance(x, Folded):
     return x if x.factor == factor else fold(unfold(x), factor)
-  *others, size, channels = x.shape
-  rows = -(-size // factor)
-  margins = [(0, 0)] * len(others) + [(0, rows * factor - size), (0, 0)]
-  x = jnp.pad(x, margins).reshape(*others, rows, factor * channels)
-  return Folded(x, factor, size)
+  batch, time, *others, channels = x.shape
+  rows = -(-time // factor)
+  margins = [(0, 0)] * x.ndim
+  margins[1] = (0, rows * factor - time)
+  x = jnp.pad(x, margins).reshape(batch, rows, factor, *others, channels)
+  x = jnp.moveaxis(x, 2, -2).reshape(batch, rows, *others, factor * channels)
+  return Folded(x, factor, time)
 
 
 def unfold(x: "jax.Array | Folded") -> jax.Array:
-  """[batch, ..., size, channels] again; an array stays as it is."""
+  """[batch, time, ..., channels] again; an array stays as it is."""
   if not isinstance(x, Folded):
     return x
-  *others, size, channels = x.shape
-  return x.rows.reshape(*others, -1, channels)[..., :size, :]
+  batch, time, *others, channels = x.shape
+  y = x.rows.reshape(batch, -1, *others, x.factor, channels)
+  y = jnp.moveaxis(y, -2, 2).reshape(batch, -1, *others, channels)
+  return y[:, :time]
 
 
 def refold(x: "jax.Array | Folded", factor: int) -> "jax.Array | Folded":
@@ -173,38 +186,29 @@ def refold(x: "jax.Array | Folded", factor: int) -> "jax.Array | Folded":
 
 def mask_after(x: Folded, lengths: jax.Array | None) -> Folded:
   """Zeroes x from `lengths` [batch] on, or from its end (None)."""
-  *others, rows, width = x.rows.shape
+  _, rows, *others, width = x.rows.shape
   if lengths is None:
-    if rows * x.factor == x.size:
+    if rows * x.factor == x.time:
       return x
-    lengths = jnp.array([x.size])
-  shape = (*(1 for _ in others), rows, width)
-  at = lax.broadcasted_iota(jnp.int32, shape, len(others)) * x.factor
-  lane = lax.broadcasted_iota(jnp.int32, shape, len(others) + 1)
+    lengths = jnp.array([x.time])
+  shape = (1, rows, *(1 for _ in others), width)
+  at = lax.broadcasted_iota(jnp.int32, shape, 1) * x.factor
+  lane = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
   at += lane // (width // x.factor)
   ends = lengths.reshape(-1, *(1 for _ in shape[1:]))
   return x.replace(rows=jnp.where(at < ends, x.rows, 0))
 
 
 def _matrix(shifts: list[int], size: int, kernel: jax.Array, dilation: int = 1):
-  """The kernel [..., taps, in, out] shifted: [..., size, in, shifts, out].
+  """The kernel [taps, ..., in, out] shifted: [size, ..., in, shifts, out].
 
   By padding, of which the gradient is a sum of slices.
   """
-  span = (kernel.shape[-3] - 1) * dilation + 1
+  span = (kernel.shape[0] - 1) * dilation + 1
   zero = jnp.zeros((), kernel.dtype)
-  others = [(0, 0, 0)] * (kernel.ndim - 3)
+  none = [(0, 0, 0)] * (kernel.ndim - 1)
   copies = [
-    lax.pad(
-      kernel,
-      zero,
-      [
-        *others,
-        (shift, size - shift - span, dilation - 1),
-        (0, 0, 0),
-        (0, 0, 0),
-      ],
-    )
+    lax.pad(kernel, zero, [(shift, size - shift - span, dilation - 1), *none])
     for shift in shifts
   ]
   return jnp.stack(copies, -2)
@@ -212,7 +216,7 @@ def _matrix(shifts: list[int], size: int, kernel: jax.Array, dilation: int = 1):
 
 def _between_rows(x, matrix, pad: tuple[int, int], others=()):
   """Convolution of rows; `others` as of `conv`."""
-  strides, dilations, pads = zip(*others, (1, 1, pad), strict=True)
+  strides, dilations, pads = zip((1, 1, pad), *others, strict=True)
   return lax.conv_general_dilated(
     x,
     matrix.astype(x.dtype),
@@ -237,21 +241,27 @@ def conv(
 
   Args:
     x: its factor must be a multiple of the stride.
-    kernel: [..., taps, in, out]; it is cast to the dtype of x when it is a
+    kernel: [taps, ..., in, out]; it is cast to the dtype of x when it is a
       matrix, so that its gradient is summed in its own dtype.
     stride: samples per frame.
     dilation: step of the taps.
     left: samples before the first one, and zeros after the last.
     mirror: those before mirror the first ones; x must be longer than `left`,
-      and have no other axes.
-    others: stride, dilation and zeros (before, after) of the axes between the
-      batch and the folded one.
+      and have no axis between time and channels.
+    others: stride, dilation and zeros (before, after) of each axis between time
+      and channels.
 
   Returns:
-    ceil(size / stride) frames, folded by factor / stride; what the last row
+    ceil(time / stride) frames, folded by factor / stride; what the last row
     holds after them is not zero.
+
+  Raises:
+    ValueError: the stride does not divide the factor, or a mirror is asked of a
+      signal with more axes.
   """
-  taps, _, out = kernel.shape[-3:]
+  if mirror and others:
+    raise ValueError("only signals [batch, time, channels] have a mirror")
+  taps, *_, width, out = kernel.shape
   factor, frames = x.factor, x.factor // stride
   if frames * stride != factor:
     raise ValueError(f"stride {stride} does not divide the factor {factor}")
@@ -261,7 +271,9 @@ def conv(
   size = (before + 1 + after) * factor
   shifts = [i * stride - left + before * factor for i in range(frames)]
   matrix = _matrix(shifts, size, kernel, dilation)
-  shape = (*kernel.shape[:-3], size // factor, x.rows.shape[-1], frames * out)
+  matrix = matrix.reshape(size // factor, factor, *matrix.shape[1:])
+  matrix = jnp.moveaxis(matrix, 1, -4)
+  matrix = matrix.reshape(*matrix.shape[:-4], factor * width, frames * out)
   rows = x.rows
   if mirror and left:
     start = unfold(x.replace(rows=rows[:, : left // factor + 1]))
@@ -269,8 +281,8 @@ def conv(
     start = jnp.pad(start, ((0, 0), (before * factor - left, 0), (0, 0)))
     rows = jnp.concatenate([fold(start, factor).rows, rows], 1)
     before = 0
-  y = _between_rows(rows, matrix.reshape(shape), (before, after), others)
-  return Folded(y, frames, -(-x.size // stride))
+  y = _between_rows(rows, matrix, (before, after), others)
+  return Folded(y, frames, -(-x.time // stride))
 
 
 def conv_transpose(
@@ -299,4 +311,4 @@ def conv_transpose(
   matrix = matrix.reshape(rows, samples, width, factor, out)[::-1]
   matrix = matrix.transpose(0, 3, 2, 1, 4).reshape(rows, factor * width, -1)
   y = _between_rows(x.rows, matrix, (before, after))
-  return Folded(y, samples, x.size * stride)
+  return Folded(y, samples, x.time * stride)

@@ -134,30 +134,11 @@ class Adversary:
     """Whether the codec hears of them after `step` updates."""
     return step >= self._config["start"] + self._config["warmup"]
 
-  def step(
-    self,
-    state: AdversaryState,
-    x: jax.Array,
-    y: jax.Array,
-    step: jax.Array,
-    acts: bool = True,
+  def absent(
+    self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
   ) -> tuple[AdversaryState, dict, dict, dict]:
-    """One step of both sides.
-
-    Args:
-      state: of the discriminators.
-      x: original [batch, samples, channels].
-      y: reconstruction, same shape, without a gradient.
-      step: int32, updates done.
-      acts: False leaves it all out, with the same outputs.
-
-    Returns:
-      The new state; value and gradient in y of the losses of the codec, by
-      name, zero while they are not heard; metrics.
-    """
-    if acts:
-      return self._act(state, x, y, step)
-    found = jax.eval_shape(self._act, state, x, y, step)[1:]
+    """What `step` returns, of discriminators that do nothing yet."""
+    found = jax.eval_shape(self.step, state, x, y, step)[1:]
     *nothing, metrics = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype), found
     )
@@ -173,7 +154,7 @@ class Adversary:
   def _judge(self, params, x):
     """Logits and features, a list of each over sub-discriminators."""
     judged = self.model.apply({"params": params}, x)
-    return tuple([pair[i] for pair in judged] for i in range(2))
+    return [logits for logits, _ in judged], [found for _, found in judged]
 
   def _heard(self, real, fake) -> dict:
     """Losses of the codec on what `_judge` gave of both."""
@@ -185,7 +166,21 @@ class Adversary:
     }
     return {name: losses[name] for name in self._names}
 
-  def _act(self, state, x, y, step):
+  def step(
+    self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
+  ) -> tuple[AdversaryState, dict, dict, dict]:
+    """One step of both sides.
+
+    Args:
+      state: of the discriminators.
+      x: original [batch, samples, channels].
+      y: reconstruction, same shape, without a gradient.
+      step: int32, updates done.
+
+    Returns:
+      The new state; value and gradient in y of the losses of the codec, by
+      name, zero while they are not heard; metrics.
+    """
     config, heard = self._config, self.heard(step)
     # Not as one batch: the losses of the codec go back through one of the two
     # only (a quarter of the time), and on a TPU taking a batch apart copies
@@ -226,8 +221,10 @@ class Adversary:
       # Whole steps of a clock that ticks once in `every` steps.
       ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
       learns, still = ticks(step + 1) > ticks(step), (state, jnp.float32("nan"))
+      # A phase for it (see `CodecTask.phase`) would be one more program, which
+      # takes a TPU's compiler minutes.
       if platform.traced_for() == "cpu":
-        # Gradients of convolutions in a branch: see `CodecTask.phase`.
+        # In a branch it would take ten times as long.
         state, norm = jax.tree.map(
           lambda new, old: jnp.where(learns, new, old), learn(state), still
         )

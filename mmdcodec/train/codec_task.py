@@ -243,8 +243,10 @@ class CodecTask:
     found, pulls = gradients.each(lambda y: self.losses(x, y, mask), y)
     carried, metrics = dict(carried or {}), dict(out.metrics)
     if self.adversary is not None:
-      carried["adversary"], values, more, judged = self.adversary.step(
-        carried["adversary"], x, y, step, acts=phase != ALONE
+      adversary = self.adversary
+      act = adversary.absent if phase == ALONE else adversary.step
+      carried["adversary"], values, more, judged = act(
+        carried["adversary"], x, y, step
       )
       found, pulls, metrics = found | values, pulls | more, metrics | judged
     pull, norms = self._weigh(pulls, carried)
@@ -341,7 +343,7 @@ class CodecTask:
 
     What makes weights comparable, for losses that reach the encoder on
     different ways. Costs about as much as a training step, and the compilation
-    of one: nothing for every step.
+    of one (on CPUs of one backward pass for each loss): nothing for every step.
 
     Args:
       state: TrainState.

@@ -17,7 +17,8 @@ def cached(
   Gradient caching (Gao et al. 2021, "Scaling deep contrastive learning batch
   size under memory limited setup", arXiv 2101.06983): encode all and keep only
   z, take the loss and its gradient in z, then encode one batch after the other
-  again and back-propagate its part. The cost is one more encoding.
+  again and back-propagate its part. The cost is one more encoding. (Not on
+  CPUs, where speed goes before memory: see `_scan`.)
 
   Args:
     encode: (params, batch) -> z [batch, frames, dim], each example by itself.

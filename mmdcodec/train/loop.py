@@ -139,7 +139,7 @@ def train(
           " the data. The last checkpoint is sound."
         )
 
-    metrics = None
+    metrics, compiled = None, set()
     while step < config["steps"]:
       profiler.before(step)
       # The device is still busy with the step before while the host reads.
@@ -150,7 +150,12 @@ def train(
           take, given = program.long_step, tuple(recent)
         else:
           take, given = program.step, recent[-1]
-        state, metrics = take(state, given, task.phase(step))
+        start, phase = time.perf_counter(), task.phase(step)
+        state, metrics = take(state, given, phase)
+      if (take, phase) not in compiled:
+        # Another program, which was compiled now and not when the run began.
+        compiled.add((take, phase))
+        progress.skip(time.perf_counter() - start)
       # One step may wait while the one before runs. More would keep all their
       # batches in memory, and a run that is to stop would do them first.
       jax.block_until_ready(before)

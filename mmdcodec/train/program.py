@@ -35,12 +35,12 @@ class Program:
     abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
     layout: TrainState of shardings.
     init: `key -> TrainState`, born where it will stay.
-    step: `(state, batch, phase=None) -> (state, metrics)`; the state passed in
-      is consumed. `phase` is what `task.phase` says, and each has a program of
-      its own.
-    long_step: `(state, batches, phase=None) -> (state, metrics)`, the same with
-      what the task takes from its last `history` batches together, of which the
-      last one is that of the step; None if the task never does.
+    step: `(state, batch, phase) -> (state, metrics)`; the state passed in is
+      consumed. `phase` is what `task.phase` says (None by default, by position
+      only), and each has a program of its own.
+    long_step: `(state, batches, phase) -> (state, metrics)`, the same with what
+      the task takes from its last `history` batches together, of which the last
+      one is that of the step; None if the task never does.
   """
 
   abstract: TrainState
