@@ -8,8 +8,8 @@
 
 `--config=codec_small:adversarial` adds small discriminators (19,000 parameters)
 and the balancer: reconstruction alone for 600 steps, then the discriminators
-learn, and from step 700 on they are heard. Such a step takes about three times
-as long. What to expect of the first: docs/RESULTS.md; the second was not
+learn, and from step 700 on they are heard. Such a step takes about twice as
+long. What to expect of the first: docs/RESULTS.md; the second was not
 trained to its end yet.
 """
 
