@@ -277,7 +277,7 @@ def test_cached_gradient_equals_that_of_one_large_batch(estimator):
 
 
 def test_memory_of_a_macro_batch_is_that_of_one_batch(monkeypatch):
-  """Catches residuals that are kept for every batch, but on CPUs."""
+  """Catches residuals kept for every batch (CPUs keep them on purpose)."""
   monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
   task = program_lib.make_task(configure(weight=1, rows=400, every=64))
   params, collections = started()
