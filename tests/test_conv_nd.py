@@ -69,6 +69,31 @@ def test_convolutions_of_a_platform(
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("bins", [9, 33])
+def test_folded_spectra_are_widened(bins):
+  """Catches lanes left to a spectrum's two channels, or another function."""
+  random = np.random.default_rng(2)
+  x = random.standard_normal((2, 7, bins, 2)).astype(np.float32)
+  kernel = random.standard_normal((3, 9, 2, 32)).astype(np.float32)
+  options = dict(strides=(1, 1), dilations=(1, 1), pads=((1, 1), (4, 4)))
+
+  def run(x, kernel, factor):
+    y = conv_nd(fold.refold(x, factor), kernel, **options)
+    return fold.unfold(y)
+
+  def both(x, kernel, factor):
+    y, back = jax.vjp(lambda x, k: run(x, k, factor), x, kernel)
+    return y, *back(jnp.sin(y))
+
+  for a, b in zip(both(x, kernel, 4), both(x, kernel, 1), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  widths = []
+  for eqn in jax.make_jaxpr(run, static_argnums=2)(x, kernel, 4).eqns:
+    if eqn.primitive is lax.conv_general_dilated_p:
+      widths.append(eqn.invars[0].aval.shape[-1])
+  assert widths == [fold.LANES // 2]
+
+
 def test_folded_kernels_in_bfloat16():
   """Catches gradients of shifted copies that are summed in bfloat16."""
   random = np.random.default_rng(0)

@@ -75,43 +75,6 @@ def fold_strides(
   return x, kernel, left
 
 
-def widen(
-  x: jax.Array, kernel: jax.Array, pad: tuple[int, int], factor: int
-) -> tuple[jax.Array, jax.Array, int]:
-  """The same convolution of stride 1, several outputs of the last axis at once.
-
-  `factor` neighbours on the last axis become channels, of the input and of the
-  output, and the kernel a block-Toeplitz one. It computes products with zeros,
-  but narrow layers leave most of a vector unit idle anyway.
-
-  Args:
-    x: [batch, *sizes, in].
-    kernel: [*taps, in, out].
-    pad: zeros before and after the last axis.
-    factor: outputs at once.
-
-  Returns:
-    x: [batch, ..., blocks, factor * in], padded.
-    kernel: [..., taps, factor * in, factor * out].
-    size: of the last axis of the result, once its blocks are taken apart.
-  """
-  taps, size = kernel.shape[-3], x.shape[-2]
-  out = size + sum(pad) - taps + 1
-  wide = frames(taps + factor - 1, factor)
-  total = (frames(out, factor) + wide - 1) * factor
-  margins = [(0, 0, 0)] * (x.ndim - 2)
-  margins.append((pad[0], total - size - pad[0], 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), [*margins, (0, 0, 0)])
-  x = x.reshape(*x.shape[:-2], total // factor, -1)
-  none = [(0, 0)] * (kernel.ndim - 3)
-  shifted = [
-    jnp.pad(kernel, [*none, (i, wide * factor - taps - i), (0, 0), (0, 0)])
-    for i in range(factor)
-  ]
-  shape = (*kernel.shape[:-3], wide, x.shape[-1], factor * kernel.shape[-1])
-  return x, jnp.stack(shifted, -2).reshape(shape), out
-
-
 def widening(inputs: int, outputs: int) -> int:
   """By how much to widen a layer of so many channels; see `conv_nd`."""
   if outputs > 8 or inputs > 16:
@@ -242,13 +205,10 @@ def conv_nd(
       x, kernel, pads = fold_strides(x, kernel, strides, pads)
   factor, out = widening(*kernel.shape[-2:]), None
   if factor > 1 and kernel.shape[-3] > 1 and dilations[-1] == 1:
-    x, kernel, out = widen(x, kernel, pads[-1], factor)
+    x, kernel, out = fold.widen(x, kernel, pads[-1], factor)
     pads = [*pads[:-1], (0, 0)]
   y = _plain_conv(x, kernel, (1,) * len(strides), dilations, pads)
-  if out is None:
-    return y
-  y = y.reshape(*y.shape[:-2], -1, y.shape[-1] // factor)
-  return y[..., :out, :]
+  return y if out is None else fold.narrow(y, factor)[..., :out, :]
 
 
 def leaky_relu(x: "jax.Array | fold.Folded", slope: float):

@@ -214,17 +214,73 @@ def _matrix(shifts: list[int], size: int, kernel: jax.Array, dilation: int = 1):
   return jnp.stack(copies, -2)
 
 
+def widen(
+  x: jax.Array, kernel: jax.Array, pad: tuple[int, int], factor: int
+) -> tuple[jax.Array, jax.Array, int]:
+  """The same convolution of stride 1, several outputs of the last axis at once.
+
+  `factor` neighbours on the last axis become channels, of the input and of the
+  output, and the kernel a block-Toeplitz one. It computes products with zeros,
+  but narrow layers leave most of a vector unit idle anyway.
+
+  Args:
+    x: [batch, *sizes, in].
+    kernel: [*taps, in, out].
+    pad: zeros before and after the last axis.
+    factor: outputs at once.
+
+  Returns:
+    x: [batch, ..., blocks, factor * in], padded.
+    kernel: [..., taps, factor * in, factor * out].
+    size: of the last axis of the result, once it is `narrow` again.
+  """
+  taps, size = kernel.shape[-3], x.shape[-2]
+  out = size + sum(pad) - taps + 1
+  wide = -(-(taps + factor - 1) // factor)
+  total = (-(-out // factor) + wide - 1) * factor
+  margins = [(0, 0, 0)] * (x.ndim - 2)
+  margins.append((pad[0], total - size - pad[0], 0))
+  x = lax.pad(x, jnp.zeros((), x.dtype), [*margins, (0, 0, 0)])
+  x = x.reshape(*x.shape[:-2], total // factor, -1)
+  none = [(0, 0)] * (kernel.ndim - 3)
+  shifted = [
+    jnp.pad(kernel, [*none, (i, wide * factor - taps - i), (0, 0), (0, 0)])
+    for i in range(factor)
+  ]
+  shape = (*kernel.shape[:-3], wide, x.shape[-1], factor * kernel.shape[-1])
+  return x, jnp.stack(shifted, -2).reshape(shape), out
+
+
+def narrow(x: jax.Array, factor: int) -> jax.Array:
+  """What `widen` led to, [..., blocks, factor * out], with [..., out]."""
+  return x.reshape(*x.shape[:-2], -1, x.shape[-1] // factor)
+
+
 def _between_rows(x, matrix, pad: tuple[int, int], others=()):
-  """Convolution of rows; `others` as of `conv`."""
+  """Convolution of rows; `others` as of `conv`.
+
+  A spectrum's two channels leave most lanes empty even when they are folded,
+  and XLA puts the batch there: copies to and from that are most of what the
+  first layer moves. Widened over bins too they fill half of the lanes, and
+  outputs of whole lanes come apart for nothing.
+  """
   strides, dilations, pads = zip((1, 1, pad), *others, strict=True)
-  return lax.conv_general_dilated(
+  matrix, factor = matrix.astype(x.dtype), 1
+  if others and strides[-1] == dilations[-1] == 1:
+    if matrix.shape[-1] % LANES == 0:
+      factor = max(1, LANES // 2 // x.shape[-1])
+  if factor > 1:
+    x, matrix, size = widen(x, matrix, pads[-1], factor)
+    pads = (*pads[:-1], (0, 0))
+  y = lax.conv_general_dilated(
     x,
-    matrix.astype(x.dtype),
+    matrix,
     strides,
     pads,
     rhs_dilation=dilations,
     dimension_numbers=LAYOUTS[len(strides)],
   )
+  return y if factor == 1 else narrow(y, factor)[..., :size, :]
 
 
 def conv(
