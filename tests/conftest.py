@@ -5,14 +5,23 @@ import os
 # Before the first import of jax: a TPU library that is only there to compile
 # ahead of time would otherwise be asked for chips.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
+FLAGS = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+import fast_xla  # noqa: E402
+
+os.environ["XLA_FLAGS"] = f"{FLAGS} {fast_xla.FLAGS}"
+
 import json  # noqa: E402
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# Here the CPU's part of XLA reads its flags; the TPU compiler is to see others.
+jax.devices()
+os.environ["XLA_FLAGS"] = FLAGS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,8 +40,6 @@ def compiled_programs(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs():
   """Or a process keeps all that it ever compiled: 5 GB at the end."""
-  import jax
-
   yield
   jax.clear_caches()
 
@@ -65,7 +72,6 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compile_once(compiled_programs):
   """Every command compiles its codec anew; here, from the cache on disk."""
-  import jax
   from jax.experimental.compilation_cache import compilation_cache
 
   names = (
@@ -87,15 +93,14 @@ def compile_once(compiled_programs):
 
 @pytest.fixture
 def compile_fast(monkeypatch):
-  """Compiles to slower programs in half the time, in subprocesses too.
+  """Compiles to slower programs in a third of the time, in subprocesses too.
 
   For tests of what a program computes, not of how XLA optimises it.
   """
-  import jax
-
   name = "jax_disable_most_optimizations"
   before = jax.config.read(name)
   monkeypatch.setenv(name.upper(), "1")
+  monkeypatch.setenv("XLA_FLAGS", f"{FLAGS} {fast_xla.FLAGS}")
   jax.config.update(name, True)
   yield
   jax.config.update(name, before)

@@ -371,7 +371,7 @@ def test_the_gradient_of_a_step_is_the_sum():
 @pytest.mark.parametrize(
   "rows, every, start", [(0, 1, 0), (500, 2, 0), (0, 1, 2)]
 )
-def test_one_device_equals_eight(rows, every, start):
+def test_one_device_equals_eight(rows, every, start, compile_fast):
   """Catches rows of a device for those of the batch, or of a late start."""
   # Few steps: rounding grows with each, and more so where a code flips.
   config = configure(weight=1, rows=rows, every=every, start=start)

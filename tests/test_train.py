@@ -1,15 +1,7 @@
-"""The training loop: resuming, several devices, several processes."""
+"""The training loop: several devices, restoring, starts, mistakes."""
 
 import functools
 import json
-import os
-import pathlib
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +17,6 @@ from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
 from mmdcodec.train.state import TrainState
 
-STEPS = 60
 # With discriminators and balancer: all that a state can hold. Rate and weights
 # are those of the recipe that is not tiny.
 CONFIG = (
@@ -37,190 +28,6 @@ CONFIG = (
 
 # Up to what relative difference metrics of a step are the same.
 LIMITS = {"loss": 1e-4, "discriminator/gradient_norm": 1e-3}
-
-
-def command(workdir, dataset, *more):
-  return [
-    sys.executable, "-m", "mmdcodec", "train", *CONFIG,
-    f"--workdir={workdir}", f"--config.data.train={dataset}",
-    f"--config.data.valid={dataset}", f"--config.steps={STEPS}",
-    "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5",
-    # Two programs, of which a resumed run must take the right one.
-    "--config.adversarial.start=3", *more,
-  ]  # fmt: skip
-
-
-def environment(devices=1):
-  flags = f"--xla_force_host_platform_device_count={devices}"
-  return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-
-
-def finish(workdir, dataset, *more, devices=1):
-  done = subprocess.run(
-    command(workdir, dataset, *more),
-    env=environment(devices),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  return done.stdout
-
-
-def run_until(step, signum, workdir, dataset):
-  """Starts a run, sends the signal once it has logged the step."""
-  process = subprocess.Popen(
-    command(workdir, dataset),
-    env=environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-  deadline = time.time() + 600
-  while time.time() < deadline and process.poll() is None:
-    if any(row["step"] >= step for row in metrics.read(workdir)):
-      process.send_signal(signum)
-      break
-    time.sleep(0.01)
-  output, _ = process.communicate(timeout=600)
-  return process.returncode, output
-
-
-def final(workdir):
-  """Everything of the last checkpoint: flat arrays, and the data's position."""
-  checkpoints = Checkpoints(workdir, read_only=True)
-  try:
-    assert checkpoints.latest == STEPS
-    state = checkpoints.restore_arrays()
-  finally:
-    checkpoints.close()
-  folder = pathlib.Path(workdir) / "checkpoints" / str(STEPS)
-  (position,) = (folder / "data").glob("metadata")
-  flat = jax.tree_util.tree_flatten_with_path(state)[0]
-  arrays = {jax.tree_util.keystr(path): value for path, value in flat}
-  return arrays, json.loads(position.read_text())
-
-
-def assert_same_end(one, other):
-  (arrays, position), (others, other_position) = final(one), final(other)
-  assert arrays.keys() == others.keys()
-  for kind in (
-    "params",
-    "codebook",
-    "opt_state",
-    "ema",
-    "adversary",
-    "balancer",
-  ):
-    assert any(kind in name for name in arrays), kind
-  for name, value in arrays.items():
-    np.testing.assert_array_equal(value, others[name], err_msg=name)
-  assert position == other_position
-  losses = [
-    {r["step"]: r["train/loss"] for r in metrics.read(w) if "train/loss" in r}
-    for w in (one, other)
-  ]
-  assert losses[0] == losses[1]
-  assert sorted(losses[0]) == list(range(1, STEPS + 1))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, dataset):
-  """A run on one device from start to end."""
-  workdir = tmp_path_factory.mktemp("uninterrupted")
-  finish(workdir, dataset)
-  return workdir
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_bit_for_bit(tmp_path, dataset, uninterrupted):
-  """Catches any state that a checkpoint leaves out, and repeated data."""
-  # A save waits for the one before it: after step 10, that of step 5 is there.
-  step = random.randrange(12, 25)
-  print(f"killed after step {step}")
-  code, output = run_until(step, signal.SIGKILL, tmp_path, dataset)
-  assert code == -signal.SIGKILL, output
-  assert "resumed" in finish(tmp_path, dataset)
-  assert_same_end(tmp_path, uninterrupted)
-
-
-@pytest.mark.slow
-def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
-  """Catches a SIGTERM that loses steps, or ends with a code of success."""
-  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset)
-  assert code == 75, output
-  checkpoints = Checkpoints(tmp_path, read_only=True)
-  saved = checkpoints.latest
-  checkpoints.close()
-  # Saved where it stopped, not only at a multiple of save_every.
-  assert saved >= 7 and f"saved at step {saved}" in output
-  # The second half is traced on the way. (Never in the process of the tests:
-  # the tracer crashes once the TPU compiler is loaded beside it.)
-  trace = ["--config.profile.start=1", "--config.profile.steps=2"]
-  output = finish(tmp_path, dataset, *trace)
-  assert f"resumed {tmp_path} at step {saved}" in output
-  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-  assert_same_end(tmp_path, uninterrupted)
-
-
-def start_two(workdir, dataset, *more):
-  """Two processes of one run, with a device each."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  return [
-    subprocess.Popen(
-      command(
-        workdir,
-        dataset,
-        f"--coordinator=localhost:{port}",
-        "--num_processes=2",
-        f"--process_id={i}",
-        *more,
-      ),
-      env=environment(),
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in range(2)
-  ]
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
-  """Catches processes that read the same rows, or sum gradients wrongly."""
-  processes = start_two(tmp_path, dataset)
-  outputs = [process.communicate(timeout=600)[0] for process in processes]
-  assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
-  one, two = (
-    {row["step"]: row for row in metrics.read(run) if "train/loss" in row}
-    for run in (uninterrupted, tmp_path)
-  )
-  assert one.keys() == two.keys()
-  for step in range(1, 6):  # see PLAIN for why not later
-    for name, rtol in LIMITS.items():
-      # None in steps in which the discriminators do not learn.
-      value, other = (
-        np.float64(rows[step][f"train/{name}"]) for rows in (one, two)
-      )
-      np.testing.assert_allclose(value, other, rtol=rtol)
-
-
-@pytest.mark.slow
-def test_two_processes_stop_at_the_same_step(tmp_path, dataset):
-  """Catches a SIGTERM to one process that leaves the other waiting."""
-  processes = start_two(tmp_path, dataset, "--config.steps=5000")
-  deadline = time.time() + 600
-  while time.time() < deadline and not metrics.read(tmp_path):
-    assert all(p.poll() is None for p in processes)
-    time.sleep(0.05)
-  processes[1].send_signal(signal.SIGTERM)
-  outputs = [process.communicate(timeout=600)[0] for process in processes]
-  assert [p.returncode for p in processes] == [75, 75], "\n".join(outputs)
-  checkpoints = Checkpoints(tmp_path, read_only=True)
-  assert f"saved at step {checkpoints.latest}" in outputs[0]
-  checkpoints.close()
 
 
 # Discriminators and codec answer each other: what rounding does to them grows
@@ -277,7 +84,7 @@ def one_device(arguments, steps):
 
 
 @pytest.mark.slow
-def test_one_device_equals_eight_and_restores_elsewhere(tmp_path):
+def test_one_device_equals_eight_and_restores_elsewhere(tmp_path, compile_fast):
   """Catches statistics of a shard for those of the batch; layouts in files."""
   whole, cut = {"data": 8}, {"data": 1, "fsdp": 4, "model": 2}
   for shape, arguments, steps in (
@@ -420,7 +227,9 @@ def test_mistakes_before_the_first_step(tmp_path, dataset):
 
 
 @pytest.mark.slow
-def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
+def test_a_loss_that_stays_not_finite_ends_the_run(
+  tmp_path, dataset, compile_fast
+):
   """Catches endless training on NaN."""
   config = configs.parse([*CONFIG])
   config.data.train = str(dataset)
@@ -434,7 +243,9 @@ def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
 
 
 @pytest.mark.slow
-def test_a_run_can_start_from_another_and_go_on(tmp_path, dataset):
+def test_a_run_can_start_from_another_and_go_on(
+  tmp_path, dataset, compile_fast
+):
   """Catches lost start weights, and settings that can't change."""
   config = configs.parse([*CONFIG])
   config.data.train = str(dataset)

@@ -1,0 +1,208 @@
+"""Runs that are killed or stopped and go on, and runs of several processes."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fast_xla
+import jax
+import numpy as np
+import pytest
+from test_train import CONFIG, LIMITS
+
+from mmdcodec.train import metrics
+from mmdcodec.train.checkpoint import Checkpoints
+
+STEPS = 60
+
+
+def command(workdir, dataset, *more):
+  return [
+    sys.executable, "-m", "mmdcodec", "train", *CONFIG,
+    f"--workdir={workdir}", f"--config.data.train={dataset}",
+    f"--config.data.valid={dataset}", f"--config.steps={STEPS}",
+    "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5",
+    # Two programs, of which a resumed run must take the right one.
+    "--config.adversarial.start=3", *more,
+  ]  # fmt: skip
+
+
+def environment(devices=1):
+  """Of a subprocess, which compiles fast."""
+  flags = f"--xla_force_host_platform_device_count={devices} {fast_xla.FLAGS}"
+  fast = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+  return {**os.environ, **fast, "JAX_PLATFORMS": "cpu"}
+
+
+def finish(workdir, dataset, *more, devices=1):
+  done = subprocess.run(
+    command(workdir, dataset, *more),
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return done.stdout
+
+
+def run_until(step, signum, workdir, dataset):
+  """Starts a run, sends the signal once it has logged the step."""
+  process = subprocess.Popen(
+    command(workdir, dataset),
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  deadline = time.time() + 600
+  while time.time() < deadline and process.poll() is None:
+    if any(row["step"] >= step for row in metrics.read(workdir)):
+      process.send_signal(signum)
+      break
+    time.sleep(0.01)
+  output, _ = process.communicate(timeout=600)
+  return process.returncode, output
+
+
+def final(workdir):
+  """Everything of the last checkpoint: flat arrays, and the data's position."""
+  checkpoints = Checkpoints(workdir, read_only=True)
+  try:
+    assert checkpoints.latest == STEPS
+    state = checkpoints.restore_arrays()
+  finally:
+    checkpoints.close()
+  folder = pathlib.Path(workdir) / "checkpoints" / str(STEPS)
+  (position,) = (folder / "data").glob("metadata")
+  flat = jax.tree_util.tree_flatten_with_path(state)[0]
+  arrays = {jax.tree_util.keystr(path): value for path, value in flat}
+  return arrays, json.loads(position.read_text())
+
+
+def assert_same_end(one, other):
+  (arrays, position), (others, other_position) = final(one), final(other)
+  assert arrays.keys() == others.keys()
+  for kind in (
+    "params",
+    "codebook",
+    "opt_state",
+    "ema",
+    "adversary",
+    "balancer",
+  ):
+    assert any(kind in name for name in arrays), kind
+  for name, value in arrays.items():
+    np.testing.assert_array_equal(value, others[name], err_msg=name)
+  assert position == other_position
+  losses = [
+    {r["step"]: r["train/loss"] for r in metrics.read(w) if "train/loss" in r}
+    for w in (one, other)
+  ]
+  assert losses[0] == losses[1]
+  assert sorted(losses[0]) == list(range(1, STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, dataset):
+  """A run on one device from start to end."""
+  workdir = tmp_path_factory.mktemp("uninterrupted")
+  finish(workdir, dataset)
+  return workdir
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_bit_for_bit(tmp_path, dataset, uninterrupted):
+  """Catches any state that a checkpoint leaves out, and repeated data."""
+  # A save waits for the one before it: after step 10, that of step 5 is there.
+  step = random.randrange(12, 25)
+  print(f"killed after step {step}")
+  code, output = run_until(step, signal.SIGKILL, tmp_path, dataset)
+  assert code == -signal.SIGKILL, output
+  assert "resumed" in finish(tmp_path, dataset)
+  assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
+  """Catches a SIGTERM that loses steps, or ends with a code of success."""
+  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset)
+  assert code == 75, output
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  saved = checkpoints.latest
+  checkpoints.close()
+  # Saved where it stopped, not only at a multiple of save_every.
+  assert saved >= 7 and f"saved at step {saved}" in output
+  # The second half is traced on the way. (Never in the process of the tests:
+  # the tracer crashes once the TPU compiler is loaded beside it.)
+  trace = ["--config.profile.start=1", "--config.profile.steps=2"]
+  output = finish(tmp_path, dataset, *trace)
+  assert f"resumed {tmp_path} at step {saved}" in output
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  assert_same_end(tmp_path, uninterrupted)
+
+
+def start_two(workdir, dataset, *more):
+  """Two processes of one run, with a device each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  return [
+    subprocess.Popen(
+      command(
+        workdir,
+        dataset,
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={i}",
+        *more,
+      ),
+      env=environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
+  """Catches processes that read the same rows, or sum gradients wrongly."""
+  processes = start_two(tmp_path, dataset)
+  outputs = [process.communicate(timeout=600)[0] for process in processes]
+  assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+  one, two = (
+    {row["step"]: row for row in metrics.read(run) if "train/loss" in row}
+    for run in (uninterrupted, tmp_path)
+  )
+  assert one.keys() == two.keys()
+  for step in range(1, 6):  # see test_train.PLAIN for why not later
+    for name, rtol in LIMITS.items():
+      # None in steps in which the discriminators do not learn.
+      value, other = (
+        np.float64(rows[step][f"train/{name}"]) for rows in (one, two)
+      )
+      np.testing.assert_allclose(value, other, rtol=rtol)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(tmp_path, dataset):
+  """Catches a SIGTERM to one process that leaves the other waiting."""
+  processes = start_two(tmp_path, dataset, "--config.steps=5000")
+  deadline = time.time() + 600
+  while time.time() < deadline and not metrics.read(tmp_path):
+    assert all(p.poll() is None for p in processes)
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  outputs = [process.communicate(timeout=600)[0] for process in processes]
+  assert [p.returncode for p in processes] == [75, 75], "\n".join(outputs)
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  assert f"saved at step {checkpoints.latest}" in outputs[0]
+  checkpoints.close()
