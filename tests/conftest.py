@@ -5,13 +5,13 @@ import os
 # Before the first import of jax: a TPU library that is only there to compile
 # ahead of time would otherwise be asked for chips.
 os.environ["JAX_PLATFORMS"] = "cpu"
-FLAGS = (
+DEVICES = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
 import fast_xla  # noqa: E402
 
-os.environ["XLA_FLAGS"] = f"{FLAGS} {fast_xla.FLAGS}"
+os.environ["XLA_FLAGS"] = f"{DEVICES} {fast_xla.FLAGS}"
 
 import json  # noqa: E402
 
@@ -19,9 +19,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# Here the CPU's part of XLA reads its flags; the TPU compiler is to see others.
+# Here the CPU's part of XLA reads its flags. The TPU compiler is not to, nor
+# subprocesses: they run what users run.
 jax.devices()
-os.environ["XLA_FLAGS"] = FLAGS
+os.environ["XLA_FLAGS"] = DEVICES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,12 +96,13 @@ def compile_once(compiled_programs):
 def compile_fast(monkeypatch):
   """Compiles to slower programs in a third of the time, in subprocesses too.
 
-  For tests of what a program computes, not of how XLA optimises it.
+  For tests of what a program computes, not of how XLA optimises it; and that do
+  not compile for TPUs, see `fast_xla`.
   """
   name = "jax_disable_most_optimizations"
   before = jax.config.read(name)
   monkeypatch.setenv(name.upper(), "1")
-  monkeypatch.setenv("XLA_FLAGS", f"{FLAGS} {fast_xla.FLAGS}")
+  monkeypatch.setenv("XLA_FLAGS", f"{DEVICES} {fast_xla.FLAGS}")
   jax.config.update(name, True)
   yield
   jax.config.update(name, before)

@@ -69,13 +69,22 @@ def test_convolutions_of_a_platform(
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("bins", [9, 33])
-def test_folded_spectra_are_widened(bins):
+@pytest.mark.parametrize(
+  "bins, taps, stride, pad, widened",
+  [
+    (16, 9, 1, (4, 4), True),
+    (33, 9, 1, (4, 3), True),
+    (38, 7, 1, (0, 3), True),
+    (33, 9, 2, (4, 4), False),
+    (33, 1, 1, (0, 0), False),
+  ],
+)
+def test_folded_spectra_are_widened(bins, taps, stride, pad, widened):
   """Catches lanes left to a spectrum's two channels, or another function."""
   random = np.random.default_rng(2)
   x = random.standard_normal((2, 7, bins, 2)).astype(np.float32)
-  kernel = random.standard_normal((3, 9, 2, 32)).astype(np.float32)
-  options = dict(strides=(1, 1), dilations=(1, 1), pads=((1, 1), (4, 4)))
+  kernel = random.standard_normal((3, taps, 2, 32)).astype(np.float32)
+  options = dict(strides=(1, stride), dilations=(1, 1), pads=((1, 1), pad))
 
   def run(x, kernel, factor):
     y = conv_nd(fold.refold(x, factor), kernel, **options)
@@ -91,15 +100,20 @@ def test_folded_spectra_are_widened(bins):
   for eqn in jax.make_jaxpr(run, static_argnums=2)(x, kernel, 4).eqns:
     if eqn.primitive is lax.conv_general_dilated_p:
       widths.append(eqn.invars[0].aval.shape[-1])
-  assert widths == [fold.LANES // 2]
+  assert widths == [fold.LANES // 2 if widened else 4 * 2]
 
 
-def test_folded_kernels_in_bfloat16():
+@pytest.mark.parametrize(
+  "channels, features, factor",
+  [(8, 8, 16), (2, 32, 4)],
+  ids=["folded", "and widened"],
+)
+def test_folded_kernels_in_bfloat16(channels, features, factor):
   """Catches gradients of shifted copies that are summed in bfloat16."""
   random = np.random.default_rng(0)
-  x = random.standard_normal((4, 64, 9, 8)).astype(jnp.bfloat16)
-  kernel = random.standard_normal((3, 3, 8, 8)).astype(np.float32)
-  weight = random.standard_normal((4, 64, 9, 8)).astype(np.float32)
+  x = random.standard_normal((4, 64, 9, channels)).astype(jnp.bfloat16)
+  kernel = random.standard_normal((3, 3, channels, features)).astype(np.float32)
+  weight = random.standard_normal((4, 64, 9, features)).astype(np.float32)
 
   def gradient(x, factor):
     def loss(kernel):
@@ -116,7 +130,7 @@ def test_folded_kernels_in_bfloat16():
 
   exact = gradient(x.astype(np.float32), 1)
   error = lambda g: np.linalg.norm(g - exact) / np.linalg.norm(exact)
-  plain, folded = (error(gradient(x, factor)) for factor in (1, 16))
+  plain, folded = (error(gradient(x, by)) for by in (1, factor))
   assert folded <= 1.2 * plain
 
 

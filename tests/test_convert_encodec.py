@@ -65,7 +65,7 @@ def test_codes_and_audio_are_those_of_the_source(tmp_path, name, request):
   """Catches any difference of converter or model from the public one.
 
   In structure, layout of weights, padding, LSTM, norms, scale or overlaps. One
-  of them as it is compiled for users, the others as it is done fast.
+  of them with XLA's optimisations, the others compiled fast.
   """
   if name != "encodec24_tiny":
     request.getfixturevalue("compile_fast")

@@ -33,17 +33,20 @@ def command(workdir, dataset, *more):
   ]  # fmt: skip
 
 
-def environment(devices=1):
-  """Of a subprocess, which compiles fast."""
-  flags = f"--xla_force_host_platform_device_count={devices} {fast_xla.FLAGS}"
-  fast = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-  return {**os.environ, **fast, "JAX_PLATFORMS": "cpu"}
+def environment(fast=False):
+  """Of a process with one device, its programs as users have them or fast."""
+  flags = "--xla_force_host_platform_device_count=1"
+  found = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  if fast:
+    found["XLA_FLAGS"] += f" {fast_xla.FLAGS}"
+    found["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+  return found
 
 
-def finish(workdir, dataset, *more, devices=1):
+def finish(workdir, dataset, *more):
   done = subprocess.run(
     command(workdir, dataset, *more),
-    env=environment(devices),
+    env=environment(),
     capture_output=True,
     text=True,
     timeout=600,
@@ -163,7 +166,7 @@ def start_two(workdir, dataset, *more):
         f"--process_id={i}",
         *more,
       ),
-      env=environment(),
+      env=environment(fast=True),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

@@ -1,6 +1,7 @@
 """Discriminators that look at complex spectra (EnCodec, SoundStream).
 
-On TPUs their narrow layers run with frames folded into channels.
+On TPUs their narrow layers run with frames folded into channels, and the first
+one with bins too.
 """
 
 from typing import Any

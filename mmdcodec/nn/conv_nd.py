@@ -208,7 +208,7 @@ def conv_nd(
     x, kernel, out = fold.widen(x, kernel, pads[-1], factor)
     pads = [*pads[:-1], (0, 0)]
   y = _plain_conv(x, kernel, (1,) * len(strides), dilations, pads)
-  return y if out is None else fold.narrow(y, factor)[..., :out, :]
+  return y if out is None else fold.narrow(y, factor, out)
 
 
 def leaky_relu(x: "jax.Array | fold.Folded", slope: float):

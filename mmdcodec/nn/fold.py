@@ -13,11 +13,12 @@ most of them by zero, which the matrix unit has to spare. A convolution of
 stride s leaves a signal folded by factor / s, a transposed one by factor * s,
 so a whole chain of narrow layers runs without a change of layout between them.
 Of spectra [batch, frames, bins, channels] the frames are folded: it is always
-the axis after the batch.
+the axis after the batch. (The first layer takes several bins as well, `widen`,
+which narrow layers on CPUs do, too.)
 
 A layer whose reshapes stand around it alone wins nothing: XLA does not cancel
-them against those of the next layer, and on a TPU each is a copy. On CPUs
-folding 32 channels costs 1.7 times the time.
+them against those of the next layer, and on a TPU each is a copy, unless whole
+lanes are moved. On CPUs folding 32 channels costs 1.7 times the time.
 """
 
 import contextlib
@@ -221,7 +222,7 @@ def widen(
 
   `factor` neighbours on the last axis become channels, of the input and of the
   output, and the kernel a block-Toeplitz one. It computes products with zeros,
-  but narrow layers leave most of a vector unit idle anyway.
+  but narrow layers leave most of a machine idle anyway.
 
   Args:
     x: [batch, *sizes, in].
@@ -232,7 +233,8 @@ def widen(
   Returns:
     x: [batch, ..., blocks, factor * in], padded.
     kernel: [..., taps, factor * in, factor * out].
-    size: of the last axis of the result, once it is `narrow` again.
+    size: of the last axis of the result, once `narrow` has taken its blocks
+      apart.
   """
   taps, size = kernel.shape[-3], x.shape[-2]
   out = size + sum(pad) - taps + 1
@@ -251,36 +253,56 @@ def widen(
   return x, jnp.stack(shifted, -2).reshape(shape), out
 
 
-def narrow(x: jax.Array, factor: int) -> jax.Array:
-  """What `widen` led to, [..., blocks, factor * out], with [..., out]."""
-  return x.reshape(*x.shape[:-2], -1, x.shape[-1] // factor)
+def narrow(x: jax.Array, factor: int, size: int) -> jax.Array:
+  """Takes what `widen` led to apart.
+
+  Args:
+    x: [..., blocks, factor * out].
+    factor: outputs in a block.
+    size: outputs; the last block may hold more.
+
+  Returns:
+    [..., size, out].
+  """
+  x = x.reshape(*x.shape[:-2], -1, x.shape[-1] // factor)
+  return x[..., :size, :]
 
 
-def _between_rows(x, matrix, pad: tuple[int, int], others=()):
-  """Convolution of rows; `others` as of `conv`.
+def _widening(matrix, strides, dilations) -> int:
+  """By how much to `widen` a convolution of rows: 1 but for a first layer.
 
   A spectrum's two channels leave most lanes empty even when they are folded,
   and XLA puts the batch there: copies to and from that are most of what the
-  first layer moves. Widened over bins too they fill half of the lanes, and
-  outputs of whole lanes come apart for nothing.
+  layer moves (docs/RESULTS.md, "On a TPU, without one"). So half of the lanes
+  are filled with bins, and outputs of whole lanes come apart without a copy.
+  Half of them, as all would double the products once more: with 7 and 9 taps
+  they grow to about twice. The width of the result is nobody's input, so
+  `WIDEST` does not bound it.
   """
+  taps, width, out = matrix.shape[-3:]
+  plain = strides[-1] == dilations[-1] == 1
+  if len(strides) < 2 or not plain or taps == 1 or out % LANES:
+    return 1
+  return max(1, LANES // 2 // width)
+
+
+def _between_rows(x, matrix, pad: tuple[int, int], others=()):
+  """Convolution of rows; `others` as of `conv`."""
   strides, dilations, pads = zip((1, 1, pad), *others, strict=True)
-  matrix, factor = matrix.astype(x.dtype), 1
-  if others and strides[-1] == dilations[-1] == 1:
-    if matrix.shape[-1] % LANES == 0:
-      factor = max(1, LANES // 2 // x.shape[-1])
+  factor = _widening(matrix, strides, dilations)
   if factor > 1:
     x, matrix, size = widen(x, matrix, pads[-1], factor)
     pads = (*pads[:-1], (0, 0))
+  # Cast last: the gradient of shifted copies is to be summed as it is.
   y = lax.conv_general_dilated(
     x,
-    matrix,
+    matrix.astype(x.dtype),
     strides,
     pads,
     rhs_dilation=dilations,
     dimension_numbers=LAYOUTS[len(strides)],
   )
-  return y if factor == 1 else narrow(y, factor)[..., :size, :]
+  return narrow(y, factor, size) if factor > 1 else y
 
 
 def conv(
