@@ -84,7 +84,7 @@ def one_device(arguments, steps):
 
 
 @pytest.mark.slow
-def test_one_device_equals_eight_and_restores_elsewhere(tmp_path, compile_fast):
+def test_one_device_equals_eight_and_restores_elsewhere(tmp_path):
   """Catches statistics of a shard for those of the batch; layouts in files."""
   whole, cut = {"data": 8}, {"data": 1, "fsdp": 4, "model": 2}
   for shape, arguments, steps in (

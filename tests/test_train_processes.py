@@ -151,7 +151,7 @@ def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
   assert_same_end(tmp_path, uninterrupted)
 
 
-def start_two(workdir, dataset, *more):
+def start_two(workdir, dataset, *more, fast=False):
   """Two processes of one run, with a device each."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -166,7 +166,7 @@ def start_two(workdir, dataset, *more):
         f"--process_id={i}",
         *more,
       ),
-      env=environment(fast=True),
+      env=environment(fast),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -198,7 +198,7 @@ def test_two_processes_train_what_one_does(tmp_path, dataset, uninterrupted):
 @pytest.mark.slow
 def test_two_processes_stop_at_the_same_step(tmp_path, dataset):
   """Catches a SIGTERM to one process that leaves the other waiting."""
-  processes = start_two(tmp_path, dataset, "--config.steps=5000")
+  processes = start_two(tmp_path, dataset, "--config.steps=5000", fast=True)
   deadline = time.time() + 600
   while time.time() < deadline and not metrics.read(tmp_path):
     assert all(p.poll() is None for p in processes)
