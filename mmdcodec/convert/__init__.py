@@ -2,6 +2,7 @@
 
   encodec.py          EnCodec at 24, 32 and 48 kHz
   encodec_config.py   what its config.json says, as fields of our codec
+  t5.py               encoders of T5, parts of other models: not for `read`
   fields.py           what a field of a config.json may be
   weights.py          tensors from safetensors files, each used exactly once
   hub.py              folders out of the Hugging Face Hub

@@ -1,0 +1,164 @@
+"""Encoders of T5, T5 1.1 and FLAN-T5 in transformers' names.
+
+A whole T5 has a decoder too: its tensors are left out on purpose.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.convert import fields, weights
+from mmdcodec.convert.weights import Rule
+from mmdcodec.errors import UserError
+from mmdcodec.models import text_encoder
+
+# Name of transformers -> ours, with the bounds of what is plausible.
+WHOLE = {
+  "vocab_size": ("vocabulary", 32_128, 1 << 20),
+  "d_model": ("width", 512, 1 << 14),
+  "num_layers": ("layers", 6, 256),
+  "num_heads": ("heads", 8, 256),
+  "d_kv": ("head_dim", 64, 1 << 10),
+  "d_ff": ("hidden", 2048, 1 << 17),
+  "relative_attention_num_buckets": ("buckets", 32, 1 << 10),
+  "relative_attention_max_distance": ("longest", 128, 1 << 20),
+}
+# What transformers calls the feed-forward layer, and the activation in it.
+FORMS = {"relu": "relu", "gated-gelu": "gelu_new"}
+
+# The two names of one table, of which a file holds either or both.
+TABLES = ("shared.weight", "encoder.embed_tokens.weight")
+
+
+def fields_of(config: dict[str, Any]) -> dict[str, Any]:
+  """Fields of the encoder from a config.json, with T5's defaults.
+
+  Those that say nothing of an encoder (`n_positions`, `task_specific_params`
+  and the like, which published files have) are passed over.
+
+  Raises:
+    UserError: a field that is not supported.
+  """
+  found = {
+    ours: fields.get(config, name, default, fields.whole(1, most))
+    for name, (ours, default, most) in WHOLE.items()
+  }
+  if found["buckets"] < 4 or found["buckets"] % 2:
+    raise fields.refused(
+      "relative_attention_num_buckets",
+      found["buckets"],
+      "an even number from 4 on",
+    )
+  if found["longest"] <= found["buckets"] // 4:
+    raise fields.refused(
+      "relative_attention_max_distance",
+      found["longest"],
+      "more than a quarter of relative_attention_num_buckets",
+    )
+  form = fields.get(config, "feed_forward_proj", "relu", fields.one_of(FORMS))
+  gated = form == "gated-gelu"
+  # Derived from the form, but a file may contradict itself.
+  fields.get(config, "dense_act_fn", None, fields.one_of([FORMS[form]]))
+  fields.get(config, "is_gated_act", gated, fields.one_of([gated]))
+  fields.get(config, "layer_norm_epsilon", 1e-6, fields.one_of([1e-6]))
+  return found | {"gated": gated}
+
+
+def convert(
+  arrays: dict[str, np.ndarray], config: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """An encoder of ours with public weights.
+
+  Args:
+    arrays: tensors by name.
+    config: config.json of transformers.
+
+  Returns:
+    (fields of the T5Encoder, variables).
+
+  Raises:
+    UserError: a field or a tensor that is not understood, missing, or over.
+  """
+  found = fields_of(config)
+  model = text_encoder.T5Encoder(**found)
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
+  shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
+  arrays = {
+    name: array
+    for name, array in arrays.items()
+    if not name.startswith(("decoder.", "lm_head."))
+  }
+  arrays = _one_table(arrays)
+  made = weights.apply(
+    rules(model), arrays, {path: s.shape for path, s in shapes.items()}
+  )
+  return found, flax.traverse_util.unflatten_dict(made, sep="/")
+
+
+def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The tensors with the table of tokens under its first name alone."""
+  arrays = dict(arrays)
+  again = arrays.pop(TABLES[1], None)
+  if again is None:
+    return arrays
+  if not np.array_equal(arrays.setdefault(TABLES[0], again), again):
+    raise UserError(f"{' and '.join(TABLES)} differ; they are one in a T5.")
+  return arrays
+
+
+def _stack(names: tuple[str, ...], make):
+  """Stacks the tensors of all blocks, and names those that do not fit."""
+
+  def stack(*arrays):
+    # Most of them are as they should be.
+    shapes = [a.shape for a in arrays]
+    usual = max(shapes, key=shapes.count)
+    other = [n for n, s in zip(names, shapes, strict=True) if s != usual]
+    if other:
+      raise weights.Misfit(other)
+    return (np.stack([make(a) for a in arrays]),)
+
+  return stack
+
+
+def rules(model: text_encoder.T5Encoder) -> list[Rule]:
+  """What each tensor becomes."""
+  block = "encoder.block.{}.layer.{}.{}.weight"
+  split = (model.heads, model.head_dim)
+  attention = "SelfAttention"
+  # Not -1: a tensor of the right size may have a wrong shape.
+  into = lambda a: a.T.reshape(*a.shape[1:], *split)
+  out = [
+    Rule(("params/embedding/embedding",), TABLES[:1]),
+    Rule(
+      ("params/distance_bias",),
+      (block.format(0, 0, f"{attention}.relative_attention_bias"),),
+    ),
+    Rule(("params/norm/scale",), ("encoder.final_layer_norm.weight",)),
+  ]
+  feed = (
+    {"inner": "wi"} if not model.gated else {"gate": "wi_0", "inner": "wi_1"}
+  )
+  layers = {
+    "attention_norm/scale": (0, "layer_norm", lambda a: a),
+    "query/kernel": (0, f"{attention}.q", into),
+    "key/kernel": (0, f"{attention}.k", into),
+    "value/kernel": (0, f"{attention}.v", into),
+    "out/kernel": (
+      0,
+      f"{attention}.o",
+      lambda a: a.T.reshape(*split, *a.shape[:1]),
+    ),
+    "feed_norm/scale": (1, "layer_norm", lambda a: a),
+    "outer/kernel": (1, "DenseReluDense.wo", lambda a: a.T),
+  }
+  for ours, theirs in feed.items():
+    layers[f"{ours}/kernel"] = (1, f"DenseReluDense.{theirs}", lambda a: a.T)
+  for path, (layer, name, make) in layers.items():
+    names = tuple(block.format(i, layer, name) for i in range(model.layers))
+    out.append(Rule((f"params/blocks/{path}",), names, _stack(names, make)))
+  return out

@@ -1,0 +1,177 @@
+"""The encoder of T5: what a text says, as one vector per token.
+
+Raffel et al. 2020, arXiv 1910.10683, section 2.1, and for the gated form of
+T5 1.1 and FLAN-T5 Shazeer 2020, arXiv 2002.05202. MusicGen attends to it.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def relative_buckets(
+  queries: int, keys: int, *, buckets: int, longest: int
+) -> np.ndarray:
+  """Bucket of the distance from every query to every key, both ways.
+
+  Half of the buckets are for keys after the query. Of each half the first half
+  has a distance each, the others grow as its logarithm, and the last one holds
+  all from `longest` on at the latest.
+
+  Args:
+    queries: positions 0, 1, ...
+    keys: positions 0, 1, ...
+    buckets: in all; even, at least 4.
+    longest: distance, above a quarter of the buckets.
+
+  Returns:
+    int32 [queries, keys].
+  """
+  distance = np.arange(keys) - np.arange(queries)[:, None]
+  side = buckets // 2
+  exact = side // 2
+  away = np.abs(distance)
+  # In float32 and this order, as in the public code: a bucket's edge may be off
+  # by a position otherwise.
+  far = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))
+  far = far / np.float32(math.log(longest / exact)) * np.float32(side - exact)
+  far = exact + far.astype(np.int32)
+  near = np.where(away < exact, away, np.minimum(far, side - 1))
+  return (side * (distance > 0) + near).astype(np.int32)
+
+
+def _dense(features, deviation, dtype, name, axis=-1):
+  return nn.DenseGeneral(
+    features,
+    axis=axis,
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=nn.initializers.normal(deviation),
+    name=name,
+  )
+
+
+def _norm(name):
+  # In float32, whatever the rest of the computation is in.
+  return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, name=name)
+
+
+class TextBlock(nn.Module):
+  """Self-attention and feed-forward layers, each on the norm of its input.
+
+  Attributes:
+    heads: of attention.
+    head_dim: of queries, keys and values.
+    hidden: width of the feed-forward layer.
+    gated: two such layers, one through GELU, multiplied; else one with ReLU.
+    dtype: of the computation.
+  """
+
+  heads: int
+  head_dim: int
+  hidden: int
+  gated: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, bias, mask):
+    """[batch, tokens, width] float32 -> the same, and None for `nn.scan`."""
+    width, split = x.shape[-1], (self.heads, self.head_dim)
+    y = _norm("attention_norm")(x)
+    # There is no scale by 1 / sqrt(head_dim): the queries start smaller.
+    q = _dense(split, (width * self.head_dim) ** -0.5, self.dtype, "query")(y)
+    k = _dense(split, width**-0.5, self.dtype, "key")(y)
+    v = _dense(split, width**-0.5, self.dtype, "value")(y)
+    y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
+    deviation = (self.heads * self.head_dim) ** -0.5
+    x += _dense(width, deviation, self.dtype, "out", axis=(-2, -1))(y)
+    y = _norm("feed_norm")(x)
+    inner = _dense(self.hidden, width**-0.5, self.dtype, "inner")(y)
+    if self.gated:
+      gate = _dense(self.hidden, width**-0.5, self.dtype, "gate")(y)
+      inner = nn.gelu(gate, approximate=True) * inner
+    else:
+      inner = nn.relu(inner)
+    y = _dense(width, self.hidden**-0.5, self.dtype, "outer")(inner)
+    return x + y, None
+
+
+class T5Encoder(nn.Module):
+  """Tokens to vectors. There is no dropout: it is used as it was trained.
+
+  Attributes:
+    vocabulary: tokens; 32,100 of the published ones are in use.
+    width: of a vector.
+    layers: blocks.
+    heads: of attention.
+    head_dim: of queries, keys and values.
+    hidden: width of the feed-forward layers.
+    gated: see `TextBlock`.
+    buckets: of distances that attention can tell apart.
+    longest: distance from which on it can't, at the latest.
+    dtype: of the computation; parameters and the sums of layers are float32.
+  """
+
+  vocabulary: int = 32_128
+  width: int = 768
+  layers: int = 12
+  heads: int = 12
+  head_dim: int = 64
+  hidden: int = 3072
+  gated: bool = False
+  buckets: int = 32
+  longest: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens, mask):
+    """Vectors of tokens; a text's do not depend on those that pad it.
+
+    Args:
+      tokens: int [batch, tokens].
+      mask: [batch, tokens], False or 0 for padding. A text may be empty.
+
+    Returns:
+      float32 [batch, tokens, width], 0 for padding.
+    """
+    embed = nn.Embed(
+      self.vocabulary,
+      self.width,
+      embedding_init=nn.initializers.normal(1.0),
+      name="embedding",
+    )
+    mask = mask.astype(bool)
+    # Whatever number pads a text, it has a vector.
+    x = embed(jnp.where(mask, tokens, 0))
+    table = self.param(
+      "distance_bias",
+      nn.initializers.normal(self.width**-0.5),
+      (self.buckets, self.heads),
+    )
+    count = tokens.shape[1]
+    at = relative_buckets(
+      count, count, buckets=self.buckets, longest=self.longest
+    )
+    # [1, heads, queries, keys], the same in all blocks.
+    bias = jnp.moveaxis(table[at], -1, 0)[None]
+    seen = mask[:, None, None, :]
+    blocks = nn.scan(
+      TextBlock,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, nn.broadcast),
+      length=self.layers,
+    )
+    x, _ = blocks(
+      heads=self.heads,
+      head_dim=self.head_dim,
+      hidden=self.hidden,
+      gated=self.gated,
+      dtype=self.dtype,
+      name="blocks",
+    )(x, bias, seen)
+    return jnp.where(mask[..., None], _norm("norm")(x), 0)
