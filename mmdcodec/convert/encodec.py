@@ -25,7 +25,6 @@ import math
 import re
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,12 +80,8 @@ def convert(
   fields = guess(arrays, preset) if config is None else fields_of(config)
   model = codec_model.from_config(fields)
   x = jnp.zeros((1, model.stride, model.channels))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-  shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
-  made = weights.apply(
-    rules(model), arrays, {path: s.shape for path, s in shapes.items()}
-  )
-  return fields, flax.traverse_util.unflatten_dict(made, sep="/")
+  like = jax.eval_shape(model.init, jax.random.key(0), x)
+  return fields, weights.fill(rules(model), arrays, like)
 
 
 def canonical(name: str) -> str:

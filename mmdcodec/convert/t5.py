@@ -5,7 +5,6 @@ A whole T5 has a decoder too: its tensors are left out on purpose.
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,18 +84,13 @@ def convert(
   found = fields_of(config)
   model = text_encoder.T5Encoder(**found)
   tokens = jnp.zeros((1, 2), jnp.int32)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
-  shapes = flax.traverse_util.flatten_dict(shapes, sep="/")
+  like = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens > 0)
   arrays = {
     name: array
     for name, array in arrays.items()
     if not name.startswith(("decoder.", "lm_head."))
   }
-  arrays = _one_table(arrays)
-  made = weights.apply(
-    rules(model), arrays, {path: s.shape for path, s in shapes.items()}
-  )
-  return found, flax.traverse_util.unflatten_dict(made, sep="/")
+  return found, weights.fill(rules(model), _one_table(arrays), like)
 
 
 def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax
 import numpy as np
 
 from mmdcodec.errors import UserError
@@ -118,6 +119,27 @@ def apply(
       f" says ({_listed(wrong)})."
     )
   return out
+
+
+def fill(
+  rules: Sequence[Rule], arrays: dict[str, np.ndarray], like: dict[str, Any]
+) -> dict[str, Any]:
+  """`apply`, for a tree.
+
+  Args:
+    rules: of one model.
+    arrays: tensors by name.
+    like: variables of the model, or their shapes and dtypes, nested.
+
+  Returns:
+    Variables nested alike.
+
+  Raises:
+    UserError, ValueError: as `apply`.
+  """
+  shapes = flax.traverse_util.flatten_dict(like, sep="/")
+  made = apply(rules, arrays, {path: s.shape for path, s in shapes.items()})
+  return flax.traverse_util.unflatten_dict(made, sep="/")
 
 
 def _shaped(names: Sequence[str], arrays: dict[str, np.ndarray]) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 def relative_buckets(
   queries: int, keys: int, *, buckets: int, longest: int
 ) -> np.ndarray:
-  """Bucket of the distance from every query to every key, both ways.
+  """Bucket of the distance from every query to every key, both ways (T5, 2.1).
 
   Half of the buckets are for keys after the query. Of each half the first half
   has a distance each, the others grow as its logarithm, and the last one holds
@@ -79,7 +79,16 @@ class TextBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, bias, mask):
-    """[batch, tokens, width] float32 -> the same, and None for `nn.scan`."""
+    """Vectors after the block, and None, as `nn.scan` wants it.
+
+    Args:
+      x: float32 [batch, tokens, width].
+      bias: float32 [1, heads, queries, keys], added to attention's logits.
+      mask: bool [batch, 1, 1, keys], True for what may be attended to.
+
+    Returns:
+      (float32 [batch, tokens, width], None).
+    """
     width, split = x.shape[-1], (self.heads, self.head_dim)
     y = _norm("attention_norm")(x)
     # There is no scale by 1 / sqrt(head_dim): the queries start smaller.
