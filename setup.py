@@ -61,9 +61,11 @@ setup(
       "pytest-xdist>=3.6",
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
+      "tokenizers>=0.20",
       "libtpu; platform_machine == 'x86_64'",
     ],
-    "hub": ["huggingface_hub>=0.30"],
+    # Public weights, and the tokenizer that prompts of MusicGen go through.
+    "hub": ["huggingface_hub>=0.30", "tokenizers>=0.20"],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

@@ -1,4 +1,4 @@
-"""What every codec experiment shares; a config changes what it must.
+"""What experiments share; a config changes what it must.
 
 Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
 """
@@ -6,7 +6,7 @@ Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import codec
+from mmdcodec.models import codec, token_lm
 from mmdcodec.quantize.kernels import PAPER_RADII
 
 
@@ -109,6 +109,64 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.optimizer.warmup = 0
   config.optimizer.final = 0.01  # last rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
+  _run(config)
+  return config
+
+
+def lm_config(preset: str, **changes) -> ConfigDict:
+  """Settings of a language model run.
+
+  Args:
+    preset: of `mmdcodec.models.token_lm`.
+    **changes: fields of the model that differ from it.
+  """
+  config = ConfigDict()
+  config.task = "lm"
+  config.seed = 0
+  config.steps = 100_000
+  config.batch = 64  # clips per step, over all devices
+  fields = token_lm.preset(preset, **changes)
+  config.model = ConfigDict(fields, convert_dict=False)
+  # Of the codes: bundle or workdir. It becomes part of the model.
+  config.codec = ""
+
+  config.data = ConfigDict()
+  config.data.train = ""  # TOKENS,TOKENS or TOKENS=0.7,TOKENS=0.3
+  config.data.valid = ""
+  config.data.valid_batches = 4
+  config.data.frame_rate = 50.0  # of the codec, in Hz
+  config.data.text_tokens = 128  # of a caption, at most; the rest is cut
+
+  # Shares of the examples that are trained without any condition, for guidance,
+  # and of them without text (arXiv 2306.05284, 4.2).
+  config.condition_dropout = 0.2
+  config.text_dropout = 0.0
+
+  # Explained in mmdcodec/train/trainable.py.
+  config.freeze = ""  # regular expression of parameters
+  config.lora = ConfigDict(
+    dict(rank=0, alpha=16.0, on=r"transformer/blocks/.*kernel$")
+  )
+
+  # arXiv 2306.05284, 4.1.
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adamw"
+  config.optimizer.rate = 1e-4
+  config.optimizer.b1, config.optimizer.b2 = 0.9, 0.95
+  config.optimizer.weight_decay = 0.1
+  config.optimizer.clip = 1.0
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup = 4_000
+  config.optimizer.final = 0.01
+  config.ema = 0.99
+  _run(config)
+  return config
+
+
+def _run(config: ConfigDict) -> None:
+  """What every run has: devices, start, log, checkpoints."""
+  # Parts of a batch that are computed one after the other, for their memory.
+  config.accumulate = 1
   # So many steps in a row that are not finite end the run (looked at whenever
   # a line is logged).
   config.max_skipped = 20
@@ -121,7 +179,6 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.keep = 3  # latest checkpoints; the best one stays as well
   config.profile = ConfigDict(dict(start=10, steps=0))  # after this start
   config.compilation_cache = ""  # a folder; "off"; by default the user's cache
-  return config
 
 
 def balance(config: ConfigDict) -> None:
@@ -168,6 +225,18 @@ def shrink(config: ConfigDict) -> ConfigDict:
     {**each, **TINY_DISCRIMINATORS[each["name"]]}
     for each in config.adversarial.discriminators
   )
+  config.log_every = 5
+  config.eval_every = 10
+  config.save_every = 10
+  return config
+
+
+def shrink_lm(config: ConfigDict) -> ConfigDict:
+  """The same experiment of a language model in seconds, for `:tiny`."""
+  config.steps = 20
+  config.batch = 8
+  config.data.valid_batches = 1
+  config.optimizer.warmup = 2
   config.log_every = 5
   config.eval_every = 10
   config.save_every = 10

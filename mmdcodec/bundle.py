@@ -1,21 +1,26 @@
 """Trained models on disk.
 
-A bundle is a folder with two or three files and nothing executable in them:
+A bundle is a folder with a few files and nothing executable in them:
 
     config.json          {"kind": "codec", "model": {...}, ...}
     model.safetensors    arrays by path, "params/encoder/conv_in/kernel"
     discriminators.safetensors    of a codec trained with them, to train on
+    tokenizer.json       of a music model whose prompts need it
+
+A music model ("lm") has its codec in it: "codec" of the config, and the arrays
+under "codec/".
 
 `load` opens a bundle, or a training workdir at its best checkpoint.
 """
 
 import contextlib
+import importlib
 import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -23,12 +28,36 @@ import jax.numpy as jnp
 
 import mmdcodec
 from mmdcodec.errors import UserError
-from mmdcodec.models.loaded import LoadedCodec, flatten
+from mmdcodec.models import codec as codec_model
+from mmdcodec.models.loaded import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
+# Files of other libraries that are kept as they are.
+ASSETS = ("tokenizer.json",)
 
-LOADERS: dict[str, Callable] = {"codec": LoadedCodec}
+
+# What opens a bundle, by its kind: "module:class".
+LOADERS = {
+  "codec": "mmdcodec.models.loaded:LoadedCodec",
+  "lm": "mmdcodec.generation.musicgen:LoadedMusic",
+}
+
+
+class Contents(NamedTuple):
+  """What a bundle or workdir holds.
+
+  Attributes:
+    config: of the model.
+    variables: nested dicts of arrays.
+    assets: further files by name.
+    discriminators: parameters, or None.
+  """
+
+  config: dict
+  variables: dict
+  assets: dict[str, bytes]
+  discriminators: dict | None
 
 
 def save(
@@ -36,6 +65,7 @@ def save(
   config: dict,
   variables: dict,
   *,
+  assets: Mapping[str, bytes] | None = None,
   discriminators: dict | None = None,
   force: bool = False,
 ) -> None:
@@ -45,23 +75,30 @@ def save(
     folder: made; it must not hold anything yet, unless force.
     config: JSON-able, with `kind` and `model`.
     variables: nested dicts of arrays.
+    assets: contents of further files, by names of ASSETS.
     discriminators: parameters, if the model was trained with some.
     force: replace a bundle that is there.
 
   Raises:
     UserError: the folder is in use.
+    ValueError: a file of another name.
   """
   import safetensors.numpy
 
+  assets = assets or {}
+  if other := {*assets} - {*ASSETS}:
+    raise ValueError(f"no bundle has files {sorted(other)}")
   config = {**config, "mmdcodec": mmdcodec.__version__}
   arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
   with replacing(
     folder,
     (CONFIG_FILE, WEIGHTS_FILE),
-    optional=(DISCRIMINATORS_FILE,),
+    optional=(DISCRIMINATORS_FILE, *ASSETS),
     force=force,
   ) as fresh:
     (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    for name, contents in assets.items():
+      (fresh / name).write_bytes(contents)
     for name, tree in arrays.items():
       if tree is not None:
         safetensors.numpy.save_file(flatten(jax.device_get(tree)), fresh / name)
@@ -140,9 +177,16 @@ def export(
   Returns:
     The step that was exported.
   """
-  config, variables, discriminators = _read_workdir(pathlib.Path(workdir), step)
-  save(folder, config, variables, discriminators=discriminators, force=force)
-  return config["training"]["step"]
+  found = _read_workdir(pathlib.Path(workdir), step)
+  save(
+    folder,
+    found.config,
+    found.variables,
+    assets=found.assets,
+    discriminators=found.discriminators,
+    force=force,
+  )
+  return found.config["training"]["step"]
 
 
 def _read_json(path: pathlib.Path) -> dict:
@@ -155,9 +199,7 @@ def _read_json(path: pathlib.Path) -> dict:
   return found
 
 
-def _read_workdir(
-  workdir: pathlib.Path, step: int | None = None
-) -> tuple[dict, dict, dict | None]:
+def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
   from mmdcodec.train import program, settings
   from mmdcodec.train.checkpoint import Checkpoints
 
@@ -186,7 +228,9 @@ def _read_workdir(
   }
   carried = state.get("carried") or {}
   discriminators = carried.get("adversary", {}).get("params")
-  return config, {"params": params, **state["collections"]}, discriminators
+  variables = task.release({"params": params, **state["collections"]})
+  more, arrays, assets = task.bundled(workdir)
+  return Contents(config | more, variables | arrays, assets, discriminators)
 
 
 def _read_arrays(path: pathlib.Path) -> dict:
@@ -201,10 +245,16 @@ def _read_arrays(path: pathlib.Path) -> dict:
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _read(
-  path: str | pathlib.Path, *, discriminators: bool = False
-) -> tuple[dict, dict, dict | None]:
-  """Configuration, variables, and discriminators if there are and if asked."""
+def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
+  """What is at a path, as NumPy arrays.
+
+  Args:
+    path: of a bundle, a workdir or public weights, as for `load`.
+    discriminators: read those too.
+
+  Raises:
+    UserError: there is no model at the path, or it is damaged.
+  """
   from mmdcodec import convert
   from mmdcodec.convert import hub
 
@@ -212,14 +262,16 @@ def _read(
   if (path / CONFIG_FILE).is_file():
     config = _read_json(path / CONFIG_FILE)
     if convert.is_public(config):
-      return *convert.read(path), None
+      return Contents(*convert.read(path), None)
   if (path / WEIGHTS_FILE).is_file():
     config = _read_json(path / CONFIG_FILE)
-    variables = _read_arrays(path / WEIGHTS_FILE)
+    variables, critics = _read_arrays(path / WEIGHTS_FILE), None
     # Larger than many a codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
-      return config, variables, _read_arrays(path / DISCRIMINATORS_FILE)
-    return config, variables, None
+      critics = _read_arrays(path / DISCRIMINATORS_FILE)
+    files = [path / name for name in ASSETS]
+    assets = {file.name: file.read_bytes() for file in files if file.is_file()}
+    return Contents(config, variables, assets, critics)
   if (path / CONFIG_FILE).is_file():
     return _read_workdir(path)
   raise UserError(
@@ -235,13 +287,14 @@ def load_variables(path: str | pathlib.Path) -> tuple[dict, dict | None]:
     path: of a bundle or workdir.
 
   Returns:
-    Parameters and collections of the model; parameters of its discriminators,
-    or None.
+    Parameters and collections of the model, those of its codec under "codec";
+    parameters of its discriminators, or None.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
   """
-  return _read(path, discriminators=True)[1:]
+  found = read(path, discriminators=True)
+  return found.variables, found.discriminators
 
 
 def load(path: str | pathlib.Path) -> Any:
@@ -254,35 +307,46 @@ def load(path: str | pathlib.Path) -> Any:
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec`.
+    A `LoadedCodec` or `LoadedMusic`.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
   """
-  config, variables, _ = _read(path)
+  config, variables, assets, _ = read(path)
   kind = config.get("kind")
   if kind not in LOADERS:
     raise UserError(
       f"{path} holds a model of kind {kind!r}; this version knows"
       f" {sorted(LOADERS)}."
     )
-  model = LOADERS[kind](config, variables)
-  _check_complete(path, model)
-  return model
+  module, name = LOADERS[kind].split(":")
+  loader = getattr(importlib.import_module(module), name)
+  _check_complete(path, config, variables)
+  return loader(config, variables, assets)
 
 
-def _check_complete(path, model: LoadedCodec) -> None:
+def wanted(config: dict) -> dict:
+  """Shapes and types of the variables that a bundle's config asks for."""
+  if config["kind"] == "lm":
+    from mmdcodec.models import token_lm
+
+    shapes = token_lm.shapes(token_lm.from_config(config["model"]))
+    return shapes | {"codec": wanted({**config["codec"], "kind": "codec"})}
+  model = codec_model.from_config(config["model"])
+  x = jnp.zeros((1, model.stride, model.channels))
+  return jax.eval_shape(model.init, jax.random.key(0), x)
+
+
+def _check_complete(path, config: dict, variables: dict) -> None:
   """Every array that the model needs is there, in its shape."""
-  x = jnp.zeros((1, model.model.stride, model.channels))
-  wanted = jax.eval_shape(model.model.init, jax.random.key(0), x)
-  wanted = flax.traverse_util.flatten_dict(wanted, sep="/")
-  found = flax.traverse_util.flatten_dict(model.variables, sep="/")
+  shapes = flax.traverse_util.flatten_dict(wanted(config), sep="/")
+  found = flax.traverse_util.flatten_dict(variables, sep="/")
   wrong = sorted(
     name
-    for name in {*wanted, *found}
-    if name not in wanted
+    for name in {*shapes, *found}
+    if name not in shapes
     or name not in found
-    or wanted[name].shape != found[name].shape
+    or shapes[name].shape != found[name].shape
   )
   if wrong:
     raise UserError(

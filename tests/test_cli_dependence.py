@@ -18,6 +18,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import dependence, dependence_plots
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.generation import patterns
+from mmdcodec.models.loaded import LoadedCodec
 
 
 @pytest.mark.slow
@@ -124,9 +125,9 @@ def test_command(tmp_path, model, capsys, monkeypatch):
   assert "delays" in fails("--pattern", "0,1,2,3,4,5,6,7,8,9")
   assert "two or more" in fails("--codebooks", "1")
   encoded = []
-  encode = mmdcodec.bundle.LoadedCodec.encode
+  encode = LoadedCodec.encode
   monkeypatch.setattr(
-    mmdcodec.bundle.LoadedCodec,
+    LoadedCodec,
     "encode",
     lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs),
   )

@@ -71,7 +71,7 @@ def test_codes_and_audio_are_those_of_the_source(tmp_path, name, request):
     request.getfixturevalue("compile_fast")
   config, w, arrays = fixture(name)
   source = write_folder(tmp_path / "public", config, w)
-  codec = loaded.LoadedCodec(*convert.read(source))
+  codec = loaded.LoadedCodec(*convert.read(source)[:2])
 
   wanted, audio = arrays["out/codes"], arrays["out/audio"].swapaxes(1, 2)
   # Chunk after chunk: [chunks, batch, books, frames] -> [batch, frames, books].
@@ -437,7 +437,7 @@ def test_the_cache_of_the_hub_works_offline(tmp_path, folder):
   )
   found = pathlib.Path(done.stdout.strip())
   assert found.samefile(snapshot)
-  config, variables = convert.read(found)
+  config, variables, _ = convert.read(found)
   assert config["source"]["name"] == "owner/tiny-24"
   same(variables, convert.read(folder)[1])
 

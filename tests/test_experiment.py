@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mmdcodec.configs import independence as independence_config
 
-from mmdcodec.cli import experiment as cli_experiment
+from mmdcodec.cli import experiment_independence as cli_experiment
 from mmdcodec.cli import main as cli
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError

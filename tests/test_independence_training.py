@@ -415,12 +415,12 @@ def test_patterns_by_name():
   """Catches a name that gives another pattern, or loses its delays."""
   assert patterns.make("parallel", 3)(5) == patterns.parallel(3)(5)
   assert patterns.make("delay", 3)(5) == patterns.delay(3)(5)
-  assert patterns.make("delay", 3, [0, 2, 2])(5) == patterns.delay(
+  assert patterns.make("delay", 3, delays=[0, 2, 2])(5) == patterns.delay(
     3, (0, 2, 2)
   )(5)
-  assert patterns.make("coarse_first", 3, (0, 1))(5) == patterns.coarse_first(
-    3, (0, 1)
-  )(5)
+  assert patterns.make("coarse_first", 3, delays=(0, 1))(
+    5
+  ) == patterns.coarse_first(3, (0, 1))(5)
 
 
 @pytest.mark.slow

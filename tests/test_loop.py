@@ -4,9 +4,25 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdcodec.cli import configs
 from mmdcodec.train import loop, metrics
+
+
+class Same:
+  """A batch of eight, without end."""
+
+  def __next__(self):
+    """The next one."""
+    return {"audio": np.zeros((8, 4), np.float32)}
+
+  def get_state(self):
+    """Where it is: nowhere."""
+    return {"index": 0}
+
+  def close(self):
+    """Nothing to close."""
 
 
 class Toy:
@@ -15,6 +31,17 @@ class Toy:
   rules = ((".*", jax.sharding.PartitionSpec()),)
   history, inspects, audio_seconds = 1, False, 0.25
   shown, best, best_mode = ("train/loss",), "valid/none", "min"
+
+  def batches(self, *, seed):
+    """The same one, always."""
+    return Same()
+
+  def held_out(self):
+    """None."""
+    return []
+
+  def remember(self, workdir):
+    """Nothing."""
 
   def init(self, key):
     """One vector."""
@@ -42,14 +69,13 @@ class Toy:
     return []
 
 
-def test_phases_and_steps_under_way(tmp_path, dataset, monkeypatch):
+def test_phases_and_steps_under_way(tmp_path, monkeypatch):
   """Catches a phase at the wrong step, and a host that runs far ahead.
 
   Whatever has been given to a device is done before a run can stop, and keeps
   its batch in memory.
   """
   config = configs.parse(["--config=encodec_24khz:tiny"])
-  config.data.train = str(dataset)
   config.steps = config.save_every = config.eval_every = 5
   config.log_every = 1
   waited, given = [], []

@@ -21,7 +21,7 @@ import soundfile
 
 from mmdcodec.audio import files
 from mmdcodec.bench import data as bench
-from mmdcodec.data import encode, pipeline, records
+from mmdcodec.data import encode, order, pipeline, records
 from mmdcodec.data.source import crop
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips
@@ -386,7 +386,7 @@ def test_bench_measures_what_it_makes(tmp_path):
 
 def test_the_bench_tells_the_threads_that_work(monkeypatch, capsys):
   """A machine of 64 CPUs decodes with 16 threads unless told otherwise."""
-  monkeypatch.setattr(pipeline, "cpus", lambda: 64)
+  monkeypatch.setattr(order, "cpus", lambda: 64)
   monkeypatch.setattr(bench, "measure", lambda *_, **__: (1.0, 1.0))
   parser = argparse.ArgumentParser()
   bench.add_arguments(parser)

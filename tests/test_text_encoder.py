@@ -17,6 +17,7 @@ import pytest
 from mmdcodec.convert import t5
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
+from mmdcodec.nn.positions import relative_buckets
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -91,7 +92,12 @@ def bucket(distance, buckets, longest):
 
 def test_buckets_of_distances():
   """Catches a wrong side, an edge that is off by one, a last one that ends."""
-  found = text_encoder.relative_buckets(300, 300, buckets=32, longest=128)
+  found = relative_buckets(
+    np.arange(300) - np.arange(300)[:, None],
+    buckets=32,
+    longest=128,
+    both_ways=True,
+  )
   for q in (0, 150, 299):
     want = [bucket(k - q, 32, 128) for k in range(300)]
     np.testing.assert_array_equal(found[q], want)

@@ -92,7 +92,7 @@ def header_for(
   """The header of a file that is to hold codes of a codec.
 
   Args:
-    codec: a `mmdcodec.bundle.LoadedCodec`.
+    codec: a `mmdcodec.models.loaded.LoadedCodec`.
     codebooks: how many are written; all by default.
     coding: one of `CODINGS`; what cannot be entropy coded is written raw.
     seconds: length of a chunk.

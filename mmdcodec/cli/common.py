@@ -1,4 +1,4 @@
-"""What several verbs need: files that may be written, audio, tables."""
+"""What several verbs need: processes, files, audio, tables, progress."""
 
 import os
 import pathlib
@@ -44,6 +44,33 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   if not path.is_file():
     raise UserError(f"{path}: no such file.")
   return path
+
+
+def add_process_arguments(parser) -> None:
+  """Adds what `start_processes` reads."""
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="of process 0, for processes started by hand (clusters are detected)",
+  )
+  parser.add_argument("--num_processes", type=int)
+  parser.add_argument("--process_id", type=int)
+
+
+def start_processes(args) -> None:
+  """Joins the processes of a run, before any use of JAX; see `mesh.start`.
+
+  Raises:
+    UserError: only some of the arguments are given.
+  """
+  from mmdcodec.parallel import mesh
+
+  manual = (args.coordinator, args.num_processes, args.process_id)
+  if any(v is not None for v in manual) and None in manual:
+    raise UserError(
+      "--coordinator, --num_processes and --process_id belong together."
+    )
+  mesh.start(*manual)
 
 
 def begins_with(source, magic: bytes) -> bool:
@@ -118,6 +145,15 @@ def bytes_text(count: int) -> str:
       break
     size /= 1000
   return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def folder_size(path: str | os.PathLike) -> int:
+  """Bytes of all files in a folder."""
+  return sum(
+    os.path.getsize(os.path.join(root, name))
+    for root, _, names in os.walk(path)
+    for name in names
+  )
 
 
 def progress_line(things: str) -> Callable[[int, int], None]:

@@ -4,7 +4,7 @@ import pathlib
 
 from mmdcodec.errors import UserError
 
-HELP = "make a bundle of public weights (EnCodec at 24, 32 and 48 kHz)"
+HELP = "make a bundle of public weights (EnCodec, MusicGen)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
 
 
@@ -14,13 +14,14 @@ def add_arguments(parser):
     "source",
     metavar="HF_FOLDER",
     help="folder with config.json and model.safetensors, a .safetensors file of"
-    " an original release, or an id on the Hugging Face Hub",
+    " an original release, or an id on the Hugging Face Hub:"
+    " facebook/encodec_24khz, facebook/musicgen-small, ...",
   )
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(
     "--preset",
-    help="codec preset with rate, causality and padding of weights without a"
-    " config.json; not needed for the published ones",
+    help="preset of the codec or language model with what weights without a"
+    " config.json can't tell; not needed for the published ones",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace the bundle if it exists"
@@ -41,17 +42,34 @@ def run(args):
       f"{args.bundle} is where the weights come from: choose another name for"
       " the bundle."
     )
-  config, variables = convert.read(source, args.preset)
-  bundle.save(args.bundle, config, variables, force=args.force)
-  model = config["model"]
-  print(
-    f"{args.bundle}: {config['source']['name']}, {model['rate']} Hz,"
-    f" {model['codebooks']} x {model['codebook_size']} codes, every tensor used"
-  )
-  if not config["source"]["config"]:
+  config, variables, assets = convert.read(source, args.preset)
+  bundle.save(args.bundle, config, variables, assets=assets, force=args.force)
+  name = config["source"]["name"]
+  describe = {"codec": describe_codec, "lm": describe_music}[config["kind"]]
+  print(f"{args.bundle}: {name}, {describe(config)}, every tensor used")
+  if config["kind"] == "codec" and not config["source"]["config"]:
+    model = config["model"]
     print(
       "there is no config.json; taken to be"
       f" {'causal' if model['causal'] else 'not causal'}, padded by"
       f" {model['pad_mode']}, in chunks of {model['chunk_seconds']:g} s"
     )
   print("its licence is that of the weights")
+
+
+def describe_codec(config: dict) -> str:
+  """Rate and codes."""
+  model = config["model"]
+  return (
+    f"{model['rate']} Hz, {model['codebooks']} x {model['codebook_size']} codes"
+  )
+
+
+def describe_music(config: dict) -> str:
+  """Size of the language model, what it takes, rate and codes of its codec."""
+  model = config["model"]
+  takes = [name for name in ("text", "melody") if model[name]]
+  return (
+    f"a language model {model['layers']} x {model['width']} for"
+    f" {' and '.join(takes)}, {describe_codec(config['codec'])}"
+  )

@@ -76,7 +76,7 @@ def parse_pattern(name: str, codebooks: int):
 
   if re.fullmatch(r"\d+(,\d+)*", name):
     delays = [int(part) for part in name.split(",")]
-    pattern = patterns.make("delay", codebooks, delays)
+    pattern = patterns.make("delay", codebooks, delays=delays)
     return pattern if any(delays) else None
   return None if name == "parallel" else patterns.make(name, codebooks)
 

@@ -1,36 +1,52 @@
-"""`mmdcodec experiment`: runs that belong together, from data to table."""
+"""`mmdcodec experiment`: runs that belong together, from data to table.
 
+Each experiment is a module `experiment_NAME` with `HELP`, `EXAMPLE`,
+`add_arguments(parser)` and `run(args, rest)`.
+"""
+
+import argparse
+import importlib
 import pathlib
-import signal
 
 from mmdcodec.errors import UserError
 
-HELP = "train and compare codecs with and without the independence loss"
+HELP = "train and compare: codecs with the independence loss, language models"
 EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
-  " --workdir runs/independence --seeds 3"
+  " --workdir runs/independence"
 )
+EXPERIMENTS = ("independence", "joint")
 PARSES_REST = True
-# Those of `experiments/arms.py`, which imports JAX: too slow for --help.
-ARMS = (
-  "none",
-  "mmd_frame",
-  "mmd_delay",
-  "dhsic_frame",
-  "dhsic_delay",
-  "mmd_free_scale",
-  "mmd_gaussian_squared",
-  "mmd_gaussian_relative",
-  "mmd_laplacian",
-  "mmd_inverse_multiquadric",
-  "mmd_linear",
-  "mmd_quadratic",
-)
 
 
 def add_arguments(parser):
-  """Adds the verb's arguments."""
-  parser.add_argument("name", choices=("independence",))
+  """Adds a subparser for each experiment."""
+  subparsers = parser.add_subparsers(dest="name", metavar="NAME", required=True)
+  for name in EXPERIMENTS:
+    module = importlib.import_module(f"mmdcodec.cli.experiment_{name}")
+    subparser = subparsers.add_parser(
+      name,
+      help=module.HELP,
+      description=module.HELP,
+      epilog="example:\n  " + module.EXAMPLE,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(subparser)
+
+
+def run(args, rest):
+  """Runs what is missing, then prints the table."""
+  module = importlib.import_module(f"mmdcodec.cli.experiment_{args.name}")
+  module.run(args, rest)
+
+
+def add_common(parser, *, seeds: int) -> None:
+  """Adds what every experiment needs.
+
+  Args:
+    parser: of the experiment.
+    seeds: by default.
+  """
   parser.add_argument("--train", required=True, metavar="DATASET[,DATASET]")
   parser.add_argument(
     "--valid",
@@ -39,92 +55,25 @@ def add_arguments(parser):
     help="music that is not trained on, for everything that is measured",
   )
   parser.add_argument("--workdir", required=True, help="one folder a run")
-  parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
   parser.add_argument(
-    "--arms",
-    default="grid",
-    help="grid (losses and patterns), ablation (kernels), all (both), or names"
-    " with commas, of: " + ", ".join(ARMS),
-  )
-  parser.add_argument(
-    "--gradient_ratio",
-    type=float,
-    default=4.0,
-    help="norm of the loss's gradient at the encoder's output, as a multiple of"
-    " that of the reconstruction losses, when it begins; sets its weight",
-  )
-  parser.add_argument("--clips", type=int, default=120, help="to measure on")
-  parser.add_argument(
-    "--clip_seconds", type=float, default=10.0, help="of each of them"
-  )
-  parser.add_argument(
-    "--no_curves",
-    action="store_true",
-    help="measure the last checkpoint only",
-  )
-  parser.add_argument(
-    "--jobs", type=int, help="runs at a time (one for each CPU)"
-  )
-  parser.description = (
-    HELP + ". --config=NAME[:argument] is the codec (independence), and"
-    " --config.key=value overrides any key of it."
+    "--seeds",
+    type=int,
+    default=seeds,
+    help="runs of each kind (default: %(default)s)",
   )
 
 
-def run(args, rest):
-  """Runs what is missing, then prints the table."""
-  from mmdcodec.cli import common, configs
-  from mmdcodec.experiments import arms as arms_lib
-  from mmdcodec.experiments import independence, report
-  from mmdcodec.train import settings
-
-  if not any(argument.startswith("--config=") for argument in rest):
-    rest = ["--config=independence", *rest]
-  config = configs.parse(rest)
-  config.data.train, config.data.valid = args.train, args.valid
-  check_datasets(args.train, args.valid, settings.parse_datasets)
-  arms = {
-    "grid": arms_lib.GRID,
-    "ablation": arms_lib.ABLATION,
-    "all": arms_lib.ARMS,
-  }.get(args.arms)
-  if arms is None:
-    arms = [name.strip() for name in args.arms.split(",") if name.strip()]
-  if args.jobs is not None and args.jobs < 1:
-    raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
-  # As Ctrl-C: the runs under way save and end, and can be continued.
-  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-  try:
-    found = independence.run(
-      config,
-      args.workdir,
-      held_out=args.valid,
-      arms=list(arms),
-      seeds=args.seeds,
-      gradient_ratio=args.gradient_ratio,
-      clips=args.clips,
-      clip_seconds=args.clip_seconds,
-      curves=not args.no_curves,
-      jobs=args.jobs,
-      log=lambda line: print(line, flush=True),
-    )
-  finally:
-    # None: it was not set from Python.
-    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-  for table in (report.dependence_table, report.codes_table):
-    print("\n" + common.format_table(*table(found)))
-  print(f"\nresults, table.md and plots: {args.workdir}")
-
-
-def check_datasets(train: str, valid: str, parse) -> None:
+def check_datasets(train: str, valid: str) -> None:
   """Both are there, and no folder is in both, however its path is written.
 
   Raises:
     UserError: a data set is missing, or is trained on and measured on.
   """
   from mmdcodec.data import source
+  from mmdcodec.train import settings
 
-  trained, measured = list(parse(train)), list(parse(valid))
+  trained = list(settings.parse_datasets(train))
+  measured = list(settings.parse_datasets(valid))
   for folder in (*trained, *measured):
     source.describe(folder)
   trained = {pathlib.Path(folder).resolve() for folder in trained}

@@ -1,6 +1,5 @@
 """`mmdcodec info`: what a model, a coded file or a data set is."""
 
-import os
 import pathlib
 
 from mmdcodec import text
@@ -95,39 +94,61 @@ def describe_model(path: pathlib.Path) -> str:
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
 
-  codec = mmdcodec.load(path)
-  model, training = codec.model, codec.config.get("training") or {}
+  loaded = mmdcodec.load(path)
+  training = loaded.config.get("training") or {}
   is_bundle = (path / bundle.WEIGHTS_FILE).is_file()
-  count = sum(leaf.size for leaf in jax.tree.leaves(codec.variables["params"]))
+  music = loaded.config["kind"] == "lm"
+  codec = loaded.codec if music else loaded
+  count = lambda model: sum(
+    leaf.size for leaf in jax.tree.leaves(model.variables["params"])
+  )
   rows = [
     ("bundle" if is_bundle else "workdir", str(path)),
-    ("kind", str(codec.config["kind"])),
-    ("model", codec.hash),
+    ("kind", str(loaded.config["kind"])),
+  ]
+  if music:
+    rows += _music_rows(loaded)
+    rows.append(("parameters", f"{count(loaded) / 1e6:.2f} M"))
+  rows += [
+    ("codec" if music else "model", codec.hash),
     ("sample rate", f"{codec.rate} Hz"),
     ("channels", f"{codec.channels}"),
-    ("frame rate", f"{codec.frame_rate:g} Hz (stride {model.stride})"),
-    ("codebooks", f"{codec.codebooks} x {model.codebook_size}"),
-    ("parameters", f"{count / 1e6:.2f} M"),
-    ("size on disk", common.bytes_text(_size(path))),
+    ("frame rate", f"{codec.frame_rate:g} Hz (stride {codec.model.stride})"),
+    ("codebooks", f"{codec.codebooks} x {codec.model.codebook_size}"),
+    (
+      "its parameters" if music else "parameters",
+      f"{count(codec) / 1e6:.2f} M",
+    ),
+    ("size on disk", common.bytes_text(common.folder_size(path))),
   ]
   if training.get("step") is not None:
     rows.append(("training steps", f"{training['step']:,}"))
-  if source := codec.config.get("source"):
+  if source := loaded.config.get("source"):
     rows.append(("converted from", source["name"]))
-  bits = bitstream.code_bits(model.codebook_size)
+  table = common.format_table(None, rows)
+  if music:
+    return table
+  bits = bitstream.code_bits(codec.model.codebook_size)
   rates = [
     (n, n * bits * codec.frame_rate / 1000)
     for n in range(1, codec.codebooks + 1)
   ]
-  return (
-    common.format_table(None, rows)
-    + "\n\n"
-    + common.format_table(("codebooks", "kbps"), rates)
-  )
+  return table + "\n\n" + common.format_table(("codebooks", "kbps"), rates)
+
+
+def _music_rows(music) -> list[tuple[str, str]]:
+  """What a music model has besides its codec."""
+  model = music.model
+  takes = [name for name in ("text", "melody", "joint") if getattr(model, name)]
+  return [
+    ("takes", ", ".join(takes) or "nothing"),
+    ("transformer", f"{model.layers} x {model.width}, {model.heads} heads"),
+    ("trained on", f"clips of {music.seconds:g} s"),
+  ]
 
 
 def describe_dataset(path: pathlib.Path) -> str:
-  """A table of a data set that `mmdcodec prepare` made.
+  """A table of a data set that `mmdcodec prepare` or `tokenize` made.
 
   Raises:
     UserError: the folder holds none.
@@ -143,19 +164,20 @@ def describe_dataset(path: pathlib.Path) -> str:
     ) from None
   rows = [
     ("data set", str(path)),
+    ("kind", found["kind"]),
     ("records", f"{found['records']:,}"),
     ("duration", text.duration(found["seconds"])),
     ("sample rate", f"{found['rate']} Hz"),
-    ("channels", f"{found['channels']}"),
-    ("size on disk", common.bytes_text(_size(path))),
   ]
+  if found["kind"] == "tokens":
+    rate, stride = found["frame_rate"], found["stride"]
+    rows += [
+      ("frames", f"{found['frames']:,} at {rate:g} Hz (stride {stride})"),
+      ("codebooks", f"{found['codebooks']} x {found['codebook_size']}"),
+      ("codec", found["codec"]),
+      ("made from", found["source"]),
+    ]
+  else:
+    rows.append(("channels", f"{found['channels']}"))
+  rows.append(("size on disk", common.bytes_text(common.folder_size(path))))
   return common.format_table(None, rows)
-
-
-def _size(path: pathlib.Path) -> int:
-  """Bytes of all files in a folder."""
-  return sum(
-    os.path.getsize(os.path.join(root, name))
-    for root, _, names in os.walk(path)
-    for name in names
-  )

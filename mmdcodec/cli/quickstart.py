@@ -410,8 +410,8 @@ def untrained(job: Job):
   """
   import jax
 
-  from mmdcodec import bundle
   from mmdcodec.data import pipeline
+  from mmdcodec.models.loaded import LoadedCodec
   from mmdcodec.train import loop
 
   task = loop.make_task(job.config)
@@ -439,7 +439,7 @@ def untrained(job: Job):
 
   started = jax.jit(start)(variables, batch["audio"], batch["lengths"], key)
   config = {"kind": job.config["task"], "model": job.config["model"]}
-  return bundle.LoadedCodec(config, {**variables, **started})
+  return LoadedCodec(config, {**variables, **started})
 
 
 def _with_data(job: Job) -> dict:

@@ -2,6 +2,11 @@
 
   encodec.py          EnCodec at 24, 32 and 48 kHz
   encodec_config.py   what its config.json says, as fields of our codec
+  musicgen.py         MusicGen with its text encoder and its codec, for melodies
+                      too
+  musicgen_config.py  what its config.json says, as fields of our models
+  musicgen_decoder.py its language model
+  musicgen_release.py the names of the authors' own weights
   t5.py               encoders of T5, parts of other models: not for `read`
   fields.py           what a field of a config.json may be
   weights.py          tensors from safetensors files, each used exactly once
@@ -16,44 +21,53 @@ from typing import Any
 
 from mmdcodec.errors import UserError
 
-# transformers' `model_type` -> module of this package with `convert(arrays,
-# config, preset)`.
-KINDS = {"encodec": "encodec"}
+# transformers' `model_type` -> module of this package with `bundled(arrays,
+# config, preset, folder)`.
+KINDS = {
+  "encodec": "encodec",
+  "musicgen": "musicgen",
+  "musicgen_melody": "musicgen",
+}
 
 
 def read(
   path: str | pathlib.Path, preset: str | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """A public model, as the config and variables of a bundle.
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+  """A public model, as the contents of a bundle.
 
   Args:
     path: folder with config.json (of transformers) and model.safetensors, or
       the latter's name; or weights of an original release alone: a .safetensors
-      file, or a folder with one.
-    preset: codec preset that tells what such weights can't, see
-      `mmdcodec.convert.encodec.guess`.
+      file, or a folder with one, or with the parts of a MusicGen (see
+      `mmdcodec.convert.musicgen_release`).
+    preset: of the codec or language model, that tells what such weights can't,
+      see `mmdcodec.convert.encodec.guess`.
 
   Returns:
-    (config, variables); `config["source"]` says where they come from.
+    (config, variables, further files by name); `config["source"]` says where
+    they come from.
 
   Raises:
     UserError: no model that is known here, or not all of it.
   """
   import importlib
 
-  from mmdcodec.convert import weights
+  from mmdcodec.convert import musicgen_release, weights
 
   path = pathlib.Path(path)
   if path.is_file():
-    arrays = weights.read(path)
-    config = None
+    folder, arrays, config = path.parent, weights.read(path), None
     # Weights of a release may lie beside a config.json that isn't theirs.
     if weights.named_by_transformers(arrays):
-      beside = weights.read_config(path.parent)
+      beside = weights.read_config(folder)
       config = beside if is_public(beside) else None
   else:
-    arrays, config = None, weights.read_config(path)
-  kind = "encodec" if config is None else config.get("model_type")
+    folder, config = path, weights.read_config(path)
+    arrays = weights.read(path) if config is None else None
+  if config is not None:
+    kind = config.get("model_type")
+  else:
+    kind = "musicgen" if musicgen_release.named_so(arrays) else "encodec"
   if not isinstance(kind, str) or kind not in KINDS:
     raise UserError(
       f"{path} holds a model of type {kind!r}; what can be converted is"
@@ -66,9 +80,9 @@ def read(
   if arrays is None:
     arrays = weights.read(path)
   module = importlib.import_module(f"mmdcodec.convert.{KINDS[kind]}")
-  model, variables = module.convert(arrays, config, preset)
+  found, variables, assets = module.bundled(arrays, config, preset, folder)
   source = {"name": weights.name_of(path), "config": config, "preset": preset}
-  return {"kind": "codec", "model": model, "source": source}, variables
+  return {**found, "source": source}, variables, assets
 
 
 def is_public(config: Any) -> bool:

@@ -22,6 +22,7 @@ within a few hundred steps, as the counts follow their use.
 """
 
 import math
+import pathlib
 import re
 from typing import Any
 
@@ -51,6 +52,28 @@ UNSEEN = (
 )
 
 CODEBOOK = "quantizer.layers.{}.codebook.{}"
+
+
+def bundled(
+  arrays: dict[str, np.ndarray],
+  config: dict[str, Any] | None,
+  preset: str | None,
+  folder: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+  """What a bundle of these weights holds: see `convert`.
+
+  Args:
+    arrays: see there; `config` and `preset` too.
+    config: see there.
+    preset: see there.
+    folder: where they lie.
+
+  Returns:
+    (config, variables, further files by name).
+  """
+  del folder  # There is nothing else in it.
+  fields, variables = convert(arrays, config, preset)
+  return {"kind": "codec", "model": fields}, variables, {}
 
 
 def convert(

@@ -6,7 +6,12 @@ import re
 from mmdcodec.errors import UserError
 
 # Never a pickle, whatever else the repository holds.
-PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+PATTERNS = [
+  "config.json",
+  "*.safetensors",
+  "*.safetensors.index.json",
+  "tokenizer.json",
+]
 
 
 def is_id(text: str) -> bool:

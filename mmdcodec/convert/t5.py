@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.convert import fields, weights
-from mmdcodec.convert.weights import Rule
+from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
 
@@ -104,21 +104,6 @@ def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _stack(names: tuple[str, ...], make):
-  """Stacks the tensors of all blocks, and names those that do not fit."""
-
-  def stack(*arrays):
-    # Most of them are as they should be.
-    shapes = [a.shape for a in arrays]
-    usual = max(shapes, key=shapes.count)
-    other = [n for n, s in zip(names, shapes, strict=True) if s != usual]
-    if other:
-      raise weights.Misfit(other)
-    return (np.stack([make(a) for a in arrays]),)
-
-  return stack
-
-
 def rules(model: text_encoder.T5Encoder) -> list[Rule]:
   """What each tensor becomes."""
   block = "encoder.block.{}.layer.{}.{}.weight"
@@ -154,5 +139,5 @@ def rules(model: text_encoder.T5Encoder) -> list[Rule]:
     layers[f"{ours}/kernel"] = (1, f"DenseReluDense.{theirs}", lambda a: a.T)
   for path, (layer, name, make) in layers.items():
     names = tuple(block.format(i, layer, name) for i in range(model.layers))
-    out.append(Rule((f"params/blocks/{path}",), names, _stack(names, make)))
+    out.append(Rule((f"params/blocks/{path}",), names, stacked(names, make)))
   return out

@@ -54,6 +54,33 @@ class Misfit(ValueError):
     self.names = names
 
 
+def stacked(
+  names: Sequence[str],
+  make: Callable[[np.ndarray], np.ndarray] = lambda array: array,
+) -> Callable[..., Sequence[np.ndarray]]:
+  """A `Rule.make` for the tensors of all layers, one array of them all.
+
+  Args:
+    names: of the tensors, for the error.
+    make: what each becomes before.
+
+  Returns:
+    A function of the tensors. It raises Misfit with those whose shape is not
+    that of the others.
+  """
+
+  def stack(*arrays):
+    # Most of them are as they should be.
+    shapes = [a.shape for a in arrays]
+    usual = max(shapes, key=shapes.count)
+    other = [n for n, s in zip(names, shapes, strict=True) if s != usual]
+    if other:
+      raise Misfit(other)
+    return (np.stack([make(a) for a in arrays]),)
+
+  return stack
+
+
 def apply(
   rules: Sequence[Rule],
   arrays: dict[str, np.ndarray],
@@ -240,8 +267,17 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def named_by_transformers(arrays: dict[str, np.ndarray]) -> bool:
   """Whether tensors have the names of transformers, not of a release."""
-  first = re.compile(r"(encoder|decoder)\.layers\.")
+  first = re.compile(r"(encoder|decoder)\.layers\.|text_encoder\.")
   return any(first.match(name) for name in arrays)
+
+
+def part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+  """The tensors whose names begin with a prefix, without it."""
+  return {
+    name.removeprefix(prefix): array
+    for name, array in arrays.items()
+    if name.startswith(prefix)
+  }
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:

@@ -11,25 +11,27 @@ summary in `mmdcodec.json`, and in `skipped.jsonl` the files left out.
 """
 
 import dataclasses
-import errno
-import fcntl
-import glob
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 
 import mmdcodec
 from mmdcodec.audio import files
 from mmdcodec.data import captions, encode, fma, musiccaps
 from mmdcodec.data.encode import Report
 from mmdcodec.data.source import SUMMARY
+from mmdcodec.data.storage import (
+  Unfinished,
+  check_out,
+  put,
+  restore,
+  serializer,
+  shard_writer,
+)
 from mmdcodec.errors import UserError
 from mmdcodec.machine import cpus
 
@@ -95,17 +97,12 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
     shuffles anyway, and a gigabyte is more than a stream needs.
     """
     del download_config
-    serializer = tfds.core.example_serializer.ExampleSerializer(
-      self.info.features.get_serialized_info()
-    )
+    serialize = serializer(self.info.features)
     splits = []
     for split, generator in self._split_generators(dl_manager).items():
       lengths, sizes = _write_shards(
         self.data_path,
-        (
-          serializer.serialize_example(self.info.features.encode_example(x))
-          for _, x in generator
-        ),
+        (serialize(record) for _, record in generator),
       )
       template = self._get_filename_template(split_name=split)
       for i, shard in enumerate(_shards(self.data_path, len(lengths))):
@@ -197,13 +194,13 @@ def prepare(
   ):
     if not least <= value <= most:
       raise UserError(f"{name} must be from {least} to {most}, not {value}.")
-  _restore(out)
-  _check_out(out, force)
+  restore(out)
+  check_out(out, force, "audio")
   builder = builder_for(table)
   report = Report(rate=rate, channels=channels, path=str(out))
   sources = _only(_sources(folder, table, builder, report), only)
   out.parent.mkdir(parents=True, exist_ok=True)
-  with _Unfinished(out) as scratch:
+  with Unfinished(out) as scratch:
     data = _build(
       builder,
       scratch,
@@ -223,7 +220,7 @@ def prepare(
         f" {' '.join(files.SUFFIXES)}."
       )
     _summarise(data, report, folder, seconds)
-    _put(data, out)
+    put(data, out)
   return report
 
 
@@ -302,21 +299,6 @@ def _only(sources: list, only: dict[str, str] | None) -> list:
   return kept
 
 
-def _check_out(out: Path, force: bool) -> None:
-  """Refuses to overwrite: a data set without `force`, all else always."""
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-    return
-  if not (out / SUMMARY).is_file():
-    raise UserError(
-      f"{out}: exists and is not a data set; choose a new folder."
-    )
-  if not force:
-    raise UserError(
-      f"{out}: is a finished data set already; use it, choose another name, or"
-      " replace it with --force."
-    )
-
-
 def _write_shards(
   folder: Path, examples: Iterator[bytes]
 ) -> tuple[list[int], list[int]]:
@@ -328,11 +310,7 @@ def _write_shards(
         if writer is not None:
           writer.close()
         path = next(_shards(folder, 1, first=len(lengths)))
-        # One record a group: any record is read without its neighbours.
-        # FLAC does not become smaller by compressing it again.
-        writer = array_record_module.ArrayRecordWriter(
-          str(path), "group_size:1,uncompressed"
-        )
+        writer = shard_writer(path)
         lengths.append(0)
         sizes.append(0)
       writer.write(example)
@@ -367,77 +345,3 @@ def _summarise(
       # Names that are no UTF-8 must not end a run of hours.
       line = json.dumps({"path": path, "reason": reason})
       lines.write(line + "\n")
-
-
-def _put(data: Path, out: Path) -> None:
-  """Gives a finished data set its name.
-
-  To replace one takes two steps. Should the process be killed between them,
-  the old one is left beside `out`, and the next run to `out` restores it.
-  """
-  old = _replaced(out)
-  if out.exists():
-    os.rename(out, old)
-  try:
-    os.rename(data, out)
-  finally:
-    _restore(out)
-
-
-def _restore(out: Path) -> None:
-  """Puts back a data set that was to be replaced, or removes it if it was."""
-  old = _replaced(out)
-  if out.exists():
-    shutil.rmtree(old, ignore_errors=True)
-  elif old.exists():
-    os.rename(old, out)
-
-
-def _replaced(out: Path) -> Path:
-  return out.with_name(f".{out.name}.replaced")
-
-
-class _Unfinished:
-  """A hidden scratch folder beside the data set, removed however it ends.
-
-  The lock tells a run under way from one that was killed: what the killed
-  ones left is removed by the next run.
-  """
-
-  def __init__(self, out: Path):
-    prefix = f".{out.name}.unfinished-"
-    for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
-      if (lock := _lock(stale)) is not None:
-        shutil.rmtree(stale, ignore_errors=True)
-        os.close(lock)
-    while True:
-      self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-      self._lock = _lock(self._path)
-      # Another run may take it for a killed one's before it is locked.
-      if self._lock is not None and self._path.exists():
-        break
-      if self._lock is not None:
-        os.close(self._lock)
-
-  def __enter__(self) -> Path:
-    return self._path
-
-  def __exit__(self, *_):
-    shutil.rmtree(self._path, ignore_errors=True)
-    os.close(self._lock)
-
-
-def _lock(folder: Path) -> int | None:
-  """Locks a folder; None if another process holds it."""
-  try:
-    handle = os.open(folder, os.O_RDONLY)
-  except OSError:
-    return None
-  try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    os.close(handle)
-    if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-      return None
-    raise
-  return handle

@@ -1,4 +1,4 @@
-"""Random access to the records of a data set, and crops of their audio."""
+"""Random access to the records of data sets, and crops of their audio."""
 
 import io
 import json
@@ -19,43 +19,59 @@ SUMMARY = "mmdcodec.json"
 _MARGIN = 256
 
 
-def describe(dataset_dir: str | os.PathLike) -> dict:
-  """What a data set holds: records, seconds, rate, channels, files, ...
+# What makes a data set of each kind.
+_MADE_BY = {
+  "audio": "mmdcodec prepare FOLDER DATASET",
+  "tokens": "mmdcodec tokenize DATASET TOKENS --model BUNDLE",
+}
+
+
+def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
+  """What a data set holds: kind, records, seconds, rate, ...
+
+  Args:
+    dataset_dir: its folder.
+    kind: which it must be, "audio" or "tokens"; None for either.
 
   Raises:
-    UserError: the folder is not a data set.
+    UserError: the folder is not a data set, or one of another kind.
   """
   folder = Path(dataset_dir)
+  made_by = _MADE_BY[kind or "audio"]
   try:
-    return json.loads((folder / SUMMARY).read_text())
+    summary = json.loads((folder / SUMMARY).read_text())
   except (OSError, ValueError) as error:
     what = "no such folder" if not folder.is_dir() else "is not a data set"
     raise UserError(
-      f"{folder}: {what}; expected one made by `mmdcodec prepare FOLDER"
-      f" {folder}`."
+      f"{folder}: {what}; expected one made by `{made_by}`."
     ) from error
+  found = summary.setdefault("kind", "audio")
+  if kind not in (None, found):
+    raise UserError(
+      f"{folder}: is a data set of {found}; expected one of {kind}, made by"
+      f" `{made_by}`."
+    )
+  return summary
 
 
-class Source:
+class Records:
   """The records of a data set by index. Safe to share between threads.
 
   Reads the shards directly: TFDS's own source decodes every feature, which
   takes longer than to decode a crop.
 
   Attributes:
-    rate: Hz of the records.
-    channels: channels of the records.
+    path: the data set.
+    summary: what `describe` says of it.
     seconds: length of all records together.
   """
 
-  def __init__(self, dataset_dir: str | os.PathLike):
-    """Opens a data set; raises UserError if it is none."""
+  def __init__(self, dataset_dir: str | os.PathLike, kind: str):
+    """Opens a data set of a kind; raises UserError if it is none."""
     from array_record.python import array_record_data_source
 
-    summary = describe(dataset_dir)
+    self.summary = summary = describe(dataset_dir, kind)
     self.path = str(dataset_dir)
-    self.rate = int(summary["rate"])
-    self.channels = int(summary["channels"])
     self.seconds = float(summary["seconds"])
     shards = sorted(Path(dataset_dir).glob("*-train.array_record-*"))
     self._records = array_record_data_source.ArrayRecordDataSource(
@@ -71,32 +87,49 @@ class Source:
     """Number of records."""
     return len(self._records)
 
-  def __getitem__(self, index: int) -> dict:
-    """A record: `audio` is the bytes of a FLAC file, text is str."""
-    feature = self._features(index)
-    text = {
-      k: feature[k].bytes_list.value[0].decode()
-      for k in ("path", "caption", "tags")
-    }
-    numbers = {
-      k: feature[k].int64_list.value[0] for k in ("rate", "channels", "samples")
-    }
-    return {
-      "audio": feature["audio"].bytes_list.value[0],
-      "position": feature["position"].float_list.value[0],
-      **numbers,
-      **text,
-    }
-
-  def flac(self, index: int) -> io.BytesIO:
-    """The FLAC file in a record."""
-    return io.BytesIO(self._features(index)["audio"].bytes_list.value[0])
-
-  def _features(self, index: int):
+  def features(self, index: int):
+    """The features of a record, as protocol buffers by name."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     record = self._records[int(index)]
     return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def labels(feature) -> dict:
+  """What every record says of its audio: path, caption, tags, position."""
+  text = {
+    k: feature[k].bytes_list.value[0].decode()
+    for k in ("path", "caption", "tags")
+  }
+  return {"position": feature["position"].float_list.value[0], **text}
+
+
+class Source(Records):
+  """The records of an audio data set.
+
+  Attributes:
+    rate: Hz of the records.
+    channels: channels of the records.
+  """
+
+  def __init__(self, dataset_dir: str | os.PathLike):
+    """Opens a data set; raises UserError if it is none of audio."""
+    super().__init__(dataset_dir, "audio")
+    self.rate = int(self.summary["rate"])
+    self.channels = int(self.summary["channels"])
+
+  def __getitem__(self, index: int) -> dict:
+    """A record: `audio` is the bytes of a FLAC file, text is str."""
+    feature = self.features(index)
+    numbers = {
+      k: feature[k].int64_list.value[0] for k in ("rate", "channels", "samples")
+    }
+    audio = feature["audio"].bytes_list.value[0]
+    return {"audio": audio, **numbers, **labels(feature)}
+
+  def flac(self, index: int) -> io.BytesIO:
+    """The FLAC file in a record."""
+    return io.BytesIO(self.features(index)["audio"].bytes_list.value[0])
 
 
 def crop(

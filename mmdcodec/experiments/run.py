@@ -159,7 +159,7 @@ def gradient_norms(
   state, _ = checkpoints.restore(abstract, start_of(config))
   checkpoints.close()
   found = []
-  with loop.training_batches(config, seed=seed) as data:
+  with task.batches(seed=seed) as data:
     for _ in range(batches):
       seen = task.inspect(state, tuple(next(data) for _ in range(task.history)))
       others = [seen.get(f"gradient/{name}", 0.0) for name in task.balanced]

@@ -119,6 +119,25 @@ class Pattern:
       )
     return jnp.asarray(tokens)[..., self.step_of, np.arange(self.codebooks)]
 
+  def revert_logits(self, logits: jax.Array) -> jax.Array:
+    """Logits of every code, where the model gave them.
+
+    Args:
+      logits: [..., steps, codebooks, size] of `tokens[..., :-1, :]`: those of a
+        step say what the next one holds.
+
+    Returns:
+      [..., frames, codebooks, size].
+    """
+    if logits.shape[-3:-1] != (len(self.steps), self.codebooks):
+      raise ValueError(
+        f"logits {logits.shape} are not [..., {len(self.steps)},"
+        f" {self.codebooks}, size]"
+      )
+    return jnp.asarray(logits)[
+      ..., self.step_of - 1, np.arange(self.codebooks), :
+    ]
+
   @functools.cached_property
   def groups(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
     """What is predicted together: (codebooks, frames) of every kind of step.
@@ -321,39 +340,45 @@ def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
   return make
 
 
-# By the name that a config gives. What a maker takes besides the number of
-# codebooks is `delays`, or nothing.
+# By the name that a config gives: the maker, and what it takes besides the
+# number of codebooks.
 MAKERS = {
-  "parallel": parallel,
-  "delay": delay,
-  "coarse_first": coarse_first,
-  "flatten": flatten,
+  "parallel": (parallel, ()),
+  "delay": (delay, ("delays", "flatten_first", "empty_initial")),
+  "unroll": (unroll, ("flattening", "delays")),
+  "flatten": (flatten, ()),
+  "coarse_first": (coarse_first, ("delays",)),
+  "grouped": (grouped, ("sizes",)),
 }
 
 
-def make(name: str, codebooks: int, delays: Sequence[int] = ()) -> PatternMaker:
+def make(name: str, codebooks: int, **options) -> PatternMaker:
   """The pattern that a config names.
 
   Args:
     name: one of MAKERS.
     codebooks: of the codec.
-    delays: as the maker of that name takes them; none: its default.
+    **options: as the maker of that name takes them; 0 or nothing: its default.
 
   Returns:
     A function of the number of frames.
 
   Raises:
-    UserError: unknown name, or delays that it can't have.
+    UserError: unknown name, or an option that it can't have.
   """
   if name not in MAKERS:
     raise UserError(
       f"the pattern is {name!r}; it must be one of {', '.join(MAKERS)}."
     )
-  if not delays:
-    return MAKERS[name](codebooks)
-  if name not in ("delay", "coarse_first"):
-    raise UserError(f"the pattern {name!r} has no delays, but got {delays}.")
+  maker, takes = MAKERS[name]
+  given = {key: value for key, value in options.items() if value}
+  for key in given:
+    if key not in takes:
+      raise UserError(
+        f"the pattern {name!r} has no {key}, but got {given[key]}; it takes"
+        f" {' and '.join(takes) or 'nothing'}."
+      )
   try:
-    return MAKERS[name](codebooks, tuple(delays))
+    return maker(codebooks, **given)
   except (TypeError, ValueError) as error:
     raise UserError(f"the pattern {name!r}: {error}.") from None

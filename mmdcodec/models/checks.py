@@ -69,3 +69,17 @@ def codebooks(model: Codec, count: int | None) -> None:
     raise UserError(
       f"codebooks is {count}; this codec has 1 to {model.codebooks}."
     )
+
+
+def codes_alone(model: Codec) -> None:
+  """Raises a UserError unless codes alone are what a codec makes of audio."""
+  if model.normalize:
+    raise UserError(
+      "the codec normalises: it keeps the loudness beside the codes, where a"
+      " language model cannot tell it; take a codec without."
+    )
+  if model.chunk is not None:
+    raise UserError(
+      f"the codec codes chunks of {model.chunk_seconds:g} s by themselves, so"
+      " frames do not follow each other in time; take a codec without."
+    )

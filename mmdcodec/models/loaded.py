@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import flax
 import jax
@@ -53,13 +54,15 @@ class LoadedCodec:
     codebooks: number of them. hash: names the weights, 16 hex digits.
   """
 
-  def __init__(self, config: dict, variables: dict):
+  def __init__(self, config: dict, variables: dict, assets: Any = None):
     """Puts a configuration and its variables together.
 
     Args:
       config: with `model`, the fields of `Codec`.
       variables: `{"params": ..., "codebook": ...}`.
+      assets: further files of a bundle, of which a codec needs none.
     """
+    del assets
     self.config = config
     self.model = codec_model.from_config(config["model"])
     # Arrays of its own, copied by NumPy: `jnp.array` compiles for every shape,

@@ -4,7 +4,6 @@ Raffel et al. 2020, arXiv 1910.10683, section 2.1, and for the gated form of
 T5 1.1 and FLAN-T5 Shazeer 2020, arXiv 2002.05202. MusicGen attends to it.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -12,36 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def relative_buckets(
-  queries: int, keys: int, *, buckets: int, longest: int
-) -> np.ndarray:
-  """Bucket of the distance from every query to every key, both ways (T5, 2.1).
-
-  Half of the buckets are for keys after the query. Of each half the first half
-  has a distance each, the others grow as its logarithm, and the last one holds
-  all from `longest` on at the latest.
-
-  Args:
-    queries: positions 0, 1, ...
-    keys: positions 0, 1, ...
-    buckets: in all; even, at least 4.
-    longest: distance, above a quarter of the buckets.
-
-  Returns:
-    int32 [queries, keys].
-  """
-  distance = np.arange(keys) - np.arange(queries)[:, None]
-  side = buckets // 2
-  exact = side // 2
-  away = np.abs(distance)
-  # In float32 and this order, as in the public code: a bucket's edge may be off
-  # by a position otherwise.
-  far = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))
-  far = far / np.float32(math.log(longest / exact)) * np.float32(side - exact)
-  far = exact + far.astype(np.int32)
-  near = np.where(away < exact, away, np.minimum(far, side - 1))
-  return (side * (distance > 0) + near).astype(np.int32)
+from mmdcodec.nn.positions import relative_buckets
 
 
 def _dense(features, deviation, dtype, name, axis=-1):
@@ -163,7 +133,10 @@ class T5Encoder(nn.Module):
     )
     count = tokens.shape[1]
     at = relative_buckets(
-      count, count, buckets=self.buckets, longest=self.longest
+      np.arange(count) - np.arange(count)[:, None],
+      buckets=self.buckets,
+      longest=self.longest,
+      both_ways=True,
     )
     # [1, heads, queries, keys], the same in all blocks.
     bias = jnp.moveaxis(table[at], -1, 0)[None]

@@ -27,6 +27,20 @@ CODEC_RULES: Rules = (
   (r".*", P()),
 )
 
+# Language models: heads and hidden units over `model`, as in Megatron-LM
+# (arXiv 1909.08053), the width over `fsdp`. Kernels of attention are [..., in,
+# heads, head_dim] and [..., heads, head_dim, out]. Tables of tokens have a row
+# more than codes, so they are cut along the width.
+LM_RULES: Rules = (
+  (r"/(query|key|value)/kernel$", P("fsdp", "model", None)),
+  (r"/out/kernel$", P("model", None, "fsdp")),
+  (r"/(inner|gate)/kernel$", P("fsdp", "model")),
+  (r"/outer/kernel$", P("model", "fsdp")),
+  (r"(^|/)embedding$", P(None, ("fsdp", "model"))),
+  (r"(^|/)head$", P("fsdp", "model")),
+  (r".*", P()),
+)
+
 
 def path_name(path) -> str:
   """`params/encoder/conv_in/kernel` of a tree path."""
@@ -80,10 +94,11 @@ def constrain(x: jax.Array, *axes: str | tuple | None) -> jax.Array:
   Args:
     x: the activation.
     *axes: one for each axis of x: a mesh axis, a tuple of them, or None.
-      "batch" stands for the axes that cut the batch.
+      "batch" stands for the axes that cut the batch. An axis whose size does
+      not divide is left whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
   spec = P(*(("data", "fsdp") if axis == "batch" else axis for axis in axes))
-  return jax.lax.with_sharding_constraint(x, spec)
+  return jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))

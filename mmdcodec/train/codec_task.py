@@ -6,6 +6,7 @@ as they are, and one gradient goes on through the codec. What is not a function
 of the reconstruction (commitment, independence) is added to it as it is.
 """
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.data import pipeline
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import codebooks, reconstruction
 from mmdcodec.losses import balancer, spectral
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
-from mmdcodec.train import adversarial, gradients, independence
+from mmdcodec.train import adversarial, gradients, independence, settings
 
 # A phase: the discriminators do not act yet.
 ALONE = "alone"
@@ -138,10 +141,68 @@ class CodecTask:
       "lengths": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
 
+  def batches(self, *, seed: int) -> pipeline.Batches:
+    """What a run is trained on, without end.
+
+    Args:
+      seed: of order, crops and augmentation.
+
+    Raises:
+      UserError: there is no training data, or a setting that can't be.
+    """
+    data = self.config["data"]
+    datasets = settings.parse_datasets(data["train"])
+    if not datasets:
+      raise UserError(
+        "no training data: make a data set with `mmdcodec prepare FOLDER"
+        " DATASET` and give --config.data.train=DATASET."
+      )
+    return pipeline.batches(
+      datasets,
+      **self._audio(),
+      seed=seed,
+      gain_db=tuple(data["gain_db"]),
+      mix=data["mix"],
+    )
+
+  def held_out(self) -> list[dict]:
+    """Batches for evaluation, always the same; none without such data."""
+    data = self.config["data"]
+    datasets = settings.parse_datasets(data["valid"])
+    if not datasets:
+      return []
+    return pipeline.fixed_batches(
+      datasets, **self._audio(), count=data["valid_batches"]
+    )
+
+  def _audio(self) -> dict:
+    """Shape of the batches, as `pipeline` takes it."""
+    return dict(
+      batch=self.config["batch"],
+      seconds=self.audio_seconds,
+      rate=self.codec.rate,
+      channels=self.codec.channels,
+    )
+
   def init(self, key: jax.Array) -> dict:
     """Fresh variables; parameters do not depend on the length of the input."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return self.codec.init(key, x)
+
+  def take(self, variables: dict, key: jax.Array) -> dict:
+    """A released codec's variables as those of a run: they are the same."""
+    return variables
+
+  def release(self, variables: dict) -> dict:
+    """The variables of a run as those of a released codec."""
+    return variables
+
+  def remember(self, workdir: pathlib.Path) -> None:
+    """A workdir needs nothing else to become a bundle."""
+
+  def bundled(self, workdir: pathlib.Path) -> tuple[dict, dict, dict]:
+    """What a bundle has beside the codec: nothing; see `LMTask`."""
+    return {}, {}, {}
 
   @staticmethod
   def carries(config: Mapping) -> dict:

@@ -1,4 +1,4 @@
-"""Gradients that one backward pass does not give: cached, and per loss."""
+"""Gradients of more than one backward pass: in parts, cached, per loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,66 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import platform
+
+
+def in_parts(
+  loss: Callable,
+  params: Any,
+  collections: Any,
+  carried: Any,
+  batch: Any,
+  key: jax.Array,
+  *,
+  parts: int,
+) -> tuple[tuple, Any]:
+  """Value and gradient of a loss, of a part of the batch at a time.
+
+  The memory is that of a part. What a loss takes over the rows of a batch, it
+  takes over those of a part; values and gradients are means over the parts.
+
+  Args:
+    loss: (params, collections, carried, batch, key) -> (loss, (collections,
+      carried, metrics)).
+    params: to differentiate.
+    collections: go from part to part, as `carried` does.
+    carried: see there.
+    batch: tree of arrays [batch, ...].
+    key: random key.
+    parts: that the batch is cut into.
+
+  Returns:
+    As `jax.value_and_grad(loss, has_aux=True)`.
+  """
+  take = jax.value_and_grad(loss, has_aux=True)
+  if parts == 1:
+    return take(params, collections, carried, batch, key)
+  # Every so many rows to a part: each device keeps a share of every part.
+  cut = jax.tree.map(
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+  def step(held, inputs):
+    part, key = inputs
+    (value, (collections, carried, metrics)), grads = take(
+      params, *held, part, key
+    )
+    return (collections, carried), (value, metrics, grads)
+
+  def add(state, inputs):
+    held, sums = state
+    held, found = step(held, inputs)
+    return (held, jax.tree.map(jnp.add, sums, found)), None
+
+  keys = jax.random.split(key, parts)
+  held = (collections, carried)
+  first = jax.tree.map(lambda x: x[0], cut)
+  zeros = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, s.dtype),
+    jax.eval_shape(step, held, (first, keys[0]))[1],
+  )
+  (held, sums), _ = _scan(add, (held, zeros), (cut, keys))
+  value, metrics, grads = jax.tree.map(lambda x: x / parts, sums)
+  return (value, (*held, metrics)), grads
 
 
 def cached(

@@ -188,9 +188,8 @@ def make_term(
       "losses.independence.weight is not 0, but the codec has one codebook;"
       " independence takes at least two."
     )
-  pattern = patterns.make(
-    config["pattern"]["name"], codebooks, tuple(config["pattern"]["delays"])
-  )
+  options = dict(config["pattern"])
+  pattern = patterns.make(options.pop("name"), codebooks, **options)
   per_clip = sum(len(at) for _, at in pattern(frames).groups)
   if not per_clip:
     raise UserError(

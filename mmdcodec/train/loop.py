@@ -1,8 +1,9 @@
 """The training loop, for every task; reads from top to bottom.
 
-What is trained is a task's business (`codec_task.py`): its variables, its loss,
-its held-out measures. Here is everything that is the same for all of them:
-processes, mesh, data, state, resuming, steps, logging, evaluation and saving.
+What is trained is a task's business (`codec_task.py`, `lm_task.py`): its data,
+its variables, its loss, its held-out measures. Here is everything that is the
+same for all of them: processes, mesh, state, resuming, steps, logging,
+evaluation and saving.
 """
 
 import collections
@@ -14,7 +15,6 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import metrics as metrics_lib
@@ -63,19 +63,14 @@ def train(
     mesh_lib.check_batch(config["batch"], mesh)
     stack.enter_context(jax.set_mesh(mesh))
     task = make_task(config)
-    data = training_batches(config, seed=config["seed"])
+    data = task.batches(seed=config["seed"])
     stack.callback(data.close)
-    held_out = []
-    if valid_sets := settings.parse_datasets(config["data"]["valid"]):
-      clips = pipeline.fixed_batches(
-        valid_sets, **_audio(config), count=config["data"]["valid_batches"]
-      )
-      # Every process holds all of these few clips, and gives its own rows.
-      mine = slice(jax.process_index(), None, jax.process_count())
-      held_out = [
-        mesh_lib.place({k: v[mine] for k, v in batch.items()}, mesh)
-        for batch in clips
-      ]
+    # Every process holds all of these few examples, and gives its own rows.
+    mine = slice(jax.process_index(), None, jax.process_count())
+    held_out = [
+      mesh_lib.place({k: v[mine] for k, v in batch.items()}, mesh)
+      for batch in task.held_out()
+    ]
 
     # ----------------------------------------------------- state, born sharded
     workdir.mkdir(parents=True, exist_ok=True)
@@ -103,7 +98,7 @@ def train(
     else:
       state = program.init(jax.random.key(config["seed"]))
       if config["init_from"]:
-        state = start_from(state, config["init_from"], program.layout, say)
+        state = start_from(task, state, config["init_from"], program, say)
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
       f"{config['task']}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"
@@ -205,41 +200,6 @@ def train(
         raise Preempted(step)
     checkpoints.wait()
     return evaluation
-
-
-def training_batches(config: Mapping, *, seed: int) -> pipeline.Batches:
-  """What a run is trained on, also for those who measure on the same audio.
-
-  Args:
-    config: of the run.
-    seed: of order, crops and augmentation.
-
-  Raises:
-    UserError: there is no training data, or a setting that can't be.
-  """
-  datasets = settings.parse_datasets(config["data"]["train"])
-  if not datasets:
-    raise UserError(
-      "no training data: make a data set with `mmdcodec prepare FOLDER"
-      " DATASET` and give --config.data.train=DATASET."
-    )
-  return pipeline.batches(
-    datasets,
-    **_audio(config),
-    seed=seed,
-    gain_db=tuple(config["data"]["gain_db"]),
-    mix=config["data"]["mix"],
-  )
-
-
-def _audio(config: Mapping) -> dict:
-  """Shape of the batches, as `pipeline` takes it."""
-  return dict(
-    batch=config["batch"],
-    seconds=config["data"]["seconds"],
-    rate=config["model"]["rate"],
-    channels=config["model"]["channels"],
-  )
 
 
 class _Profiler:

@@ -67,7 +67,8 @@ def make_optimizer(
 
   Args:
     config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw, on
-      arrays of two axes or more), `clip` (global gradient norm, 0 for none),
+      kernels and tables: arrays of two axes or more that are no scale, bias or
+      bias of distances), `clip` (global gradient norm, 0 for none),
       and what `make_schedule` reads.
     steps: length of the run.
 
@@ -87,7 +88,7 @@ def make_optimizer(
       b1=config["b1"],
       b2=config["b2"],
       weight_decay=config["weight_decay"],
-      mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+      mask=lambda params: jax.tree_util.tree_map_with_path(_decays, params),
     )
   elif name == "sgd":
     inner = optax.sgd(schedule, momentum=config["b1"])
@@ -99,3 +100,15 @@ def make_optimizer(
   clip = config["clip"]
   clip = optax.clip_by_global_norm(clip) if clip else optax.identity()
   return optax.chain(clip, inner), schedule
+
+
+def _decays(path, leaf) -> bool:
+  """Whether weight decay acts on a parameter.
+
+  Norms of stacked blocks have two axes too, so their names count.
+  """
+  return leaf.ndim >= 2 and path[-1].key not in (
+    "scale",
+    "bias",
+    "distance_bias",
+  )

@@ -12,10 +12,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
+from mmdcodec.train import gradients
 from mmdcodec.train import optimizer as optimizer_lib
 from mmdcodec.train.state import TrainState, update
 
-TASKS = {"codec": "mmdcodec.train.codec_task:CodecTask"}
+TASKS = {
+  "codec": "mmdcodec.train.codec_task:CodecTask",
+  "lm": "mmdcodec.train.lm_task:LMTask",
+}
 
 
 def make_task(config: Mapping):
@@ -71,16 +75,14 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     # From the step and not from a chain of splits: a resumed run draws the
     # numbers of the run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, (collections, carried, metrics)), grads = jax.value_and_grad(
-      task.loss, has_aux=True
-    )(
+    (loss, (collections, carried, metrics)), grads = gradients.in_parts(
+      lambda *given: task.loss(*given, state.step, phase),
       state.params,
       state.collections,
       state.carried,
       batch,
       key,
-      state.step,
-      phase,
+      parts=config.get("accumulate", 1),
     )
     if history:
       more, more_grads, found = task.history_gradient(
@@ -137,7 +139,7 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
 
 
 def start_from(
-  state: TrainState, path: str, layout: TrainState, say: Callable
+  task, state: TrainState, path: str, program: Program, say: Callable
 ) -> TrainState:
   """The state with what a bundle or another run has.
 
@@ -147,7 +149,8 @@ def start_from(
   from mmdcodec import bundle
 
   variables, discriminators = bundle.load_variables(path)
-  variables = dict(variables)
+  key, layout = jax.random.key(task.config["seed"]), program.layout
+  variables = dict(task.take(variables, key))
 
   def same(old, new) -> bool:
     return jax.tree.map(np.shape, old) == jax.tree.map(np.shape, new)

@@ -24,18 +24,23 @@ def check(config: dict) -> None:
               "max_skipped"):  # fmt: skip
     if config[key] < 1:
       raise UserError(f"{key} is {config[key]}; it must be at least 1.")
+  if config["batch"] % config.get("accumulate", 1):
+    raise UserError(
+      f"accumulate is {config['accumulate']}; the batch of {config['batch']}"
+      " must be a multiple of it."
+    )
   if config["data"]["valid"] and config["save_every"] % config["eval_every"]:
     raise UserError(
       f"save_every is {config['save_every']} and eval_every is"
       f" {config['eval_every']}: save at a multiple of eval_every, so that"
       " every checkpoint has its measures and the best one can be found."
     )
-  for name, loss in config["losses"].items():
+  for name, loss in config.get("losses", {}).items():
     if not loss["weight"] >= 0:
       raise UserError(
         f"losses.{name}.weight is {loss['weight']}; it must be at least 0."
       )
-  gain = config["data"]["gain_db"]
+  gain = config["data"].get("gain_db", (0, 0))
   if not isinstance(gain, tuple | list) or len(gain) != 2:
     raise UserError(f"data.gain_db is {gain}; it must be (lowest, highest).")
   if not 0 <= config["ema"] < 1:
@@ -82,7 +87,7 @@ def remember(config: dict, workdir: pathlib.Path, task: Any) -> None:
     if changed:
       # The recipes had no discriminators in earlier versions.
       hint = "continue it with the same settings, or give another --workdir."
-      if "adversarial" not in before:
+      if now["task"] == "codec" and "adversarial" not in before:
         hint += (
           " To go on without discriminators, as it began, add"
           " --config.losses.adversarial.weight=0"
@@ -93,6 +98,7 @@ def remember(config: dict, workdir: pathlib.Path, task: Any) -> None:
         f" {hint}"
       )
   if jax.process_index() == 0:
+    task.remember(workdir)
     # Whoever reads it meanwhile finds the old one or the new one, and both say
     # the same of what is compared.
     fresh = path.with_suffix(".new")

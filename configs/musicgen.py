@@ -1,0 +1,43 @@
+"""MusicGen, arXiv 2306.05284, 4.1-4.2: 30 s of music a clip, prompts by T5.
+
+    mmdcodec convert facebook/musicgen-small musicgen_small
+    mmdcodec train --config=musicgen --workdir=runs/musicgen \
+        --config.init_from=musicgen_small --config.codec=CODEC \
+        --config.data.train=TOKENS
+
+300 M parameters and T5-base, which stays as it is; `--config=musicgen:medium`
+and `:large` have 1.5 and 3.3 B. The published training: 1 M steps of 192 clips
+on 32 to 96 GPUs. Weights of T5 come with `init_from`. `bytes` trains a text
+encoder of its own instead, from nothing.
+"""
+
+from mmdcodec.configs import common
+
+from mmdcodec.models import lm_presets
+
+SIZES = ("small", "medium", "large")
+
+
+def get_config(arg: str = ""):
+  """The experiment.
+
+  Args:
+    arg: "small" (which "" is too), "medium", "large", "bytes", or "tiny" for
+      tests.
+  """
+  common.check_argument(arg, *SIZES, "bytes", "tiny")
+  if arg == "tiny":
+    return common.shrink_lm(common.lm_config("tiny"))
+  size = arg if arg in SIZES else "small"
+  changes = dict(dtype="bfloat16", remat="dots")
+  if arg == "bytes":
+    changes["text"] = lm_presets.BYTES
+  config = common.lm_config(f"musicgen_{size}", **changes)
+  config.steps = 1_000_000
+  config.batch = 192
+  if arg != "bytes":
+    config.freeze = "conditioner/text_encoder"
+  if size == "large":
+    config.optimizer.clip = 3.0
+  config.eval_every = config.save_every = 5_000
+  return config

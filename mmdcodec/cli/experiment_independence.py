@@ -1,0 +1,105 @@
+"""`mmdcodec experiment independence`: codecs with and without the loss."""
+
+import signal
+
+from mmdcodec.cli import experiment
+from mmdcodec.errors import UserError
+
+HELP = "train and compare codecs with and without the independence loss"
+EXAMPLE = (
+  "mmdcodec experiment independence --train data/train --valid data/valid"
+  " --workdir runs/independence --seeds 3"
+)
+# Those of `experiments/arms.py`, which imports JAX: too slow for --help.
+ARMS = (
+  "none",
+  "mmd_frame",
+  "mmd_delay",
+  "dhsic_frame",
+  "dhsic_delay",
+  "mmd_free_scale",
+  "mmd_gaussian_squared",
+  "mmd_gaussian_relative",
+  "mmd_laplacian",
+  "mmd_inverse_multiquadric",
+  "mmd_linear",
+  "mmd_quadratic",
+)
+
+
+def add_arguments(parser):
+  """Adds the verb's arguments."""
+  experiment.add_common(parser, seeds=3)
+  parser.add_argument(
+    "--arms",
+    default="grid",
+    help="grid (losses and patterns), ablation (kernels), all (both), or names"
+    " with commas, of: " + ", ".join(ARMS),
+  )
+  parser.add_argument(
+    "--gradient_ratio",
+    type=float,
+    default=4.0,
+    help="norm of the loss's gradient at the encoder's output, as a multiple of"
+    " that of the reconstruction losses, when it begins; sets its weight",
+  )
+  parser.add_argument("--clips", type=int, default=120, help="to measure on")
+  parser.add_argument(
+    "--clip_seconds", type=float, default=10.0, help="of each of them"
+  )
+  parser.add_argument(
+    "--no_curves",
+    action="store_true",
+    help="measure the last checkpoint only",
+  )
+  parser.add_argument(
+    "--jobs", type=int, help="runs at a time (one for each CPU)"
+  )
+  parser.description = (
+    HELP + ". --config=NAME[:argument] is the codec (independence), and"
+    " --config.key=value overrides any key of it."
+  )
+
+
+def run(args, rest):
+  """Runs what is missing, then prints the table."""
+  from mmdcodec.cli import common, configs
+  from mmdcodec.experiments import arms as arms_lib
+  from mmdcodec.experiments import independence, report
+
+  if not any(argument.startswith("--config=") for argument in rest):
+    rest = ["--config=independence", *rest]
+  config = configs.parse(rest)
+  config.data.train, config.data.valid = args.train, args.valid
+  experiment.check_datasets(args.train, args.valid)
+  arms = {
+    "grid": arms_lib.GRID,
+    "ablation": arms_lib.ABLATION,
+    "all": arms_lib.ARMS,
+  }.get(args.arms)
+  if arms is None:
+    arms = [name.strip() for name in args.arms.split(",") if name.strip()]
+  if args.jobs is not None and args.jobs < 1:
+    raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
+  # As Ctrl-C: the runs under way save and end, and can be continued.
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    found = independence.run(
+      config,
+      args.workdir,
+      held_out=args.valid,
+      arms=list(arms),
+      seeds=args.seeds,
+      gradient_ratio=args.gradient_ratio,
+      clips=args.clips,
+      clip_seconds=args.clip_seconds,
+      curves=not args.no_curves,
+      jobs=args.jobs,
+      log=lambda line: print(line, flush=True),
+    )
+  finally:
+    # None: it was not set from Python.
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+  for table in (report.dependence_table, report.codes_table):
+    print("\n" + common.format_table(*table(found)))
+  print(f"\nresults, table.md and plots: {args.workdir}")

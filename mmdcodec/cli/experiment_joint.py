@@ -1,0 +1,64 @@
+"""`mmdcodec experiment joint`: what a language model loses by factorising."""
+
+from mmdcodec.cli import experiment
+from mmdcodec.errors import UserError
+
+HELP = "language models under several patterns: bits per frame, and speed"
+EXAMPLE = (
+  "mmdcodec experiment joint --train data/train --valid data/valid --workdir"
+  " runs/joint --codecs plain=runs/plain,independent=runs/independent"
+)
+
+
+def add_arguments(parser):
+  """Adds the experiment's arguments."""
+  experiment.add_common(parser, seeds=1)
+  parser.add_argument(
+    "--codecs",
+    required=True,
+    metavar="NAME=MODEL,...",
+    help="bundles or workdirs, by the names that the table gives them",
+  )
+  parser.add_argument(
+    "--patterns",
+    default="delay,parallel,flatten",
+    help="delay, parallel, flatten (the joint model), coarse_first"
+    " (default: %(default)s)",
+  )
+  parser.description = (
+    HELP + ". --config=NAME[:argument] is the language model (lm_small), and"
+    " --config.key=value overrides any key of it."
+  )
+
+
+def run(args, rest):
+  """Runs what is missing, then prints the table."""
+  from mmdcodec.cli import common, configs
+  from mmdcodec.experiments import joint
+  from mmdcodec.generation import patterns
+
+  if not any(argument.startswith("--config=") for argument in rest):
+    rest = ["--config=lm_small", *rest]
+  config = configs.parse(rest)
+  experiment.check_datasets(args.train, args.valid)
+  codecs = {}
+  for pair in args.codecs.split(","):
+    name, equals, path = pair.partition("=")
+    if not equals or not name or not path:
+      raise UserError(f"--codecs expects NAME=MODEL,..., not {pair!r}.")
+    codecs[name] = path
+  names = [name.strip() for name in args.patterns.split(",") if name.strip()]
+  for name in names:
+    patterns.make(name, 2)
+  found = joint.run(
+    config,
+    args.workdir,
+    codecs=codecs,
+    train=args.train,
+    valid=args.valid,
+    patterns=names,
+    seeds=args.seeds,
+    log=lambda line: print(line, flush=True),
+  )
+  print("\n" + common.format_table(*joint.table(found)))
+  print(f"\nresults.json and table.md: {args.workdir}")

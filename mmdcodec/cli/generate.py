@@ -1,0 +1,162 @@
+"""`mmdcodec generate`: a prompt becomes music."""
+
+import pathlib
+
+from mmdcodec import text
+from mmdcodec.errors import UserError
+
+HELP = "make music from a prompt"
+EXAMPLE = (
+  'mmdcodec generate "calm piano, slow" calm.wav --model bundles/music'
+  " --seconds 20\n"
+  '  mmdcodec generate "the same with drums" more.wav --model bundles/music'
+  " --continue calm.wav --seconds 30"
+)
+
+
+def add_arguments(parser):
+  """Adds the verb's arguments."""
+  parser.add_argument(
+    "prompt", metavar="PROMPT", help='what the music is to be; "" for anything'
+  )
+  parser.add_argument("output", metavar="OUT", help="wav, flac or ogg file")
+  parser.add_argument(
+    "--model", required=True, help="music model: bundle or workdir"
+  )
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=8.0,
+    metavar="S",
+    help="of music, what --continue gives included (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="N",
+    help="another number, other music (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--count",
+    type=int,
+    default=1,
+    metavar="N",
+    help="so many pieces, of seeds N, N + 1, ...: OUT-1, OUT-2, ...",
+  )
+  parser.add_argument(
+    "--temperature",
+    type=float,
+    default=1.0,
+    metavar="T",
+    help="0: the likeliest code always (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--top-k",
+    type=int,
+    default=250,
+    metavar="K",
+    help="draw from so many of the likeliest codes, 0: all (default:"
+    " %(default)s)",
+  )
+  parser.add_argument(
+    "--top-p",
+    type=float,
+    metavar="P",
+    help="draw from the likeliest codes that have this probability together",
+  )
+  parser.add_argument(
+    "--guidance",
+    type=float,
+    default=3.0,
+    metavar="G",
+    help="how much the prompt counts; 1: as learned, which takes half the work"
+    " (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--text-guidance",
+    type=float,
+    metavar="G",
+    help="how much the text counts beside --melody",
+  )
+  parser.add_argument(
+    "--continue",
+    dest="audio",
+    metavar="AUDIO",
+    help="go on from the end of this audio",
+  )
+  parser.add_argument(
+    "--melody", metavar="AUDIO", help="take the tune of this audio"
+  )
+  parser.add_argument(
+    "--stride",
+    type=float,
+    metavar="S",
+    help="music longer than the model's is made in windows, each so many"
+    " seconds further (default: 60 %% of one)",
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="replace what exists"
+  )
+
+
+def run(args):
+  """Makes one piece or several."""
+  import mmdcodec
+  from mmdcodec.audio import files
+  from mmdcodec.cli import common
+  from mmdcodec.generation.musicgen import LoadedMusic
+
+  if args.count < 1:
+    raise UserError(f"--count is {args.count}; it must be at least 1.")
+  targets = [
+    common.check_output(path, force=args.force)
+    for path in _targets(args.output, args.count)
+  ]
+  for path in (args.audio, args.melody):
+    if path is not None:
+      common.check_input(path)
+  music = mmdcodec.load(args.model)
+  if not isinstance(music, LoadedMusic):
+    raise UserError(
+      f"{args.model} is a codec, not a music model: train one with `mmdcodec"
+      " train --config=lm_small`, or convert one."
+    )
+  given = {}
+  for name in ("audio", "melody"):
+    if (path := getattr(args, name)) is not None:
+      x, rate = files.read(path)
+      # Both at one rate: that of the model.
+      given[name] = files.resample(x, rate=rate, to=music.rate)
+  show = common.progress_line("frames")
+  codes = music.generate_codes(
+    [args.prompt] * args.count,
+    seconds=args.seconds,
+    seed=args.seed,
+    temperature=args.temperature,
+    top_k=args.top_k,
+    top_p=args.top_p,
+    guidance=args.guidance,
+    text_guidance=args.text_guidance,
+    stride=args.stride,
+    progress=show,
+    **given,
+  )
+  for path, each in zip(targets, codes, strict=True):
+    y = music.codec.decode(each)[0]
+    files.write(path, y, rate=music.rate)
+    print(
+      f"{path}: {text.duration(len(y) / music.rate)} at {music.rate} Hz, seed"
+      f" {args.seed + targets.index(path)}"
+    )
+  return 0
+
+
+def _targets(output: str, count: int) -> list[pathlib.Path]:
+  """OUT, or OUT-1 to OUT-count."""
+  path = pathlib.Path(output)
+  if count == 1:
+    return [path]
+  return [
+    path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)
+  ]

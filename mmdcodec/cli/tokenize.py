@@ -1,0 +1,58 @@
+"""`mmdcodec tokenize`: an audio data set becomes codes for language models."""
+
+from mmdcodec.cli import common
+
+HELP = "encode a data set of audio to tokens, which language models train on"
+EXAMPLE = "mmdcodec tokenize data/music data/music_tokens --model bundles/small"
+
+
+def add_arguments(parser):
+  """Adds the verb's arguments."""
+  parser.add_argument("dataset", help="audio, of `mmdcodec prepare`")
+  parser.add_argument("tokens", help="the folder to write")
+  parser.add_argument(
+    "--model",
+    required=True,
+    help="bundle of a codec or of a music model, or workdir of a training run",
+  )
+  parser.add_argument(
+    "--batch",
+    type=int,
+    default=16,
+    metavar="N",
+    help="records encoded at a time on each device (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="replace tokens that exist"
+  )
+  parser.add_argument("--quiet", action="store_true", help="no progress line")
+  common.add_process_arguments(parser)
+  parser.description = HELP + ". The same command again goes on where it was."
+
+
+def run(args):
+  """Encodes; in the first process, prints what was made."""
+  common.start_processes(args)
+
+  import mmdcodec
+  from mmdcodec import text
+  from mmdcodec.data.tokenize import tokenize
+
+  model = mmdcodec.load(args.model)
+  shown = {} if args.quiet else {"show": common.progress_line("records")}
+  found = tokenize(
+    args.dataset,
+    args.tokens,
+    getattr(model, "codec", model),  # a music model has its own
+    batch=args.batch,
+    force=args.force,
+    **shown,
+  )
+  if found is not None:
+    print(
+      f"{args.tokens}: {found['records']} records,"
+      f" {text.duration(found['seconds'])} of audio, {found['codebooks']}"
+      f" codebooks of {found['codebook_size']} at {found['frame_rate']:g} Hz,"
+      f" {common.bytes_text(common.folder_size(args.tokens))}, codec"
+      f" {found['codec']}"
+    )

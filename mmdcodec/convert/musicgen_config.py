@@ -1,0 +1,209 @@
+"""What transformers' config.json of a MusicGen says, as fields of ours."""
+
+import contextlib
+from typing import Any
+
+from mmdcodec.convert import encodec_config, t5
+from mmdcodec.convert.fields import get, null_or, number, one_of, refused, whole
+from mmdcodec.errors import UserError
+from mmdcodec.models import codec as codec_model
+from mmdcodec.models import token_lm
+from mmdcodec.models.lm_presets import CHROMA
+
+# Seconds of the clips that all published ones were trained on: no config says.
+SECONDS = 30
+# Tokens that T5 was trained on at once.
+LONGEST_TEXT = 512
+
+# Field of a decoder's config -> field of ours, what it is where a config does
+# not say it, and what it may be.
+FIELDS = {
+  "vocab_size": ("codebook_size", 2048, whole(2, 1 << 16)),
+  "num_codebooks": ("codebooks", 4, whole(1, 64)),
+  "num_hidden_layers": ("layers", 24, whole(1, 256)),
+  "num_attention_heads": ("heads", 16, whole(1, 256)),
+  "hidden_size": ("width", 1024, whole(4, 1 << 14)),
+  "ffn_dim": ("hidden", 4096, whole(1, 1 << 17)),
+  "activation_function": ("activation", "gelu", one_of(["gelu", "relu"])),
+  "dropout": ("dropout", 0.1, number(0, 1)),
+}
+
+# What has one value in every published model, or none that matters here: what
+# is only drawn in training, or computed for any length.
+OTHERS = {
+  "scale_embedding": one_of([False]),
+  "tie_word_embeddings": one_of([False]),
+  "cross_attention_hidden_size": one_of([None]),
+  "max_position_embeddings": whole(1, 1 << 24),
+  "attention_dropout": number(0, 1),
+  "activation_dropout": number(0, 1),
+  "layerdrop": number(0, 1),
+  "initializer_factor": number(0, 1e3),
+}
+
+# Of the model around text encoder, codec and decoder.
+PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": None}
+MELODY = {
+  "num_chroma": (CHROMA["classes"], whole(1, 120)),
+  "chroma_length": (CHROMA["frames"], whole(1, 1 << 16)),
+}
+
+# Said of every model and every part of one by the versions of transformers that
+# the published ones were written with, mostly of how text is generated; nothing
+# in the networks depends on them.
+BOOKKEEPING = {
+  *encodec_config.BOOKKEEPING,
+  "add_cross_attention",
+  "bad_words_ids",
+  "begin_suppress_tokens",
+  "bos_token_id",
+  "cross_attention_hidden_size",
+  "decoder_start_token_id",
+  "diversity_penalty",
+  "do_sample",
+  "early_stopping",
+  "encoder_no_repeat_ngram_size",
+  "eos_token_id",
+  "exponential_decay_length_penalty",
+  "finetuning_task",
+  "forced_bos_token_id",
+  "forced_eos_token_id",
+  "initializer_factor",
+  "is_decoder",
+  "length_penalty",
+  "max_length",
+  "min_length",
+  "no_repeat_ngram_size",
+  "num_beam_groups",
+  "num_beams",
+  "num_return_sequences",
+  "output_scores",
+  "pad_token_id",
+  "prefix",
+  "pruned_heads",
+  "remove_invalid_values",
+  "repetition_penalty",
+  "return_dict_in_generate",
+  "sep_token_id",
+  "suppress_tokens",
+  "task_specific_params",
+  "temperature",
+  "tf_legacy_loss",
+  "tie_encoder_decoder",
+  "tie_word_embeddings",
+  "tokenizer_class",
+  "top_k",
+  "top_p",
+  "torchscript",
+  "typical_p",
+  "use_bfloat16",
+}
+
+
+def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Fields of a TokenLM and of its Codec, from a config.json of transformers.
+
+  Returns:
+    (fields of the TokenLM, fields of the Codec).
+
+  Raises:
+    UserError: a field that is not known, or has a value that is not supported;
+      a stereo model.
+  """
+  melody = config.get("model_type") == "musicgen_melody"
+  _known(config, {*PARTS, *(MELODY if melody else ())})
+  for name, kind in PARTS.items():
+    part = config.get(name)
+    if not isinstance(part, dict):
+      raise refused(name, part, "the config of this part")
+    found = part.get("model_type", kind)
+    if kind is not None and found != kind:
+      raise UserError(
+        f"the {name} of this MusicGen is of type {found!r}; only {kind} is"
+        " supported."
+      )
+  more: dict[str, Any] = {}
+  with within("text_encoder"):
+    more["text"] = text_fields(t5.fields_of(config["text_encoder"]))
+  with within("audio_encoder"):
+    codec = encodec_config.fields_of(codec_config(config))
+  if melody:
+    heard = {key: get(config, key, *rest) for key, rest in MELODY.items()}
+    more["cross"] = False
+    more["melody"] = CHROMA | dict(
+      classes=heard["num_chroma"], frames=heard["chroma_length"]
+    )
+  with within("decoder"):
+    fields = decoder_fields(config["decoder"], **more)
+  fields["frames"] = frames_of(codec)
+  return fields, codec
+
+
+def codec_config(config: dict[str, Any]) -> dict[str, Any]:
+  """The config of the codec, as it is in a file of its own."""
+  codec = config["audio_encoder"]
+  return {key: codec[key] for key in codec if key not in BOOKKEEPING}
+
+
+def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+  """Fields of a TokenLM from the config of a decoder alone.
+
+  Args:
+    config: of the decoder.
+    **more: fields that it does not tell: `text`, `melody`, `cross`.
+
+  Raises:
+    UserError: see `fields_of`.
+  """
+  _known(config, {*FIELDS, *OTHERS, "audio_channels"})
+  fields = {
+    ours: get(config, key, default, check)
+    for key, (ours, default, check) in FIELDS.items()
+  }
+  for key, check in OTHERS.items():
+    get(config, key, None, check)
+  # The token where a step has no code is the one after all codes.
+  special = null_or(one_of([fields["codebook_size"]]))
+  for key in ("pad_token_id", "bos_token_id"):
+    get(config, key, None, special)
+  if get(config, "audio_channels", 1, one_of([1, 2])) == 2:
+    raise stereo()
+  # Of the published models everything else is alike.
+  return token_lm.preset("musicgen_small", **{"text": None, **fields, **more})
+
+
+def stereo() -> UserError:
+  """The error for a model that speaks of two channels."""
+  return UserError(
+    "this is a stereo MusicGen, which codes left and right one by one with a"
+    " mono codec; that is not supported: convert the mono model of the same"
+    " size."
+  )
+
+
+def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:
+  """`TokenLM.text` of a T5."""
+  return dict(tokenizer="t5", longest=LONGEST_TEXT, encoder=encoder)
+
+
+def frames_of(codec: dict[str, Any]) -> int:
+  """Frames of the clips that a MusicGen was trained on."""
+  return round(SECONDS * codec_model.from_config(codec).frame_rate)
+
+
+@contextlib.contextmanager
+def within(part: str):
+  """Says in a user's error which part of the model it is about."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"the {part} of this MusicGen: {error}") from None
+
+
+def _known(config: dict[str, Any], names: set[str]) -> None:
+  for key in config:
+    if key not in names and key not in BOOKKEEPING:
+      raise UserError(
+        f"config.json has a field {key!r}, which the MusicGen of this version"
+        " does not know."
+      )

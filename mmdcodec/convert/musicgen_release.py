@@ -1,0 +1,174 @@
+"""MusicGen's weights as the authors' library, audiocraft, names them.
+
+Its `state_dict.bin` holds the language model alone. What it is made of lies in
+one folder here:
+
+  model.safetensors         `best_state` of state_dict.bin
+  text_encoder/             the T5: config.json, model.safetensors and
+                            tokenizer.json (google-t5/t5-base)
+  codec/                    the EnCodec, in any form that can be converted
+                            (facebook/encodec_32khz)
+
+Tensors get the names of transformers; queries, keys and values lie in one here.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.convert import (
+  encodec,
+  musicgen_config,
+  musicgen_decoder,
+  t5,
+  weights,
+)
+from mmdcodec.convert.musicgen_config import within
+from mmdcodec.errors import UserError
+from mmdcodec.models import token_lm
+from mmdcodec.models.lm_presets import CHROMA
+
+TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
+
+# The published models, whose numbers tell them apart.
+PRESETS = (
+  "musicgen_small",
+  "musicgen_medium",
+  "musicgen_large",
+  "musicgen_melody",
+)
+
+CONDITIONERS = "condition_provider.conditioners"
+NAMES = (
+  (r"^emb\.", "model.decoder.embed_tokens."),
+  (r"^linears\.", "lm_heads."),
+  (r"^out_norm\.", "model.decoder.layer_norm."),
+  (r"^transformer\.layers\.", "model.decoder.layers."),
+  (r"\.norm1\.", ".self_attn_layer_norm."),
+  (r"\.norm_cross\.", ".encoder_attn_layer_norm."),
+  (r"\.norm2\.", ".final_layer_norm."),
+  (r"\.linear([12])\.", r".fc\1."),
+  (r"\.cross_attention\.", ".encoder_attn."),
+  (rf"^{CONDITIONERS}\.description\.output_proj\.", "enc_to_dec_proj."),
+  (rf"^{CONDITIONERS}\.self_wav\.output_proj\.", "audio_enc_to_dec_proj."),
+)
+# The filters of the chromagram, which are computed.
+FILTERS = f"{CONDITIONERS}.self_wav.chroma."
+
+
+def named_so(arrays: dict[str, np.ndarray]) -> bool:
+  """Whether tensors have these names, and not those of a codec's release."""
+  return "emb.0.weight" in arrays
+
+
+def convert(
+  arrays: dict[str, np.ndarray], preset: str | None, folder: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  """A music model of ours with weights of a release.
+
+  Args:
+    arrays: tensors of the language model by name.
+    preset: of the language model, that tells what shapes can't, such as the
+      number of heads; None: the published model with these very shapes.
+    folder: with the other parts.
+
+  Returns:
+    As `musicgen.convert`.
+
+  Raises:
+    UserError: a part or a tensor that is missing, over, or not understood; a
+      stereo model.
+  """
+  arrays = canonical(arrays)
+  fields = guess(arrays, preset)
+  text_folder, codec_folder = folder / TEXT_FOLDER, folder / CODEC_FOLDER
+  with within(TEXT_FOLDER):
+    text_config = weights.read_config(text_folder)
+    if text_config is None:
+      raise UserError(f"{text_folder} holds no {weights.CONFIG_FILE} of a T5.")
+    text_fields, text = t5.convert(weights.read(text_folder), text_config)
+  with within(CODEC_FOLDER):
+    config = weights.read_config(codec_folder)
+    codec, codec_variables = encodec.convert(
+      weights.read(codec_folder),
+      config,
+      None if config else "encodec_32khz",
+    )
+  # Left and right take turns.
+  if fields["codebooks"] == 2 * codec["codebooks"]:
+    raise musicgen_config.stereo()
+  fields["text"] = musicgen_config.text_fields(text_fields)
+  fields["frames"] = musicgen_config.frames_of(codec)
+  params = musicgen_decoder.convert(arrays, fields, text["params"])
+  return fields, codec, {"params": params, "codec": codec_variables}
+
+
+def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The tensors in transformers' names, for a decoder by itself."""
+  out = {}
+  for name, array in arrays.items():
+    if name.startswith(FILTERS):
+      continue
+    for pattern, new in NAMES:
+      name = re.sub(pattern, new, name)
+    start = name.removesuffix("in_proj_weight")
+    if start == name:
+      out[name] = array
+    elif len(array) % 3:
+      raise UserError(f"{name} {array.shape} is not three tensors in one.")
+    else:
+      for letter, each in zip("qkv", np.split(array, 3), strict=True):
+        out[f"{start}{letter}_proj.weight"] = each
+  return out
+
+
+def guess(
+  arrays: dict[str, np.ndarray], preset: str | None = None
+) -> dict[str, Any]:
+  """Fields of the TokenLM from the shapes of its tensors.
+
+  Args:
+    arrays: tensors by their canonical names.
+    preset: see `convert`.
+
+  Raises:
+    UserError: the tensors are those of no MusicGen, or of none that was
+      published and no preset is given.
+  """
+  layer = musicgen_decoder.LAYER
+  try:
+    size, width = arrays["lm_heads.0.weight"].shape
+    hidden, _ = arrays[layer.format(0, "fc1.weight")].shape
+  except (KeyError, ValueError):
+    raise UserError(
+      "these are not the weights of a MusicGen of the authors' release."
+    ) from None
+  melody = arrays.get("audio_enc_to_dec_proj.weight")
+  count = lambda pattern: sum(
+    bool(re.fullmatch(pattern, name)) for name in arrays
+  )
+  seen = dict(
+    codebooks=count(r"lm_heads\.\d+\.weight"),
+    codebook_size=size,
+    width=width,
+    hidden=hidden,
+    layers=count(r"model\.decoder\.layers\.\d+\.fc1\.weight"),
+    cross=layer.format(0, "encoder_attn.q_proj.weight") in arrays,
+  )
+  if preset is None:
+    like = lambda name: (
+      token_lm.preset(name).items() >= seen.items()
+      and bool(token_lm.preset(name)["melody"]) == (melody is not None)
+    )
+    found = [name for name in PRESETS if like(name)]
+    if len(found) != 1:
+      raise UserError(
+        "these shapes are of no published MusicGen: give --preset with the name"
+        " of the language model preset that has the heads and activation of"
+        f" these weights, such as {PRESETS[0]}."
+      )
+    preset = found[0]
+  heard = None if melody is None else CHROMA | {"classes": melody.shape[-1]}
+  return token_lm.preset(preset, **seen, melody=heard)

@@ -1,0 +1,145 @@
+"""Training batches: random crops of the records of token data sets.
+
+Which record comes when is said in `order.py`, as for audio in `pipeline.py`.
+"""
+
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from mmdcodec.data import order
+from mmdcodec.data.order import Batches, Datasets
+from mmdcodec.data.tokens import TokenSource
+from mmdcodec.errors import UserError
+
+
+def token_batches(
+  datasets: Datasets,
+  *,
+  batch: int,
+  frames: int,
+  seed: int = 0,
+  codec: str | None = None,
+  threads: int | None = None,
+  process_index: int | None = None,
+  process_count: int | None = None,
+) -> Batches:
+  """An endless iterator of batches of random crops of codes.
+
+  Order, epochs, weights and state are those of `pipeline.batches`. A record
+  shorter than the crop is padded with zeros; `lengths` tells how much of it
+  is codes.
+
+  Args:
+    datasets: a token data set; a list of them, which are drawn from as one; or
+      a mapping from data set to the share of crops that come from it.
+    batch: crops of one step on all hosts together.
+    frames: length of a crop.
+    seed: of order and crops.
+    codec: hash of the codec that the data sets must be of; None for any, but
+      the same one.
+    threads: batches made at a time; None is one for each CPU, at most 16.
+    process_index: this host; None asks JAX.
+    process_count: number of hosts; None asks JAX.
+
+  Returns:
+    `Batches`: dicts of `codes`, int32 `[batch / hosts, frames, codebooks]`,
+    `lengths`, int32 `[batch / hosts]`, the frames that are not padding, and
+    `caption`, str in an object array `[batch / hosts]`.
+
+  Raises:
+    UserError: not a token data set, or not of the codec, or an argument out of
+      range.
+  """
+  sources, weights = _open(datasets, frames, codec)
+  return order.batches(
+    sources,
+    weights,
+    _Crop(sources, frames),
+    batch=batch,
+    seed=seed,
+    threads=threads,
+    process_index=process_index,
+    process_count=process_count,
+  )
+
+
+def fixed_token_batches(
+  datasets: Datasets,
+  *,
+  batch: int,
+  frames: int,
+  count: int,
+  codec: str | None = None,
+) -> list[dict]:
+  """Batches for evaluation: always the same crops, spread over all records.
+
+  Args:
+    datasets: as for `token_batches`; weights do not matter here.
+    batch: crops in a batch.
+    frames: length of a crop.
+    count: number of batches.
+    codec: as for `token_batches`.
+
+  Returns:
+    `count` dicts as those of `token_batches`.
+
+  Raises:
+    UserError: not a token data set, or not of the codec.
+  """
+  sources, _ = _open(datasets, frames, codec)
+  places = order.spread(sources, batch * count)
+  rows = [
+    crop(sources[k][record], where, frames) for k, record, where in places
+  ]
+  return order.stacked(rows, batch)
+
+
+def crop(record: dict, where: float, frames: int) -> dict:
+  """Frames of a record, padded with zeros if it has fewer.
+
+  Args:
+    record: of a `TokenSource`.
+    where: in [0, 1), the start as a fraction of all the starts there are.
+    frames: length of the crop.
+
+  Returns:
+    `codes`, int32 `[frames, codebooks]`, `lengths` and `caption`.
+  """
+  start = int(where * max(1, len(record["codes"]) - frames + 1))
+  codes = record["codes"][start : start + frames]
+  return {
+    "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),
+    "lengths": np.int32(len(codes)),
+    # An object: as NumPy's own text, a batch takes rows times the longest.
+    "caption": np.array(record["caption"], object),
+  }
+
+
+@dataclass(frozen=True)
+class _Crop(grain.transforms.RandomMap):
+  """(source, record) -> a crop of that record."""
+
+  sources: list[TokenSource]
+  frames: int
+
+  def random_map(self, element, rng: np.random.Generator) -> dict:
+    k, record = element
+    return crop(self.sources[k][record], rng.random(), self.frames)
+
+
+def _open(datasets, frames: int, codec: str | None):
+  """Opens token data sets of one codec; see `order.open_sources`."""
+  if frames <= 0:
+    raise UserError(f"frames must be more than 0, not {frames}.")
+  sources, weights = order.open_sources(datasets, TokenSource)
+  wanted = codec or sources[0].codec
+  for source in sources:
+    if source.codec != wanted:
+      whose = "the model's" if codec else f"that of {sources[0].path}"
+      raise UserError(
+        f"{source.path} has codes of the codec {source.codec}, not of {wanted},"
+        f" {whose}; make it again with that one."
+      )
+  return sources, weights

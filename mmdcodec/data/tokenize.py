@@ -1,0 +1,267 @@
+"""Audio data sets to token data sets, on all devices of all processes.
+
+The records are cut into shards by their number alone, and a shard is always
+encoded in the same batches, whoever does it. So the result depends neither on
+the number of processes or devices nor on interruptions: finished shards wait
+in a hidden folder beside the data set, with a note of what they were made of,
+and the same command goes on from there.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import tensorflow_datasets as tfds
+from jax.experimental import multihost_utils
+
+import mmdcodec
+from mmdcodec.data import codes, storage, tokens
+from mmdcodec.data.source import SUMMARY, Source
+from mmdcodec.errors import UserError
+from mmdcodec.models.loaded import LoadedCodec
+
+# Of what the shards in an unfinished folder are made.
+_NOTE = "settings.json"
+
+# Records of a shard: few enough to share a small data set between processes
+# and to lose little when killed, more where that would make many files.
+_LEAST, _MOST, _SHARDS = 128, 4096, 1024
+
+
+def tokenize(
+  dataset: str | os.PathLike,
+  out: str | os.PathLike,
+  codec: LoadedCodec,
+  *,
+  batch: int = 16,
+  force: bool = False,
+  show: Callable[[int, int], None] = lambda done, total: None,
+) -> dict | None:
+  """Encodes the records of an audio data set.
+
+  The codes are those of `codec.encode` of each record alone; records of
+  another rate or number of channels are converted first. Under several JAX
+  processes, every one must call this; they share the work and the folder of
+  `out`. The data set appears under its name when it is complete.
+
+  Args:
+    dataset: of audio.
+    out: the token data set to write.
+    codec: makes the codes.
+    batch: records encoded at a time on each device.
+    force: whether to replace a token data set that is there already.
+    show: takes the records done and those to do in this process, now and then.
+
+  Returns:
+    The summary of the data set (see `source.describe`); None in processes
+    other than the first, which puts it together.
+
+  Raises:
+    UserError: no audio data set, a codec that does not suit, `out` exists, or
+      another run is writing it.
+  """
+  codes.check_codec(codec)
+  if batch < 1:
+    raise UserError(f"batch must be more than 0, not {batch}.")
+  source = Source(dataset)
+  # Through links: what is replaced is the folder that one leads to.
+  out = Path(os.path.realpath(out))
+  unfinished = out.with_name(f".{out.name}.unfinished")
+  first, held = jax.process_index() == 0, None
+  if first:
+    storage.restore(out)
+  storage.check_out(out, force, "tokens")
+  try:
+    if first:
+      held = _begin(unfinished, _settings(source, codec, batch))
+    _wait_for_all("begun")
+    write_share(
+      source,
+      codec,
+      unfinished,
+      batch=batch,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      show=show,
+    )
+    _wait_for_all("encoded")
+    return _finish(source, codec, unfinished, out) if first else None
+  finally:
+    if held is not None:
+      os.close(held)
+
+
+def write_share(
+  source: Source,
+  codec: LoadedCodec,
+  unfinished: Path,
+  *,
+  batch: int,
+  process_index: int,
+  process_count: int,
+  show: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+  """Writes the shards of one process that are not there yet.
+
+  Args:
+    source: the audio.
+    codec: makes the codes.
+    unfinished: folder of the shards.
+    batch: records encoded at a time on each device.
+    process_index: whose share.
+    process_count: between how many the shards are shared.
+    show: see `tokenize`.
+  """
+  shards = _shards(len(source))
+  mine = range(process_index, len(shards), process_count)
+  there = _finished(unfinished)
+  todo = [shard for shard in mine if shard not in there]
+  total = sum(len(shards[shard]) for shard in mine)
+  done = total - sum(len(shards[shard]) for shard in todo)
+  show(done, total)
+  parts = (part for shard in todo for part in _cut(shards[shard], batch))
+  serialize = storage.serializer(tokens.features())
+  with contextlib.closing(
+    codes.encoded(source, codec, parts, min(batch, len(source)))
+  ) as encoded:
+    for shard in todo:
+      partial, length = unfinished / f"partial-{shard:05d}", 0
+      with contextlib.closing(storage.shard_writer(partial)) as writer:
+        count = len(_cut(shards[shard], batch))
+        for records in itertools.islice(encoded, count):
+          for record in records:
+            writer.write(serialize(record))
+            length += record["frames"]
+          done += len(records)
+          show(done, total)
+      # What it holds is in its name: nobody needs to read it again to sum up.
+      os.rename(partial, unfinished / f"shard-{shard:05d}-{length}")
+
+
+def _shards(records: int) -> list[range]:
+  """The records of each shard; depends on their number alone."""
+  size = min(max(_LEAST, -(-records // _SHARDS)), _MOST)
+  return _cut(range(records), size)
+
+
+def _cut(records: range, size: int) -> list[range]:
+  """Parts of so many records, the last one of what is left."""
+  return [records[i : i + size] for i in range(0, len(records), size)]
+
+
+def _finished(unfinished: Path) -> dict[int, Path]:
+  """The shards in an unfinished folder, by number."""
+  return {int(p.name.split("-")[1]): p for p in unfinished.glob("shard-*")}
+
+
+def _settings(source: Source, codec: LoadedCodec, batch: int) -> dict:
+  """All that shards depend on: those made with other settings do not fit."""
+  files_ = sorted(Path(source.path).glob("*.array_record-*"))
+  stats = [path.stat() for path in files_]
+  return {
+    "codec": codec.hash,
+    "batch": batch,
+    "source": source.summary,
+    "source_files": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
+    "shards": [len(shard) for shard in _shards(len(source))],
+    "version": mmdcodec.__version__,
+  }
+
+
+def _begin(unfinished: Path, settings: dict) -> int:
+  """Makes or empties the folder, or keeps shards of the same settings.
+
+  Returns:
+    A lock on it.
+  """
+  unfinished.mkdir(parents=True, exist_ok=True)
+  held = storage.lock(unfinished)
+  if held is None:
+    raise UserError(
+      f"{unfinished}: another run is at work there; wait for its end."
+    )
+  note = unfinished / _NOTE
+  try:
+    same = json.loads(note.read_text()) == settings
+  except (OSError, ValueError):
+    same = False
+  for path in unfinished.iterdir():
+    # What is being put together is in a folder.
+    if path.is_dir():
+      shutil.rmtree(path)
+    elif not same:
+      path.unlink()
+  if not same:
+    note.write_text(json.dumps(settings, indent=2) + "\n")
+  return held
+
+
+def _finish(
+  source: Source, codec: LoadedCodec, unfinished: Path, out: Path
+) -> dict:
+  """Makes a data set of the shards of all processes; returns its summary."""
+  there, shards = _finished(unfinished), _shards(len(source))
+  if len(there) < len(shards):
+    raise UserError(
+      f"{unfinished}: only {len(there)} of {len(shards)} shards are there; do"
+      " all processes write to one folder? The same command again goes on."
+    )
+  data = unfinished / "data"
+  data.mkdir()
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=data,
+    dataset_name="tokens",
+    split="train",
+    filetype_suffix="array_record",
+  )
+  size = sum(path.stat().st_size for path in there.values())
+  length = sum(int(path.name.split("-")[2]) for path in there.values())
+  for i, path in there.items():
+    os.rename(
+      path, template.sharded_filepath(shard_index=i, num_shards=len(shards))
+    )
+  tfds.folder_dataset.write_metadata(
+    data_dir=data,
+    features=tokens.features(),
+    filename_template=template,
+    split_infos=[
+      tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=[len(shard) for shard in shards],
+        num_bytes=size,
+        filename_template=template,
+      )
+    ],
+    check_data=False,
+    description=f"Codes of the codec {codec.hash}.",
+    disable_shuffling=True,
+  )
+  summary = {
+    "kind": "tokens",
+    "records": len(source),
+    "frames": length,
+    "seconds": source.seconds,
+    "codec": codec.hash,
+    "rate": codec.rate,
+    "frame_rate": codec.frame_rate,
+    "stride": codec.model.stride,
+    "codebooks": codec.codebooks,
+    "codebook_size": codec.model.codebook_size,
+    "source": Path(source.path).resolve().name,
+    "version": mmdcodec.__version__,
+  }
+  (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+  storage.put(data, out)
+  shutil.rmtree(unfinished)
+  return summary
+
+
+def _wait_for_all(what: str) -> None:
+  """Waits until every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f"mmdcodec tokenize: {what}")

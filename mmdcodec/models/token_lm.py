@@ -1,0 +1,326 @@
+"""The language model over K codebooks: one Transformer, K streams of codes.
+
+MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): the vectors of a step's K
+tokens are summed, a decoder Transformer follows, and K heads say what the next
+step holds. Which codes share a step is the pattern's business
+(`mmdcodec.generation.patterns`); the model sees tokens [batch, steps,
+codebooks] in the pattern's order, and the special token where it has no code.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.generation import patterns
+from mmdcodec.models.conditioning import Conditioner, Conditions, Inputs
+from mmdcodec.models.lm_presets import PRESETS
+from mmdcodec.nn import positions as positions_lib
+from mmdcodec.nn.transformer import ACTIVATIONS, REMAT, Transformer
+
+CHOICES = {
+  "positions": positions_lib.KINDS,
+  "activation": tuple(ACTIVATIONS),
+  "remat": ("none", *REMAT),
+  "dtype": ("float32", "bfloat16"),
+}
+
+
+class TokenLM(nn.Module):
+  """A Transformer that predicts the codes of each step from those before.
+
+  Attributes:
+    codebooks: K.
+    codebook_size: codes of each; the special token has the number after them.
+    pattern: which codes share a step: `name` and options of `patterns.make`;
+      None: the delay pattern.
+    frames: of the clips that it is trained on; longer music is made in windows
+      of this length.
+    width: of a token's vector.
+    layers: of the Transformer.
+    heads: of attention.
+    key_heads: of keys and values, shared by several heads; 0: as many as heads.
+    hidden: width of the feed-forward layers.
+    activation: "gelu" or "relu".
+    positions: "sinusoidal", "rotary" or "relative".
+    normalize: queries and keys of attention.
+    cross: text reaches the model through cross-attention, else as a prefix.
+    text: `tokenizer` ("bytes" or "t5"), `longest` (tokens that it takes) and
+      `encoder` (fields of a T5Encoder); None for a model without text.
+    melody: `classes` (of pitch), `frames`, and how they are heard: `rate` (Hz),
+      `window` and `hop` (samples); None for a model without melody.
+    joint: (codebooks, size) of the tokens of a joint embedding, or ().
+    dropout: in training.
+    remat: "none", "full" or "dots", see `Transformer`.
+    dtype: of the computation, "float32" or "bfloat16"; parameters, norms, sums
+      and logits are float32.
+  """
+
+  codebooks: int = 4
+  codebook_size: int = 2048
+  pattern: Mapping = None
+  frames: int = 1500
+  width: int = 1024
+  layers: int = 24
+  heads: int = 16
+  key_heads: int = 0
+  hidden: int = 4096
+  activation: str = "gelu"
+  positions: str = "sinusoidal"
+  normalize: bool = False
+  cross: bool = True
+  text: Mapping | None = None
+  melody: Mapping | None = None
+  joint: Sequence[int] = ()
+  dropout: float = 0.0
+  remat: str = "none"
+  dtype: str = "float32"
+
+  @property
+  def special(self) -> int:
+    """The token where a step has no code."""
+    return self.codebook_size
+
+  def pattern_of(self, frames: int) -> patterns.Pattern:
+    """The pattern, for a number of frames."""
+    options = dict(self.pattern or {"name": "delay"})
+    name = options.pop("name", None)
+    return patterns.make(name, self.codebooks, **options)(frames)
+
+  @property
+  def conditioned(self) -> bool:
+    """Whether the model takes anything but music."""
+    return bool(self.text or self.melody or self.joint)
+
+  def transformer_fields(self) -> dict:
+    """Fields of the Transformer."""
+    return dict(
+      layers=self.layers,
+      width=self.width,
+      heads=self.heads,
+      key_heads=self.key_heads or self.heads,
+      hidden=self.hidden,
+      activation=self.activation,
+      positions=self.positions,
+      normalize=self.normalize,
+      cross=self.cross,
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=jnp.dtype(self.dtype),
+    )
+
+  def setup(self):
+    """Builds embeddings, conditioner, Transformer and heads."""
+    self.embedding = self.param(
+      "embedding",
+      nn.initializers.normal(self.width**-0.5),
+      (self.codebooks, self.codebook_size + 1, self.width),
+    )
+    self.transformer = Transformer(**self.transformer_fields())
+    self.head = self.param(
+      "head",
+      nn.initializers.normal(self.width**-0.5),
+      (self.codebooks, self.width, self.codebook_size),
+    )
+    if self.conditioned:
+      self.conditioner = Conditioner(
+        width=self.width,
+        text=self.text["encoder"] if self.text else None,
+        melody=self.melody["classes"] if self.melody else 0,
+        joint=self.joint,
+        cross=self.cross,
+        dtype=jnp.dtype(self.dtype),
+      )
+
+  def condition(self, inputs: Inputs | None) -> Conditions:
+    """Vectors of what is asked for."""
+    return self.conditioner(inputs) if self.conditioned else Conditions()
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """Sums of the vectors of each step's tokens.
+
+    Args:
+      tokens: int [batch, steps, codebooks].
+
+    Returns:
+      float32 [batch, steps, width].
+    """
+    # Parameters may be NumPy's, which can't be indexed by what is traced.
+    table = jnp.asarray(self.embedding)
+    return table[np.arange(self.codebooks), tokens].sum(axis=-2)
+
+  def logits(self, x: jax.Array) -> jax.Array:
+    """What the next step holds.
+
+    Args:
+      x: [batch, steps, width] out of the Transformer.
+
+    Returns:
+      float32 [batch, steps, codebooks, codebook_size].
+    """
+    dtype = jnp.dtype(self.dtype)
+    return jnp.einsum(
+      "bsw,kwv->bskv",
+      x.astype(dtype),
+      self.head.astype(dtype),
+      preferred_element_type=jnp.float32,
+    )
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    inputs: Inputs | None = None,
+    *,
+    conditions: Conditions | None = None,
+    train: bool = False,
+  ) -> jax.Array:
+    """Logits of a whole sequence, each step's from the tokens up to it.
+
+    Args:
+      tokens: int [batch, steps, codebooks], as `Pattern.build` gives them.
+      inputs: what the music is to be like; None in a model that takes nothing.
+      conditions: vectors of it, in place of inputs.
+      train: with dropout, from the random key "dropout".
+
+    Returns:
+      float32 [batch, steps, codebooks, codebook_size]: of the step after each.
+    """
+    if conditions is None:
+      conditions = self.condition(inputs)
+    x, valid, before = self.embed(tokens), None, 0
+    if conditions.prefix is not None:
+      before = conditions.prefix.shape[1]
+      x = jnp.concatenate([conditions.prefix, x], axis=1)
+      valid = jnp.pad(
+        conditions.prefix_mask,
+        ((0, 0), (0, tokens.shape[1])),
+        constant_values=True,
+      )
+    x = self.transformer(
+      x,
+      valid=valid,
+      states=conditions.states,
+      states_mask=conditions.states_mask,
+      train=train,
+    )
+    return self.logits(x[:, before:])
+
+
+def preset(name: str, **changes: Any) -> dict[str, Any]:
+  """All fields of a published or tiny language model.
+
+  Args:
+    name: one of `lm_presets.PRESETS`.
+    **changes: fields to set otherwise.
+
+  Returns:
+    dict for `from_config`, ready for JSON.
+
+  Raises:
+    UserError: there is no such preset or field.
+  """
+  if name not in PRESETS:
+    raise UserError(
+      f"there is no language model preset {name!r}: choose one of"
+      f" {', '.join(PRESETS)}."
+    )
+  defaults = {key: field.default for key, field in _fields().items()}
+  # A dict, so that a command line can change what is in it.
+  defaults["pattern"] = dict(name="delay", delays=())
+  return defaults | PRESETS[name] | _known(changes)
+
+
+def from_config(config: Mapping) -> TokenLM:
+  """A TokenLM from a mapping of its fields.
+
+  Raises:
+    UserError: an unknown key, or a value that the field cannot have.
+  """
+  # Hashable, so that a jitted function can take the model as it is.
+  config = {key: _frozen(value) for key, value in _known(dict(config)).items()}
+  for key, choices in CHOICES.items():
+    if key in config and config[key] not in choices:
+      raise UserError(
+        f"{key} of the language model must be one of {', '.join(choices)}, not"
+        f" {config[key]!r}."
+      )
+  model = TokenLM(**config)
+  for what, size, parts in (
+    ("width", model.width, 4),
+    ("width", model.width, 2 * model.heads),
+    ("heads", model.heads, model.key_heads or model.heads),
+  ):
+    if size % parts:
+      raise UserError(
+        f"{what} of the language model is {size}; it must be a multiple of"
+        f" {parts}."
+      )
+  model.pattern_of(1)
+  return model
+
+
+def shapes(
+  model: TokenLM, conditions: Conditions | None = None
+) -> dict[str, Any]:
+  """Shapes and types of a model's variables, without making them.
+
+  Args:
+    model: the language model.
+    conditions: in place of those that its own conditioner makes.
+
+  Returns:
+    `{"params": ...}` of `jax.ShapeDtypeStruct`.
+  """
+  tokens = jnp.zeros((1, 1, model.codebooks), jnp.int32)
+  inputs = nothing(model, 1)
+  return jax.eval_shape(
+    lambda key: model.init(key, tokens, inputs, conditions=conditions),
+    jax.random.key(0),
+  )
+
+
+def nothing(model: TokenLM, batch: int) -> Inputs | None:
+  """Inputs that ask for nothing, for a number of items."""
+  if not model.conditioned:
+    return None
+  given = {}
+  if model.text:
+    given["text"] = jnp.zeros((batch, 1), jnp.int32)
+    given["text_mask"] = jnp.zeros((batch, 1), bool)
+    given["has_text"] = jnp.zeros(batch, bool)
+  if model.melody:
+    given["melody"] = jnp.zeros((batch, model.melody["frames"]), jnp.int32)
+  if model.joint:
+    given["joint"] = jnp.zeros((batch, model.joint[0]), jnp.int32)
+    given["has_joint"] = jnp.zeros(batch, bool)
+  return Inputs(**given)
+
+
+def _frozen(value: Any) -> Any:
+  """Mappings and lists that can't be changed any more."""
+  if isinstance(value, Mapping):
+    return flax.core.freeze({k: _frozen(v) for k, v in value.items()})
+  return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _fields() -> dict[str, dataclasses.Field]:
+  """The fields of TokenLM without those that every Linen module has."""
+  fields = {field.name: field for field in dataclasses.fields(TokenLM)}
+  return {k: v for k, v in fields.items() if k not in ("parent", "name")}
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+  """`config`, if all its keys are fields of TokenLM."""
+  for key in config:
+    if key not in _fields():
+      raise UserError(
+        f"the language model has no field {key!r}: it has"
+        f" {', '.join(_fields())}."
+      )
+  return config

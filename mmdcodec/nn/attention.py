@@ -1,0 +1,161 @@
+"""Attention: heads of queries over keys and values, by the fastest backend.
+
+Vaswani et al. 2017, arXiv 1706.03762, 3.2; several query heads may share one
+head of keys (Ainslie et al. 2023, arXiv 2305.13245), and queries and keys may
+be normalised (Dehghani et al. 2023, arXiv 2302.05442, 2).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec import platform
+from mmdcodec.nn import positions as positions_lib
+
+# Below, one product of all queries and keys is as fast as tiles of it.
+_SPLASH_FROM = 1024
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  causal: bool = False,
+  mask: jax.Array | None = None,
+  bias: jax.Array | None = None,
+) -> jax.Array:
+  """Weighted sums of values; logits and softmax are float32.
+
+  On GPUs by cuDNN where it can (bfloat16, no bias), on TPUs by splash attention
+  (causal, no mask, no bias, long), else by XLA.
+
+  Args:
+    q: [batch, queries, heads, head_dim].
+    k: [batch, keys, key_heads, head_dim]; key_heads divide the heads.
+    v: as k.
+    causal: query i sees keys up to i; there are as many.
+    mask: bool, broadcast to [batch, heads, queries, keys], True for what is
+      seen. A query that sees nothing gets the mean of all values.
+    bias: float, as the mask; added to the logits.
+
+  Returns:
+    As q.
+  """
+  device, plain = platform.traced_for(), mask is None and bias is None
+  if device == "tpu" and causal and plain and q.shape[1] >= _SPLASH_FROM:
+    from mmdcodec.nn import splash
+
+    if splash.fits(q):
+      return splash.attend(q, k, v)
+  flash = device == "gpu" and q.dtype == jnp.bfloat16 and q.shape[1] > 1
+  return jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    bias=bias,
+    mask=mask,
+    is_causal=causal,
+    implementation="cudnn" if flash and bias is None else "xla",
+  )
+
+
+def fresh(scale: float = 1.0):
+  """Initial weights: normal, with variance `scale` / inputs."""
+  return nn.initializers.variance_scaling(scale, "fan_in", "normal")
+
+
+class Attention(nn.Module):
+  """Projections around `attend`, without biases.
+
+  Attributes:
+    width: of what comes out.
+    heads: of queries.
+    key_heads: of keys and values; divide the heads.
+    head_dim: of each.
+    rotary: turns queries and keys by their positions.
+    normalize: queries and keys, each head by its root mean square.
+    out_scale: of the variance of the last projection's fresh weights.
+    dtype: of the computation; sums are float32.
+  """
+
+  width: int
+  heads: int
+  key_heads: int
+  head_dim: int
+  rotary: bool = False
+  normalize: bool = False
+  out_scale: float = 1.0
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    """Builds the projections."""
+
+    def dense(features, axis=-1, scale=1.0):
+      return nn.DenseGeneral(
+        features,
+        axis=axis,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=fresh(scale),
+      )
+
+    self.query = dense((self.heads, self.head_dim))
+    self.key = dense((self.key_heads, self.head_dim))
+    self.value = dense((self.key_heads, self.head_dim))
+    self.out = dense(self.width, (-2, -1), self.out_scale)
+    if self.normalize:
+      self.query_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
+      self.key_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
+
+  def keys_of(
+    self, x: jax.Array, positions: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Keys and values, each [batch, tokens, key_heads, head_dim].
+
+    Args:
+      x: [batch, tokens, any width], what is attended to.
+      positions: int [batch or 1, tokens], for rotary positions.
+    """
+    k = self.key(x)
+    if self.normalize:
+      k = self.key_norm(k).astype(k.dtype)
+    if self.rotary:
+      k = positions_lib.rotate(k, positions)
+    return k, self.value(x)
+
+  def __call__(
+    self,
+    x: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    *,
+    positions: jax.Array | None = None,
+    causal: bool = False,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+  ) -> jax.Array:
+    """Attends from x to what `keys_of` gave.
+
+    Args:
+      x: [batch, queries, width].
+      keys: [batch, keys, key_heads, head_dim].
+      values: as keys.
+      positions: int [batch or 1, queries] of x, for rotary positions.
+      causal: see `attend`; `mask` and `bias` too.
+      mask: see there.
+      bias: see there.
+
+    Returns:
+      float32 [batch, queries, width].
+    """
+    q = self.query(x)
+    if self.normalize:
+      q = self.query_norm(q).astype(q.dtype)
+    if self.rotary:
+      q = positions_lib.rotate(q, positions)
+    keys, values = keys.astype(q.dtype), values.astype(q.dtype)
+    y = attend(q, keys, values, causal=causal, mask=mask, bias=bias)
+    return self.out(y).astype(jnp.float32)

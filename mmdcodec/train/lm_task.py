@@ -1,0 +1,413 @@
+"""Training a language model over codes, with the pattern inside of the loss.
+
+What is read are codes and captions (`mmdcodec tokenize`). A step puts the codes
+in the order of the pattern, takes conditions away from a part of the examples,
+which is what guidance needs (MusicGen, arXiv 2306.05284, 4.2), and asks for
+every code that is there: cross-entropy per codebook, means over codebooks.
+"""
+
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mmdcodec.data import token_batches, tokens
+from mmdcodec.errors import UserError
+from mmdcodec.generation import prompts
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Inputs
+from mmdcodec.nn.conv import length_mask
+from mmdcodec.parallel import rules
+from mmdcodec.train import settings
+from mmdcodec.train.trainable import Trainable
+
+# In a workdir: the codec that the codes are of.
+CODEC = "codec"
+
+
+class LMTask:
+  """What the training loop needs to know about language models."""
+
+  kind = "lm"
+  rules = rules.LM_RULES
+  shown = ("train/loss", "train/bits_per_frame", "train/gradient_norm")
+  best, best_mode = "valid/bits_per_frame", "min"
+  # Of `model`: what may change when a run goes on.
+  free = ("dtype", "remat", "dropout")
+  # Every step takes one batch, and no more is to be said of it.
+  history, inspects = 1, False
+
+  def __init__(self, config: Mapping):
+    """Builds the model.
+
+    Args:
+      config: see `configs/common.py`, `lm_config`.
+
+    Raises:
+      UserError: a setting that can't be.
+    """
+    self.config = config
+    self.model = token_lm.from_config(config["model"])
+    self.pattern = self.model.pattern_of(self.model.frames)
+    lora = config["lora"]
+    self.trainable = Trainable(
+      freeze=config["freeze"],
+      rank=lora["rank"],
+      alpha=lora["alpha"],
+      on=lora["on"],
+    )
+    for name in ("condition_dropout", "text_dropout"):
+      if not 0 <= config[name] <= 1:
+        raise UserError(
+          f"{name} is {config[name]}; it is a share, from 0 to 1."
+        )
+    self._measure = jax.jit(self._measure_batch)
+
+  @property
+  def audio_seconds(self) -> float:
+    """Seconds of audio in one example."""
+    return self.model.frames / self.config["data"]["frame_rate"]
+
+  def looks_back(self, step: int) -> bool:
+    """Never; see `CodecTask`."""
+    return False
+
+  def phase(self, step: int) -> None:
+    """There is one program; see `CodecTask`."""
+    return None
+
+  @staticmethod
+  def carries(config: Mapping) -> dict:
+    """What a run keeps to when it goes on, by its name."""
+    return {
+      "freeze": config["freeze"],
+      "lora": {k: v for k, v in config["lora"].items() if k != "alpha"},
+    }
+
+  def carry(self, key: jax.Array) -> None:
+    """Nothing but the state goes from step to step."""
+    return None
+
+  def warnings(self, values: Mapping[str, float]) -> list[str]:
+    """What is to be said loudly of a logged step's metrics: nothing."""
+    return []
+
+  # -------------------------------------------------------------------- data
+
+  def batches(self, *, seed: int) -> "Batches":
+    """What a run is trained on, without end.
+
+    Args:
+      seed: of order and crops.
+
+    Raises:
+      UserError: there is no training data, or of another codec.
+    """
+    datasets = settings.parse_datasets(self.config["data"]["train"])
+    if not datasets:
+      raise UserError(
+        "no training data: make a data set of codes with `mmdcodec tokenize"
+        " DATASET TOKENS --model CODEC` and give --config.data.train=TOKENS."
+      )
+    self._check_data(datasets)
+    return Batches(
+      token_batches.token_batches(
+        datasets,
+        batch=self.config["batch"],
+        frames=self.model.frames,
+        seed=seed,
+        codec=self.codec_hash(),
+      ),
+      self._placeable(),
+    )
+
+  def held_out(self) -> list[dict]:
+    """Batches for evaluation, always the same."""
+    datasets = settings.parse_datasets(self.config["data"]["valid"])
+    if not datasets:
+      return []
+    self._check_data(datasets)
+    return list(
+      map(
+        self._placeable(),
+        token_batches.fixed_token_batches(
+          datasets,
+          batch=self.config["batch"],
+          frames=self.model.frames,
+          count=self.config["data"]["valid_batches"],
+          codec=self.codec_hash(),
+        ),
+      )
+    )
+
+  def codec_hash(self) -> str | None:
+    """Of the codec that the config names; None if it names none."""
+    if not self.config["codec"]:
+      return None
+    import mmdcodec
+
+    return mmdcodec.load(self.config["codec"]).hash
+
+  def _check_data(self, datasets) -> None:
+    """Makes sure that data sets speak the model's language."""
+    wanted = {
+      "model.codebooks": self.model.codebooks,
+      "model.codebook_size": self.model.codebook_size,
+      "data.frame_rate": self.config["data"]["frame_rate"],
+    }
+    for path in datasets:
+      source = tokens.TokenSource(path)
+      for key, ours in wanted.items():
+        name = key.partition(".")[2]
+        theirs = getattr(source, name)
+        if not math.isclose(ours, theirs):
+          raise UserError(
+            f"{path} has {name} {theirs:g}, but the config {ours:g}: set"
+            f" --config.{key}={theirs:g}."
+          )
+
+  def _placeable(self):
+    """Captions as tokens, for everything that a batch says."""
+    if not self.model.text:
+      return lambda batch: {k: batch[k] for k in ("codes", "lengths")}
+    tokenizer = prompts.make_tokenizer(
+      self.model.text["tokenizer"], self.assets()
+    )
+
+    def convert(batch: dict) -> dict:
+      found = [tokenizer.encode(caption) for caption in batch["caption"]]
+      # One size for all batches: what is longer is cut.
+      ids = np.zeros((len(found), self.text_tokens), np.int32)
+      lengths = np.zeros(len(found), np.int32)
+      for i, each in enumerate(found):
+        each = each[: self.text_tokens]
+        ids[i, : len(each)], lengths[i] = each, len(each)
+      return {
+        "codes": batch["codes"],
+        "lengths": batch["lengths"],
+        "text": ids,
+        "text_lengths": lengths,
+        "has_text": np.array([bool(c.strip()) for c in batch["caption"]]),
+      }
+
+    return convert
+
+  @property
+  def text_tokens(self) -> int:
+    """Of a caption, at most."""
+    return min(self.config["data"]["text_tokens"], self.model.text["longest"])
+
+  def assets(self) -> dict[str, bytes]:
+    """Further files that a bundle of the model needs: its tokenizer's."""
+    if not self.model.text or self.model.text["tokenizer"] == "bytes":
+      return {}
+    from mmdcodec import bundle
+
+    source = self.config["init_from"]
+    found = bundle.read(source).assets if source else {}
+    if prompts.TOKENIZER_FILE not in found:
+      raise UserError(
+        "model.text.tokenizer is t5: init_from must be a model with a"
+        f" {prompts.TOKENIZER_FILE}."
+      )
+    return found
+
+  def example(self, batch: int) -> dict:
+    """Shapes of a global batch."""
+    shape = lambda *axes, dtype=jnp.int32: jax.ShapeDtypeStruct(
+      (batch, *axes), dtype
+    )
+    found = {
+      "codes": shape(self.model.frames, self.model.codebooks),
+      "lengths": shape(),
+    }
+    if self.model.text:
+      found["text"] = shape(self.text_tokens)
+      found["text_lengths"] = shape()
+      found["has_text"] = shape(dtype=jnp.bool_)
+    return found
+
+  # ------------------------------------------------------------------- model
+
+  def init(self, key: jax.Array) -> dict:
+    """Fresh variables; parameters do not depend on the length of the input."""
+    batch = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.example(1))
+    tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
+    variables = self.model.init(key, tokens, self._inputs(batch))
+    return self.take(variables, key)
+
+  def take(self, variables: dict, key: jax.Array) -> dict:
+    """A whole model's variables as those of a run.
+
+    Args:
+      variables: with `params`.
+      key: random key, for what is added to them.
+    """
+    trained, collections = self.trainable.split(
+      variables["params"], jax.random.fold_in(key, 1)
+    )
+    return {"params": trained, **collections}
+
+  def release(self, variables: dict) -> dict:
+    """The variables of a run as those of a whole model."""
+    collections = dict(variables)
+    params = self.trainable.join(collections.pop("params"), collections)
+    return {"params": params}
+
+  def _inputs(self, batch: dict) -> Inputs | None:
+    if not self.model.text:
+      return None
+    return Inputs(
+      text=batch["text"],
+      text_mask=length_mask(batch["text_lengths"], batch["text"].shape[1]),
+      has_text=batch["has_text"],
+    )
+
+  def _cross_entropy(self, params, batch, inputs, **options):
+    """Nats of every code: float32 [batch, steps, codebooks], and their mask."""
+    codes, lengths = batch["codes"], batch["lengths"]
+    special, frame_of = self.model.special, self.pattern.frame_of
+    # Padding is no code, neither to be read nor to be predicted.
+    valid = length_mask(lengths, codes.shape[1])[..., None]
+    given = self.pattern.build(jnp.where(valid, codes, special), special)
+    given = rules.constrain(given, "batch", None, None)
+    logits = self.model.apply(
+      {"params": params}, given[:, :-1], inputs, **options
+    )
+    wanted = given[:, 1:]
+    mask = (frame_of[1:] >= 0) & (wanted != special)
+    nats = optax.softmax_cross_entropy_with_integer_labels(
+      logits, jnp.where(mask, wanted, 0)
+    )
+    return jnp.where(mask, nats, 0.0), mask
+
+  def loss(
+    self,
+    params: Any,
+    collections: dict,
+    carried: None,
+    batch: dict,
+    key: jax.Array,
+    step: jax.Array,
+    phase: None = None,
+  ) -> tuple[jax.Array, tuple]:
+    """Mean cross-entropy of a batch, in nats per code.
+
+    Args:
+      params: to differentiate.
+      collections: what is frozen.
+      carried: nothing.
+      batch: `codes` int32 [batch, frames, codebooks], `lengths` [batch], and
+        texts as tokens.
+      key: random key of the step.
+      step: int32 scalar.
+      phase: nothing.
+
+    Returns:
+      The loss, and (collections, carried, metrics).
+    """
+    del step, phase
+    keys = jax.random.split(key, 3)
+    inputs, count = self._inputs(batch), batch["codes"].shape[0]
+    if inputs is not None:
+      keep = lambda key, share: jax.random.uniform(key, (count,)) >= share
+      inputs = inputs.without(keep(keys[0], self.config["condition_dropout"]))
+      inputs = inputs.without(
+        keep(keys[1], self.config["text_dropout"]), "text"
+      )
+    nats, mask = self._cross_entropy(
+      self.trainable.join(params, collections),
+      batch,
+      inputs,
+      train=True,
+      rngs={"dropout": keys[2]},
+    )
+    each = nats.sum((0, 1)) / jnp.maximum(mask.sum((0, 1)), 1)
+    metrics = {
+      "bits_per_frame": each.sum() / math.log(2),
+      "cross_entropy": each,
+    }
+    return each.mean(), (collections, carried, metrics)
+
+  def _measure_batch(self, variables: dict, batch: dict):
+    """Sums over a batch [codebooks], so that batches of any number add up."""
+    collections = dict(variables)
+    params = self.trainable.join(collections.pop("params"), collections)
+    nats, mask = self._cross_entropy(params, batch, self._inputs(batch))
+    found = nats.sum((0, 1)), mask.sum((0, 1)).astype(jnp.float32)
+    return jax.tree.map(rules.constrain, found)
+
+  def evaluate(self, variables: dict, batches: list[dict]) -> dict:
+    """What the model makes of held-out music, prompts given.
+
+    Args:
+      variables: of the run.
+      batches: placed global batches.
+
+    Returns:
+      `bits_per_frame`, the sum over codebooks; and for each codebook
+      `cross_entropy` (nats per code) and `perplexity`.
+    """
+    found = [
+      jax.tree.map(np.float64, jax.device_get(self._measure(variables, batch)))
+      for batch in batches
+    ]
+    nats, count = (sum(parts) for parts in zip(*found, strict=True))
+    each = nats / np.maximum(count, 1)
+    return {
+      "bits_per_frame": each.sum() / math.log(2),
+      "cross_entropy": each,
+      "perplexity": np.exp(each),
+    }
+
+  # ------------------------------------------------------------------ bundle
+
+  def remember(self, workdir: pathlib.Path) -> None:
+    """Keeps what a bundle of the run needs, so that the workdir is complete."""
+    from mmdcodec import bundle
+
+    if self.config["codec"] and not (workdir / CODEC).exists():
+      found = bundle.read(self.config["codec"])
+      bundle.save(workdir / CODEC, found.config, found.variables)
+    for name, contents in self.assets().items():
+      (workdir / name).write_bytes(contents)
+
+  def bundled(self, workdir: pathlib.Path) -> tuple[dict, dict, dict]:
+    """What a bundle of the run has beside the model.
+
+    Returns:
+      (config, variables, assets) to be added.
+
+    Raises:
+      UserError: the run was not told its codec.
+    """
+    from mmdcodec import bundle
+
+    if not (workdir / CODEC).is_dir():
+      raise UserError(
+        f"{workdir} has no codec, so nothing can be heard of it: continue it"
+        " with --config.codec=CODEC, a bundle or workdir."
+      )
+    found = bundle.read(workdir / CODEC)
+    files = [workdir / name for name in bundle.ASSETS]
+    assets = {file.name: file.read_bytes() for file in files if file.is_file()}
+    return {"codec": found.config}, {"codec": found.variables}, assets
+
+
+class Batches(Iterator):
+  """Batches of codes whose captions have become tokens."""
+
+  def __init__(self, batches, convert):
+    """Takes `token_batches.token_batches(...)` and what is done to each."""
+    self._batches, self._convert = batches, convert
+    self.get_state, self.set_state = batches.get_state, batches.set_state
+    self.close = batches.close
+
+  def __next__(self) -> dict:
+    """The next batch, arrays alone."""
+    return self._convert(next(self._batches))

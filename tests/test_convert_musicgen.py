@@ -1,0 +1,458 @@
+"""Public MusicGen weights through the converter.
+
+musicgenlm_tiny holds weights, input and logits of a decoder of the public
+implementation (transformers 5.23). musicgen_tiny and musicgen_melody_tiny are
+whole models of it with random weights, each of which matters: text encoder,
+codec and decoder, saved by it, with the codes of its own greedy `generate` for
+two prompts, given as tokens, without guidance and with guidance 3. No two
+logits that a choice is between are nearer than 3e-3. The text model had both
+prompts in one batch; the melody model one at a time, as it attends to padding.
+
+Must catch: another function than the public one's; a tensor or a setting that
+is lost or passed over; names of older files or of the authors' release that are
+not known; a bundle that can't be used.
+"""
+
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from random_music import random_music
+
+import mmdcodec
+from mmdcodec import bundle, convert
+from mmdcodec.cli.main import main
+from mmdcodec.convert import (
+  hub,
+  musicgen,
+  musicgen_config,
+  musicgen_decoder,
+  musicgen_release,
+)
+from mmdcodec.errors import UserError
+from mmdcodec.generation import decoding
+from mmdcodec.generation.musicgen import LoadedMusic
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Conditions, Inputs
+
+DATA = pathlib.Path(__file__).parent / "data"
+NAMES = ("musicgen_tiny", "musicgen_melody_tiny")
+
+
+def source(name):
+  """Config and tensors of a tiny public model, its input and output."""
+  arrays = dict(np.load(DATA / f"{name}.npz"))
+  config = json.loads((DATA / f"{name}.json").read_text())
+  w = {key[2:]: a for key, a in arrays.items() if key.startswith("w/")}
+  return config, w, arrays
+
+
+def write_folder(folder, config, w, tokenizer="{}"):
+  """A folder as the public library writes it."""
+  folder.mkdir(parents=True)
+  if config is not None:
+    (folder / "config.json").write_text(json.dumps(config))
+  if tokenizer is not None:
+    (folder / "tokenizer.json").write_text(tokenizer)
+  safetensors.numpy.save_file(w, folder / "model.safetensors")
+  return folder
+
+
+def same(a, b):
+  """Whether two sets of variables are equal to the last bit."""
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_logits_of_the_decoder(compile_fast):
+  """Catches any difference in structure, norms, positions or layout."""
+  config, w, arrays = source("musicgenlm_tiny")
+  fields = musicgen_config.decoder_fields(config)
+  params = musicgen_decoder.convert(w, fields)
+  in_ours = lambda a: a.reshape(2, 4, *a.shape[1:]).swapaxes(1, 2)
+  codes, want = in_ours(arrays["in/codes"]), in_ours(arrays["out/logits"])
+  mask = arrays["in/encmask"] > 0
+  assert 0 < mask.sum() < mask.size
+  y = token_lm.from_config(fields).apply(
+    {"params": params}, codes, conditions=Conditions(arrays["in/enc"], mask)
+  )
+  np.testing.assert_allclose(y, want, atol=1e-5 * np.abs(want).max())
+
+
+def greedy(model, params, inputs, *, frames, guidance):
+  """The likeliest codes, one step after the other."""
+  params, groups = {"params": params}, [inputs]
+  batch = len(inputs.text)
+  if guidance != 1:
+    groups.append(inputs.without(np.zeros(batch, bool)))
+  found = [model.apply(params, each, method="condition") for each in groups]
+  pattern = model.pattern_of(frames)
+  given = np.where(pattern.frame_of < 0, model.special, -1)
+  request = decoding.Request(
+    conditions=jax.tree.map(lambda *x: jnp.concatenate(x), *found),
+    given=np.repeat(given[None], batch, axis=0),
+    keys=jax.random.split(jax.random.key(0), batch),
+    temperature=jnp.float32(0),
+    top_p=None,
+    guidance=jnp.float32(guidance),
+    text_guidance=jnp.float32(1),
+  )
+  state = decoding.prefill(
+    model, params["params"], request, 1, count=0, groups=len(groups)
+  )
+  state = decoding.advance(
+    model,
+    params["params"],
+    request,
+    state,
+    len(pattern.steps) + 1,
+    groups=len(groups),
+    top_k=0,
+  )
+  return np.asarray(pattern.revert(state.tokens))
+
+
+@pytest.mark.parametrize("guidance", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_codes_are_those_of_the_source(
+  tmp_path, name, guidance, compile_fast
+):
+  """Catches a wrong condition, order of parts, position, delay or guidance.
+
+  Prompts of different lengths in one batch: their padding must not count.
+  """
+  config, w, arrays = source(name)
+  found, variables, _ = convert.read(write_folder(tmp_path / "in", config, w))
+  model = token_lm.from_config(found["model"])
+  mask = arrays["in/mask"] > 0
+  assert 0 < mask.sum() < mask.size
+  inputs = Inputs(
+    text=arrays["in/ids"],
+    text_mask=mask,
+    has_text=np.ones(len(mask), bool),
+    melody=arrays.get("in/melody"),
+  )
+  want = arrays[f"out/codes_{guidance}"]
+  assert len(np.unique(want, axis=1)) > 1
+  codes = greedy(
+    model,
+    variables["params"],
+    inputs,
+    frames=want.shape[1],
+    guidance=guidance,
+  )
+  np.testing.assert_array_equal(codes, want)
+
+
+def test_what_is_not_in_a_tensor():
+  """Catches a wrong length of clips, delay, melody or text."""
+  config, w, _ = source("musicgen_tiny")
+  fields, codec = musicgen_config.fields_of(config)
+  assert fields["frames"] == 30 * 50 and codec["rate"] == 400
+  assert fields["text"]["tokenizer"] == "t5" and fields["cross"]
+  model = token_lm.from_config(fields)
+  assert [step[-1] for step in model.pattern_of(9).steps[:5]] == [
+    (0, 0), (0, 1), (0, 2), (0, 3), (1, 3),
+  ]  # fmt: skip
+  config, w, _ = source("musicgen_melody_tiny")
+  fields, _ = musicgen_config.fields_of(config)
+  assert fields["melody"]["frames"] == 6 and not fields["cross"]
+
+
+# As transformers wrote it into every part of a config when the public models
+# were made.
+OLD = dict(
+  _name_or_path="", add_cross_attention=False, bad_words_ids=None,
+  begin_suppress_tokens=None, diversity_penalty=0.0, do_sample=False,
+  early_stopping=False, encoder_no_repeat_ngram_size=0, finetuning_task=None,
+  forced_eos_token_id=None, id2label={"0": "LABEL_0"}, length_penalty=1.0,
+  max_length=20, num_beams=1, pruned_heads={}, return_dict=True,
+  sep_token_id=None, temperature=1.0, tie_encoder_decoder=False, top_k=50,
+  top_p=1.0, torch_dtype="float32", torchscript=False, typical_p=1.0,
+  use_bfloat16=False,
+)  # fmt: skip
+
+
+def test_older_files_give_the_same_model():
+  """Catches a refusal of the published files, or a name taken for another."""
+  config, w, _ = source("musicgen_tiny")
+  want = musicgen.convert(w, config)
+  old = {**config, **OLD}
+  for name in ("text_encoder", "audio_encoder", "decoder"):
+    old[name] = {**OLD, **config[name]}
+  old["audio_encoder"]["tie_word_embeddings"] = True
+  renamed = {
+    name.replace("parametrizations.weight.original0", "weight_g").replace(
+      "parametrizations.weight.original1", "weight_v"
+    ): a
+    for name, a in w.items()
+  }
+  positions = "decoder.model.decoder.embed_positions.weights"
+  renamed[positions] = np.ones((2048, 16), np.float32)
+  assert len(renamed.keys() - w.keys()) > 10
+  found = musicgen.convert(renamed, old)
+  assert found[:2] == want[:2]
+  same(found[2], want[2])
+
+
+def released(w):
+  """A decoder's tensors as the authors' library names and joins them.
+
+  Written from its module tree, and not with the converter's patterns.
+  """
+  conditioners = "condition_provider.conditioners"
+  projections = {"audio_enc": "self_wav", "enc": "description"}
+  parts = {
+    "self_attn_layer_norm": "norm1",
+    "encoder_attn_layer_norm": "norm_cross",
+    "final_layer_norm": "norm2",
+    "fc1": "linear1",
+    "fc2": "linear2",
+    "self_attn": "self_attn",
+    "encoder_attn": "cross_attention",
+  }
+  out = {}
+  for name, a in w.items():
+    words = name.removeprefix("decoder.").split(".")
+    if words[0].endswith("_to_dec_proj"):
+      kind = projections[words[0].removesuffix("_to_dec_proj")]
+      out[f"{conditioners}.{kind}.output_proj.{words[-1]}"] = a
+    elif words[0] == "lm_heads":
+      out[f"linears.{words[1]}.weight"] = a
+    elif words[2] == "embed_tokens":
+      out[f"emb.{words[3]}.weight"] = a
+    elif words[2] == "layer_norm":
+      out[f"out_norm.{words[-1]}"] = a
+    else:
+      layer = f"transformer.layers.{words[3]}.{parts[words[4]]}"
+      if words[5] in ("q_proj", "k_proj", "v_proj"):
+        joined = out.setdefault(f"{layer}.in_proj_weight", [None] * 3)
+        joined["qkv".index(words[5][0])] = a
+      else:
+        out[".".join([layer, *words[5:]])] = a
+  return {
+    k: np.concatenate(a) if isinstance(a, list) else a for k, a in out.items()
+  }
+
+
+def write_release(folder, config, w):
+  """A folder with the weights of the authors and the other parts."""
+  of = lambda prefix: {
+    name.removeprefix(prefix): a
+    for name, a in w.items()
+    if name.startswith(prefix)
+  }
+  for part, prefix in (("text_encoder", "text"), ("codec", "audio")):
+    prefix += "_encoder"
+    write_folder(folder / part, config[prefix], of(f"{prefix}."))
+  rest = {k: a for k, a in w.items() if not re.match("(text|audio)_encoder", k)}
+  rest = released(rest)
+  if config["model_type"] == "musicgen_melody":
+    chroma = "condition_provider.conditioners.self_wav.chroma"
+    rest[f"{chroma}.fbanks"] = np.ones((12, 9), np.float32)
+  safetensors.numpy.save_file(rest, folder / "any_name.safetensors")
+  return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_release_is_the_same_model(tmp_path, name):
+  """Catches queries, keys and values mixed up, and names that are not known."""
+  config, w, _ = source(name)
+  want = musicgen.convert(w, config)
+  folder = write_release(tmp_path / "release", config, w)
+  with pytest.raises(UserError, match="no published MusicGen.*--preset"):
+    convert.read(folder)
+  for path in (folder, folder / "any_name.safetensors"):
+    found, variables, assets = convert.read(path, "tiny")
+    same(variables, want[2])
+    assert found["codec"]["model"] == want[1] and assets
+  ours, theirs = found["model"], want[0]
+  # What only a config tells: what is heard of a melody, and dropout.
+  assert ours["heads"] == theirs["heads"]
+  if ours["melody"]:
+    assert ours["melody"]["frames"] == 235
+    ours["melody"] = theirs["melody"]
+  assert ours | {"dropout": 0.1} == theirs
+
+
+def test_a_release_that_is_not_whole(tmp_path):
+  """Catches a missing part that is not named, and codes of two channels."""
+  config, w, _ = source("musicgen_tiny")
+  head = w["decoder.lm_heads.0.weight"]
+  heads = {f"decoder.lm_heads.{k}.weight": head for k in range(8)}
+  folder = write_release(tmp_path / "stereo", config, w | heads)
+  with pytest.raises(UserError, match="stereo"):
+    convert.read(folder, "tiny")
+  folder = write_release(tmp_path / "release", config, w)
+  (folder / "text_encoder" / "config.json").rename(folder / "kept")
+  with pytest.raises(UserError, match="text_encoder of this.*config.json"):
+    convert.read(folder, "tiny")
+  (folder / "kept").rename(folder / "text_encoder" / "config.json")
+  (folder / "codec" / "model.safetensors").unlink()
+  with pytest.raises(UserError, match="codec of this.*no model.safetensors"):
+    convert.read(folder, "tiny")
+  (folder / "text_encoder" / "tokenizer.json").unlink()
+  with pytest.raises(UserError, match="tokenizer.json"):
+    convert.read(folder, "tiny")
+
+
+def test_published_shapes_are_known():
+  """Catches a release that needs --preset, or is taken for another one."""
+  layer = musicgen_decoder.LAYER
+  for name in musicgen_release.PRESETS:
+    fields = token_lm.preset(name)
+    width, hidden = fields["width"], fields["hidden"]
+    shapes = {f"lm_heads.{k}.weight": (2048, width) for k in range(4)}
+    for i in range(fields["layers"]):
+      shapes[layer.format(i, "fc1.weight")] = (hidden, width)
+    if fields["cross"]:
+      shapes[layer.format(0, "encoder_attn.q_proj.weight")] = (width, width)
+    else:
+      shapes["audio_enc_to_dec_proj.weight"] = (width, 12)
+    arrays = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
+    found = musicgen_release.guess(arrays)
+    assert token_lm.from_config(found) == token_lm.from_config(fields)
+
+
+QUERY = "decoder.model.decoder.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({QUERY: None}, rf"decoder of this.*missing .*{QUERY[8:]}"),
+    ({"decoder.more": np.ones(3, np.float32)}, "decoder.*left over .more"),
+    ({"more": np.ones(3, np.float32)}, "left over .more"),
+    ({"enc_to_dec_proj.bias": None}, "missing .enc_to_dec_proj.bias"),
+    # Of the right size.
+    ({QUERY: np.ones((8, 32), np.float32)}, "1 of another shape"),
+    (
+      {"text_encoder.encoder.final_layer_norm.weight": None},
+      "text_encoder of this.*missing",
+    ),
+    (
+      {"audio_encoder.decoder.layers.0.conv.bias": None},
+      "audio_encoder of this.*missing",
+    ),
+  ],
+)
+def test_weights_that_do_not_fit(changes, words):
+  """Catches a tensor that is left out, or bent to fit, without a word."""
+  config, w, _ = source("musicgen_tiny")
+  w = {k: v for k, v in (w | changes).items() if v is not None}
+  with pytest.raises(UserError, match=words):
+    musicgen.convert(w, config)
+
+
+def test_a_text_of_the_same_width():
+  """Catches a projection that is made up, or one that is passed over."""
+  config, w, _ = source("musicgen_tiny")
+  fields, _ = musicgen_config.fields_of(config)
+  fields["text"]["encoder"]["width"] = fields["width"]
+  decoder = {
+    k.removeprefix("decoder."): a
+    for k, a in w.items()
+    if k.startswith("decoder.")
+  }
+  params = musicgen_decoder.convert(decoder, fields, {"a": 1})
+  assert params["conditioner"] == {"text_encoder": {"a": 1}}
+  extra = {k: a for k, a in w.items() if k.startswith("enc_to_dec_proj")}
+  with pytest.raises(UserError, match="2 tensors are left over"):
+    musicgen_decoder.convert(decoder | extra, fields, {"a": 1})
+
+
+@pytest.mark.parametrize(
+  "part, changes, words",
+  [
+    ("decoder", {"scale_embedding": True}, "scale_embedding = True"),
+    ("decoder", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ("decoder", {"activation_function": "silu"}, "'silu'.*'gelu' or 'relu'"),
+    ("decoder", {"pad_token_id": 0}, "pad_token_id = 0.*32"),
+    ("decoder", {"cross_attention_hidden_size": 12}, "cross_attention"),
+    ("decoder", {"hidden_size": "wide"}, "hidden_size"),
+    ("decoder", {"rotary": True}, "'rotary'"),
+    ("decoder", {"audio_channels": 2}, "stereo"),
+    ("text_encoder", {"model_type": "bert"}, "text_encoder.*'bert'"),
+    ("text_encoder", {"feed_forward_proj": "silu"}, "feed_forward_proj"),
+    ("audio_encoder", {"model_type": "dac"}, "audio_encoder.*'dac'"),
+    ("audio_encoder", {"pad_mode": "edge"}, "audio_encoder.*pad_mode"),
+    ("audio_encoder", {"bands": 3}, "audio_encoder.*'bands'"),
+    (None, {"decoder": None}, "decoder = None"),
+    (None, {"num_chroma": 12}, "'num_chroma'"),
+  ],
+)
+def test_configs_that_are_not_supported(part, changes, words):
+  """Catches another function than the weights were trained for."""
+  config, _, _ = source("musicgen_tiny")
+  musicgen_config.fields_of(config)
+  (config if part is None else config[part]).update(changes)
+  with pytest.raises(UserError, match=words):
+    musicgen_config.fields_of(config)
+
+
+def test_the_bundle(tmp_path, capsys, fails):
+  """Catches a bundle that lacks the codec, the tokenizer or its provenance."""
+  config, w, _ = source("musicgen_melody_tiny")
+  folder = write_folder(tmp_path / "tiny", config, w, '{"a": 1}')
+  out = tmp_path / "out"
+  assert main(["convert", str(folder), str(out)]) == 0
+  shown = capsys.readouterr().out
+  assert "text and melody" in shown and "400 Hz, 4 x 32 codes" in shown
+  assert (out / "tokenizer.json").read_text() == '{"a": 1}'
+  music = mmdcodec.load(out)
+  assert isinstance(music, LoadedMusic) and music.rate == 400
+  want = musicgen.convert(w, config)[2]
+  same(music.variables, want)
+  same(bundle.load_variables(out)[0], want)
+  # Without a bundle in between, the same model.
+  assert (
+    mmdcodec.load(folder).config["model"] == convert.read(folder)[0]["model"]
+  )
+  assert main(["info", str(out)]) == 0
+  shown = capsys.readouterr().out
+  assert re.search(r"takes +text, melody\n", shown)
+  assert re.search(r"converted from +tiny\n", shown)
+  # A bundle with a tokenizer is a bundle too, and is replaced as one.
+  assert main(["convert", str(folder), str(out), "--force"]) == 0
+  (out / "more").write_text("")
+  assert "no bundle" in fails("convert", folder, out, "--force")
+
+
+def test_a_bundle_without_all_its_arrays(tmp_path):
+  """Catches a missing array of the language model or of its codec."""
+  config, variables = random_music(tmp_path / "codec")
+  bundle.save(tmp_path / "whole", config, variables)
+  assert not (tmp_path / "whole" / "tokenizer.json").exists()
+  assert mmdcodec.load(tmp_path / "whole").model.codebooks
+  for path in (["params", "conditioner"], ["codec", "codebook"]):
+    less = jax.tree.map(lambda a: a, variables)
+    del less[path[0]][path[1]]
+    bundle.save(tmp_path / path[1], config, less)
+    with pytest.raises(UserError, match=f"do not fit.*{'/'.join(path)}"):
+      mmdcodec.load(tmp_path / path[1])
+  with pytest.raises(ValueError, match="other"):
+    bundle.save(tmp_path / "o", config, variables, assets={"other": b""})
+
+
+def test_mistakes_are_named(tmp_path, fails):
+  """Catches a model without a tokenizer that is only found when it is used."""
+  config, w, _ = source("musicgen_tiny")
+  folder = write_folder(tmp_path / "in", config, w, tokenizer=None)
+  out = tmp_path / "out"
+  error = fails("convert", folder, out)
+  assert "holds no tokenizer.json," in error and "t5-base" in error
+  (folder / "spiece.model").write_bytes(b"")
+  assert "spiece.model is not enough" in fails("convert", folder, out)
+  assert not out.exists()
+  assert "tokenizer.json" in hub.PATTERNS
+  (folder / "tokenizer.json").write_text("{}")
+  assert "--preset away" in fails("convert", folder, out, "--preset", "tiny")
+  alone = folder / "model.safetensors"
+  found = convert.read(alone)
+  same(found[1], convert.read(folder)[1])
+  (folder / "config.json").write_text('{"model_type": "musicgen_decoder"}')
+  assert "'musicgen_decoder'" in fails("convert", folder, out)

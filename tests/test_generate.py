@@ -1,0 +1,361 @@
+"""Music models that are ready to use: from prompts to codes and audio.
+
+Must catch: music that depends on what is beside it or on how it is looked at;
+a draw that is not of the model's distribution; a seam between windows; an audio
+prompt or a melody that is not what was given; mistakes without a clear word.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_music import random_music
+
+from mmdcodec.errors import UserError
+from mmdcodec.generation import prompts, sampling, windows
+from mmdcodec.generation.musicgen import LoadedMusic
+from mmdcodec.generation.order import make_order
+from mmdcodec.models.conditioning import Inputs
+from mmdcodec.parallel import mesh as mesh_lib
+
+MELODY = dict(classes=12, frames=6, rate=8000, window=512, hop=256)
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A place for bundles."""
+  return tmp_path_factory.mktemp("music")
+
+
+@pytest.fixture(scope="module")
+def music(folder):
+  """A model with text, made once."""
+  return LoadedMusic(*random_music(folder / "text", frames=FRAMES))
+
+
+def seconds_of(music, frames):
+  return frames / music.frame_rate
+
+
+def naive(music, codes, text, *, guidance, pattern):
+  """Greedy codes of one item: the whole sequence again for every step."""
+  model, params = music.model, {"params": music.variables["params"]}
+  tokens = [*text.encode(), 256]
+  inputs = Inputs(
+    text=np.array([tokens]),
+    text_mask=np.ones((1, len(tokens)), bool),
+    has_text=np.ones(1, bool),
+  )
+  apply = jax.jit(model.apply)
+  table = pattern.frame_of
+  sequence = np.full((1, *table.shape), model.special)
+  for step in range(1, len(table)):
+    given = apply(params, sequence, inputs)[0, step - 1]
+    free = apply(params, sequence, inputs.without(np.zeros(1, bool)))
+    free = free[0, step - 1]
+    best = np.argmax(free + guidance * (given - free), axis=-1)
+    for k in range(model.codebooks):
+      frame = table[step, k]
+      if frame >= 0:
+        known = codes[frame, k]
+        sequence[0, step, k] = best[k] if known < 0 else known
+  return np.asarray(pattern.revert(sequence))[0]
+
+
+def test_greedy_is_the_likeliest_step_by_step(music, compile_fast):
+  """Catches a cache, a pattern, a mask or guidance that is not the model's."""
+  texts, frames = ["piano", "a very long prompt of a slow guitar"], 7
+  known = np.full((2, frames, music.model.codebooks), -1, np.int32)
+  audio = np.random.default_rng(0).normal(0, 0.3, (2 * 20 * 20, 1))
+  audio = [audio[: 2 * music.codec.model.stride], audio[:37]]
+  for i, clip in enumerate(audio):
+    found = music.codec.encode(clip)[0]
+    known[i, : len(found)] = found
+  assert (known[1, 3] < 0).all() and (known[0, 1] >= 0).all()
+  codes = music.generate_codes(
+    texts, seconds=seconds_of(music, frames), temperature=0, guidance=2.5,
+    audio=audio,
+  )  # fmt: skip
+  pattern = music.model.pattern_of(frames)
+  for i, text in enumerate(texts):
+    want = naive(music, known[i], text, guidance=2.5, pattern=pattern)
+    np.testing.assert_array_equal(codes[i], want)
+    np.testing.assert_array_equal(
+      codes[i][known[i] >= 0], known[i][known[i] >= 0]
+    )
+
+
+def test_an_item_is_alone(music, compile_fast):
+  """Catches music that depends on its batch, its place in it, or padding."""
+  texts = ["drums", "", "a long text about a fast violin", "x"]
+  options = dict(seconds=seconds_of(music, 10), top_k=5)
+  together = music.generate_codes(texts, seed=7, **options)
+  assert len({codes.tobytes() for codes in together}) == 4
+  for i, text in enumerate(texts):
+    alone = music.generate_codes(text, seed=7 + i, **options)
+    np.testing.assert_array_equal(alone[0], together[i])
+  turned = music.generate_codes(texts[::-1], seed=[10, 9, 8, 7], **options)
+  np.testing.assert_array_equal(turned[::-1], together)
+
+
+@pytest.mark.parametrize("sizes", ((8, 1, 1), (2, 2, 2)))
+def test_eight_devices(folder, sizes, compile_fast):
+  """Catches draws that follow the device, and parameters cut wrongly."""
+  made = random_music(folder / f"mesh{sizes}", frames=FRAMES)
+  music = LoadedMusic(*made)
+  texts = [f"song {i}" for i in range(8)]
+  options = dict(seconds=seconds_of(music, 6), seed=3)
+  want = music.generate_codes(texts, **options)
+  mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, sizes, strict=True)))
+  music.place(mesh)
+  kernel = music._params["transformer"]["blocks"][0]["inner"]["kernel"]
+  parts = {shard.data.shape for shard in kernel.addressable_shards}
+  assert parts == {(32 // sizes[1], 64 // sizes[2])}
+  np.testing.assert_array_equal(music.generate_codes(texts, **options), want)
+  # A number of items that does not divide.
+  np.testing.assert_array_equal(
+    music.generate_codes(texts[:3], **options), want[:3]
+  )
+
+
+@pytest.mark.parametrize("causal", (True, False))
+def test_looking_changes_nothing(folder, causal, compile_fast):
+  """Catches a stream whose codes or audio are not those of the whole."""
+  changes = {} if causal else dict(preset="encodec_tiny", causal=False)
+  music = LoadedMusic(
+    *random_music(folder / f"stream{causal}", frames=FRAMES, codec=changes)
+  )
+  seconds = seconds_of(music, 61)
+  options = dict(seconds=seconds, seed=1, stride=seconds_of(music, 11))
+  codes = music.generate_codes(["a", "b"], **options)
+  audio = music.codec.decode(codes)
+  chunks = list(music.stream(["a", "b"], block=seconds_of(music, 8), **options))
+  assert len(chunks) > 4
+  np.testing.assert_array_equal(
+    np.concatenate([chunk.codes for chunk in chunks], axis=1), codes
+  )
+  streamed = np.concatenate([chunk.audio for chunk in chunks], axis=1)
+  assert streamed.shape == audio.shape
+  np.testing.assert_allclose(
+    streamed, audio, atol=1e-5 * np.abs(audio).max(), rtol=0
+  )
+  # A callback hears the same, and may end it.
+  heard = []
+  ended = music.generate(
+    ["a", "b"], block=seconds_of(music, 8), **options,
+    callback=lambda chunk: heard.append(chunk) or len(heard) == 2,
+  )  # fmt: skip
+  assert len(heard) == 2 and 0 < ended.shape[1] < audio.shape[1]
+  np.testing.assert_allclose(ended, streamed[:, : ended.shape[1]], atol=1e-6)
+
+
+def test_windows_without_a_seam(music, compile_fast):
+  """Catches a window that changes or forgets what the one before made."""
+  total, stride = 3 * FRAMES, 10
+  options = dict(seed=5, temperature=0, stride=seconds_of(music, stride))
+  codes = music.generate_codes(
+    "a tune", seconds=seconds_of(music, total), **options
+  )[0]
+  assert codes.shape == (total, 4) and (codes >= 0).all()
+  plan = windows.windows(total, 0, FRAMES, stride)
+  assert len(plan) > 3 and plan[-1].end == total
+  # By hand: each window is a continuation of the frames that it knows.
+  made = codes[:FRAMES]
+  pattern = music.model.pattern_of(FRAMES)
+  unknown = np.full((FRAMES, 4), -1)
+  first = naive(music, unknown, "a tune", guidance=3.0, pattern=pattern)
+  np.testing.assert_array_equal(made, first)
+  for window in plan[1:]:
+    size = window.end - window.start
+    known = np.full((size, 4), -1)
+    before = len(made) - window.start
+    known[:before] = made[window.start :]
+    found = naive(
+      music, known, "a tune", guidance=3.0,
+      pattern=music.model.pattern_of(size),
+    )  # fmt: skip
+    made = np.concatenate([made, found[before:]])
+  np.testing.assert_array_equal(codes, made)
+
+
+def test_plans():
+  """Catches gaps, windows that are too long, and ones that make nothing."""
+  for total, known, stride in itertools.product(
+    (1, 23, 24, 25, 100), (0, 5, 24, 60), (1, 10, 23)
+  ):
+    done = known
+    for window in windows.windows(total, known, 24, stride):
+      assert window.end - window.start <= 24 and window.start <= done
+      assert window.start == 0 or done - window.start == 24 - stride
+      assert window.end > done
+      done = window.end
+    assert done == max(total, known)
+
+
+def test_frames_that_are_whole():
+  """Catches a frame that is given away before all of its codes are there."""
+  from mmdcodec.generation import patterns
+
+  for name in ("parallel", "delay", "unroll", "flatten", "coarse_first"):
+    pattern = patterns.make(name, 4)(6)
+    complete = windows.complete_frames(pattern)
+    for step, count in enumerate(complete):
+      known = (pattern.step_of < step).all(axis=1)
+      assert count == (6 if known.all() else np.argmin(known))
+
+
+def test_melody_and_joint_tokens(folder, compile_fast):
+  """Catches conditions that do not reach the music, or double guidance."""
+  music = LoadedMusic(
+    *random_music(
+      folder / "melody", frames=FRAMES, cross=False, melody=MELODY, joint=(2, 9)
+    )
+  )
+  time = np.arange(4000) / 8000
+  tune = np.sin(2 * np.pi * 440 * time).astype(np.float32)
+  other = np.sin(2 * np.pi * 523 * time).astype(np.float32)
+  run = lambda **given: music.generate_codes(
+    ["x"], seconds=seconds_of(music, 5), temperature=0, **given
+  )
+  plain = run()
+  joint = np.array([[3, 8]])
+  for given in (
+    dict(melody=tune),
+    dict(joint=joint),
+    dict(melody=tune, joint=joint),
+  ):
+    assert np.any(run(**given) != plain)
+  assert np.any(run(melody=tune) != run(melody=other))
+  # Another rate of the same tune, and a batch of it.
+  slow = np.sin(2 * np.pi * 440 * np.arange(2000) / 4000).astype(np.float32)
+  np.testing.assert_array_equal(
+    run(melody=slow, rate=4000), run(melody=tune, rate=8000)
+  )
+  double = run(melody=tune, text_guidance=4.0)
+  assert np.any(double != run(melody=tune))
+  # With text counted once it is guidance as it is.
+  np.testing.assert_array_equal(
+    run(melody=tune, text_guidance=1.0), run(melody=tune)
+  )
+
+
+def test_guidance_against_its_formula():
+  """Catches groups in another order."""
+  parts = np.random.default_rng(0).normal(size=(3, 2, 4, 5))
+  given, other, free = parts
+  stacked = jnp.asarray(parts.reshape(6, 4, 5))
+  found = sampling.guide(stacked, 3, 3.0, 2.0)
+  want = free + 3 * (other + 2 * (given - other) - free)
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+  found = sampling.guide(stacked[:4], 2, 3.0, 9.0)
+  np.testing.assert_allclose(
+    found, other + 3 * (given - other), rtol=1e-5, atol=1e-5
+  )
+
+
+def frequencies(logits, **options):
+  """How often each code is drawn, from 20,000 draws."""
+  keys = jax.random.split(jax.random.key(0), 20_000)
+  many = jnp.broadcast_to(jnp.asarray(logits), (len(keys), 1, len(logits)))
+  drawn = sampling.draw(
+    many, keys, temperature=options.pop("temperature", 1.0),
+    **{"top_p": None, "top_k": 0, **options},
+  )  # fmt: skip
+  return np.bincount(drawn[:, 0], minlength=len(logits)) / len(keys)
+
+
+def test_draws():
+  """Catches a distribution that is not the one that was asked for."""
+  share = np.array([0.05, 0.4, 0.15, 0.1, 0.3])
+  logits = np.log(share).astype(np.float32)
+
+  def check(found, kept, power=1.0):
+    want = np.where(kept, share**power, 0)
+    want /= want.sum()
+    np.testing.assert_allclose(found, want, atol=0.015)
+    assert not found[~np.asarray(kept)].any()
+
+  every = np.ones(5, bool)
+  check(frequencies(logits), every)
+  check(frequencies(logits, temperature=0.5), every, power=2)
+  check(frequencies(logits, top_k=2), share > 0.2)
+  check(frequencies(logits, top_k=9), every)
+  # 0.4 and 0.3 are 0.7: one more is needed for more than that.
+  check(frequencies(logits, top_p=0.69), share > 0.2)
+  check(frequencies(logits, top_p=0.72), share > 0.12)
+  check(frequencies(logits, top_p=0.01), share > 0.35)
+  check(frequencies(logits, top_p=0.9, top_k=2), share > 0.2)
+  # At half the temperature two codes have more of it.
+  check(frequencies(logits, top_p=0.8, temperature=0.5), share > 0.2, power=2)
+  assert frequencies(logits, temperature=0.0)[1] == 1
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  (
+    (dict(seconds=0), "seconds"),
+    (dict(seconds=float("nan")), "seconds"),
+    (dict(seconds=1e9), "too long"),
+    (dict(texts=[]), "prompts"),
+    (dict(texts=[3]), "prompts"),
+    (dict(texts="x" * 100), "tokens"),
+    (dict(temperature=-1), "temperature"),
+    (dict(top_k=-1), "top_k"),
+    (dict(top_p=0), "top_p"),
+    (dict(guidance=-1), "guidance"),
+    (dict(seed=-1), "seed"),
+    (dict(seed=0.5), "seed"),
+    (dict(texts=["a", "b", "c"], seed=[1, 2]), "items"),
+    (dict(melody=np.zeros(100)), "melody"),
+    (dict(joint=[[0]]), "joint"),
+    (dict(text_guidance=3.0, texts="x"), "text_guidance"),
+    (dict(audio=np.zeros(10_000), seconds=0.1), "audio prompt"),
+    (dict(audio=np.zeros((0, 1))), "audio"),
+    (dict(audio=np.full(100, np.nan)), "NaN"),
+    (dict(audio=np.zeros(100), rate=0), "rate"),
+    (dict(stride=100.0, seconds=1), "stride"),
+  ),
+)
+def test_mistakes(music, options, words):
+  """Catches a mistake that computes for long, or ends in a traceback."""
+  texts = options.pop("texts", None)
+  with pytest.raises(UserError, match=words):
+    make_order(music.model, music.codec, music.tokenizer, texts, **options)
+
+
+def test_prompts_as_pieces():
+  """Catches a text that is padded, cut or left without its end."""
+  import tokenizers
+
+  words = {"<pad>": 0, "</s>": 1, "calm": 2, "piano": 3, "?": 4}
+  made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "?"))
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  made.post_processor = tokenizers.processors.TemplateProcessing(
+    single="$A </s>", special_tokens=[("</s>", 1)]
+  )
+  made.enable_padding(length=9)
+  made.enable_truncation(2)
+  files = {prompts.TOKENIZER_FILE: made.to_str().encode()}
+  tokenizer = prompts.make_tokenizer("t5", files)
+  tokens, mask, asked = prompts.tokenize(
+    tokenizer, ["calm calm piano", "", "fast"], 9
+  )
+  np.testing.assert_array_equal(tokens[0], [2, 2, 3, 1])
+  np.testing.assert_array_equal(tokens[2], [4, 1, 0, 0])
+  np.testing.assert_array_equal(mask.sum(1), [4, 1, 2])
+  np.testing.assert_array_equal(asked, [True, False, True])
+  with pytest.raises(UserError, match="takes 3"):
+    prompts.tokenize(tokenizer, ["calm calm piano"], 3)
+  with pytest.raises(UserError, match=prompts.TOKENIZER_FILE):
+    prompts.make_tokenizer("t5", {})
+
+
+def test_a_codec_of_another_model(folder):
+  """Catches codes that a codec does not have, and loudness that is lost."""
+  config, variables = random_music(folder / "other")
+  config["model"]["codebook_size"] += 1
+  with pytest.raises(UserError, match="do not belong together"):
+    LoadedMusic(config, variables)

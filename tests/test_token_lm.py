@@ -1,0 +1,341 @@
+"""The language model, at once and token by token.
+
+Must catch: another function than the papers', in any of its forms; a token that
+sees those after it; a cache that is not what teacher forcing sees; padding that
+is seen; sizes that are not the published ones.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_music import random_params
+
+from mmdcodec.errors import UserError
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Conditions, Inputs
+from mmdcodec.nn import cache, positions
+from mmdcodec.nn.transformer import Transformer
+
+FORMS = {
+  "sinusoidal": dict(positions="sinusoidal"),
+  "rotary": dict(positions="rotary", normalize=True, key_heads=2, heads=4),
+  "relative": dict(positions="relative", activation="relu", key_heads=1),
+}
+MELODY = dict(classes=12, frames=5, rate=8000, window=512, hop=128)
+
+
+def make(**changes):
+  """A tiny model with random parameters."""
+  model = token_lm.from_config(token_lm.preset("tiny", **changes))
+  return model, random_params(model)
+
+
+def codes(model, batch, steps, seed=0):
+  random = np.random.default_rng(seed)
+  return random.integers(0, model.special + 1, (batch, steps, model.codebooks))
+
+
+def some_conditions(model, batch, length=4, seed=1):
+  """Vectors, of which each item sees fewer than the one before."""
+  random = np.random.default_rng(seed)
+  x = random.normal(size=(batch, length, model.width)).astype(np.float32)
+  mask = np.arange(length) < (length - np.arange(batch))[:, None]
+  return (
+    Conditions(states=x, states_mask=mask)
+    if model.cross
+    else Conditions(prefix=x, prefix_mask=mask)
+  )
+
+
+def reference(model, params, tokens, conditions):
+  """Logits of one item in float64, in loops, straight from the papers."""
+  p = jax.tree.map(np.float64, params)
+  heads, width = model.heads, model.width
+  size, shared = width // heads, heads // (model.key_heads or heads)
+  t = p["transformer"]
+
+  def norm(x, w):
+    x = x - x.mean(-1, keepdims=True)
+    return (
+      x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w["scale"]
+      + (w["bias"])
+    )
+
+  def unit(x, w):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w["scale"]
+
+  def turn(x, at):
+    half = size // 2
+    for i in range(half):
+      c = (x[i] + 1j * x[i + half]) * np.exp(1j * at * 10_000.0 ** (-i / half))
+      x[i], x[i + half] = c.real, c.imag
+    return x
+
+  def attention(x, states, w, causal, repeat, place):
+    q = np.einsum("tw,whd->thd", x, w["query"]["kernel"])
+    k = np.einsum("tw,whd->thd", states, w["key"]["kernel"])
+    v = np.einsum("tw,whd->thd", states, w["value"]["kernel"])
+    if model.normalize:
+      q, k = unit(q, w["query_norm"]), unit(k, w["key_norm"])
+    out = np.zeros((len(x), heads, size))
+    for i in range(len(x)):
+      for h in range(heads):
+        seen = range(i + 1) if causal else range(len(states))
+        a = q[i, h].copy()
+        keys = [k[j, h // repeat].copy() for j in seen]
+        if place and model.positions == "rotary":
+          a = turn(a, i)
+          keys = [turn(b, j) for b, j in zip(keys, seen, strict=True)]
+        scores = np.array([a @ b for b in keys]) / np.sqrt(size)
+        if place and model.positions == "relative":
+          scores += [t["distance_bias"][bucket(i - j)][h] for j in seen]
+        share = np.exp(scores - scores.max())
+        share /= share.sum()
+        out[i, h] = sum(
+          s * v[j, h // repeat] for s, j in zip(share, seen, strict=True)
+        )
+    return np.einsum("thd,hdw->tw", out, w["out"]["kernel"])
+
+  def bucket(away):
+    if away < 16:
+      return away
+    return min(31, 16 + int(np.log(away / 16) / np.log(128 / 16) * 16))
+
+  x = sum(p["embedding"][k][tokens[:, k]] for k in range(model.codebooks))
+  before = 0
+  if conditions.prefix is not None:
+    x = np.concatenate([conditions.prefix, x])
+    before = len(conditions.prefix)
+  if model.positions == "sinusoidal":
+    half = width // 2
+    angle = np.arange(len(x))[:, None] * 10_000.0 ** (
+      -np.arange(half) / (half - 1)
+    )
+    x = x + np.concatenate([np.cos(angle), np.sin(angle)], -1)
+  from scipy.special import erf
+
+  gelu = lambda x: x * (1 + erf(x / np.sqrt(2))) / 2
+  act = gelu if model.activation == "gelu" else lambda x: np.maximum(x, 0)
+  for i in range(model.layers):
+    b = jax.tree.map(lambda a, i=i: a[i], t["blocks"])
+    y = norm(x, b["attention_norm"])
+    x = x + attention(y, y, b["attention"], True, shared, True)
+    if conditions.states is not None:
+      y = norm(x, b["cross_norm"])
+      w, states = b["cross_attention"], conditions.states
+      x = x + attention(y, states, w, False, 1, False)
+    y = norm(x, b["feed_norm"])
+    x = x + act(y @ b["inner"]["kernel"]) @ b["outer"]["kernel"]
+  x = norm(x, t["norm"])[before:]
+  return np.einsum("sw,kwv->skv", x, p["head"])
+
+
+@pytest.mark.parametrize("cross", (True, False))
+@pytest.mark.parametrize("form", FORMS)
+def test_the_function(form, cross, compile_fast):
+  """Catches any difference in structure, also in what padding does."""
+  model, params = make(**FORMS[form], cross=cross, text=None)
+  tokens = codes(model, 2, 20)
+  conditions = some_conditions(model, 2)
+  found = jax.jit(model.apply)(
+    {"params": params}, tokens, conditions=conditions
+  )
+  for i in range(2):
+    # Alone, and without what pads it.
+    alone = jax.tree.map(lambda a, i=i: a[i, : 4 - i], conditions)
+    want = reference(model, params, tokens[i], alone)
+    np.testing.assert_allclose(
+      found[i], want, atol=2e-5 * np.abs(want).max(), rtol=0
+    )
+
+
+@pytest.mark.parametrize("apart", (False, True))
+@pytest.mark.parametrize("cross", (True, False))
+@pytest.mark.parametrize("form", FORMS)
+def test_with_a_cache(form, cross, apart, compile_fast):
+  """Catches places, masks or biases that are not those of teacher forcing."""
+  model, params = make(**FORMS[form], cross=cross, text=None)
+  tokens, conditions = codes(model, 3, 12), some_conditions(model, 3)
+  want = model.apply({"params": params}, tokens, conditions=conditions)
+  transformer = Transformer(**model.transformer_fields())
+  own = params["transformer"]
+  own = cache.by_block(own, model.layers) if apart else own
+  x = model.apply({"params": params}, tokens, method="embed")
+  valid = np.ones((1, 12), bool)
+  crosses, before = None, 0
+  if cross:
+    crosses = cache.crosses(
+      transformer, own, conditions.states, conditions.states_mask
+    )
+  else:
+    before = 4
+    x = jnp.concatenate([conditions.prefix, x], axis=1)
+    valid = np.pad(
+      conditions.prefix_mask, ((0, 0), (0, 12)), constant_values=True
+    )
+  place = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
+
+  @jax.jit
+  def run(own, crosses):
+    held = cache.empty(transformer, own, 3, before + 12 + 5)
+    room = lambda a, fill: jnp.pad(a, ((0, 0), (0, 5)), constant_values=fill)
+    out, at = [], 0
+    for count in (before + 3, 1, 1, 4, 1, 1, 1):
+      y, held = cache.extend(
+        transformer, own, x[:, at : at + count], held, jnp.int32(at),
+        place[:, at : at + count], room(valid, True), room(place, 99), crosses,
+      )  # fmt: skip
+      out.append(y)
+      at += count
+    return jnp.concatenate(out, axis=1)[:, before:]
+
+  found = model.apply({"params": params}, run(own, crosses), method="logits")
+  np.testing.assert_allclose(
+    found, want, atol=1e-5 * np.abs(want).max(), rtol=0
+  )
+
+
+def test_no_step_sees_those_after_it(compile_fast):
+  """Catches a mask that is off by one: by the gradient, in every form."""
+  for cross in (True, False):
+    model, params = make(cross=cross, text=None)
+    conditions = some_conditions(model, 1)
+
+    def at(x, step, model=model, params=params, conditions=conditions):
+      # The Transformer's part of `__call__`, from vectors on.
+      before = 0
+      if conditions.prefix is not None:
+        x = jnp.concatenate([conditions.prefix, x], axis=1)
+        before = 4
+      y = Transformer(**model.transformer_fields()).apply(
+        {"params": params["transformer"]},
+        x,
+        states=conditions.states,
+        states_mask=conditions.states_mask,
+      )
+      return y[0, before + step].sum()
+
+    x = np.random.default_rng(0).normal(size=(1, 8, model.width))
+    for step in (0, 3, 7):
+      slope = np.abs(jax.grad(at)(x.astype(np.float32), step)[0]).max(-1)
+      assert (slope[: step + 1] > 0).all() and not slope[step + 1 :].any()
+
+
+@pytest.mark.parametrize("remat", ("full", "dots"))
+def test_recomputing_changes_nothing(remat, compile_fast):
+  """Catches a policy that drops what it needs, and dropout drawn twice."""
+  model, params = make(text=None, dropout=0.2)
+  tokens, conditions = codes(model, 2, 6), some_conditions(model, 2)
+
+  def gradient(model):
+    def loss(params):
+      y = model.apply(
+        {"params": params}, tokens, conditions=conditions, train=True,
+        rngs={"dropout": jax.random.key(3)},
+      )  # fmt: skip
+      return (jax.nn.log_softmax(y)[..., 0]).mean()
+
+    return jax.jit(jax.grad(loss))(params)
+
+  plain = gradient(model)
+  again = gradient(dataclasses.replace(model, remat=remat))
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_dropout_acts_in_training_alone(compile_fast):
+  """Catches dropout that is left out, or that evaluation has too."""
+  model, params = make(text=None, dropout=0.5)
+  tokens, conditions = codes(model, 1, 4), some_conditions(model, 1)
+
+  def run(key, **options):
+    return model.apply(
+      {"params": params}, tokens, conditions=conditions,
+      rngs={"dropout": jax.random.key(key)}, **options,
+    )  # fmt: skip
+
+  assert np.any(run(0, train=True) != run(1, train=True))
+  np.testing.assert_array_equal(run(0), run(1))
+
+
+def test_bfloat16_is_near(compile_fast):
+  """Catches a type that is not passed on, or norms that are not float32."""
+  model, params = make(text=None)
+  tokens, conditions = codes(model, 2, 8), some_conditions(model, 2)
+  want = model.apply({"params": params}, tokens, conditions=conditions)
+  low = dataclasses.replace(model, dtype="bfloat16")
+  found = low.apply({"params": params}, tokens, conditions=conditions)
+  assert found.dtype == jnp.float32
+  error = np.abs(found - want).max() / np.abs(want).max()
+  assert 1e-5 < error < 0.05
+
+
+def count(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+  "name, millions",
+  # Of the public files: all, less the codec's 56.885 M.
+  (("musicgen_small", 586.9 - 56.885), ("musicgen_melody", 1552.1 - 56.885)),
+)
+def test_the_published_sizes(name, millions):
+  """Catches a layer, a head or a projection more or less."""
+  model = token_lm.from_config(token_lm.preset(name))
+  assert abs(count(token_lm.shapes(model)) / 1e6 - millions) < 0.06
+
+
+def test_what_a_condition_reaches(compile_fast):
+  """Catches an empty text that is not empty, and one item's in another's."""
+  model, params = make(cross=False, melody=MELODY, joint=(2, 7))
+  tokens = np.repeat(codes(model, 1, 5), 3, axis=0)
+  random = np.random.default_rng(0)
+  inputs = Inputs(
+    text=random.integers(0, 256, (3, 3)),
+    text_mask=np.arange(3) < np.array([3, 2, 3])[:, None],
+    has_text=np.ones(3, bool),
+    melody=random.integers(0, 12, (3, 5)),
+    joint=random.integers(0, 7, (3, 2)),
+    has_joint=np.ones(3, bool),
+  )
+  run = jax.jit(lambda inputs: model.apply({"params": params}, tokens, inputs))
+  y = run(inputs)
+  for kind in ("text", "melody", "joint"):
+    other = run(inputs.without(np.array([True, False, True]), kind))
+    np.testing.assert_allclose(other[0], y[0], atol=1e-6)
+    assert np.abs(other[1] - y[1]).max() > 1e-3, kind
+  # Without all of them, what they were does not matter.
+  none = inputs.without(np.zeros(3, bool))
+  changed = none.replace(
+    text=none.text + 1, joint=random.integers(0, 7, (3, 2))
+  )
+  np.testing.assert_array_equal(run(none), run(changed))
+
+
+def test_positions():
+  """Catches cosine and sine swapped, and a rate that is not the public one."""
+  at = np.array([[0, 1, 1499]])
+  found = positions.sinusoids(at, 8)
+  rates = 10_000.0 ** (-np.arange(4) / 3)
+  want = at[..., None] * rates
+  want = np.concatenate([np.cos(want), np.sin(want)], -1)
+  np.testing.assert_allclose(found, want, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  (
+    (dict(positions="none"), "positions"),
+    (dict(heads=3), "width"),
+    (dict(key_heads=3), "heads"),
+    (dict(pattern=dict(name="delays")), "pattern"),
+    (dict(depth=3), "depth"),
+  ),
+)
+def test_settings_that_can_not_be(changes, words):
+  """Catches a setting that is taken and fails later, or never."""
+  with pytest.raises(UserError, match=words):
+    token_lm.from_config({**token_lm.preset("tiny"), **changes})
