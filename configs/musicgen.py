@@ -9,13 +9,22 @@
 and `:large` have 1.5 and 3.3 B. The published training: 1 M steps of 192 clips
 on 32 to 96 GPUs. Weights of T5 come with `init_from`. `bytes` trains a text
 encoder of its own instead, from nothing.
+
+Parameters and optimizer are cut over all chips. What 192 clips need of each
+chip of a TPU slice, by the compiler's analysis (`mmdcodec compile`); v5e has
+16 GB, v5p 95:
+
+    small   v5e:4x4                                            14.4 GiB
+    medium  v5e:4x4    accumulate=4                            12.8 GiB
+    large   v5e:8x8    mesh.data=4 mesh.fsdp=16 accumulate=3    9.5 GiB
+    large   v5p:2x2x4                                          54.6 GiB
 """
 
 from mmdcodec.configs import common
 
 from mmdcodec.models import lm_presets
 
-SIZES = ("small", "medium", "large")
+SIZES = ("small", "medium", "large", "melody")
 
 
 def get_config(arg: str = ""):
@@ -35,6 +44,7 @@ def get_config(arg: str = ""):
   config = common.lm_config(f"musicgen_{size}", **changes)
   config.steps = 1_000_000
   config.batch = 192
+  config.mesh.data, config.mesh.fsdp = 1, -1
   if arg != "bytes":
     config.freeze = "conditioner/text_encoder"
   if size == "large":

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.nn.positions import relative_buckets
+from mmdcodec.parallel import rules
 
 
 def _dense(features, deviation, dtype, name, axis=-1):
@@ -126,6 +127,8 @@ class T5Encoder(nn.Module):
     mask = mask.astype(bool)
     # Whatever number pads a text, it has a vector.
     x = embed(jnp.where(mask, tokens, 0))
+    # Not along the width, as the table: see `Transformer`.
+    x = rules.constrain(x, "batch", None, None)
     table = self.param(
       "distance_bias",
       nn.initializers.normal(self.width**-0.5),

@@ -13,9 +13,7 @@ import jax.numpy as jnp
 
 from mmdcodec import platform
 from mmdcodec.nn import positions as positions_lib
-
-# Below, one product of all queries and keys is as fast as tiles of it.
-_SPLASH_FROM = 1024
+from mmdcodec.nn import splash
 
 
 def attend(
@@ -45,11 +43,8 @@ def attend(
     As q.
   """
   device, plain = platform.traced_for(), mask is None and bias is None
-  if device == "tpu" and causal and plain and q.shape[1] >= _SPLASH_FROM:
-    from mmdcodec.nn import splash
-
-    if splash.fits(q):
-      return splash.attend(q, k, v)
+  if device == "tpu" and causal and plain and splash.fits(q):
+    return splash.attend(q, k, v)
   flash = device == "gpu" and q.dtype == jnp.bfloat16 and q.shape[1] > 1
   return jax.nn.dot_product_attention(
     q,

@@ -21,6 +21,7 @@ import numpy as np
 
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.attention import Attention, fresh
+from mmdcodec.parallel import rules
 
 ACTIVATIONS = {
   "gelu": functools.partial(nn.gelu, approximate=False),
@@ -342,6 +343,9 @@ class Transformer(nn.Module):
     if view.bias is not None and mask is None:
       view = view.replace(mask=np.tril(np.ones((1, 1, count, count), bool)))
     x = self.drop(self.place(x, positions), deterministic=not train)
+    # Tables of tokens are cut along the width. Blocks whose input is cut so too
+    # would send all activations around, and hold those of the whole batch.
+    x = rules.constrain(x, "batch", None, None)
     x, _ = self.blocks(x, view, states, states_mask, train)
     return self.finish(x)
 

@@ -133,11 +133,16 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
   Returns:
     The compiler's account, per chip.
   """
+  chips = len(topology_devices(topology))
+  return _account(topology, chips, lower_step(config, topology))
+
+
+def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
+  """What `compile_step` compiles."""
   from mmdcodec.train import program as program_lib
 
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-  devices = topology_devices(topology)
-  mesh = mesh_lib.make_mesh(config["mesh"], devices)
+  mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
   task = program_lib.make_task(config)
   program = program_lib.make_program(task, config, mesh)
   sharding = mesh_lib.batch_sharding(mesh)
@@ -150,10 +155,9 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
   if program.long_step is not None:
     step, batch = program.long_step, (batch,) * task.history
   with jax.set_mesh(mesh):
-    lowered = step.trace(program.abstract, batch).lower(
+    return step.trace(program.abstract, batch).lower(
       lowering_platforms=("tpu",)
     )
-  return _account(topology, len(devices), lowered)
 
 
 def compile_independence(

@@ -88,6 +88,20 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def activation_spec(
+  shape: Sequence[int], mesh: Mesh, *axes: str | tuple | None
+) -> P:
+  """How an activation is cut.
+
+  Args:
+    shape: of the activation.
+    mesh: that cuts it.
+    *axes: see `constrain`.
+  """
+  spec = P(*(("data", "fsdp") if axis == "batch" else axis for axis in axes))
+  return _fit(spec, shape, mesh)
+
+
 def constrain(x: jax.Array, *axes: str | tuple | None) -> jax.Array:
   """Pins an activation to mesh axes; does nothing outside a mesh.
 
@@ -100,5 +114,5 @@ def constrain(x: jax.Array, *axes: str | tuple | None) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  spec = P(*(("data", "fsdp") if axis == "batch" else axis for axis in axes))
-  return jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
+  spec = activation_spec(x.shape, mesh, *axes)
+  return jax.lax.with_sharding_constraint(x, spec)
