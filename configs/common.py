@@ -125,8 +125,7 @@ def lm_config(preset: str, **changes) -> ConfigDict:
   config.seed = 0
   config.steps = 100_000
   config.batch = 64  # clips per step, over all devices
-  fields = token_lm.preset(preset, **changes)
-  config.model = ConfigDict(fields, convert_dict=False)
+  config.model = ConfigDict(token_lm.preset(preset, **changes))
   # Of the codes: bundle or workdir. It becomes part of the model.
   config.codec = ""
 
@@ -138,9 +137,11 @@ def lm_config(preset: str, **changes) -> ConfigDict:
   config.data.text_tokens = 128  # of a caption, at most; the rest is cut
 
   # Shares of the examples that are trained without any condition, for guidance,
-  # and of them without text (arXiv 2306.05284, 4.2).
+  # and without text or melody (arXiv 2306.05284, 4.2; of melodies the released
+  # training's).
   config.condition_dropout = 0.2
   config.text_dropout = 0.0
+  config.melody_dropout = 0.5
 
   # Explained in mmdcodec/train/trainable.py.
   config.freeze = ""  # regular expression of parameters

@@ -301,7 +301,7 @@ def test_draws():
     (dict(seconds=1e9), "too long"),
     (dict(texts=[]), "prompts"),
     (dict(texts=[3]), "prompts"),
-    (dict(texts="x" * 100), "tokens"),
+    (dict(texts="x" * 300), "tokens"),
     (dict(temperature=-1), "temperature"),
     (dict(top_k=-1), "top_k"),
     (dict(top_p=0), "top_p"),

@@ -112,6 +112,33 @@ def test_conditions_are_taken_away(compile_fast):
   assert not differs(condition_dropout=0.0, text_dropout=1.0)
 
 
+def test_melodies_are_conditions(compile_fast):
+  """Catches melodies that do not reach the model, or are never taken away."""
+  heard = dict(classes=12, frames=5, rate=32_000, window=16_384, hop=4096)
+  model = dict(melody=heard, cross=False)
+  make = lambda **changes: make_task(
+    model=model, condition_dropout=0.0, **changes
+  )
+  task = make()
+  batch = make_batch(task, batch=16)
+  batch["melody"] = np.ones((16, 5), np.int32)
+  other = {**batch, "melody": batch["melody"] + 3}
+  assert {k: v.shape for k, v in task.example(16).items()} == {
+    k: v.shape for k, v in batch.items()
+  }
+  params = fresh(task)["params"]
+
+  def differs(share):
+    loss = jax.jit(lambda batch: make(melody_dropout=share).loss(
+      params, {}, None, batch, jax.random.key(1), 0
+    )[0])  # fmt: skip
+    return float(loss(batch)) != float(loss(other))
+
+  assert differs(0.0) and differs(0.5) and not differs(1.0)
+  with pytest.raises(UserError, match="model.melody"):
+    make_task(model=dict(melody=heard | dict(hop=1)))
+
+
 def flat(tree):
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf

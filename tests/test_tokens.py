@@ -28,7 +28,11 @@ from mmdcodec.data import (
   tokens,
 )
 from mmdcodec.data.source import Source, describe
-from mmdcodec.data.token_batches import fixed_token_batches, token_batches
+from mmdcodec.data.token_batches import (
+  crop,
+  fixed_token_batches,
+  token_batches,
+)
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 
@@ -180,7 +184,7 @@ def test_tfds_reads_it(told):
 def test_bytes_do_not_depend_on_the_process():
   """Catches TFDS's order of features, which is new in every process."""
   audio = {"caption": "", "tags": "", "path": "", "position": 0.0}
-  record = tokens.record(np.zeros((3, 2), int), audio)
+  record = tokens.record(np.zeros((3, 2), int), np.zeros(2, int), audio)
   data = storage.serializer(tokens.features())(record)
   places = [data.index(name.encode()) for name in sorted(record)]
   assert places == sorted(places)
@@ -387,6 +391,28 @@ def test_batches_go_on_exactly_on_any_number_of_hosts(told):
   ]  # fmt: skip
   assert sorted(songs[:11]) == sorted(other[:11]) == list(range(11))
   assert songs[:11] != songs[11:22] and songs != other
+
+
+def test_melodies_go_with_their_codes(tmp_path, few):
+  """Catches a tune of another place, another rate, or another record."""
+  pitches = 220 * 2 ** (np.array([0, 4, 7, 2, 9, 5]) / 12)
+  time = np.arange(RATE) / RATE
+  tune = np.concatenate([np.sin(2 * np.pi * hz * time) for hz in pitches])
+  dataset = make(tmp_path, {"up": 0.3 * tune, "down": 0.3 * tune[::-1]})
+  tokenize.tokenize(dataset, tmp_path / "tokens", Teller(), batch=2)
+  made, want = TokenSource(tmp_path / "tokens"), np.array([9, 1, 4, 11, 6, 2])
+  for record, notes in ((0, want[::-1]), (1, want)):
+    # 7.8 frames a second; without those around a change.
+    for second in range(6):
+      found = made[record]["melody"][int(second * 7.8) + 3 : second * 8 + 5]
+      assert len(found) and (found == notes[second]).all()
+  # From two thirds of a half on, and begun again.
+  count = len(made[1]["codes"])
+  got = crop(made, 1, 0.66, count // 2, 60)
+  seconds = int(0.66 * (count - count // 2 + 1)) / made.frame_rate
+  left = made[1]["melody"][round(seconds * 32_000 / 4096) :]
+  assert 20 < len(left) < 40
+  np.testing.assert_array_equal(got["melody"], np.resize(left, 60))
 
 
 def test_fixed_batches_are_fixed_and_cover_the_records(told):

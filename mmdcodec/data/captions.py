@@ -47,9 +47,9 @@ def labels(
   Returns:
     A function from the path of an audio file to its `Label`. What the table
     leaves open is taken from sidecar files. A bare name in the table is that
-    of a file in some subfolder, if there is just one of that name. The
-    function's attribute `ambiguous` is the set of the files it was asked for
-    that have no row because of this.
+    of a file in some subfolder, if there is just one of that name. Of the files
+    that the function was asked for, its attribute `ambiguous` is the set of
+    those that have no row because of this, `named` of those that have one.
 
   Raises:
     UserError: the table cannot be read, or has no column of paths.
@@ -68,11 +68,13 @@ def labels(
         row = rows[short]
         label.ambiguous.discard(path)
         break
+    if row is not None:
+      label.named.add(path)
     row = row or Label()
     beside = sidecar(path)
     return Label(row.caption or beside.caption, {**beside.tags, **row.tags})
 
-  label.ambiguous = set()
+  label.ambiguous, label.named = set(), set()
   return label
 
 
@@ -87,19 +89,26 @@ def sidecar(path: Path) -> Label:
 
   A sidecar that cannot be read counts as none: the audio is still good.
   """
-  for suffix in (".json", ".txt"):
-    # song.json beside song.wav, or song.wav.json.
-    for beside in (path.with_suffix(suffix), Path(str(path) + suffix)):
-      try:
-        text = beside.read_text(encoding="utf-8-sig")
-        return (
-          from_row(json.loads(text))
-          if suffix == ".json"
-          else Label(text.strip())
-        )
-      except (OSError, ValueError, UserError):
-        continue
+  for beside in sidecars(path):
+    try:
+      text = beside.read_text(encoding="utf-8-sig")
+      return (
+        from_row(json.loads(text))
+        if beside.suffix == ".json"
+        else Label(text.strip())
+      )
+    except (OSError, ValueError, UserError):
+      continue
   return Label()
+
+
+def sidecars(path: Path) -> list[Path]:
+  """Where `sidecar` looks: song.json beside song.wav, or song.wav.json."""
+  return [
+    beside
+    for suffix in (".json", ".txt")
+    for beside in (path.with_suffix(suffix), Path(str(path) + suffix))
+  ]
 
 
 def from_row(row: dict) -> Label:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import soundfile
 
-from mmdcodec.audio import files
+from mmdcodec.audio import files, melody
 from mmdcodec.data import tokens
 from mmdcodec.data.source import Source
 from mmdcodec.errors import UserError
@@ -62,12 +62,12 @@ def encoded(
     clips = list(readers.map(lambda i: _read(source, codec, i), indices))
     here = free.get()
     try:
-      codes = _encode(here, [x for _, x in clips], rows)
+      codes = _encode(here, [x for _, _, x in clips], rows)
     finally:
       free.put(here)
     return [
-      tokens.record(each, record)
-      for each, (record, _) in zip(codes, clips, strict=True)
+      tokens.record(each, classes, record)
+      for each, (record, classes, _) in zip(codes, clips, strict=True)
     ]
 
   waiting = collections.deque()
@@ -92,13 +92,16 @@ def _on(codec: LoadedCodec, device: jax.Device) -> LoadedCodec:
 
 def _read(
   source: Source, codec: LoadedCodec, index: int
-) -> tuple[dict, np.ndarray]:
-  """A record, and its audio as the codec takes it."""
+) -> tuple[dict, np.ndarray, np.ndarray]:
+  """A record, its melody, and its audio as the codec takes it."""
   record = source[index]
   with soundfile.SoundFile(io.BytesIO(record.pop("audio"))) as sound:
     x = sound.read(dtype="float32", always_2d=True)
+  rate = record["rate"]
+  tune = files.resample(files.mix(x, 1), rate=rate, to=melody.RATE)
+  classes = melody.pitch_classes(tune, melody.RATE)
   x = files.mix(x, codec.channels)
-  return record, files.resample(x, rate=record["rate"], to=codec.rate)
+  return record, classes, files.resample(x, rate=rate, to=codec.rate)
 
 
 def _encode(

@@ -136,12 +136,14 @@ def fixed_batches(
     channels: channels of the crops.
     count: number of batches.
     distinct: for statistics, which overlapping crops would make look better
-      than they are: each crop is of another record, and says of which file.
+      than they are: each crop is of another record, and says of which file,
+      and what the caption of that is.
 
   Returns:
     `count` dicts as those of `batches`. If `distinct`, at most as many as the
-    records fill, each with `source` too, a list of str: the data set and file
-    that each crop was cut from, equal for crops of one file.
+    records fill, each with two lists of str as well: `source`, the data set and
+    file that each crop was cut from, equal for crops of one file; and
+    `caption`.
 
   Raises:
     UserError: not a data set, or `distinct` and fewer records than a batch.
@@ -156,7 +158,7 @@ def fixed_batches(
         " records; take a smaller batch or more music."
       )
   samples = max(1, round(seconds * rate))
-  rows, names = [], []
+  rows, told = [], []
   for k, record, where in order.spread(sources, batch * count):
     x = crop(
       sources[k].flac(record),
@@ -166,14 +168,14 @@ def fixed_batches(
       channels=channels,
     )
     rows.append(_padded(x, samples))
-    names.append((k, record))
+    if distinct:
+      words = sources[k][record]
+      told.append((f"{sources[k].path}: {words['path']}", words["caption"]))
   found = order.stacked(rows, batch)
   if distinct:
     for i, each in enumerate(found):
-      each["source"] = [
-        f"{sources[k].path}: {sources[k][record]['path']}"
-        for k, record in names[i * batch : (i + 1) * batch]
-      ]
+      mine = told[i * batch : (i + 1) * batch]
+      each["source"], each["caption"] = map(list, zip(*mine, strict=True))
   return found
 
 

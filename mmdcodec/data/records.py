@@ -13,7 +13,7 @@ summary in `mmdcodec.json`, and in `skipped.jsonl` the files left out.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +150,7 @@ def prepare(
   seconds: float = 20.0,
   captions: str | os.PathLike | None = None,
   only: dict[str, str] | None = None,
+  paths: Collection[Path] | None = None,
   workers: int | None = None,
   progress: bool = True,
   force: bool = False,
@@ -172,6 +173,7 @@ def prepare(
     captions: a table of captions and tags (see `mmdcodec.data.captions`), the
       `tracks.csv` of FMA or the CSV of MusicCaps.
     only: tags that a file must have to be taken, such as {"split": "train"}.
+    paths: the files to take, of those that `files.find` gives; None for all.
     workers: files in work at a time; None is one for each CPU.
     progress: whether to show a progress line on stderr.
     force: whether to replace a data set that is there already.
@@ -182,6 +184,7 @@ def prepare(
   Raises:
     UserError: nothing to read, nothing readable, a caption file that does not
       fit, or `out` exists.
+    ValueError: no file of the folder is among `paths`.
   """
   # Through links: what is replaced is the folder that one leads to.
   folder, out = Path(folder), Path(os.path.realpath(out))
@@ -198,7 +201,12 @@ def prepare(
   check_out(out, force, "audio")
   builder = builder_for(table)
   report = Report(rate=rate, channels=channels, path=str(out))
-  sources = _only(_sources(folder, table, builder, report), only)
+  sources = _sources(folder, table, builder, report)
+  if paths is not None:
+    sources, report.skipped = [s for s in sources if s.path in paths], []
+    if not sources:
+      raise ValueError(f"none of the paths is an audio file of {folder}")
+  sources = _only(sources, only)
   out.parent.mkdir(parents=True, exist_ok=True)
   with Unfinished(out) as scratch:
     data = _build(
@@ -257,7 +265,9 @@ def _sources(
     raise UserError(
       f"{folder}: no audio files{others}; expected {' '.join(files.SUFFIXES)}."
     )
-  if table and not any(s.label != captions.Label() for s in found.values()):
+  # Captions in files beside the audio are none of the table's.
+  labelled = {p for p, s in found.items() if s.label != captions.Label()}
+  if table and not getattr(labels, "named", labelled):
     raise UserError(
       f"{table}: no row names any of the {len(found)} audio files in {folder},"
       f" such as {next(iter(found)).relative_to(root)}; paths may be relative"

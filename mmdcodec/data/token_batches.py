@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from mmdcodec.audio import melody as melody_lib
 from mmdcodec.data import order
 from mmdcodec.data.order import Batches, Datasets
 from mmdcodec.data.tokens import TokenSource
@@ -20,6 +21,7 @@ def token_batches(
   batch: int,
   frames: int,
   seed: int = 0,
+  melody: int = 0,
   codec: str | None = None,
   threads: int | None = None,
   process_index: int | None = None,
@@ -37,6 +39,7 @@ def token_batches(
     batch: crops of one step on all hosts together.
     frames: length of a crop.
     seed: of order and crops.
+    melody: frames of the melody that each crop begins with; 0: none.
     codec: hash of the codec that the data sets must be of; None for any, but
       the same one.
     threads: batches made at a time; None is one for each CPU, at most 16.
@@ -46,7 +49,8 @@ def token_batches(
   Returns:
     `Batches`: dicts of `codes`, int32 `[batch / hosts, frames, codebooks]`,
     `lengths`, int32 `[batch / hosts]`, the frames that are not padding, and
-    `caption`, str in an object array `[batch / hosts]`.
+    `caption`, str in an object array `[batch / hosts]`; with `melody` int32
+    `[batch / hosts, melody]`, pitch classes.
 
   Raises:
     UserError: not a token data set, or not of the codec, or an argument out of
@@ -56,7 +60,7 @@ def token_batches(
   return order.batches(
     sources,
     weights,
-    _Crop(sources, frames),
+    _Crop(sources, frames, melody),
     batch=batch,
     seed=seed,
     threads=threads,
@@ -71,6 +75,7 @@ def fixed_token_batches(
   batch: int,
   frames: int,
   count: int,
+  melody: int = 0,
   codec: str | None = None,
 ) -> list[dict]:
   """Batches for evaluation: always the same crops, spread over all records.
@@ -80,6 +85,7 @@ def fixed_token_batches(
     batch: crops in a batch.
     frames: length of a crop.
     count: number of batches.
+    melody: as for `token_batches`.
     codec: as for `token_batches`.
 
   Returns:
@@ -91,30 +97,42 @@ def fixed_token_batches(
   sources, _ = _open(datasets, frames, codec)
   places = order.spread(sources, batch * count)
   rows = [
-    crop(sources[k][record], where, frames) for k, record, where in places
+    crop(sources[k], record, where, frames, melody)
+    for k, record, where in places
   ]
   return order.stacked(rows, batch)
 
 
-def crop(record: dict, where: float, frames: int) -> dict:
+def crop(
+  source: TokenSource, index: int, where: float, frames: int, melody: int = 0
+) -> dict:
   """Frames of a record, padded with zeros if it has fewer.
 
   Args:
-    record: of a `TokenSource`.
+    source: the data set.
+    index: of the record.
     where: in [0, 1), the start as a fraction of all the starts there are.
     frames: length of the crop.
+    melody: frames of its melody; one that ends before begins again.
 
   Returns:
-    `codes`, int32 `[frames, codebooks]`, `lengths` and `caption`.
+    `codes`, int32 `[frames, codebooks]`, `lengths`, `caption`, and `melody`
+    int32 `[melody]` if it was asked for.
   """
+  record = source[index]
   start = int(where * max(1, len(record["codes"]) - frames + 1))
   codes = record["codes"][start : start + frames]
-  return {
+  found = {
     "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),
     "lengths": np.int32(len(codes)),
     # An object: as NumPy's own text, a batch takes rows times the longest.
     "caption": np.array(record["caption"], object),
   }
+  if melody:
+    per_frame = melody_lib.RATE / melody_lib.HOP / source.frame_rate
+    tune = record["melody"][round(start * per_frame) :]
+    found["melody"] = melody_lib.fit(tune, melody)
+  return found
 
 
 @dataclass(frozen=True)
@@ -123,10 +141,11 @@ class _Crop(grain.transforms.RandomMap):
 
   sources: list[TokenSource]
   frames: int
+  melody: int
 
   def random_map(self, element, rng: np.random.Generator) -> dict:
     k, record = element
-    return crop(self.sources[k][record], rng.random(), self.frames)
+    return crop(self.sources[k], record, rng.random(), self.frames, self.melody)
 
 
 def _open(datasets, frames: int, codec: str | None):

@@ -1,8 +1,9 @@
 """Data sets of tokens: the codes of audio records, what language models read.
 
 A data set of tokens is a folder like one of audio (see `records.py`). Each of
-its records has the codes of one record of audio, in the same order, with what
-that record says of its music: caption, tags, path and position. The summary
+its records has the codes of one record of audio, in the same order, its melody
+(see `audio.melody`), and what that record says of its music: caption, tags,
+path and position. The summary
 names the codec by the hash of its weights; codes of another codec mean
 something else.
 """
@@ -24,6 +25,7 @@ def features() -> tfds.features.FeaturesDict:
     {
       "codes": tfds.features.Tensor(shape=(), dtype=np.object_),
       "frames": np.int64,
+      "melody": tfds.features.Tensor(shape=(), dtype=np.object_),
       "caption": tfds.features.Text(),
       "tags": tfds.features.Text(),
       "path": tfds.features.Text(),
@@ -32,17 +34,19 @@ def features() -> tfds.features.FeaturesDict:
   )
 
 
-def record(codes: np.ndarray, audio: dict) -> dict:
+def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
   """The features of a record.
 
   Args:
     codes: [frames, codebooks], each less than 65536.
+    melody: of `audio.melody.pitch_classes`, at its own rate.
     audio: the record of audio that they are of (see `source.Source`).
   """
   return {
     # C order, little-endian: the codebooks of a frame lie side by side.
     "codes": codes.astype(_CODES).tobytes(),
     "frames": len(codes),
+    "melody": melody.astype(np.uint8).tobytes(),
     **{name: audio[name] for name in ("caption", "tags", "path", "position")},
   }
 
@@ -66,8 +70,13 @@ class TokenSource(Records):
     self.frame_rate = float(self.summary["frame_rate"])
 
   def __getitem__(self, index: int) -> dict:
-    """A record: `codes` int32 [frames, codebooks], text is str."""
+    """A record: `codes` int32 [frames, codebooks], `melody`; text is str."""
     feature = self.features(index)
     codes = np.frombuffer(feature["codes"].bytes_list.value[0], _CODES)
     codes = codes.reshape(-1, self.codebooks).astype(np.int32)
-    return {"codes": codes, **labels(feature)}
+    melody = np.frombuffer(feature["melody"].bytes_list.value[0], np.uint8)
+    return {
+      "codes": codes,
+      "melody": melody.astype(np.int32),
+      **labels(feature),
+    }

@@ -32,11 +32,13 @@ class Clip:
     audio: samples [samples, channels] at the codec's rate.
     source: the file that it was cut from, the same for all clips of one; ""
       where that is not known, as of clips that were saved.
+    caption: of that file, "" if it has none.
   """
 
   name: str
   audio: np.ndarray
   source: str = ""
+  caption: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,7 @@ def collect(
     UserError: nothing is there, or nothing can be read.
   """
   from mmdcodec.audio import files
+  from mmdcodec.data import captions
 
   source = pathlib.Path(source)
   if _is_dataset(source):
@@ -121,7 +124,8 @@ def collect(
       log(f"left out: {error}")
       continue
     name = path.relative_to(root).as_posix()
-    clips.append(Clip(name, x, source=name))
+    caption = captions.sidecar(path).caption
+    clips.append(Clip(name, x, source=name, caption=caption))
   if not clips:
     raise UserError(f"{source}: no file could be read ({problem})")
   return clips
@@ -283,10 +287,11 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
   )
 
 
-# What `save` and the page of `mmdcodec evaluate` write into a folder.
+# What `save` and the pages of `mmdcodec evaluate` write into a folder.
 OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
 OUTPUTS += ("codebook_use.png", "dependence.png", "spectrogram-[0-9]*.png")
 OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
+OUTPUTS += ("audio/[0-9]*-sample.flac",)
 
 
 def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
@@ -344,6 +349,7 @@ def _crops(path, rate, channels, seconds, count) -> list[Clip]:
       f"crop {i}",
       each["audio"][0, : each["lengths"][0]],
       source=each["source"][0],
+      caption=each["caption"][0],
     )
     for i, each in enumerate(found)
   ]

@@ -7,6 +7,7 @@ is given.
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -69,12 +70,36 @@ def spectrogram_pair(
   Returns:
     PNG.
   """
-  levels = [_mel_level(u, rate) for u in (x, y)]
+  return spectrograms(
+    dict(zip(titles, (x, y), strict=True)), rate=rate, path=path
+  )
+
+
+def spectrograms(
+  audio: Mapping[str, np.ndarray],
+  *,
+  rate: int,
+  path: str | os.PathLike | None = None,
+) -> bytes:
+  """Mel spectrograms side by side, on one scale of colours.
+
+  Args:
+    audio: title -> [samples] or [samples, channels] (mixed to one).
+    rate: Hz of all of them.
+    path: of a PNG file to write, or None.
+
+  Returns:
+    PNG.
+  """
+  levels = [_mel_level(x, rate) for x in audio.values()]
   peak = max(level.max() for level in levels)
-  figure = new_figure(10, 3.2)
-  axes = figure.subplots(1, 2, sharex=True, sharey=True)
+  figure = new_figure(5 * len(levels), 3.2)
+  axes = figure.subplots(
+    1, len(levels), sharex=True, sharey=True, squeeze=False
+  )
+  axes = axes[0]
   top = float(_mel(rate / 2))
-  for axis, level, title, u in zip(axes, levels, titles, (x, y), strict=True):
+  for axis, level, title in zip(axes, levels, audio, strict=True):
     image = axis.imshow(
       level.T,
       origin="lower",
@@ -83,7 +108,7 @@ def spectrogram_pair(
       interpolation="nearest",
       vmin=peak - RANGE,
       vmax=peak,
-      extent=(0, len(u) / rate, 0, top),
+      extent=(0, len(audio[title]) / rate, 0, top),
     )
     axis.set_title(title)
     axis.set_xlabel("time (s)")

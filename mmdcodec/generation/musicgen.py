@@ -13,13 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec import platform
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding, order, prompts, windows
 from mmdcodec.models import blocks, checks, token_lm
 from mmdcodec.models.conditioning import Conditions
 from mmdcodec.models.loaded import LoadedCodec, bucket
-from mmdcodec.nn import cache
 from mmdcodec.parallel import rules
 
 
@@ -74,7 +72,7 @@ class LoadedMusic:
     self.frame_rate = self.codec.frame_rate
     self.seconds = model.frames / self.frame_rate
     self._mesh, self._assets = None, assets or {}
-    self._params = self._form(jax.device_put(variables["params"]))
+    self._params = decoding.prepare(model, jax.device_put(variables["params"]))
     self._condition = jax.jit(
       lambda params, inputs: model.apply(
         {"params": params}, inputs, method="condition"
@@ -100,14 +98,7 @@ class LoadedMusic:
     self._mesh = mesh
     params = self.variables["params"]
     where = rules.shardings(params, mesh, rules.LM_RULES)
-    self._params = self._form(jax.device_put(params, where))
-
-  def _form(self, params: dict) -> dict:
-    """Parameters as the decoding loop is fastest with, see `nn.cache`."""
-    if platform.traced_for() != "cpu":
-      return params
-    own = cache.by_block(params["transformer"], self.model.layers)
-    return {**params, "transformer": own}
+    self._params = decoding.prepare(self.model, jax.device_put(params, where))
 
   # ------------------------------------------------------------------ public
 

@@ -65,6 +65,28 @@ def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
   return Pieces(assets[TOKENIZER_FILE])
 
 
+def tokenize_cut(
+  tokenizer: Bytes | Pieces, texts: Sequence[str], size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Texts as one array of a given size; what is longer is cut.
+
+  Args:
+    tokenizer: of the model.
+    texts: an empty one asks for nothing.
+    size: tokens of the array.
+
+  Returns:
+    (tokens int32 [batch, size], their number in each text int32 [batch], which
+    texts are not empty bool [batch]).
+  """
+  out = np.zeros((len(texts), size), np.int32)
+  lengths = np.zeros(len(texts), np.int32)
+  for i, text in enumerate(texts):
+    tokens = tokenizer.encode(text)[:size]
+    out[i, : len(tokens)], lengths[i] = tokens, len(tokens)
+  return out, lengths, np.array([bool(text.strip()) for text in texts])
+
+
 def tokenize(
   tokenizer: Bytes | Pieces, texts: Sequence[str], longest: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

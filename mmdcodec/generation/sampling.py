@@ -56,25 +56,28 @@ def draw(
     temperature: scalar; at 0 the likeliest code is taken.
     top_p: scalar: only the likeliest codes that together have this probability
       (Holtzman et al. 2020, arXiv 1904.09751), at the temperature; None: all.
-    top_k: only so many of the likeliest codes (and equals of the last); 0: all.
+    top_k: only so many of the likeliest codes; 0: all.
       With top_p too, both hold.
 
   Returns:
     int32 [batch, codebooks].
   """
-  size = logits.shape[-1]
-  if 0 < top_k < size:
-    least = jax.lax.top_k(logits, top_k)[0][..., -1:]
-    logits = jnp.where(logits < least, -jnp.inf, logits)
+  kept = None
+  if 0 < top_k < logits.shape[-1]:
+    # Only what may be drawn goes on: noise for all codes costs more than this.
+    logits, kept = jax.lax.top_k(logits, top_k)
   if top_p is not None:
     share = jax.nn.softmax(logits / jnp.maximum(temperature, 1e-6))
-    ordered = jnp.sort(share, descending=True)
+    ordered = jnp.sort(share, descending=True) if kept is None else share
     before = jnp.cumsum(ordered, axis=-1) - ordered
     # The likeliest code has nothing before it: it always stays.
-    kept = jnp.where((before < top_p) | (before == 0), ordered, jnp.inf)
-    least = jnp.min(kept, axis=-1, keepdims=True)
+    inside = jnp.where((before < top_p) | (before == 0), ordered, jnp.inf)
+    least = jnp.min(inside, axis=-1, keepdims=True)
     logits = jnp.where(share < least, -jnp.inf, logits)
   # The largest of logits plus Gumbel noise is a draw of the softmax. Noise is
   # scaled instead of logits, so that temperature 0 needs no case of its own.
   noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-  return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+  drawn = jnp.argmax(logits + temperature * noise, axis=-1)
+  if kept is not None:
+    drawn = jnp.take_along_axis(kept, drawn[..., None], axis=-1)[..., 0]
+  return drawn.astype(jnp.int32)

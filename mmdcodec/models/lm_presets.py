@@ -77,7 +77,7 @@ PRESETS = {
     hidden=64,
     text=dict(
       tokenizer="bytes",
-      longest=64,
+      longest=256,
       encoder=dict(
         vocabulary=257, width=16, layers=1, heads=2, head_dim=8, hidden=32
       ),

@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from mmdcodec.audio import melody
 from mmdcodec.data import token_batches, tokens
 from mmdcodec.errors import UserError
 from mmdcodec.generation import prompts
+from mmdcodec.losses import cross_entropy
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.nn.conv import length_mask
@@ -53,7 +54,6 @@ class LMTask:
     """
     self.config = config
     self.model = token_lm.from_config(config["model"])
-    self.pattern = self.model.pattern_of(self.model.frames)
     lora = config["lora"]
     self.trainable = Trainable(
       freeze=config["freeze"],
@@ -61,11 +61,18 @@ class LMTask:
       alpha=lora["alpha"],
       on=lora["on"],
     )
-    for name in ("condition_dropout", "text_dropout"):
+    for name in ("condition_dropout", "text_dropout", "melody_dropout"):
       if not 0 <= config[name] <= 1:
         raise UserError(
           f"{name} is {config[name]}; it is a share, from 0 to 1."
         )
+    heard = self.model.melody
+    ours = (melody.RATE, melody.WINDOW, melody.HOP)
+    if heard and tuple(heard[k] for k in ("rate", "window", "hop")) != ours:
+      raise UserError(
+        "model.melody has another rate, window or hop than the melodies in data"
+        f" sets of tokens, {ours}."
+      )
     self._measure = jax.jit(self._measure_batch)
 
   @property
@@ -120,6 +127,7 @@ class LMTask:
         datasets,
         batch=self.config["batch"],
         frames=self.model.frames,
+        melody=self.melody_frames,
         seed=seed,
         codec=self.codec_hash(),
       ),
@@ -139,6 +147,7 @@ class LMTask:
           datasets,
           batch=self.config["batch"],
           frames=self.model.frames,
+          melody=self.melody_frames,
           count=self.config["data"]["valid_batches"],
           codec=self.codec_hash(),
         ),
@@ -172,27 +181,24 @@ class LMTask:
           )
 
   def _placeable(self):
-    """Captions as tokens, for everything that a batch says."""
+    """What turns the captions of a batch into tokens, which devices take."""
+    arrays = ("codes", "lengths", "melody")
+    take = lambda batch: {k: batch[k] for k in arrays if k in batch}
     if not self.model.text:
-      return lambda batch: {k: batch[k] for k in ("codes", "lengths")}
+      return take
     tokenizer = prompts.make_tokenizer(
       self.model.text["tokenizer"], self.assets()
     )
 
     def convert(batch: dict) -> dict:
-      found = [tokenizer.encode(caption) for caption in batch["caption"]]
-      # One size for all batches: what is longer is cut.
-      ids = np.zeros((len(found), self.text_tokens), np.int32)
-      lengths = np.zeros(len(found), np.int32)
-      for i, each in enumerate(found):
-        each = each[: self.text_tokens]
-        ids[i, : len(each)], lengths[i] = each, len(each)
-      return {
-        "codes": batch["codes"],
-        "lengths": batch["lengths"],
-        "text": ids,
+      # One size for all batches.
+      text, lengths, has_text = prompts.tokenize_cut(
+        tokenizer, batch["caption"], self.text_tokens
+      )
+      return take(batch) | {
+        "text": text,
         "text_lengths": lengths,
-        "has_text": np.array([bool(c.strip()) for c in batch["caption"]]),
+        "has_text": has_text,
       }
 
     return convert
@@ -201,6 +207,11 @@ class LMTask:
   def text_tokens(self) -> int:
     """Of a caption, at most."""
     return min(self.config["data"]["text_tokens"], self.model.text["longest"])
+
+  @property
+  def melody_frames(self) -> int:
+    """Of the melody of an example; 0 for a model without."""
+    return self.model.melody["frames"] if self.model.melody else 0
 
   def assets(self) -> dict[str, bytes]:
     """Further files that a bundle of the model needs: its tokenizer's."""
@@ -230,6 +241,8 @@ class LMTask:
       found["text"] = shape(self.text_tokens)
       found["text_lengths"] = shape()
       found["has_text"] = shape(dtype=jnp.bool_)
+    if self.melody_frames:
+      found["melody"] = shape(self.melody_frames)
     return found
 
   # ------------------------------------------------------------------- model
@@ -260,31 +273,23 @@ class LMTask:
     return {"params": params}
 
   def _inputs(self, batch: dict) -> Inputs | None:
-    if not self.model.text:
-      return None
-    return Inputs(
-      text=batch["text"],
-      text_mask=length_mask(batch["text_lengths"], batch["text"].shape[1]),
-      has_text=batch["has_text"],
-    )
+    # Of what the data does not have there is none: tokens of a joint embedding.
+    inputs = token_lm.nothing(self.model, batch["codes"].shape[0])
+    if self.model.text:
+      inputs = inputs.replace(
+        text=batch["text"],
+        text_mask=length_mask(batch["text_lengths"], batch["text"].shape[1]),
+        has_text=batch["has_text"],
+      )
+    if self.melody_frames:
+      inputs = inputs.replace(melody=batch["melody"])
+    return inputs
 
   def _cross_entropy(self, params, batch, inputs, **options):
-    """Nats of every code: float32 [batch, steps, codebooks], and their mask."""
-    codes, lengths = batch["codes"], batch["lengths"]
-    special, frame_of = self.model.special, self.pattern.frame_of
-    # Padding is no code, neither to be read nor to be predicted.
-    valid = length_mask(lengths, codes.shape[1])[..., None]
-    given = self.pattern.build(jnp.where(valid, codes, special), special)
-    given = rules.constrain(given, "batch", None, None)
-    logits = self.model.apply(
-      {"params": params}, given[:, :-1], inputs, **options
+    """See `losses.cross_entropy`."""
+    return cross_entropy.cross_entropy(
+      self.model, params, batch["codes"], batch["lengths"], inputs, **options
     )
-    wanted = given[:, 1:]
-    mask = (frame_of[1:] >= 0) & (wanted != special)
-    nats = optax.softmax_cross_entropy_with_integer_labels(
-      logits, jnp.where(mask, wanted, 0)
-    )
-    return jnp.where(mask, nats, 0.0), mask
 
   def loss(
     self,
@@ -312,13 +317,16 @@ class LMTask:
       The loss, and (collections, carried, metrics).
     """
     del step, phase
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     inputs, count = self._inputs(batch), batch["codes"].shape[0]
     if inputs is not None:
       keep = lambda key, share: jax.random.uniform(key, (count,)) >= share
       inputs = inputs.without(keep(keys[0], self.config["condition_dropout"]))
       inputs = inputs.without(
         keep(keys[1], self.config["text_dropout"]), "text"
+      )
+      inputs = inputs.without(
+        keep(keys[3], self.config["melody_dropout"]), "melody"
       )
     nats, mask = self._cross_entropy(
       self.trainable.join(params, collections),
@@ -350,20 +358,14 @@ class LMTask:
       batches: placed global batches.
 
     Returns:
-      `bits_per_frame`, the sum over codebooks; and for each codebook
-      `cross_entropy` (nats per code) and `perplexity`.
+      See `cross_entropy.summary`.
     """
     found = [
       jax.tree.map(np.float64, jax.device_get(self._measure(variables, batch)))
       for batch in batches
     ]
     nats, count = (sum(parts) for parts in zip(*found, strict=True))
-    each = nats / np.maximum(count, 1)
-    return {
-      "bits_per_frame": each.sum() / math.log(2),
-      "cross_entropy": each,
-      "perplexity": np.exp(each),
-    }
+    return cross_entropy.summary(nats, count)
 
   # ------------------------------------------------------------------ bundle
 

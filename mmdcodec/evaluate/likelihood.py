@@ -1,0 +1,172 @@
+"""How well a music model knows music that it has not heard, in bits.
+
+The cross-entropy of training (`losses.cross_entropy`) over whole clips: longer
+ones are cut into windows of what the model was trained on, each of which it
+begins knowing nothing but the text.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.evaluate import coded_size
+from mmdcodec.generation import prompts
+from mmdcodec.losses import cross_entropy
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.loaded import bucket
+
+# Windows that are measured at a time.
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+  """What a model makes of clips.
+
+  Attributes:
+    nats: float64 [clips, codebooks], of all codes of a clip together.
+    counts: int64 [clips, codebooks], of its codes.
+  """
+
+  nats: np.ndarray
+  counts: np.ndarray
+
+  @property
+  def summary(self) -> dict:
+    """Over all clips, see `losses.cross_entropy.summary`."""
+    return cross_entropy.summary(self.nats.sum(0), self.counts.sum(0))
+
+  @property
+  def bits_per_frame(self) -> float:
+    """Over all clips, longer ones counting more."""
+    return float(self.summary["bits_per_frame"])
+
+  @property
+  def of_clips(self) -> np.ndarray:
+    """Bits per frame of each clip: float64 [clips]."""
+    return (self.nats / self.counts).sum(1) / math.log(2)
+
+
+def measure(
+  music,
+  codes: Sequence[np.ndarray],
+  texts: Sequence[str] | None = None,
+  *,
+  seconds: float | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> Likelihood:
+  """Cross-entropy of clips under a music model.
+
+  Args:
+    music: a `LoadedMusic`.
+    codes: of each clip, int [frames, codebooks], of the model's codec.
+    texts: of each clip; what is longer than the model takes is cut. None:
+      without texts.
+    seconds: of a window; those of the model by default and at most.
+    progress: is told (windows measured, windows in all).
+
+  Returns:
+    See `Likelihood`.
+
+  Raises:
+    UserError: no codes, or another number of texts.
+  """
+  codes = [np.asarray(each, np.int32) for each in codes]
+  texts = [""] * len(codes) if texts is None else list(texts)
+  if not codes or not all(len(each) for each in codes):
+    raise UserError("there is nothing to measure: every clip needs a frame.")
+  if len(texts) != len(codes):
+    raise UserError(
+      f"there are {len(texts)} texts of {len(codes)} clips; give one of each."
+    )
+  # Nothing is computed backwards.
+  model = music.model.clone(remat="none")
+  most = math.inf if seconds is None else round(seconds * music.frame_rate)
+  most = max(1, min(most, model.frames))
+  windows = [
+    (clip, start)
+    for clip, each in enumerate(codes)
+    for start in range(0, len(each), most)
+  ]
+  # Sizes that few programs serve.
+  size = min(most, bucket(max(map(len, codes))))
+  inputs = _texts(music, texts)
+  params = jax.device_put(music.variables["params"])
+  shape = (len(codes), model.codebooks)
+  nats, counts = np.zeros(shape), np.zeros(shape, np.int64)
+  for done in range(0, len(windows), BATCH):
+    here = windows[done : done + BATCH]
+    batch = np.zeros((BATCH, size, model.codebooks), np.int32)
+    lengths, rows = np.zeros(BATCH, np.int32), np.zeros(BATCH, np.int32)
+    for row, (clip, start) in enumerate(here):
+      part = codes[clip][start : start + most]
+      batch[row, : len(part)], lengths[row], rows[row] = part, len(part), clip
+    mine = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
+    found = jax.device_get(_sums(model, params, batch, lengths, mine))
+    for row, (clip, _) in enumerate(here):
+      nats[clip] += found[0][row]
+      counts[clip] += found[1][row]
+    if progress is not None:
+      progress(done + len(here), len(windows))
+  return Likelihood(nats, counts)
+
+
+def counted(
+  codes: Sequence[np.ndarray], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """What the codes cost without a language model, in bits per frame.
+
+  Ideal adaptive coders (`coded_size`), which know nothing at first and count
+  what they have seen of these very clips.
+
+  Args:
+    codes: of each clip, int [frames, codebooks].
+    size: codes in a codebook.
+
+  Returns:
+    float64 [codebooks] twice: of each codebook by itself (unigram), and of each
+    code given the one before it (bigram).
+  """
+  together = np.concatenate(codes)
+  starts = np.cumsum([0, *map(len, codes[:-1])])
+  before = np.roll(together, 1, axis=0)
+  before[starts] = size  # no code
+  found = []
+  for x, last in zip(together.T, before.T, strict=True):
+    unigram = coded_size.coder_bits(x, size, [])
+    bigram = coded_size.coder_bits(x, size, [last])
+    found.append(
+      (
+        coded_size.mixture_bits([unigram]),
+        coded_size.mixture_bits([unigram, bigram]),
+      )
+    )
+  unigram, bigram = np.array(found).T / len(together)
+  return unigram, bigram
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(model, params, codes, lengths, inputs):
+  """Nats and number of the codes of each row: [batch, codebooks]."""
+  nats, mask = cross_entropy.cross_entropy(
+    model, params, codes, lengths, inputs
+  )
+  return nats.sum(1), mask.sum(1)
+
+
+def _texts(music, texts: list[str]) -> Inputs | None:
+  """Inputs of all clips, NumPy arrays, with nothing but texts in them."""
+  inputs = jax.tree.map(np.asarray, token_lm.nothing(music.model, len(texts)))
+  if not music.model.text:
+    return inputs
+  longest = max(len(music.tokenizer.encode(each)) for each in texts)
+  size = min(bucket(longest), music.model.text["longest"])
+  tokens, lengths, has_text = prompts.tokenize_cut(music.tokenizer, texts, size)
+  mask = np.arange(size) < lengths[:, None]
+  return inputs.replace(text=tokens, text_mask=mask, has_text=has_text)
