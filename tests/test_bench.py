@@ -161,3 +161,26 @@ def test_memory_of_the_macro_batch():
   }
   assert sizes["plain jnp"] > 4000
   assert max(sizes[name] for name in ESTIMATORS) < 128
+
+
+def test_bench_lm_prints_every_way(capsys, compile_fast):
+  """Catches a way that no longer runs, and a cache of another size."""
+  from mmdcodec.bench import lm
+  from mmdcodec.models import token_lm
+
+  small = ["--config=lm_small:tiny", "--steps=9", "--runs=1"]
+  assert main(["bench", "lm", *small]) == 0
+  table = capsys.readouterr().out
+  for name in ("batch 1", "batch 1, guidance", "batch 8"):
+    line = next(x for x in table.splitlines() if x.startswith(name + "  "))
+    assert all(float(x) > 0 for x in line.removeprefix(name).split())
+  line = next(x for x in table.splitlines() if x.startswith("cache"))
+  held, formula = line.split(": ")[1].split(" bytes; 2 x")
+  assert held == formula.split("= ")[1] == f"{2 * 2 * 9 * 32 * 4:,}"
+  # By hand: all weights but those that keys of the prompt take, and tables.
+  fields = token_lm.preset("tiny", text=None, layers=1, width=8, hidden=16)
+  model = token_lm.from_config(fields)
+  params = lm.random_params(model)
+  weights = 4 * 64 + 2 * 64 + 2 * 128 + 4 * 2 * 8 + 4 * 8 * 32
+  found = lm.bytes_of_step(model, params, 10, 1, 3.0)
+  assert found == 4 * weights + 2 * (2 * 10 * 8 * 4) / 2

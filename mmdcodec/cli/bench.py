@@ -7,7 +7,7 @@ from mmdcodec.errors import UserError
 
 HELP = "measure speed and memory beside their floors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
-SUBJECTS = ("codec", "data", "independence")
+SUBJECTS = ("codec", "lm", "data", "independence")
 PARSES_REST = True
 
 

@@ -35,9 +35,9 @@ def add_arguments(parser):
 
 
 def run(args, rest):
-  """Runs what is missing, then prints the table."""
+  """Runs what is missing, prints the table; 75 if asked to stop before."""
   module = importlib.import_module(f"mmdcodec.cli.experiment_{args.name}")
-  module.run(args, rest)
+  return module.run(args, rest)
 
 
 def add_common(parser, *, seeds: int) -> None:

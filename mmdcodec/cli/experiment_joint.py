@@ -32,10 +32,11 @@ def add_arguments(parser):
 
 
 def run(args, rest):
-  """Runs what is missing, then prints the table."""
+  """Runs what is missing, prints the table; 75 if asked to stop before."""
   from mmdcodec.cli import common, configs
   from mmdcodec.experiments import joint
   from mmdcodec.generation import patterns
+  from mmdcodec.train import preemption
 
   if not any(argument.startswith("--config=") for argument in rest):
     rest = ["--config=lm_small", *rest]
@@ -50,15 +51,19 @@ def run(args, rest):
   names = [name.strip() for name in args.patterns.split(",") if name.strip()]
   for name in names:
     patterns.make(name, 2)
-  found = joint.run(
-    config,
-    args.workdir,
-    codecs=codecs,
-    train=args.train,
-    valid=args.valid,
-    patterns=names,
-    seeds=args.seeds,
-    log=lambda line: print(line, flush=True),
-  )
+  try:
+    found = joint.run(
+      config,
+      args.workdir,
+      codecs=codecs,
+      train=args.train,
+      valid=args.valid,
+      patterns=names,
+      seeds=args.seeds,
+      log=lambda line: print(line, flush=True),
+    )
+  except preemption.Preempted:
+    return preemption.EXIT_CODE
   print("\n" + common.format_table(*joint.table(found)))
   print(f"\nresults.json and table.md: {args.workdir}")
+  return 0

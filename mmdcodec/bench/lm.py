@@ -1,0 +1,266 @@
+"""`mmdcodec bench lm`: how fast a language model draws, beside its floor.
+
+One token after the other, a batch of one must read every weight once per step:
+that is the floor, at the bandwidth of this machine measured in the same run.
+All ways take turns in one run. Where `transformers` and PyTorch are installed,
+their MusicGen decoder of the same shape takes its turns too; its weights are
+random as ours are, and not the same: times are compared, not codes.
+"""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.bench import coding, floor
+from mmdcodec.errors import UserError
+from mmdcodec.generation import decoding, windows
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Conditions
+from mmdcodec.nn import cache
+
+HELP = "a language model's decoding beside its floor"
+EXAMPLE = "mmdcodec bench lm --steps 200 --config.model.layers=24"
+PARSES_REST = True
+
+# What a prompt has, in tokens of its encoder.
+PROMPT = 16
+
+
+def add_arguments(parser):
+  """Adds the subject's arguments."""
+  parser.add_argument(
+    "--steps", type=int, default=200, help="to draw (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
+  )
+  parser.description = (
+    HELP + ". --config=NAME[:argument] is a training of a language model"
+    " (musicgen with 6 layers in float32), and --config.key=value overrides any"
+    " key of it."
+  )
+
+
+def run(args, rest):
+  """Prints the table."""
+  from mmdcodec.cli import configs
+
+  for name in ("steps", "runs"):
+    if getattr(args, name) < 1:
+      raise UserError(f"--{name} is {getattr(args, name)}; at least 1.")
+  if not any(argument.startswith("--config=") for argument in rest):
+    # Of a width that counts, and small enough for a laptop's memory.
+    rest = [
+      "--config=musicgen", "--config.model.layers=6",
+      "--config.model.dtype=float32", *rest,
+    ]  # fmt: skip
+  config = configs.parse(rest).to_dict()
+  if config["task"] != "lm":
+    raise UserError("bench lm needs the config of a language model: lm_small.")
+  # The conditions are handed over as vectors.
+  model = token_lm.from_config(
+    config["model"] | {"text": None, "melody": None, "joint": ()}
+  )
+  print(measure(model, steps=args.steps, runs=args.runs))
+
+
+def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
+  """A table of times per step, and the memory of the cache.
+
+  Args:
+    model: decoder alone; its conditions are `PROMPT` vectors.
+    steps: to draw.
+    runs: of which the median counts.
+  """
+  params = random_params(model)
+  machine = floor.Machine.measure()
+  ways, work = {}, {}
+  for name, (batch, guidance) in {
+    "batch 1": (1, 1.0),
+    "batch 1, guidance": (1, 3.0),
+    "batch 8": (8, 1.0),
+  }.items():
+    ways[name] = drawing(model, params, steps, batch, guidance)
+    work[name] = bytes_of_step(model, params, steps, batch, guidance)
+  reason = without_peer(model)
+  if not reason:
+    ways |= peer(model, steps)
+  times = coding.take_turns(ways, runs)
+  rate = machine.bandwidth
+  lines = [
+    f"{steps} steps of {model.codebooks} codes, width {model.width},"
+    f" {model.layers} layers, {PROMPT} vectors of a prompt, {model.dtype},"
+    f" median of {runs}; bandwidth {rate / 1e9:.1f} GB/s",
+    f"{'':<28}{'ms/step':>9}{'codes/s':>9}{'floor ms':>10}{'x floor':>9}",
+  ]
+  for name, seconds in times.items():
+    median = float(np.median(seconds)) / steps
+    plain = name.removesuffix(", PyTorch")
+    codes = model.codebooks * (8 if plain == "batch 8" else 1) / median
+    least = work[plain] / rate
+    lines.append(
+      f"{name:<28}{median * 1e3:9.2f}{codes:9.0f}{least * 1e3:10.2f}"
+      f"{median / least:9.2f}"
+    )
+  for name in ways:
+    if name + ", PyTorch" in times:
+      ratio = np.array(times[name + ", PyTorch"]) / np.array(times[name])
+      lines.append(
+        f"{name}: {np.median(ratio):.2f} x PyTorch's codes per second (from"
+        f" {ratio.min():.2f} to {ratio.max():.2f} over the runs)"
+      )
+  if reason:
+    lines.append(f"without PyTorch: {reason}")
+  lines.append(memory(model, params, steps))
+  return "\n".join(lines)
+
+
+def random_params(model: token_lm.TokenLM) -> dict:
+  """Parameters in the form that the decoding loop is fastest with."""
+  vectors = jnp.zeros((1, PROMPT, model.width))
+  given = None
+  if model.cross:
+    given = Conditions(vectors, jnp.ones((1, PROMPT), bool))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda s: 0.02 * rng.standard_normal(s.shape, np.float32),
+    token_lm.shapes(model, given)["params"],
+  )
+  return decoding.prepare(model, jax.device_put(params))
+
+
+def drawing(model, params, steps: int, batch: int, guidance: float):
+  """A function that draws `steps` steps, prefill included."""
+  groups = 2 if guidance != 1 else 1
+  pattern = windows.pattern_of(model, steps - model.codebooks + 1)
+  given = windows.given_tokens(
+    pattern,
+    np.full((batch, pattern.frames, model.codebooks), -1),
+    model.special,
+    steps,
+  )
+  vectors = jnp.ones((groups * batch, PROMPT, model.width))
+  mask = jnp.ones((groups * batch, PROMPT), bool)
+  request = decoding.Request(
+    conditions=Conditions(
+      *((vectors, mask) if model.cross else (None, None, vectors, mask))
+    ),
+    given=jnp.asarray(given),
+    keys=jax.random.split(jax.random.key(0), batch),
+    temperature=jnp.float32(1.0),
+    top_p=None,
+    guidance=jnp.float32(guidance),
+    text_guidance=jnp.float32(1.0),
+  )
+
+  def draw():
+    state = decoding.prefill(model, params, request, 1, count=0, groups=groups)
+    state = decoding.advance(
+      model, params, request, state, steps + 1, groups=groups, top_k=250
+    )
+    return jax.block_until_ready(state.tokens)
+
+  return draw
+
+
+def bytes_of_step(model, params, steps, batch, guidance) -> float:
+  """What a step reads at the least: weights once, and half of the cache.
+
+  Of tables of tokens a row each is read; keys and values of the condition are
+  there already.
+  """
+  items = batch * (2 if guidance != 1 else 1)
+  flat = jax.tree_util.tree_flatten_with_path(params)[0]
+  weights = 0
+  for path, leaf in flat:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if "embedding" in name or any(
+      f"cross_attention/{part}" in name for part in ("key", "value")
+    ):
+      continue
+    weights += leaf.nbytes
+  return weights + items * cache_bytes(model, steps, 1) / 2
+
+
+def cache_bytes(model: token_lm.TokenLM, steps: int, items: int) -> int:
+  """2 x layers x items x steps x width x bytes, for keys and values.
+
+  (Or width x key_heads / heads.)
+  """
+  heads = model.key_heads or model.heads
+  width = model.width * heads // model.heads
+  size = jnp.dtype(model.dtype).itemsize
+  return 2 * model.layers * items * steps * width * size
+
+
+def memory(model, params, steps: int) -> str:
+  """The cache that the loop really holds, beside the formula."""
+  transformer = token_lm.Transformer(**model.transformer_fields())
+  held = jax.eval_shape(
+    lambda: cache.empty(transformer, params["transformer"], 1, steps)
+  )
+  found = floor.size_in_bytes(held)
+  return (
+    f"cache of one item: {found:,} bytes; 2 x layers x steps x width x bytes ="
+    f" {cache_bytes(model, steps, 1):,}"
+  )
+
+
+def without_peer(model: token_lm.TokenLM) -> str | None:
+  """Why the MusicGen of transformers can't be timed beside it, or None."""
+  reasons = {
+    "timed on CPUs only": jax.default_backend() != "cpu",
+    "MusicGen has sinusoidal positions": model.positions != "sinusoidal",
+    "MusicGen attends to its prompt": not model.cross,
+    "MusicGen's heads all have keys": model.key_heads not in (0, model.heads),
+    "MusicGen's queries and keys are as they are": model.normalize,
+    "it computes in float32": model.dtype != "float32",
+  } | {
+    f"{name} is not installed": importlib.util.find_spec(name) is None
+    for name in ("transformers", "torch")
+  }
+  return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def peer(model: token_lm.TokenLM, steps: int) -> dict:
+  """The MusicGen decoder of transformers, of the same shape."""
+  import torch
+  import transformers
+
+  special = model.special
+  config = transformers.MusicgenDecoderConfig(
+    vocab_size=model.codebook_size,
+    hidden_size=model.width,
+    num_hidden_layers=model.layers,
+    num_attention_heads=model.heads,
+    ffn_dim=model.hidden,
+    num_codebooks=model.codebooks,
+    activation_function=model.activation,
+    pad_token_id=special,
+    bos_token_id=special,
+    dropout=0.0,
+  )
+  theirs = transformers.MusicgenForCausalLM(config).eval()
+
+  def draw(guidance):
+    items = 1 if guidance is None else 2
+    with torch.inference_mode():
+      return theirs.generate(
+        torch.full((model.codebooks, 1), special),
+        encoder_hidden_states=torch.ones(items, PROMPT, model.width),
+        encoder_attention_mask=torch.ones(items, PROMPT, dtype=torch.long),
+        guidance_scale=guidance,
+        # The first token is given.
+        max_length=steps + 1,
+        min_length=steps + 1,
+        do_sample=True,
+        top_k=250,
+        decoder_start_token_id=special,
+      )
+
+  return {
+    "batch 1, PyTorch": lambda: draw(None),
+    "batch 1, guidance, PyTorch": lambda: draw(3.0),
+  }
