@@ -3,7 +3,7 @@
     mmdcodec quickstart
 
 A smaller `codec_small`: 50 frames a second, 4 codebooks of 256, 1.6 kbps,
-0.5 M parameters.
+0.5 M parameters, with the independence loss.
 """
 
 from mmdcodec.configs import codec_small, common
@@ -18,7 +18,15 @@ def get_config(arg: str = ""):
   config.model.filters = 8
   config.model.codebooks = 4
   config.model.norm = "none"
-  config.steps = 600
+  # Independent codebooks, for the language model that follows; the loss begins
+  # when there is something to reconstruct.
+  config.losses.independence.weight = 20.0
+  config.losses.independence.estimator = "dhsic"
+  config.losses.independence.kernel.radii = (0.7, 1.5)
+  config.losses.independence.kernel.relative = True
+  config.losses.independence.start = 200
+  config.losses.independence.ramp = 20
+  config.steps = 500
   config.optimizer.rate = 2e-3
   config.optimizer.warmup = 30
   config.log_every = 10

@@ -60,7 +60,7 @@ def smallest_config(arg):
 
 @pytest.mark.slow
 def test_quickstart_interrupted_then_continued_then_repeated(
-  tmp_path, capsys, monkeypatch
+  tmp_path, capsys, monkeypatch, compile_fast
 ):
   monkeypatch.setattr(configs, "get_config", smallest_config)
   argv = ["quickstart", "--tiny", "--steps", "4", "--workdir"]
@@ -73,18 +73,19 @@ def test_quickstart_interrupted_then_continued_then_repeated(
     patch.setattr(quickstart, "export", interrupt)
     assert main(argv) == 130
   first = capsys.readouterr().out
-  assert "[3/6] train: 4 steps" in first and "report" not in first
+  assert "[3/10] train: 4 steps" in first and "report" not in first
 
   assert main(argv) == 0
   second = capsys.readouterr().out
-  for stage in ("1/6] music", "2/6] prepare", "3/6] train"):
+  for stage in ("1/10] music", "2/10] prepare", "3/10] train"):
     assert f"[{stage}: done before" in second
-  assert "[6/6] report: " in second and "step 4/4" not in second
+  # The codec is not trained again; the language model is, with as many steps.
+  assert "[10/10] report: " in second and second.count("step 4/4") == 1
   page = tmp_path / "job" / "report.html"
   assert str(page) in second
 
   assert main(argv) == 0
-  assert capsys.readouterr().out.count("done before") == 6
+  assert capsys.readouterr().out.count("done before") == 10
 
   assert main([*argv, "--steps", "5"]) == 2
   assert "steps was 4, is 5" in capsys.readouterr().err
@@ -112,14 +113,25 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   # k-means on real latents: even the untrained codec uses its codebooks.
   assert min(untrained["use"]) > 0.3
   text = page.read_text()
-  # Two clips, each as original, reconstruction and from the untrained codec.
-  assert text.count("<audio ") == 6
-  assert text.count('src="data:audio/flac;base64,') == 6
-  assert text.count("<img ") == 4  # two pairs of spectrograms, curves, use
+  # Two clips, each as original, reconstruction and from the untrained codec;
+  # two pieces from prompts, each beside the song of its caption.
+  assert text.count("<audio ") == 10
+  assert text.count('src="data:audio/flac;base64,') == 10
+  # Pairs of spectrograms of both, two pictures of curves, use.
+  assert text.count("<img ") == 7
   assert "margin" in text and "untrained" in text
   assert "--steps 4 --tiny" in text  # the command that was run
   sidecar = tmp_path / "job" / "music" / "test" / "song_00001.json"
-  assert html.escape(json.loads(sidecar.read_text())["caption"]) in text
+  caption = json.loads(sidecar.read_text())["caption"]
+  assert html.escape(caption) in text
+
+  # What was made is what the music model makes of the caption.
+  music = mmdcodec.load(tmp_path / "job" / "music_bundle")
+  assert music.codec.hash == codec.hash
+  made, rate = soundfile.read(tmp_path / "job" / "generated" / "01.flac")
+  again = music.generate([caption], seconds=1.0, seed=1)[0, :, 0]
+  assert rate == music.rate
+  np.testing.assert_allclose(made, np.clip(again, -1, 1), atol=1e-3)
   assert not re.search(r'src="(?!data:)', text)
 
 

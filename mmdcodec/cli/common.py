@@ -46,6 +46,24 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def load_music(path: str | os.PathLike):
+  """Opens a music model.
+
+  Raises:
+    UserError: there is none, or it is a codec.
+  """
+  import mmdcodec
+  from mmdcodec.generation.musicgen import LoadedMusic
+
+  music = mmdcodec.load(path)
+  if not isinstance(music, LoadedMusic):
+    raise UserError(
+      f"{path} is a codec, not a music model: train one with `mmdcodec train"
+      " --config=lm_small`, or convert one."
+    )
+  return music
+
+
 def add_process_arguments(parser) -> None:
   """Adds what `start_processes` reads."""
   parser.add_argument(

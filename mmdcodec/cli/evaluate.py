@@ -1,22 +1,27 @@
-"""`mmdcodec evaluate`: measures of a codec, in numbers and pictures.
+"""`mmdcodec evaluate`: measures of a model, in numbers and pictures.
 
 The first word names what is measured; without one it is `reconstruction`. Each
 measure is a module `evaluate_NAME` with `CLIPS`, how many it takes if it is
-not told, and `run(args, codec)`.
+not told, and `run(args, model)`.
 """
 
 import importlib
 
 from mmdcodec.errors import UserError
 
-HELP = "measure how well a codec reconstructs, or how its codebooks depend"
+HELP = (
+  "measure how well a codec reconstructs, how its codebooks depend, or how well"
+  " a music model knows music"
+)
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
   " --out results\n"
   "  mmdcodec evaluate dependence --model bundles/small --audio music/test"
-  " --pattern delay"
+  " --pattern delay\n"
+  "  mmdcodec evaluate lm --model bundles/music --audio music/test --out"
+  " results"
 )
-MEASURES = ("reconstruction", "dependence")
+MEASURES = ("reconstruction", "dependence", "lm")
 
 
 def add_arguments(parser):
@@ -41,7 +46,8 @@ def add_arguments(parser):
     "--seconds",
     type=float,
     default=10.0,
-    help="of each file, from its middle (default: %(default)g)",
+    help="of each file, from its middle, and of each sample of lm (default:"
+    " %(default)g)",
   )
   parser.add_argument(
     "--clips",
@@ -61,6 +67,13 @@ def add_arguments(parser):
     " parallel, delay (default), coarse_first, or delays such as 0,1,1,1",
   )
   parser.add_argument(
+    "--prompt",
+    action="append",
+    metavar="TEXT",
+    help="lm makes a sample of this; may be repeated (default: captions of the"
+    " clips)",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"
   )
 
@@ -68,6 +81,7 @@ def add_arguments(parser):
 def run(args):
   """Evaluates, prints the tables, writes what was asked for."""
   import mmdcodec
+  from mmdcodec.cli import common
   from mmdcodec.evaluate import clips as clips_lib
 
   measure = importlib.import_module(f"mmdcodec.cli.evaluate_{args.measure}")
@@ -76,6 +90,15 @@ def run(args):
     raise UserError("--seconds and --clips must be more than 0.")
   if args.pattern is not None and args.measure != "dependence":
     raise UserError("--pattern goes with `mmdcodec evaluate dependence` only.")
+  if args.prompt is not None and args.measure != "lm":
+    raise UserError("--prompt goes with `mmdcodec evaluate lm` only.")
+  if args.codebooks is not None and args.measure == "lm":
+    raise UserError("--codebooks is for codecs; a music model needs them all.")
   if args.out:
     clips_lib.check_folder(args.out, force=args.force)
-  measure.run(args, mmdcodec.load(args.model))
+  if args.measure == "lm":
+    model = common.load_music(args.model)
+  else:
+    model = mmdcodec.load(args.model)
+    model = getattr(model, "codec", model)  # a music model has its own
+  measure.run(args, model)

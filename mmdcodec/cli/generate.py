@@ -102,10 +102,8 @@ def add_arguments(parser):
 
 def run(args):
   """Makes one piece or several."""
-  import mmdcodec
   from mmdcodec.audio import files
   from mmdcodec.cli import common
-  from mmdcodec.generation.musicgen import LoadedMusic
 
   if args.count < 1:
     raise UserError(f"--count is {args.count}; it must be at least 1.")
@@ -116,12 +114,7 @@ def run(args):
   for path in (args.audio, args.melody):
     if path is not None:
       common.check_input(path)
-  music = mmdcodec.load(args.model)
-  if not isinstance(music, LoadedMusic):
-    raise UserError(
-      f"{args.model} is a codec, not a music model: train one with `mmdcodec"
-      " train --config=lm_small`, or convert one."
-    )
+  music = common.load_music(args.model)
   given = {}
   for name in ("audio", "melody"):
     if (path := getattr(args, name)) is not None:

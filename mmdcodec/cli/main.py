@@ -21,6 +21,7 @@ VERBS = (
   "quickstart",
   "prepare",
   "train",
+  "finetune",
   "convert",
   "export",
   "tokenize",

@@ -1,9 +1,11 @@
-"""`mmdcodec quickstart`: from music to a trained codec and a report.
+"""`mmdcodec quickstart`: from music to a codec, to new music and a report.
 
-Renders built-in music (or takes a folder), prepares it, trains a small codec,
-exports it, reconstructs music that it has not seen, compares that with the
-same codec untrained, and writes a page to look at and listen to. The same
-command again continues where the last one was interrupted.
+Renders built-in music (or takes a folder), prepares it, trains a small codec
+with independent codebooks, exports it, reconstructs music that it has not seen,
+compares that with the same codec untrained; then trains a language model over
+its codes and makes music from prompts (`quickstart_music.py`), and writes a
+page to look at and listen to. The same command again continues where the last
+one was interrupted.
 
     WORKDIR/music/{train,valid,test}   audio files, by their use
     WORKDIR/data/{train,valid}         data sets of records
@@ -13,22 +15,21 @@ command again continues where the last one was interrupted.
     WORKDIR/report.html
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
 import shlex
 import shutil
-from collections.abc import Sequence
 
 from mmdcodec import text
+from mmdcodec.cli import quickstart_music as music
 from mmdcodec.cli import stages
+from mmdcodec.cli.folders import fingerprint, readable, split_files
 from mmdcodec.errors import UserError
 
-HELP = "train a small codec on built-in or your own music, and report on it"
+HELP = "train a codec and a music model on built-in or your own music"
 EXAMPLE = "mmdcodec quickstart --workdir quickstart --audio ~/Music"
 
 # Songs of built-in music: (train, valid, test), and seconds of each.
@@ -36,7 +37,12 @@ SONGS, SONG_SECONDS = (96, 8, 8), 20.0
 TINY_SONGS, TINY_SONG_SECONDS = (4, 2, 2), 3.0
 SPLITS = ("train", "valid", "test")
 CLIP_SECONDS, CLIPS = 5.0, 8
-FOLDERS = ("music", "data", "run", "bundle", "evaluation")
+# Music that is made, one piece for each prompt.
+PIECES, PIECE_SECONDS = 4, 8.0
+FOLDERS = (
+  "music", "data", "run", "bundle", "evaluation",
+  "tokens", "lm", "music_bundle", "generated",
+)  # fmt: skip
 
 
 def add_arguments(parser):
@@ -53,7 +59,10 @@ def add_arguments(parser):
     help="train on this music instead; some of its files are held out",
   )
   parser.add_argument(
-    "--steps", type=int, metavar="N", help="training steps; more is better"
+    "--steps",
+    type=int,
+    metavar="N",
+    help="training steps of either model; more is better",
   )
   parser.add_argument(
     "--tiny",
@@ -85,7 +94,9 @@ def run(args):
     f"all done in {text.duration(seconds)} of work.\n"
     f"report: {job.workdir / 'report.html'}\n"
     "try: mmdcodec encode YOUR.mp3 your.mmdc --model"
-    f" {shlex.quote(str(job.workdir / 'bundle'))}",
+    f" {shlex.quote(str(job.workdir / 'bundle'))}\n"
+    'and: mmdcodec generate "a fast tune with drums" tune.wav --model'
+    f" {shlex.quote(str(job.workdir / 'music_bundle'))}",
     flush=True,
   )
 
@@ -97,21 +108,28 @@ class Job:
   Attributes:
     workdir: absolute.
     audio: the user's folder, absolute; None for built-in music.
-    config: plain dict of the training run, without paths.
+    config: plain dict of the codec's training, without paths.
+    lm: plain dict of the language model's training, without what the codec
+      says (`quickstart_music.with_data`).
     songs: built-in songs (train, valid, test).
     song_seconds: of each.
     clips: at most so many test clips are evaluated.
     clip_seconds: of each.
+    pieces: at most so many are generated.
+    piece_seconds: of each.
     command: what was typed.
   """
 
   workdir: pathlib.Path
   audio: pathlib.Path | None
   config: dict
+  lm: dict
   songs: tuple[int, int, int]
   song_seconds: float
   clips: int
   clip_seconds: float
+  pieces: int
+  piece_seconds: float
   command: str
 
   @property
@@ -127,12 +145,17 @@ class Job:
 
 def make_job(args) -> Job:
   """The job that the command line asks for."""
-  from mmdcodec.configs import quickstart
+  from mmdcodec.configs import quickstart, quickstart_lm
 
-  config = quickstart.get_config("tiny") if args.tiny else None
-  config = (config or quickstart.get_config()).to_dict()
+  size = "tiny" if args.tiny else ""
+  config = quickstart.get_config(size).to_dict()
+  lm = quickstart_lm.get_config(size).to_dict()
   if args.steps is not None:
-    config["steps"] = args.steps
+    config["steps"] = lm["steps"] = args.steps
+    # A warm-up is shorter than the run.
+    for each in (config, lm):
+      warmup = min(each["optimizer"]["warmup"], args.steps - 1)
+      each["optimizer"]["warmup"] = warmup
   workdir = pathlib.Path(args.workdir).expanduser().resolve()
   audio = None
   if args.audio is not None:
@@ -152,10 +175,13 @@ def make_job(args) -> Job:
     workdir=workdir,
     audio=audio,
     config=config,
+    lm=lm,
     songs=TINY_SONGS if args.tiny else SONGS,
     song_seconds=TINY_SONG_SECONDS if args.tiny else SONG_SECONDS,
     clips=2 if args.tiny else CLIPS,
     clip_seconds=1.0 if args.tiny else CLIP_SECONDS,
+    pieces=2 if args.tiny else PIECES,
+    piece_seconds=1.0 if args.tiny else PIECE_SECONDS,
     command=shlex.join(command),
   )
 
@@ -165,6 +191,7 @@ def make_stages(job: Job) -> list[stages.Stage]:
   folder = job.workdir
   sound = {"rate": job.rate, "channels": job.channels}
   clips = {"clips": job.clips, "seconds": job.clip_seconds}
+  pieces = {"pieces": job.pieces, "seconds": job.piece_seconds}
 
   def stage(name, work, settings, outputs, **options):
     paths = [folder / output for output in outputs]
@@ -176,6 +203,10 @@ def make_stages(job: Job) -> list[stages.Stage]:
     stage("train", train, job.config, ["run"], resumes=True),
     stage("export", export, {}, ["bundle"]),
     stage("evaluate", evaluate, clips, ["evaluation"]),
+    stage("tokenize", music.tokenize, {}, ["tokens"]),
+    stage("train lm", music.train, job.lm, ["lm"], resumes=True),
+    stage("export lm", music.export, {}, ["music_bundle"]),
+    stage("generate", music.generate, pieces, ["generated"]),
     stage("report", report, {}, ["report.html"]),
   ]
 
@@ -191,12 +222,8 @@ def music_settings(job: Job) -> dict:
       "seconds": job.song_seconds,
       "rate": job.rate,
     }
-  digest = hashlib.sha256()
-  for path in _audio_files(job):
-    status = path.stat()
-    name = os.path.relpath(path, job.audio)
-    digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-  return {"folder": str(job.audio), "files": digest.hexdigest()[:16]}
+  files = fingerprint(_audio_files(job), job.audio)
+  return {"folder": str(job.audio), "files": files}
 
 
 def make_music(job: Job) -> str:
@@ -227,40 +254,6 @@ def make_music(job: Job) -> str:
   )
 
 
-def split_files(paths: Sequence, root: pathlib.Path) -> dict[str, list]:
-  """Which file is for what: by a hash of its name, so always the same.
-
-  Args:
-    paths: of audio files, at least 3.
-    root: their names are relative to it.
-
-  Returns:
-    `train`, `valid` and `test`: a tenth of the files is for test (1 to 12), a
-    twentieth for valid (1 to 4), the rest to train on.
-
-  Raises:
-    UserError: there are fewer than 3 files.
-  """
-  if len(paths) < 3:
-    raise UserError(
-      f"{root} has {len(paths)} audio files that can be read; at least 3 are"
-      " needed, to train on, to watch the training, and to hold out."
-    )
-
-  def order(path) -> str:
-    name = pathlib.PurePath(os.path.relpath(path, root)).as_posix()
-    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
-
-  ordered = sorted(paths, key=order)
-  test = min(12, max(1, len(paths) // 10))
-  valid = min(4, max(1, len(paths) // 20))
-  return {
-    "test": sorted(ordered[:test]),
-    "valid": sorted(ordered[test : test + valid]),
-    "train": sorted(ordered[test + valid :]),
-  }
-
-
 def link_music(job: Job) -> str:
   """Links the files of the user's folder, with captions beside them."""
   paths, broken = readable(_audio_files(job))
@@ -286,33 +279,6 @@ def link_music(job: Job) -> str:
     f" on, {counts['valid']} to watch the training, {counts['test']} held out"
     + (f"; {broken} left out that can't be read" if broken else "")
   )
-
-
-def readable(paths: Sequence) -> tuple[list, int]:
-  """Which files can be opened and read at their end; how many can't.
-
-  A split may be one file: were that one broken, the job would fail at the end.
-  """
-  from mmdcodec.audio import files
-  from mmdcodec.cli import common
-
-  def problem(path) -> UserError | None:
-    try:
-      # The last second: what a broken download lacks is its end.
-      files.read(path, start=max(0.0, files.info(path).seconds - 1))
-    except UserError as error:
-      return error
-
-  good, show = [], common.progress_line("files looked at")
-  # Reading and decoding let other threads run.
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for done, error in enumerate(pool.map(problem, paths), 1):
-      if error is None:
-        good.append(paths[done - 1])
-      else:
-        print(f"  left out: {error}", flush=True)
-      show(done, len(paths))
-  return good, len(paths) - len(good)
 
 
 def prepare(job: Job) -> str:

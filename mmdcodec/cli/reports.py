@@ -127,7 +127,9 @@ def codebooks_sections(
   ]
 
 
-def curves_section(workdir: pathlib.Path) -> list[report.Section]:
+def curves_section(
+  workdir: pathlib.Path, title: str = "Training"
+) -> list[report.Section]:
   """Training curves, if the folder is one of a training run."""
   from mmdcodec.evaluate import plots
 
@@ -139,7 +141,36 @@ def curves_section(workdir: pathlib.Path) -> list[report.Section]:
   except ValueError:  # killed before the first line
     return []
   caption = "Losses on training batches, and measures on music for validation."
-  return [report.Figure("Training", [image], caption)]
+  return [report.Figure(title, [image], caption)]
+
+
+def music_section(workdir: pathlib.Path) -> report.Players:
+  """What was generated, beside the held-out songs that have its captions."""
+  from mmdcodec.audio import files
+  from mmdcodec.cli import quickstart_music
+  from mmdcodec.evaluate import plots
+
+  rows = []
+  for each in quickstart_music.generated(workdir):
+    y, rate = files.read(workdir / "generated" / each["file"])
+    song, own = files.read(workdir / "music" / "test" / each["song"])
+    song = files.resample(files.mix(song, y.shape[1]), rate=own, to=rate)
+    song = song[: len(y)]
+    rows.append(
+      report.Clip(
+        each["prompt"] or "no prompt",
+        {"generated": y, "a song with this caption": song},
+        rate,
+        f"{each['song']} was held out",
+        plots.spectrogram_pair(song, y, rate=rate),
+      )
+    )
+  return report.Players(
+    "Music from prompts",
+    rows,
+    "Prompts are the captions of songs that no model has seen. Spectrograms:"
+    " the song at the left, what was generated at the right.",
+  )
 
 
 def write_evaluation(
@@ -213,13 +244,17 @@ def write_quickstart(job) -> pathlib.Path:
           f" {model['codebook_size']} codes was trained on {music} for"
           f" {job.config['steps']} steps in {took}. The checkpoint of step"
           f" {step} was best on music for validation; it then reconstructed"
-          " music that it was neither trained nor chosen on.",
+          " music that it was neither trained nor chosen on. A language model"
+          " of its codes was then trained on the same music with its captions"
+          f" ({text.duration(seconds['train lm'])}).",
         ],
         code=job.command,
       ),
+      music_section(folder),
       measures_section(trained, untrained),
       players_section(trained, untrained, _captions(trained, folder)),
       *curves_section(folder / "run"),
+      *curves_section(folder / "lm", "Training of the language model"),
       *codebooks_sections(trained, untrained),
       clips_section(trained),
       report.Table(

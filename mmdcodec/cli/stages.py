@@ -86,7 +86,7 @@ def _run(workdir, stages, force, log) -> float:
     if not force:
       raise UserError(
         f"{workdir} was begun with other settings ({words}); give another"
-        " --workdir, or --force to do over stage"
+        " workdir, or --force to do over stage"
         f" {stages[index].name!r} and those after it."
       )
     _forget(workdir, stages[index:], known)
@@ -166,7 +166,7 @@ def _check_ours(stage: Stage, known: Mapping) -> None:
     if stage.name not in known and os.path.lexists(path):
       raise UserError(
         f"{path} was not made by this command, which would replace it; give"
-        " an empty --workdir."
+        " an empty workdir."
       )
 
 
@@ -204,8 +204,7 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(
-        f"another process works in {workdir}; wait for it, or give another"
-        " --workdir."
+        f"another process works in {workdir}; wait for it, or give another one."
       ) from None
     except OSError:
       pass  # some network file systems know no locks
@@ -222,7 +221,7 @@ def _read(workdir: pathlib.Path) -> dict:
       raise ValueError("it does not list stages")
   except (ValueError, AttributeError, TypeError) as error:
     raise UserError(
-      f"{path} is damaged ({error}); give another --workdir."
+      f"{path} is damaged ({error}); give another workdir."
     ) from None
   return known
 

@@ -1,0 +1,208 @@
+"""What the stages of `mmdcodec finetune` do.
+
+Each takes the job (`finetune.Job`) and says what there is now.
+"""
+
+import collections
+import json
+import pathlib
+
+from mmdcodec import text
+from mmdcodec.cli import common, folders
+
+SPLITS = ("train", "valid")
+# Records encoded at a time: with codecs of music models they are large.
+ENCODED = 4
+# Held-out records that the new model is compared on with the old, at most.
+COMPARED = 32
+
+
+def write_codec(job) -> str:
+  """Makes a bundle of the model's codec, which the training needs by itself."""
+  from mmdcodec import bundle
+
+  found = bundle.read(job.model)
+  bundle.save(
+    job.workdir / "codec",
+    {"kind": "codec", **found.config["codec"]},
+    found.variables["codec"],
+    force=True,
+  )
+  return f"{job.rate} Hz, {job.seconds:g} s at a time, of {job.model}"
+
+
+def audio_settings(job) -> dict:
+  """What the records depend on: files, captions, and how they are cut."""
+  from mmdcodec.data import captions
+
+  paths = audio_files(job.folder, job.workdir)
+  beside = [each for path in paths for each in captions.sidecars(path)]
+  read = paths + sorted({each for each in beside if each.is_file()})
+  read += [job.captions] if job.captions else []
+  return {
+    "folder": str(job.folder),
+    "captions": job.captions and str(job.captions),
+    "files": folders.fingerprint(read, job.folder),
+    "seconds": job.record_seconds,
+  }
+
+
+def prepare(job) -> str:
+  """Splits the files, and cuts them into records at the codec's rate."""
+  from mmdcodec.data import records
+
+  paths, broken = folders.readable(audio_files(job.folder, job.workdir))
+  split = folders.split_files(paths, job.folder, test=False)
+  reports = {}
+  for name in SPLITS:
+    if split[name]:
+      reports[name] = records.prepare(
+        job.folder,
+        job.workdir / "data" / name,
+        rate=job.rate,
+        channels=job.channels,
+        seconds=job.record_seconds,
+        captions=job.captions,
+        paths=split[name],
+        force=True,
+      )
+  skipped = [each for report in reports.values() for each in report.skipped]
+  for path, reason in skipped:
+    print(f"  left out: {path}: {reason}", flush=True)
+  used = sum(report.files for report in reports.values())
+  captioned = sum(report.captioned for report in reports.values())
+  words = [
+    f"{used} files, {text.duration(reports['train'].seconds)} to train on",
+    f"{captioned} of {used} have a caption",
+    *changes(paths, job),
+    f"{reports['valid'].files} held out" if "valid" in reports
+    else "none held out: too few files",
+  ]  # fmt: skip
+  left = broken + len(skipped)
+  return "; ".join(words + ([f"{left} left out"] if left else []))
+
+
+def changes(paths: list[pathlib.Path], job) -> list[str]:
+  """What is done to files that are not as the codec has them, in words."""
+  from mmdcodec.audio import files
+
+  infos = [files.info(path) for path in paths]
+  rates = collections.Counter(info.rate for info in infos)
+  rates.pop(job.rate, None)
+  mixed = sum(info.channels != job.channels for info in infos)
+  found = []
+  if rates:
+    of = ", ".join(f"{n} of {rate} Hz" for rate, n in sorted(rates.items()))
+    found.append(f"resampled to {job.rate} Hz: {of}")
+  if mixed:
+    found.append(f"{mixed} mixed to {common.plural(job.channels)}")
+  return found
+
+
+def tokenize(job) -> str:
+  """Makes codes of the records."""
+  import mmdcodec
+  from mmdcodec.data import source
+  from mmdcodec.data import tokenize as tokenize_lib
+
+  codec = mmdcodec.load(job.workdir / "codec")
+  frames = 0
+  for name, data in datasets(job, "data").items():
+    out = job.workdir / "tokens" / name
+    if not (out / source.SUMMARY).exists():
+      out.parent.mkdir(exist_ok=True)
+      tokenize_lib.tokenize(
+        data,
+        out,
+        codec,
+        batch=ENCODED,
+        show=common.progress_line(f"records ({name})"),
+      )
+    frames += source.describe(out)["frames"]
+  return f"{frames:,} frames of {codec.codebooks} codebooks"
+
+
+def train(job) -> str:
+  """Trains on from the model, from where an interrupted run ended."""
+  from mmdcodec.train import loop
+
+  found = datasets(job, "tokens")
+  # Not as text, in which `,` and `=` would have a meaning.
+  paths = {name: {str(path): 1.0} for name, path in found.items()}
+  config = job.config | dict(
+    init_from=job.model,
+    codec=str(job.workdir / "codec"),
+    data=job.config["data"] | paths,
+  )
+  loop.train(
+    config,
+    job.workdir / "run",
+    log=lambda line: print("  " + line, flush=True),
+  )
+  return f"{job.config['steps']} steps"
+
+
+def export(job) -> str:
+  """Makes the bundle of the best checkpoint, additions merged."""
+  from mmdcodec import bundle
+
+  folder = job.workdir / "bundle"
+  step = bundle.export(job.workdir / "run", folder, force=True)
+  return f"step {step}, in {folder}"
+
+
+def compare(job) -> str:
+  """Measures held-out music under the model as it was and as it is."""
+  import mmdcodec
+  from mmdcodec.data.tokens import TokenSource
+  from mmdcodec.evaluate import likelihood
+
+  found, path = {}, datasets(job, "tokens").get("valid")
+  if path is not None:
+    source = TokenSource(path)
+    records = [source[i] for i in range(min(len(source), COMPARED))]
+    for name, model in (
+      ("before", job.model),
+      ("after", job.workdir / "bundle"),
+    ):
+      found[name] = likelihood.measure(
+        mmdcodec.load(model),
+        [record["codes"] for record in records],
+        [record["caption"] for record in records],
+        seconds=job.seconds,
+      ).bits_per_frame
+  results = json.dumps({"bits_per_frame": found}, indent=2)
+  (job.workdir / "results.json").write_text(results + "\n")
+  if not found:
+    return "nothing is held out to compare on"
+  return (
+    f"held-out music takes {found['after']:.3f} bits per frame,"
+    f" {found['before']:.3f} before"
+  )
+
+
+def audio_files(
+  folder: pathlib.Path, workdir: pathlib.Path
+) -> list[pathlib.Path]:
+  """The audio in a folder, without what is in a workdir below it."""
+  from mmdcodec.audio import files
+
+  paths = files.find(folder)
+  if folder in workdir.parents:
+    paths = [path for path in paths if not path.is_relative_to(workdir)]
+  return paths
+
+
+def datasets(job, kind: str) -> dict[str, pathlib.Path]:
+  """Data sets of a kind, "data" or "tokens", by split; valid may be missing."""
+  found = {name: job.workdir / kind / name for name in SPLITS}
+  return {name: path for name, path in found.items() if path.exists()}
+
+
+def a_prompt(job) -> str:
+  """A caption of the music, as an example."""
+  from mmdcodec.data.tokens import TokenSource
+
+  source = TokenSource(job.workdir / "tokens" / "train")
+  found = (source[i]["caption"] for i in range(len(source)))
+  return next((caption for caption in found if caption.strip()), "")
