@@ -16,6 +16,7 @@ chip of a TPU slice, by the compiler's analysis (`mmdcodec compile`); v5e has
 
     small   v5e:4x4                                            14.4 GiB
     medium  v5e:4x4    accumulate=4                            12.8 GiB
+    large   v5e:4x4    accumulate=6                            13.4 GiB
     large   v5e:8x8    mesh.data=4 mesh.fsdp=16 accumulate=3    9.5 GiB
     large   v5p:2x2x4                                          54.6 GiB
 """
