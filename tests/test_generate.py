@@ -18,6 +18,7 @@ from mmdcodec.generation import prompts, sampling, windows
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.generation.order import make_order
 from mmdcodec.models.conditioning import Inputs
+from mmdcodec.nn import cache
 from mmdcodec.parallel import mesh as mesh_lib
 
 MELODY = dict(classes=12, frames=6, rate=8000, window=512, hop=256)
@@ -359,3 +360,24 @@ def test_a_codec_of_another_model(folder):
   config["model"]["codebook_size"] += 1
   with pytest.raises(UserError, match="do not belong together"):
     LoadedMusic(config, variables)
+
+
+def test_bfloat16_weights_change_nothing(folder, compile_fast):
+  """Catches a weight that is rounded before it would be, as tables are."""
+  config, variables = random_music(folder / "low", dtype="bfloat16")
+  music = LoadedMusic(config, variables)
+  made = music._params["transformer"]["blocks"][0]
+  assert made["inner"]["kernel"].dtype == jnp.bfloat16
+  assert made["feed_norm"]["scale"].dtype == jnp.float32
+  kept = music._params["embedding"]
+  assert kept.dtype == jnp.float32
+  seconds = seconds_of(music, 8)
+  found = music.generate_codes(["a"], seconds=seconds, temperature=0)
+  whole = music.variables["params"]
+  music._params = {
+    **music._params,
+    "head": whole["head"],
+    "transformer": cache.by_block(whole["transformer"], music.model.layers),
+  }
+  again = music.generate_codes(["a"], seconds=seconds, temperature=0)
+  np.testing.assert_array_equal(found, again)

@@ -76,11 +76,17 @@ class State:
 
 
 def prepare(model: TokenLM, params: dict) -> dict:
-  """Parameters as the loop is fastest with on this device; see `nn.cache`."""
-  if platform.traced_for() != "cpu":
-    return params
-  own = cache_lib.by_block(params["transformer"], model.layers)
-  return {**params, "transformer": own}
+  """Parameters as the loop is fastest with on this device; see `nn.cache`.
+
+  Kernels have the type of the computation, which they would be turned into for
+  every token otherwise; what comes out is the same.
+  """
+  low = lambda path, x: x.astype(model.dtype) if path[-1].key == "kernel" else x
+  own = jax.tree_util.tree_map_with_path(low, params["transformer"])
+  if platform.traced_for() == "cpu":
+    own = cache_lib.by_block(own, model.layers)
+  head = params["head"].astype(model.dtype)
+  return {**params, "head": head, "transformer": own}
 
 
 def _transformer(model: TokenLM) -> Transformer:
