@@ -32,8 +32,8 @@ def get_config(arg: str = ""):
   """The experiment.
 
   Args:
-    arg: "small" (which "" is too), "medium", "large", "bytes", or "tiny" for
-      tests.
+    arg: "small" (which "" is too), "medium", "large", "melody" (for which
+      conditions are a prefix, the tune first), "bytes", or "tiny" for tests.
   """
   common.check_argument(arg, *SIZES, "bytes", "tiny")
   if arg == "tiny":

@@ -325,6 +325,28 @@ def load(path: str | pathlib.Path) -> Any:
   return loader(config, variables, assets)
 
 
+def read_codec(path: str | pathlib.Path) -> tuple[dict, dict]:
+  """Config and variables of a codec, or of that in a music model.
+
+  Raises:
+    UserError: there is no model at the path, or it is damaged.
+  """
+  found = read(path)
+  if found.config.get("kind") == "lm":
+    return {**found.config["codec"], "kind": "codec"}, found.variables["codec"]
+  return found.config, found.variables
+
+
+def load_codec(path: str | pathlib.Path) -> Any:
+  """Opens a codec, or that of a music model: a `LoadedCodec`.
+
+  Raises:
+    UserError: there is no model at the path, or it is damaged.
+  """
+  model = load(path)
+  return getattr(model, "codec", model)
+
+
 def wanted(config: dict) -> dict:
   """Shapes and types of the variables that a bundle's config asks for."""
   if config["kind"] == "lm":

@@ -16,7 +16,7 @@ from random_music import random_music
 from mmdcodec.errors import UserError
 from mmdcodec.generation import prompts, sampling, windows
 from mmdcodec.generation.musicgen import LoadedMusic
-from mmdcodec.generation.order import make_order
+from mmdcodec.generation.order import make_order, melody_from
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.nn import cache
 from mmdcodec.parallel import mesh as mesh_lib
@@ -100,6 +100,20 @@ def test_an_item_is_alone(music, compile_fast):
     np.testing.assert_array_equal(alone[0], together[i])
   turned = music.generate_codes(texts[::-1], seed=[10, 9, 8, 7], **options)
   np.testing.assert_array_equal(turned[::-1], together)
+
+
+def test_beginnings_of_other_lengths(music, compile_fast):
+  """Catches windows that follow the shortest beginning of a batch."""
+  stride = music.codec.model.stride
+  x = np.random.default_rng(0).normal(0, 0.3, (40 * stride, 1))
+  clips = [x[: 38 * stride], x[: 3 * stride], x[: 20 * stride]]
+  options = dict(
+    seconds=seconds_of(music, 60), stride=seconds_of(music, 14), top_k=5
+  )
+  together = music.generate_codes(["a", "b", "c"], audio=clips, **options)
+  for i, text in enumerate("abc"):
+    alone = music.generate_codes(text, audio=clips[i], seed=i, **options)
+    np.testing.assert_array_equal(alone[0], together[i])
 
 
 @pytest.mark.parametrize("sizes", ((8, 1, 1), (2, 2, 2)))
@@ -190,7 +204,8 @@ def test_plans():
     done = known
     for window in windows.windows(total, known, 24, stride):
       assert window.end - window.start <= 24 and window.start <= done
-      assert window.start == 0 or done - window.start == 24 - stride
+      assert window.start % stride == 0
+      assert window.start == 0 or done - window.start >= 24 - stride
       assert window.end > done
       done = window.end
     assert done == max(total, known)
@@ -241,6 +256,14 @@ def test_melody_and_joint_tokens(folder, compile_fast):
   np.testing.assert_array_equal(
     run(melody=tune, text_guidance=1.0), run(melody=tune)
   )
+
+
+def test_a_tune_begins_again():
+  """Catches a tune of another item's length, and one that is cut."""
+  tunes = [np.array([5]), np.arange(1, 8)]
+  found = melody_from(tunes, 5, 9)
+  np.testing.assert_array_equal(found[0], [5] * 9)
+  np.testing.assert_array_equal(found[1], [6, 7, 1, 2, 3, 4, 5, 6, 7])
 
 
 def test_guidance_against_its_formula():
@@ -300,6 +323,7 @@ def test_draws():
     (dict(seconds=0), "seconds"),
     (dict(seconds=float("nan")), "seconds"),
     (dict(seconds=1e9), "too long"),
+    (dict(seconds=np.inf), "seconds"),
     (dict(texts=[]), "prompts"),
     (dict(texts=[3]), "prompts"),
     (dict(texts="x" * 300), "tokens"),
@@ -309,6 +333,7 @@ def test_draws():
     (dict(guidance=-1), "guidance"),
     (dict(seed=-1), "seed"),
     (dict(seed=0.5), "seed"),
+    (dict(seed=1 << 63), "seed"),
     (dict(texts=["a", "b", "c"], seed=[1, 2]), "items"),
     (dict(melody=np.zeros(100)), "melody"),
     (dict(joint=[[0]]), "joint"),
@@ -318,6 +343,7 @@ def test_draws():
     (dict(audio=np.full(100, np.nan)), "NaN"),
     (dict(audio=np.zeros(100), rate=0), "rate"),
     (dict(stride=100.0, seconds=1), "stride"),
+    (dict(stride=np.inf, seconds=1), "stride"),
   ),
 )
 def test_mistakes(music, options, words):

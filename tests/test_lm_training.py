@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mmdcodec.configs import lm_small
+from random_codec import write_random_codec
 from random_music import random_params
 
 import mmdcodec
+from mmdcodec import bundle
 from mmdcodec.data.tokenize import tokenize
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
@@ -247,7 +249,7 @@ def configure(model, tokens, **changes):
   return config
 
 
-def test_a_run(tmp_path, model, tokens, compile_fast):
+def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   """Catches a run that does not learn, go on, or become a music model."""
   config = configure(model, tokens, steps=40)
   config["optimizer"] |= dict(rate=3e-3)
@@ -263,6 +265,18 @@ def test_a_run(tmp_path, model, tokens, compile_fast):
   assert isinstance(music, LoadedMusic)
   y = music.generate(["tune number 1"], seconds=0.2)
   assert y.shape == (1, round(0.2 * music.rate), 1) and np.isfinite(y).all()
+
+  # Codes of another codec, of the same number and size, with and without it.
+  write_random_codec(tmp_path / "codec", 9, dilations=(1,))
+  tokenize(dataset, tmp_path / "codes", mmdcodec.load(tmp_path / "codec"))
+  for codec in ("", str(tmp_path / "codec")):
+    other = config | dict(codec=codec, steps=50)
+    codes = str(tmp_path / "codes")
+    other["data"] = config["data"] | dict(train=codes, valid=codes)
+    with pytest.raises(UserError, match="another codec"):
+      loop.train(other, tmp_path / "run", **quiet)
+  # A music model has a codec too.
+  assert bundle.load_codec(tmp_path / "run").hash == music.codec.hash
 
   # From there on, adapters alone; the text encoder and all else stays.
   tuned = config | dict(steps=4, init_from=str(tmp_path / "run"), ema=0.0)
@@ -293,3 +307,6 @@ def test_mistakes(tmp_path, model, tokens, dataset, compile_fast):
   fails("tokenize", data=dict(train=str(dataset)))
   fails("condition_dropout", condition_dropout=1.5)
   fails("accumulate", accumulate=3)
+  fails("accumulate", accumulate=0)
+  fails("lora.rank", lora=dict(rank=-1))
+  fails("freeze", freeze="(")

@@ -12,7 +12,7 @@ from mmdcodec.audio import transforms
 from mmdcodec.errors import UserError
 
 # MusicGen's, at which data sets of tokens keep melodies: 7.8 frames a second.
-RATE, WINDOW, HOP = 32_000, 16_384, 4096
+RATE, WINDOW, HOP, CLASSES = 32_000, 16_384, 4096, 12
 
 # Frames that are transformed at once: of MusicGen's windows 4 MB of audio.
 _BLOCK = 64
@@ -24,7 +24,7 @@ def pitch_classes(
   *,
   window: int = WINDOW,
   hop: int = HOP,
-  classes: int = 12,
+  classes: int = CLASSES,
 ) -> np.ndarray:
   """The strongest pitch class around every `hop` samples.
 

@@ -61,8 +61,14 @@ def run(args, rest):
     raise UserError("bench lm needs the config of a language model: lm_small.")
   # The conditions are handed over as vectors.
   model = token_lm.from_config(
-    config["model"] | {"text": None, "melody": None, "joint": ()}
+    config["model"]
+    | {"text": None, "melody": None, "joint": (), "pattern": None}
   )
+  if args.steps < model.codebooks:
+    raise UserError(
+      f"--steps is {args.steps}; of a delay pattern of {model.codebooks}"
+      f" codebooks at least {model.codebooks}."
+    )
   print(measure(model, steps=args.steps, runs=args.runs))
 
 

@@ -107,6 +107,11 @@ def run(args):
 
   if args.count < 1:
     raise UserError(f"--count is {args.count}; it must be at least 1.")
+  if not args.output.lower().endswith(files.SUFFIXES):
+    raise UserError(
+      f"{args.output}: cannot tell the audio format; the name must end in one"
+      f" of {' '.join(files.SUFFIXES)}."
+    )
   targets = [
     common.check_output(path, force=args.force)
     for path in _targets(args.output, args.count)

@@ -34,16 +34,15 @@ def run(args):
   """Encodes; in the first process, prints what was made."""
   common.start_processes(args)
 
-  import mmdcodec
-  from mmdcodec import text
+  from mmdcodec import bundle, text
   from mmdcodec.data.tokenize import tokenize
 
-  model = mmdcodec.load(args.model)
   shown = {} if args.quiet else {"show": common.progress_line("records")}
+  codec = bundle.load_codec(args.model)
   found = tokenize(
     args.dataset,
     args.tokens,
-    getattr(model, "codec", model),  # a music model has its own
+    codec,
     batch=args.batch,
     force=args.force,
     **shown,

@@ -23,9 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 import mmdcodec
+from mmdcodec import bundle
 from mmdcodec.data import source, tokenize, tokens
 from mmdcodec.errors import UserError
-from mmdcodec.train import loop, settings
+from mmdcodec.train import loop, metrics, settings
 
 JOINT, RESULT = "flatten", "result.json"
 SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
@@ -109,7 +110,7 @@ def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> dict:
       sets[split].append(str(path))
       if not (path / source.SUMMARY).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        loaded = loaded or mmdcodec.load(codec)
+        loaded = loaded or bundle.load_codec(codec)
         tokenize.tokenize(dataset, path, loaded)
   return sets
 
@@ -139,10 +140,7 @@ def train_one(config: dict, run: pathlib.Path, log: Callable) -> float:
   path = run / RESULT
   if not path.exists():
     loop.train(config, run, log=lambda line: log("  " + line))
-    rows = [
-      json.loads(line)
-      for line in (run / "metrics.jsonl").read_text().splitlines()
-    ]
+    rows = metrics.read(run)
     bits = [
       row["valid/bits_per_frame"]
       for row in rows

@@ -1,1 +1,1 @@
-"""Generation: codebook patterns."""
+"""Music out of language models: codebook patterns, decoding, prompts."""

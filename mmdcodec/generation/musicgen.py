@@ -159,7 +159,7 @@ class LoadedMusic:
     Raises:
       UserError: see `generate_codes`.
     """
-    if not block > 0:
+    if not 0 < block < np.inf:
       raise UserError(f"block is {block} s; it must be above 0.")
     size = max(1, round(block * self.frame_rate))
     asked, made = self._order(texts, **request), []
@@ -319,7 +319,11 @@ class LoadedMusic:
     if inputs is None:
       return 1, Conditions()
     if inputs.melody is not None:
-      inputs = inputs.replace(melody=self._melody_from(asked.melody, frame))
+      heard = self.model.melody
+      seconds = frame / self.frame_rate
+      first = round(seconds * heard["rate"] / heard["hop"])
+      tunes = order.melody_from(asked.melody, first, heard["frames"])
+      inputs = inputs.replace(melody=tunes)
     groups = [inputs]
     nobody = np.zeros(len(asked.codes), bool)
     if asked.text_guidance is not None:
@@ -328,14 +332,6 @@ class LoadedMusic:
       groups.append(inputs.without(nobody))
     found = [self._condition(self._params, each) for each in groups]
     return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)
-
-  def _melody_from(self, melody: np.ndarray, frame: int) -> np.ndarray:
-    """Pitch classes of a window; the tune begins again where it ends."""
-    settings = self.model.melody
-    seconds = frame / self.frame_rate
-    first = round(seconds * settings["rate"] / settings["hop"])
-    at = (first + np.arange(settings["frames"])) % melody.shape[1]
-    return melody[:, at]
 
 
 def check_codec(model: token_lm.TokenLM, codec: LoadedCodec) -> None:

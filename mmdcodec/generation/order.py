@@ -28,8 +28,7 @@ class Order:
       is to be made.
     inputs: conditions, melodies as of the first window; None of a model that
       takes none.
-    melody: int32 [batch, melody frames], pitch classes of all the music, or
-      None.
+    melody: pitch classes of each item's tune, int32 [its frames]; or None.
     keys: random keys, one for each item.
     temperature: see `sampling.draw`; `top_k` and `top_p` too.
     top_k: see there.
@@ -41,7 +40,7 @@ class Order:
 
   codes: np.ndarray
   inputs: Inputs | None
-  melody: np.ndarray | None
+  melody: list[np.ndarray] | None
   keys: list[jax.Array]
   temperature: float
   top_k: int
@@ -76,7 +75,7 @@ def make_order(
     UserError: a value that can't be, or what this model does not take.
   """
   for name, value, good, expected in (
-    ("seconds", seconds, seconds > 0, "above 0"),
+    ("seconds", seconds, 0 < seconds < np.inf, "above 0"),
     ("temperature", temperature, 0 <= temperature < np.inf, "0 or above"),
     ("top_k", top_k, top_k >= 0, "0 (all) or above"),
     ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
@@ -104,8 +103,12 @@ def make_order(
   )  # fmt: skip
   if np.ndim(seed) == 0:
     seeds = [seed + i for i in range(batch)]
-  if not all(isinstance(s, int | np.integer) and s >= 0 for s in seeds):
-    raise UserError(f"seed is {seed}; it must be a whole number, 0 or above.")
+  if not all(isinstance(s, int | np.integer) for s in seeds) or not all(
+    0 <= s < 1 << 63 for s in seeds
+  ):
+    raise UserError(
+      f"seed is {seed}; it must be a whole number from 0 to below 2^63."
+    )
   if text_guidance is not None and (texts is None or not (
     model.melody or model.joint
   )):  # fmt: skip
@@ -131,7 +134,8 @@ def make_order(
   if stride is None:
     step = max(1, round(_STRIDE * model.frames))
   else:
-    step = round(stride * codec.frame_rate)
+    good = 0 < stride < model.frames / codec.frame_rate
+    step = round(stride * codec.frame_rate) if good else 0
     if not 0 < step < model.frames:
       raise UserError(
         f"stride is {stride} s; it must be above 0 and below"
@@ -191,6 +195,7 @@ def _joint(model: TokenLM, joint: Any) -> np.ndarray:
   joint, (books, size) = np.asarray(joint), model.joint
   if (
     joint.ndim != 2
+    or not joint.size
     or joint.shape[1] != books
     or not np.issubdtype(joint.dtype, np.integer)
     or joint.min() < 0
@@ -221,13 +226,12 @@ def _repeat(values: Sequence | None, batch: int) -> list | None:
   return list(values) if len(values) == batch else list(values) * batch
 
 
-def _classes(model, codec, tunes, rate, batch) -> np.ndarray | None:
-  """Pitch classes [batch, melody frames] of all the music."""
+def _classes(model, codec, tunes, rate, batch) -> list[np.ndarray] | None:
+  """Pitch classes of the tunes; class 0 is no tune."""
   if not model.melody:
     return None
-  frames = model.melody["frames"]
   if tunes is None:
-    return np.zeros((batch, frames), np.int32)
+    return [np.zeros(1, np.int32)] * batch
   from mmdcodec.audio import files
   from mmdcodec.audio import melody as melody_lib
 
@@ -237,12 +241,31 @@ def _classes(model, codec, tunes, rate, batch) -> np.ndarray | None:
     tune = files.resample(tune, rate=rate or codec.rate, to=own)
     found.append(
       melody_lib.pitch_classes(
-        tune, own, window=model.melody["window"], hop=model.melody["hop"]
+        tune,
+        own,
+        window=model.melody["window"],
+        hop=model.melody["hop"],
+        classes=model.melody["classes"],
       )
     )
-  # A shorter tune begins again.
-  longest = max(frames, *map(len, found))
-  return np.stack([melody_lib.fit(each, longest) for each in found])
+  return found
+
+
+def melody_from(
+  tunes: Sequence[np.ndarray], first: int, frames: int
+) -> np.ndarray:
+  """A stretch of each tune, which begins again where it ends.
+
+  Args:
+    tunes: pitch classes of each.
+    first: frame, counted from the beginning of the music.
+    frames: of the stretch.
+
+  Returns:
+    int32 [batch, frames].
+  """
+  at = first + np.arange(frames)
+  return np.stack([tune[at % len(tune)] for tune in tunes])
 
 
 def _inputs(model, tokenizer, texts, classes, joint, batch) -> Inputs | None:
@@ -259,7 +282,7 @@ def _inputs(model, tokenizer, texts, classes, joint, batch) -> Inputs | None:
       text=np.pad(tokens, room), text_mask=np.pad(mask, room), has_text=has_text
     )
   if model.melody:
-    given["melody"] = classes[:, : model.melody["frames"]]
+    given["melody"] = melody_from(classes, 0, model.melody["frames"])
   if model.joint:
     none = np.zeros((batch, model.joint[0]), np.int32)
     given["joint"] = none if joint is None else np.stack(_repeat(joint, batch))

@@ -29,24 +29,26 @@ class Window:
 def windows(total: int, known: int, size: int, stride: int) -> list[Window]:
   """Stretches that cover all frames from `known` on.
 
+  They begin at multiples of the stride, whatever is known: an item that begins
+  with more than others of its batch is made in the windows of its own.
+
   Args:
     total: frames of the music.
     known: frames at the start that are given in every item.
     size: frames of a window, at most.
-    stride: frames that a window makes, once there are more than one; the others
-      are what it knows.
+    stride: frames from the start of one to that of the next; below the size.
 
   Returns:
-    In their order; each begins `size - stride` frames before what it makes, or
-    at the beginning.
+    Those in which something is to be made, in their order.
   """
-  found, done = [], known
-  while done < total:
-    start = 0 if total <= size else max(0, done - (size - stride))
+  found, start = [], 0
+  while True:
     end = min(start + size, total)
-    found.append(Window(start, end))
-    done = end
-  return found
+    if end > known:
+      found.append(Window(start, end))
+    if end == total:
+      return found
+    start += stride
 
 
 @functools.lru_cache(64)

@@ -251,6 +251,14 @@ def from_config(config: Mapping) -> TokenLM:
         f" {config[key]!r}."
       )
   model = TokenLM(**config)
+  for name in (
+    "codebooks", "codebook_size", "frames", "width", "layers", "heads", "hidden"
+  ):  # fmt: skip
+    if getattr(model, name) < 1:
+      raise UserError(
+        f"{name} of the language model is {getattr(model, name)}; it must be at"
+        " least 1."
+      )
   for what, size, parts in (
     ("width", model.width, 4),
     ("width", model.width, 2 * model.heads),

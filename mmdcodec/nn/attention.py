@@ -27,8 +27,9 @@ def attend(
 ) -> jax.Array:
   """Weighted sums of values; logits and softmax are float32.
 
-  On GPUs by cuDNN where it can (bfloat16, no bias), on TPUs by splash attention
-  (causal, no mask, no bias, long), else by XLA.
+  On GPUs by cuDNN where it can (bfloat16, no mask, no bias, even numbers of
+  tokens), on TPUs by splash attention (causal, no mask, no bias, long), else by
+  XLA.
 
   Args:
     q: [batch, queries, heads, head_dim].
@@ -45,7 +46,14 @@ def attend(
   device, plain = platform.traced_for(), mask is None and bias is None
   if device == "tpu" and causal and plain and splash.fits(q):
     return splash.attend(q, k, v)
-  flash = device == "gpu" and q.dtype == jnp.bfloat16 and q.shape[1] > 1
+  # What cuDNN takes, forward and backward: its masks are of other shapes.
+  flash = (
+    device == "gpu"
+    and plain
+    and q.dtype == jnp.bfloat16
+    and q.shape[1] > 1
+    and q.shape[1] % 2 == k.shape[1] % 2 == q.shape[3] % 8 == 0
+  )
   return jax.nn.dot_product_attention(
     q,
     k,
@@ -53,7 +61,7 @@ def attend(
     bias=bias,
     mask=mask,
     is_causal=causal,
-    implementation="cudnn" if flash and bias is None else "xla",
+    implementation="cudnn" if flash else "xla",
   )
 
 

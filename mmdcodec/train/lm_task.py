@@ -66,11 +66,11 @@ class LMTask:
         raise UserError(
           f"{name} is {config[name]}; it is a share, from 0 to 1."
         )
-    heard = self.model.melody
-    ours = (melody.RATE, melody.WINDOW, melody.HOP)
-    if heard and tuple(heard[k] for k in ("rate", "window", "hop")) != ours:
+    heard, names = self.model.melody, ("rate", "window", "hop", "classes")
+    ours = (melody.RATE, melody.WINDOW, melody.HOP, melody.CLASSES)
+    if heard and tuple(heard[name] for name in names) != ours:
       raise UserError(
-        "model.melody has another rate, window or hop than the melodies in data"
+        f"model.melody has another {', '.join(names)} than the melodies in data"
         f" sets of tokens, {ours}."
       )
     self._measure = jax.jit(self._measure_batch)
@@ -93,7 +93,7 @@ class LMTask:
     """What a run keeps to when it goes on, by its name."""
     return {
       "freeze": config["freeze"],
-      "lora": {k: v for k, v in config["lora"].items() if k != "alpha"},
+      "lora": config["lora"],
     }
 
   def carry(self, key: jax.Array) -> None:
@@ -158,9 +158,9 @@ class LMTask:
     """Of the codec that the config names; None if it names none."""
     if not self.config["codec"]:
       return None
-    import mmdcodec
+    from mmdcodec import bundle
 
-    return mmdcodec.load(self.config["codec"]).hash
+    return bundle.load_codec(self.config["codec"]).hash
 
   def _check_data(self, datasets) -> None:
     """Makes sure that data sets speak the model's language."""
@@ -176,8 +176,8 @@ class LMTask:
         theirs = getattr(source, name)
         if not math.isclose(ours, theirs):
           raise UserError(
-            f"{path} has {name} {theirs:g}, but the config {ours:g}: set"
-            f" --config.{key}={theirs:g}."
+            f"{path} has {name} {theirs!r}, but the config {ours!r}: set"
+            f" --config.{key}={theirs!r}."
           )
 
   def _placeable(self):
@@ -219,8 +219,13 @@ class LMTask:
       return {}
     from mmdcodec import bundle
 
-    source = self.config["init_from"]
-    found = bundle.read(source).assets if source else {}
+    source, found = self.config["init_from"], {}
+    if source and (pathlib.Path(source) / prompts.TOKENIZER_FILE).is_file():
+      # Without the weights beside it.
+      file = pathlib.Path(source) / prompts.TOKENIZER_FILE
+      return {prompts.TOKENIZER_FILE: file.read_bytes()}
+    if source:
+      found = bundle.read(source).assets
     if prompts.TOKENIZER_FILE not in found:
       raise UserError(
         "model.text.tokenizer is t5: init_from must be a model with a"
@@ -370,12 +375,24 @@ class LMTask:
   # ------------------------------------------------------------------ bundle
 
   def remember(self, workdir: pathlib.Path) -> None:
-    """Keeps what a bundle of the run needs, so that the workdir is complete."""
+    """Keeps what a bundle of the run needs, so that the workdir is complete.
+
+    Raises:
+      UserError: a run that goes on, with codes of another codec.
+    """
     from mmdcodec import bundle
 
-    if self.config["codec"] and not (workdir / CODEC).exists():
-      found = bundle.read(self.config["codec"])
-      bundle.save(workdir / CODEC, found.config, found.variables)
+    if (workdir / CODEC).exists():
+      kept = bundle.load_codec(workdir / CODEC).hash
+      for split in ("train", "valid"):
+        for path in settings.parse_datasets(self.config["data"][split]):
+          if tokens.TokenSource(path).codec != kept:
+            raise UserError(
+              f"{path} has codes of another codec than {workdir}, which was"
+              f" begun with {kept}."
+            )
+    elif self.config["codec"]:
+      bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
 

@@ -24,7 +24,9 @@ def check(config: dict) -> None:
               "max_skipped"):  # fmt: skip
     if config[key] < 1:
       raise UserError(f"{key} is {config[key]}; it must be at least 1.")
-  if config["batch"] % config.get("accumulate", 1):
+  if config.get("accumulate", 1) < 1 or config["batch"] % config.get(
+    "accumulate", 1
+  ):
     raise UserError(
       f"accumulate is {config['accumulate']}; the batch of {config['batch']}"
       " must be a multiple of it."

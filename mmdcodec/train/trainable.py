@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from mmdcodec.errors import UserError
 
 FROZEN, LORA = "frozen", "lora"
+# Where kernels are stacked.
+BLOCKS = "transformer/blocks/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,29 @@ class Trainable:
       stays as it is. "": nothing.
     rank: of additions to kernels, which alone are trained; 0: there are none.
     alpha: scale of the additions, times rank.
-    on: regular expression of the kernels that get one. Blocks are stacked: the
-      first axis of a kernel is that of the blocks.
+    on: regular expression of the kernels of blocks that get one.
   """
 
   freeze: str = ""
   rank: int = 0
   alpha: float = 16.0
   on: str = r"transformer/blocks/.*kernel$"
+
+  def __post_init__(self):
+    """Checks the settings.
+
+    Raises:
+      UserError: no regular expression, or a negative rank.
+    """
+    for name, pattern in (("freeze", self.freeze), ("lora.on", self.on)):
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise UserError(
+          f"{name} is {pattern!r}, no regular expression: {error}."
+        ) from None
+    if self.rank < 0:
+      raise UserError(f"lora.rank is {self.rank}; it must be 0 or above.")
 
   def split(self, params: dict, key: jax.Array) -> tuple[dict, dict]:
     """Parameters of a model -> (those to train, collections with the rest).
@@ -54,7 +71,12 @@ class Trainable:
     """
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     if self.rank:
-      found = {path: w for path, w in flat.items() if re.search(self.on, path)}
+      # Those of other places are no stacks, and have other axes.
+      found = {
+        path: w
+        for path, w in flat.items()
+        if path.startswith(BLOCKS) and re.search(self.on, path)
+      }
       trained = {
         f"{LORA}/{path}/{name}": x
         for i, (path, w) in enumerate(sorted(found.items()))
