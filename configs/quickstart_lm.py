@@ -21,7 +21,7 @@ def get_config(arg: str = ""):
   encoder = config.model.text.encoder
   encoder.width, encoder.heads, encoder.head_dim = 64, 4, 16
   encoder.hidden = 128
-  config.steps = 250
+  config.steps = 200
   # Faster on CPUs too: to keep what attention made takes longer than to make it
   # again (0.77 of the time of the quickstart's blocks, forward and backward).
   config.model.remat = "full"
