@@ -69,7 +69,7 @@ def run(
     held_out=held_out, clips=clips, clip_seconds=clip_seconds, config=config
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  _remember(
+  run_lib.remember(
     workdir / "experiment.json", {**common, "gradient_ratio": gradient_ratio}
   )
   numbers = range(config["seed"], config["seed"] + seeds)
@@ -141,17 +141,6 @@ def _check(config, arms, seeds, gradient_ratio, clips, clip_seconds) -> None:
       f" lie before the last of {config['steps']} steps and be a multiple of"
       f" save_every, {every}."
     )
-
-
-def _remember(path: pathlib.Path, now: dict) -> None:
-  """Writes the settings; a workdir keeps to them."""
-  now = json.loads(json.dumps(now))
-  if path.exists() and json.loads(path.read_text()) != now:
-    raise UserError(
-      f"{path.parent} holds an experiment with other settings, see {path.name};"
-      " give the same ones, or another --workdir."
-    )
-  run_lib.write(path, now)
 
 
 def _work(runs: Mapping, options, result: str, jobs: int, log) -> None:

@@ -17,8 +17,9 @@ import itertools
 import json
 import math
 import pathlib
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +27,9 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.data import source, tokenize, tokens
 from mmdcodec.errors import UserError
-from mmdcodec.train import loop, metrics, settings
+from mmdcodec.evaluate import likelihood
+from mmdcodec.experiments import run as run_lib
+from mmdcodec.train import loop, settings
 
 JOINT, RESULT = "flatten", "result.json"
 SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
@@ -58,10 +61,11 @@ def run(
 
   Returns:
     {codec: {"unigram", "bigram": bits per frame, pattern: {"bits_per_frame": of
-    each seed, "steps_per_second", "seconds_per_second", "times_faster"}}}.
+    each seed, "seconds_per_second", "times_faster"}}}. All bits are of all
+    frames of `valid`, under the last checkpoint: nothing was chosen on them.
 
   Raises:
-    UserError: a setting that can't be.
+    UserError: a setting that can't be, or other than those of the workdir.
   """
   config = json.loads(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
@@ -69,6 +73,11 @@ def run(
   if seeds < 1 or not codecs or not patterns:
     raise UserError("expected at least one codec, one pattern and one seed.")
   workdir, found = pathlib.Path(workdir).absolute(), {}
+  workdir.mkdir(parents=True, exist_ok=True)
+  settings_now = dict(config=config, codecs=dict(codecs))
+  run_lib.remember(
+    workdir / "experiment.json", settings_now | dict(train=train, valid=valid)
+  )
   for name, path in codecs.items():
     folder = workdir / name
     sets = make_tokens(folder / "tokens", path, train=train, valid=valid)
@@ -136,17 +145,20 @@ def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
 
 
 def train_one(config: dict, run: pathlib.Path, log: Callable) -> float:
-  """Trains one run to its end; bits per frame of its best checkpoint."""
+  """Trains one run to its end; bits per frame of all held-out music."""
   path = run / RESULT
   if not path.exists():
     loop.train(config, run, log=lambda line: log("  " + line))
-    rows = metrics.read(run)
-    bits = [
-      row["valid/bits_per_frame"]
-      for row in rows
-      if "valid/bits_per_frame" in row
-    ]
-    path.write_text(json.dumps({"bits_per_frame": min(bits)}) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+      bundle.export(run, f"{folder}/bundle", step=config["steps"])
+      music = mmdcodec.load(f"{folder}/bundle")
+    records = list(_records(config["data"]["valid"]))
+    found = likelihood.measure(
+      music,
+      [record["codes"] for record in records],
+      [record["caption"] for record in records],
+    )
+    run_lib.write(path, {"bits_per_frame": found.bits_per_frame})
   return json.loads(path.read_text())["bits_per_frame"]
 
 
@@ -164,10 +176,10 @@ def entropies(
     given the one before it in the same codebook. Where the latter has hardly
     been seen, it leans on the former.
   """
-  opened = [tokens.TokenSource(path) for path in train]
-  size, books = opened[0].codebook_size, opened[0].codebooks
+  about = tokens.TokenSource(train[0])
+  size, books = about.codebook_size, about.codebooks
   one, two = np.ones((books, size)), np.zeros((books, size, size))
-  for codes in _all_codes(opened):
+  for codes in (record["codes"] for record in _records(train)):
     for k in range(books):
       np.add.at(one[k], codes[:, k], 1)
       np.add.at(two[k], (codes[:-1, k], codes[1:, k]), 1)
@@ -182,18 +194,21 @@ def entropies(
     one[:, None],
   )
   bits, count = np.zeros(2), 0
-  for codes in _all_codes([tokens.TokenSource(path) for path in valid]):
-    count += len(codes) - 1
+  for codes in (record["codes"] for record in _records(valid)):
+    count += len(codes)
     for k in range(books):
-      bits[0] -= np.log2(one[k, codes[1:, k]]).sum()
-      bits[1] -= np.log2(share[k, codes[:-1, k], codes[1:, k]]).sum()
+      alone = np.log2(one[k, codes[:, k]])
+      bits[0] -= alone.sum()
+      # Nothing is before the first one.
+      bits[1] -= alone[0] + np.log2(share[k, codes[:-1, k], codes[1:, k]]).sum()
   return float(bits[0] / count), float(bits[1] / count)
 
 
-def _all_codes(sources: Sequence[tokens.TokenSource]):
-  for each in sources:
-    for record in range(len(each)):
-      yield each[record]["codes"]
+def _records(datasets: Sequence[str]) -> Iterator[dict]:
+  """The records of token data sets, one after the other."""
+  for path in datasets:
+    opened = tokens.TokenSource(path)
+    yield from (opened[i] for i in range(len(opened)))
 
 
 def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:

@@ -248,6 +248,25 @@ def measure(
   return found
 
 
+def remember(path: pathlib.Path, now: dict) -> None:
+  """Writes the settings of an experiment; a workdir keeps to them.
+
+  Args:
+    path: of the file, in the workdir.
+    now: JSON-able.
+
+  Raises:
+    UserError: there are other settings.
+  """
+  now = json.loads(json.dumps(now))
+  if path.exists() and json.loads(path.read_text()) != now:
+    raise UserError(
+      f"{path.parent} holds an experiment with other settings, see {path.name};"
+      " give the same ones, or another --workdir."
+    )
+  write(path, now)
+
+
 def write(path: pathlib.Path, content) -> None:
   """JSON, whole or not at all."""
   fresh = path.with_suffix(".new")
