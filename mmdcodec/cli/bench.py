@@ -1,8 +1,8 @@
 """`mmdcodec bench`: speed and memory, beside the floor that nature sets."""
 
-import argparse
 import importlib
 
+from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
 HELP = "measure speed and memory beside their floors"
@@ -13,19 +13,8 @@ PARSES_REST = True
 
 def add_arguments(parser):
   """Adds a subparser for each subject."""
-  subparsers = parser.add_subparsers(
-    dest="subject", metavar="SUBJECT", required=True
-  )
-  for subject in SUBJECTS:
-    module = importlib.import_module(f"mmdcodec.bench.{subject}")
-    subparser = subparsers.add_parser(
-      subject,
-      help=module.HELP,
-      description=module.HELP,
-      epilog="example:\n  " + module.EXAMPLE,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(subparser)
+  modules = {name: f"mmdcodec.bench.{name}" for name in SUBJECTS}
+  common.add_subjects(parser, "subject", modules)
 
 
 def run(args, rest):

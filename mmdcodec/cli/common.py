@@ -1,5 +1,7 @@
 """What several verbs need: processes, files, audio, tables, progress."""
 
+import argparse
+import importlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -7,6 +9,29 @@ from collections.abc import Callable, Sequence
 from mmdcodec import text
 from mmdcodec.errors import UserError
 from mmdcodec.progress import ProgressLine
+
+
+def add_subjects(parser, dest: str, modules: dict[str, str]) -> None:
+  """Adds a subparser for each thing that a verb does.
+
+  Args:
+    parser: of the verb.
+    dest: where the chosen name is put.
+    modules: by name; each has `HELP`, `EXAMPLE` and `add_arguments(parser)`.
+  """
+  subparsers = parser.add_subparsers(
+    dest=dest, metavar=dest.upper(), required=True
+  )
+  for name, path in modules.items():
+    module = importlib.import_module(path)
+    subparser = subparsers.add_parser(
+      name,
+      help=module.HELP,
+      description=module.HELP,
+      epilog="example:\n  " + module.EXAMPLE,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(subparser)
 
 
 def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:

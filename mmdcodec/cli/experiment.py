@@ -4,10 +4,10 @@ Each experiment is a module `experiment_NAME` with `HELP`, `EXAMPLE`,
 `add_arguments(parser)` and `run(args, rest)`.
 """
 
-import argparse
 import importlib
 import pathlib
 
+from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
 HELP = "train and compare: codecs with the independence loss, language models"
@@ -21,17 +21,8 @@ PARSES_REST = True
 
 def add_arguments(parser):
   """Adds a subparser for each experiment."""
-  subparsers = parser.add_subparsers(dest="name", metavar="NAME", required=True)
-  for name in EXPERIMENTS:
-    module = importlib.import_module(f"mmdcodec.cli.experiment_{name}")
-    subparser = subparsers.add_parser(
-      name,
-      help=module.HELP,
-      description=module.HELP,
-      epilog="example:\n  " + module.EXAMPLE,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(subparser)
+  modules = {name: f"mmdcodec.cli.experiment_{name}" for name in EXPERIMENTS}
+  common.add_subjects(parser, "name", modules)
 
 
 def run(args, rest):

@@ -60,21 +60,12 @@ def train(job) -> str:
 
 def with_data(job) -> dict:
   """The config of the run, with its codec and its codes."""
-  config, folder = json.loads(json.dumps(job.lm)), job.workdir
-  model = job.config["model"]
-  stride = 1
-  for ratio in model["ratios"]:
-    stride *= ratio
-  config["codec"] = str(folder / "bundle")
-  config["model"] |= {
-    "codebooks": model["codebooks"],
-    "codebook_size": model["codebook_size"],
-  }
-  config["data"]["frame_rate"] = model["rate"] / stride
-  for split in ("train", "valid"):
-    # Not as text, in which `,` and `=` would have a meaning.
-    config["data"][split] = {str(folder / "tokens" / split): 1.0}
-  return config
+  from mmdcodec.experiments import joint
+
+  # Lists: as text, `,` and `=` would have a meaning.
+  folder = job.workdir / "tokens"
+  sets = {split: [str(folder / split)] for split in ("train", "valid")}
+  return joint.with_codes(job.lm, sets, job.workdir / "bundle")
 
 
 def export(job) -> str:
