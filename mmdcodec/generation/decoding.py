@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from mmdcodec import platform
 from mmdcodec.generation import sampling
+from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Conditions
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.nn import cache as cache_lib
@@ -83,9 +84,10 @@ def prepare(model: TokenLM, params: dict) -> dict:
   """
   low = lambda path, x: x.astype(model.dtype) if path[-1].key == "kernel" else x
   own = jax.tree_util.tree_map_with_path(low, params["transformer"])
+  head = params["head"].astype(model.dtype)
   if platform.traced_for() == "cpu":
     own = cache_lib.by_block(own, model.layers)
-  head = params["head"].astype(model.dtype)
+    head = token_lm.flat_head(head)
   return {**params, "head": head, "transformer": own}
 
 
@@ -137,7 +139,9 @@ def prefill(
       transformer, model_params, conditions.states, conditions.states_mask
     )
   tokens = jnp.where(request.given < 0, model.special, request.given)
-  x = embed(model, params, jnp.tile(tokens[:, :count], (groups, 1, 1)))
+  x = token_lm.embed(
+    jnp.tile(tokens[:, :count], (groups, 1, 1)), params["embedding"]
+  )
   if conditions.prefix is not None:
     x = jnp.concatenate([conditions.prefix, x], axis=1)
   if x.shape[1]:
@@ -190,7 +194,7 @@ def advance(
     x, cache = cache_lib.extend(
       transformer,
       model_params,
-      embed(model, params, jnp.tile(last, (groups, 1, 1))),
+      token_lm.embed(jnp.tile(last, (groups, 1, 1)), params["embedding"]),
       state.cache,
       place,
       jax.lax.dynamic_slice_in_dim(positions, place, 1, axis=1),
@@ -198,7 +202,9 @@ def advance(
       positions,
       state.cross,
     )
-    logits = model.apply({"params": params}, x, method="logits")[:, 0]
+    logits = token_lm.logits(
+      x, params["head"], model.codebooks, jnp.dtype(model.dtype)
+    )[:, 0]
     logits = sampling.guide(
       logits, groups, request.guidance, request.text_guidance
     )
@@ -230,6 +236,7 @@ def _spread(state: State) -> State:
   def one(path, x):
     if x.ndim == 0:
       return x
+    # (The first of merged heads is the batch too.)
     axes = ["batch", *(None,) * (x.ndim - 1)]
     if "tokens" not in rules.path_name(path) and x.ndim >= 4:
       # [..., batch, length, heads, head_dim], stacked or not.
@@ -237,8 +244,3 @@ def _spread(state: State) -> State:
     return rules.constrain(x, *axes)
 
   return jax.tree_util.tree_map_with_path(one, state)
-
-
-def embed(model: TokenLM, params: dict, tokens: jax.Array) -> jax.Array:
-  """`TokenLM.embed` of parameters in either form."""
-  return model.apply({"params": params}, tokens, method="embed")

@@ -16,7 +16,7 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding, order, prompts, windows
 from mmdcodec.models import blocks, checks, token_lm
-from mmdcodec.models.conditioning import Conditions
+from mmdcodec.models.conditioning import Conditioner, Conditions
 from mmdcodec.models.loaded import LoadedCodec, bucket
 from mmdcodec.parallel import rules
 
@@ -74,8 +74,8 @@ class LoadedMusic:
     self._mesh, self._assets = None, assets or {}
     self._params = decoding.prepare(model, jax.device_put(variables["params"]))
     self._condition = jax.jit(
-      lambda params, inputs: model.apply(
-        {"params": params}, inputs, method="condition"
+      lambda params, inputs: Conditioner(**model.conditioner_fields()).apply(
+        {"params": params["conditioner"]}, inputs
       )
     )
 

@@ -8,6 +8,7 @@ codebooks] in the pattern's order, and the special token where it has no code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,6 +116,17 @@ class TokenLM(nn.Module):
       dtype=jnp.dtype(self.dtype),
     )
 
+  def conditioner_fields(self) -> dict:
+    """Fields of the conditioner."""
+    return dict(
+      width=self.width,
+      text=self.text["encoder"] if self.text else None,
+      melody=self.melody["classes"] if self.melody else 0,
+      joint=self.joint,
+      cross=self.cross,
+      dtype=jnp.dtype(self.dtype),
+    )
+
   def setup(self):
     """Builds embeddings, conditioner, Transformer and heads."""
     self.embedding = self.param(
@@ -129,14 +141,7 @@ class TokenLM(nn.Module):
       (self.codebooks, self.width, self.codebook_size),
     )
     if self.conditioned:
-      self.conditioner = Conditioner(
-        width=self.width,
-        text=self.text["encoder"] if self.text else None,
-        melody=self.melody["classes"] if self.melody else 0,
-        joint=self.joint,
-        cross=self.cross,
-        dtype=jnp.dtype(self.dtype),
-      )
+      self.conditioner = Conditioner(**self.conditioner_fields())
 
   def condition(self, inputs: Inputs | None) -> Conditions:
     """Vectors of what is asked for."""
@@ -151,9 +156,7 @@ class TokenLM(nn.Module):
     Returns:
       float32 [batch, steps, width].
     """
-    # Parameters may be NumPy's, which can't be indexed by what is traced.
-    table = jnp.asarray(self.embedding)
-    return table[np.arange(self.codebooks), tokens].sum(axis=-2)
+    return embed(tokens, self.embedding)
 
   def logits(self, x: jax.Array) -> jax.Array:
     """What the next step holds.
@@ -164,13 +167,7 @@ class TokenLM(nn.Module):
     Returns:
       float32 [batch, steps, codebooks, codebook_size].
     """
-    dtype = jnp.dtype(self.dtype)
-    return jnp.einsum(
-      "bsw,kwv->bskv",
-      x.astype(dtype),
-      self.head.astype(dtype),
-      preferred_element_type=jnp.float32,
-    )
+    return logits(x, self.head, self.codebooks, jnp.dtype(self.dtype))
 
   def __call__(
     self,
@@ -210,6 +207,56 @@ class TokenLM(nn.Module):
       train=train,
     )
     return self.logits(x[:, before:])
+
+
+def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
+  """Sums of the vectors of each step's tokens.
+
+  Args:
+    tokens: int [batch, steps, codebooks].
+    table: [codebooks, size + 1, width].
+
+  Returns:
+    float32 [batch, steps, width].
+  """
+  # Parameters may be NumPy's, which can't be indexed by what is traced.
+  table = jnp.asarray(table)
+  return table[np.arange(len(table)), tokens].sum(axis=-2)
+
+
+def flat_head(head: jax.Array) -> jax.Array:
+  """The heads beside each other in one matrix: [width, codebooks * size].
+
+  For drawing one step after the other on a CPU, which would bring them into
+  this form at every step.
+
+  Args:
+    head: [codebooks, width, size], as it is trained.
+  """
+  return head.swapaxes(0, 1).reshape(head.shape[1], -1)
+
+
+def logits(
+  x: jax.Array, head: jax.Array, codebooks: int, dtype: jnp.dtype
+) -> jax.Array:
+  """What the next step holds.
+
+  Args:
+    x: [batch, steps, width] out of the Transformer.
+    head: [codebooks, width, size], or of `flat_head`.
+    codebooks: K.
+    dtype: of the computation; sums are float32.
+
+  Returns:
+    float32 [batch, steps, codebooks, size].
+  """
+  product = functools.partial(
+    jnp.einsum, preferred_element_type=jnp.float32
+  )
+  x, head = x.astype(dtype), head.astype(dtype)
+  if head.ndim == 2:
+    return product("bsw,wv->bsv", x, head).reshape(*x.shape[:2], codebooks, -1)
+  return product("bsw,kwv->bskv", x, head)
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

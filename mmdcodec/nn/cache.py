@@ -8,7 +8,8 @@ the same `Block`. Parameters come in one of two forms, and the cache follows:
              small, which counts for deep models on TPUs and GPUs.
   by block   a tuple of one tree per block, from `by_block`, made once. A CPU
              would otherwise copy every block's weights out of the stack for
-             every token.
+             every token; for the same reason batch and heads of its cache are
+             one axis (`attention.merge_heads`).
 
 A program of either form holds one cache, whose length is that of the request.
 """
@@ -19,6 +20,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.nn.attention import merge_heads
 from mmdcodec.nn.transformer import Block, Transformer, View
 
 
@@ -28,7 +30,7 @@ class Cache:
 
   Attributes:
     keys: [layers, batch, length, key_heads, head_dim], or a tuple of one array
-      [batch, length, key_heads, head_dim] per block.
+      [batch * key_heads, length, head_dim] per block.
     values: as keys.
   """
 
@@ -59,13 +61,15 @@ def empty(model: Transformer, params: dict, batch: int, length: int) -> Cache:
     batch: sequences.
     length: tokens that it can hold.
   """
-  shape = (batch, length, model.key_heads, model.width // model.heads)
+  heads, dim = model.key_heads, model.width // model.heads
   if _apart(params):
+    shape = (batch * heads, length, dim)
     make = lambda: tuple(
       jnp.zeros(shape, model.dtype) for _ in range(model.layers)
     )
   else:
-    make = lambda: jnp.zeros((model.layers, *shape), model.dtype)
+    shape = (model.layers, batch, length, heads, dim)
+    make = lambda: jnp.zeros(shape, model.dtype)
   return Cache(make(), make())
 
 
@@ -87,7 +91,13 @@ def crosses(
     {"params": block}, states, mask, method="cross_keys"
   )
   if _apart(params):
-    return tuple(one(block) for block in params["blocks"])
+    found = [one(block) for block in params["blocks"]]
+    return tuple(
+      cross.replace(
+        keys=merge_heads(cross.keys), values=merge_heads(cross.values)
+      )
+      for cross in found
+    )
   return jax.lax.map(one, params["blocks"])
 
 
@@ -135,8 +145,8 @@ def extend(
     for i, block in enumerate(params["blocks"]):
 
       def remember(k, v, i=i):
-        keys[i] = _put(keys[i], k, (0, at, 0, 0))
-        values[i] = _put(values[i], v, (0, at, 0, 0))
+        keys[i] = _put(keys[i], merge_heads(k), (0, at, 0))
+        values[i] = _put(values[i], merge_heads(v), (0, at, 0))
         return keys[i], values[i]
 
       x = module.apply(

@@ -55,7 +55,8 @@ class Cross:
   """A condition, as one block attends to it.
 
   Attributes:
-    keys: [batch, length, key_heads, head_dim].
+    keys: [batch, length, key_heads, head_dim], or merged, see
+      `attention.merge_heads`.
     values: as keys.
     mask: bool [batch, 1, 1, length], True for what is seen.
   """
