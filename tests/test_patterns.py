@@ -64,6 +64,23 @@ def test_random_round_trips(name):
   np.testing.assert_array_equal(back, 1.0)
 
 
+@pytest.mark.parametrize("name", GOLDEN)
+def test_logits_go_to_the_code_that_they_predict(name):
+  """Catches logits of a step before or after the one that says the code."""
+  golden = GOLDEN[name]
+  pattern = MAKERS[name](golden["T"])
+  random = np.random.default_rng(0)
+  codes = random.integers(0, 9, (2, golden["T"], golden["n_q"]))
+  # A model that is sure of the next step, and of something else elsewhere.
+  tokens = np.asarray(pattern.build(codes, 9))
+  logits = np.eye(10)[tokens[:, 1:]] + 0.5 * random.random((10,))
+  found = jax.jit(pattern.revert_logits)(logits)
+  assert found.shape == (*codes.shape, 10)
+  np.testing.assert_array_equal(np.argmax(found, axis=-1), codes)
+  with pytest.raises(ValueError, match="size"):
+    pattern.revert_logits(logits[:, :-1])
+
+
 def test_groups_are_what_a_step_predicts():
   """Catches rows of other frames, rows beyond the clip, partial rows."""
   ((held, rows),) = patterns.delay(4)(10).groups

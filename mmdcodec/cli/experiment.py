@@ -10,12 +10,12 @@ import pathlib
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
-HELP = "train and compare: codecs with the independence loss, language models"
+HELP = "codecs with the independence loss, patterns, prompts: runs to compare"
 EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence"
 )
-EXPERIMENTS = ("independence", "joint")
+EXPERIMENTS = ("independence", "joint", "prompts")
 PARSES_REST = True
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser):
     " (default: %(default)s)",
   )
   parser.description = (
-    HELP + ". --config=NAME[:argument] is the language model (lm_small), and"
+    HELP + ". --config=NAME[:argument] is the language model (joint), and"
     " --config.key=value overrides any key of it."
   )
 
@@ -39,7 +39,7 @@ def run(args, rest):
   from mmdcodec.train import preemption
 
   if not any(argument.startswith("--config=") for argument in rest):
-    rest = ["--config=lm_small", *rest]
+    rest = ["--config=joint", *rest]
   config = configs.parse(rest)
   experiment.check_datasets(args.train, args.valid)
   codecs = {}

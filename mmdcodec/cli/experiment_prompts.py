@@ -1,0 +1,65 @@
+"""`mmdcodec experiment prompts`: whether music has what its prompt asked for."""
+
+HELP = "whether a model of built-in music makes what its prompts ask for"
+EXAMPLE = (
+  "mmdcodec experiment prompts --model mmdcodec-quickstart/music_bundle"
+  " --workdir runs/prompts"
+)
+
+
+def add_arguments(parser):
+  """Adds the experiment's arguments."""
+  parser.add_argument(
+    "--model", required=True, help="bundle or workdir of a music model"
+  )
+  parser.add_argument("--workdir", required=True, help="everything goes here")
+  parser.add_argument(
+    "--songs",
+    type=int,
+    default=300,
+    help="that classifiers learn from (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--pieces",
+    type=int,
+    default=96,
+    help="made from captions of further songs (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=8.0,
+    help="of each song and piece (default: %(default)g)",
+  )
+  parser.add_argument(
+    "--seed", type=int, default=0, help="of the pieces (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--guidance",
+    type=float,
+    default=3.0,
+    help="how much prompts count, 1: as learned (default: %(default)g)",
+  )
+
+
+def run(args, rest):
+  """Makes, listens, prints the table."""
+  from mmdcodec.cli import common
+  from mmdcodec.errors import UserError
+  from mmdcodec.experiments import prompts
+
+  if rest:
+    raise UserError(f"{rest[0]!r} is not understood here.")
+  music = common.load_music(args.model)
+  found = prompts.run(
+    music,
+    args.workdir,
+    songs=args.songs,
+    pieces=args.pieces,
+    seconds=args.seconds,
+    seed=args.seed,
+    guidance=args.guidance,
+    show=common.progress_line,
+  )
+  print(common.format_table(*prompts.table(found)))
+  print(f"\nresults.json, table.md and what was made: {args.workdir}")

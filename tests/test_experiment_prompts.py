@@ -1,0 +1,147 @@
+"""The experiment of prompts, and the classifiers that it listens with.
+
+Must catch: classifiers that hear nothing, or what they were told; chance that
+is none; pieces that are judged by another piece's prompt.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from random_music import random_music
+
+from mmdcodec import bundle
+from mmdcodec.audio import files, synth
+from mmdcodec.cli.main import main
+from mmdcodec.evaluate import traits
+from mmdcodec.experiments import prompts
+
+pytestmark = pytest.mark.usefixtures("compile_once", "compile_fast")
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+  """Audio at 8 kHz and tags of songs of 4 s."""
+  paths = synth.write_songs(
+    tmp_path_factory.mktemp("songs"), songs=60, seconds=4.0, rate=8000
+  )
+  audio = np.stack([files.read(path)[0][:, 0] for path in paths])
+  tags = [
+    json.loads(path.with_suffix(".json").read_text())["tags"] for path in paths
+  ]
+  return audio, tags
+
+
+def test_traits_are_heard(songs):
+  """Catches features without the trait in them, and labels that are mixed."""
+  audio, tags = songs
+  heard, told = traits.features(audio, 8000), traits.of_songs(tags)
+  assert np.isfinite(heard).all()
+  half = slice(0, 40), slice(40, None)
+  learned = {name: values[half[0]] for name, values in told.items()}
+  found = traits.Classifiers(heard[half[0]], learned)(heard[half[1]])
+  for trait in ("drums", "speed"):
+    result = traits.agreement(told[trait][half[1]], found[trait])
+    assert result["share"] > result["chance"] + 0.15
+    assert result["p"] < 0.05
+  # Loudness is none of them.
+  np.testing.assert_allclose(
+    traits.features(0.1 * audio[:2], 8000), heard[:2], atol=1e-3
+  )
+
+
+def test_what_all_songs_share_is_not_learned(songs):
+  """Catches a classifier of one class."""
+  heard = traits.features(songs[0][:10], 8000)
+  told = {"drums": ["with"] * 10, "bass": ["with", "without"] * 5}
+  assert set(traits.Classifiers(heard, told)(heard)) == {"bass"}
+
+
+def test_chance_is_what_strangers_agree_in():
+  """Catches shares of the wrong pairs, and a p that is never large."""
+  random = np.random.default_rng(0)
+  told = random.choice(["a", "b"], 400, p=[0.8, 0.2]).tolist()
+  found = traits.agreement(told, told, shuffles=200)
+  a = np.mean(np.array(told) == "a")
+  pairs = (a**2 + (1 - a) ** 2 - 1 / 400) * 400 / 399
+  assert found["chance"] == pytest.approx(pairs)
+  assert found["share"] == 1 and found["p"] == pytest.approx(1 / 201)
+  other = random.choice(["a", "b"], 400, p=[0.8, 0.2]).tolist()
+  found = traits.agreement(told, other, shuffles=200)
+  assert found["share"] == pytest.approx(found["chance"], abs=0.06)
+  assert found["p"] > 0.01
+  # Always the same: right as often as any other.
+  found = traits.agreement(told, ["a"] * 400, shuffles=50)
+  assert found["share"] == pytest.approx(found["chance"])
+  assert found["p"] == 1
+
+
+def test_a_model_that_obeys(tmp_path, monkeypatch):
+  """Catches prompts and pieces that are not each other's."""
+  seconds, tags = 4.0, {}
+
+  class Codec:
+    """Hands audio through."""
+
+    hash = "none"
+    encode = staticmethod(lambda x: x)
+    decode = staticmethod(lambda codes, length: codes)
+
+  class Obedient:
+    """Renders the song of a caption, from another seed."""
+
+    rate, channels, codec = 8000, 1, Codec()
+    model = type("Model", (), {"text": {"longest": 256}})
+
+    def generate(self, texts, *, seconds, seed, guidance):
+      assert guidance == 2.0
+      made = []
+      for i, text in enumerate(texts):
+        want = {
+          key: tags[text][key]
+          for key in ("speed", "drums", "bass", "chords", "timbre", "beats")
+        }
+        song = synth.render(10_000 + seed + i, seconds=seconds, rate=8000, **want)
+        made.append(song.audio)
+      return np.stack(made)
+
+  wrote = prompts._songs
+
+  def remember(*args):
+    found = wrote(*args)
+    tags.update({s["caption"]: s["tags"] for s in found["sidecars"]})
+    return found
+
+  monkeypatch.setattr(prompts, "_songs", remember)
+  given = dict(songs=40, pieces=20, seconds=seconds, guidance=2.0)
+  found = prompts.run(Obedient(), tmp_path, **given)
+  for trait in ("drums", "speed"):
+    assert found[trait]["made"]["p"] < 0.05
+    assert found[trait]["made"]["share"] > found[trait]["made"]["chance"]
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert results["traits"] == found and results["about"]["songs"] == 40
+  caption = (tmp_path / "made" / "017.txt").read_text().strip()
+  x, rate = files.read(tmp_path / "made" / "017.flac")
+  assert caption in tags and len(x) == seconds * rate
+
+
+def test_the_command(tmp_path, capsys, fails):
+  """Catches a command that can't be run, and mistakes found late."""
+  config, variables = random_music(
+    tmp_path / "codec", codec=dict(dilations=(1,)), frames=100, layers=1
+  )
+  bundle.save(tmp_path / "music", config, variables)
+  argv = ["experiment", "prompts", "--model", str(tmp_path / "music")]
+  argv += ["--workdir", str(tmp_path / "job"), "--songs", "12"]
+  argv += ["--pieces", "3", "--seconds", "2", "--guidance", "1"]
+  assert main(argv) == 0
+  assert "pieces as prompted" in capsys.readouterr().out
+  table = (tmp_path / "job" / "table.md").read_text()
+  assert table.startswith("| trait |") and "drums" in table
+  assert len(list((tmp_path / "job" / "made").glob("*.flac"))) == 3
+  assert "at least 2" in fails(*argv, "--seconds", "1")
+  assert "too few" in fails(*argv, "--songs", "3")
+  assert "not understood" in fails(*argv, "--config.steps=3")
+  assert "a codec, not a music model" in fails(
+    *argv, "--model", str(tmp_path / "codec")
+  )
