@@ -173,7 +173,8 @@ def _run(config: ConfigDict) -> None:
   config.max_skipped = 20
 
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
-  config.init_from = ""  # bundle or workdir to start from
+  # Bundle or workdir to start from; of a language model also a T5 alone.
+  config.init_from = ""
   config.log_every = 100
   config.eval_every = 5_000
   config.save_every = 5_000

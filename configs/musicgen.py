@@ -1,14 +1,15 @@
 """MusicGen, arXiv 2306.05284, 4.1-4.2: 30 s of music a clip, prompts by T5.
 
-    mmdcodec convert facebook/musicgen-small musicgen_small
     mmdcodec train --config=musicgen --workdir=runs/musicgen \
-        --config.init_from=musicgen_small --config.codec=CODEC \
+        --config.init_from=google-t5/t5-base --config.codec=CODEC \
         --config.data.train=TOKENS
 
 300 M parameters and T5-base, which stays as it is; `--config=musicgen:medium`
 and `:large` have 1.5 and 3.3 B. The published training: 1 M steps of 192 clips
-on 32 to 96 GPUs. Weights of T5 come with `init_from`. `bytes` trains a text
-encoder of its own instead, from nothing.
+on 32 to 96 GPUs. `init_from` is where T5 comes from: from itself, as above, or
+with all of a MusicGen that is to learn more (`mmdcodec convert
+facebook/musicgen-small musicgen_small`). `bytes` trains a text encoder of its
+own instead, from nothing.
 
 Parameters and optimizer are cut over all chips. What 192 clips need of each
 chip of a TPU slice, by the compiler's analysis (`mmdcodec compile`); v5e has

@@ -101,7 +101,9 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
           key: tags[text][key]
           for key in ("speed", "drums", "bass", "chords", "timbre", "beats")
         }
-        song = synth.render(10_000 + seed + i, seconds=seconds, rate=8000, **want)
+        song = synth.render(
+          10_000 + seed + i, seconds=seconds, rate=8000, **want
+        )
         made.append(song.audio)
       return np.stack(made)
 

@@ -7,17 +7,21 @@ are frozen, or do not though they are not; parts that are not the whole.
 
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+import tokenizers
 from mmdcodec.configs import lm_small
 from random_codec import write_random_codec
 from random_music import random_params
 
 import mmdcodec
 from mmdcodec import bundle
+from mmdcodec.convert import t5
 from mmdcodec.data.tokenize import tokenize
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
@@ -26,6 +30,7 @@ from mmdcodec.train.lm_task import LMTask
 from mmdcodec.train.trainable import Trainable
 
 BOOKS, SIZE, FRAMES = 3, 11, 6
+DATA = pathlib.Path(__file__).parent / "data"
 
 
 def make_task(**changes):
@@ -287,6 +292,40 @@ def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   before, after = flat(music.variables), flat(other.variables)
   changed = {k for k in before if np.any(before[k] != after[k])}
   assert changed and all("transformer/blocks" in path for path in changed)
+
+
+def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
+  """Catches a T5 that is not taken, is trained, or lacks its tokenizer."""
+  folder = tmp_path / "t5"
+  folder.mkdir()
+  arrays = dict(np.load(DATA / "t5enc_tiny.npz"))
+  weights = {k[2:]: a for k, a in arrays.items() if k.startswith("w/")}
+  public = json.loads((DATA / "t5enc_tiny.json").read_text())
+  fields, variables = t5.convert(weights, public)
+  safetensors.numpy.save_file(weights, folder / "model.safetensors")
+  (folder / "config.json").write_text(json.dumps(public | {"model_type": "t5"}))
+  config = configure(model, tokens, steps=4, init_from=str(folder))
+  config["model"]["text"] = {
+    "tokenizer": "t5", "longest": 64, "encoder": fields
+  }  # fmt: skip
+  config |= dict(freeze="conditioner/text_encoder", ema=0.0)
+  quiet = dict(log=lambda line: None)
+  with pytest.raises(UserError, match="tokenizer.json"):
+    loop.train(config, tmp_path / "run", **quiet)
+  words = {"</s>": 1, "tune": 2, "number": 3, "<unk>": 0}
+  split = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(words, unk_token="<unk>")
+  )
+  split.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  split.save(str(folder / "tokenizer.json"))
+  loop.train(config, tmp_path / "run", **quiet)
+  music = mmdcodec.load(tmp_path / "run")
+  encoder = music.variables["params"]["conditioner"]["text_encoder"]
+  jax.tree.map(np.testing.assert_array_equal, encoder, variables["params"])
+  assert music.generate_codes(["tune number 1"], seconds=0.05).size
+  config["model"]["text"]["encoder"] = {**fields, "width": 32}
+  with pytest.raises(UserError, match="expected .*'width': "):
+    loop.train(config, tmp_path / "other", **quiet)
 
 
 def test_mistakes(tmp_path, model, tokens, dataset, compile_fast):

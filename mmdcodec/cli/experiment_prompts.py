@@ -1,4 +1,4 @@
-"""`mmdcodec experiment prompts`: whether music has what its prompt asked for."""
+"""`mmdcodec experiment prompts`: whether music is what its prompt asked for."""
 
 HELP = "whether a model of built-in music makes what its prompts ask for"
 EXAMPLE = (

@@ -3,13 +3,14 @@
 A whole T5 has a decoder too: its tensors are left out on purpose.
 """
 
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.convert import fields, weights
+from mmdcodec.convert import fields, hub, weights
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
@@ -64,6 +65,33 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   fields.get(config, "is_gated_act", gated, fields.one_of([gated]))
   fields.get(config, "layer_norm_epsilon", 1e-6, fields.one_of([1e-6]))
   return found | {"gated": gated}
+
+
+def read(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+  """A public encoder, to begin a training with.
+
+  Args:
+    path: folder with config.json and model.safetensors of transformers, or an
+      id on the Hugging Face Hub, "google-t5/t5-base".
+
+  Returns:
+    See `convert`; None if the folder holds something else.
+
+  Raises:
+    UserError: a T5 that is not understood, or damaged.
+  """
+  folder = hub.find(path)
+  if not is_t5(folder):
+    return None
+  return convert(weights.read(folder), weights.read_config(folder))
+
+
+def is_t5(folder: pathlib.Path) -> bool:
+  """Whether a folder holds a T5 of transformers."""
+  config = weights.read_config(folder) if folder.is_dir() else None
+  return isinstance(config, dict) and config.get("model_type") == "t5"
 
 
 def convert(

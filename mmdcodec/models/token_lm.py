@@ -250,9 +250,7 @@ def logits(
   Returns:
     float32 [batch, steps, codebooks, size].
   """
-  product = functools.partial(
-    jnp.einsum, preferred_element_type=jnp.float32
-  )
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   x, head = x.astype(dtype), head.astype(dtype)
   if head.ndim == 2:
     return product("bsw,wv->bsv", x, head).reshape(*x.shape[:2], codebooks, -1)

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.audio import melody
+from mmdcodec.convert import hub, t5
 from mmdcodec.data import token_batches, tokens
 from mmdcodec.errors import UserError
 from mmdcodec.generation import prompts
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import settings
@@ -220,16 +222,18 @@ class LMTask:
     from mmdcodec import bundle
 
     source, found = self.config["init_from"], {}
-    if source and (pathlib.Path(source) / prompts.TOKENIZER_FILE).is_file():
-      # Without the weights beside it.
-      file = pathlib.Path(source) / prompts.TOKENIZER_FILE
-      return {prompts.TOKENIZER_FILE: file.read_bytes()}
     if source:
-      found = bundle.read(source).assets
+      # Without the weights beside it, if it lies there.
+      folder = hub.find(source)
+      file = folder / prompts.TOKENIZER_FILE
+      if file.is_file():
+        return {prompts.TOKENIZER_FILE: file.read_bytes()}
+      if not t5.is_t5(folder):
+        found = bundle.read(source).assets
     if prompts.TOKENIZER_FILE not in found:
       raise UserError(
-        "model.text.tokenizer is t5: init_from must be a model with a"
-        f" {prompts.TOKENIZER_FILE}."
+        "model.text.tokenizer is t5: init_from must be a music model, or a T5,"
+        f" with a {prompts.TOKENIZER_FILE}."
       )
     return found
 
@@ -276,6 +280,30 @@ class LMTask:
     collections = dict(variables)
     params = self.trainable.join(collections.pop("params"), collections)
     return {"params": params}
+
+  def with_text_encoder(
+    self, variables: dict, fields: Mapping, encoder: Mapping
+  ) -> dict:
+    """A whole model's variables, with a text encoder from elsewhere.
+
+    Args:
+      variables: with `params`.
+      fields: of the T5Encoder.
+      encoder: variables of it.
+
+    Raises:
+      UserError: the model reads texts otherwise.
+    """
+    ours = self.model.text and T5Encoder(**self.model.text["encoder"])
+    if ours != T5Encoder(**fields):
+      raise UserError(
+        "init_from is a T5, but model.text.encoder of the config is"
+        f" {dict(self.model.text['encoder']) if self.model.text else None}:"
+        f" expected {dict(fields)}."
+      )
+    params = variables["params"]
+    conditioner = params["conditioner"] | {"text_encoder": encoder["params"]}
+    return {"params": {**params, "conditioner": conditioner}}
 
   def _inputs(self, batch: dict) -> Inputs | None:
     # Of what the data does not have there is none: tokens of a joint embedding.
