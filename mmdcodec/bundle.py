@@ -39,7 +39,7 @@ ASSETS = ("tokenizer.json",)
 
 # What opens a bundle, by its kind: "module:class".
 LOADERS = {
-  "codec": "mmdcodec.models.loaded:LoadedCodec",
+  "codec": "mmdcodec.models.stereo:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
 }
 
@@ -307,7 +307,8 @@ def load(path: str | pathlib.Path) -> Any:
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec` or `LoadedMusic`.
+    A `LoadedCodec` (a `StereoCodec` of a stereo music model's) or
+    `LoadedMusic`.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -338,7 +339,7 @@ def read_codec(path: str | pathlib.Path) -> tuple[dict, dict]:
 
 
 def load_codec(path: str | pathlib.Path) -> Any:
-  """Opens a codec, or that of a music model: a `LoadedCodec`.
+  """Opens a codec, or that of a music model: see `load`.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.

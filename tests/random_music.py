@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import tokenizers
 from random_codec import write_random_codec
 
 from mmdcodec import bundle
@@ -26,6 +27,16 @@ def random_params(model, seed=0, scale=0.4):
     return rng.normal(middle, scale, leaf.shape).astype(leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def word_tokenizer() -> str:
+  """A tokenizer.json that knows a few words."""
+  words = {"<unk>": 0, "</s>": 1, "tune": 2, "number": 3}
+  made = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(words, unk_token="<unk>")
+  )
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  return made.to_str()
 
 
 def random_music(folder, seed=0, codec=(), **changes):

@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import tokenizers
 from mmdcodec.configs import lm_small
 from random_codec import write_random_codec
-from random_music import random_params
+from random_music import random_params, word_tokenizer
 
 import mmdcodec
 from mmdcodec import bundle
@@ -312,12 +311,7 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   quiet = dict(log=lambda line: None)
   with pytest.raises(UserError, match="tokenizer.json"):
     loop.train(config, tmp_path / "run", **quiet)
-  words = {"</s>": 1, "tune": 2, "number": 3, "<unk>": 0}
-  split = tokenizers.Tokenizer(
-    tokenizers.models.WordLevel(words, unk_token="<unk>")
-  )
-  split.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-  split.save(str(folder / "tokenizer.json"))
+  (folder / "tokenizer.json").write_text(word_tokenizer())
   loop.train(config, tmp_path / "run", **quiet)
   music = mmdcodec.load(tmp_path / "run")
   encoder = music.variables["params"]["conditioner"]["text_encoder"]

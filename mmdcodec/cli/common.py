@@ -71,6 +71,21 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def load_codec(path: str | os.PathLike):
+  """Opens a codec to code with, a `LoadedCodec`.
+
+  Of a music model its own; of a stereo one the mono codec of either side, which
+  takes other audio as well.
+
+  Raises:
+    UserError: there is no model.
+  """
+  from mmdcodec import bundle
+
+  codec = bundle.load_codec(path)
+  return getattr(codec, "mono", codec)
+
+
 def load_music(path: str | os.PathLike):
   """Opens a music model.
 

@@ -77,7 +77,6 @@ def add_arguments(parser):
 
 def run(args):
   """Decodes one file, or all of a folder."""
-  import mmdcodec
   from mmdcodec.audio import blocks, files
   from mmdcodec.cli import batch, common
 
@@ -102,7 +101,7 @@ def run(args):
     if args.input == batch.PIPE:
       file = stack.enter_context(blocks.spooled(sys.stdin.buffer))
     codes = stack.enter_context(opened(args, file))
-    codec = mmdcodec.load(args.model)
+    codec = common.load_codec(args.model)
     decode_file(args, codec, codes, out, say, show=True)
     if target == batch.PIPE:
       with open(out, "rb") as made:
@@ -135,11 +134,10 @@ def _check_target(args, source: Path) -> None:
 
 
 def _run_folder(args, folder: Path) -> int:
-  import mmdcodec
   from mmdcodec import bitstream
   from mmdcodec.audio import files
   from mmdcodec.bitstream import ecdc
-  from mmdcodec.cli import batch
+  from mmdcodec.cli import batch, common
 
   out = batch.check_folders(folder, args.output, files.SUFFIXES)
   suffix = "." + args.format.lower().lstrip(".")
@@ -156,7 +154,7 @@ def _run_folder(args, folder: Path) -> int:
   )
   if not found:
     raise UserError(f"{folder} holds no {bitstream.SUFFIX} files.")
-  codec = mmdcodec.load(args.model)
+  codec = common.load_codec(args.model)
 
   def work(source, target):
     with opened(args, source) as codes:

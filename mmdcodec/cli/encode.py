@@ -118,11 +118,11 @@ def _stdin(stack):
 
 
 def _model(args):
-  import mmdcodec
+  from mmdcodec.cli import common
 
   if args.model is None:
     raise UserError("give --model: the bundle or workdir that is to code.")
-  return mmdcodec.load(args.model)
+  return common.load_codec(args.model)
 
 
 def _run_folder(args, folder: Path) -> int:

@@ -80,7 +80,6 @@ def add_arguments(parser):
 
 def run(args):
   """Evaluates, prints the tables, writes what was asked for."""
-  import mmdcodec
   from mmdcodec.cli import common
   from mmdcodec.evaluate import clips as clips_lib
 
@@ -99,6 +98,5 @@ def run(args):
   if args.measure == "lm":
     model = common.load_music(args.model)
   else:
-    model = mmdcodec.load(args.model)
-    model = getattr(model, "codec", model)  # a music model has its own
+    model = common.load_codec(args.model)
   measure.run(args, model)

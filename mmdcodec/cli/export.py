@@ -44,7 +44,6 @@ def run(args):
 
 
 def _run_stablehlo(args):
-  import mmdcodec
   from mmdcodec import stablehlo
   from mmdcodec.cli import common
 
@@ -54,7 +53,7 @@ def _run_stablehlo(args):
       " stablehlo."
     )
   sizes = stablehlo.export_codec(
-    mmdcodec.load(args.workdir), args.bundle, force=args.force
+    common.load_codec(args.workdir), args.bundle, force=args.force
   )
   print(f"{args.bundle}: for {', '.join(stablehlo.PLATFORMS)}, see README.txt")
   print(

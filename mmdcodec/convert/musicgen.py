@@ -62,7 +62,7 @@ def bundled(
   out = {
     "kind": "lm",
     "model": fields,
-    "codec": {"kind": "codec", "model": codec},
+    "codec": musicgen_config.codec_of(codec, fields["codebooks"]),
   }
   return out, variables, assets
 

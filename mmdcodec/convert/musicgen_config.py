@@ -9,6 +9,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
+from mmdcodec.models.stereo import FLAG, SIDES
 
 # Seconds of the clips that all published ones were trained on: no config says.
 SECONDS = 30
@@ -107,8 +108,7 @@ def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     (fields of the TokenLM, fields of the Codec).
 
   Raises:
-    UserError: a field that is not known, or has a value that is not supported;
-      a stereo model.
+    UserError: a field that is not known, or has a value that is not supported.
   """
   melody = config.get("model_type") == "musicgen_melody"
   _known(config, {*PARTS, *(MELODY if melody else ())})
@@ -167,18 +167,37 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
   for key in ("pad_token_id", "bos_token_id"):
     get(config, key, None, special)
   if get(config, "audio_channels", 1, one_of([1, 2])) == 2:
-    raise stereo()
+    more["pattern"] = stereo_pattern(fields["codebooks"])
   # Of the published models everything else is alike.
   return token_lm.preset("musicgen_small", **{"text": None, **fields, **more})
 
 
-def stereo() -> UserError:
-  """The error for a model that speaks of two channels."""
-  return UserError(
-    "this is a stereo MusicGen, which codes left and right one by one with a"
-    " mono codec; that is not supported: convert the mono model of the same"
-    " size."
-  )
+def stereo_pattern(codebooks: int) -> dict[str, Any]:
+  """Left and right take turns; either side's codebook k is k steps late.
+
+  Args:
+    codebooks: of both sides together.
+
+  Raises:
+    UserError: they are not even in number.
+  """
+  if codebooks % SIDES:
+    raise refused("num_codebooks", codebooks, "an even number, for two sides")
+  return dict(name="delay", delays=[k // SIDES for k in range(codebooks)])
+
+
+def codec_of(codec: dict[str, Any], codebooks: int) -> dict[str, Any]:
+  """The config of a codec in a bundle.
+
+  Args:
+    codec: fields of it.
+    codebooks: that the language model speaks of: those of the codec, or of a
+      mono one on either side.
+  """
+  found = {"kind": "codec", "model": codec}
+  if codec["channels"] == 1 and codebooks == SIDES * codec["codebooks"]:
+    found[FLAG] = True
+  return found
 
 
 def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:

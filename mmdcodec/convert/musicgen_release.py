@@ -29,6 +29,7 @@ from mmdcodec.convert.musicgen_config import within
 from mmdcodec.errors import UserError
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
+from mmdcodec.models.stereo import FLAG
 
 TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
 
@@ -78,8 +79,7 @@ def convert(
     As `musicgen.convert`.
 
   Raises:
-    UserError: a part or a tensor that is missing, over, or not understood; a
-      stereo model.
+    UserError: a part or a tensor that is missing, over, or not understood.
   """
   arrays = canonical(arrays)
   fields = guess(arrays, preset)
@@ -97,8 +97,9 @@ def convert(
       None if config else "encodec_32khz",
     )
   # Left and right take turns.
-  if fields["codebooks"] == 2 * codec["codebooks"]:
-    raise musicgen_config.stereo()
+  books = fields["codebooks"]
+  if FLAG in musicgen_config.codec_of(codec, books):
+    fields["pattern"] = musicgen_config.stereo_pattern(books)
   fields["text"] = musicgen_config.text_fields(text_fields)
   fields["frames"] = musicgen_config.frames_of(codec)
   params = musicgen_decoder.convert(arrays, fields, text["params"])
@@ -157,9 +158,11 @@ def guess(
     layers=count(r"model\.decoder\.layers\.\d+\.fc1\.weight"),
     cross=layer.format(0, "encoder_attn.q_proj.weight") in arrays,
   )
+  # Of stereo models everything else is that of the mono ones.
+  known = seen | {"codebooks": min(seen["codebooks"], 4)}
   if preset is None:
     like = lambda name: (
-      token_lm.preset(name).items() >= seen.items()
+      token_lm.preset(name).items() >= known.items()
       and bool(token_lm.preset(name)["melody"]) == (melody is not None)
     )
     found = [name for name in PRESETS if like(name)]

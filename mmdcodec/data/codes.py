@@ -1,7 +1,6 @@
 """Codes of the records of audio data sets, on all devices of a process."""
 
 import collections
-import copy
 import io
 import queue
 from collections.abc import Iterable, Iterator
@@ -51,7 +50,7 @@ def encoded(
   Yields:
     The token records of a batch.
   """
-  codecs = [_on(codec, device) for device in jax.local_devices()] * _AT_A_TIME
+  codecs = [codec.on(device) for device in jax.local_devices()] * _AT_A_TIME
   free = queue.SimpleQueue()
   for each in codecs:
     free.put(each)
@@ -81,13 +80,6 @@ def encoded(
   finally:
     workers.shutdown(cancel_futures=True)
     readers.shutdown()
-
-
-def _on(codec: LoadedCodec, device: jax.Device) -> LoadedCodec:
-  """The codec with its weights on a device, where it then computes."""
-  codec = copy.copy(codec)
-  codec.variables = jax.device_put(codec.variables, device)
-  return codec
 
 
 def _read(

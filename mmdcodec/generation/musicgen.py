@@ -18,6 +18,12 @@ from mmdcodec.generation import decoding, order, prompts, windows
 from mmdcodec.models import blocks, checks, token_lm
 from mmdcodec.models.conditioning import Conditioner, Conditions
 from mmdcodec.models.loaded import LoadedCodec, bucket
+from mmdcodec.models.stereo import (
+  StereoCodec,
+  join_audio,
+  open_codec,
+  split_codes,
+)
 from mmdcodec.parallel import rules
 
 
@@ -42,7 +48,7 @@ class LoadedMusic:
     config: dict of the bundle's config.json.
     model: the language model, a Linen module.
     variables: `{"params": ..., "codec": ...}` as in the bundle.
-    codec: the `LoadedCodec`.
+    codec: the `LoadedCodec`, or the `StereoCodec` around it.
     rate: Hz of the audio. channels: of it. frame_rate: code frames per second.
     seconds: of the clips that it was trained on.
   """
@@ -66,7 +72,7 @@ class LoadedMusic:
     """
     self.config, self.variables = config, variables
     self.model = model = token_lm.from_config(config["model"])
-    self.codec = LoadedCodec(config["codec"], variables["codec"])
+    self.codec = open_codec(config["codec"], variables["codec"])
     check_codec(model, self.codec)
     self.rate, self.channels = self.codec.rate, self.codec.channels
     self.frame_rate = self.codec.frame_rate
@@ -334,7 +340,9 @@ class LoadedMusic:
     return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)
 
 
-def check_codec(model: token_lm.TokenLM, codec: LoadedCodec) -> None:
+def check_codec(
+  model: token_lm.TokenLM, codec: LoadedCodec | StereoCodec
+) -> None:
   """Makes sure that a codec's codes are what a language model speaks.
 
   Raises:
@@ -352,7 +360,9 @@ def check_codec(model: token_lm.TokenLM, codec: LoadedCodec) -> None:
   checks.codes_alone(codec.model)
 
 
-def _audio(codec: LoadedCodec, parts, size: int) -> Iterator[np.ndarray]:
+def _audio(
+  codec: LoadedCodec | StereoCodec, parts, size: int
+) -> Iterator[np.ndarray]:
   """Audio of codes that arrive in parts, as `decode` gives it of all of them.
 
   Args:
@@ -360,6 +370,10 @@ def _audio(codec: LoadedCodec, parts, size: int) -> Iterator[np.ndarray]:
     parts: int32 [batch, frames, codebooks].
     size: frames of a piece, at least.
   """
+  if isinstance(codec, StereoCodec):
+    for x in _audio(codec.mono, map(split_codes, parts), size):
+      yield join_audio(x)
+    return
   way = blocks.way(codec.model, size)
   if way is None:
     yield codec.decode(np.concatenate(list(parts), axis=1))

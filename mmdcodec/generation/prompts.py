@@ -33,7 +33,12 @@ class Pieces:
       ) from None
     if isinstance(description, bytes):
       description = description.decode()
-    self._tokenizer = tokenizers.Tokenizer.from_str(description)
+    try:
+      self._tokenizer = tokenizers.Tokenizer.from_str(description)
+    except Exception as error:  # of no kind of its own
+      raise UserError(
+        f"the model's {TOKENIZER_FILE} can't be read: {error}."
+      ) from None
     # Padding and cutting are done here, for all tokenizers alike.
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()

@@ -1,5 +1,6 @@
 """A codec ready to use: NumPy audio in, codes out, and back."""
 
+import copy
 import hashlib
 import json
 from typing import Any
@@ -111,7 +112,7 @@ class LoadedCodec:
     Raises:
       UserError: x is no audio of one of these shapes, or not finite.
     """
-    x, lengths = self._prepare(x, rate, lengths)
+    x, lengths = self.prepare(x, rate, lengths)
     checks.codebooks(self.model, codebooks)
     samples, stride = x.shape[1], self.model.stride
     if samples > long_clips.WHOLE * stride and blocks.cuttable(self.model):
@@ -216,8 +217,29 @@ class LoadedCodec:
       self.model, self.variables, batch, block=block, codebooks=codebooks
     )
 
-  def _prepare(self, x, rate, lengths):
-    """Any accepted audio -> [batch, samples, channels], valid lengths."""
+  def on(self, device: jax.Device) -> "LoadedCodec":
+    """The same with its weights on a device, where it then computes."""
+    other = copy.copy(self)
+    other.variables = jax.device_put(self.variables, device)
+    return other
+
+  def prepare(self, x, rate: int | None, lengths, channels: int | None = None):
+    """Any audio that `encode` accepts, as the codec takes it.
+
+    Args:
+      x: see `encode`; `rate` and `lengths` too.
+      rate: see there.
+      lengths: see there.
+      channels: to mix to; None: those of the codec.
+
+    Returns:
+      (float32 [batch, samples, channels] at the codec's rate, int32 [batch]
+      valid samples).
+
+    Raises:
+      UserError: see there.
+    """
+    channels = self.channels if channels is None else channels
     x = np.asarray(x, np.float32)
     if x.ndim == 1:
       x = x[:, None]
@@ -239,17 +261,17 @@ class LoadedCodec:
       raise UserError(
         f"lengths must be [batch] samples from 1 to {x.shape[1]}."
       )
-    if x.shape[2] != self.channels or rate not in (None, self.rate):
+    if x.shape[2] != channels or rate not in (None, self.rate):
       from mmdcodec.audio import files
 
       clips = [clip[:n] for clip, n in zip(x, lengths, strict=True)]
-      clips = [files.mix(clip, self.channels) for clip in clips]
+      clips = [files.mix(clip, channels) for clip in clips]
       if rate not in (None, self.rate):
         clips = [
           files.resample(clip, rate=rate, to=self.rate) for clip in clips
         ]
       lengths = np.array([len(clip) for clip in clips])
-      x = np.zeros((len(x), lengths.max(), self.channels), np.float32)
+      x = np.zeros((len(x), lengths.max(), channels), np.float32)
       for row, clip in zip(x, clips, strict=True):
         row[: len(clip)] = clip
     return x, lengths.astype(np.int32)

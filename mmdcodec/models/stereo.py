@@ -1,0 +1,122 @@
+"""A mono codec on two channels: left and right, each by itself.
+
+The codecs of MusicGen are mono. Its stereo models speak of left and right in
+turns: of codebook k the left code, then the right one, 2 K codebooks in all
+(Copet et al. 2023, arXiv 2306.05284, 3.3; audiocraft's interleaved codec).
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.models.loaded import LoadedCodec
+
+SIDES = 2
+# Of a codec's config.json: it is used so.
+FLAG = "stereo"
+
+
+def split_codes(codes: np.ndarray) -> np.ndarray:
+  """[batch, frames, 2 K] -> [2 batch, frames, K], left and right of each."""
+  batch, frames, _ = codes.shape
+  sides = codes.reshape(batch, frames, -1, SIDES)
+  return np.moveaxis(sides, -1, 1).reshape(SIDES * batch, frames, -1)
+
+
+def join_codes(codes: np.ndarray) -> np.ndarray:
+  """Undoes `split_codes`."""
+  rows, frames, books = codes.shape
+  sides = codes.reshape(rows // SIDES, SIDES, frames, books)
+  return np.moveaxis(sides, 1, -1).reshape(-1, frames, SIDES * books)
+
+
+def split_audio(x: np.ndarray) -> np.ndarray:
+  """[batch, samples, 2] -> [2 batch, samples, 1], left and right of each."""
+  return np.moveaxis(x, -1, 1).reshape(-1, x.shape[1], 1)
+
+
+def join_audio(x: np.ndarray) -> np.ndarray:
+  """Undoes `split_audio`."""
+  return np.moveaxis(x.reshape(-1, SIDES, x.shape[1]), 1, -1)
+
+
+class StereoCodec:
+  """Two channels through one mono codec, as a language model hears them.
+
+  Attributes:
+    mono: the `LoadedCodec` of either side.
+    config: of it, with the flag that says so.
+    model: the Linen module of the mono codec.
+    rate: Hz. channels: 2. frame_rate: code frames per second.
+    codebooks: of both sides together. hash: names weights and arrangement.
+  """
+
+  def __init__(self, mono: LoadedCodec):
+    """Takes a codec of one channel."""
+    if mono.channels != 1:
+      raise ValueError(f"the codec of a side has {mono.channels} channels")
+    self.mono = mono
+    self.config = {**mono.config, FLAG: True}
+    self.model, self.rate = mono.model, mono.rate
+    self.channels, self.frame_rate = SIDES, mono.frame_rate
+    self.codebooks = SIDES * mono.codebooks
+    digest = hashlib.sha256(f"{FLAG} {mono.hash}".encode())
+    self.hash = digest.hexdigest()[:16]
+
+  @property
+  def variables(self) -> dict:
+    """Parameters and codebooks of the mono codec."""
+    return self.mono.variables
+
+  def on(self, device) -> "StereoCodec":
+    """The same with its weights on a device; see `LoadedCodec.on`."""
+    return StereoCodec(self.mono.on(device))
+
+  def encode(self, x, rate: int | None = None, *, lengths=None) -> np.ndarray:
+    """Turns audio into codes.
+
+    Args:
+      x: see `LoadedCodec.encode`; one channel stands on both sides.
+      rate: see there.
+      lengths: see there.
+
+    Returns:
+      NumPy int32 codes [batch, frames, codebooks].
+
+    Raises:
+      UserError: see there.
+    """
+    x, lengths = self.mono.prepare(x, rate, lengths, channels=SIDES)
+    lengths = np.repeat(lengths, SIDES)
+    return join_codes(self.mono.encode(split_audio(x), lengths=lengths))
+
+  def decode(self, codes, *, length: int | None = None) -> np.ndarray:
+    """Turns codes into audio.
+
+    Args:
+      codes: [batch, frames, codebooks].
+      length: samples to return; all of the frames by default.
+
+    Returns:
+      NumPy float32 audio [batch, samples, 2].
+
+    Raises:
+      UserError: see `LoadedCodec.decode`.
+    """
+    codes = split_codes(np.asarray(codes))
+    return join_audio(self.mono.decode(codes, length=length))
+
+
+def open_codec(
+  config: dict, variables: dict, assets: Any = None
+) -> LoadedCodec | StereoCodec:
+  """A codec with its weights, as its config says that it is used.
+
+  Args:
+    config: see `LoadedCodec`; with `stereo`, of a codec for two channels.
+    variables: see there.
+    assets: see there.
+  """
+  codec = LoadedCodec(config, variables, assets)
+  return StereoCodec(codec) if config.get(FLAG) else codec
