@@ -31,6 +31,9 @@ CORE = [
   # 0.5.0 write the same bytes, and only a new second number may change them.
   "constriction>=0.4,<0.6",
   "matplotlib>=3.8",
+  # These come with librosa.
+  "scipy>=1.11",
+  "scikit-learn>=1.3",
   # jax.export writes and reads its files with it.
   "flatbuffers>=24",
 ]
@@ -58,7 +61,7 @@ setup(
     # libtpu compiles for TPUs ahead of time; no TPU is needed for that.
     "test": [
       "pytest>=8",
-      "pytest-xdist>=3.6",
+      "pytest-xdist>=3.7",
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
       "tokenizers>=0.20",

@@ -13,6 +13,7 @@ import fast_xla  # noqa: E402
 
 os.environ["XLA_FLAGS"] = f"{DEVICES} {fast_xla.FLAGS}"
 
+import collections  # noqa: E402
 import json  # noqa: E402
 
 import jax  # noqa: E402
@@ -23,6 +24,18 @@ import pytest  # noqa: E402
 # subprocesses: they run what users run.
 jax.devices()
 os.environ["XLA_FLAGS"] = DEVICES
+
+
+def pytest_collection_modifyitems(items):
+  """Files with slow tests first.
+
+  A file stays in one process; a long one that begins last leaves the other
+  processes with nothing to do.
+  """
+  slow = collections.Counter(
+    item.path for item in items if item.get_closest_marker("slow")
+  )
+  items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
