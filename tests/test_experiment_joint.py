@@ -82,6 +82,31 @@ def test_what_is_finished_is_a_table(
   assert "other settings" in capsys.readouterr().err
 
 
+def test_what_is_closed():
+  """Catches a share of another codec's gap, or of no gap."""
+  speed = dict(seconds_per_second=2.0, times_faster=1.0)
+  made = lambda delay, flat: {
+    "unigram": 9.0,
+    "bigram": 8.0,
+    "delay": {"bits_per_frame": delay, **speed},
+    "flatten": {"bits_per_frame": flat, **speed},
+  }
+  columns, rows = joint.table(
+    {
+      "plain": made([7.0, 7.4], [6.0, 6.0]),
+      "independent": made([7.5, 7.5], [7.0, 7.3]),
+    }
+  )
+  at = {name: i for i, name in enumerate(columns)}
+  gaps = [row[at["gap (bits)"]] for row in rows]
+  assert gaps == [
+    "1.200 ± 0.283", "0.000 ± 0.000", "0.350 ± 0.212", "0.000 ± 0.000"
+  ]  # fmt: skip
+  closed = [row[at["closed (%)"]] for row in rows]
+  assert closed[0] == 0 and np.isnan(closed[1]) and np.isnan(closed[3])
+  assert closed[2] == pytest.approx(100 * (1 - 0.35 / 1.2))
+
+
 def test_entropies(tmp_path, monkeypatch):
   """Catches counts of another codebook, or of the music that is asked of."""
   random = np.random.default_rng(0)
