@@ -37,7 +37,7 @@ DISCRIMINATORS_FILE = "discriminators.safetensors"
 ASSETS = ("tokenizer.json",)
 
 
-# What opens a bundle, by its kind: "module:class".
+# What opens a bundle, by its kind: "module:class or function".
 LOADERS = {
   "codec": "mmdcodec.models.stereo:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
@@ -307,7 +307,7 @@ def load(path: str | pathlib.Path) -> Any:
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec` (a `StereoCodec` of a stereo music model's) or
+    A `LoadedCodec`, the `StereoCodec` out of a stereo music model, or a
     `LoadedMusic`.
 
   Raises:

@@ -37,6 +37,8 @@ from mmdcodec.convert import (
   musicgen_decoder,
   musicgen_release,
 )
+from mmdcodec.data import tokenize
+from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.generation.musicgen import LoadedMusic
@@ -283,7 +285,8 @@ def test_the_release_is_the_same_model(tmp_path, name):
   assert ours | {"dropout": 0.1} == theirs
 
 
-def test_two_channels(tmp_path, capsys, compile_fast):
+@pytest.mark.slow
+def test_two_channels(tmp_path, dataset, capsys, compile_fast):
   """Catches sides that swap or mix, in audio, in streams and on the way in."""
   config, w, arrays = source(STEREO)
   folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
@@ -321,6 +324,15 @@ def test_two_channels(tmp_path, capsys, compile_fast):
   assert main(["info", str(tmp_path / "out")]) == 0
   shown = capsys.readouterr().out
   assert re.search("channels +2", shown) and re.search("codebooks +8", shown)
+  # A data set of tokens, of music that gets resampled and stands on both sides.
+  tokenize.tokenize(dataset, tmp_path / "tokens", again)
+  record = TokenSource(tmp_path / "tokens")[0]["codes"]
+  assert record.shape[1] == 8
+  np.testing.assert_array_equal(record[:, 0::2], record[:, 1::2])
+  # What it makes, at the command line.
+  made = ["generate", "tune", str(tmp_path / "made.flac"), "--seconds", "0.2"]
+  assert main([*made, "--model", str(tmp_path / "out")]) == 0
+  assert files.read(tmp_path / "made.flac")[0].shape == (80, 2)
   # Files are coded by the codec of a side.
   wav, coded, back = (tmp_path / f"x.{s}" for s in ("wav", "mmdc", "flac"))
   files.write(wav, x[0], rate=400)
@@ -328,6 +340,48 @@ def test_two_channels(tmp_path, capsys, compile_fast):
   assert main(["encode", str(wav), str(coded), *model]) == 0
   assert main(["decode", str(coded), str(back), *model]) == 0
   assert files.read(back)[0].shape == (80, 1)
+
+
+@pytest.mark.parametrize(
+  "channels, books, words",
+  [(2, 4, "8 codebooks|4 codebooks for two sides"), (1, 8, "belong together")],
+)
+def test_sides_that_do_not_fit(tmp_path, channels, books, words):
+  """Catches a guess at stereo, where a config says what it is."""
+  config, w, _ = source(STEREO if books == 8 else "musicgen_tiny")
+  config["decoder"] |= dict(audio_channels=channels, num_codebooks=books)
+  folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
+  with pytest.raises(UserError, match=words):
+    mmdcodec.load(folder)
+
+
+def test_what_a_stereo_codec_refuses(tmp_path):
+  """Catches words of NumPy or Python, where a sentence is due."""
+  config, w, arrays = source(STEREO)
+  folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
+  codec = mmdcodec.load(folder).codec
+  codes = arrays["out/codes_1"]
+  for bad, words in (
+    (codes[..., :3], "even number"),
+    (codes[:, :0], "at least one frame"),
+    (codes[0, 0], "expected"),
+    (codes + 0.5, "integers"),
+  ):
+    with pytest.raises(UserError, match=words):
+      codec.decode(bad)
+  with pytest.raises(UserError, match="even number"):
+    codec.encode(np.zeros((80, 2)), codebooks=3)
+  for name in ("streamer", "encode_blocks", "decode_blocks"):
+    with pytest.raises(UserError, match="codec.mono"):
+      getattr(codec, name)([])
+  # The first codebooks of either side.
+  x = np.random.default_rng(0).uniform(-0.5, 0.5, (80, 2))
+  np.testing.assert_array_equal(
+    codec.encode(x, codebooks=4), codec.encode(x)[..., :4]
+  )
+  np.testing.assert_allclose(
+    codec.decode(codes[0]), codec.decode(codes)[:1], atol=1e-6
+  )
 
 
 def test_a_release_that_is_not_whole(tmp_path):

@@ -91,20 +91,25 @@ def test_what_is_closed():
     "delay": {"bits_per_frame": delay, **speed},
     "flatten": {"bits_per_frame": flat, **speed},
   }
-  columns, rows = joint.table(
-    {
-      "plain": made([7.0, 7.4], [6.0, 6.0]),
-      "independent": made([7.5, 7.5], [7.0, 7.3]),
-    }
-  )
+  found = {
+    "plain": made([7.0, 7.4], [6.0, 6.2]),
+    "independent": made([7.5, 7.56], [7.0, 7.2]),
+  }
+  joint.compare(found)
+  plain, independent = found.values()
+  np.testing.assert_allclose(plain["delay"]["gap"], [1.0, 1.2])
+  np.testing.assert_allclose(independent["delay"]["gap"], [0.5, 0.36])
+  # Each seed beside its own.
+  np.testing.assert_allclose(independent["delay"]["closed"], [0.5, 0.7])
+  assert "closed" not in plain["delay"] and plain["flatten"]["gap"] == [0, 0]
+  columns, rows = joint.table(found)
   at = {name: i for i, name in enumerate(columns)}
-  gaps = [row[at["gap (bits)"]] for row in rows]
-  assert gaps == [
-    "1.200 ± 0.283", "0.000 ± 0.000", "0.350 ± 0.212", "0.000 ± 0.000"
-  ]  # fmt: skip
-  closed = [row[at["closed (%)"]] for row in rows]
-  assert closed[0] == 0 and np.isnan(closed[1]) and np.isnan(closed[3])
-  assert closed[2] == pytest.approx(100 * (1 - 0.35 / 1.2))
+  assert rows[0][at["gap (bits)"]] == "1.100 ± 0.141"
+  assert [row[at["closed (%)"]] for row in rows] == ["", "", "60 ± 14", ""]
+  # Nothing is closed where there was no gap.
+  found = {"a": made([6.0], [6.5]), "b": made([6.0], [6.0])}
+  joint.compare(found)
+  assert "closed" not in found["b"]["delay"]
 
 
 def test_entropies(tmp_path, monkeypatch):

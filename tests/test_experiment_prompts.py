@@ -5,14 +5,16 @@ is none; pieces that are judged by another piece's prompt.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
 from random_music import random_music
 
 from mmdcodec import bundle
-from mmdcodec.audio import files, synth
+from mmdcodec.audio import captions, files, synth
 from mmdcodec.cli.main import main
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import prompts
 
@@ -77,8 +79,8 @@ def test_chance_is_what_strangers_agree_in():
 
 
 def test_a_model_that_obeys(tmp_path, monkeypatch):
-  """Catches prompts and pieces that are not each other's."""
-  seconds, tags = 4.0, {}
+  """Catches prompts and pieces that are not each other's, or left over."""
+  calls, seconds, rate = [], 4.0, 8000
 
   class Codec:
     """Hands audio through."""
@@ -88,33 +90,36 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
     decode = staticmethod(lambda codes, length: codes)
 
   class Obedient:
-    """Renders the song of a caption, from another seed."""
+    """Renders what a caption says, from another seed."""
 
-    rate, channels, codec = 8000, 1, Codec()
+    channels, codec = 1, Codec()
     model = type("Model", (), {"text": {"longest": 256}})
+    rate = 8000
+    config, variables = {"model": {}}, {"params": {"w": np.zeros(1)}}
+
+    def check(self, texts, **request):
+      if not request["guidance"] >= 0:
+        raise UserError("guidance")
 
     def generate(self, texts, *, seconds, seed, guidance):
       assert guidance == 2.0
+      calls.append(len(texts))
       made = []
       for i, text in enumerate(texts):
-        want = {
-          key: tags[text][key]
-          for key in ("speed", "drums", "bass", "chords", "timbre", "beats")
-        }
+        want = dict(drums="drums" in text, bass="a bass" in text, beats=4)
+        (want["speed"],) = [
+          speed
+          for speed, words in captions.SPEEDS.items()
+          if any(re.search(rf"\b{word}\b", text) for word in words)
+        ] or [None]
+        if bpm := re.search(r"(\d+) bpm", text):
+          want |= dict(tempo=int(bpm[1]), speed=None)
         song = synth.render(
-          10_000 + seed + i, seconds=seconds, rate=8000, **want
+          9_000 + seed + i, seconds=seconds, rate=8000, **want
         )
         made.append(song.audio)
       return np.stack(made)
 
-  wrote = prompts._songs
-
-  def remember(*args):
-    found = wrote(*args)
-    tags.update({s["caption"]: s["tags"] for s in found["sidecars"]})
-    return found
-
-  monkeypatch.setattr(prompts, "_songs", remember)
   given = dict(songs=40, pieces=20, seconds=seconds, guidance=2.0)
   found = prompts.run(Obedient(), tmp_path, **given)
   for trait in ("drums", "speed"):
@@ -122,11 +127,27 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
     assert found[trait]["made"]["share"] > found[trait]["made"]["chance"]
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["traits"] == found and results["about"]["songs"] == 40
-  caption = (tmp_path / "made" / "017.txt").read_text().strip()
-  x, rate = files.read(tmp_path / "made" / "017.flac")
-  assert caption in tags and len(x) == seconds * rate
+  for i in range(20):
+    caption = (tmp_path / "made" / f"{i:03d}.txt").read_text()
+    sidecar = tmp_path / "songs" / "asked" / f"song_{i:05d}.json"
+    tags = json.loads(sidecar.read_text())["tags"]
+    # The prompt tells of the whole band.
+    assert ("drums" in caption) == tags["drums"]
+    assert ("a bass" in caption) == bool(tags["bass"])
+    assert ("chords" in caption) == bool(tags["chords"])
+  assert len(files.read(tmp_path / "made" / "017.flac")[0]) == seconds * rate
+  # Again: what is there is not made anew, and is of these settings alone.
+  assert calls == [16, 4]
+  assert prompts.run(Obedient(), tmp_path, **given) == found
+  assert calls == [16, 4]
+  with pytest.raises(UserError, match="other settings"):
+    prompts.run(Obedient(), tmp_path, **given | {"pieces": 10})
+  with pytest.raises(UserError, match="guidance"):
+    prompts.run(Obedient(), tmp_path / "new", **given | {"guidance": -1.0})
+  assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, fails):
   """Catches a command that can't be run, and mistakes found late."""
   config, variables = random_music(
@@ -135,15 +156,19 @@ def test_the_command(tmp_path, capsys, fails):
   bundle.save(tmp_path / "music", config, variables)
   argv = ["experiment", "prompts", "--model", str(tmp_path / "music")]
   argv += ["--workdir", str(tmp_path / "job"), "--songs", "12"]
-  argv += ["--pieces", "3", "--seconds", "2", "--guidance", "1"]
-  assert main(argv) == 0
+  argv += ["--pieces", "3", "--seconds", "2"]
+  for more, words in (
+    (["--seconds", "1"], "at least 2"),
+    (["--songs", "3"], "too few"),
+    (["--seed", "-1"], "seed"),
+    (["--guidance", "-1"], "guidance"),
+    (["--config.steps=3"], "not understood"),
+    (["--model", str(tmp_path / "codec")], "a codec, not a music model"),
+  ):
+    assert words in fails(*argv, *more)
+  assert not (tmp_path / "job").exists()
+  assert main([*argv, "--guidance", "1"]) == 0
   assert "pieces as prompted" in capsys.readouterr().out
   table = (tmp_path / "job" / "table.md").read_text()
   assert table.startswith("| trait |") and "drums" in table
   assert len(list((tmp_path / "job" / "made").glob("*.flac"))) == 3
-  assert "at least 2" in fails(*argv, "--seconds", "1")
-  assert "too few" in fails(*argv, "--songs", "3")
-  assert "not understood" in fails(*argv, "--config.steps=3")
-  assert "a codec, not a music model" in fails(
-    *argv, "--model", str(tmp_path / "codec")
-  )

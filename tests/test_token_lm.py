@@ -16,7 +16,7 @@ from random_music import random_params
 from mmdcodec.errors import UserError
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Conditions, Inputs
-from mmdcodec.nn import cache, positions
+from mmdcodec.nn import attention, cache, positions
 from mmdcodec.nn.transformer import Transformer
 
 FORMS = {
@@ -196,6 +196,21 @@ def test_with_a_cache(form, cross, apart, compile_fast):
   np.testing.assert_allclose(
     found, want, atol=1e-5 * np.abs(want).max(), rtol=0
   )
+
+
+@pytest.mark.parametrize("key_heads", (1, 2, 4))
+def test_merged_heads_change_nothing(key_heads):
+  """Catches heads, masks or biases that go to other rows."""
+  random = np.random.default_rng(0)
+  draw = lambda *shape: random.standard_normal(shape).astype(np.float32)
+  q, k, v = draw(3, 2, 4, 8), draw(3, 5, key_heads, 8), draw(3, 5, key_heads, 8)
+  mask = random.random((3, 1, 2, 5)) > 0.4
+  mask[1, 0, 1] = False  # sees nothing
+  for options in ({}, {"mask": mask}, {"mask": mask, "bias": draw(1, 4, 2, 5)}):
+    want = attention.attend(q, k, v, **options)
+    merged = attention.merge_heads(k), attention.merge_heads(v)
+    found = attention.attend(q, *merged, **options)
+    np.testing.assert_allclose(found, want, atol=1e-6)
 
 
 def test_no_step_sees_those_after_it(compile_fast):

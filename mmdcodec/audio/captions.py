@@ -8,6 +8,8 @@ SPEEDS = {
   "mid-tempo": ("mid-tempo", "moderately paced", "medium-speed"),
   "fast": ("fast", "quick", "up-tempo"),
 }
+# Phrasings that say who plays, all of them.
+WHOLE_BAND = (0, 1, 2, 4, 6)
 
 
 def caption(tags: dict, phrasing: int | None = None) -> str:

@@ -263,6 +263,7 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
         min_length=steps + 1,
         do_sample=True,
         top_k=250,
+        # It has no default from transformers 5.24 on.
         num_return_sequences=1,
         decoder_start_token_id=special,
       )

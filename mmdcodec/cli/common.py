@@ -81,9 +81,10 @@ def load_codec(path: str | os.PathLike):
     UserError: there is no model.
   """
   from mmdcodec import bundle
+  from mmdcodec.models.stereo import StereoCodec
 
   codec = bundle.load_codec(path)
-  return getattr(codec, "mono", codec)
+  return codec.mono if isinstance(codec, StereoCodec) else codec
 
 
 def load_music(path: str | os.PathLike):

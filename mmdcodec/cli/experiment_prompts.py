@@ -59,7 +59,12 @@ def run(args, rest):
     seconds=args.seconds,
     seed=args.seed,
     guidance=args.guidance,
+    name=args.model,
     show=common.progress_line,
   )
   print(common.format_table(*prompts.table(found)))
-  print(f"\nresults.json, table.md and what was made: {args.workdir}")
+  print(
+    "\nby chance: with the captions of other pieces; p: of so many right by"
+    " chance, for each trait by itself"
+  )
+  print(f"results.json, table.md and what was made: {args.workdir}")

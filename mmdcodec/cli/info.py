@@ -93,6 +93,7 @@ def describe_model(path: pathlib.Path) -> str:
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
+  from mmdcodec.models.stereo import StereoCodec
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
@@ -121,6 +122,8 @@ def describe_model(path: pathlib.Path) -> str:
     ),
     ("size on disk", common.bytes_text(common.folder_size(path))),
   ]
+  if isinstance(codec, StereoCodec):
+    rows.append(("codec of a side", f"{codec.mono.hash}, codes files"))
   if training.get("step") is not None:
     rows.append(("training steps", f"{training['step']:,}"))
   if source := loaded.config.get("source"):

@@ -7,7 +7,8 @@
   musicgen_config.py  what its config.json says, as fields of our models
   musicgen_decoder.py its language model
   musicgen_release.py the names of the authors' own weights
-  t5.py               encoders of T5, parts of other models: not for `read`
+  t5.py               encoders of T5, parts of other models: not for `read`,
+                      but a training can begin with one
   fields.py           what a field of a config.json may be
   weights.py          tensors from safetensors files, each used exactly once
   hub.py              folders out of the Hugging Face Hub

@@ -55,14 +55,15 @@ def bundled(
   beside = folder / musicgen_release.TEXT_FOLDER if release else folder
   assets = {TOKENIZER_FILE: tokenizer(beside)}
   if release:
-    made = musicgen_release.convert(arrays, preset, folder)
+    fields, codec, variables = musicgen_release.convert(arrays, preset, folder)
+    channels = musicgen_release.channels(fields, codec)
   else:
-    made = convert(arrays, config)
-  fields, codec, variables = made
+    fields, codec, variables = convert(arrays, config)
+    channels = config["decoder"].get("audio_channels", 1)
   out = {
     "kind": "lm",
     "model": fields,
-    "codec": musicgen_config.codec_of(codec, fields["codebooks"]),
+    "codec": musicgen_config.codec_of(codec, fields["codebooks"], channels),
   }
   return out, variables, assets
 

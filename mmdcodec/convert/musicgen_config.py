@@ -186,18 +186,29 @@ def stereo_pattern(codebooks: int) -> dict[str, Any]:
   return dict(name="delay", delays=[k // SIDES for k in range(codebooks)])
 
 
-def codec_of(codec: dict[str, Any], codebooks: int) -> dict[str, Any]:
+def codec_of(
+  codec: dict[str, Any], codebooks: int, channels: int
+) -> dict[str, Any]:
   """The config of a codec in a bundle.
 
   Args:
     codec: fields of it.
-    codebooks: that the language model speaks of: those of the codec, or of a
-      mono one on either side.
+    codebooks: that the language model speaks of.
+    channels: that it speaks of: 2 is a mono codec on either side.
+
+  Raises:
+    UserError: these do not belong together.
   """
   found = {"kind": "codec", "model": codec}
-  if codec["channels"] == 1 and codebooks == SIDES * codec["codebooks"]:
-    found[FLAG] = True
-  return found
+  if channels == 1:
+    return found
+  if codec["channels"] != 1 or codebooks != SIDES * codec["codebooks"]:
+    raise UserError(
+      f"the decoder of this MusicGen has {codebooks} codebooks for two sides,"
+      f" but its codec {codec['codebooks']} for {codec['channels']}: expected a"
+      " mono codec with half as many."
+    )
+  return {**found, FLAG: True}
 
 
 def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from mmdcodec.convert.musicgen_config import within
 from mmdcodec.errors import UserError
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
-from mmdcodec.models.stereo import FLAG
+from mmdcodec.models.stereo import SIDES
 
 TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
 
@@ -96,14 +96,23 @@ def convert(
       config,
       None if config else "encodec_32khz",
     )
-  # Left and right take turns.
-  books = fields["codebooks"]
-  if FLAG in musicgen_config.codec_of(codec, books):
-    fields["pattern"] = musicgen_config.stereo_pattern(books)
+  if channels(fields, codec) == SIDES:
+    pattern = musicgen_config.stereo_pattern(fields["codebooks"])
+    fields["pattern"] = pattern
   fields["text"] = musicgen_config.text_fields(text_fields)
   fields["frames"] = musicgen_config.frames_of(codec)
   params = musicgen_decoder.convert(arrays, fields, text["params"])
   return fields, codec, {"params": params, "codec": codec_variables}
+
+
+def channels(fields: dict[str, Any], codec: dict[str, Any]) -> int:
+  """Of the audio: twice as many heads as the codec has codebooks are for two.
+
+  Args:
+    fields: of the TokenLM.
+    codec: fields of its codec.
+  """
+  return SIDES if fields["codebooks"] == SIDES * codec["codebooks"] else 1
 
 
 def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -159,7 +168,8 @@ def guess(
     cross=layer.format(0, "encoder_attn.q_proj.weight") in arrays,
   )
   # Of stereo models everything else is that of the mono ones.
-  known = seen | {"codebooks": min(seen["codebooks"], 4)}
+  stereo = {"codebooks": 4} if seen["codebooks"] == SIDES * 4 else {}
+  known = seen | stereo
   if preset is None:
     like = lambda name: (
       token_lm.preset(name).items() >= known.items()

@@ -17,13 +17,14 @@ from mmdcodec.errors import UserError
 from mmdcodec.machine import cpus
 from mmdcodec.models import checks
 from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.models.stereo import StereoCodec
 from mmdcodec.nn.conv import frames
 
 # Batches in work for each device: one is read while another is encoded.
 _AT_A_TIME = 2
 
 
-def check_codec(codec: LoadedCodec) -> None:
+def check_codec(codec: LoadedCodec | StereoCodec) -> None:
   """Raises a UserError unless token records can hold what a codec makes."""
   checks.codes_alone(codec.model)
   if codec.model.codebook_size > 1 << 16:
@@ -35,7 +36,7 @@ def check_codec(codec: LoadedCodec) -> None:
 
 def encoded(
   source: Source,
-  codec: LoadedCodec,
+  codec: LoadedCodec | StereoCodec,
   batches: Iterable[range],
   rows: int,
 ) -> Iterator[list[dict]]:
@@ -83,7 +84,7 @@ def encoded(
 
 
 def _read(
-  source: Source, codec: LoadedCodec, index: int
+  source: Source, codec: LoadedCodec | StereoCodec, index: int
 ) -> tuple[dict, np.ndarray, np.ndarray]:
   """A record, its melody, and its audio as the codec takes it."""
   record = source[index]
@@ -97,7 +98,7 @@ def _read(
 
 
 def _encode(
-  codec: LoadedCodec, clips: list[np.ndarray], rows: int
+  codec: LoadedCodec | StereoCodec, clips: list[np.ndarray], rows: int
 ) -> list[np.ndarray]:
   """Codes [frames, codebooks] of each clip [samples, channels]."""
   lengths = np.ones(rows, np.int64)  # of rows that only fill the batch

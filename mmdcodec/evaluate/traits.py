@@ -16,8 +16,8 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from mmdcodec.audio import transforms
 
-# By name, from the tags of a song. Major and minor are not among them: these
-# classifiers can't tell (47% of 96 songs).
+# By name, from the tags of a song. Major and minor are not among them: told of
+# 300 songs, these classifiers were right about 47% of 96 others.
 TRAITS = {
   "drums": lambda tags: "with" if tags["drums"] else "without",
   "bass": lambda tags: "with" if tags["bass"] else "without",
@@ -49,16 +49,12 @@ def features(x: np.ndarray, rate: int) -> np.ndarray:
     itself some time later (autocorrelation), by that time.
   """
   # One at a time: a batch of spectrograms need not fit in memory.
-  return np.stack([np.asarray(_features(clip, rate)) for clip in x])
-
-
-def _features(x, rate):
-  """`features` of one clip [samples]."""
-  return _compiled(jnp.asarray(x, jnp.float32), rate)
+  return np.stack([np.asarray(_features(clip, rate)) for clip in np.float32(x)])
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _compiled(x, rate):
+def _features(x, rate):
+  """`features` of one clip [samples]."""
   level = transforms.log_mel(
     x,
     rate=rate,

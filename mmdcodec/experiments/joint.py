@@ -28,6 +28,7 @@ from mmdcodec import bundle
 from mmdcodec.data import source, tokenize, tokens
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import likelihood
+from mmdcodec.experiments import report
 from mmdcodec.experiments import run as run_lib
 from mmdcodec.train import loop, settings
 
@@ -61,7 +62,8 @@ def run(
 
   Returns:
     {codec: {"unigram", "bigram": bits per frame, pattern: {"bits_per_frame": of
-    each seed, "seconds_per_second", "times_faster"}}}. All bits are of all
+    each seed, "seconds_per_second", "times_faster", "gap", "closed"}}}, see
+    `compare`. All bits are of all
     frames of `valid`, under the last checkpoint: nothing was chosen on them.
 
   Raises:
@@ -97,6 +99,7 @@ def run(
       runs.setdefault(pattern, folder / pattern / f"seed_{mine['seed']}")
     for pattern, speed in speeds(runs).items():
       found[name][pattern] |= speed
+  compare(found)
   write(workdir, config, found)
   return found
 
@@ -243,34 +246,53 @@ def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
   return out
 
 
+def compare(found: Mapping) -> None:
+  """Adds to each pattern's result what it loses against the joint model.
+
+  Args:
+    found: results by codec and pattern, see `run`. Where there is a joint
+      model, each gets `gap`, what it costs more over the same codes with the
+      same seed, in bits per frame; and where there are several codecs `closed`,
+      the share of the first codec's gap that is not there any more.
+  """
+  first = next(iter(found.values()))
+  for results in found.values():
+    for pattern in results.keys() - {"unigram", "bigram"}:
+      if JOINT not in results:
+        continue
+      mine, joint = (
+        np.array(results[name]["bits_per_frame"]) for name in (pattern, JOINT)
+      )
+      results[pattern]["gap"] = (mine - joint).tolist()
+      widest = np.array(first[pattern]["gap"])
+      if results is not first and pattern != JOINT and (widest > 0).all():
+        closed = 1 - (mine - joint) / widest
+        results[pattern]["closed"] = closed.tolist()
+
+
 def table(found: Mapping) -> tuple[list[str], list[list]]:
   """Columns and rows of the results, one row per codec and pattern.
 
-  The gap of a pattern is what it costs more than the joint model over the same
-  codes, with its deviation over seeds where there are several; what of it is
-  closed is said beside the first codec.
+  Of several seeds mean and standard deviation; of one, what it gave.
   """
   columns = [
-    "codec", "pattern", "bits per frame", "gap (bits)", "closed (%)", "unigram",
-    "bigram", "music per second (s)", "times faster",
+    "codec", "pattern", "seeds", "bits per frame", "gap (bits)", "closed (%)",
+    "unigram", "bigram", "music per second (s)", "times faster",
   ]  # fmt: skip
-  rows, first = [], {}
+  rows = []
   for codec, results in found.items():
-    joint = results.get(JOINT, {}).get("bits_per_frame")
     for pattern, result in results.items():
       if pattern in ("unigram", "bigram"):
         continue
-      bits = np.array(result["bits_per_frame"])
-      gap = bits - np.array(joint) if joint else np.full(1, math.nan)
-      widest = first.setdefault(pattern, gap.mean())
-      closed = 100 * (1 - gap.mean() / widest) if widest > 0 else math.nan
+      closed = 100 * np.array(result.get("closed", []))
       rows.append(
         [
           codec,
           pattern,
-          _mean(bits),
-          _mean(gap),
-          closed,
+          str(len(result["bits_per_frame"])),
+          report.spread(result["bits_per_frame"], 3),
+          report.spread(result.get("gap", []), 3),
+          report.spread(closed, 0),
           results["unigram"],
           results["bigram"],
           result["seconds_per_second"],
@@ -280,21 +302,14 @@ def table(found: Mapping) -> tuple[list[str], list[list]]:
   return columns, rows
 
 
-def _mean(values: np.ndarray) -> str:
-  mean = f"{values.mean():.3f}"
-  return mean + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
-
-
 def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
   """results.json, and the table in Markdown."""
   (workdir / "results.json").write_text(
     json.dumps({"config": config, "results": found}, indent=2) + "\n"
   )
   columns, rows = table(found)
-  cells = [columns, ["---"] * len(columns)]
-  cells += [
+  cells = [
     [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row]
     for row in rows
   ]
-  lines = ["| " + " | ".join(row) + " |" for row in cells]
-  (workdir / "table.md").write_text("\n".join(lines) + "\n")
+  (workdir / "table.md").write_text(report.markdown(columns, cells))

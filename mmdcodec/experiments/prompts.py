@@ -3,12 +3,13 @@
 On built-in music, whose captions are true. Classifiers learn the traits of
 songs (`evaluate/traits.py`) from what the model's codec makes of them, so that
 they know how it sounds; their word on songs that they have not heard says how
-far they can be trusted. Then the model makes a piece from the caption of each
-of these songs, and the classifiers say what they hear in it. Neither set of
-songs is one that `mmdcodec quickstart` trains on.
+far they can be trusted. Then the model makes a piece from a caption of each of
+these songs, one that tells the whole band, and the classifiers say what they
+hear in it. Neither set of songs is one that `mmdcodec quickstart` trains on.
 
     WORKDIR/songs/{learned,asked}      built-in music, with captions
     WORKDIR/made/                      what the model made of the captions
+    WORKDIR/experiment.json            settings, which a workdir keeps to
     WORKDIR/results.json, table.md
 """
 
@@ -18,13 +19,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmdcodec.audio import files, synth
+from mmdcodec.audio import captions, files, synth
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import report
 from mmdcodec.experiments import run as run_lib
+from mmdcodec.models.loaded import fingerprint
 
-# Of sets of songs, far from those that anybody trains on.
+# Of sets of songs, other ones than anybody trains on.
 SEEDS = {"learned": 1_000_001, "asked": 1_000_002}
 RESULTS = "results.json"
 BATCH = 16
@@ -39,6 +41,7 @@ def run(
   seconds: float,
   seed: int = 0,
   guidance: float = 3.0,
+  name: str = "",
   show: Callable[[str], Callable] = lambda what: lambda done, total: None,
 ) -> dict:
   """Asks a music model for songs, and listens to what comes.
@@ -51,6 +54,7 @@ def run(
     seconds: of each song and piece.
     seed: of the pieces.
     guidance: see `LoadedMusic.generate_codes`.
+    name: of the model, for results.json.
     show: what is counted -> a function of (done, total) that shows progress.
 
   Returns:
@@ -58,7 +62,8 @@ def run(
     songs through the codec and of what was made of their captions}}.
 
   Raises:
-    UserError: the model takes no text, or a number that can't be.
+    UserError: the model takes no text or none that is so long, a number that
+      can't be, or settings other than those of the workdir.
   """
   if not music.model.text:
     raise UserError("this model takes no text: there is nothing to ask it.")
@@ -69,28 +74,37 @@ def run(
   if not 2 <= seconds < np.inf:
     # A slow beat has to come again.
     raise UserError(f"--seconds is {seconds:g}; it must be at least 2.")
+  # What can't be is said now and not after hundreds of songs.
+  music.check(["a"], seconds=seconds, seed=seed, guidance=guidance)
   workdir = pathlib.Path(workdir).absolute()
   workdir.mkdir(parents=True, exist_ok=True)
+  about = dict(
+    model=name, codec=music.codec.hash, weights=fingerprint(
+      music.config, music.variables["params"]
+    ),
+    songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,
+  )  # fmt: skip
+  run_lib.remember(workdir / "experiment.json", about)
   sets = {}
-  for name, count in (("learned", songs), ("asked", pieces)):
-    sets[name] = _songs(music, workdir / "songs" / name, count, seconds, show)
+  for each, count in (("learned", songs), ("asked", pieces)):
+    sets[each] = _songs(
+      music, workdir / "songs" / each, SEEDS[each], count, seconds, show
+    )
   heard = {
-    name: traits.features(each["audio"], music.rate)
-    for name, each in sets.items()
+    each: traits.features(found["audio"], music.rate)
+    for each, found in sets.items()
   }
-  told = {name: traits.of_songs(each["tags"]) for name, each in sets.items()}
+  told = {each: traits.of_songs(found["tags"]) for each, found in sets.items()}
   classifiers = traits.Classifiers(heard["learned"], told["learned"])
 
-  captions = [tags["caption"] for tags in sets["asked"]["sidecars"]]
-  made = _make(music, captions, seconds, seed, guidance, show)
-  folder = workdir / "made"
-  folder.mkdir(exist_ok=True)
-  for i, (x, caption) in enumerate(zip(made, captions, strict=True)):
-    files.write(folder / f"{i:03d}.flac", x, rate=music.rate)
-    (folder / f"{i:03d}.txt").write_text(caption + "\n")
+  asked = [
+    captions.caption(tags, captions.WHOLE_BAND[i % len(captions.WHOLE_BAND)])
+    for i, tags in enumerate(sets["asked"]["tags"])
+  ]
+  made = _make(music, workdir / "made", asked, seconds, seed, guidance, show)
   by_ear = {
     "songs": classifiers(heard["asked"]),
-    "made": classifiers(traits.features(made[..., 0], music.rate)),
+    "made": classifiers(traits.features(made, music.rate)),
   }
   found = {
     trait: {
@@ -99,10 +113,6 @@ def run(
     }
     for trait in by_ear["songs"]
   }
-  about = dict(
-    model=music.codec.hash, songs=songs, pieces=pieces, seconds=seconds,
-    seed=seed, guidance=guidance,
-  )  # fmt: skip
   run_lib.write(workdir / RESULTS, {"about": about, "traits": found})
   columns, rows = table(found)
   cells = [[str(cell) for cell in row] for row in rows]
@@ -110,43 +120,46 @@ def run(
   return found
 
 
-def _songs(music, folder, count, seconds, show) -> dict:
-  """Songs as they sound through the codec: audio, sidecars, tags."""
+def _songs(music, folder, seed, count, seconds, show) -> dict:
+  """Songs: `audio` [songs, samples] as the codec gives it, and their `tags`."""
   paths = synth.write_songs(
     folder,
     songs=count,
     seconds=seconds,
     rate=music.rate,
-    seed=SEEDS[folder.name],
+    seed=seed,
     progress=show(f"songs ({folder.name})"),
   )
-  sidecars = [
-    json.loads(path.with_suffix(".json").read_text()) for path in paths
-  ]
   audio = []
   for start in range(0, count, BATCH):
     x = np.stack([files.read(path)[0] for path in paths[start:][:BATCH]])
-    x = np.repeat(x, music.channels, axis=-1)
     y = music.codec.decode(music.codec.encode(x), length=x.shape[1])
-    audio.append(np.asarray(y)[..., 0])
-  return {
-    "audio": np.concatenate(audio),
-    "sidecars": sidecars,
-    "tags": [sidecar["tags"] for sidecar in sidecars],
-  }
+    audio.append(np.asarray(y).mean(-1))
+  sidecars = [path.with_suffix(".json").read_text() for path in paths]
+  tags = [json.loads(sidecar)["tags"] for sidecar in sidecars]
+  return {"audio": np.concatenate(audio), "tags": tags}
 
 
-def _make(music, captions, seconds, seed, guidance, show) -> np.ndarray:
-  """Pieces [pieces, samples, channels], one for each caption."""
-  progress, made = show("pieces"), []
-  samples = round(seconds * music.rate)
-  for start in range(0, len(captions), BATCH):
-    texts = captions[start : start + BATCH]
-    x = music.generate(
-      texts, seconds=seconds, seed=seed + start, guidance=guidance
-    )
-    made += [files.fit(each, samples) for each in np.asarray(x)]
-    progress(len(made), len(captions))
+def _make(music, folder, asked, seconds, seed, guidance, show) -> np.ndarray:
+  """Pieces [pieces, samples], one for each caption; written as they are made.
+
+  Those that are there were made by a run of the same settings that was ended.
+  """
+  folder.mkdir(exist_ok=True)
+  progress, made, samples = show("pieces"), [], round(seconds * music.rate)
+  for start in range(0, len(asked), BATCH):
+    texts = asked[start : start + BATCH]
+    paths = [folder / f"{start + i:03d}.flac" for i in range(len(texts))]
+    if not all(path.with_suffix(".txt").exists() for path in paths):
+      x = music.generate(
+        texts, seconds=seconds, seed=seed + start, guidance=guidance
+      )
+      for path, each, text in zip(paths, np.asarray(x), texts, strict=True):
+        files.write(path, files.fit(each, samples), rate=music.rate)
+        # Last: it says that the piece is whole.
+        path.with_suffix(".txt").write_text(text + "\n")
+    made += [files.read(path)[0].mean(-1) for path in paths]
+    progress(len(made), len(asked))
   return np.stack(made)
 
 

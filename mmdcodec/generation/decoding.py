@@ -236,7 +236,7 @@ def _spread(state: State) -> State:
   def one(path, x):
     if x.ndim == 0:
       return x
-    # (The first of merged heads is the batch too.)
+    # Merged heads, on CPUs alone, are cut with the batch, never over `model`.
     axes = ["batch", *(None,) * (x.ndim - 1)]
     if "tokens" not in rules.path_name(path) and x.ndim >= 4:
       # [..., batch, length, heads, head_dim], stacked or not.

@@ -79,6 +79,7 @@ class LoadedMusic:
     self.seconds = model.frames / self.frame_rate
     self._mesh, self._assets = None, assets or {}
     self._params = decoding.prepare(model, jax.device_put(variables["params"]))
+    # Not `model.condition`: flax finds prepared heads in another shape.
     self._condition = jax.jit(
       lambda params, inputs: Conditioner(**model.conditioner_fields()).apply(
         {"params": params["conditioner"]}, inputs
@@ -227,6 +228,18 @@ class LoadedMusic:
       if progress is not None:
         progress(done, asked.codes.shape[1])
     return np.concatenate(parts, axis=1)
+
+  def check(self, texts: str | Sequence[str] | None = None, **request) -> None:
+    """Refuses what `generate_codes` would refuse, before anything is made.
+
+    Args:
+      texts: see `generate`.
+      **request: see `generate_codes`.
+
+    Raises:
+      UserError: see there.
+    """
+    self._order(texts, **request)
 
   # ---------------------------------------------------------------- in steps
 

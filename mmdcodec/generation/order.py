@@ -11,6 +11,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation import prompts
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.loaded import LoadedCodec, bucket
+from mmdcodec.models.stereo import StereoCodec
 from mmdcodec.models.token_lm import TokenLM
 
 # Frames of all items together: more do not fit anywhere, and are a mistake.
@@ -52,7 +53,7 @@ class Order:
 
 def make_order(
   model: TokenLM,
-  codec: LoadedCodec,
+  codec: LoadedCodec | StereoCodec,
   tokenizer: Any,
   texts: str | Sequence[str | None] | None = None,
   *,

@@ -10,11 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from mmdcodec.errors import UserError
 from mmdcodec.models.loaded import LoadedCodec
 
 SIDES = 2
 # Of a codec's config.json: it is used so.
 FLAG = "stereo"
+_WHOLE = (
+  "this codec takes two channels as whole clips; for audio in pieces use the"
+  " codec of either side, `codec.mono`."
+)
 
 
 def split_codes(codes: np.ndarray) -> np.ndarray:
@@ -73,12 +78,20 @@ class StereoCodec:
     """The same with its weights on a device; see `LoadedCodec.on`."""
     return StereoCodec(self.mono.on(device))
 
-  def encode(self, x, rate: int | None = None, *, lengths=None) -> np.ndarray:
+  def encode(
+    self,
+    x,
+    rate: int | None = None,
+    *,
+    codebooks: int | None = None,
+    lengths=None,
+  ) -> np.ndarray:
     """Turns audio into codes.
 
     Args:
       x: see `LoadedCodec.encode`; one channel stands on both sides.
       rate: see there.
+      codebooks: use only the first so many, an even number.
       lengths: see there.
 
     Returns:
@@ -87,15 +100,21 @@ class StereoCodec:
     Raises:
       UserError: see there.
     """
+    if codebooks is not None:
+      _check_even(codebooks)
+      codebooks //= SIDES
     x, lengths = self.mono.prepare(x, rate, lengths, channels=SIDES)
-    lengths = np.repeat(lengths, SIDES)
-    return join_codes(self.mono.encode(split_audio(x), lengths=lengths))
+    codes = self.mono.encode(
+      split_audio(x), codebooks=codebooks, lengths=np.repeat(lengths, SIDES)
+    )
+    return join_codes(codes)
 
   def decode(self, codes, *, length: int | None = None) -> np.ndarray:
     """Turns codes into audio.
 
     Args:
-      codes: [batch, frames, codebooks].
+      codes: [batch, frames, codebooks] or [frames, codebooks]; fewer codebooks,
+        an even number, give a coarser sound.
       length: samples to return; all of the frames by default.
 
     Returns:
@@ -104,8 +123,39 @@ class StereoCodec:
     Raises:
       UserError: see `LoadedCodec.decode`.
     """
-    codes = split_codes(np.asarray(codes))
-    return join_audio(self.mono.decode(codes, length=length))
+    codes = np.asarray(codes)
+    codes = codes[None] if codes.ndim == 2 else codes
+    if codes.ndim != 3 or not codes.size:
+      raise UserError(
+        f"codes have shape {codes.shape}; expected [frames, codebooks] or"
+        " [batch, frames, codebooks], and at least one frame."
+      )
+    _check_even(codes.shape[-1])
+    return join_audio(self.mono.decode(split_codes(codes), length=length))
+
+  def streamer(self, *args, **options):
+    """Not for two channels.
+
+    Raises:
+      UserError: always; says what to use.
+    """
+    raise UserError(_WHOLE)
+
+  def encode_blocks(self, *args, **options):
+    """As `streamer`."""
+    raise UserError(_WHOLE)
+
+  def decode_blocks(self, *args, **options):
+    """As `streamer`."""
+    raise UserError(_WHOLE)
+
+
+def _check_even(codebooks: int) -> None:
+  if codebooks % SIDES:
+    raise UserError(
+      f"there are {codebooks} codebooks; left and right take turns, so it must"
+      " be an even number."
+    )
 
 
 def open_codec(

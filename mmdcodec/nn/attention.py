@@ -99,7 +99,8 @@ def _attend_merged(q, k, v, mask, bias):
   if bias is not None:
     logits += bias
   if mask is not None:
-    # As much as JAX's own: its half is still finite.
+    # Of the size that JAX's own attention takes; far from where sums of
+    # it and a bias would be infinite.
     logits = jnp.where(mask, logits, -0.7 * jnp.finfo(_SUMS).max)
   weights = jax.nn.softmax(logits).astype(v.dtype)
   y = jnp.einsum("hqk,hkd->hqd", weights.reshape(merged, -1, length), v)

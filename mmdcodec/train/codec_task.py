@@ -126,6 +126,10 @@ class CodecTask:
     late = self.adversary is not None and not self.adversary.acts(step)
     return ALONE if late else None
 
+  def begin_with(self, path: str, state: Any, layout: Any) -> None:
+    """None: a codec begins with whole models only; see `LMTask`."""
+    return None
+
   @property
   def inspects(self) -> bool:
     """Whether `inspect` has something to say."""

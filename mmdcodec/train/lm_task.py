@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,7 @@ from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import settings
+from mmdcodec.train.state import TrainState
 from mmdcodec.train.trainable import Trainable
 
 # In a workdir: the codec that the codes are of.
@@ -281,29 +283,51 @@ class LMTask:
     params = self.trainable.join(collections.pop("params"), collections)
     return {"params": params}
 
-  def with_text_encoder(
-    self, variables: dict, fields: Mapping, encoder: Mapping
-  ) -> dict:
-    """A whole model's variables, with a text encoder from elsewhere.
+  def begin_with(
+    self, path: str, state: TrainState, layout: TrainState
+  ) -> TrainState | None:
+    """The state with a T5 as its text encoder, if that is what is at a path.
 
     Args:
-      variables: with `params`.
-      fields: of the T5Encoder.
-      encoder: variables of it.
+      path: folder of a public T5, or its id on the Hub; or of a whole model.
+      state: fresh.
+      layout: shardings of it.
+
+    Returns:
+      None for a whole model.
 
     Raises:
-      UserError: the model reads texts otherwise.
+      UserError: the model reads texts otherwise than this T5.
     """
-    ours = self.model.text and T5Encoder(**self.model.text["encoder"])
-    if ours != T5Encoder(**fields):
+    found = t5.read(path)
+    if found is None:
+      return None
+    fields, encoder = found
+    ours = self.model.text and self.model.text["encoder"]
+    if not ours or T5Encoder(**ours) != T5Encoder(**fields):
       raise UserError(
         "init_from is a T5, but model.text.encoder of the config is"
-        f" {dict(self.model.text['encoder']) if self.model.text else None}:"
-        f" expected {dict(fields)}."
+        f" {dict(ours) if ours else None}: expected {dict(fields)}."
       )
-    params = variables["params"]
-    conditioner = params["conditioner"] | {"text_encoder": encoder["params"]}
-    return {"params": {**params, "conditioner": conditioner}}
+    flat = flax.traverse_util.flatten_dict(encoder["params"], sep="/")
+    new = {f"conditioner/text_encoder/{name}": a for name, a in flat.items()}
+
+    def put(path, old, where):
+      # Trained, frozen or an average. All else stays where it is: spread over
+      # the devices of all processes.
+      place = rules.path_name(path)
+      for name, array in new.items():
+        if place == name or place.endswith(f"/{name}"):
+          return jax.device_put(np.asarray(array, old.dtype), where)
+      return old
+
+    changed = {
+      name: jax.tree_util.tree_map_with_path(
+        put, getattr(state, name), getattr(layout, name)
+      )
+      for name in ("params", "collections", "ema")
+    }
+    return state.replace(**changed)
 
   def _inputs(self, batch: dict) -> Inputs | None:
     # Of what the data does not have there is none: tokens of a joint embedding.

@@ -144,19 +144,16 @@ def start_from(
   """The state with what a bundle or another run has.
 
   Parameters, collections, and the parameters of discriminators where both have
-  the same ones; of a T5 alone the text encoder of a language model. `say` takes
-  a line of text.
+  the same ones; or a part of the model, where a task takes one. `say` takes a
+  line of text.
   """
   from mmdcodec import bundle
-  from mmdcodec.convert import t5
 
   key, layout = jax.random.key(task.config["seed"]), program.layout
-  encoder = t5.read(path) if task.kind == "lm" else None
-  if encoder is not None:
-    whole = task.release({"params": state.params, **state.collections})
-    variables, discriminators = task.with_text_encoder(whole, *encoder), None
-  else:
-    variables, discriminators = bundle.load_variables(path)
+  begun = task.begin_with(path, state, layout)
+  if begun is not None:
+    return begun
+  variables, discriminators = bundle.load_variables(path)
   variables = dict(task.take(variables, key))
 
   def same(old, new) -> bool:
