@@ -6,6 +6,7 @@ or one run; audio taken for tokens; captions on the wrong codes; batches that
 leave records out or depend on the number of hosts.
 """
 
+import copy
 import io
 import json
 import os
@@ -61,6 +62,10 @@ class Teller:
   def seen(self):
     """Number of records encoded."""
     return sum(self.calls)
+
+  def on(self, device):
+    """Another one with the same list of calls, as weights elsewhere are."""
+    return copy.copy(self)
 
   def encode(self, x, lengths):
     """As of `LoadedCodec`."""
