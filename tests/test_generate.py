@@ -102,6 +102,19 @@ def test_an_item_is_alone(music, compile_fast):
   np.testing.assert_array_equal(turned[::-1], together)
 
 
+def test_a_model_without_text(folder, compile_fast):
+  """Catches empty prompts that do not count, and texts that are passed over."""
+  given = dict(frames=FRAMES, text=None, cross=False)
+  music = LoadedMusic(*random_music(folder / "free", **given))
+  seconds = seconds_of(music, 6)
+  codes = music.generate_codes(["", None, ""], seconds=seconds, seed=3)
+  assert len(codes) == 3
+  alone = music.generate_codes(seconds=seconds, seed=4)
+  np.testing.assert_array_equal(codes[1:2], alone)
+  with pytest.raises(UserError, match="takes no text"):
+    music.generate_codes(["", "calm"], seconds=seconds)
+
+
 def test_beginnings_of_other_lengths(music, compile_fast):
   """Catches windows that follow the shortest beginning of a batch."""
   stride = music.codec.model.stride

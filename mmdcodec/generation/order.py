@@ -110,9 +110,9 @@ def make_order(
     raise UserError(
       f"seed is {seed}; it must be a whole number from 0 to below 2^63."
     )
-  if text_guidance is not None and (texts is None or not (
-    model.melody or model.joint
-  )):  # fmt: skip
+  if text_guidance is not None and (
+    texts is None or not model.text or not (model.melody or model.joint)
+  ):
     raise UserError(
       "text_guidance is what the text counts beside a melody or joint tokens;"
       " without them leave it away."
@@ -168,7 +168,7 @@ def _texts(model: TokenLM, texts: Any) -> list[str] | None:
     )
   if not model.text and any(text.strip() for text in texts):
     raise UserError("this model takes no text.")
-  return texts if model.text else None
+  return texts
 
 
 def _clips(codec, audio, rate, name: str) -> list[np.ndarray] | None:
