@@ -63,8 +63,8 @@ def run(
   Returns:
     {codec: {"unigram", "bigram": bits per frame, pattern: {"bits_per_frame": of
     each seed, "seconds_per_second", "times_faster", "gap", "closed"}}}, see
-    `compare`. All bits are of all
-    frames of `valid`, under the last checkpoint: nothing was chosen on them.
+    `compare`. All bits are of all frames of `valid`, under the last checkpoint:
+    nothing was chosen on them.
 
   Raises:
     UserError: a setting that can't be, or other than those of the workdir.

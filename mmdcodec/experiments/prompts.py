@@ -62,8 +62,8 @@ def run(
     songs through the codec and of what was made of their captions}}.
 
   Raises:
-    UserError: the model takes no text or none that is so long, a number that
-      can't be, or settings other than those of the workdir.
+    UserError: the model takes no text, or none as long as a caption; a number
+      that can't be; or settings other than those of the workdir.
   """
   if not music.model.text:
     raise UserError("this model takes no text: there is nothing to ask it.")

@@ -2,7 +2,7 @@
 
 The codecs of MusicGen are mono. Its stereo models speak of left and right in
 turns: of codebook k the left code, then the right one, 2 K codebooks in all
-(Copet et al. 2023, arXiv 2306.05284, 3.3; audiocraft's interleaved codec).
+(Copet et al. 2023, arXiv 2306.05284; audiocraft's interleaved codec).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _WHOLE = (
 
 
 def split_codes(codes: np.ndarray) -> np.ndarray:
-  """[batch, frames, 2 K] -> [2 batch, frames, K], left and right of each."""
+  """int32 [batch, frames, 2 K] -> [2 batch, frames, K], left, right of each."""
   batch, frames, _ = codes.shape
   sides = codes.reshape(batch, frames, -1, SIDES)
   return np.moveaxis(sides, -1, 1).reshape(SIDES * batch, frames, -1)
