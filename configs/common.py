@@ -49,7 +49,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   # These two need config.adversarial.discriminators.
   config.losses.adversarial = ConfigDict(dict(weight=0.0))
   config.losses.features = ConfigDict(dict(weight=0.0))
-  # arXiv 2406.02315; explained in mmdcodec/train/independence.py.
+  # arXiv 2406.02315; explained in mmdcodec/train/independence_term.py.
   config.losses.independence = ConfigDict(
     dict(
       weight=0.0,  # 0: off; with a `start` after the end, measured but not used

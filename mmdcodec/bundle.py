@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import mmdcodec
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models.loaded import flatten
+from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
@@ -39,7 +39,7 @@ ASSETS = ("tokenizer.json",)
 
 # What opens a bundle, by its kind: "module:class or function".
 LOADERS = {
-  "codec": "mmdcodec.models.stereo:open_codec",
+  "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
 }
 

@@ -1,6 +1,15 @@
-"""For which kind of device a program is traced."""
+"""What a program runs on: the kind of device, and the CPUs of this process."""
+
+import os
 
 import jax
+
+
+def cpus() -> int:
+  """CPUs that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Linux; containers have fewer than all
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def traced_for() -> str:

@@ -30,9 +30,9 @@ import numpy as np
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.models import loaded
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn import fold
+from mmdcodec.tokenizers import loaded_codec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = (
@@ -136,7 +136,7 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
 
 
 def export_codec(
-  codec: loaded.LoadedCodec,
+  codec: loaded_codec.LoadedCodec,
   folder: str | pathlib.Path,
   *,
   force: bool = False,
@@ -157,7 +157,7 @@ def export_codec(
   with bundle.replacing(folder, FILES, force=force, what="export") as fresh:
     for name, program in programs(codec.model, codec.variables).items():
       (fresh / f"{name}.stablehlo").write_bytes(program.serialize())
-    weights = loaded.flatten(jax.device_get(codec.variables))
+    weights = loaded_codec.flatten(jax.device_get(codec.variables))
     np.savez(fresh / "weights.npz", **weights)
     about = signature(codec)
     (fresh / "signature.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -165,7 +165,7 @@ def export_codec(
     return {name: (fresh / name).stat().st_size for name in FILES}
 
 
-def signature(codec: loaded.LoadedCodec) -> dict[str, Any]:
+def signature(codec: loaded_codec.LoadedCodec) -> dict[str, Any]:
   """What the programs take and give: JSON-able."""
   model, unit = codec.model, unit_of(codec.model)
   audio = f"float32 [b, {unit.samples} * n, {model.channels}]"

@@ -14,12 +14,11 @@ import optax
 import pytest
 
 from mmdcodec import bundle, platform
-from mmdcodec.cli import configs
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial as losses
 from mmdcodec.losses import balancer
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.train import adversarial, loop, metrics
+from mmdcodec.train import adversarial, config_files, loop, metrics
 from mmdcodec.train import program as program_lib
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -29,7 +28,7 @@ WEIGHTS = {"waveform": 1.0, "adversarial": 2.0, "features": 3.0}
 
 def configure(**changes):
   """A codec and one discriminator that compile in seconds."""
-  config = configs.parse(
+  config = config_files.parse(
     [
       "--config=encodec_24khz:tiny",
       "--config.data.seconds=0.1",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.audio import blocks, files
+from mmdcodec.audio import block_io, files
 from mmdcodec.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-  monkeypatch.setattr(blocks, "_BLOCK", 5000)
+  monkeypatch.setattr(block_io, "_BLOCK", 5000)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def test_blocks_are_the_file(tmp_path, sound, suffix, rate, channels):
   path = tmp_path / f"a{suffix}"
   soundfile.write(path, sound, 44100)
   whole, _ = files.read(path, rate=rate, channels=channels)
-  with blocks.read(path, rate=rate, channels=channels) as (info, parts):
+  with block_io.read(path, rate=rate, channels=channels) as (info, parts):
     parts = list(parts)
   assert info == files.info(path)
   assert len(parts) > 3
   np.testing.assert_array_equal(np.concatenate(parts), whole)
-  with blocks.read(
+  with block_io.read(
     io.BytesIO(path.read_bytes()), rate=rate, channels=channels
   ) as (_, parts):
     assert sum(len(x) for x in parts) == len(whole)
@@ -49,7 +49,7 @@ def test_any_length_at_any_rate(tmp_path, sound, samples, rate):
   """A resampled file that is a sample longer or shorter than the whole."""
   path = tmp_path / "a.wav"
   soundfile.write(path, sound[:samples], 24000)
-  with blocks.read(path, rate=rate, channels=1) as (_, parts):
+  with block_io.read(path, rate=rate, channels=1) as (_, parts):
     count = sum(len(x) for x in parts)
   assert count == files.resampled_length(samples, rate=24000, to=rate)
 
@@ -60,14 +60,14 @@ def test_what_cannot_be_read(tmp_path, sound):
   soundfile.write(path, sound, 44100)
   path.write_bytes(path.read_bytes()[:60_000])
   with pytest.raises(UserError, match="truncated|damaged"):
-    with blocks.read(path, rate=44100, channels=2) as (_, parts):
+    with block_io.read(path, rate=44100, channels=2) as (_, parts):
       list(parts)
   path = tmp_path / "a.wav"
   x = sound.copy()
   x[20_000] = np.nan
   soundfile.write(path, x, 44100, "FLOAT")
   with pytest.raises(UserError, match="NaN"):
-    with blocks.read(path, rate=44100, channels=2) as (_, parts):
+    with block_io.read(path, rate=44100, channels=2) as (_, parts):
       list(parts)
 
 
@@ -79,7 +79,7 @@ def test_written_in_blocks_is_written_at_once(tmp_path, sound, suffix, to):
   files.write(
     one, files.resample(x, rate=44100, to=to or 44100), rate=to or 44100
   )
-  with blocks.create(other, rate=44100, channels=2, to=to) as writer:
+  with block_io.create(other, rate=44100, channels=2, to=to) as writer:
     for part in np.split(x, [1, 2000, 20_000]):
       writer.write(part)
   assert writer.samples == len(x) and writer.rate == (to or 44100)
@@ -94,12 +94,12 @@ def test_a_failure_leaves_what_was_there(tmp_path, sound):
   path.write_bytes(b"precious")
   mine.write_bytes(b"of the user")
   with pytest.raises(UserError, match="NaN"):
-    with blocks.create(path, rate=8000, channels=2) as writer:
+    with block_io.create(path, rate=8000, channels=2) as writer:
       writer.write(sound)
       writer.write(np.full((3, 2), np.nan))
   assert path.read_bytes() == b"precious"
   assert mine.read_bytes() == b"of the user"
   assert len(list(tmp_path.iterdir())) == 2
   with pytest.raises(UserError, match="cannot write"):
-    with blocks.create(tmp_path / "a.xyz", rate=8000, channels=2):
+    with block_io.create(tmp_path / "a.xyz", rate=8000, channels=2):
       pass

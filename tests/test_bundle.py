@@ -11,7 +11,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models import loaded
+from mmdcodec.tokenizers import loaded_codec
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_weights_are_its_own(codec):
     return array
 
   given = jax.tree.map(aligned, codec.variables)
-  made = loaded.LoadedCodec(codec.config, given)
+  made = loaded_codec.LoadedCodec(codec.config, given)
   for leaf in jax.tree.leaves(given):
     leaf[...] = 0
   jax.tree.map(np.testing.assert_array_equal, made.variables, codec.variables)
@@ -169,7 +169,7 @@ def test_mistakes_are_named(codec, call, words):
 
 def test_buckets():
   """Catches too many programs, too much padding, or a length cut off."""
-  sizes = [loaded.bucket(n) for n in range(1, 5000)]
+  sizes = [loaded_codec.bucket(n) for n in range(1, 5000)]
   assert all(s >= n for n, s in enumerate(sizes, 1))
   assert all(s <= 1.25 * n for n, s in enumerate(sizes, 1))
   assert sizes == sorted(sizes)
@@ -259,4 +259,4 @@ def test_the_hash_names_the_weights(saved, codec):
   assert mmdcodec.load(folder).hash == codec.hash
   changed = jax.tree.map(np.array, dict(variables))
   changed["codebook"]["quantizer"]["sum"][0, 0, 0] += 1e-3
-  assert loaded.fingerprint(codec.config, changed) != codec.hash
+  assert loaded_codec.fingerprint(codec.config, changed) != codec.hash

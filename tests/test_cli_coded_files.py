@@ -16,7 +16,7 @@ from test_ecdc import make as make_ecdc
 
 import mmdcodec
 from mmdcodec import bitstream
-from mmdcodec.audio import blocks
+from mmdcodec.audio import block_io
 from mmdcodec.cli import batch, decode
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
@@ -190,7 +190,7 @@ def test_stdin_is_known_by_its_bytes(tmp_path, monkeypatch, fails):
   argv = ["encode", "-", tmp_path / "b.mmdc", "--codebooks", 1]
   assert "stdin is damaged" in fails(*argv)
   ecdc = make_ecdc("encodec_24khz", 3200, 1, [np.zeros((10, 1), int)])
-  with blocks.spooled(io.BytesIO(ecdc)) as file:
+  with block_io.spooled(io.BytesIO(ecdc)) as file:
     with decode.opened(types.SimpleNamespace(recover=False), file) as reader:
       assert (reader.version, reader.name, reader.frames) == (0, "stdin", 10)
   # A coded file of any name.

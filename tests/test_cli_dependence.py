@@ -12,13 +12,13 @@ import pytest
 from known_codes import SIZE, copies, draw, uniform
 
 import mmdcodec
+from mmdcodec import patterns
 from mmdcodec.cli import evaluate_dependence
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import dependence, dependence_plots
 from mmdcodec.evaluate.mutual_information import mutual_information
-from mmdcodec.generation import patterns
-from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from known_codes import SIZE, uniform
 
+from mmdcodec import patterns
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import code_rows, coded_size
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.evaluate.total_correlation import total_correlation
-from mmdcodec.generation import patterns
 
 
 def test_kinds_of_step_that_share_a_codebook_are_refused():

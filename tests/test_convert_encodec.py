@@ -22,8 +22,8 @@ from mmdcodec.cli.main import main
 from mmdcodec.convert import encodec, hub, weights
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models import loaded
 from mmdcodec.quantize import vector
+from mmdcodec.tokenizers import loaded_codec
 
 DATA = pathlib.Path(__file__).parent / "data"
 NAMES = (
@@ -71,7 +71,7 @@ def test_codes_and_audio_are_those_of_the_source(tmp_path, name, request):
     request.getfixturevalue("compile_fast")
   config, w, arrays = fixture(name)
   source = write_folder(tmp_path / "public", config, w)
-  codec = loaded.LoadedCodec(*convert.read(source)[:2])
+  codec = loaded_codec.LoadedCodec(*convert.read(source)[:2])
 
   wanted, audio = arrays["out/codes"], arrays["out/audio"].swapaxes(1, 2)
   # Chunk after chunk: [chunks, batch, books, frames] -> [batch, frames, books].
@@ -265,7 +265,7 @@ def test_every_tensor_is_needed_and_none_is_ignored(folder):
   )
   made = encodec.convert(w, config)
   rules = encodec.rules(codec_model.from_config(made[0]))
-  shapes = {k: a.shape for k, a in loaded.flatten(made[1]).items()}
+  shapes = {k: a.shape for k, a in loaded_codec.flatten(made[1]).items()}
   check = lambda new: weights.apply(rules, new, shapes)
   for change, words in [
     (lambda w: w.pop(lost), f"1 tensor is missing .{lost}"),
@@ -287,7 +287,7 @@ def test_every_tensor_is_needed_and_none_is_ignored(folder):
   # Averages and counts add nothing to the code vectors but inertia.
   few = {k: v for k, v in w.items() if not re.search("avg|size|inited", k)}
   assert len(few) < len(w)
-  same(check(few), loaded.flatten(made[1]))
+  same(check(few), loaded_codec.flatten(made[1]))
   w |= {k: 0 * v for k, v in w.items() if k.endswith("inited")}
   assert not check(w)["codebook/quantizer/started"]
 

@@ -37,7 +37,7 @@ from mmdcodec.convert import (
   musicgen_decoder,
   musicgen_release,
 )
-from mmdcodec.data import tokenize
+from mmdcodec.data import tokenization
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
@@ -325,7 +325,7 @@ def test_two_channels(tmp_path, dataset, capsys, compile_fast):
   shown = capsys.readouterr().out
   assert re.search("channels +2", shown) and re.search("codebooks +8", shown)
   # A data set of tokens, of music that gets resampled and stands on both sides.
-  tokenize.tokenize(dataset, tmp_path / "tokens", again)
+  tokenization.tokenize(dataset, tmp_path / "tokens", again)
   record = TokenSource(tmp_path / "tokens")[0]["codes"]
   assert record.shape[1] == 8
   np.testing.assert_array_equal(record[:, 0::2], record[:, 1::2])

@@ -21,11 +21,11 @@ from known_codes import (
   xor,
 )
 
+from mmdcodec import patterns
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import code_rows
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.evaluate.total_correlation import total_correlation
-from mmdcodec.generation import patterns
 
 
 def test_copies_in_closed_form():

@@ -12,7 +12,7 @@ import pytest
 from random_music import random_music
 
 from mmdcodec import bundle
-from mmdcodec.audio import captions, files, synth
+from mmdcodec.audio import files, song_captions, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
@@ -109,7 +109,7 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
         want = dict(drums="drums" in text, bass="a bass" in text, beats=4)
         (want["speed"],) = [
           speed
-          for speed, words in captions.SPEEDS.items()
+          for speed, words in song_captions.SPEEDS.items()
           if any(re.search(rf"\b{word}\b", text) for word in words)
         ] or [None]
         if bpm := re.search(r"(\d+) bpm", text):

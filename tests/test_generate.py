@@ -14,9 +14,10 @@ import pytest
 from random_music import random_music
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation import prompts, sampling, windows
+from mmdcodec.generation import sampling, windows
 from mmdcodec.generation.musicgen import LoadedMusic
-from mmdcodec.generation.order import make_order, melody_from
+from mmdcodec.generation.request import make_order, melody_from
+from mmdcodec.models import text_tokens
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.nn import cache
 from mmdcodec.parallel import mesh as mesh_lib
@@ -226,7 +227,7 @@ def test_plans():
 
 def test_frames_that_are_whole():
   """Catches a frame that is given away before all of its codes are there."""
-  from mmdcodec.generation import patterns
+  from mmdcodec import patterns
 
   for name in ("parallel", "delay", "unroll", "flatten", "coarse_first"):
     pattern = patterns.make(name, 4)(6)
@@ -378,9 +379,9 @@ def test_prompts_as_pieces():
   )
   made.enable_padding(length=9)
   made.enable_truncation(2)
-  files = {prompts.TOKENIZER_FILE: made.to_str().encode()}
-  tokenizer = prompts.make_tokenizer("t5", files)
-  tokens, mask, asked = prompts.tokenize(
+  files = {text_tokens.TOKENIZER_FILE: made.to_str().encode()}
+  tokenizer = text_tokens.make_tokenizer("t5", files)
+  tokens, mask, asked = text_tokens.tokenize(
     tokenizer, ["calm calm piano", "", "fast"], 9
   )
   np.testing.assert_array_equal(tokens[0], [2, 2, 3, 1])
@@ -388,9 +389,9 @@ def test_prompts_as_pieces():
   np.testing.assert_array_equal(mask.sum(1), [4, 1, 2])
   np.testing.assert_array_equal(asked, [True, False, True])
   with pytest.raises(UserError, match="takes 3"):
-    prompts.tokenize(tokenizer, ["calm calm piano"], 3)
-  with pytest.raises(UserError, match=prompts.TOKENIZER_FILE):
-    prompts.make_tokenizer("t5", {})
+    text_tokens.tokenize(tokenizer, ["calm calm piano"], 3)
+  with pytest.raises(UserError, match=text_tokens.TOKENIZER_FILE):
+    text_tokens.make_tokenizer("t5", {})
 
 
 def test_a_codec_of_another_model(folder):

@@ -13,7 +13,7 @@ import pytest
 import reference_independence as reference
 from reference_independence import assert_equal, dependent_codes
 
-from mmdcodec.generation import patterns
+from mmdcodec import patterns
 from mmdcodec.quantize.independence import (
   GaussianKernel,
   LaplacianKernel,

@@ -13,21 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdcodec import platform
-from mmdcodec.cli import configs
+from mmdcodec import patterns, platform
 from mmdcodec.errors import UserError
-from mmdcodec.generation import patterns
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize.independence import independence_loss
-from mmdcodec.train import gradients, independence, loop, metrics, settings
+from mmdcodec.train import (
+  config_files,
+  gradients,
+  independence_term,
+  loop,
+  metrics,
+  settings,
+)
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
 
 
 def configure(*more, **loss):
   """A codec that compiles in seconds: 40 frames a clip, 296 rows a batch."""
-  config = configs.parse(
+  config = config_files.parse(
     [
       "--config=codec_small:tiny",
       "--config.data.seconds=0.1",
@@ -94,7 +99,7 @@ def term_of(loss=None, streams="quantized", **changes):
   fields = dict(
     keep_scale=False, weight=1.0, start=0, ramp=0, every=1, history=1
   )
-  return independence.Term(loss, streams, **(fields | changes))
+  return independence_term.Term(loss, streams, **(fields | changes))
 
 
 def test_streams_and_their_gradients():
@@ -133,9 +138,9 @@ def test_a_gradient_that_keeps_the_scale():
   z = rng.standard_normal((3, 8, 5)) * [1, 2, 3, 4, 5] + 7
   w = rng.standard_normal(z.shape)
   mask = np.arange(8) < np.array([8, 3, 6])[:, None]
-  found = jax.grad(lambda z: jnp.sum(w * independence.keep_scale(z, mask)))(
-    z.astype(np.float32)
-  )
+  found = jax.grad(
+    lambda z: jnp.sum(w * independence_term.keep_scale(z, mask))
+  )(z.astype(np.float32))
   # Least squares: what a constant and z do not explain.
   expected = np.zeros_like(z)
   for d in range(5):
@@ -231,13 +236,13 @@ def reference(task, params, collections, batch, key):
   )
   config = task.config["losses"]["independence"]
   # The values of the codes, with a gradient of z that keeps its scale.
-  pull = independence.keep_scale(z, mask)
+  pull = independence_term.keep_scale(z, mask)
   pull = (pull - jax.lax.stop_gradient(pull))[:, :, None]
   return independence_loss(
     jax.lax.stop_gradient(q.streams) + pull,
-    jax.random.fold_in(key, independence._SALT),
+    jax.random.fold_in(key, independence_term._SALT),
     pattern=patterns.delay(4),
-    kernel=independence.make_kernel(config["kernel"]),
+    kernel=independence_term.make_kernel(config["kernel"]),
     estimator=config["estimator"],
     mask=mask,
   )

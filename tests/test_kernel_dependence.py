@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from known_codes import SIZE, copies, draw, uniform
 
+from mmdcodec import patterns
 from mmdcodec.evaluate import code_rows, kernel_dependence
-from mmdcodec.generation import patterns
 
 
 def test_kernel_dependence():

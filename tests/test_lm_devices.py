@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from random_music import random_params
 
-from mmdcodec.cli import configs
 from mmdcodec.parallel import compile as ahead
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
-from mmdcodec.train import optimizer, program
+from mmdcodec.train import config_files, optimizer, program
 from mmdcodec.train.state import TrainState
 
 TINY = "--config=musicgen:tiny"
@@ -45,7 +44,7 @@ def test_many_devices_are_one(compile_fast):
 
   With dropout, conditions that are taken away, and a batch in two parts.
   """
-  config = configs.parse(
+  config = config_files.parse(
     [TINY, "--config.model.dropout=0.1", "--config.accumulate=2"]
   )
   config.optimizer.warmup = 0
@@ -61,7 +60,7 @@ def test_many_devices_are_one(compile_fast):
 
 def test_rules_match_and_cut_what_is_large():
   """Catches a rule that matches nothing, or a large array left whole."""
-  task = program.make_task(configs.parse(["--config=musicgen"]).to_dict())
+  task = program.make_task(config_files.parse(["--config=musicgen"]).to_dict())
   variables = jax.eval_shape(task.init, jax.random.key(0))
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 4, "model": 2})
   layout = rules.shardings(variables, mesh, rules.LM_RULES)
@@ -87,7 +86,7 @@ def test_the_step_on_a_tpu_slice():
   pytest.importorskip("libtpu")
   # A prime number of items for each of two halves: nothing else has this size.
   # One codebook compiles in a third of the time.
-  config = configs.parse(
+  config = config_files.parse(
     [TINY, "--config.model.frames=1100", "--config.model.codebooks=1"]
   )
   config.batch, config.mesh = 14, dict(data=1, fsdp=2, model=2)

@@ -21,7 +21,7 @@ from random_music import random_params, word_tokenizer
 import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.convert import t5
-from mmdcodec.data.tokenize import tokenize
+from mmdcodec.data.tokenization import tokenize
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train import gradients, loop, optimizer

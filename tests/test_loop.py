@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.cli import configs
-from mmdcodec.train import loop, metrics
+from mmdcodec.train import config_files, loop, metrics
 
 
 class Same:
@@ -75,7 +74,7 @@ def test_phases_and_steps_under_way(tmp_path, monkeypatch):
   Whatever has been given to a device is done before a run can stop, and keeps
   its batch in memory.
   """
-  config = configs.parse(["--config=encodec_24khz:tiny"])
+  config = config_files.parse(["--config=encodec_24khz:tiny"])
   config.steps = config.save_every = config.eval_every = 5
   config.log_every = 1
   waited, given = [], []

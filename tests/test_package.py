@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import mmdcodec
-from mmdcodec.cli import configs
 from mmdcodec.errors import UserError
+from mmdcodec.train import config_files
 
 HEAVY = (
   "soundfile", "soxr", "librosa", "grain", "orbax", "tensorflow_datasets",
@@ -64,9 +64,9 @@ def test_every_config_describes_a_run(name):
   from mmdcodec.parallel import mesh
   from mmdcodec.train import program as program_lib
 
-  full = configs.parse([f"--config={name}"])
+  full = config_files.parse([f"--config={name}"])
   program_lib.make_task(full.to_dict())
-  config = configs.parse([f"--config={name}:tiny"]).to_dict()
+  config = config_files.parse([f"--config={name}:tiny"]).to_dict()
   task = program_lib.make_task(config)
   one = mesh.make_mesh(devices=jax.devices()[:1])
   program = program_lib.make_program(task, config, one)
@@ -78,7 +78,7 @@ def test_every_config_describes_a_run(name):
 
 def test_overrides_reach_the_config():
   """Catches an override that is lost, or loses to the file's own value."""
-  config = configs.parse(
+  config = config_files.parse(
     [
       "--config.optimizer.rate=0.5",
       "--config=soundstream_24khz:tiny",
@@ -108,6 +108,6 @@ def test_overrides_reach_the_config():
 def test_mistakes_on_the_command_line_are_named(arguments, words):
   """Catches a traceback, or a mistake that is silently ignored."""
   with pytest.raises(UserError) as error:
-    configs.parse(arguments)
+    config_files.parse(arguments)
   assert words in str(error.value)
   assert "\n" not in str(error.value)

@@ -85,9 +85,9 @@ def test_codec_rules_shard_what_is_large():
 @pytest.mark.slow
 def test_train_step_compiles_for_a_tpu_slice():
   """Catches what the TPU compiler refuses, with the whole training step."""
-  from mmdcodec.cli import configs
+  from mmdcodec.train import config_files
 
-  config = configs.parse(["--config=soundstream_24khz:tiny"])
+  config = config_files.parse(["--config=soundstream_24khz:tiny"])
   found = ahead.compile_step(config, "v5e:2x2")
   print(found)
   assert found.chips == 4

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdcodec.generation import patterns
+from mmdcodec import patterns
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / "data/golden_patterns.json").read_text()

@@ -21,7 +21,7 @@ import soundfile
 
 from mmdcodec.audio import files
 from mmdcodec.bench import data as bench
-from mmdcodec.data import encode, order, pipeline, records
+from mmdcodec.data import pipeline, record_order, record_writer, records
 from mmdcodec.data.source import crop
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips
@@ -209,7 +209,7 @@ def test_other_rates_and_channels_are_converted(data):
 def test_a_resampled_crop_is_a_slice_of_the_resampled_whole(place):
   x = np.random.default_rng(0).integers(-9000, 9000, (40001, 2)).astype("int16")
   got = crop(
-    io.BytesIO(encode.flac(x, 16000)),
+    io.BytesIO(record_writer.flac(x, 16000)),
     place,
     samples=6000,
     rate=24000,
@@ -386,7 +386,7 @@ def test_bench_measures_what_it_makes(tmp_path):
 
 def test_the_bench_tells_the_threads_that_work(monkeypatch, capsys):
   """A machine of 64 CPUs decodes with 16 threads unless told otherwise."""
-  monkeypatch.setattr(order, "cpus", lambda: 64)
+  monkeypatch.setattr(record_order, "cpus", lambda: 64)
   monkeypatch.setattr(bench, "measure", lambda *_, **__: (1.0, 1.0))
   parser = argparse.ArgumentParser()
   bench.add_arguments(parser)

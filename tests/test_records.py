@@ -21,7 +21,7 @@ import soundfile
 
 from mmdcodec.audio import files
 from mmdcodec.cli import main as cli
-from mmdcodec.data import cut, encode, records
+from mmdcodec.data import cut, record_writer, records
 from mmdcodec.data.source import Source, describe
 from mmdcodec.errors import UserError
 
@@ -335,7 +335,7 @@ def test_a_full_disk_is_not_blamed_on_the_audio(tmp_path, monkeypatch):
   def full(x, rate):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(encode, "flac", full)
+  monkeypatch.setattr(record_writer, "flac", full)
   with pytest.raises(OSError, match="No space left"):
     prepare(tmp_path / "in", tmp_path / "out")
   assert os.listdir(tmp_path) == ["in"]
@@ -403,13 +403,13 @@ def test_an_mp3_of_unknown_length_is_kept_whole(tmp_path):
 
 
 def test_files_that_wait_share_the_memory(tmp_path, monkeypatch):
-  sizes, spooled = [], encode.tempfile.SpooledTemporaryFile
+  sizes, spooled = [], record_writer.tempfile.SpooledTemporaryFile
 
   def spool(size, **kwargs):
     sizes.append(size)
     return spooled(size, **kwargs)
 
-  monkeypatch.setattr(encode.tempfile, "SpooledTemporaryFile", spool)
+  monkeypatch.setattr(record_writer.tempfile, "SpooledTemporaryFile", spool)
   for i in range(40):
     save(tmp_path / "in" / f"{i}.wav", noise(1))
   prepare(tmp_path / "in", tmp_path / "out", workers=8)

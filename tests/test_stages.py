@@ -10,8 +10,8 @@ import fcntl
 
 import pytest
 
-from mmdcodec.cli import stages
 from mmdcodec.errors import UserError
+from mmdcodec.store import jobs
 
 
 class Job:
@@ -34,14 +34,14 @@ class Job:
         raise KeyboardInterrupt
       return f"made {name}"
 
-    return stages.Stage(
+    return jobs.Stage(
       name, run, self.settings[name], [path], resumes=self.resumes
     )
 
   def __call__(self, **options):
     """Runs the job; the names of the stages that ran."""
     self.ran, self.lines = [], []
-    stages.run_stages(
+    jobs.run_stages(
       self.folder,
       [self.stage(name) for name in "abc"],
       log=self.lines.append,
@@ -63,7 +63,7 @@ def test_the_second_run_does_nothing(job):
     f"[{i}/3] {n}: done before: made {n}"
     for i, n in ((1, "a"), (2, "b"), (3, "c"))
   ]
-  assert sorted(stages.seconds_of(job.folder)) == ["a", "b", "c"]
+  assert sorted(jobs.seconds_of(job.folder)) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("resumes", [False, True])
@@ -71,7 +71,7 @@ def test_an_interrupted_stage(job, resumes):
   job.resumes, job.fail = resumes, "b"
   with pytest.raises(KeyboardInterrupt):
     job()
-  assert sorted(stages.seconds_of(job.folder)) == ["a"]
+  assert sorted(jobs.seconds_of(job.folder)) == ["a"]
   job.fail = None
   assert job() == ["b", "c"]
   # What was left is there for a stage that resumes, and only for such a one.
@@ -109,7 +109,7 @@ def test_a_deleted_output_is_made_again_with_what_follows(job):
 
 def test_a_new_last_stage_runs_alone(job):
   (job.folder).mkdir()
-  stages.run_stages(
+  jobs.run_stages(
     job.folder, [job.stage(n) for n in "ab"], log=job.lines.append
   )
   assert job() == ["c"]
@@ -117,7 +117,7 @@ def test_a_new_last_stage_runs_alone(job):
 
 def test_damaged_notes(job):
   job()
-  (job.folder / stages.FILE).write_text("{")
+  (job.folder / jobs.FILE).write_text("{")
   with pytest.raises(UserError, match="damaged"):
     job()
 
@@ -147,14 +147,14 @@ def test_files_that_came_while_a_job_was_interrupted_are_not_touched(job):
 def test_notes_of_another_program(job):
   job.folder.mkdir()
   for text in ('["a"]', '{"a": {}}'):
-    (job.folder / stages.FILE).write_text(text)
+    (job.folder / jobs.FILE).write_text(text)
     with pytest.raises(UserError, match="damaged"):
       job()
 
 
 def test_one_process_at_a_time(job):
   job.folder.mkdir()
-  with open(job.folder / stages.LOCK, "w") as other:
+  with open(job.folder / jobs.LOCK, "w") as other:
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(UserError, match="another process"):
       job()

@@ -16,9 +16,10 @@ import pytest
 from test_codec_model import random_variables
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import blocks, codec, long_clips, reach, streaming
-from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.models import codec, receptive_field, streaming
 from mmdcodec.nn.conv import STREAM, ConvTranspose
+from mmdcodec.tokenizers import long_clips, piecewise
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 SMALL = dict(ratios=(3, 2), filters=2, dim=8, codebooks=3)
 ROWS = 15  # of every batch that is coded as a whole: one program
@@ -274,8 +275,20 @@ def test_reach_is_that_of_the_gradient(changes):
   rng, frames, at = np.random.default_rng(4), 24, 12
   width = n.filters * 4
   cases = [
-    ("encoder", "front", (frames * stride, 1), 1, reach.encoder_layers(n)[0]),
-    ("decoder", "back", (frames, width), stride, reach.decoder_layers(n)[1]),
+    (
+      "encoder",
+      "front",
+      (frames * stride, 1),
+      1,
+      receptive_field.encoder_layers(n)[0],
+    ),
+    (
+      "decoder",
+      "back",
+      (frames, width),
+      stride,
+      receptive_field.decoder_layers(n)[1],
+    ),
   ]
   for half, part, shape, unit, layers in cases:
     x = rng.standard_normal((1, *shape)).astype(np.float32)
@@ -288,14 +301,14 @@ def test_reach_is_that_of_the_gradient(changes):
 
     touched = np.flatnonzero(np.abs(jax.jit(jax.grad(total))(x)).sum((0, 2)))
     step = shape[0] // frames
-    first, last = reach.inputs_of(layers, n, 0, unit - 1)
+    first, last = receptive_field.inputs_of(layers, n, 0, unit - 1)
     assert (touched[0], touched[-1]) == (first + at * step, last + at * step)
 
 
 @pytest.fixture
 def cut_early(monkeypatch):
   """Clips of more than 16 frames are cut into pieces of 8."""
-  monkeypatch.setattr(blocks, "BLOCK", 8)
+  monkeypatch.setattr(piecewise, "BLOCK", 8)
   monkeypatch.setattr(long_clips, "WHOLE", 16)
 
 

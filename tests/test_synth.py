@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmdcodec.audio import captions, composition, files, instruments, synth
+from mmdcodec.audio import composition, files, instruments, song_captions, synth
 from mmdcodec.errors import UserError
 
 RATE = 16000
@@ -243,7 +243,7 @@ def test_captions_say_what_the_tags_say():
   for seed in range(60):
     tags = synth.render(seed, seconds=0.5, rate=4000).tags
     for phrasing in range(7):
-      text = captions.caption(tags, phrasing)
+      text = song_captions.caption(tags, phrasing)
       texts.add(text)
       words = set(re.findall(r"[a-z0-9#-]+", text.lower()))
       other = {"major": "minor", "minor": "major"}[tags["mode"]]
@@ -265,7 +265,7 @@ def test_captions_say_what_the_tags_say():
       assert keys == ([] if phrasing in NO_TONIC else [own_key(tags)]), text
       assert ("waltz" in words) <= (tags["beats"] == 3)
       assert not words & {"tune", "song", "piece"} or tags["beats"] == 4
-      for speed, synonyms in captions.SPEEDS.items():
+      for speed, synonyms in song_captions.SPEEDS.items():
         named = any(says(text, s) for s in synonyms)
         expected = speed == tags["speed"] and phrasing not in NO_SPEED
         assert named == expected, text

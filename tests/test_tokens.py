@@ -25,7 +25,7 @@ from mmdcodec.data import (
   pipeline,
   records,
   storage,
-  tokenize,
+  tokenization,
   tokens,
 )
 from mmdcodec.data.source import Source, describe
@@ -102,7 +102,7 @@ def few():
   with pytest.MonkeyPatch.context() as patch:
     devices = jax.local_devices()[:2]
     patch.setattr(jax, "local_devices", lambda: devices)
-    patch.setattr(tokenize, "_LEAST", 3)
+    patch.setattr(tokenization, "_LEAST", 3)
     yield
 
 
@@ -117,7 +117,7 @@ def audio(tmp_path_factory):
 def told(audio, few, tmp_path_factory):
   """Their tokens, by a `Teller`."""
   out = tmp_path_factory.mktemp("told") / "tokens"
-  tokenize.tokenize(audio, out, Teller(), batch=2)
+  tokenization.tokenize(audio, out, Teller(), batch=2)
   return out
 
 
@@ -142,7 +142,7 @@ def test_codes_are_those_of_each_record_alone(
   }
   dataset = make(tmp_path, songs, rate=16000, channels=2)
   codec = mmdcodec.load(model)
-  tokenize.tokenize(dataset, tmp_path / "tokens", codec, batch=2)
+  tokenization.tokenize(dataset, tmp_path / "tokens", codec, batch=2)
   source, made = Source(dataset), TokenSource(tmp_path / "tokens")
   assert len(source) == len(made) == len(lengths)
   for i, seconds in enumerate(lengths):
@@ -199,12 +199,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, audio, told):
   """Catches work done twice, half a shard kept, and what looks finished."""
   out = tmp_path / "tokens"
   with pytest.raises(RuntimeError, match="killed"):
-    tokenize.tokenize(audio, out, Teller(dies_at=7), batch=2)
+    tokenization.tokenize(audio, out, Teller(dies_at=7), batch=2)
   assert os.listdir(tmp_path) == [".tokens.unfinished"]
   kept = (tmp_path / ".tokens.unfinished").glob("shard-*")
   assert sorted(p.name[:11] for p in kept) == ["shard-00000", "shard-00001"]
   shown, codec = [], Teller()
-  tokenize.tokenize(
+  tokenization.tokenize(
     audio, out, codec, batch=2, show=lambda *done: shown.append(done)
   )
   assert codec.seen == 5
@@ -218,14 +218,14 @@ def test_shards_of_other_settings_are_not_kept(tmp_path, audio, change):
   """Catches codes of two codecs, or of two data sets, in one."""
   out = tmp_path / "tokens"
   with pytest.raises(RuntimeError, match="killed"):
-    tokenize.tokenize(audio, out, Teller(dies_at=7), batch=2)
+    tokenization.tokenize(audio, out, Teller(dies_at=7), batch=2)
   codec, batch = Teller("other" if change == "codec" else "teller"), 2
   if change == "batch":
     batch = 3
   if change == "audio":
     songs = {f"{i:02}": song(20, 60 + 7 * i) for i in range(11)}
     audio = make(tmp_path / "other", songs)
-  tokenize.tokenize(audio, out, codec, batch=batch)
+  tokenization.tokenize(audio, out, codec, batch=batch)
   assert codec.seen == 11
   assert describe(out)["codec"] == codec.hash
   first = TokenSource(out)[0]["codes"]
@@ -237,26 +237,26 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
   for count in (2, 3, 5):
     out = tmp_path / f"tokens{count}"
     unfinished = tmp_path / f".tokens{count}.unfinished"
-    settings = tokenize._settings(Source(audio), Teller(), 2)
-    os.close(tokenize._begin(unfinished, settings))
+    settings = tokenization._settings(Source(audio), Teller(), 2)
+    os.close(tokenization._begin(unfinished, settings))
     workers = [Teller() for _ in range(count)]
     for i, codec in reversed(list(enumerate(workers))):
-      tokenize.write_share(
+      tokenization.write_share(
         Source(audio), codec, unfinished,
         batch=2, process_index=i, process_count=count,
       )  # fmt: skip
     assert sum(codec.seen for codec in workers) == 11
     assert max(codec.seen for codec in workers) <= {2: 6, 3: 6, 5: 3}[count]
     # All is there: the run itself has only to put it together.
-    tokenize.tokenize(audio, out, Teller(dies_at=0), batch=2)
+    tokenization.tokenize(audio, out, Teller(dies_at=0), batch=2)
     assert content(out) == content(told)
 
 
 def test_a_share_that_is_missing_is_noticed(tmp_path, audio, monkeypatch):
   """Catches half a data set, of hosts that do not see the same folder."""
-  monkeypatch.setattr(tokenize, "write_share", lambda *_, **__: None)
+  monkeypatch.setattr(tokenization, "write_share", lambda *_, **__: None)
   with pytest.raises(UserError, match="only 0 of 4 shards"):
-    tokenize.tokenize(audio, tmp_path / "tokens", Teller(), batch=2)
+    tokenization.tokenize(audio, tmp_path / "tokens", Teller(), batch=2)
   assert not (tmp_path / "tokens").exists()
 
 
@@ -266,7 +266,7 @@ def test_two_runs_do_not_write_one_data_set(tmp_path, audio):
   held = storage.lock(tmp_path / ".tokens.unfinished")
   try:
     with pytest.raises(UserError, match="another run"):
-      tokenize.tokenize(audio, tmp_path / "tokens", Teller())
+      tokenization.tokenize(audio, tmp_path / "tokens", Teller())
   finally:
     os.close(held)
 
@@ -290,13 +290,13 @@ def test_reading_does_not_run_ahead(audio, few):
 
 def test_shards_share_the_work_and_stay_few(monkeypatch):
   """Catches one shard for many processes, and folders of a million files."""
-  monkeypatch.setattr(tokenize, "_LEAST", 128)
+  monkeypatch.setattr(tokenization, "_LEAST", 128)
   for number in (1, 127, 128, 1000, 200_000, 30_000_000):
-    shards = tokenize._shards(number)
+    shards = tokenization._shards(number)
     assert (shards[0].start, shards[-1].stop) == (0, number)
     assert [s.start for s in shards[1:]] == [s.stop for s in shards[:-1]]
     assert len(shards) <= max(1024, number / 4096 + 1)
-  assert len(tokenize._shards(2000)) >= 8
+  assert len(tokenization._shards(2000)) >= 8
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_shards_share_the_work_and_stay_few(monkeypatch):
 def test_codecs_that_do_not_suit_are_refused(tmp_path, audio, changes, words):
   """Catches codes that do not hold all of the audio, or wrap in 16 bits."""
   with pytest.raises(UserError, match=words):
-    tokenize.tokenize(audio, tmp_path / "tokens", Teller(**changes))
+    tokenization.tokenize(audio, tmp_path / "tokens", Teller(**changes))
   assert not os.listdir(tmp_path)
 
 
@@ -321,7 +321,7 @@ def test_audio_and_tokens_are_told_apart(told, audio, tmp_path):
     lambda: Source(told),
     lambda: pipeline.batches(told, **size),
     lambda: pipeline.fixed_batches(told, count=1, **size),
-    lambda: tokenize.tokenize(told, tmp_path / "x", Teller()),
+    lambda: tokenization.tokenize(told, tmp_path / "x", Teller()),
   ):
     with pytest.raises(UserError, match="of tokens; .*`mmdcodec prepare"):
       use()
@@ -333,7 +333,7 @@ def test_audio_and_tokens_are_told_apart(told, audio, tmp_path):
     with pytest.raises(UserError, match="of audio; .*`mmdcodec tokenize"):
       use()
   with pytest.raises(UserError, match="is not replaced"):
-    tokenize.tokenize(audio, audio, Teller(), force=True)
+    tokenization.tokenize(audio, audio, Teller(), force=True)
   with pytest.raises(UserError, match="is not replaced"):
     records.prepare(audio.parent / "in", told, force=True, progress=False)
   assert describe(audio)["kind"] == "audio"
@@ -404,7 +404,7 @@ def test_melodies_go_with_their_codes(tmp_path, few):
   time = np.arange(RATE) / RATE
   tune = np.concatenate([np.sin(2 * np.pi * hz * time) for hz in pitches])
   dataset = make(tmp_path, {"up": 0.3 * tune, "down": 0.3 * tune[::-1]})
-  tokenize.tokenize(dataset, tmp_path / "tokens", Teller(), batch=2)
+  tokenization.tokenize(dataset, tmp_path / "tokens", Teller(), batch=2)
   made, want = TokenSource(tmp_path / "tokens"), np.array([9, 1, 4, 11, 6, 2])
   for record, notes in ((0, want[::-1]), (1, want)):
     # 7.8 frames a second; without those around a change.
@@ -437,7 +437,7 @@ def test_fixed_batches_are_fixed_and_cover_the_records(told):
 def test_one_run_has_one_codec(told, audio, tmp_path):
   """Catches a model trained on codes of another codec than its own."""
   other = tmp_path / "other"
-  tokenize.tokenize(audio, other, Teller("other"))
+  tokenization.tokenize(audio, other, Teller("other"))
   fixed = lambda sets, **more: fixed_token_batches(
     sets, batch=4, frames=9, count=1, **more
   )

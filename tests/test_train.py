@@ -9,10 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from mmdcodec.cli import configs
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.train import loop, metrics, settings
+from mmdcodec.train import config_files, loop, metrics, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.checkpoint import Checkpoints
 from mmdcodec.train.state import TrainState
@@ -42,7 +41,7 @@ PLAIN = (
 
 
 def program_on(devices, shape, arguments=CONFIG):
-  config = configs.parse([*arguments]).to_dict()
+  config = config_files.parse([*arguments]).to_dict()
   task = program_lib.make_task(config)
   mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
   return mesh, program_lib.make_program(task, config, mesh)
@@ -64,7 +63,7 @@ def music(seed, config):
 
 def train_on(devices, shape, arguments, steps):
   mesh, program = program_on(devices, shape, arguments)
-  config = configs.parse([*CONFIG]).to_dict()
+  config = config_files.parse([*CONFIG]).to_dict()
   losses = []
   with jax.set_mesh(mesh):
     state = program.init(jax.random.key(0))
@@ -149,9 +148,9 @@ def test_a_workdir_keeps_to_its_state(tmp_path):
 
   And a traceback where the workdir is no run at all.
   """
-  now = configs.parse([*CONFIG]).to_dict()
+  now = config_files.parse([*CONFIG]).to_dict()
   task = program_lib.make_task(now)
-  plain = configs.parse([*PLAIN]).to_dict()
+  plain = config_files.parse([*PLAIN]).to_dict()
   old = json.loads(json.dumps(plain))
   for name in ("adversarial", "features", "independence"):
     del old["losses"][name]
@@ -169,7 +168,7 @@ def test_a_workdir_keeps_to_its_state(tmp_path):
     (["--config.adversarial.optimizer.name=adamw"], "adversarial.optimizer"),
     (PLAIN[len(CONFIG) :], "adversarial.discriminators"),
   ]:
-    other = configs.parse([*CONFIG, *changes]).to_dict()
+    other = config_files.parse([*CONFIG, *changes]).to_dict()
     with pytest.raises(UserError, match=words):
       settings.remember(other, tmp_path, task)
   file.write_text(json.dumps({"model_type": "encodec"}))
@@ -197,7 +196,7 @@ def test_data_sets_are_read_from_text(text, expected):
 
 def test_mistakes_before_the_first_step(tmp_path, dataset):
   """Catches a run that starts, and fails later or trains on nothing."""
-  config = configs.parse([*CONFIG])
+  config = config_files.parse([*CONFIG])
   with pytest.raises(UserError, match="prepare"):
     loop.train(config, tmp_path)
   config.data.train = str(dataset)
@@ -231,7 +230,7 @@ def test_a_loss_that_stays_not_finite_ends_the_run(
   tmp_path, dataset, compile_fast
 ):
   """Catches endless training on NaN."""
-  config = configs.parse([*CONFIG])
+  config = config_files.parse([*CONFIG])
   config.data.train = str(dataset)
   config.log_every, config.max_skipped = 2, 4
   config.losses.waveform.weight = float("inf")
@@ -247,7 +246,7 @@ def test_a_run_can_start_from_another_and_go_on(
   tmp_path, dataset, compile_fast
 ):
   """Catches lost start weights, and settings that can't change."""
-  config = configs.parse([*CONFIG])
+  config = config_files.parse([*CONFIG])
   config.data.train = str(dataset)
   config.steps = config.save_every = 2
   config.log_every = 1

@@ -20,9 +20,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec import aside
 from mmdcodec.audio import containers
 from mmdcodec.errors import UserError
+from mmdcodec.store import atomic
 
 # suffix -> (container, coding) by libsndfile's names
 _FORMATS = {
@@ -210,7 +210,7 @@ def write(
   if coding not in ("FLOAT", "DOUBLE"):
     x = np.clip(x, -1.0, 1.0)
   try:
-    with aside.written(path) as partial:
+    with atomic.written(path) as partial:
       with soundfile.SoundFile(
         os.fsencode(partial), "w", rate, x.shape[1], coding, format=container
       ) as sound:

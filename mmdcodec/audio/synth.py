@@ -23,10 +23,10 @@ import numpy as np
 from scipy import signal
 
 from mmdcodec.audio import composition, instruments
-from mmdcodec.audio.captions import caption
 from mmdcodec.audio.composition import Note, stream
+from mmdcodec.audio.song_captions import caption
 from mmdcodec.errors import UserError
-from mmdcodec.machine import cpus
+from mmdcodec.platform import cpus
 
 PEAK = 10 ** (-3 / 20)  # -3 dB of full scale
 

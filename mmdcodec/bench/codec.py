@@ -111,12 +111,12 @@ def _cotangent(value):
 
 def run(args, rest):
   """Prints the table."""
-  from mmdcodec.cli import configs
   from mmdcodec.parallel import mesh as mesh_lib
+  from mmdcodec.train import config_files
   from mmdcodec.train import optimizer as optimizer_lib
   from mmdcodec.train import program as program_lib
 
-  config = configs.parse(rest).to_dict()
+  config = config_files.parse(rest).to_dict()
   task = program_lib.make_task(config)
   optimizer, _ = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]

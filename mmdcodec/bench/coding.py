@@ -20,8 +20,8 @@ import numpy as np
 
 from mmdcodec.bench import floor
 from mmdcodec.errors import UserError
-from mmdcodec.models import loaded
 from mmdcodec.models.codec import Codec
+from mmdcodec.tokenizers import loaded_codec
 
 
 def measure(
@@ -43,7 +43,7 @@ def measure(
     codebooks: to code with; None for all.
     runs: of which the median counts.
   """
-  codec = loaded.LoadedCodec(
+  codec = loaded_codec.LoadedCodec(
     {"kind": "codec", "model": dict(config)}, jax.device_get(variables)
   )
   model = codec.model

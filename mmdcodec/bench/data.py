@@ -58,7 +58,7 @@ def add_arguments(parser) -> None:
 
 def run(args) -> int:
   """Measures, and prints the rate and the CPU time of a crop."""
-  from mmdcodec import machine
+  from mmdcodec import platform
   from mmdcodec.data import pipeline
 
   with tempfile.TemporaryDirectory() as scratch:
@@ -75,7 +75,7 @@ def run(args) -> int:
       )
       for _ in range(3)
     ]
-  cpus = machine.cpus()
+  cpus = platform.cpus()
   threads = args.threads or pipeline.default_threads()
   print(
     f"{args.seconds:g} s crops at {args.rate} Hz, batch {args.batch},"

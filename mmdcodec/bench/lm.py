@@ -45,7 +45,7 @@ def add_arguments(parser):
 
 def run(args, rest):
   """Prints the table."""
-  from mmdcodec.cli import configs
+  from mmdcodec.train import config_files
 
   for name in ("steps", "runs"):
     if getattr(args, name) < 1:
@@ -56,7 +56,7 @@ def run(args, rest):
       "--config=musicgen", "--config.model.layers=6",
       "--config.model.dtype=float32", *rest,
     ]  # fmt: skip
-  config = configs.parse(rest).to_dict()
+  config = config_files.parse(rest).to_dict()
   if config["task"] != "lm":
     raise UserError("bench lm needs the config of a language model: lm_small.")
   # The conditions are handed over as vectors.

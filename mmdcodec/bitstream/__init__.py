@@ -7,17 +7,7 @@ written to a pipe (`writer`), read from any second on, and read around damage
 (`whole`). EnCodec's own files are read as well (`ecdc`).
 """
 
-from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, VERSION, Header
-from mmdcodec.bitstream.held import Held, Piece
-from mmdcodec.bitstream.packing import (
-  code_bits,
-  pack_codes,
-  packed_bytes,
-  unpack_codes,
-)
-from mmdcodec.bitstream.reader import Reader, opened
-from mmdcodec.bitstream.stream import Stream
-from mmdcodec.bitstream.whole import (
+from mmdcodec.bitstream.complete_stream import (
   CHUNK_SECONDS,
   chunk_frames,
   drop_codebooks,
@@ -28,6 +18,16 @@ from mmdcodec.bitstream.whole import (
   to_bytes,
   write,
 )
+from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, VERSION, Header
+from mmdcodec.bitstream.in_memory import Held, Piece
+from mmdcodec.bitstream.packing import (
+  code_bits,
+  pack_codes,
+  packed_bytes,
+  unpack_codes,
+)
+from mmdcodec.bitstream.reader import Reader, opened
+from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.writer import Writer, create
 
 __all__ = [

@@ -77,7 +77,7 @@ class Header:
     coding: one of `CODINGS`.
     scaled: whether chunks carry scales (gains of a normalising codec).
     model: 16 hex digits that name the weights which made the codes
-      (`mmdcodec.models.loaded.fingerprint`).
+      (`mmdcodec.tokenizers.loaded_codec.fingerprint`).
   """
 
   rate: int

@@ -19,10 +19,10 @@ from mmdcodec.bitstream import chunk, recovery, trailer, version1
 from mmdcodec.bitstream import header as header_lib
 from mmdcodec.bitstream.chunk import Place
 from mmdcodec.bitstream.header import CRC
-from mmdcodec.bitstream.held import Held, Piece
+from mmdcodec.bitstream.in_memory import Held, Piece
 from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
-from mmdcodec.text import count
+from mmdcodec.formatting import count
 
 
 class Reader:

@@ -8,7 +8,7 @@ from mmdcodec.bitstream.chunk import Place
 from mmdcodec.bitstream.header import Header
 from mmdcodec.bitstream.trailer import Trailer
 from mmdcodec.errors import UserError
-from mmdcodec.text import count
+from mmdcodec.formatting import count
 
 _BLOCK = 1 << 20
 # Forged chunks may lie within each other, and each must be read to be refused.

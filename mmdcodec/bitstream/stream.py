@@ -26,7 +26,7 @@ class Stream:
     codebook_size: entries of every codebook.
     stride: samples per frame.
     model: 16 hex digits that name the weights which made the codes
-      (`mmdcodec.models.loaded.fingerprint`).
+      (`mmdcodec.tokenizers.loaded_codec.fingerprint`).
     scale: float32 [scales] gains of a normalising codec, or None: one for all,
       or one for each segment.
     segment_frames: frames that share one scale in a codec that works in

@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mmdcodec import aside
 from mmdcodec.bitstream import chunk, trailer
 from mmdcodec.bitstream.header import CRC, Header
 from mmdcodec.errors import UserError
+from mmdcodec.store import atomic
 
 
 class Writer:
@@ -165,7 +165,7 @@ def create(
   path = pathlib.Path(target)
   partial = None
   try:
-    with aside.written(path) as partial:
+    with atomic.written(path) as partial:
       with open(partial, "wb") as file:
         writer = Writer(file, header)
         yield writer

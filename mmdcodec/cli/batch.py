@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
@@ -79,7 +79,7 @@ def run(
   words = [f"{done} of {len(jobs)} files done"]
   if there:
     words.append(
-      text.count(there, "was", "were")
+      formatting.count(there, "was", "were")
       + " there already (--force makes them again)"
     )
   if failures:

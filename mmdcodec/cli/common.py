@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.progress import ProgressLine
 
@@ -81,7 +81,7 @@ def load_codec(path: str | os.PathLike):
     UserError: there is no model.
   """
   from mmdcodec import bundle
-  from mmdcodec.models.stereo import StereoCodec
+  from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
   codec = bundle.load_codec(path)
   return codec.mono if isinstance(codec, StereoCodec) else codec
@@ -235,7 +235,7 @@ def progress_line(things: str) -> Callable[[int, int], None]:
     if speed >= 0.05:
       words += f", {speed:.1f} a second"
     if speed:
-      words += f", {text.duration((total - done) / speed)} left"
+      words += f", {formatting.duration((total - done) / speed)} left"
     line.show(words, last=last)
 
   return show

@@ -21,10 +21,10 @@ def run(args, rest):
   """Prints memory per chip, operations, traffic and collectives."""
   import time
 
-  from mmdcodec.cli import configs
   from mmdcodec.parallel import compile as ahead
+  from mmdcodec.train import config_files
 
-  config = configs.parse(rest)
+  config = config_files.parse(rest)
   start = time.perf_counter()
   print(ahead.compile_step(config, args.topology))
   print(f"compiled in {time.perf_counter() - start:.0f} s")

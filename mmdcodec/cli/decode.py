@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "make audio of .mmdc files"
@@ -77,7 +77,7 @@ def add_arguments(parser):
 
 def run(args):
   """Decodes one file, or all of a folder."""
-  from mmdcodec.audio import blocks, files
+  from mmdcodec.audio import block_io, files
   from mmdcodec.cli import batch, common
 
   if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
@@ -99,7 +99,7 @@ def run(args):
       say = functools.partial(print, file=sys.stderr)
     file = source
     if args.input == batch.PIPE:
-      file = stack.enter_context(blocks.spooled(sys.stdin.buffer))
+      file = stack.enter_context(block_io.spooled(sys.stdin.buffer))
     codes = stack.enter_context(opened(args, file))
     codec = common.load_codec(args.model)
     decode_file(args, codec, codes, out, say, show=True)
@@ -212,14 +212,14 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
     UserError: another codec made the codes, they are damaged, or the target
       cannot be written.
   """
-  from mmdcodec.audio import blocks
+  from mmdcodec.audio import block_io
   from mmdcodec.cli import common
 
   reader = check_model(reader, codec, args.model)
   begin, end = _span(args, reader)
   seconds = (end - begin) // codec.rate
   progress = common.progress_line("seconds") if show and seconds else None
-  with blocks.create(
+  with block_io.create(
     target, rate=codec.rate, channels=codec.channels, to=args.rate
   ) as writer:
     for x in part(codec, reader, begin, end):
@@ -235,7 +235,7 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
     say(
       f"{name}: {duration:.2f} s, {writer.rate} Hz,"
       f" {common.plural(codec.channels)}, from"
-      f" {text.count(reader.header.codebooks, 'codebook', 'codebooks')}"
+      f" {formatting.count(reader.header.codebooks, 'codebook', 'codebooks')}"
       f" ({kbps:.2f} kbps of raw codes)"
     )
 
@@ -273,7 +273,7 @@ def part(codec, reader, begin: int, end: int) -> Iterator:
   Yields:
     float32 [samples, channels].
   """
-  from mmdcodec.models import blocks as cuts
+  from mmdcodec.tokenizers import piecewise as cuts
 
   header, samples = reader.header, reader.samples
   first, last, offset, length = 0, reader.frames, 0, samples

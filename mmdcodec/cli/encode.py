@@ -5,7 +5,7 @@ import functools
 import sys
 from pathlib import Path
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "code audio into small .mmdc files"
@@ -112,9 +112,9 @@ def _coded(source) -> bool:
 
 
 def _stdin(stack):
-  from mmdcodec.audio import blocks
+  from mmdcodec.audio import block_io
 
-  return stack.enter_context(blocks.spooled(sys.stdin.buffer))
+  return stack.enter_context(block_io.spooled(sys.stdin.buffer))
 
 
 def _model(args):
@@ -162,11 +162,11 @@ def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
     UserError: the audio cannot be read, or the target not be written.
   """
   from mmdcodec import bitstream
-  from mmdcodec.audio import blocks
+  from mmdcodec.audio import block_io
   from mmdcodec.cli import common
 
   was = _size(source)
-  with blocks.read(source, rate=codec.rate, channels=codec.channels) as (
+  with block_io.read(source, rate=codec.rate, channels=codec.channels) as (
     info,
     parts,
   ):
@@ -217,8 +217,8 @@ def _result(name, writer, samples: int, was: int | None) -> str:
   seconds = max(samples, 1) / header.rate
   raw = header.raw_bits * writer.frames / seconds
   words = (
-    f"{name}: {text.count(writer.frames, 'frame', 'frames')} of"
-    f" {text.count(header.codebooks, 'code', 'codes')},"
+    f"{name}: {formatting.count(writer.frames, 'frame', 'frames')} of"
+    f" {formatting.count(header.codebooks, 'code', 'codes')},"
     f" {8 * writer.bytes / seconds / 1000:.2f} kbps in all"
     f" ({raw / 1000:.2f} kbps of codes packed raw; coding {header.coding}),"
     f" {common.bytes_text(writer.bytes)}"
@@ -257,7 +257,7 @@ def _recode(args, source, target, say) -> None:
     seconds = max(reader.samples, 1) / reader.header.rate
   name = "stdout" if hasattr(target, "write") else target
   words = (
-    f"{name}: {text.count(codebooks, 'codebook', 'codebooks')},"
+    f"{name}: {formatting.count(codebooks, 'codebook', 'codebooks')},"
     f" {8 * size / seconds / 1000:.2f} kbps, {common.bytes_text(size)}"
   )
   say(words + (f" (was {common.bytes_text(was)})" if was else ""))

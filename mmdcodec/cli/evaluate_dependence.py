@@ -72,7 +72,7 @@ def parse_pattern(name: str, codebooks: int):
   Raises:
     UserError: no such pattern, or not one delay for each codebook.
   """
-  from mmdcodec.generation import patterns
+  from mmdcodec import patterns
 
   if re.fullmatch(r"\d+(,\d+)*", name):
     delays = [int(part) for part in name.split(",")]

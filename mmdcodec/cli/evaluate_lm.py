@@ -95,7 +95,7 @@ def check_prompts(args, music) -> None:
   Raises:
     UserError: they can't.
   """
-  from mmdcodec.generation import prompts
+  from mmdcodec.models import text_tokens
 
   if args.prompt is None:
     return
@@ -104,7 +104,7 @@ def check_prompts(args, music) -> None:
   if not music.model.text:
     raise UserError(f"{args.model} takes no text, so no --prompt.")
   longest = music.model.text["longest"]
-  prompts.tokenize(music.tokenizer, args.prompt, longest)
+  text_tokens.tokenize(music.tokenizer, args.prompt, longest)
 
 
 def measures_table(result: Result):

@@ -1,6 +1,6 @@
 """`mmdcodec evaluate reconstruction`: what a codec loses of audio."""
 
-from mmdcodec import text
+from mmdcodec import formatting
 
 CLIPS = 32
 
@@ -47,7 +47,7 @@ def as_text(result) -> str:
   size = result.counts.shape[1]
   return "\n\n".join(
     [
-      f"{len(result.rows)} clips, {text.duration(total)},"
+      f"{len(result.rows)} clips, {formatting.duration(total)},"
       f" {result.bits_per_second / 1000:.2f} kbps",
       common.format_table(("measure", "mean", "std", ""), measures),
       common.format_table(

@@ -63,13 +63,14 @@ def add_arguments(parser):
 
 def run(args, rest):
   """Runs what is missing, then prints the table."""
-  from mmdcodec.cli import common, configs
+  from mmdcodec.cli import common
   from mmdcodec.experiments import arms as arms_lib
   from mmdcodec.experiments import independence, report
+  from mmdcodec.train import config_files
 
   if not any(argument.startswith("--config=") for argument in rest):
     rest = ["--config=independence", *rest]
-  config = configs.parse(rest)
+  config = config_files.parse(rest)
   config.data.train, config.data.valid = args.train, args.valid
   experiment.check_datasets(args.train, args.valid)
   arms = {

@@ -33,14 +33,14 @@ def add_arguments(parser):
 
 def run(args, rest):
   """Runs what is missing, prints the table; 75 if asked to stop before."""
-  from mmdcodec.cli import common, configs
+  from mmdcodec import patterns
+  from mmdcodec.cli import common
   from mmdcodec.experiments import joint
-  from mmdcodec.generation import patterns
-  from mmdcodec.train import preemption
+  from mmdcodec.train import config_files, preemption
 
   if not any(argument.startswith("--config=") for argument in rest):
     rest = ["--config=joint", *rest]
-  config = configs.parse(rest)
+  config = config_files.parse(rest)
   experiment.check_datasets(args.train, args.valid)
   codecs = {}
   for pair in args.codecs.split(","):

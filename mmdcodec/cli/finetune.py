@@ -18,8 +18,8 @@ import pathlib
 import shlex
 
 from mmdcodec.cli import finetune_stages as work
-from mmdcodec.cli import stages
 from mmdcodec.errors import UserError
+from mmdcodec.store import jobs
 
 HELP = "train a music model further on your own audio and captions"
 EXAMPLE = (
@@ -99,7 +99,7 @@ def run(args):
 
   job = make_job(args)
   try:
-    stages.run_stages(job.workdir, make_stages(job), force=args.force)
+    jobs.run_stages(job.workdir, make_stages(job), force=args.force)
   except preemption.Preempted:
     return preemption.EXIT_CODE
   bundle = shlex.quote(str(job.workdir / "bundle"))
@@ -231,12 +231,12 @@ def make_config(args, music) -> dict:
   return config
 
 
-def make_stages(job: Job) -> list[stages.Stage]:
+def make_stages(job: Job) -> list[jobs.Stage]:
   """The stages of the job, in order."""
 
   def stage(name, do, settings, output, **options):
     paths = [job.workdir / output]
-    return stages.Stage(name, lambda: do(job), settings, paths, **options)
+    return jobs.Stage(name, lambda: do(job), settings, paths, **options)
 
   model = {"model": job.model, "codec": job.codec}
   return [

@@ -7,7 +7,7 @@ import collections
 import json
 import pathlib
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.cli import common, folders
 
 SPLITS = ("train", "valid")
@@ -72,7 +72,8 @@ def prepare(job) -> str:
   used = sum(report.files for report in reports.values())
   captioned = sum(report.captioned for report in reports.values())
   words = [
-    f"{used} files, {text.duration(reports['train'].seconds)} to train on",
+    f"{used} files,"
+    f" {formatting.duration(reports['train'].seconds)} to train on",
     f"{captioned} of {used} have a caption",
     *changes(paths, job),
     f"{reports['valid'].files} held out" if "valid" in reports
@@ -103,7 +104,7 @@ def tokenize(job) -> str:
   """Makes codes of the records."""
   import mmdcodec
   from mmdcodec.data import source
-  from mmdcodec.data import tokenize as tokenize_lib
+  from mmdcodec.data import tokenization as tokenize_lib
 
   codec = mmdcodec.load(job.workdir / "codec")
   frames = 0

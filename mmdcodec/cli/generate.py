@@ -2,7 +2,7 @@
 
 import pathlib
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "make music from a prompt"
@@ -144,8 +144,8 @@ def run(args):
     y = music.codec.decode(each)[0]
     files.write(path, y, rate=music.rate)
     print(
-      f"{path}: {text.duration(len(y) / music.rate)} at {music.rate} Hz, seed"
-      f" {args.seed + targets.index(path)}"
+      f"{path}: {formatting.duration(len(y) / music.rate)} at {music.rate} Hz,"
+      f" seed {args.seed + targets.index(path)}"
     )
   return 0
 

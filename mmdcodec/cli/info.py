@@ -2,7 +2,7 @@
 
 import pathlib
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
@@ -58,7 +58,7 @@ def _describe(path: pathlib.Path, reader) -> str:
   seconds = reader.samples / header.rate
   rows = [
     ("coded audio", f"{path} (.mmdc version {reader.version})"),
-    ("duration", text.duration(seconds)),
+    ("duration", formatting.duration(seconds)),
     ("sample rate", f"{header.rate} Hz"),
     ("channels", f"{header.channels}"),
     ("frames", f"{reader.frames} at {header.frame_rate:g} Hz"),
@@ -72,7 +72,7 @@ def _describe(path: pathlib.Path, reader) -> str:
       ("bit rate of the file", f"{8 * size / seconds / 1000:.2f} kbps"),
       ("size / raw codes", f"{100 * 8 * size / raw:.1f}%"),
     ]
-  length = text.duration(reader.time(header.chunk_frames))
+  length = formatting.duration(reader.time(header.chunk_frames))
   rows += [
     ("chunks", f"{reader.chunks} of at most {length}"),
     ("scales", "yes" if header.scaled else "no"),
@@ -93,7 +93,7 @@ def describe_model(path: pathlib.Path) -> str:
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
-  from mmdcodec.models.stereo import StereoCodec
+  from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
@@ -169,7 +169,7 @@ def describe_dataset(path: pathlib.Path) -> str:
     ("data set", str(path)),
     ("kind", found["kind"]),
     ("records", f"{found['records']:,}"),
-    ("duration", text.duration(found["seconds"])),
+    ("duration", formatting.duration(found["seconds"])),
     ("sample rate", f"{found['rate']} Hz"),
   ]
   if found["kind"] == "tokens":

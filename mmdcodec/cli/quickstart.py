@@ -23,11 +23,11 @@ import pathlib
 import shlex
 import shutil
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.cli import quickstart_music as music
-from mmdcodec.cli import stages
 from mmdcodec.cli.folders import fingerprint, readable, split_files
 from mmdcodec.errors import UserError
+from mmdcodec.store import jobs
 
 HELP = "train a codec and a music model on built-in or your own music"
 EXAMPLE = "mmdcodec quickstart --workdir quickstart --audio ~/Music"
@@ -84,14 +84,14 @@ def run(args):
 
   job = make_job(args)
   try:
-    seconds = stages.run_stages(job.workdir, make_stages(job), force=args.force)
+    seconds = jobs.run_stages(job.workdir, make_stages(job), force=args.force)
   except preemption.Preempted:
     return preemption.EXIT_CODE
   from mmdcodec.cli import reports
 
   print(
     f"\n{reports.quickstart_text(job)}\n\n"
-    f"all done in {text.duration(seconds)} of work.\n"
+    f"all done in {formatting.duration(seconds)} of work.\n"
     f"report: {job.workdir / 'report.html'}\n"
     "try: mmdcodec encode YOUR.mp3 your.mmdc --model"
     f" {shlex.quote(str(job.workdir / 'bundle'))}\n"
@@ -186,7 +186,7 @@ def make_job(args) -> Job:
   )
 
 
-def make_stages(job: Job) -> list[stages.Stage]:
+def make_stages(job: Job) -> list[jobs.Stage]:
   """The stages of the job, in order."""
   folder = job.workdir
   sound = {"rate": job.rate, "channels": job.channels}
@@ -195,7 +195,7 @@ def make_stages(job: Job) -> list[stages.Stage]:
 
   def stage(name, work, settings, outputs, **options):
     paths = [folder / output for output in outputs]
-    return stages.Stage(name, lambda: work(job), settings, paths, **options)
+    return jobs.Stage(name, lambda: work(job), settings, paths, **options)
 
   return [
     stage("music", make_music, music_settings(job), ["music"], resumes=True),
@@ -246,7 +246,7 @@ def make_music(job: Job) -> str:
       workers=None if job.songs[index] > 8 else 1,
       progress=common.progress_line(f"songs ({split})"),
     )
-  total = text.duration(sum(job.songs) * job.song_seconds)
+  total = formatting.duration(sum(job.songs) * job.song_seconds)
   train, valid, test = job.songs
   return (
     f"rendered {sum(job.songs)} songs, {total}: {train} to train on, {valid}"
@@ -297,7 +297,7 @@ def prepare(job: Job) -> str:
       force=True,
     )
   skipped = sum(len(each.skipped) for each in found.values())
-  duration = text.duration(found["train"].seconds)
+  duration = formatting.duration(found["train"].seconds)
   line = f"{found['train'].records} records, {duration}, to train on"
   return line + (f"; {skipped} files skipped" if skipped else "")
 
@@ -377,7 +377,7 @@ def untrained(job: Job):
   import jax
 
   from mmdcodec.data import pipeline
-  from mmdcodec.models.loaded import LoadedCodec
+  from mmdcodec.tokenizers.loaded_codec import LoadedCodec
   from mmdcodec.train import loop
 
   task = loop.make_task(job.config)

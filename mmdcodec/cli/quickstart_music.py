@@ -13,7 +13,7 @@ import json
 import pathlib
 import shutil
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.cli import common
 
 PROMPTS_FILE = "prompts.json"
@@ -22,7 +22,7 @@ PROMPTS_FILE = "prompts.json"
 def tokenize(job) -> str:
   """Writes the codes of the music for training."""
   import mmdcodec
-  from mmdcodec.data import tokenize as tokenize_lib
+  from mmdcodec.data import tokenization as tokenize_lib
 
   codec, found = mmdcodec.load(job.workdir / "bundle"), {}
   (job.workdir / "tokens").mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def tokenize(job) -> str:
   train = found["train"]
   return (
     f"{train['frames']} frames of {train['codebooks']} codes to train on, of"
-    f" {text.duration(train['seconds'])}"
+    f" {formatting.duration(train['seconds'])}"
   )
 
 
@@ -111,7 +111,7 @@ def generate(job) -> str:
     each["file"] = f"{i:02d}.flac"
     files.write(folder / each["file"], y, rate=music.rate)
   (folder / PROMPTS_FILE).write_text(json.dumps(asked, indent=2) + "\n")
-  seconds = text.duration(len(asked) * job.piece_seconds)
+  seconds = formatting.duration(len(asked) * job.piece_seconds)
   return f"{len(asked)} pieces, {seconds}"
 
 

@@ -6,10 +6,11 @@ import shlex
 
 import numpy as np
 
-from mmdcodec import text
-from mmdcodec.cli import common, stages
+from mmdcodec import formatting
+from mmdcodec.cli import common
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
+from mmdcodec.store import jobs
 
 # Players make a page heavy: 5 s of FLAC at 24 kHz are 0.2 MB.
 LISTEN = 6
@@ -230,10 +231,10 @@ def write_quickstart(job) -> pathlib.Path:
   folder = job.workdir
   trained, untrained = _results(job)
   bundle = json.loads((folder / "bundle" / "config.json").read_text())
-  seconds = stages.seconds_of(folder)
+  seconds = jobs.seconds_of(folder)
   step, model = bundle["training"]["step"], bundle["model"]
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
-  took = text.duration(seconds["train"])
+  took = formatting.duration(seconds["train"])
   return report.write_report(
     folder / "report.html",
     [
@@ -246,7 +247,7 @@ def write_quickstart(job) -> pathlib.Path:
           f" {step} was best on music for validation; it then reconstructed"
           " music that it was neither trained nor chosen on. A language model"
           " of its codes was then trained on the same music with its captions"
-          f" ({text.duration(seconds['train lm'])}).",
+          f" ({formatting.duration(seconds['train lm'])}).",
         ],
         code=job.command,
       ),

@@ -34,8 +34,8 @@ def run(args):
   """Encodes; in the first process, prints what was made."""
   common.start_processes(args)
 
-  from mmdcodec import bundle, text
-  from mmdcodec.data.tokenize import tokenize
+  from mmdcodec import bundle, formatting
+  from mmdcodec.data.tokenization import tokenize
 
   shown = {} if args.quiet else {"show": common.progress_line("records")}
   codec = bundle.load_codec(args.model)
@@ -50,7 +50,7 @@ def run(args):
   if found is not None:
     print(
       f"{args.tokens}: {found['records']} records,"
-      f" {text.duration(found['seconds'])} of audio, {found['codebooks']}"
+      f" {formatting.duration(found['seconds'])} of audio, {found['codebooks']}"
       f" codebooks of {found['codebook_size']} at {found['frame_rate']:g} Hz,"
       f" {common.bytes_text(common.folder_size(args.tokens))}, codec"
       f" {found['codec']}"

@@ -24,9 +24,9 @@ def add_arguments(parser):
 
 def run(args, rest):
   """Trains; 75 if the run was preempted and can be continued."""
-  from mmdcodec.cli import configs
+  from mmdcodec.train import config_files
 
-  config = configs.parse(rest)
+  config = config_files.parse(rest)
   common.start_processes(args)
 
   from mmdcodec.train import loop, preemption

@@ -26,7 +26,7 @@ from mmdcodec.convert import (
 from mmdcodec.convert.musicgen_config import within
 from mmdcodec.convert.weights import part
 from mmdcodec.errors import UserError
-from mmdcodec.generation.prompts import TOKENIZER_FILE
+from mmdcodec.models.text_tokens import TOKENIZER_FILE
 
 
 def bundled(

@@ -9,7 +9,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
-from mmdcodec.models.stereo import FLAG, SIDES
+from mmdcodec.tokenizers.stereo_codec import FLAG, SIDES
 
 # Seconds of the clips that all published ones were trained on: no config says.
 SECONDS = 30

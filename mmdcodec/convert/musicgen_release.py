@@ -29,7 +29,7 @@ from mmdcodec.convert.musicgen_config import within
 from mmdcodec.errors import UserError
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
-from mmdcodec.models.stereo import SIDES
+from mmdcodec.tokenizers.stereo_codec import SIDES
 
 TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
 

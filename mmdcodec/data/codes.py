@@ -14,11 +14,11 @@ from mmdcodec.audio import files, melody
 from mmdcodec.data import tokens
 from mmdcodec.data.source import Source
 from mmdcodec.errors import UserError
-from mmdcodec.machine import cpus
-from mmdcodec.models import checks
-from mmdcodec.models.loaded import LoadedCodec
-from mmdcodec.models.stereo import StereoCodec
 from mmdcodec.nn.conv import frames
+from mmdcodec.platform import cpus
+from mmdcodec.tokenizers import validation
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
 # Batches in work for each device: one is read while another is encoded.
 _AT_A_TIME = 2
@@ -26,7 +26,7 @@ _AT_A_TIME = 2
 
 def check_codec(codec: LoadedCodec | StereoCodec) -> None:
   """Raises a UserError unless token records can hold what a codec makes."""
-  checks.codes_alone(codec.model)
+  validation.codes_alone(codec.model)
   if codec.model.codebook_size > 1 << 16:
     raise UserError(
       f"the codec has {codec.model.codebook_size} codes in a codebook; token"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from mmdcodec.data import order
-from mmdcodec.data.order import Batches, Datasets, default_threads
+from mmdcodec.data import record_order
+from mmdcodec.data.record_order import Batches, Datasets, default_threads
 from mmdcodec.data.source import Source, crop, describe
 from mmdcodec.errors import UserError
 
@@ -94,7 +94,7 @@ def batches(
   low, high = gain_db
   if low > high:
     raise UserError(f"gain_db is (lowest, highest) in dB, not {gain_db}.")
-  sources, weights = order.open_sources(datasets, Source)
+  sources, weights = record_order.open_sources(datasets, Source)
   transform = _Crop(
     sources,
     weights,
@@ -104,7 +104,7 @@ def batches(
     gain_db=(low, high),
     mix=mix,
   )
-  return order.batches(
+  return record_order.batches(
     sources,
     weights,
     transform,
@@ -148,7 +148,7 @@ def fixed_batches(
   Raises:
     UserError: not a data set, or `distinct` and fewer records than a batch.
   """
-  sources, _ = order.open_sources(datasets, Source)
+  sources, _ = record_order.open_sources(datasets, Source)
   if distinct:
     records = sum(len(source) for source in sources)
     count = min(count, records // batch)
@@ -159,7 +159,7 @@ def fixed_batches(
       )
   samples = max(1, round(seconds * rate))
   rows, told = [], []
-  for k, record, where in order.spread(sources, batch * count):
+  for k, record, where in record_order.spread(sources, batch * count):
     x = crop(
       sources[k].flac(record),
       where,
@@ -171,7 +171,7 @@ def fixed_batches(
     if distinct:
       words = sources[k][record]
       told.append((f"{sources[k].path}: {words['path']}", words["caption"]))
-  found = order.stacked(rows, batch)
+  found = record_order.stacked(rows, batch)
   if distinct:
     for i, each in enumerate(found):
       mine = told[i * batch : (i + 1) * batch]

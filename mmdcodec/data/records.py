@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 
 import mmdcodec
 from mmdcodec.audio import files
-from mmdcodec.data import captions, encode, fma, musiccaps
-from mmdcodec.data.encode import Report
+from mmdcodec.data import captions, fma, musiccaps, record_writer
+from mmdcodec.data.record_writer import Report
 from mmdcodec.data.source import SUMMARY
 from mmdcodec.data.storage import (
   Unfinished,
@@ -33,7 +33,7 @@ from mmdcodec.data.storage import (
   shard_writer,
 )
 from mmdcodec.errors import UserError
-from mmdcodec.machine import cpus
+from mmdcodec.platform import cpus
 
 SKIPPED = "skipped.jsonl"
 
@@ -212,7 +212,7 @@ def prepare(
     data = _build(
       builder,
       scratch,
-      lambda: encode.records(
+      lambda: record_writer.records(
         sources,
         report,
         seconds=seconds,
@@ -244,7 +244,7 @@ def _sources(
   table: Path | None,
   builder: type[AudioFolder],
   report: Report,
-) -> list[encode.Source]:
+) -> list[record_writer.Source]:
   """The audio files of a folder with their labels; reports what is none."""
   if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
@@ -252,12 +252,14 @@ def _sources(
   paths = files.find(folder)
   labels = builder.labels(folder, table, paths)
   found = {
-    p: encode.Source(p, encode.readable(str(p.relative_to(root))), labels(p))
+    p: record_writer.Source(
+      p, record_writer.readable(str(p.relative_to(root))), labels(p)
+    )
     for p in paths
   }
   report.ambiguous = len(getattr(labels, "ambiguous", ()))
   report.skipped += [
-    (encode.readable(str(p.relative_to(root))), reason)
+    (record_writer.readable(str(p.relative_to(root))), reason)
     for p, reason in _unusable(folder)
   ]
   if not found:

@@ -9,8 +9,8 @@ import grain
 import numpy as np
 
 from mmdcodec.audio import melody as melody_lib
-from mmdcodec.data import order
-from mmdcodec.data.order import Batches, Datasets
+from mmdcodec.data import record_order
+from mmdcodec.data.record_order import Batches, Datasets
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 
@@ -57,7 +57,7 @@ def token_batches(
       range.
   """
   sources, weights = _open(datasets, frames, codec)
-  return order.batches(
+  return record_order.batches(
     sources,
     weights,
     _Crop(sources, frames, melody),
@@ -95,12 +95,12 @@ def fixed_token_batches(
     UserError: not a token data set, or not of the codec.
   """
   sources, _ = _open(datasets, frames, codec)
-  places = order.spread(sources, batch * count)
+  places = record_order.spread(sources, batch * count)
   rows = [
     crop(sources[k], record, where, frames, melody)
     for k, record, where in places
   ]
-  return order.stacked(rows, batch)
+  return record_order.stacked(rows, batch)
 
 
 def crop(
@@ -152,7 +152,7 @@ def _open(datasets, frames: int, codec: str | None):
   """Opens token data sets of one codec; see `order.open_sources`."""
   if frames <= 0:
     raise UserError(f"frames must be more than 0, not {frames}.")
-  sources, weights = order.open_sources(datasets, TokenSource)
+  sources, weights = record_order.open_sources(datasets, TokenSource)
   wanted = codec or sources[0].codec
   for source in sources:
     if source.codec != wanted:

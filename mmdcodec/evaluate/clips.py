@@ -155,12 +155,12 @@ def reconstruct(
   from mmdcodec import bitstream
   from mmdcodec.evaluate import codebooks as usage
   from mmdcodec.evaluate import reconstruction
-  from mmdcodec.models import loaded
+  from mmdcodec.tokenizers import loaded_codec
 
   # Padded to one length, so that clips of all lengths share a program.
   stride = codec.model.stride
   longest = max(len(clip.audio) for clip in clips)
-  longest = loaded.bucket(-(-longest // stride)) * stride
+  longest = loaded_codec.bucket(-(-longest // stride)) * stride
 
   def padded(x):
     x = np.asarray(x)
@@ -184,7 +184,7 @@ def reconstruct(
     measured = {name: float(found[name][0]) for name in COLUMNS}
     rows.append({"clip": clip.name, "seconds": seconds, **measured})
     here = codes.shape[1]
-    more = loaded.bucket(here) - here
+    more = loaded_codec.bucket(here) - here
     codes = np.pad(codes, ((0, 0), (0, more), (0, 0)))
     valid = np.arange(here + more) < here
     counts = counts + np.asarray(usage.histogram(codes, size, valid))

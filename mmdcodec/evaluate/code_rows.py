@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation.patterns import PatternMaker
+from mmdcodec.patterns import PatternMaker
 
 # With fewer, too many orders of pieces leave one where it was.
 MANY_PIECES = 10

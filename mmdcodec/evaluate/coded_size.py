@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdcodec.evaluate import code_rows
-from mmdcodec.generation.patterns import PatternMaker
+from mmdcodec.patterns import PatternMaker
 
 PRIORS = (1.0, 16.0, 256.0)  # a: imagined codes, spread over the codebook
 WEIGHTS = (2.0, 8.0, 32.0)  # b

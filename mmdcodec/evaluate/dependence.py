@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mmdcodec import patterns
 from mmdcodec.evaluate import code_rows, codebooks
 from mmdcodec.evaluate.coded_size import CodedSize, coded_size
 from mmdcodec.evaluate.kernel_dependence import (
@@ -26,7 +27,6 @@ from mmdcodec.evaluate.total_correlation import (
   TotalCorrelation,
   total_correlation,
 )
-from mmdcodec.generation import patterns
 
 # Below so many frames for each code, weak dependence stays unseen.
 FRAMES_PER_CODE = 100
@@ -115,7 +115,7 @@ def measure(
   Args:
     codes: int [clips, frames, codebooks], of at least two codebooks.
     size: codes in a codebook, one number or one for each.
-    pattern: name of a pattern or one of `mmdcodec.generation.patterns`; None
+    pattern: name of a pattern or one of `mmdcodec.patterns`; None
       or "parallel": codes of a frame are predicted together.
     mask: bool [clips, frames], False where there is no frame.
     pieces: [clips], a number or name of the piece of music that each clip is

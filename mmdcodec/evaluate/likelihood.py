@@ -15,11 +15,10 @@ import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import coded_size
-from mmdcodec.generation import prompts
 from mmdcodec.losses import cross_entropy
-from mmdcodec.models import token_lm
+from mmdcodec.models import text_tokens, token_lm
 from mmdcodec.models.conditioning import Inputs
-from mmdcodec.models.loaded import bucket
+from mmdcodec.tokenizers.loaded_codec import bucket
 
 # Windows that are measured at a time.
 BATCH = 8
@@ -167,6 +166,8 @@ def _texts(music, texts: list[str]) -> Inputs | None:
     return inputs
   longest = max(len(music.tokenizer.encode(each)) for each in texts)
   size = min(bucket(longest), music.model.text["longest"])
-  tokens, lengths, has_text = prompts.tokenize_cut(music.tokenizer, texts, size)
+  tokens, lengths, has_text = text_tokens.tokenize_cut(
+    music.tokenizer, texts, size
+  )
   mask = np.arange(size) < lengths[:, None]
   return inputs.replace(text=tokens, text_mask=mask, has_text=has_text)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdcodec.evaluate import code_rows
-from mmdcodec.generation.patterns import PatternMaker
+from mmdcodec.patterns import PatternMaker
 
 SHUFFLES = 100
 LEVEL = 0.05  # chance that any pair of independent codebooks is marked

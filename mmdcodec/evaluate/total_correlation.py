@@ -34,8 +34,8 @@ import numpy as np
 import optax
 
 from mmdcodec.evaluate import code_rows
-from mmdcodec.generation.patterns import PatternMaker
-from mmdcodec.models import loaded
+from mmdcodec.patterns import PatternMaker
+from mmdcodec.tokenizers import loaded_codec
 
 FOLDS = 5  # one is held out, one says when to stop, the others train
 HIDDEN = 64
@@ -157,7 +157,7 @@ def held_out(
   fold = random.permutation(int(unit.max()) + 1)[unit] % FOLDS
   gain, alone = np.zeros((2, rows, books))
   batch = min(BATCH, max(32, LARGEST // (books * width)))
-  padded = loaded.bucket(rows)
+  padded = loaded_codec.bucket(rows)
   stacked = np.zeros((padded, books), np.int32)
   stacked[:rows] = codes
   for turn in range(FOLDS):
@@ -221,7 +221,7 @@ def _indices(chosen: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
   share a program.
   """
   at = np.nonzero(chosen)[0]
-  batches = loaded.bucket(-(-len(chosen) // batch))
+  batches = loaded_codec.bucket(-(-len(chosen) // batch))
   out = np.zeros(batches * batch, np.int32)
   out[: len(at)] = at
   return out.reshape(batches, batch), len(at)

@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.experiments import report
 from mmdcodec.experiments import run as run_lib
 from mmdcodec.experiments.arms import ARMS, BASELINE
-from mmdcodec.machine import cpus
+from mmdcodec.platform import cpus
 
 
 def run(
@@ -182,8 +182,8 @@ def _work(runs: Mapping, options, result: str, jobs: int, log) -> None:
         finished = number - len(left) - len(active)
         rest = (now - begin) / finished * (number - finished)
         log(
-          f"{name(folder)}: done in {text.duration(now - since)};"
-          f" {finished}/{number}, {text.duration(rest)} left"
+          f"{name(folder)}: done in {formatting.duration(now - since)};"
+          f" {finished}/{number}, {formatting.duration(rest)} left"
         )
   finally:
     for process, _ in active.values():

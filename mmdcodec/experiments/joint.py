@@ -25,7 +25,7 @@ import numpy as np
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.data import source, tokenize, tokens
+from mmdcodec.data import source, tokenization, tokens
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import likelihood
 from mmdcodec.experiments import report
@@ -124,7 +124,7 @@ def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> dict:
       if not (path / source.SUMMARY).exists():
         folder.mkdir(parents=True, exist_ok=True)
         loaded = loaded or bundle.load_codec(codec)
-        tokenize.tokenize(dataset, path, loaded)
+        tokenization.tokenize(dataset, path, loaded)
   return sets
 
 

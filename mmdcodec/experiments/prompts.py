@@ -19,12 +19,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmdcodec.audio import captions, files, synth
+from mmdcodec.audio import files, song_captions, synth
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import report
 from mmdcodec.experiments import run as run_lib
-from mmdcodec.models.loaded import fingerprint
+from mmdcodec.tokenizers.loaded_codec import fingerprint
 
 # Of sets of songs, other ones than anybody trains on.
 SEEDS = {"learned": 1_000_001, "asked": 1_000_002}
@@ -98,7 +98,9 @@ def run(
   classifiers = traits.Classifiers(heard["learned"], told["learned"])
 
   asked = [
-    captions.caption(tags, captions.WHOLE_BAND[i % len(captions.WHOLE_BAND)])
+    song_captions.caption(
+      tags, song_captions.WHOLE_BAND[i % len(song_captions.WHOLE_BAND)]
+    )
     for i, tags in enumerate(sets["asked"]["tags"])
   ]
   made = _make(music, workdir / "made", asked, seconds, seed, guidance, show)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 import mmdcodec
-from mmdcodec import bundle
+from mmdcodec import bundle, patterns
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
@@ -28,7 +28,6 @@ from mmdcodec.evaluate import (
   reconstruction,
   total_correlation,
 )
-from mmdcodec.generation import patterns
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import loop, metrics, program, settings
 from mmdcodec.train.checkpoint import FOLDER, Checkpoints

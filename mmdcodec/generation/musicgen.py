@@ -14,17 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation import decoding, order, prompts, windows
-from mmdcodec.models import blocks, checks, token_lm
+from mmdcodec.generation import decoding, windows
+from mmdcodec.generation.request import Order, make_order, melody_from
+from mmdcodec.models import text_tokens, token_lm
 from mmdcodec.models.conditioning import Conditioner, Conditions
-from mmdcodec.models.loaded import LoadedCodec, bucket
-from mmdcodec.models.stereo import (
+from mmdcodec.parallel import rules
+from mmdcodec.tokenizers import piecewise, validation
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
+from mmdcodec.tokenizers.stereo_codec import (
   StereoCodec,
   join_audio,
   open_codec,
   split_codes,
 )
-from mmdcodec.parallel import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class LoadedMusic:
   def tokenizer(self):
     """Of prompts; not made before one is given, as it may need a library."""
     text = self.model.text
-    return text and prompts.make_tokenizer(text["tokenizer"], self._assets)
+    return text and text_tokens.make_tokenizer(text["tokenizer"], self._assets)
 
   def place(self, mesh: jax.sharding.Mesh) -> None:
     """Spreads the model over a mesh, for large models and large batches.
@@ -243,14 +245,10 @@ class LoadedMusic:
 
   # ---------------------------------------------------------------- in steps
 
-  def _order(self, texts, **request) -> order.Order:
-    return order.make_order(
-      self.model, self.codec, self.tokenizer, texts, **request
-    )
+  def _order(self, texts, **request) -> Order:
+    return make_order(self.model, self.codec, self.tokenizer, texts, **request)
 
-  def _codes(
-    self, asked: order.Order, size: int | None
-  ) -> Iterator[np.ndarray]:
+  def _codes(self, asked: Order, size: int | None) -> Iterator[np.ndarray]:
     """Codes [batch, frames, codebooks], in parts of `size` or by window."""
     codes, model = asked.codes.copy(), self.model
     total = codes.shape[1]
@@ -265,7 +263,7 @@ class LoadedMusic:
 
   def _window(
     self,
-    asked: order.Order,
+    asked: Order,
     start: int,
     known: int,
     codes: np.ndarray,
@@ -330,9 +328,7 @@ class LoadedMusic:
     mesh = self._mesh
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
-  def _conditions(
-    self, asked: order.Order, frame: int
-  ) -> tuple[int, Conditions]:
+  def _conditions(self, asked: Order, frame: int) -> tuple[int, Conditions]:
     """How many groups guidance needs, and the conditions of all of them."""
     inputs = asked.inputs
     if inputs is None:
@@ -341,7 +337,7 @@ class LoadedMusic:
       heard = self.model.melody
       seconds = frame / self.frame_rate
       first = round(seconds * heard["rate"] / heard["hop"])
-      tunes = order.melody_from(asked.melody, first, heard["frames"])
+      tunes = melody_from(asked.melody, first, heard["frames"])
       inputs = inputs.replace(melody=tunes)
     groups = [inputs]
     nobody = np.zeros(len(asked.codes), bool)
@@ -370,7 +366,7 @@ def check_codec(
       f" but the language model {model.codebooks} x {model.codebook_size}: they"
       " do not belong together."
     )
-  checks.codes_alone(codec.model)
+  validation.codes_alone(codec.model)
 
 
 def _audio(
@@ -387,7 +383,7 @@ def _audio(
     for x in _audio(codec.mono, map(split_codes, parts), size):
       yield join_audio(x)
     return
-  way = blocks.way(codec.model, size)
+  way = piecewise.way(codec.model, size)
   if way is None:
     yield codec.decode(np.concatenate(list(parts), axis=1))
     return
@@ -401,7 +397,7 @@ def _audio(
 
   def pieces():
     # Items side by side, as one clip with more columns.
-    for x, count in blocks.gather(rows(), way.size):
+    for x, count in piecewise.gather(rows(), way.size):
       codes = x[0].reshape(way.size, batch, -1).swapaxes(0, 1)
       yield codes, np.repeat(count, batch), None
 

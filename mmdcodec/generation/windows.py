@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 
-from mmdcodec.generation.patterns import Pattern
 from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.patterns import Pattern
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@
   encoded = model.apply(variables, x, method="encode")
   y = model.apply(variables, encoded.codes, method="decode")
 
-Encoder and decoder are in `mmdcodec.models.networks`, the quantizer is in
+Encoder and decoder are in `mmdcodec.models.seanet`, the quantizer is in
 `mmdcodec.quantize.residual`, coding in chunks in `mmdcodec.models.chunks`.
 SoundStream is arXiv 2107.03312, EnCodec arXiv 2210.13438.
 """
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks
-from mmdcodec.models.networks import Decoder, Encoder, Network
-from mmdcodec.models.presets import PRESETS
+from mmdcodec.models.codec_presets import PRESETS
+from mmdcodec.models.seanet import Decoder, Encoder, Network
 from mmdcodec.nn.conv import NORMS, PAD_MODES, frames, length_mask, mask_after
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 

@@ -18,8 +18,8 @@ each step says for each of them whether it begins (`start`), goes on (`lengths`
 Only a causal codec has a state: SoundStream and the 24 kHz EnCodec. A layer
 with mirrored padding copies samples that come after the beginning, so a stream
 of such a codec begins with a step of at least `latency(model)[...].start`
-frames, unless it ends in that step. `mmdcodec.models.streamer` does all of this
-for arrays of any size.
+frames, unless it ends in that step. `mmdcodec.tokenizers.streamer` does all of
+this for arrays of any size.
 
 A step of one frame takes as long as reading the weights. `without_weight_norm`
 computes them once, and not in every step.
@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import reach
+from mmdcodec.models import receptive_field
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import STREAM, frames, mask_after, weight_norm
 
@@ -114,11 +114,13 @@ def latency(model: Codec) -> dict[str, Latency]:
   check(model)
   n = model.network
   layers = {
-    "encoder": (sum(reach.encoder_layers(n), []), model.stride),
-    "decoder": (sum(reach.decoder_layers(n), []), 1),
+    "encoder": (sum(receptive_field.encoder_layers(n), []), model.stride),
+    "decoder": (sum(receptive_field.decoder_layers(n), []), 1),
   }
   return {
-    name: Latency(reach.lead(way, n, rate), 1, model.stride, model.rate)
+    name: Latency(
+      receptive_field.lead(way, n, rate), 1, model.stride, model.rate
+    )
     for name, (way, rate) in layers.items()
   }
 

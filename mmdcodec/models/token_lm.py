@@ -3,7 +3,7 @@
 MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): the vectors of a step's K
 tokens are summed, a decoder Transformer follows, and K heads say what the next
 step holds. Which codes share a step is the pattern's business
-(`mmdcodec.generation.patterns`); the model sees tokens [batch, steps,
+(`mmdcodec.patterns`); the model sees tokens [batch, steps,
 codebooks] in the pattern's order, and the special token where it has no code.
 """
 
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import patterns
 from mmdcodec.errors import UserError
-from mmdcodec.generation import patterns
 from mmdcodec.models.conditioning import Conditioner, Conditions, Inputs
 from mmdcodec.models.lm_presets import PRESETS
 from mmdcodec.nn import positions as positions_lib

@@ -28,8 +28,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.generation.patterns import PatternMaker
 from mmdcodec.parallel import rules
+from mmdcodec.patterns import PatternMaker
 from mmdcodec.quantize import pairs
 from mmdcodec.quantize.kernels import (
   KERNELS,
@@ -237,7 +237,7 @@ def independence_loss(
     streams: [batch, frames, codebooks, dim], one vector for each code, such as
       `Quantized.streams`.
     key: of the permutations ("mmd").
-    pattern: of the language model, `mmdcodec.generation.patterns`; None means
+    pattern: of the language model, `mmdcodec.patterns`; None means
       all codebooks of a frame ("parallel").
     kernel: of the paper by default.
     estimator: "mmd" or "dhsic", see above.

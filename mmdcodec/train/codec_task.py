@@ -21,7 +21,7 @@ from mmdcodec.losses import balancer, spectral
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
-from mmdcodec.train import adversarial, gradients, independence, settings
+from mmdcodec.train import adversarial, gradients, independence_term, settings
 
 # A phase: the discriminators do not act yet.
 ALONE = "alone"
@@ -74,7 +74,7 @@ class CodecTask:
     self.independence = None
     # Runs of earlier versions do not have it.
     if "independence" in config["losses"]:
-      self.independence = independence.make_term(
+      self.independence = independence_term.make_term(
         config["losses"]["independence"],
         codebooks=self.codec.codebooks,
         frames=frames(samples, self.codec.stride),

@@ -20,9 +20,8 @@ from mmdcodec.audio import melody
 from mmdcodec.convert import hub, t5
 from mmdcodec.data import token_batches, tokens
 from mmdcodec.errors import UserError
-from mmdcodec.generation import prompts
 from mmdcodec.losses import cross_entropy
-from mmdcodec.models import token_lm
+from mmdcodec.models import text_tokens, token_lm
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.nn.conv import length_mask
@@ -190,13 +189,13 @@ class LMTask:
     take = lambda batch: {k: batch[k] for k in arrays if k in batch}
     if not self.model.text:
       return take
-    tokenizer = prompts.make_tokenizer(
+    tokenizer = text_tokens.make_tokenizer(
       self.model.text["tokenizer"], self.assets()
     )
 
     def convert(batch: dict) -> dict:
       # One size for all batches.
-      text, lengths, has_text = prompts.tokenize_cut(
+      text, lengths, has_text = text_tokens.tokenize_cut(
         tokenizer, batch["caption"], self.text_tokens
       )
       return take(batch) | {
@@ -227,15 +226,15 @@ class LMTask:
     if source:
       # Without the weights beside it, if it lies there.
       folder = hub.find(source)
-      file = folder / prompts.TOKENIZER_FILE
+      file = folder / text_tokens.TOKENIZER_FILE
       if file.is_file():
-        return {prompts.TOKENIZER_FILE: file.read_bytes()}
+        return {text_tokens.TOKENIZER_FILE: file.read_bytes()}
       if not t5.is_t5(folder):
         found = bundle.read(source).assets
-    if prompts.TOKENIZER_FILE not in found:
+    if text_tokens.TOKENIZER_FILE not in found:
       raise UserError(
         "model.text.tokenizer is t5: init_from must be a music model, or a T5,"
-        f" with a {prompts.TOKENIZER_FILE}."
+        f" with a {text_tokens.TOKENIZER_FILE}."
       )
     return found
 

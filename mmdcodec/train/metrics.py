@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from mmdcodec import text
+from mmdcodec import formatting
 
 FILE = "metrics.jsonl"
 
@@ -140,6 +140,6 @@ class Progress:
     parts.append(f"{speed:.2f} steps/s")
     parts.append(f"{values['train/audio_per_second']:.0f} s audio/s")
     parts.append(
-      f"{text.duration((self._steps - step) / max(speed, 1e-9))} left"
+      f"{formatting.duration((self._steps - step) / max(speed, 1e-9))} left"
     )
     return "  ".join(parts)

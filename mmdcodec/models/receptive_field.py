@@ -8,7 +8,7 @@ an interval of outputs needs.
 import dataclasses
 import math
 
-from mmdcodec.models.networks import Network
+from mmdcodec.models.seanet import Network
 from mmdcodec.nn.conv import padding, trimming
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.data import captions, cut
 from mmdcodec.progress import ProgressLine
 
@@ -74,7 +74,7 @@ class Report:
     lines = [
       f"dataset   {self.path}",
       f"records   {self.records}",
-      f"audio     {text.duration(self.seconds)}, {self.rate} Hz,"
+      f"audio     {formatting.duration(self.seconds)}, {self.rate} Hz,"
       f" {self.channels} channel{'s' * (self.channels != 1)}",
       f"files     {self.files}, {self.captioned} with a caption",
       f"skipped   {len(self.skipped)}",
@@ -271,7 +271,7 @@ class _Meter:
       f"{self._files}/{len(self._sizes)} files,"
       f" {self._report.seconds / 3600:.2f} h of audio,"
       f" {self._report.seconds / spent:.0f} x real time,"
-      f" {len(self._report.skipped)} skipped, {text.duration(left)} left"
+      f" {len(self._report.skipped)} skipped, {formatting.duration(left)} left"
     )
 
 

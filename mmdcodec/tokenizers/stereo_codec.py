@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 SIDES = 2
 # Of a codec's config.json: it is used so.

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from mmdcodec.errors import UserError
-from mmdcodec.machine import cpus
+from mmdcodec.platform import cpus
 
 Datasets = str | os.PathLike | Sequence | Mapping
 

@@ -36,8 +36,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import patterns
 from mmdcodec.errors import UserError
-from mmdcodec.generation import patterns
 from mmdcodec.quantize import independence
 from mmdcodec.quantize.kernels import KERNELS, Kernel
 

@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec import aside
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
+from mmdcodec.store import atomic
 
 # Samples of the file at a time.
 _BLOCK = 1 << 18
@@ -164,7 +164,7 @@ def create(
   container, coding, to = files.written_as(path, rate=to or rate)
   with contextlib.ExitStack() as stack:
     try:
-      partial = stack.enter_context(aside.written(path))
+      partial = stack.enter_context(atomic.written(path))
     except OSError as error:
       raise UserError(
         f"{path}: cannot be written ({error.strerror})."

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import blocks, checks, long_clips
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models.streamer import Streamer
+from mmdcodec.tokenizers import long_clips, piecewise, validation
+from mmdcodec.tokenizers.streamer import Streamer
 
 # Audio is padded to one of these lengths before it is encoded, so that a folder
 # of files compiles a handful of programs and not one for each length. At most
@@ -113,9 +113,9 @@ class LoadedCodec:
       UserError: x is no audio of one of these shapes, or not finite.
     """
     x, lengths = self.prepare(x, rate, lengths)
-    checks.codebooks(self.model, codebooks)
+    validation.codebooks(self.model, codebooks)
     samples, stride = x.shape[1], self.model.stride
-    if samples > long_clips.WHOLE * stride and blocks.cuttable(self.model):
+    if samples > long_clips.WHOLE * stride and piecewise.cuttable(self.model):
       codes, scale = long_clips.encode_array(self, x, lengths, codebooks)
       return (codes, scale) if return_scale else codes
     padded = bucket(-(-samples // stride)) * stride
@@ -146,7 +146,7 @@ class LoadedCodec:
     Raises:
       UserError: codes of another shape, not integers, or not this codec's.
     """
-    codes = checks.codes(self.model, codes, batch=True)
+    codes = validation.codes(self.model, codes, batch=True)
     codes = codes[None] if codes.ndim == 2 else codes
     frames = codes.shape[1]
     if frames == 0:
@@ -157,7 +157,7 @@ class LoadedCodec:
       raise UserError(
         f"length is {length}; {frames} frames hold 1 to {most} samples."
       )
-    if frames > long_clips.WHOLE and blocks.cuttable(self.model):
+    if frames > long_clips.WHOLE and piecewise.cuttable(self.model):
       return long_clips.decode_array(self, codes, scale, samples)
     padded = np.pad(codes, ((0, 0), (0, bucket(frames) - frames), (0, 0)))
     lengths = np.full(len(codes), samples, np.int32)
@@ -180,7 +180,7 @@ class LoadedCodec:
     Raises:
       UserError: there is no audio, or it is not finite.
     """
-    checks.codebooks(self.model, codebooks)
+    validation.codebooks(self.model, codebooks)
     return long_clips.encode_blocks(self, parts, codebooks)
 
   def decode_blocks(self, parts, *, length: int | None = None):
@@ -202,7 +202,7 @@ class LoadedCodec:
   def streamer(
     self, batch: int = 1, *, block: int = 32, codebooks: int | None = None
   ) -> Streamer:
-    """Codes audio while it arrives: see `mmdcodec.models.streamer`.
+    """Codes audio while it arrives: see `mmdcodec.tokenizers.streamer`.
 
     Args:
       batch: number of streams, which start and end independently.
@@ -212,7 +212,7 @@ class LoadedCodec:
     Raises:
       UserError: the codec looks ahead or must see a clip as a whole.
     """
-    checks.codebooks(self.model, codebooks)
+    validation.codebooks(self.model, codebooks)
     return Streamer(
       self.model, self.variables, batch, block=block, codebooks=codebooks
     )
@@ -250,7 +250,7 @@ class LoadedCodec:
         f"audio has shape {x.shape}; expected [samples], [samples, channels]"
         " or [batch, samples, channels], and at least one sample."
       )
-    checks.finite(x)
+    validation.finite(x)
     if lengths is None:
       lengths = np.full(len(x), x.shape[1])
     lengths = np.asarray(lengths, np.int64)

@@ -23,7 +23,7 @@ import mmdcodec
 from mmdcodec.data import codes, storage, tokens
 from mmdcodec.data.source import SUMMARY, Source
 from mmdcodec.errors import UserError
-from mmdcodec.models.loaded import LoadedCodec
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # Of what the shards in an unfinished folder are made.
 _NOTE = "settings.json"

@@ -2,10 +2,10 @@
 
 Short clips are coded as a whole, padded to one of a few lengths; longer ones,
 and those of which the end is not known yet, in pieces (see
-`mmdcodec.models.blocks`). Either way the programs are compiled once, for any
-number of clips, and the codes and the audio are the same.
+`mmdcodec.tokenizers.piecewise`). Either way the programs are compiled once, for
+any number of clips, and the codes and the audio are the same.
 
-`codec` is a `mmdcodec.models.loaded.LoadedCodec` everywhere.
+`codec` is a `mmdcodec.tokenizers.loaded_codec.LoadedCodec` everywhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import blocks, checks
 from mmdcodec.models.codec import NO_SCALE
 from mmdcodec.nn.conv import frames
+from mmdcodec.tokenizers import piecewise, validation
 
 # Clips of more frames are cut: at most a quarter of the work is padding.
-WHOLE = 4 * blocks.BLOCK
+WHOLE = 4 * piecewise.BLOCK
 
 
 def encode_array(codec, x, lengths, codebooks):
@@ -33,8 +33,8 @@ def encode_array(codec, x, lengths, codebooks):
   Returns:
     (codes [batch, frames, codebooks], scale [batch, chunks] or None).
   """
-  way = blocks.way(codec.model)
-  pieces = blocks.cut(x, lengths, way.samples)
+  way = piecewise.way(codec.model)
+  pieces = piecewise.cut(x, lengths, way.samples)
   out = list(way.encode(codec.variables, pieces, codebooks))
   most = sum(count for _, count, _ in out).max()
   codes = np.concatenate([codes for codes, _, _ in out], 1)[:, :most]
@@ -56,7 +56,7 @@ def decode_array(codec, codes, scale, length):
   Returns:
     float32 [batch, length, channels].
   """
-  way = blocks.way(codec.model)
+  way = piecewise.way(codec.model)
   if codec.model.normalize and scale is None:
     raise UserError(NO_SCALE)
   if codec.model.chunk is None:
@@ -64,7 +64,7 @@ def decode_array(codec, codes, scale, length):
   ends = np.full(len(codes), codes.shape[1])
   pieces = (
     (piece, count, _scale_of(scale, i, way))
-    for i, (piece, count) in enumerate(blocks.cut(codes, ends, way.size))
+    for i, (piece, count) in enumerate(piecewise.cut(codes, ends, way.size))
   )
   audio = [x for x, _ in way.decode(codec.variables, pieces, length)]
   return np.concatenate(audio, 1)[:, :length]
@@ -74,15 +74,15 @@ def encode_blocks(
   codec, parts: Iterable[np.ndarray], codebooks: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
   """See `LoadedCodec.encode_blocks`."""
-  way = blocks.way(codec.model)
-  parts = (checks.audio(codec.model, part) for part in parts)
+  way = piecewise.way(codec.model)
+  parts = (validation.audio(codec.model, part) for part in parts)
   held, parts = _take(parts, WHOLE * codec.model.stride if way else None)
   if parts is None:
     x = np.concatenate([np.zeros((0, codec.channels), np.float32), *held])
     codes, scale = codec.encode(x, codebooks=codebooks, return_scale=True)
     yield codes[0], None if scale is None else scale[0]
     return
-  pieces = blocks.gather(parts, way.samples)
+  pieces = piecewise.gather(parts, way.samples)
   for codes, count, scale in way.encode(codec.variables, pieces, codebooks):
     count = int(count[0])
     if scale is not None:
@@ -97,12 +97,12 @@ def decode_blocks(
 ) -> Iterator[np.ndarray]:
   """See `LoadedCodec.decode_blocks`."""
   model, scales = codec.model, []
-  way = blocks.way(model)
+  way = piecewise.way(model)
 
   def codes_of(parts):
     for codes, scale in parts:
       scales.extend(() if scale is None else np.ravel(scale))
-      yield checks.codes(model, codes)
+      yield validation.codes(model, codes)
 
   held, parts = _take(codes_of(parts), WHOLE if way else None)
   if parts is None:
@@ -116,7 +116,7 @@ def decode_blocks(
     parts = _first(parts, frames(length, model.stride))
 
   def triples():
-    for piece, count in blocks.gather(parts, way.size):
+    for piece, count in piecewise.gather(parts, way.size):
       scale = None
       if scales:
         now, scales[: way.chunks] = scales[: way.chunks], []

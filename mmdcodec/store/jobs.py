@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mmdcodec import text
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 FILE = "stages.json"
@@ -118,7 +118,7 @@ def _run(workdir, stages, force, log) -> float:
       _write(workdir, known)
     known[stage.name].update(done=True, result=result)
     _write(workdir, known)
-    log(f"{label}: {result} ({text.duration(spent)})")
+    log(f"{label}: {result} ({formatting.duration(spent)})")
   return sum(known[stage.name]["seconds"] for stage in stages)
 
 

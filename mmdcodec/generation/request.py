@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation import prompts
+from mmdcodec.models import text_tokens
 from mmdcodec.models.conditioning import Inputs
-from mmdcodec.models.loaded import LoadedCodec, bucket
-from mmdcodec.models.stereo import StereoCodec
 from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
+from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
 # Frames of all items together: more do not fit anywhere, and are a mistake.
 _MOST_FRAMES = 10_000_000
@@ -274,7 +274,7 @@ def _inputs(model, tokenizer, texts, classes, joint, batch) -> Inputs | None:
     return None
   given = {}
   if model.text:
-    tokens, mask, has_text = prompts.tokenize(
+    tokens, mask, has_text = text_tokens.tokenize(
       tokenizer, _repeat(texts or [""], batch), model.text["longest"]
     )
     # Sizes that few programs serve.

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from mmdcodec.bitstream import chunk
 from mmdcodec.bitstream.header import MOST_ENTRIES, Header, most_frames
-from mmdcodec.bitstream.held import Held
+from mmdcodec.bitstream.in_memory import Held
 from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.writer import create
@@ -92,7 +92,7 @@ def header_for(
   """The header of a file that is to hold codes of a codec.
 
   Args:
-    codec: a `mmdcodec.models.loaded.LoadedCodec`.
+    codec: a `mmdcodec.tokenizers.loaded_codec.LoadedCodec`.
     codebooks: how many are written; all by default.
     coding: one of `CODINGS`; what cannot be entropy coded is written raw.
     seconds: length of a chunk.

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import checks, streaming
+from mmdcodec.models import streaming
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import frames
+from mmdcodec.tokenizers import validation
 
 
 class Streamer:
@@ -101,7 +102,7 @@ class Streamer:
     Raises:
       UserError: x has another shape, or is not finite.
     """
-    return self._feed(self._encoder, x, last, checks.audio)
+    return self._feed(self._encoder, x, last, validation.audio)
 
   def decode(self, codes=None, *, last=False):
     """Takes codes, gives the audio that is ready.
@@ -117,7 +118,7 @@ class Streamer:
     Raises:
       UserError: codes have another shape, or are not this codec's integers.
     """
-    return self._feed(self._decoder, codes, last, checks.codes)
+    return self._feed(self._decoder, codes, last, validation.codes)
 
   def _feed(self, side, arrays, last, check):
     if self.batch == 1:

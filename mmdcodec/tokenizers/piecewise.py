@@ -10,8 +10,9 @@ weight norm. What crosses from one piece to the next:
   causal codec      the state of `mmdcodec.models.streaming`.
   codec that looks  the LSTM carries its state; a convolutional part runs over
   ahead             windows, pieces with as much before and after them as its
-                    outputs reach (`mmdcodec.models.reach`), and what a false
-                    edge of the window has touched is dropped.
+                    outputs reach (`mmdcodec.models.receptive_field`),
+                    and what a false edge of the window has touched is
+                    dropped.
   chunks            nothing but the overlap: every chunk is coded on its own.
 
 A codec that normalises over the whole clip (time_group norm or loudness,
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from mmdcodec.models import chunks, reach, streaming
+from mmdcodec.models import chunks, receptive_field, streaming
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import STREAM, frames, mask_after
 
@@ -178,9 +179,12 @@ class Windows:
     """Args as of `way`."""
     n, stride = model.network, model.stride
     parts = (_encoder_front, _encoder_back, _decoder_front, _decoder_back)
-    layers = (*reach.encoder_layers(n), *reach.decoder_layers(n))
+    layers = (
+      *receptive_field.encoder_layers(n),
+      *receptive_field.decoder_layers(n),
+    )
     self.around = {
-      part: reach.frames_around(path, n, step)
+      part: receptive_field.frames_around(path, n, step)
       for part, path, step in zip(
         parts, layers, (stride, 1, 1, stride), strict=True
       )

@@ -1,0 +1,384 @@
+"""Codebook patterns: which codes one step of a language model predicts.
+
+A codec gives K codes per frame. A model that predicts them one after another
+is exact and K times as slow; one that predicts several in a step treats them
+as independent given the past. A pattern says which (frame, codebook) entries
+belong to which step (Copet et al. 2023, "MusicGen", arXiv 2306.05284, section
+2.3). It is data: a tuple of steps, each a tuple of entries.
+
+    delay(4)(frames=6)      step s holds frame s - k of codebook k
+
+Entries of one step are what an independence loss must make independent
+(`Pattern.groups`; arXiv 2406.02315, algorithm 1).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+
+Entry = tuple[int, int]  # (frame, codebook)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """An arrangement of codes in steps, for a number of frames.
+
+  A sequence of tokens [batch, steps + 1, codebooks] begins with one step that
+  holds no code, from which the first one is predicted. Where a step has no
+  entry of a codebook, the token is the special one.
+
+  Attributes:
+    frames: of the codes.
+    codebooks: of the codec.
+    steps: entries (frame, codebook) of each step. Every entry stands in one
+      step; a codebook has at most one entry in a step, and its frames come in
+      order.
+  """
+
+  frames: int
+  codebooks: int
+  steps: tuple[tuple[Entry, ...], ...]
+
+  def __post_init__(self):
+    """Checks the pattern.
+
+    Raises:
+      ValueError: it can't be; says why.
+    """
+    last = [-1] * self.codebooks
+    count = 0
+    for number, step in enumerate(self.steps):
+      seen = set()
+      for frame, codebook in step:
+        if not (0 <= frame < self.frames and 0 <= codebook < self.codebooks):
+          raise ValueError(
+            f"step {number} holds frame {frame} of codebook {codebook}; there"
+            f" are {self.frames} frames and {self.codebooks} codebooks"
+          )
+        if codebook in seen:
+          raise ValueError(f"step {number} holds codebook {codebook} twice")
+        if frame != last[codebook] + 1:
+          raise ValueError(
+            f"step {number} holds frame {frame} of codebook {codebook} after"
+            f" frame {last[codebook]}; frames must come one after the other"
+          )
+        seen.add(codebook)
+        last[codebook] = frame
+        count += 1
+    if count != self.frames * self.codebooks:
+      raise ValueError(
+        f"{self.frames * self.codebooks - count} entries stand in no step"
+      )
+
+  @functools.cached_property
+  def frame_of(self) -> np.ndarray:
+    """int32 [steps + 1, codebooks]: frame of each token, -1 for none."""
+    table = np.full((len(self.steps) + 1, self.codebooks), -1, np.int32)
+    for number, step in enumerate(self.steps, start=1):
+      for frame, codebook in step:
+        table[number, codebook] = frame
+    return table
+
+  @functools.cached_property
+  def step_of(self) -> np.ndarray:
+    """int32 [frames, codebooks]: step of each code, from 1."""
+    table = np.zeros((self.frames, self.codebooks), np.int32)
+    step, codebook = np.nonzero(self.frame_of >= 0)
+    table[self.frame_of[step, codebook], codebook] = step
+    return table
+
+  def build(self, codes: jax.Array, special: int) -> jax.Array:
+    """Codes in the order of a model.
+
+    Args:
+      codes: [..., frames, codebooks].
+      special: token where there is no code.
+
+    Returns:
+      tokens [..., steps + 1, codebooks].
+    """
+    if codes.shape[-2:] != (self.frames, self.codebooks):
+      raise ValueError(
+        f"codes {codes.shape} do not end in ({self.frames}, {self.codebooks})"
+      )
+    at = np.maximum(self.frame_of, 0)
+    tokens = jnp.asarray(codes)[..., at, np.arange(self.codebooks)]
+    return jnp.where(self.frame_of >= 0, tokens, special)
+
+  def revert(self, tokens: jax.Array) -> jax.Array:
+    """Undoes `build`: tokens [..., steps + 1, codebooks] -> codes."""
+    if tokens.shape[-2:] != self.frame_of.shape:
+      raise ValueError(
+        f"tokens {tokens.shape} do not end in {self.frame_of.shape}"
+      )
+    return jnp.asarray(tokens)[..., self.step_of, np.arange(self.codebooks)]
+
+  def revert_logits(self, logits: jax.Array) -> jax.Array:
+    """Logits of every code, where the model gave them.
+
+    Args:
+      logits: [..., steps, codebooks, size] of `tokens[..., :-1, :]`: those of a
+        step say what the next one holds.
+
+    Returns:
+      [..., frames, codebooks, size].
+    """
+    if logits.shape[-3:-1] != (len(self.steps), self.codebooks):
+      raise ValueError(
+        f"logits {logits.shape} are not [..., {len(self.steps)},"
+        f" {self.codebooks}, size]"
+      )
+    return jnp.asarray(logits)[
+      ..., self.step_of - 1, np.arange(self.codebooks), :
+    ]
+
+  @functools.cached_property
+  def groups(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
+    """What is predicted together: (codebooks, frames) of every kind of step.
+
+    Steps that hold only a part of what other steps hold, as at the ends of a
+    delayed clip, are left out, as are those of a single code.
+
+    Returns:
+      (codebooks, frames int32 [steps, len(codebooks)]) for each set of
+      codebooks, largest first; empty if every step holds one code.
+    """
+    kinds: dict[tuple[int, ...], list] = {}
+    for row in self.frame_of[1:]:
+      held = tuple(int(k) for k in np.nonzero(row >= 0)[0])
+      kinds.setdefault(held, []).append(row[list(held)])
+    whole = [
+      held
+      for held in kinds
+      if len(held) > 1 and not any(set(held) < set(other) for other in kinds)
+    ]
+    whole.sort(key=lambda held: (-len(held), held))
+    return tuple((held, np.stack(kinds[held])) for held in whole)
+
+
+# Frames -> pattern: what a config names, and a model calls for its length.
+PatternMaker = Callable[[int], Pattern]
+
+
+def _from_times(
+  frames: int, codebooks: int, time: Callable[[int, int], tuple]
+) -> Pattern:
+  """The pattern whose steps are the distinct times of entries, in order."""
+  steps: dict[tuple, list[Entry]] = {}
+  for frame in range(frames):
+    for codebook in range(codebooks):
+      steps.setdefault(time(frame, codebook), []).append((frame, codebook))
+  return Pattern(
+    frames, codebooks, tuple(tuple(steps[at]) for at in sorted(steps))
+  )
+
+
+def _check_delays(codebooks: int, delays: Sequence[int] | None) -> list[int]:
+  delays = [0] * codebooks if delays is None else [int(d) for d in delays]
+  if len(delays) != codebooks or min(delays, default=0) < 0:
+    raise ValueError(
+      f"delays are {delays}; expected {codebooks} numbers, none negative"
+    )
+  return delays
+
+
+def delay(
+  codebooks: int,
+  delays: Sequence[int] | None = None,
+  *,
+  flatten_first: int = 0,
+  empty_initial: int = 0,
+) -> PatternMaker:
+  """Codebook k is `delays[k]` steps late: MusicGen's pattern.
+
+  Two codebooks with the same delay are predicted together: (0, 1, 1, 1) is the
+  partial delay, (0, 0, 1, 1, 2, 2, 3, 3) that of stereo.
+
+  Args:
+    codebooks: of the codec.
+    delays: one for each, never falling; 0, 1, 2, ... by default.
+    flatten_first: so many frames at the start are predicted code by code.
+    empty_initial: so many steps without a code come first.
+
+  Returns:
+    A function of the number of frames.
+  """
+  delays = _check_delays(
+    codebooks, range(codebooks) if delays is None else delays
+  )
+  if delays != sorted(delays):
+    raise ValueError(f"delays must not fall, but are {delays}")
+
+  def make(frames: int) -> Pattern:
+    flat = min(flatten_first, frames)
+    steps = [()] * empty_initial
+    steps += [((t, k),) for t in range(flat) for k in range(codebooks)]
+    for start in range(flat, frames + delays[-1]):
+      steps.append(
+        tuple(
+          (start - late, k)
+          for k, late in enumerate(delays)
+          if flat <= start - late < frames
+        )
+      )
+    return Pattern(frames, codebooks, tuple(steps))
+
+  return make
+
+
+def parallel(codebooks: int) -> PatternMaker:
+  """All codes of a frame in one step."""
+  return delay(codebooks, [0] * codebooks)
+
+
+def unroll(
+  codebooks: int,
+  flattening: Sequence[int] | None = None,
+  delays: Sequence[int] | None = None,
+) -> PatternMaker:
+  """Frames in turn, each in several steps.
+
+  Args:
+    codebooks: of the codec.
+    flattening: group of each codebook; those of a group share a step, the
+      groups of a frame follow one another. 0, 1, 2, ... by default.
+    delays: frames by which each codebook is late; the same within a group.
+
+  Returns:
+    A function of the number of frames.
+  """
+  groups = list(range(codebooks)) if flattening is None else list(flattening)
+  late = _check_delays(codebooks, delays)
+  if len(groups) != codebooks:
+    raise ValueError(f"flattening is {groups}; expected {codebooks} numbers")
+  for a, b in zip(groups, late, strict=True):
+    if any(a == c and b != d for c, d in zip(groups, late, strict=True)):
+      raise ValueError("codebooks of one group must have the same delay")
+  held = [
+    [k for k in range(codebooks) if groups[k] == group]
+    for group in sorted(set(groups))
+  ]
+
+  def make(frames: int) -> Pattern:
+    # Every group takes a step at every time, also after its last frame, as in
+    # the public models; at one time the group that is latest comes first.
+    times = frames + max(late)
+    steps = sorted(
+      (t + late[codes[0]], t, i)
+      for t in range(times)
+      for i, codes in enumerate(held)
+      if t + late[codes[0]] < times
+    )
+    return Pattern(
+      frames,
+      codebooks,
+      tuple(tuple((t, k) for k in held[i] if t < frames) for _, t, i in steps),
+    )
+
+  return make
+
+
+def flatten(codebooks: int) -> PatternMaker:
+  """One code in each step, frame by frame: the exact joint model."""
+  return unroll(codebooks)
+
+
+def coarse_first(
+  codebooks: int, delays: Sequence[int] | None = None
+) -> PatternMaker:
+  """The first codebook of all frames, then the others together.
+
+  Args:
+    codebooks: of the codec.
+    delays: of the codebooks after the first, relative to one another.
+
+  Returns:
+    A function of the number of frames.
+  """
+  late = _check_delays(codebooks - 1, delays)
+
+  def make(frames: int) -> Pattern:
+    return _from_times(
+      frames,
+      codebooks,
+      lambda t, k: (0, t) if k == 0 else (1, t + late[k - 1]),
+    )
+
+  return make
+
+
+def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
+  """Groups of codebooks one after the other, each flattened.
+
+  The order of AudioLM's and MusicLM's stages: with sizes (4, 8) the coarse
+  codes of all frames, then the fine ones.
+
+  Args:
+    codebooks: of the codec.
+    sizes: codebooks in each group; one number if all are alike.
+
+  Returns:
+    A function of the number of frames.
+  """
+  if isinstance(sizes, int):
+    sizes = [sizes] * (codebooks // sizes if sizes > 0 else 0)
+  if sum(sizes) != codebooks or min(sizes, default=0) < 1:
+    raise ValueError(
+      f"{codebooks} codebooks are no whole groups of {list(sizes)}"
+    )
+  group_of = np.repeat(np.arange(len(sizes)), sizes).tolist()
+
+  def make(frames: int) -> Pattern:
+    return _from_times(frames, codebooks, lambda t, k: (group_of[k], t, k))
+
+  return make
+
+
+# By the name that a config gives: the maker, and what it takes besides the
+# number of codebooks.
+MAKERS = {
+  "parallel": (parallel, ()),
+  "delay": (delay, ("delays", "flatten_first", "empty_initial")),
+  "unroll": (unroll, ("flattening", "delays")),
+  "flatten": (flatten, ()),
+  "coarse_first": (coarse_first, ("delays",)),
+  "grouped": (grouped, ("sizes",)),
+}
+
+
+def make(name: str, codebooks: int, **options) -> PatternMaker:
+  """The pattern that a config names.
+
+  Args:
+    name: one of MAKERS.
+    codebooks: of the codec.
+    **options: as the maker of that name takes them; 0 or nothing: its default.
+
+  Returns:
+    A function of the number of frames.
+
+  Raises:
+    UserError: unknown name, or an option that it can't have.
+  """
+  if name not in MAKERS:
+    raise UserError(
+      f"the pattern is {name!r}; it must be one of {', '.join(MAKERS)}."
+    )
+  maker, takes = MAKERS[name]
+  given = {key: value for key, value in options.items() if value}
+  for key in given:
+    if key not in takes:
+      raise UserError(
+        f"the pattern {name!r} has no {key}, but got {given[key]}; it takes"
+        f" {' and '.join(takes) or 'nothing'}."
+      )
+  try:
+    return maker(codebooks, **given)
+  except (TypeError, ValueError) as error:
+    raise UserError(f"the pattern {name!r}: {error}.") from None

@@ -1,0 +1,1 @@
+"""Paths, files that are whole or absent, locks, jobs that resume."""

@@ -1,0 +1,1 @@
+"""Models with weights that turn audio into codes, ready to use."""
