@@ -12,13 +12,13 @@ from mmdcodec.nn import attention, splash
 from mmdcodec.parallel import mesh as mesh_lib
 
 
-def random_inputs(batch, length, heads, key_heads, head_dim):
+def random_inputs(batch, length, heads, kv_heads, head_dim):
   """Queries, keys, values, and weights of a sum of what comes out."""
   random = np.random.default_rng(length)
   shape = lambda heads: (batch, length, heads, head_dim)
   return [
     random.standard_normal(shape(n)).astype("f4")
-    for n in (heads, key_heads, key_heads, heads)
+    for n in (heads, kv_heads, kv_heads, heads)
   ]
 
 
@@ -75,16 +75,16 @@ def test_bfloat16():
 
 
 @pytest.mark.parametrize(
-  "heads, key_heads, shape",
+  "heads, kv_heads, shape",
   [
     (4, 2, dict(data=2, fsdp=2, model=2)),
     # Three heads of keys can't be cut in two.
     (6, 3, dict(data=4, fsdp=1, model=2)),
   ],
 )
-def test_on_a_mesh(heads, key_heads, shape):
+def test_on_a_mesh(heads, kv_heads, shape):
   """Catches parts that do not belong together, and gradients summed twice."""
-  inputs = random_inputs(4, 130, heads, key_heads, 8)
+  inputs = random_inputs(4, 130, heads, kv_heads, 8)
   expected = value_and_gradients(plain, *inputs)
   with jax.set_mesh(mesh_lib.make_mesh(shape)):
     found = value_and_gradients(interpreted, *inputs)

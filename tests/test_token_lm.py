@@ -198,12 +198,12 @@ def test_with_a_cache(form, cross, apart, compile_fast):
   )
 
 
-@pytest.mark.parametrize("key_heads", (1, 2, 4))
-def test_merged_heads_change_nothing(key_heads):
+@pytest.mark.parametrize("kv_heads", (1, 2, 4))
+def test_merged_heads_change_nothing(kv_heads):
   """Catches heads, masks or biases that go to other rows."""
   random = np.random.default_rng(0)
   draw = lambda *shape: random.standard_normal(shape).astype(np.float32)
-  q, k, v = draw(3, 2, 4, 8), draw(3, 5, key_heads, 8), draw(3, 5, key_heads, 8)
+  q, k, v = draw(3, 2, 4, 8), draw(3, 5, kv_heads, 8), draw(3, 5, kv_heads, 8)
   mask = random.random((3, 1, 2, 5)) > 0.4
   mask[1, 0, 1] = False  # sees nothing
   for options in ({}, {"mask": mask}, {"mask": mask, "bias": draw(1, 4, 2, 5)}):

@@ -35,8 +35,8 @@ def attend(
 
   Args:
     q: [batch, queries, heads, head_dim].
-    k: [batch, keys, key_heads, head_dim]; key_heads divide the heads. Or as
-      `merge_heads` lays them: [batch * key_heads, keys, head_dim].
+    k: [batch, keys, kv_heads, head_dim]; kv_heads divide the heads. Or as
+      `merge_heads` lays them: [batch * kv_heads, keys, head_dim].
     v: as k.
     causal: query i sees keys up to i; there are as many. Not with merged keys.
     mask: bool, broadcast to [batch, heads, queries, keys], True for what is
@@ -79,10 +79,10 @@ def merge_heads(x: jax.Array) -> jax.Array:
   quarter of the time. (Kept apart, batch and heads are copied all the same.)
 
   Args:
-    x: [batch, tokens, key_heads, head_dim].
+    x: [batch, tokens, kv_heads, head_dim].
 
   Returns:
-    [batch * key_heads, tokens, head_dim].
+    [batch * kv_heads, tokens, head_dim].
   """
   batch, tokens, heads, dim = x.shape
   return x.swapaxes(1, 2).reshape(batch * heads, tokens, dim)
@@ -118,20 +118,20 @@ class Attention(nn.Module):
   Attributes:
     width: of what comes out.
     heads: of queries.
-    key_heads: of keys and values; divide the heads.
+    kv_heads: of keys and values; divide the heads.
     head_dim: of each.
     rotary: turns queries and keys by their positions.
-    normalize: queries and keys, each head by its root mean square.
+    qk_norm: queries and keys, each head by its root mean square.
     out_scale: of the variance of the last projection's fresh weights.
     dtype: of the computation; sums are float32.
   """
 
   width: int
   heads: int
-  key_heads: int
+  kv_heads: int
   head_dim: int
   rotary: bool = False
-  normalize: bool = False
+  qk_norm: bool = False
   out_scale: float = 1.0
   dtype: Any = jnp.float32
 
@@ -148,24 +148,24 @@ class Attention(nn.Module):
       )
 
     self.query = dense((self.heads, self.head_dim))
-    self.key = dense((self.key_heads, self.head_dim))
-    self.value = dense((self.key_heads, self.head_dim))
+    self.key = dense((self.kv_heads, self.head_dim))
+    self.value = dense((self.kv_heads, self.head_dim))
     self.out = dense(self.width, (-2, -1), self.out_scale)
-    if self.normalize:
+    if self.qk_norm:
       self.query_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
       self.key_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
 
   def keys_of(
     self, x: jax.Array, positions: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
-    """Keys and values, each [batch, tokens, key_heads, head_dim].
+    """Keys and values, each [batch, tokens, kv_heads, head_dim].
 
     Args:
       x: [batch, tokens, any width], what is attended to.
       positions: int [batch or 1, tokens], for rotary positions.
     """
     k = self.key(x)
-    if self.normalize:
+    if self.qk_norm:
       k = self.key_norm(k).astype(k.dtype)
     if self.rotary:
       k = positions_lib.rotate(k, positions)
@@ -186,7 +186,7 @@ class Attention(nn.Module):
 
     Args:
       x: [batch, queries, width].
-      keys: [batch, keys, key_heads, head_dim], or merged, see `attend`.
+      keys: [batch, keys, kv_heads, head_dim], or merged, see `attend`.
       values: as keys.
       positions: int [batch or 1, queries] of x, for rotary positions.
       causal: see `attend`; `mask` and `bias` too.
@@ -197,7 +197,7 @@ class Attention(nn.Module):
       float32 [batch, queries, width].
     """
     q = self.query(x)
-    if self.normalize:
+    if self.qk_norm:
       q = self.query_norm(q).astype(q.dtype)
     if self.rotary:
       q = positions_lib.rotate(q, positions)

@@ -29,8 +29,8 @@ class Cache:
   """Keys and values of the tokens so far.
 
   Attributes:
-    keys: [layers, batch, length, key_heads, head_dim], or a tuple of one array
-      [batch * key_heads, length, head_dim] per block.
+    keys: [layers, batch, length, kv_heads, head_dim], or a tuple of one array
+      [batch * kv_heads, length, head_dim] per block.
     values: as keys.
   """
 
@@ -53,7 +53,7 @@ def _apart(params: dict) -> bool:
 def empty(model: Transformer, params: dict, batch: int, length: int) -> Cache:
   """A cache without a token, of 2 x layers x batch x length x width numbers.
 
-  (Or width x key_heads / heads.) Their type is that of the computation.
+  (Or width x kv_heads / heads.) Their type is that of the computation.
 
   Args:
     model: the Transformer.
@@ -61,7 +61,7 @@ def empty(model: Transformer, params: dict, batch: int, length: int) -> Cache:
     batch: sequences.
     length: tokens that it can hold.
   """
-  heads, dim = model.key_heads, model.width // model.heads
+  heads, dim = model.kv_heads, model.width // model.heads
   if _apart(params):
     shape = (batch * heads, length, dim)
     make = lambda: tuple(

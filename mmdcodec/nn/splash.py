@@ -41,7 +41,7 @@ def attend(
 
   Args:
     q: [batch, queries, heads, head_dim].
-    k: [batch, queries, key_heads, head_dim]; key_heads divide the heads.
+    k: [batch, queries, kv_heads, head_dim]; kv_heads divide the heads.
     v: as k.
     interpret: run it without a TPU, slowly.
 

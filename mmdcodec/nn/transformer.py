@@ -55,7 +55,7 @@ class Cross:
   """A condition, as one block attends to it.
 
   Attributes:
-    keys: [batch, length, key_heads, head_dim], or merged, see
+    keys: [batch, length, kv_heads, head_dim], or merged, see
       `attention.merge_heads`.
     values: as keys.
     mask: bool [batch, 1, 1, length], True for what is seen.
@@ -72,11 +72,11 @@ class Block(nn.Module):
   Attributes:
     width: of a token's vector.
     heads: of attention.
-    key_heads: of keys and values in self-attention; divide the heads.
+    kv_heads: of keys and values in self-attention; divide the heads.
     hidden: width of the feed-forward layer.
     activation: in it, of ACTIVATIONS.
     rotary: positions turn queries and keys.
-    normalize: queries and keys.
+    qk_norm: queries and keys.
     cross: attends to a condition too.
     dropout: share of what a sublayer adds, and of the hidden units, that is
       dropped in training.
@@ -86,11 +86,11 @@ class Block(nn.Module):
 
   width: int
   heads: int
-  key_heads: int
+  kv_heads: int
   hidden: int
   activation: str = "gelu"
   rotary: bool = False
-  normalize: bool = False
+  qk_norm: bool = False
   cross: bool = True
   dropout: float = 0.0
   out_scale: float = 1.0
@@ -99,14 +99,14 @@ class Block(nn.Module):
   def setup(self):
     """Builds the sublayers."""
 
-    def attention(key_heads, rotary):
+    def attention(kv_heads, rotary):
       return Attention(
         width=self.width,
         heads=self.heads,
-        key_heads=key_heads,
+        kv_heads=kv_heads,
         head_dim=self.width // self.heads,
         rotary=rotary,
-        normalize=self.normalize,
+        qk_norm=self.qk_norm,
         out_scale=self.out_scale,
         dtype=self.dtype,
       )
@@ -119,7 +119,7 @@ class Block(nn.Module):
     # In float32, whatever the rest of the computation is in.
     norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
     self.attention_norm = norm()
-    self.attention = attention(self.key_heads, self.rotary)
+    self.attention = attention(self.kv_heads, self.rotary)
     if self.cross:
       self.cross_norm = norm()
       self.cross_attention = attention(self.heads, False)
@@ -204,10 +204,10 @@ class Transformer(nn.Module):
       what goes from block to block, "dots" the results of projections too.
     width: of a token's vector; it and what follows are those of `Block`.
     heads: see there.
-    key_heads: see there.
+    kv_heads: see there.
     hidden: see there.
     activation: see there.
-    normalize: see there.
+    qk_norm: see there.
     cross: see there.
     dropout: see there; of the input too.
     dtype: see there.
@@ -216,13 +216,13 @@ class Transformer(nn.Module):
   layers: int
   width: int
   heads: int
-  key_heads: int
+  kv_heads: int
   hidden: int
   activation: str = "gelu"
   positions: str = "sinusoidal"
   buckets: int = 32
   longest: int = 128
-  normalize: bool = False
+  qk_norm: bool = False
   cross: bool = True
   dropout: float = 0.0
   remat: str = "none"
@@ -234,11 +234,11 @@ class Transformer(nn.Module):
     return dict(
       width=self.width,
       heads=self.heads,
-      key_heads=self.key_heads,
+      kv_heads=self.kv_heads,
       hidden=self.hidden,
       activation=self.activation,
       rotary=self.positions == "rotary",
-      normalize=self.normalize,
+      qk_norm=self.qk_norm,
       cross=self.cross,
       dropout=self.dropout,
       # Every block adds two or three times to one sum (Radford et al. 2019).
