@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import chunks
+from mmdcodec.models import chunks, fields
 from mmdcodec.models.codec_presets import PRESETS
 from mmdcodec.models.seanet import Decoder, Encoder, Network
 from mmdcodec.nn.conv import NORMS, PAD_MODES, frames, length_mask, mask_after
@@ -446,13 +446,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  if name not in PRESETS:
-    raise UserError(
-      f"there is no codec preset {name!r}: choose one of {', '.join(PRESETS)}"
-    )
-  fields = _fields()
-  defaults = {key: field.default for key, field in fields.items()}
-  return defaults | PRESETS[name] | _known(changes)
+  return fields.preset(Codec, PRESETS, name, changes, "the codec")
 
 
 def from_config(config: Any) -> Codec:
@@ -461,39 +455,13 @@ def from_config(config: Any) -> Codec:
   Raises:
     UserError: an unknown key, or a value that the field cannot have.
   """
-  config = {
-    key: tuple(value) if isinstance(value, list) else value
-    for key, value in _known(dict(config)).items()
-  }
-  for key, choices in CHOICES.items():
-    if key in config and config[key] not in choices:
-      raise UserError(
-        f"{key} of the codec must be one of {', '.join(choices)}, not"
-        f" {config[key]!r}"
-      )
+  model = fields.build(Codec, config, "the codec", CHOICES)
   for key in ("ratios", "dilations"):
-    value = config.get(key, (1,))
+    value = getattr(model, key)
     good = isinstance(value, tuple) and value
     if not good or not all(isinstance(i, int) and i > 0 for i in value):
       raise UserError(
         f"{key} of the codec must be a list of positive whole numbers, not"
-        f" {value!r}"
+        f" {value!r}."
       )
-  return Codec(**config)
-
-
-def _fields() -> dict[str, dataclasses.Field]:
-  """The fields of Codec without those that every Linen module has."""
-  fields = {field.name: field for field in dataclasses.fields(Codec)}
-  return {k: v for k, v in fields.items() if k not in ("parent", "name")}
-
-
-def _known(config: dict[str, Any]) -> dict[str, Any]:
-  """`config`, if all its keys are fields of Codec."""
-  fields = _fields()
-  for key in config:
-    if key not in fields:
-      raise UserError(
-        f"the codec has no field {key!r}: it has {', '.join(fields)}"
-      )
-  return config
+  return model

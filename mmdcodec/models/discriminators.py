@@ -19,7 +19,6 @@ first and one channel last, and the outputs of its layers, for feature matching.
   multi_period      HiFi-GAN, arXiv 2010.05646      HiFi-GAN, DAC
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
+from mmdcodec.models import fields as fields_lib
 from mmdcodec.models.spectrum_discriminators import (
   MultiScaleSTFTDiscriminator,
   STFTDiscriminator,
@@ -152,16 +152,9 @@ def from_config(
 def _checked(name: str, fields: dict) -> tuple[tuple[str, Any], ...]:
   """The fields of a discriminator as sorted pairs; raises UserError."""
   kind = DISCRIMINATORS[name]
-  known = {
-    field.name: field.default
-    for field in dataclasses.fields(kind)
-    if field.name not in ("dtype", "name", "parent")
-  }
+  known = fields_lib.defaults(kind, hidden=("dtype",))
+  fields_lib.check_known(fields, known, f"discriminator {name}")
   for key, value in fields.items():
-    if key not in known:
-      raise UserError(
-        f"discriminator {name} has no field {key!r}; it has {', '.join(known)}"
-      )
     fields[key] = _checked_value(name, key, value, known[key])
   module = kind(**fields, parent=None)
   problem = module.problem()

@@ -7,12 +7,10 @@ step holds. Which codes share a step is the pattern's business
 codebooks] in the pattern's order, and the special token where it has no code.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ import numpy as np
 
 from mmdcodec import patterns
 from mmdcodec.errors import UserError
+from mmdcodec.models import fields
 from mmdcodec.models.conditioning import Conditioner, Conditions, Inputs
 from mmdcodec.models.lm_presets import PRESETS
 from mmdcodec.nn import positions as positions_lib
@@ -270,15 +269,11 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  if name not in PRESETS:
-    raise UserError(
-      f"there is no language model preset {name!r}: choose one of"
-      f" {', '.join(PRESETS)}."
-    )
-  defaults = {key: field.default for key, field in _fields().items()}
-  # A dict, so that a command line can change what is in it.
-  defaults["pattern"] = dict(name="delay", delays=())
-  return defaults | PRESETS[name] | _known(changes)
+  found = fields.preset(TokenLM, PRESETS, name, changes, "the language model")
+  if found["pattern"] is None:
+    # A dict, so that a command line can change what is in it.
+    found["pattern"] = dict(name="delay", delays=())
+  return found
 
 
 def from_config(config: Mapping) -> TokenLM:
@@ -287,15 +282,7 @@ def from_config(config: Mapping) -> TokenLM:
   Raises:
     UserError: an unknown key, or a value that the field cannot have.
   """
-  # Hashable, so that a jitted function can take the model as it is.
-  config = {key: _frozen(value) for key, value in _known(dict(config)).items()}
-  for key, choices in CHOICES.items():
-    if key in config and config[key] not in choices:
-      raise UserError(
-        f"{key} of the language model must be one of {', '.join(choices)}, not"
-        f" {config[key]!r}."
-      )
-  model = TokenLM(**config)
+  model = fields.build(TokenLM, config, "the language model", CHOICES)
   for name in (
     "codebooks", "codebook_size", "frames", "width", "layers", "heads", "hidden"
   ):  # fmt: skip
@@ -353,27 +340,3 @@ def nothing(model: TokenLM, batch: int) -> Inputs | None:
     given["joint"] = jnp.zeros((batch, model.joint[0]), jnp.int32)
     given["has_joint"] = jnp.zeros(batch, bool)
   return Inputs(**given)
-
-
-def _frozen(value: Any) -> Any:
-  """Mappings and lists that can't be changed any more."""
-  if isinstance(value, Mapping):
-    return flax.core.freeze({k: _frozen(v) for k, v in value.items()})
-  return tuple(value) if isinstance(value, list | tuple) else value
-
-
-def _fields() -> dict[str, dataclasses.Field]:
-  """The fields of TokenLM without those that every Linen module has."""
-  fields = {field.name: field for field in dataclasses.fields(TokenLM)}
-  return {k: v for k, v in fields.items() if k not in ("parent", "name")}
-
-
-def _known(config: dict[str, Any]) -> dict[str, Any]:
-  """`config`, if all its keys are fields of TokenLM."""
-  for key in config:
-    if key not in _fields():
-      raise UserError(
-        f"the language model has no field {key!r}: it has"
-        f" {', '.join(_fields())}."
-      )
-  return config
