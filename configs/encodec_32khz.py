@@ -17,7 +17,7 @@ balancer took 30 to 120 in every step (docs/RESULTS.md); under the balancer the
 other losses pull as hard as it says, whatever their values. 100 once every 32
 steps was not tuned at this size: look at train/gradient/independence, of the
 steps in which it acts, beside train/gradient/mel, where a ratio of 2 to 4 did
-best, and at train/use. --config.losses.independence.weight=0 makes MusicGen's
+best, and at train/usage. --config.losses.independence.weight=0 makes MusicGen's
 own codec.
 
 Cost: 57 M parameters and 0.5 M of discriminators; the paper trains 600,000

@@ -12,7 +12,7 @@ compare with is in docs/RESULTS.md. Where something is wrong:
   mel distance stays       the codec's gradient does not reach it
   discriminator/loss at 2  the discriminators do not learn; at 0: they have won
                            at once, and a warning says so
-  use falls                codes die: look at the latents' scale
+  usage falls              codes die: look at the latents' scale
 """
 
 from mmdcodec.configs import codec_small, common

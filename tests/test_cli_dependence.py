@@ -36,7 +36,7 @@ def test_measure_and_heat_map(tmp_path):
   assert row["aligned/total_correlation"] > 0.8
   assert abs(row["together/total_correlation"]) < 0.1
   assert row["aligned/significant_pairs"] == 3
-  assert row["use"] == 1 and row["perplexity"] > 7.8
+  assert row["usage"] == 1 and row["perplexity"] > 7.8
   parsed = json.loads(json.dumps(found.to_dict(), allow_nan=False))
   assert parsed["aligned"]["pairs"]["bits"][0][0] is None
   only = dependence.measure(

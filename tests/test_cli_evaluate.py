@@ -63,12 +63,12 @@ def test_evaluate_a_folder(tmp_path, model, folder, capsys):
   assert results["si_sdr"]["mean"] == pytest.approx(np.mean(sdr), abs=1e-3)
   assert results["si_sdr"]["std"] == pytest.approx(np.std(sdr), abs=1e-3)
   np.testing.assert_array_equal(results["counts"], counts)
-  np.testing.assert_allclose(results["use"], (counts > 0).mean(1))
+  np.testing.assert_allclose(results["usage"], (counts > 0).mean(1))
   bits = 5 * codec.codebooks * codec.frame_rate
   assert results["bits_per_second"] == pytest.approx(bits)
   assert f"{np.mean(sdr):.2f}" in shown and f"{bits / 1000:.2f} kbps" in shown
 
-  for name in ("spectrogram-000.png", "codebook_use.png"):
+  for name in ("spectrogram-000.png", "codebook_usage.png"):
     assert (out / name).read_bytes().startswith(b"\x89PNG")
   page = (out / "report.html").read_text()
   assert page.count("<audio ") == 6 and "b.wav" in page

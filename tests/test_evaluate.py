@@ -114,14 +114,14 @@ def test_shapes_that_differ():
 # --- Codes -------------------------------------------------------------------
 
 
-def test_use_perplexity_and_entropy():
+def test_usage_perplexity_and_entropy():
   """Known distributions; levels mixed up; bits counted in nats."""
   codes = np.zeros((2, 40, 3), np.int32)
   codes[..., 1] = np.arange(40) % 8  # uniform over 8 of 16
   codes[..., 2] = np.array([0, 0, 1, 2])[np.arange(40) % 4]  # 1/2 1/4 1/4
   found = codebooks.statistics(codebooks.histogram(codes, 16))
-  use, perplexity = found["use"], found["perplexity"]
-  np.testing.assert_allclose(use, [1 / 16, 8 / 16, 3 / 16])
+  usage, perplexity = found["usage"], found["perplexity"]
+  np.testing.assert_allclose(usage, [1 / 16, 8 / 16, 3 / 16])
   np.testing.assert_allclose(perplexity, [1, 8, 2**1.5])
   counts = codebooks.histogram(codes, 16)
   np.testing.assert_array_equal(counts.sum(1), 80)
@@ -132,7 +132,7 @@ def test_use_perplexity_and_entropy():
   masked = codebooks.histogram(codes, 16, half)
   np.testing.assert_array_equal(masked, codebooks.histogram(codes[:1, :20], 16))
   nothing = codebooks.statistics(np.zeros((2, 16)))
-  np.testing.assert_array_equal(nothing["use"], 0)
+  np.testing.assert_array_equal(nothing["usage"], 0)
   np.testing.assert_array_equal(nothing["perplexity"], 1)
 
 
@@ -182,16 +182,16 @@ def test_curves(tmp_path):
     plots.curves(tmp_path / "metrics.jsonl")
 
 
-def test_codebook_use():
+def test_codebook_usage():
   """Bars of the wrong height; many levels or no counts that fail."""
   counts = np.zeros((2, 64))
   counts[0, :32] = 10
   counts[1] = 10
-  image = pixels(plots.codebook_use(counts))
+  image = pixels(plots.codebook_usage(counts))
   blue = np.abs(image - np.array([0x2B, 0x5F, 0xD9]) / 255).max(-1) < 0.05
   # Columns of blue in the right half: half of the codes and all of them. The
   # patch of the legend is a few pixels high.
   heights = blue[:, image.shape[1] // 2 :].sum(0)
   high = np.unique(heights[heights > 30])
   assert high.min() / high.max() == pytest.approx(0.5, abs=0.05)
-  pixels(plots.codebook_use(np.zeros((12, 16))))
+  pixels(plots.codebook_usage(np.zeros((12, 16))))

@@ -165,7 +165,7 @@ def result(total, mel=10.0):
   return {
     "step": 20, "weight": 1.0, "delay": kind, "same_frame": kind,
     "entropy": 20.0, "mel_distance": mel, "stft_distance": 2.0, "si_sdr": 1.0,
-    "use": [1.0, 0.5], "perplexity": [30.0, 20.0],
+    "usage": [1.0, 0.5], "perplexity": [30.0, 20.0],
   }  # fmt: skip
 
 

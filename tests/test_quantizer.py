@@ -46,7 +46,7 @@ def mixture(kmeans_iterations):
       z = batch(key, mean)
       out, variables = train(module, variables, z, key)
       error = jnp.sum((z - out.z) ** 2) / jnp.sum((z - z.mean((0, 1))) ** 2)
-      return variables, (out.metrics["use"][0] * 256, error)
+      return variables, (out.metrics["usage"][0] * 256, error)
 
     return jax.lax.scan(step, variables, jax.random.split(key, steps))
 
@@ -159,7 +159,7 @@ def test_equals_float64_reference():
 def test_use_and_perplexity():
   """Wrong normalisation, log of zero."""
   counts = jnp.array([[5.0, 5, 5, 5], [7, 0, 0, 0], [2, 1, 1, 0], [0] * 4])
-  np.testing.assert_allclose(vector.use(counts), [1, 0.25, 0.75, 0])
+  np.testing.assert_allclose(vector.usage(counts), [1, 0.25, 0.75, 0])
   np.testing.assert_allclose(
     vector.perplexity(counts), [4, 1, 2**1.5, 1], rtol=1e-6
   )

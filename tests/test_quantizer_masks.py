@@ -61,7 +61,7 @@ def test_masked_equals_alone():
   np.testing.assert_allclose(out.z[MASK], alone.z[0], atol=1e-6)
   np.testing.assert_allclose(out.commitment, alone.commitment, rtol=1e-5)
   np.testing.assert_allclose(grad[MASK], grad_alone[0], rtol=1e-5)
-  for name in ("use", "perplexity"):
+  for name in ("usage", "perplexity"):
     np.testing.assert_allclose(
       out.metrics[name], alone.metrics[name], rtol=1e-6
     )

@@ -111,7 +111,7 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   assert float(line.split()[-1]) == pytest.approx(margin, abs=0.006)
   assert "the same codec untrained" in second
   # k-means on real latents: even the untrained codec uses its codebooks.
-  assert min(untrained["use"]) > 0.3
+  assert min(untrained["usage"]) > 0.3
   text = page.read_text()
   # Two clips, each as original, reconstruction and from the untrained codec;
   # two pieces from prompts, each beside the song of its caption.

@@ -1,5 +1,7 @@
 """What a run leaves in its workdir: metrics and checkpoints."""
 
+import json
+
 import numpy as np
 
 from mmdcodec.train import metrics
@@ -37,3 +39,12 @@ def test_the_best_and_the_latest_checkpoints_stay(tmp_path):
   assert again.best_step() == 2
   np.testing.assert_array_equal(again.restore_arrays(2)["w"], np.full(3, 2))
   again.close()
+
+
+def test_old_names_of_metrics(tmp_path):
+  """Older runs logged codebook usage as `use`; their curves must still show."""
+  row = {"step": 5, "train/use/0": 0.5, "train/loss": 1.0}
+  (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+  assert metrics.read(tmp_path) == [
+    {"step": 5, "train/usage/0": 0.5, "train/loss": 1.0}
+  ]

@@ -140,18 +140,18 @@ def measures_table(found, name: str, frame_rate: float):
 
 
 def codebooks_table(found, name: str):
-  """(columns, rows): use and dependence of each codebook."""
-  columns = ["codebook", "use (%)", "perplexity", "entropy", "same frame"]
+  """(columns, rows): usage and dependence of each codebook."""
+  columns = ["codebook", "usage (%)", "perplexity", "entropy", "same frame"]
   kinds = [found.aligned]
   if found.together is not found.aligned:
     columns.append(name)
     kinds.append(found.together)
   rows = []
-  for k in range(len(found.use)):
+  for k in range(len(found.usage)):
     rows.append(
       [
         k + 1,
-        100 * float(found.use[k]),
+        100 * float(found.usage[k]),
         float(found.perplexity[k]),
         float(found.aligned.total.entropy[k]),
         *(float(m.total.per_codebook[k]) for m in kinds),
@@ -161,7 +161,7 @@ def codebooks_table(found, name: str):
 
 
 def write(found, folder, about: dict, head: str, frame_rate: float):
-  """FOLDER/results.json, dependence.png, codebook_use.png and report.html."""
+  """FOLDER/results.json, dependence.png, codebook_usage.png and report.html."""
   from mmdcodec.evaluate import clips as clips_lib
   from mmdcodec.evaluate import dependence_plots, plots, report
 
@@ -173,7 +173,7 @@ def write(found, folder, about: dict, head: str, frame_rate: float):
   if found.together is not found.aligned:
     kinds[f"pattern {name}"] = found.together.pairs
   image = dependence_plots.heat_map(kinds, path=folder / "dependence.png")
-  use = plots.codebook_use(found.counts, path=folder / "codebook_use.png")
+  usage = plots.codebook_usage(found.counts, path=folder / "codebook_usage.png")
   results = {"about": about, **found.to_dict()}
   (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
   command = ["mmdcodec", "evaluate", "dependence"]
@@ -208,7 +208,7 @@ def write(found, folder, about: dict, head: str, frame_rate: float):
         [image],
         "Mutual information in bits above that of shuffled clips.",
       ),
-      report.Figure("Use of codes", [use]),
+      report.Figure("Codebook usage", [usage]),
       report.environment(),
     ],
     title="Dependence of codebooks",

@@ -39,9 +39,9 @@ def as_text(result) -> str:
     ("entropy-coded (kbps)", coded, nothing, "with an ideal coder"),
   ]
   levels = [
-    (level, 100 * use, perplexity)
-    for level, (use, perplexity) in enumerate(
-      zip(result.use, result.perplexity, strict=True), 1
+    (level, 100 * usage, perplexity)
+    for level, (usage, perplexity) in enumerate(
+      zip(result.usage, result.perplexity, strict=True), 1
     )
   ]
   size = result.counts.shape[1]
@@ -51,7 +51,7 @@ def as_text(result) -> str:
       f" {result.bits_per_second / 1000:.2f} kbps",
       common.format_table(("measure", "mean", "std", ""), measures),
       common.format_table(
-        ("codebook", "use (%)", f"perplexity (of {size})"), levels
+        ("codebook", "usage (%)", f"perplexity (of {size})"), levels
       ),
     ]
   )

@@ -105,26 +105,26 @@ def codebooks_sections(
   """Which codes are chosen how often."""
   from mmdcodec.evaluate import plots
 
-  columns = ["codebook", "use (%)", "perplexity"]
+  columns = ["codebook", "usage (%)", "perplexity"]
   if baseline is not None:
-    columns += ["untrained use (%)", "untrained perplexity"]
+    columns += ["untrained usage (%)", "untrained perplexity"]
   rows = []
-  for level in range(len(result.use)):
+  for level in range(len(result.usage)):
     row = [level + 1]
     for each in filter(None, (result, baseline)):
-      row += [100 * float(each.use[level]), float(each.perplexity[level])]
+      row += [100 * float(each.usage[level]), float(each.perplexity[level])]
     rows.append(row)
   frames = int(result.counts[0].sum())
   return [
     report.Table(
-      "Codebook use",
+      "Codebook usage",
       columns,
       rows,
       f"{frames:,} frames, {result.counts.shape[1]} codes in each codebook. Use"
       " is the share of codes chosen at least once; perplexity is 2 to the"
-      " entropy of the choice, the number of codes in effective use.",
+      " entropy of the choice, the effective number of codes.",
     ),
-    report.Figure("", [plots.codebook_use(np.asarray(result.counts))]),
+    report.Figure("", [plots.codebook_usage(np.asarray(result.counts))]),
   ]
 
 
@@ -184,13 +184,13 @@ def write_evaluation(
     command += [f"--{name}", f"{result.about[name]}"]
   mean, std = result.summary["si_sdr"]
   players = players_section(result)
-  use, figure = codebooks_sections(result)
+  usage, figure = codebooks_sections(result)
   curves = curves_section(result.about["model"])
   plots = {
     f"spectrogram-{index:03d}.png": clip.image
     for index, clip in enumerate(players.clips)
   }
-  plots["codebook_use.png"] = figure.images[0]
+  plots["codebook_usage.png"] = figure.images[0]
   for section in curves:
     plots["curves.png"] = section.images[0]
   for name, image in plots.items():
@@ -206,7 +206,7 @@ def write_evaluation(
       measures_section(result),
       players,
       *curves,
-      use,
+      usage,
       figure,
       clips_section(result),
       report.environment(),

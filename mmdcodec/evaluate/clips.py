@@ -1,6 +1,6 @@
 """A codec on clips: collected, reconstructed, measured, kept in a folder.
 
-FOLDER/results.json     means, codebook use, one row per clip
+FOLDER/results.json     means, codebook usage, one row per clip
 FOLDER/clips.csv        the rows again
 FOLDER/audio/NNN-{original,reconstruction}.flac
 """
@@ -52,7 +52,7 @@ class Reconstruction:
     rows: per clip `clip`, `seconds` and the measures of `COLUMNS`.
     summary: measure -> (mean, standard deviation) over the clips.
     counts: [codebooks, size] how often each code was chosen.
-    use: per codebook, the share of its codes that were chosen.
+    usage: per codebook, the share of its codes that were chosen.
     perplexity: per codebook, over all clips.
     bits_per_second: of the packed codes.
     entropy_bits_per_second: with an ideal entropy coder for each codebook.
@@ -66,7 +66,7 @@ class Reconstruction:
   rows: list[dict]
   summary: dict[str, tuple[float, float]]
   counts: np.ndarray
-  use: np.ndarray
+  usage: np.ndarray
   perplexity: np.ndarray
   bits_per_second: float
   entropy_bits_per_second: float
@@ -205,7 +205,7 @@ def reconstruct(
     rows=rows,
     summary=summary,
     counts=counts,
-    use=np.asarray(statistics["use"]),
+    usage=np.asarray(statistics["usage"]),
     perplexity=np.asarray(statistics["perplexity"]),
     bits_per_second=frame_rate * used * bitstream.code_bits(size),
     entropy_bits_per_second=usage.entropy_bits_per_second(frame_rate, counts),
@@ -236,7 +236,7 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
       for name, (mean, std) in result.summary.items()
     },
     "rate": result.rate,
-    "use": result.use.tolist(),
+    "usage": result.usage.tolist(),
     "perplexity": result.perplexity.tolist(),
     "counts": result.counts.tolist(),
     "rows": result.rows,
@@ -279,7 +279,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
       name: (results[name]["mean"], results[name]["std"]) for name in COLUMNS
     },
     counts=np.array(results["counts"]),
-    use=np.array(results["use"]),
+    usage=np.array(results.get("usage", results.get("use"))),
     perplexity=np.array(results["perplexity"]),
     bits_per_second=results["bits_per_second"],
     entropy_bits_per_second=results["entropy_bits_per_second"],
@@ -289,7 +289,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
 
 # What `save` and the pages of `mmdcodec evaluate` write into a folder.
 OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
-OUTPUTS += ("codebook_use.png", "dependence.png", "spectrogram-[0-9]*.png")
+OUTPUTS += ("codebook_us*.png", "dependence.png", "spectrogram-[0-9]*.png")
 OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
 OUTPUTS += ("audio/[0-9]*-sample.flac",)
 

@@ -1,4 +1,4 @@
-"""How codes are used: counts, use, perplexity, entropy, bits per second.
+"""Codebook usage: counts, perplexity, entropy, bits per second.
 
 A histogram [codebooks, size] over all frames of a test set comes first;
 histograms of batches add up. Everything else follows from it. Entropy is that
@@ -44,17 +44,20 @@ def histogram(
 
 
 def statistics(counts: jax.Array) -> dict[str, np.ndarray]:
-  """Use and perplexity of each codebook.
+  """Usage and perplexity of each codebook.
 
   Args:
     counts: [codebooks, size], from `histogram`.
 
   Returns:
-    "use", the share of the codes that were chosen at all, and "perplexity",
+    "usage", the share of the codes that were chosen at all, and "perplexity",
     2 to the entropy in bits, both float64 [codebooks].
   """
   counts = np.asarray(counts)
-  return {"use": np.mean(counts > 0, -1), "perplexity": 2 ** entropy(counts)}
+  return {
+    "usage": np.mean(counts > 0, -1),
+    "perplexity": 2 ** entropy(counts),
+  }
 
 
 def entropy(counts: jax.Array) -> np.ndarray:

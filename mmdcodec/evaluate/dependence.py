@@ -1,8 +1,9 @@
-"""How much codebooks say about one another: all measures at once.
+"""All measures of the dependence between codebooks, in one call.
 
-Twice over: for the codes of a frame (aligned), and for those that one step of
-a language model predicts together under its pattern. Codebooks that collapse
-depend on nothing, so use and entropy of the codes always stand beside.
+Everything is measured twice: on the codes of one frame ("aligned"), and on the
+codes that one step of a language model predicts under its pattern ("together").
+Collapsed codebooks depend on nothing, so read these measures together with
+codebook usage and entropy.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Dependence:
     together: of the codes that one step of the pattern predicts; the same
       object as `aligned` if there is no pattern.
     counts: [codebooks, size] how often each code was chosen.
-    use: share of the codes in use, [codebooks].
+    usage: share of the codes chosen at all, [codebooks].
     perplexity: [codebooks].
     frames: that were looked at.
     clips: of which they are.
@@ -62,7 +63,7 @@ class Dependence:
   aligned: Measured
   together: Measured
   counts: np.ndarray
-  use: np.ndarray
+  usage: np.ndarray
   perplexity: np.ndarray
   frames: int
   clips: int
@@ -72,7 +73,7 @@ class Dependence:
   def summary(self) -> dict[str, float]:
     """One row of numbers; bits are per frame."""
     row = {"frames": self.frames, "clips": self.clips}
-    row["use"] = float(self.use.mean())
+    row["usage"] = float(self.usage.mean())
     row["perplexity"] = float(self.perplexity.mean())
     row["entropy"] = float(self.aligned.total.entropy.sum())
     for name, found in (("aligned", self.aligned), ("together", self.together)):
@@ -158,7 +159,7 @@ def measure(
     aligned=aligned,
     together=together,
     counts=counts,
-    use=(counts > 0).sum(1) / sizes,
+    usage=(counts > 0).sum(1) / sizes,
     perplexity=perplexity,
     frames=frames,
     clips=valid,

@@ -35,7 +35,7 @@ TITLES = {
   "stft": "STFT loss",
   "waveform": "waveform loss",
   "commitment": "commitment loss",
-  "use": "codes used (%)",
+  "usage": "codes used (%)",
   "perplexity": "perplexity of codes",
   "replaced": "codes replaced in a step",
   "gradient_norm": "gradient norm",
@@ -135,7 +135,7 @@ def curves(
   """Training curves from a metrics file, one small picture per measure.
 
   Values of training and validation share a picture; measures per level
-  ("train/use/0", ...) are one line a level, from dark to light.
+  ("train/usage/0", ...) are one line a level, from dark to light.
 
   Args:
     metrics: the `metrics.jsonl` of a run, or the run's folder.
@@ -164,13 +164,13 @@ def curves(
   return write_png(figure, path)
 
 
-def codebook_use(
+def codebook_usage(
   counts: np.ndarray, *, path: str | os.PathLike | None = None
 ) -> bytes:
   """How often the codes of each codebook are chosen.
 
   Left: codes of each level from the most to the least frequent, against
-  uniform use. Right: share of codes in use, and perplexity as a share of the
+  uniform usage. Right: share of codes in use, and perplexity as a share of the
   size of the codebook.
 
   Args:
@@ -209,12 +209,12 @@ def codebook_use(
   left.set_xlim(1, size)
   left.set_title("codes from frequent to rare")
   left.set_xlabel("rank of the code")
-  left.set_ylabel("times uniform use")
+  left.set_ylabel("times uniform usage")
   _levels_legend(left, levels)
 
   position = np.arange(1, levels + 1)
   bars = (
-    ("codes in use", 100 * found["use"], TRAIN, -0.2),
+    ("codes in use", 100 * found["usage"], TRAIN, -0.2),
     ("perplexity / size", 100 * found["perplexity"] / size, VALID, 0.2),
   )
   for label, values, color, shift in bars:
@@ -228,7 +228,7 @@ def codebook_use(
   right.set_yticks(range(0, 101, 25))
   step = max(1, math.ceil(levels / 16))
   right.set_xticks(position[::step])
-  right.set_title("use of each codebook")
+  right.set_title("codebook usage")
   right.set_xlabel("codebook")
   right.set_ylabel(f"% of {size} codes")
   right.legend(
@@ -289,7 +289,7 @@ def _curve(axis, name: str, lines: dict) -> None:
   kinds = sorted({kind for kind, _ in lines})
   if levels and "valid" in kinds:
     kinds = ["valid"]  # two bundles of lines would hide each other
-  scale = 100 if name == "use" else 1
+  scale = 100 if name == "usage" else 1
   shades = _shades(max(levels, 1))
 
   def color(kind, level):

@@ -28,7 +28,7 @@ CODES = {
   "weight": (lambda r: r["weight"], 2),
   "SI-SDR (dB)": (lambda r: r["si_sdr"], 2),
   "TC / entropy (%)": (lambda r: 100 * r["delay"]["share"], 2),
-  "least used codebook (%)": (lambda r: 100 * min(r["use"]), 0),
+  "least used codebook (%)": (lambda r: 100 * min(r["usage"]), 0),
   "perplexity": (lambda r: r["perplexity"], 0),
   "1000 MMD² delay": (lambda r: 1000 * r["delay"]["mmd"], 3),
   "1000 MMD² same frame": (lambda r: 1000 * r["same_frame"]["mmd"], 3),
@@ -47,6 +47,8 @@ def collect(workdir: str | os.PathLike) -> dict:
   found = {}
   for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
     result = json.loads(path.read_text())
+    if "use" in result:  # the older name
+      result["usage"] = result.pop("use")
     # The first checkpoint of a curve is the one that all arms share.
     shared = path.parents[2] / BASELINE / path.parent.name / CURVE
     curve = path.with_name(CURVE)

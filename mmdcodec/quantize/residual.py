@@ -43,8 +43,8 @@ class Quantized(NamedTuple):
     codes: int32 [batch, frames, codebooks].
     streams: [batch, frames, codebooks, dim] float32, vector of each codebook.
     commitment: scalar.
-    metrics: float32 [codebooks] each: "use" (share of the codes chosen in this
-      batch), "perplexity" (of this batch), "replaced" (number of codes).
+    metrics: float32 [codebooks] each: "usage" (share of the codes chosen in
+      this batch), "perplexity" (of this batch), "replaced" (number of codes).
     levels: int32 [batch], codebooks in use for each example.
   """
 
@@ -222,7 +222,7 @@ class ResidualVectorQuantizer(nn.Module):
       streams=vector.straight_through(z[:, :, None], vectors),
       commitment=commitment,
       metrics={
-        "use": vector.use(counts),
+        "usage": vector.usage(counts),
         "perplexity": vector.perplexity(counts),
         "replaced": replaced,
       },

@@ -318,13 +318,13 @@ def histogram(codes: jax.Array, weight: jax.Array, size: int) -> jax.Array:
   return counts.at[level, codes].add(weight.astype(jnp.float32))
 
 
-def use(counts: jax.Array) -> jax.Array:
+def usage(counts: jax.Array) -> jax.Array:
   """Share of the codes that were chosen at all: counts [..., size] -> [...]."""
   return jnp.mean(counts > 0, -1)
 
 
 def perplexity(counts: jax.Array) -> jax.Array:
-  """exp(entropy) of code use: from 1 (one code) to size (uniform use).
+  """exp(entropy) of the codes: from 1 (one code) to size (uniform usage).
 
   Args:
     counts: [..., size], non-negative; all zero gives 1.

@@ -522,7 +522,7 @@ class CodecTask:
       batches: placed global batches.
 
     Returns:
-      `si_sdr` (dB), `mel_distance`, `stft_distance`, and per level `use` and
+      `si_sdr` (dB), `mel_distance`, `stft_distance`, and per level `usage` and
       `perplexity` of the codes over all the clips; `independence`, the
       unweighted loss over all the clips, if the config has it.
     """

@@ -14,7 +14,7 @@ the number of clips instead, which makes its value larger by the square of the
 rows in a clip: its weight of 1000 on 46 rows is one of 2e6 here, and it acts on
 gradients that a loss balancer has rescaled. Such numbers do not carry over:
 compare `train/gradient/independence` with the other losses' gradients. Past
-some weight the codebooks collapse, so look at their use as well.
+some weight the codebooks collapse, so watch their usage as well.
 
 Scale. A standardised stream cannot be pushed towards or away from the origin,
 but the streams all hand their gradient to the same z, and together they shrink

@@ -18,7 +18,7 @@ FILE = "metrics.jsonl"
 
 
 def flatten(metrics: dict, prefix: str) -> dict[str, float]:
-  """`{"use": [a, b]}` becomes `{"train/use/0": a, "train/use/1": b}`."""
+  """`{"usage": [a, b]}` becomes `{"train/usage/0": a, "train/usage/1": b}`."""
   flat = {}
   for name, value in metrics.items():
     value = np.asarray(value)
@@ -38,10 +38,12 @@ def read(workdir: str | pathlib.Path) -> list[dict]:
   rows = []
   for line in path.read_text().splitlines():
     try:
-      rows.append(json.loads(line))
+      row = json.loads(line)
     except json.JSONDecodeError:
       # The last line of a run killed while it wrote.
       continue
+    # Older runs called codebook usage "use".
+    rows.append({k.replace("/use/", "/usage/"): v for k, v in row.items()})
   return rows
 
 
