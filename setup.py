@@ -62,6 +62,7 @@ setup(
     "test": [
       "pytest>=8",
       "pytest-xdist>=3.7",
+      "mypy>=2",
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
       "tokenizers>=0.20",
