@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdcodec.bench import coding, floor, independence
+from mmdcodec.bench import coding, floor, loss_estimators
 from mmdcodec.cli.main import main
 from mmdcodec.models import codec
 from mmdcodec.quantize.independence import ESTIMATORS, mmd2
@@ -105,13 +105,13 @@ def test_plain_independence_formula():
   x, y = jax.random.normal(jax.random.key(0), (2, 40, 12))
   y = 0.5 * y + 1.0
   expected = mmd2(x, y)
-  assert abs(independence._mmd(x, y, jnp) - expected) < 1e-5 * expected
+  assert abs(loss_estimators._mmd(x, y, jnp) - expected) < 1e-5 * expected
   key = jax.eval_shape(lambda: jax.random.key(0))
   found = floor.operations(
-    jax.value_and_grad(independence.plain), shape(40, 3, 12), key
+    jax.value_and_grad(loss_estimators.plain), shape(40, 3, 12), key
   )
   assert found == pytest.approx(
-    1e9 * independence.gflop("plain jnp", 40, 3, 12)
+    1e9 * loss_estimators.gflop("plain jnp", 40, 3, 12)
   )
 
 
@@ -122,7 +122,7 @@ def test_plain_independence_formula_in_torch():
   z = (z - z.mean(0)) / z.std(0, ddof=1)
   orders = [jax.random.permutation(jax.random.key(k), 40) for k in range(2)]
   permuted = jnp.stack([z[o, k] for k, o in enumerate(orders)], 1)
-  found = independence.plain_torch(
+  found = loss_estimators.plain_torch(
     torch.tensor(jax.device_get(z)),
     [torch.tensor(jax.device_get(o)) for o in orders],
   )
@@ -154,10 +154,10 @@ def test_memory_of_the_macro_batch():
   11,776 rows of 4 x 128: all rows are 23 MiB.
   """
   sizes = {
-    name: independence.temporaries(
-      independence.compiled(loss, independence.MACRO_BATCH, 4, 128)
+    name: loss_estimators.temporaries(
+      loss_estimators.compiled(loss, loss_estimators.MACRO_BATCH, 4, 128)
     )
-    for name, loss in independence.losses(ESTIMATORS).items()
+    for name, loss in loss_estimators.losses(ESTIMATORS).items()
   }
   assert sizes["plain jnp"] > 4000
   assert max(sizes[name] for name in ESTIMATORS) < 128

@@ -18,9 +18,10 @@ from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.cli import finetune, folders
+from mmdcodec.cli import finetune
 from mmdcodec.cli import finetune_stages as work
 from mmdcodec.cli.main import main
+from mmdcodec.data import audio_folder
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
@@ -187,11 +188,11 @@ def test_configs(made):
 def test_splits(tmp_path):
   """Catches files in two places, and one of few that is taken away."""
   paths = [tmp_path / f"{i}.wav" for i in range(60)]
-  split = folders.split_files(paths, tmp_path, test=False)
+  split = audio_folder.split_files(paths, tmp_path, test=False)
   assert {k: len(v) for k, v in split.items()} == {"train": 57, "valid": 3}
   assert sorted(sum(split.values(), [])) == sorted(paths)
   for count, held in ((1, 0), (3, 0), (4, 1)):
-    split = folders.split_files(paths[:count], tmp_path, test=False)
+    split = audio_folder.split_files(paths[:count], tmp_path, test=False)
     assert len(split["valid"]) == held and len(split["train"]) == count - held
 
 

@@ -7,19 +7,23 @@ from mmdcodec.errors import UserError
 
 HELP = "measure speed and memory beside their floors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
-SUBJECTS = ("codec", "lm", "data", "independence")
+SUBJECTS = {
+  "codec": "mmdcodec.bench.codec",
+  "lm": "mmdcodec.bench.lm",
+  "data": "mmdcodec.bench.data",
+  "independence": "mmdcodec.bench.loss_estimators",
+}
 PARSES_REST = True
 
 
 def add_arguments(parser):
   """Adds a subparser for each subject."""
-  modules = {name: f"mmdcodec.bench.{name}" for name in SUBJECTS}
-  common.add_subjects(parser, "subject", modules)
+  common.add_subjects(parser, "subject", SUBJECTS)
 
 
 def run(args, rest):
   """Runs one benchmark; `rest` is for those that take a config."""
-  module = importlib.import_module(f"mmdcodec.bench.{args.subject}")
+  module = importlib.import_module(SUBJECTS[args.subject])
   if getattr(module, "PARSES_REST", False):
     return module.run(args, rest)
   if rest:

@@ -4,20 +4,27 @@ import argparse
 import importlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.progress import ProgressLine
 
 
-def add_subjects(parser, dest: str, modules: dict[str, str]) -> None:
+def add_subjects(
+  parser: argparse.ArgumentParser,
+  dest: str,
+  modules: Mapping[str, str],
+  *,
+  aliases: Mapping[str, str] | None = None,
+) -> None:
   """Adds a subparser for each thing that a verb does.
 
   Args:
     parser: of the verb.
     dest: where the chosen name is put.
     modules: by name; each has `HELP`, `EXAMPLE` and `add_arguments(parser)`.
+    aliases: other words that are accepted for a name.
   """
   subparsers = parser.add_subparsers(
     dest=dest, metavar=dest.upper(), required=True
@@ -26,6 +33,7 @@ def add_subjects(parser, dest: str, modules: dict[str, str]) -> None:
     module = importlib.import_module(path)
     subparser = subparsers.add_parser(
       name,
+      aliases=[word for word, of in (aliases or {}).items() if of == name],
       help=module.HELP,
       description=module.HELP,
       epilog="example:\n  " + module.EXAMPLE,

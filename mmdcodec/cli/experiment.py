@@ -15,19 +15,21 @@ EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence"
 )
-EXPERIMENTS = ("independence", "joint", "prompts")
+EXPERIMENTS = ("independence", "factorization", "prompts")
+OLD_NAMES = {"joint": "factorization"}
 PARSES_REST = True
 
 
 def add_arguments(parser):
   """Adds a subparser for each experiment."""
   modules = {name: f"mmdcodec.cli.experiment_{name}" for name in EXPERIMENTS}
-  common.add_subjects(parser, "name", modules)
+  common.add_subjects(parser, "name", modules, aliases=OLD_NAMES)
 
 
 def run(args, rest):
   """Runs what is missing, prints the table; 75 if asked to stop before."""
-  module = importlib.import_module(f"mmdcodec.cli.experiment_{args.name}")
+  name = OLD_NAMES.get(args.name, args.name)
+  module = importlib.import_module(f"mmdcodec.cli.experiment_{name}")
   return module.run(args, rest)
 
 

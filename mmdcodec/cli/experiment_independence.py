@@ -64,8 +64,8 @@ def add_arguments(parser):
 def run(args, rest):
   """Runs what is missing, then prints the table."""
   from mmdcodec.cli import common
+  from mmdcodec.experiments import arm_grid, arm_report
   from mmdcodec.experiments import arms as arms_lib
-  from mmdcodec.experiments import independence, report
   from mmdcodec.train import config_files
 
   if not any(argument.startswith("--config=") for argument in rest):
@@ -85,7 +85,7 @@ def run(args, rest):
   # As Ctrl-C: the runs under way save and end, and can be continued.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
-    found = independence.run(
+    found = arm_grid.run(
       config,
       args.workdir,
       held_out=args.valid,
@@ -101,6 +101,6 @@ def run(args, rest):
   finally:
     # None: it was not set from Python.
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-  for table in (report.dependence_table, report.codes_table):
+  for table in (arm_report.dependence_table, arm_report.codes_table):
     print("\n" + common.format_table(*table(found)))
   print(f"\nresults, table.md and plots: {args.workdir}")

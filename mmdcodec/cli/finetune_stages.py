@@ -8,7 +8,8 @@ import json
 import pathlib
 
 from mmdcodec import formatting
-from mmdcodec.cli import common, folders
+from mmdcodec.cli import common
+from mmdcodec.data import audio_folder
 
 SPLITS = ("train", "valid")
 # Records encoded at a time: with codecs of music models they are large.
@@ -42,7 +43,7 @@ def audio_settings(job) -> dict:
   return {
     "folder": str(job.folder),
     "captions": job.captions and str(job.captions),
-    "files": folders.fingerprint(read, job.folder),
+    "files": audio_folder.fingerprint(read, job.folder),
     "seconds": job.record_seconds,
   }
 
@@ -51,8 +52,8 @@ def prepare(job) -> str:
   """Splits the files, and cuts them into records at the codec's rate."""
   from mmdcodec.data import records
 
-  paths, broken = folders.readable(audio_files(job.folder, job.workdir))
-  split = folders.split_files(paths, job.folder, test=False)
+  paths, broken = audio_folder.readable(audio_files(job.folder, job.workdir))
+  split = audio_folder.split_files(paths, job.folder, test=False)
   reports = {}
   for name in SPLITS:
     if split[name]:

@@ -25,7 +25,7 @@ import shutil
 
 from mmdcodec import formatting
 from mmdcodec.cli import quickstart_music as music
-from mmdcodec.cli.folders import fingerprint, readable, split_files
+from mmdcodec.data.audio_folder import fingerprint, readable, split_files
 from mmdcodec.errors import UserError
 from mmdcodec.store import jobs
 

@@ -60,12 +60,12 @@ def train(job) -> str:
 
 def with_data(job) -> dict:
   """The config of the run, with its codec and its codes."""
-  from mmdcodec.experiments import joint
+  from mmdcodec.experiments import factorization
 
   # Lists: as text, `,` and `=` would have a meaning.
   folder = job.workdir / "tokens"
   sets = {split: [str(folder / split)] for split in ("train", "valid")}
-  return joint.with_codes(job.lm, sets, job.workdir / "bundle")
+  return factorization.with_codes(job.lm, sets, job.workdir / "bundle")
 
 
 def export(job) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmdcodec.evaluate.canvas import (
+from mmdcodec.evaluate.figures import (
   INK,
   SOFT,
   new_figure,

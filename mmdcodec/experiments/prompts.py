@@ -22,8 +22,7 @@ import numpy as np
 from mmdcodec.audio import files, song_captions, synth
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
-from mmdcodec.experiments import report
-from mmdcodec.experiments import run as run_lib
+from mmdcodec.experiments import arm_report, arm_run
 from mmdcodec.tokenizers.loaded_codec import fingerprint
 
 # Of sets of songs, other ones than anybody trains on.
@@ -84,7 +83,7 @@ def run(
     ),
     songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,
   )  # fmt: skip
-  run_lib.remember(workdir / "experiment.json", about)
+  arm_run.remember(workdir / "experiment.json", about)
   sets = {}
   for each, count in (("learned", songs), ("asked", pieces)):
     sets[each] = _songs(
@@ -115,10 +114,10 @@ def run(
     }
     for trait in by_ear["songs"]
   }
-  run_lib.write(workdir / RESULTS, {"about": about, "traits": found})
+  arm_run.write(workdir / RESULTS, {"about": about, "traits": found})
   columns, rows = table(found)
   cells = [[str(cell) for cell in row] for row in rows]
-  (workdir / "table.md").write_text(report.markdown(columns, cells))
+  (workdir / "table.md").write_text(arm_report.markdown(columns, cells))
   return found
 
 

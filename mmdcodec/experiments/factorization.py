@@ -28,8 +28,7 @@ from mmdcodec import bundle
 from mmdcodec.data import source, tokenization, tokens
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import likelihood
-from mmdcodec.experiments import report
-from mmdcodec.experiments import run as run_lib
+from mmdcodec.experiments import arm_report, arm_run
 from mmdcodec.train import loop, settings
 
 JOINT, RESULT = "flatten", "result.json"
@@ -77,7 +76,7 @@ def run(
   workdir, found = pathlib.Path(workdir).absolute(), {}
   workdir.mkdir(parents=True, exist_ok=True)
   settings_now = dict(config=config, codecs=dict(codecs))
-  run_lib.remember(
+  arm_run.remember(
     workdir / "experiment.json", settings_now | dict(train=train, valid=valid)
   )
   for name, path in codecs.items():
@@ -162,7 +161,7 @@ def train_one(config: dict, run: pathlib.Path, log: Callable) -> float:
       [record["codes"] for record in records],
       [record["caption"] for record in records],
     )
-    run_lib.write(path, {"bits_per_frame": found.bits_per_frame})
+    arm_run.write(path, {"bits_per_frame": found.bits_per_frame})
   return json.loads(path.read_text())["bits_per_frame"]
 
 
@@ -290,9 +289,9 @@ def table(found: Mapping) -> tuple[list[str], list[list]]:
           codec,
           pattern,
           str(len(result["bits_per_frame"])),
-          report.spread(result["bits_per_frame"], 3),
-          report.spread(result.get("gap", []), 3),
-          report.spread(closed, 0),
+          arm_report.spread(result["bits_per_frame"], 3),
+          arm_report.spread(result.get("gap", []), 3),
+          arm_report.spread(closed, 0),
           results["unigram"],
           results["bigram"],
           result["seconds_per_second"],
@@ -312,4 +311,4 @@ def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
     [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row]
     for row in rows
   ]
-  (workdir / "table.md").write_text(report.markdown(columns, cells))
+  (workdir / "table.md").write_text(arm_report.markdown(columns, cells))

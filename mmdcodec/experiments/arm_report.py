@@ -12,9 +12,9 @@ import pathlib
 
 import numpy as np
 
-from mmdcodec.experiments import plots
+from mmdcodec.experiments import arm_plots
+from mmdcodec.experiments.arm_run import CURVE, RESULT
 from mmdcodec.experiments.arms import ARMS, BASELINE
-from mmdcodec.experiments.run import CURVE, RESULT
 
 # Column -> value of a result, and the number of digits.
 DEPENDENCE = {
@@ -159,7 +159,7 @@ def write(workdir: str | os.PathLike) -> dict:
   (workdir / "table.md").write_text(
     markdown(*dependence_table(found)) + "\n" + markdown(*codes_table(found))
   )
-  plots.tradeoff(found, path=workdir / "tradeoff.png")
+  arm_plots.tradeoff(found, path=workdir / "tradeoff.png")
   if any("curve" in r for results in found.values() for r in results.values()):
-    plots.training(found, path=workdir / "training.png")
+    arm_plots.training(found, path=workdir / "training.png")
   return found

@@ -1,6 +1,6 @@
 """One run of the independence experiment, in a process of its own.
 
-    python -m mmdcodec.experiments.run RUN [--curve]
+    python -m mmdcodec.experiments.arm_run RUN [--curve]
 
 reads RUN/job.json. It takes over what all arms of a seed have in common,
 works out the weight of the loss, trains, and measures the last checkpoint on

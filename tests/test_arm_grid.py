@@ -13,8 +13,7 @@ from mmdcodec.cli import experiment_independence as cli_experiment
 from mmdcodec.cli import main as cli
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
-from mmdcodec.experiments import arms, independence, plots, report
-from mmdcodec.experiments import run as run_lib
+from mmdcodec.experiments import arm_grid, arm_plots, arm_report, arm_run, arms
 from mmdcodec.train import loop
 from mmdcodec.train.checkpoint import Checkpoints
 
@@ -58,7 +57,7 @@ def test_arm_from_the_shared_start_is_the_arm_trained_alone(
   loop.train(config, tmp_path / "alone", log=lambda line: None)
   run = tmp_path / "on"
   run.mkdir()
-  run_lib.take_over(run, {"shared": str(shared), "config": config})
+  arm_run.take_over(run, {"shared": str(shared), "config": config})
   loop.train(config, run, log=lambda line: None)
   a, b = arrays(tmp_path / "alone", 20), arrays(run, 20)
   jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -85,13 +84,13 @@ def test_weight_gives_the_gradient_its_size(dataset, shared, tmp_path):
       "shared": str(shared), "config": config, "calibrate": str(shared),
       "gradient_ratio": 0.5,
     }  # fmt: skip
-    run_lib.take_over(run, job)
-    weights[arm] = run_lib.weight(run, job)
+    arm_run.take_over(run, job)
+    weights[arm] = arm_run.weight(run, job)
     # Of another seed, the same.
     other = job | {"config": config | {"seed": 7}}
-    assert run_lib.weight(run, other) == weights[arm]
+    assert arm_run.weight(run, other) == weights[arm]
     config["losses"]["independence"]["weight"] = weights[arm]
-    norms = run_lib.gradient_norms(run, config, batches=4, seed=99)
+    norms = arm_run.gradient_norms(run, config, batches=4, seed=99)
     ratio = np.mean([own / other for own, other in norms])
     assert 0.35 < ratio < 0.7, (arm, ratio)
   assert weights["mmd_delay"] != pytest.approx(weights["dhsic_delay"], rel=0.05)
@@ -113,7 +112,7 @@ def test_weight_is_taken_on_the_audio_that_is_trained_on(
   with pytest.raises(UserError, match="enough"):
     loop.train(config, tmp_path / "run", log=lambda line: None)
   with pytest.raises(UserError, match="enough"):
-    run_lib.gradient_norms(shared, config, batches=1, seed=config["seed"])
+    arm_run.gradient_norms(shared, config, batches=1, seed=config["seed"])
   assert given[0] == given[1] and given[0][1]["mix"] == 0.25
 
 
@@ -176,12 +175,12 @@ def test_changes_are_between_runs_of_one_seed(tmp_path):
       folder = tmp_path / arm / f"seed_{seed}"
       folder.mkdir(parents=True)
       (folder / "result.json").write_text(json.dumps(result(total)))
-  found = report.write(tmp_path)
+  found = arm_report.write(tmp_path)
   total = lambda r: r["delay"]["total_correlation"]
   np.testing.assert_allclose(
-    report.changes(found, "mmd_delay", total), [-50.0, -25.0]
+    arm_report.changes(found, "mmd_delay", total), [-50.0, -25.0]
   )
-  columns, rows = report.dependence_table(found)
+  columns, rows = arm_report.dependence_table(found)
   row = dict(zip(columns[:4], rows[1][:4], strict=True))
   assert row["TC delay (bits)"] == "1.000 ± 0.707"
   assert row["change (%)"] == "-37.5 ± 17.7"
@@ -198,16 +197,16 @@ def test_changes_of_nothing(tmp_path):
   }
   total = lambda r: r["delay"]["total_correlation"]
   np.testing.assert_array_equal(
-    report.changes(found, "mmd_delay", total), [np.nan, np.nan, -50.0]
+    arm_report.changes(found, "mmd_delay", total), [np.nan, np.nan, -50.0]
   )
-  columns, rows = report.dependence_table(found)
+  columns, rows = arm_report.dependence_table(found)
   at = columns.index("TC delay (bits)") + 1
   assert [row[at] for row in rows] == ["", "-50.0", ""]
   # Pictured is the seed that can be compared, and nothing else.
   known = {
     arm: {s: r for s, r in of.items() if s == 2} for arm, of in found.items()
   }
-  assert plots.tradeoff(found) == plots.tradeoff(known)
+  assert arm_plots.tradeoff(found) == arm_plots.tradeoff(known)
 
 
 def test_failed_run_is_named(tmp_path):
@@ -215,7 +214,7 @@ def test_failed_run_is_named(tmp_path):
   folder = tmp_path / "mmd_delay" / "seed_3"
   folder.mkdir(parents=True)
   with pytest.raises(UserError, match="mmd_delay seed 3 failed.*job.json"):
-    independence._work({folder: ()}, (), "result.json", 1, lambda line: None)
+    arm_grid._work({folder: ()}, (), "result.json", 1, lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +279,7 @@ def test_arms_by_name(
     seen.append((tuple(arms), signal.getsignal(signal.SIGTERM)))
     raise UserError("enough")
 
-  monkeypatch.setattr(independence, "run", run)
+  monkeypatch.setattr(arm_grid, "run", run)
   before = signal.getsignal(signal.SIGTERM)
   error = fails(
     *("experiment", "independence", f"--train={dataset}"),

@@ -1,12 +1,13 @@
-"""`mmdcodec experiment joint`: what a language model loses by factorising."""
+"""`mmdcodec experiment factorization`: language models of several patterns."""
 
 from mmdcodec.cli import experiment
 from mmdcodec.errors import UserError
 
 HELP = "language models under several patterns: bits per frame, and speed"
 EXAMPLE = (
-  "mmdcodec experiment joint --train data/train --valid data/valid --workdir"
-  " runs/joint --codecs plain=runs/plain,independent=runs/independent"
+  "mmdcodec experiment factorization --train data/train --valid data/valid"
+  " --workdir runs/factorization --codecs"
+  " plain=runs/plain,independent=runs/independent"
 )
 
 
@@ -22,11 +23,12 @@ def add_arguments(parser):
   parser.add_argument(
     "--patterns",
     default="delay,parallel,flatten",
-    help="delay, parallel, flatten (the joint model), coarse_first"
+    help="delay, parallel, flatten (one code a step, exact), coarse_first"
     " (default: %(default)s)",
   )
   parser.description = (
-    HELP + ". --config=NAME[:argument] is the language model (joint), and"
+    HELP
+    + ". --config=NAME[:argument] is the language model (factorization), and"
     " --config.key=value overrides any key of it."
   )
 
@@ -35,11 +37,11 @@ def run(args, rest):
   """Runs what is missing, prints the table; 75 if asked to stop before."""
   from mmdcodec import patterns
   from mmdcodec.cli import common
-  from mmdcodec.experiments import joint
+  from mmdcodec.experiments import factorization
   from mmdcodec.train import config_files, preemption
 
   if not any(argument.startswith("--config=") for argument in rest):
-    rest = ["--config=joint", *rest]
+    rest = ["--config=factorization", *rest]
   config = config_files.parse(rest)
   experiment.check_datasets(args.train, args.valid)
   codecs = {}
@@ -52,7 +54,7 @@ def run(args, rest):
   for name in names:
     patterns.make(name, 2)
   try:
-    found = joint.run(
+    found = factorization.run(
       config,
       args.workdir,
       codecs=codecs,
@@ -64,6 +66,6 @@ def run(args, rest):
     )
   except preemption.Preempted:
     return preemption.EXIT_CODE
-  print("\n" + common.format_table(*joint.table(found)))
+  print("\n" + common.format_table(*factorization.table(found)))
   print(f"\nresults.json and table.md: {args.workdir}")
   return 0

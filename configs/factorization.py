@@ -1,11 +1,12 @@
-"""The language model of `mmdcodec experiment joint`: one CPU core, minutes.
+"""The language model of `mmdcodec experiment factorization`.
 
-    mmdcodec experiment joint --train DATASET --valid DATASET \
-        --workdir runs/joint --codecs plain=CODEC,independent=CODEC
+    mmdcodec experiment factorization --train DATASET --valid DATASET \
+        --workdir runs/factorization --codecs plain=CODEC,independent=CODEC
 
-It hears nothing but codes, in clips of 2.5 s at 50 frames a second, so that
-even the joint model's four steps a frame are quick. Codebooks, their size and
-the frame rate are those of the codecs.
+It trains in minutes on one CPU core and is told nothing but codes. Clips of
+2.5 s at 50 frames a second keep even the flattened model, which takes four
+steps a frame, quick. The codecs set the number of codebooks, their size and
+the frame rate.
 """
 
 from mmdcodec.configs import common

@@ -15,7 +15,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.cli.main import main
 from mmdcodec.data.tokens import TokenSource
-from mmdcodec.experiments import joint
+from mmdcodec.experiments import factorization
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models.conditioning import Inputs
 
@@ -42,9 +42,9 @@ def test_what_is_finished_is_a_table(
   tmp_path, dataset, model, capsys, monkeypatch, compile_fast
 ):
   """Catches all of the above, in one small run over music and its copy."""
-  monkeypatch.setattr(joint, "SPEED_SECONDS", 0.1)
-  monkeypatch.setattr(joint, "SPEED_ROUNDS", 2)
-  argv = ["experiment", "joint", "--train", str(dataset), "--workdir"]
+  monkeypatch.setattr(factorization, "SPEED_SECONDS", 0.1)
+  monkeypatch.setattr(factorization, "SPEED_ROUNDS", 2)
+  argv = ["experiment", "factorization", "--train", str(dataset), "--workdir"]
   argv += [str(tmp_path / "job"), "--codecs", f"one={model}"]
   argv += ["--patterns", "delay,flatten", "--config=lm_small:tiny"]
   argv += ["--config.steps=10", "--config.compilation_cache=off"]
@@ -95,20 +95,20 @@ def test_what_is_closed():
     "plain": made([7.0, 7.4], [6.0, 6.2]),
     "independent": made([7.5, 7.56], [7.0, 7.2]),
   }
-  joint.compare(found)
+  factorization.compare(found)
   plain, independent = found.values()
   np.testing.assert_allclose(plain["delay"]["gap"], [1.0, 1.2])
   np.testing.assert_allclose(independent["delay"]["gap"], [0.5, 0.36])
   # Each seed beside its own.
   np.testing.assert_allclose(independent["delay"]["closed"], [0.5, 0.7])
   assert "closed" not in plain["delay"] and plain["flatten"]["gap"] == [0, 0]
-  columns, rows = joint.table(found)
+  columns, rows = factorization.table(found)
   at = {name: i for i, name in enumerate(columns)}
   assert rows[0][at["gap (bits)"]] == "1.100 ± 0.141"
   assert [row[at["closed (%)"]] for row in rows] == ["", "", "60 ± 14", ""]
   # Nothing is closed where there was no gap.
   found = {"a": made([6.0], [6.5]), "b": made([6.0], [6.0])}
-  joint.compare(found)
+  factorization.compare(found)
   assert "closed" not in found["b"]["delay"]
 
 
@@ -133,8 +133,8 @@ def test_entropies(tmp_path, monkeypatch):
     def __getitem__(self, index):
       return self.record
 
-  monkeypatch.setattr(joint.tokens, "TokenSource", Source)
-  unigram, bigram = joint.entropies(["train"], ["valid"])
+  monkeypatch.setattr(factorization.tokens, "TokenSource", Source)
+  unigram, bigram = factorization.entropies(["train"], ["valid"])
   share = np.bincount(first) / len(first)
   own = -(share * np.log2(share)).sum()
   # One of four in turns: 2 bits alone, none after the one before.

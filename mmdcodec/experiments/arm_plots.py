@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from mmdcodec.evaluate.canvas import SOFT, new_figure, style_axis, write_png
+from mmdcodec.evaluate.figures import SOFT, new_figure, style_axis, write_png
 from mmdcodec.experiments.arms import BASELINE
 
 # The baseline is grey; arms take the others in their order.

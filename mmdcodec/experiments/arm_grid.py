@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.experiments import report
-from mmdcodec.experiments import run as run_lib
+from mmdcodec.experiments import arm_report, arm_run
 from mmdcodec.experiments.arms import ARMS, BASELINE
 from mmdcodec.platform import cpus
 
@@ -69,7 +68,7 @@ def run(
     held_out=held_out, clips=clips, clip_seconds=clip_seconds, config=config
   )
   workdir.mkdir(parents=True, exist_ok=True)
-  run_lib.remember(
+  arm_run.remember(
     workdir / "experiment.json", {**common, "gradient_ratio": gradient_ratio}
   )
   numbers = range(config["seed"], config["seed"] + seeds)
@@ -90,14 +89,14 @@ def run(
         "gradient_ratio": 0.0 if arm == BASELINE else gradient_ratio,
         "calibrate": str(first),
       }
-      run_lib.write(folder / run_lib.JOB, job)
+      arm_run.write(folder / arm_run.JOB, job)
       runs[folder] = () if arm == BASELINE else (first, base)
   jobs = jobs or default_jobs()
-  _work(runs, (), run_lib.RESULT, jobs, log)
-  found = report.write(workdir)
+  _work(runs, (), arm_run.RESULT, jobs, log)
+  found = arm_report.write(workdir)
   if curves:
-    _work(dict.fromkeys(runs, ()), ("--curve",), run_lib.CURVE, jobs, log)
-    found = report.write(workdir)
+    _work(dict.fromkeys(runs, ()), ("--curve",), arm_run.CURVE, jobs, log)
+    found = arm_report.write(workdir)
   return found
 
 
@@ -134,7 +133,7 @@ def _check(config, arms, seeds, gradient_ratio, clips, clip_seconds) -> None:
       f"--clip_seconds is {clip_seconds}; it must be at least {least:.3g}, so"
       f" that a clip has a frame for each of {model['codebooks']} codebooks."
     )
-  start, every = run_lib.start_of(config), config["save_every"]
+  start, every = arm_run.start_of(config), config["save_every"]
   if not 0 < start < config["steps"] or start % every:
     raise UserError(
       f"losses.independence.start is {start}: the arms part there, so it must"
@@ -209,7 +208,13 @@ def _start(folder: pathlib.Path, options, jobs: int) -> subprocess.Popen:
   env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
   with (folder / "log.txt").open("a") as output:
     return subprocess.Popen(
-      [sys.executable, "-m", "mmdcodec.experiments.run", str(folder), *options],
+      [
+        sys.executable,
+        "-m",
+        arm_run.__name__,
+        str(folder),
+        *options,
+      ],
       stdout=output,
       stderr=subprocess.STDOUT,
       env=env,
