@@ -104,8 +104,8 @@ def test_where_it_is_used(monkeypatch):
   """Catches attention that is never splash on TPUs, or is where it must not."""
   met = []
 
-  def fake(q, k, v):
-    met.append(q.shape)
+  def fake(q, k, v, *, scale):
+    met.append((q.shape, scale))
     return q
 
   def trace(queries, keys, **how):
@@ -115,8 +115,8 @@ def test_where_it_is_used(monkeypatch):
 
   monkeypatch.setattr(splash, "attend", fake)
   monkeypatch.setattr(platform, "traced_for", lambda: "tpu")
-  trace(1503, 1503, causal=True)
-  assert met == [(1, 1503, 1, 8)]
+  trace(1503, 1503, causal=True, scale=0.5)
+  assert met == [((1, 1503, 1, 8), 0.5)]
   trace(500, 500, causal=True)
   trace(1503, 128)
   trace(1503, 1503, causal=True, mask=np.ones((1, 1, 1, 1503), bool))

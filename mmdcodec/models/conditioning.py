@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.models.text_encoder import T5Encoder
-from mmdcodec.nn.attention import fresh
+from mmdcodec.nn.attention import kernel_init
 
 
 @flax.struct.dataclass
@@ -102,7 +102,9 @@ class Conditioner(nn.Module):
 
   def setup(self):
     """Builds what encodes each kind of input."""
-    dense = lambda: nn.Dense(self.width, kernel_init=fresh(), dtype=jnp.float32)
+    dense = lambda: nn.Dense(
+      self.width, kernel_init=kernel_init(), dtype=jnp.float32
+    )
     if self.text is not None:
       self.text_encoder = T5Encoder(**self.text, dtype=self.dtype)
       # As in the public models: none where the widths agree.

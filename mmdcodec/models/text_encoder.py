@@ -7,21 +7,20 @@ T5 1.1 and FLAN-T5 Shazeer 2020, arXiv 2002.05202. MusicGen attends to it.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.nn.positions import relative_buckets
 from mmdcodec.parallel import rules
 
 
-def _dense(features, deviation, dtype, name, axis=-1):
-  return nn.DenseGeneral(
+def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
+  return nn.Dense(
     features,
-    axis=axis,
     use_bias=False,
     dtype=dtype,
-    kernel_init=nn.initializers.normal(deviation),
+    kernel_init=kernel_init(),
     name=name,
   )
 
@@ -60,23 +59,27 @@ class TextBlock(nn.Module):
     Returns:
       (float32 [batch, tokens, width], None).
     """
-    width, split = x.shape[-1], (self.heads, self.head_dim)
+    width = x.shape[-1]
+    attention = Attention(
+      width=width,
+      heads=self.heads,
+      kv_heads=self.heads,
+      head_dim=self.head_dim,
+      scale=1.0,
+      dtype=self.dtype,
+    )
+    # Its projections stand beside the other layers, as in bundles.
+    nn.share_scope(self, attention)
     y = _norm("attention_norm")(x)
-    # There is no scale by 1 / sqrt(head_dim): the queries start smaller.
-    q = _dense(split, (width * self.head_dim) ** -0.5, self.dtype, "query")(y)
-    k = _dense(split, width**-0.5, self.dtype, "key")(y)
-    v = _dense(split, width**-0.5, self.dtype, "value")(y)
-    y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
-    deviation = (self.heads * self.head_dim) ** -0.5
-    x += _dense(width, deviation, self.dtype, "out", axis=(-2, -1))(y)
+    x += attention(y, *attention.keys_and_values(y), mask=mask, bias=bias)
     y = _norm("feed_norm")(x)
-    inner = _dense(self.hidden, width**-0.5, self.dtype, "inner")(y)
+    inner = _dense(self.hidden, self.dtype, "inner")(y)
     if self.gated:
-      gate = _dense(self.hidden, width**-0.5, self.dtype, "gate")(y)
+      gate = _dense(self.hidden, self.dtype, "gate")(y)
       inner = nn.gelu(gate, approximate=True) * inner
     else:
       inner = nn.relu(inner)
-    y = _dense(width, self.hidden**-0.5, self.dtype, "outer")(inner)
+    y = _dense(width, self.dtype, "outer")(inner)
     return x + y, None
 
 

@@ -1,10 +1,12 @@
-"""Attention: heads of queries over keys and values, by the fastest backend.
+"""Attention: queries of several heads over keys and values.
 
-Vaswani et al. 2017, arXiv 1706.03762, 3.2; several query heads may share one
-head of keys (Ainslie et al. 2023, arXiv 2305.13245), and queries and keys may
-be normalised (Dehghani et al. 2023, arXiv 2302.05442, 2).
+Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762, 3.2).
+Several query heads may share one key and value head (Ainslie et al. 2023,
+arXiv 2305.13245), and queries and keys may be normalised (Dehghani et al. 2023,
+arXiv 2302.05442, 2). `attend` picks the fastest backend.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +17,6 @@ from mmdcodec import platform
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn import splash
 
-_SUMS = jnp.float32
-
 
 def attend(
   q: jax.Array,
@@ -26,32 +26,35 @@ def attend(
   causal: bool = False,
   mask: jax.Array | None = None,
   bias: jax.Array | None = None,
+  scale: float | None = None,
 ) -> jax.Array:
-  """Weighted sums of values; logits and softmax are float32.
+  """Weighted sums of values, with float32 logits and softmax.
 
-  On GPUs by cuDNN where it can (bfloat16, no mask, no bias, even numbers of
-  tokens), on TPUs by splash attention (causal, no mask, no bias, long), else by
-  XLA.
+  GPUs use cuDNN where it applies (bfloat16, no mask, no bias, even numbers of
+  tokens). TPUs use splash attention for long causal sequences without a mask or
+  bias. XLA computes everything else.
 
   Args:
     q: [batch, queries, heads, head_dim].
-    k: [batch, keys, kv_heads, head_dim]; kv_heads divide the heads. Or as
-      `merge_heads` lays them: [batch * kv_heads, keys, head_dim].
-    v: as k.
-    causal: query i sees keys up to i; there are as many. Not with merged keys.
-    mask: bool, broadcast to [batch, heads, queries, keys], True for what is
-      seen. A query that sees nothing gets the mean of all values.
-    bias: float, as the mask; added to the logits.
+    k: [batch, keys, kv_heads, head_dim], where kv_heads divides heads; or the
+      result of `merge_heads`: [batch * kv_heads, keys, head_dim].
+    v: same shape as k.
+    causal: query i attends to keys 0..i. Needs as many keys as queries, not
+      merged.
+    mask: bool, broadcastable to [batch, heads, queries, keys]; True where a
+      query may attend. A query without any key gets the mean of all values.
+    bias: float, same shape as the mask; added to the scaled logits.
+    scale: factor on the logits; None is 1 / sqrt(head_dim).
 
   Returns:
-    As q.
+    Same shape and dtype as q.
   """
   if k.ndim == 3:
-    return _attend_merged(q, k, v, mask, bias)
+    return _attend_merged(q, k, v, mask, bias, scale)
   device, plain = platform.traced_for(), mask is None and bias is None
   if device == "tpu" and causal and plain and splash.fits(q):
-    return splash.attend(q, k, v)
-  # What cuDNN takes, forward and backward: its masks are of other shapes.
+    return splash.attend(q, k, v, scale=scale)
+  # cuDNN supports these shapes, forward and backward; its masks differ.
   flash = (
     device == "gpu"
     and plain
@@ -65,18 +68,19 @@ def attend(
     v,
     bias=bias,
     mask=mask,
+    scale=scale,
     is_causal=causal,
     implementation="cudnn" if flash else "xla",
   )
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
-  """Keys or values as a CPU decodes with them fastest.
+  """Reorders keys or values so that a CPU decodes with them fastest.
 
-  XLA's CPU backend copies what is stored token by token, head within it, into
-  the order of a matrix product per head, once for every token that is drawn. In
-  this form there is nothing to copy: a step of attention to 1504 keys takes a
-  quarter of the time. (Kept apart, batch and heads are copied all the same.)
+  Stored as [batch, tokens, kv_heads, head_dim], keys are copied into the order
+  of one matrix product per head for every generated token, by XLA's CPU
+  backend. The merged form needs no copy: a step of attention to 1504 keys takes
+  a quarter of the time. (Separate batch and head axes are copied as well.)
 
   Args:
     x: [batch, tokens, kv_heads, head_dim].
@@ -88,42 +92,60 @@ def merge_heads(x: jax.Array) -> jax.Array:
   return x.swapaxes(1, 2).reshape(batch * heads, tokens, dim)
 
 
-def _attend_merged(q, k, v, mask, bias):
-  """`attend` to merged keys and values."""
+def _attend_merged(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array | None,
+  bias: jax.Array | None,
+  scale: float | None,
+) -> jax.Array:
+  """`attend` for merged keys and values."""
   batch, queries, heads, dim = q.shape
   merged, length = k.shape[0], k.shape[1]
-  # Heads that share keys become further queries of them.
+  # Query heads that share a key head become further queries of it.
   rows = q.swapaxes(1, 2).reshape(merged, -1, dim)
-  logits = jnp.einsum("hqd,hkd->hqk", rows, k, preferred_element_type=_SUMS)
-  logits = logits.reshape(batch, heads, queries, length) * dim**-0.5
+  logits = jnp.einsum(
+    "hqd,hkd->hqk", rows, k, preferred_element_type=jnp.float32
+  )
+  logits = logits.reshape(batch, heads, queries, length)
+  logits = logits * (dim**-0.5 if scale is None else scale)
   if bias is not None:
     logits += bias
   if mask is not None:
-    # Of the size that JAX's own attention takes; far from where sums of
-    # it and a bias would be infinite.
-    logits = jnp.where(mask, logits, -0.7 * jnp.finfo(_SUMS).max)
+    # JAX's own attention masks with this value too: its sum with a bias stays
+    # finite.
+    logits = jnp.where(mask, logits, -0.7 * jnp.finfo(jnp.float32).max)
   weights = jax.nn.softmax(logits).astype(v.dtype)
   y = jnp.einsum("hqk,hkd->hqd", weights.reshape(merged, -1, length), v)
   return y.reshape(batch, heads, queries, dim).swapaxes(1, 2)
 
 
-def fresh(scale: float = 1.0):
-  """Initial weights: normal, with variance `scale` / inputs."""
-  return nn.initializers.variance_scaling(scale, "fan_in", "normal")
+def kernel_init(variance: float = 1.0) -> nn.initializers.Initializer:
+  """Normal initializer of variance `variance` / (inputs of the layer)."""
+  return nn.initializers.variance_scaling(variance, "fan_in", "normal")
 
 
 class Attention(nn.Module):
-  """Projections around `attend`, without biases.
+  """Query, key, value and output projections around `attend`.
+
+  Self-attention of a decoder, cross-attention, and the bidirectional attention
+  of T5 (scale 1 and a bias on the logits) and of conformers (biased
+  projections) are all this module.
 
   Attributes:
-    width: of what comes out.
-    heads: of queries.
-    kv_heads: of keys and values; divide the heads.
-    head_dim: of each.
-    rotary: turns queries and keys by their positions.
-    qk_norm: queries and keys, each head by its root mean square.
-    out_scale: of the variance of the last projection's fresh weights.
-    dtype: of the computation; sums are float32.
+    width: channels of the output.
+    heads: query heads.
+    kv_heads: key and value heads; must divide `heads`.
+    head_dim: channels per head.
+    rotary: rotates queries and keys by their positions.
+    qk_norm: normalises each head of queries and keys by its root mean square.
+    use_bias: adds a learned bias to each projection.
+    scale: factor on the logits; None is 1 / sqrt(head_dim). Initial queries
+      are as much smaller as a scale is larger.
+    out_variance: variance of the output projection's initial weights, times
+      its number of inputs.
+    dtype: of the computation; parameters and sums are float32.
   """
 
   width: int
@@ -132,44 +154,58 @@ class Attention(nn.Module):
   head_dim: int
   rotary: bool = False
   qk_norm: bool = False
-  out_scale: float = 1.0
+  use_bias: bool = False
+  scale: float | None = None
+  out_variance: float = 1.0
   dtype: Any = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds the projections."""
 
-    def dense(features, axis=-1, scale=1.0):
+    def dense(
+      features: int | Sequence[int],
+      axis: int | Sequence[int] = -1,
+      variance: float = 1.0,
+    ) -> nn.DenseGeneral:
       return nn.DenseGeneral(
         features,
         axis=axis,
-        use_bias=False,
+        use_bias=self.use_bias,
         dtype=self.dtype,
-        kernel_init=fresh(scale),
+        kernel_init=kernel_init(variance),
       )
 
-    self.query = dense((self.heads, self.head_dim))
+    variance = 1.0
+    if self.scale is not None:
+      variance = 1 / (self.head_dim * self.scale**2)
+    self.query = dense((self.heads, self.head_dim), variance=variance)
     self.key = dense((self.kv_heads, self.head_dim))
     self.value = dense((self.kv_heads, self.head_dim))
-    self.out = dense(self.width, (-2, -1), self.out_scale)
+    self.out = dense(self.width, (-2, -1), self.out_variance)
     if self.qk_norm:
       self.query_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
       self.key_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
 
-  def keys_of(
+  def keys_and_values(
     self, x: jax.Array, positions: jax.Array | None = None
   ) -> tuple[jax.Array, jax.Array]:
     """Keys and values, each [batch, tokens, kv_heads, head_dim].
 
     Args:
       x: [batch, tokens, any width], what is attended to.
-      positions: int [batch or 1, tokens], for rotary positions.
+      positions: int [batch or 1, tokens]; needed for rotary positions.
     """
     k = self.key(x)
     if self.qk_norm:
       k = self.key_norm(k).astype(k.dtype)
-    if self.rotary:
-      k = positions_lib.rotate(k, positions)
-    return k, self.value(x)
+    return self._rotated(k, positions), self.value(x)
+
+  def _rotated(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
+    if not self.rotary:
+      return x
+    if positions is None:
+      raise ValueError("rotary attention needs the positions of its tokens")
+    return positions_lib.rotate(x, positions)
 
   def __call__(
     self,
@@ -182,16 +218,17 @@ class Attention(nn.Module):
     mask: jax.Array | None = None,
     bias: jax.Array | None = None,
   ) -> jax.Array:
-    """Attends from x to what `keys_of` gave.
+    """Attends from x to the result of `keys_and_values`.
 
     Args:
       x: [batch, queries, width].
-      keys: [batch, keys, kv_heads, head_dim], or merged, see `attend`.
-      values: as keys.
-      positions: int [batch or 1, queries] of x, for rotary positions.
-      causal: see `attend`; `mask` and `bias` too.
-      mask: see there.
-      bias: see there.
+      keys: [batch, keys, kv_heads, head_dim], or merged; see `attend`.
+      values: same shape as keys.
+      positions: int [batch or 1, queries] of x; needed for rotary positions.
+      causal: query i attends to keys 0..i.
+      mask: bool, broadcastable to [batch, heads, queries, keys]; True where a
+        query may attend.
+      bias: float, same shape as the mask; added to the logits.
 
     Returns:
       float32 [batch, queries, width].
@@ -199,8 +236,9 @@ class Attention(nn.Module):
     q = self.query(x)
     if self.qk_norm:
       q = self.query_norm(q).astype(q.dtype)
-    if self.rotary:
-      q = positions_lib.rotate(q, positions)
+    q = self._rotated(q, positions)
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
-    y = attend(q, keys, values, causal=causal, mask=mask, bias=bias)
+    y = attend(
+      q, keys, values, causal=causal, mask=mask, bias=bias, scale=self.scale
+    )
     return self.out(y).astype(jnp.float32)

@@ -32,7 +32,12 @@ def fits(q: jax.Array) -> bool:
 
 
 def attend(
-  q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool = False
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  scale: float | None = None,
+  interpret: bool = False,
 ) -> jax.Array:
   """Causal attention: query i sees keys up to i.
 
@@ -49,7 +54,8 @@ def attend(
     As q.
   """
   # In float32, or all logits would be off by what bfloat16 makes of the scale.
-  scaled = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)
+  factor = q.shape[-1] ** -0.5 if scale is None else scale
+  scaled = (q.astype(jnp.float32) * factor).astype(q.dtype)
   local = lambda q, k, v: _attend(q, k, v, interpret)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.attention import Attention, fresh
+from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.parallel import rules
 
 ACTIVATIONS = {
@@ -107,13 +107,16 @@ class Block(nn.Module):
         head_dim=self.width // self.heads,
         rotary=rotary,
         qk_norm=self.qk_norm,
-        out_scale=self.out_scale,
+        out_variance=self.out_scale,
         dtype=self.dtype,
       )
 
     def dense(features, scale=1.0):
       return nn.Dense(
-        features, use_bias=False, dtype=self.dtype, kernel_init=fresh(scale)
+        features,
+        use_bias=False,
+        dtype=self.dtype,
+        kernel_init=kernel_init(scale),
       )
 
     # In float32, whatever the rest of the computation is in.
@@ -135,7 +138,7 @@ class Block(nn.Module):
       states: [batch, length, any width].
       mask: bool [batch, length].
     """
-    keys, values = self.cross_attention.keys_of(states)
+    keys, values = self.cross_attention.keys_and_values(states)
     return Cross(keys, values, mask[:, None, None, :])
 
   def __call__(
@@ -162,7 +165,7 @@ class Block(nn.Module):
     """
     drop = functools.partial(self.drop, deterministic=not train)
     y = self.attention_norm(x)
-    keys, values = self.attention.keys_of(y, view.positions)
+    keys, values = self.attention.keys_and_values(y, view.positions)
     if remember is not None:
       keys, values = remember(keys, values)
     y = self.attention(
