@@ -29,6 +29,9 @@ import jax.numpy as jnp
 import mmdcodec
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import low_rank
+from mmdcodec.store import workdir as run_files
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -189,48 +192,47 @@ def export(
   return found.config["training"]["step"]
 
 
-def _read_json(path: pathlib.Path) -> dict:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} can't be read as JSON: {error}.") from None
-  if not isinstance(found, dict):
-    raise UserError(f"{path} holds no settings, but a {type(found).__name__}.")
-  return found
-
-
 def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
-  from mmdcodec.train import program, settings
-  from mmdcodec.train.checkpoint import Checkpoints
-
-  training = _read_json(workdir / settings.CONFIG_FILE)
-  if "task" not in training:
-    raise UserError(
-      f"{workdir} is no --workdir of a training run: its"
-      f" {settings.CONFIG_FILE} names no task."
-    )
-  task = program.make_task(training)
+  """The model of a checkpoint, whole; see `read` and `export`."""
+  training = run_files.read_config(workdir)
+  info = run_files.read_info(workdir)
   checkpoints = Checkpoints(
-    workdir, best=task.best, best_mode=task.best_mode, read_only=True
+    workdir, best=info.best_metric, best_mode=info.best_mode, read_only=True
   )
   try:
     if step is None:
       step = checkpoints.best_step()
     state = checkpoints.restore_arrays(step)
-    step = int(state["step"])
   finally:
     checkpoints.close()
-  params = state["params"] if state["ema"] is None else state["ema"]
   config = {
-    "kind": training["task"],
+    "kind": info.kind,
     "model": training["model"],
-    "training": {"step": step, "config": training},
+    "training": {"step": int(state["step"]), "config": training},
   }
-  carried = state.get("carried") or {}
-  discriminators = carried.get("adversary", {}).get("params")
-  variables = task.release({"params": params, **state["collections"]})
-  more, arrays, assets = task.bundled(workdir)
-  return Contents(config | more, variables | arrays, assets, discriminators)
+  variables = dict(state["collections"])
+  params = state["params"] if state["ema"] is None else state["ema"]
+  variables["params"] = low_rank.join(
+    params, variables.pop(low_rank.FROZEN, {}), info.low_rank_scale
+  )
+  for part in info.parts:
+    if not (workdir / part).is_dir():
+      raise UserError(
+        f"{workdir} has no {part}, which belongs to the model: continue the run"
+        f" with --config.{part}=PATH, a bundle or workdir."
+      )
+    found = read(workdir / part)
+    config[part], variables[part] = found.config, found.variables
+  adversary = (state.get("extra") or {}).get("adversary", {})
+  return Contents(
+    config, variables, _read_assets(workdir), adversary.get("params")
+  )
+
+
+def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
+  """The files of other libraries in a bundle or workdir, by name."""
+  files = [folder / name for name in ASSETS]
+  return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
 def _read_arrays(path: pathlib.Path) -> dict:
@@ -260,18 +262,16 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
 
   path = hub.find(path)
   if (path / CONFIG_FILE).is_file():
-    config = _read_json(path / CONFIG_FILE)
+    config = run_files.read_json(path / CONFIG_FILE)
     if convert.is_public(config):
       return Contents(*convert.read(path), None)
   if (path / WEIGHTS_FILE).is_file():
-    config = _read_json(path / CONFIG_FILE)
+    config = run_files.read_json(path / CONFIG_FILE)
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
     # Larger than many a codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
-    files = [path / name for name in ASSETS]
-    assets = {file.name: file.read_bytes() for file in files if file.is_file()}
-    return Contents(config, variables, assets, critics)
+    return Contents(config, variables, _read_assets(path), critics)
   if (path / CONFIG_FILE).is_file():
     return _read_workdir(path)
   raise UserError(

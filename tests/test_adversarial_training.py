@@ -20,6 +20,7 @@ from mmdcodec.losses import balancer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import adversarial, config_files, loop, metrics
 from mmdcodec.train import program as program_lib
+from mmdcodec.train.task import make_task
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -69,7 +70,7 @@ def started():
 def run_steps(config, steps, state=None):
   """Metrics of some steps, and the last state."""
   config = config.to_dict()
-  task = program_lib.make_task(config)
+  task = make_task(config)
   mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
   program = program_lib.make_program(task, config, mesh)
   rows = []
@@ -97,10 +98,10 @@ def test_both_gradients_are_those_of_the_plain_losses():
   config, state, batch = configure(), started(), clips(7)
   # The same dropped levels in both, so the step's own key.
   key, x = jax.random.key(3), batch["audio"]
-  task = program_lib.make_task(config.to_dict())
-  (_, (_, carried, found)), grads = jax.jit(
+  task = make_task(config.to_dict())
+  (_, (_, extra, found)), grads = jax.jit(
     jax.value_and_grad(task.loss, has_aux=True)
-  )(state.params, state.collections, state.carried, batch, key, state.step)
+  )(state.params, state.collections, state.extra, batch, key, state.step)
 
   judges = task.adversary.model
 
@@ -117,7 +118,7 @@ def test_both_gradients_are_those_of_the_plain_losses():
       rngs={"quantize": key},
       mutable=["codebook"],
     )
-    fixed = state.carried["adversary"].params
+    fixed = state.extra["adversary"].params
     logits, features = judged(fixed, out.audio)
     # Padding is silent in both and counts in the mean over what there is.
     valid = batch["lengths"].sum() * x.shape[2]
@@ -134,7 +135,7 @@ def test_both_gradients_are_those_of_the_plain_losses():
   tree_close(grads, expected)
   np.testing.assert_allclose(found["loss"], total, rtol=1e-5)
 
-  before = state.carried["adversary"]
+  before = state.extra["adversary"]
   value, expected = jax.jit(
     jax.value_and_grad(
       lambda params: losses.discriminator_loss(
@@ -152,7 +153,7 @@ def test_both_gradients_are_those_of_the_plain_losses():
   b1 = config.adversarial.optimizer.b1
   step = jax.tree.map(
     lambda new, old: (new - b1 * old) / (1 - b1),
-    moments(carried["adversary"]),
+    moments(extra["adversary"]),
     moments(before),
   )
   tree_close(step, expected, 1e-4)
@@ -186,8 +187,8 @@ def test_steps_in_which_they_do_not_learn(monkeypatch):
   And a step of folded discriminators, as on TPUs, that is another one.
   """
   config = configure(**{"adversarial.every": 2.0}).to_dict()
-  task = program_lib.make_task(config)
-  before = started().carried["adversary"]
+  task = make_task(config)
+  before = started().extra["adversary"]
   x = jnp.asarray(clips(3)["audio"])
   found = {}
   for kind in ("cpu", "gpu", "tpu"):
@@ -220,7 +221,7 @@ def test_either_loss_can_be_left_out(balanced):
   for left_out in adversarial.NAMES:
     changes = {f"losses.{left_out}.weight": 0.0, "balancer.on": balanced}
     config = configure(**changes).to_dict()
-    task = program_lib.make_task(config)
+    task = make_task(config)
     program = program_lib.make_program(task, config, mesh_lib.make_mesh())
     _, row = jax.eval_shape(program.step, program.abstract, clips(0, batch=8))
     heard = {name for name in adversarial.NAMES if name in row}
@@ -231,9 +232,9 @@ def test_either_loss_can_be_left_out(balanced):
 def test_judging_moves_no_audio():
   """Catches clips that a mesh must carry around."""
   config = configure().to_dict()
-  task = program_lib.make_task(config)
+  task = make_task(config)
   mesh = mesh_lib.make_mesh({}, jax.devices())
-  adversary = started().carried["adversary"]
+  adversary = started().extra["adversary"]
   x = mesh_lib.place(clips(0, batch=8), mesh)["audio"]
   with jax.set_mesh(mesh):
     step = jax.jit(task.adversary.step)
@@ -248,8 +249,8 @@ def test_what_is_reported_under_the_balancer():
   config.losses.independence.weight = 1.0
   config.losses.independence.start = 1_000
   config.adversarial.warmup = 10
-  task = program_lib.make_task(config.to_dict())
-  state = started().replace(carried=task.carry(jax.random.key(1)))
+  task = make_task(config.to_dict())
+  state = started().replace(extra=task.init_extra_state(jax.random.key(1)))
   names = {f"gradient/{name}" for name in WEIGHTS}
   found = task.inspect(state.replace(step=np.int32(10)), (clips(1),))
   assert names <= set(found)
@@ -271,13 +272,13 @@ def test_the_balanced_norm_is_that_of_a_worker_at_any_batch():
   norms = []
   for batch in (4, 8):
     config = configure(**{"balancer.on": True, "batch": batch})
-    task = program_lib.make_task(config.to_dict())
+    task = make_task(config.to_dict())
     pulls = {
       name: jax.random.normal(jax.random.key(i), (batch, 800, 1))
       for i, name in enumerate(sorted(WEIGHTS))
     }
-    carried = {"balancer": balancer.init(WEIGHTS)}
-    pull, _ = task._weigh(pulls, carried)
+    extra = {"balancer": balancer.init(WEIGHTS)}
+    pull, _ = task._weigh(pulls, extra)
     norms.append(float(jnp.linalg.norm(pull, axis=(1, 2)).sum()))
   np.testing.assert_allclose(norms[0], norms[1], rtol=0.05)
 
@@ -306,9 +307,9 @@ def test_balanced_shares_reach_the_codec():
 
 def test_the_alarm_of_silent_discriminators(monkeypatch):
   """Catches discriminators that have won, and nobody says so."""
-  before = started().carried["adversary"]
+  before = started().extra["adversary"]
   before = before.replace(silent=jnp.int32(adversarial.SILENT_STEPS - 1))
-  task = program_lib.make_task(configure().to_dict())
+  task = make_task(configure().to_dict())
   x = jnp.asarray(clips(3)["audio"])
 
   def step():
@@ -371,4 +372,4 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
 def test_mistakes_are_named(key, value, words):
   """Catches a setting that is silently ignored, or a traceback."""
   with pytest.raises(UserError, match=words):
-    program_lib.make_task(configure(**{key: value}).to_dict())
+    make_task(configure(**{key: value}).to_dict())

@@ -14,8 +14,8 @@ from mmdcodec.cli import main as cli
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.experiments import arm_grid, arm_plots, arm_report, arm_run, arms
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import loop
-from mmdcodec.train.checkpoint import Checkpoints
 
 
 def tiny(dataset, **changes) -> dict:

@@ -18,6 +18,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize.independence import independence_loss
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import (
   config_files,
   gradients,
@@ -27,7 +28,7 @@ from mmdcodec.train import (
   settings,
 )
 from mmdcodec.train import program as program_lib
-from mmdcodec.train.checkpoint import Checkpoints
+from mmdcodec.train.task import make_task
 
 
 def configure(*more, **loss):
@@ -65,7 +66,7 @@ def clips(seed, batch=8, samples=800):
 
 
 def make(config, devices=1, shape=None):
-  task = program_lib.make_task(config)
+  task = make_task(config)
   mesh = mesh_lib.make_mesh(shape or {}, jax.devices()[:devices])
   return task, mesh, program_lib.make_program(task, config, mesh)
 
@@ -167,13 +168,13 @@ def test_rows_become_batches():
   """Catches rows that are counted with those which leave the clip."""
   # Delays 0..3 leave 37 rows of the 40 frames: 296 in a batch of 8.
   for rows, history in ((0, 1), (1, 1), (296, 1), (297, 2), (11_776, 40)):
-    task = program_lib.make_task(configure(weight=1, rows=rows, every=64))
+    task = make_task(configure(weight=1, rows=rows, every=64))
     assert task.history == history
-  task = program_lib.make_task(
+  task = make_task(
     configure(weight=1, rows=321, every=2, **{"pattern.name": "parallel"})
   )
   assert task.history == 2
-  assert program_lib.make_task(configure()).history == 1
+  assert make_task(configure()).history == 1
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_settings_that_cannot_be(settings, words):
 
 def check(config):
   settings.check(config)
-  program_lib.make_task(config)
+  make_task(config)
 
 
 def test_one_codebook_has_nothing_to_be_independent_of():
@@ -253,9 +254,7 @@ def reference(task, params, collections, batch, key):
 )
 def test_cached_gradient_equals_that_of_one_large_batch(estimator):
   """Catches a part of the rows, another order, or padding that counts."""
-  task = program_lib.make_task(
-    configure(weight=1, rows=800, every=4, estimator=estimator)
-  )
+  task = make_task(configure(weight=1, rows=800, every=4, estimator=estimator))
   assert task.history == 3
   params, collections = started()
   batches, key = [clips(i) for i in range(3)], jax.random.key(7)
@@ -284,7 +283,7 @@ def test_cached_gradient_equals_that_of_one_large_batch(estimator):
 def test_memory_of_a_macro_batch_is_that_of_one_batch(monkeypatch):
   """Catches residuals kept for every batch (CPUs keep them on purpose)."""
   monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
-  task = program_lib.make_task(configure(weight=1, rows=400, every=64))
+  task = make_task(configure(weight=1, rows=400, every=64))
   params, collections = started()
 
   def temporaries(count):
@@ -326,7 +325,7 @@ def run_steps(config, devices, steps, shape=None):
     state = program.init(jax.random.key(0))
     for step in range(steps):
       recent = [*recent, mesh_lib.place(clips(step), mesh)][-task.history :]
-      if task.looks_back(step) and len(recent) == task.history:
+      if task.uses_history(step) and len(recent) == task.history:
         state, found = program.long_step(state, tuple(recent))
       else:
         state, found = program.step(state, recent[-1])
@@ -342,7 +341,7 @@ def test_the_gradient_of_a_step_is_the_sum():
   params, collections = started()
 
   def grads(config):
-    task = program_lib.make_task(config)
+    task = make_task(config)
     return jax.jit(jax.value_and_grad(task.loss, has_aux=True))(
       params, collections, None, batch, key, step
     )
@@ -350,7 +349,7 @@ def test_the_gradient_of_a_step_is_the_sum():
   (_, (books, _, off)), without = grads(configure(*more))
   (total, (other_books, _, on)), both = grads(configure(*more, weight=2))
   (_, (_, _, rest)), resting = grads(configure(*more, weight=2, every=2))
-  task = program_lib.make_task(configure(weight=2))
+  task = make_task(configure(weight=2))
   value, alone = jax.jit(
     jax.value_and_grad(functools.partial(reference, task))
   )(params, collections, batch, key)

@@ -12,6 +12,7 @@ from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
 from mmdcodec.train import config_files, optimizer, program
 from mmdcodec.train.state import TrainState
+from mmdcodec.train.task import make_task
 
 TINY = "--config=musicgen:tiny"
 
@@ -21,7 +22,7 @@ def two_steps(config, shape):
   config = config.to_dict()
   count = int(np.prod(list(shape.values())))
   mesh = mesh_lib.make_mesh(shape, jax.devices()[:count])
-  task = program.make_task(config)
+  task = make_task(config)
   made = program.make_program(task, config, mesh)
   adam, _ = optimizer.make_optimizer(config["optimizer"], config["steps"])
   params = random_params(task.model, scale=0.2)
@@ -32,7 +33,7 @@ def two_steps(config, shape):
     for _ in range(2):
       batch = {
         name: random.integers(1, 30, x.shape).astype(x.dtype)
-        for name, x in task.example(config["batch"]).items()
+        for name, x in task.batch_shapes(config["batch"]).items()
       }
       state, metrics = made.step(state, mesh_lib.place(batch, mesh))
       losses.append(metrics["loss"])
@@ -60,7 +61,7 @@ def test_many_devices_are_one(compile_fast):
 
 def test_rules_match_and_cut_what_is_large():
   """Catches a rule that matches nothing, or a large array left whole."""
-  task = program.make_task(config_files.parse(["--config=musicgen"]).to_dict())
+  task = make_task(config_files.parse(["--config=musicgen"]).to_dict())
   variables = jax.eval_shape(task.init, jax.random.key(0))
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 4, "model": 2})
   layout = rules.shardings(variables, mesh, rules.LM_RULES)

@@ -48,12 +48,12 @@ def fresh(task=None, **changes):
   """Variables of a run, without the compiling that fresh ones take."""
   task = task or make_task(**changes)
   params = random_params(task.model, scale=0.2)
-  return task.take({"params": params}, jax.random.key(0))
+  return task.to_trained({"params": params}, jax.random.key(0))
 
 
 def make_batch(task, batch=4, seed=0):
   random = np.random.default_rng(seed)
-  example = task.example(batch)
+  example = task.batch_shapes(batch)
   found = {
     "codes": random.integers(0, SIZE, (batch, FRAMES, BOOKS)),
     "lengths": random.integers(2, FRAMES + 1, batch),
@@ -129,7 +129,7 @@ def test_melodies_are_conditions(compile_fast):
   batch = make_batch(task, batch=16)
   batch["melody"] = np.ones((16, 5), np.int32)
   other = {**batch, "melody": batch["melody"] + 3}
-  assert {k: v.shape for k, v in task.example(16).items()} == {
+  assert {k: v.shape for k, v in task.batch_shapes(16).items()} == {
     k: v.shape for k, v in batch.items()
   }
   params = fresh(task)["params"]

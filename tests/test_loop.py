@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.train import config_files, loop, metrics
+from mmdcodec.train.task import Task
 
 
 class Same:
@@ -24,48 +25,33 @@ class Same:
     """Nothing to close."""
 
 
-class Toy:
+class Toy(Task):
   """A task of three numbers, in two phases."""
 
-  rules = ((".*", jax.sharding.PartitionSpec()),)
-  history, inspects, audio_seconds = 1, False, 0.25
-  shown, best, best_mode = ("train/loss",), "valid/none", "min"
+  kind, rules = "toy", ((".*", jax.sharding.PartitionSpec()),)
+  audio_seconds = 0.25
 
   def batches(self, *, seed):
     """The same one, always."""
     return Same()
 
-  def held_out(self):
-    """None."""
-    return []
-
-  def remember(self, workdir):
-    """Nothing."""
+  def batch_shapes(self, batch):
+    """Four samples each."""
+    return {"audio": jax.ShapeDtypeStruct((batch, 4), jnp.float32)}
 
   def init(self, key):
     """One vector."""
     return {"params": {"w": jnp.ones(3)}}
 
-  def carry(self, key):
-    """Nothing."""
-
-  def looks_back(self, step):
-    """Never."""
-    return False
-
   def phase(self, step):
     """Two steps, and then the rest."""
     return "early" if step < 2 else None
 
-  def loss(self, params, collections, carried, batch, key, step, phase=None):
+  def loss(self, params, collections, extra, batch, key, step, phase=None):
     """Says in which phase it was traced."""
     early = jnp.float32(phase == "early")
     value = jnp.sum(params["w"] ** 2) + 0 * jnp.sum(batch["audio"])
-    return value, (collections, carried, {"early": early})
-
-  def warnings(self, values):
-    """None."""
-    return []
+    return value, (collections, extra, {"early": early})
 
 
 def test_phases_and_steps_under_way(tmp_path, monkeypatch):
@@ -94,7 +80,7 @@ def test_phases_and_steps_under_way(tmp_path, monkeypatch):
     return dataclasses.replace(program, step=step)
 
   monkeypatch.setattr(loop, "make_program", watched)
-  monkeypatch.setattr(loop, "make_task", lambda config: Toy())
+  monkeypatch.setattr(loop, "make_task", Toy)
 
   def wait(x):
     # Others wait for arrays.

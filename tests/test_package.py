@@ -63,15 +63,16 @@ def test_every_config_describes_a_run(name):
 
   from mmdcodec.parallel import mesh
   from mmdcodec.train import program as program_lib
+  from mmdcodec.train.task import make_task
 
   full = config_files.parse([f"--config={name}"])
-  program_lib.make_task(full.to_dict())
+  make_task(full.to_dict())
   config = config_files.parse([f"--config={name}:tiny"]).to_dict()
-  task = program_lib.make_task(config)
+  task = make_task(config)
   one = mesh.make_mesh(devices=jax.devices()[:1])
   program = program_lib.make_program(task, config, one)
   _, metrics = jax.eval_shape(
-    program.step, program.abstract, task.example(config["batch"])
+    program.step, program.abstract, task.batch_shapes(config["batch"])
   )
   assert metrics["loss"].shape == ()
 

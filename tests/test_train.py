@@ -11,10 +11,12 @@ import pytest
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import workdir as run_files
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_files, loop, metrics, settings
 from mmdcodec.train import program as program_lib
-from mmdcodec.train.checkpoint import Checkpoints
 from mmdcodec.train.state import TrainState
+from mmdcodec.train.task import make_task
 
 # With discriminators and balancer: all that a state can hold. Rate and weights
 # are those of the recipe that is not tiny.
@@ -42,7 +44,7 @@ PLAIN = (
 
 def program_on(devices, shape, arguments=CONFIG):
   config = config_files.parse([*arguments]).to_dict()
-  task = program_lib.make_task(config)
+  task = make_task(config)
   mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
   return mesh, program_lib.make_program(task, config, mesh)
 
@@ -129,7 +131,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
   variables = {"params": {"w": jnp.arange(3.0)}, "codebook": {"c": jnp.ones(2)}}
   state = TrainState.create(variables, optax.adam(0.1), ema=False)
   saved = {name: value for name, value in vars(state).items()}
-  del saved["carried"]
+  del saved["extra"]
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(3, saved, {"index": 7})
   checkpoints.wait()
@@ -139,7 +141,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
   )
   restored, position = checkpoints.restore(abstract)
   checkpoints.close()
-  assert position == {"index": 7} and restored.carried is None
+  assert position == {"index": 7} and restored.extra is None
   jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
@@ -149,20 +151,20 @@ def test_a_workdir_keeps_to_its_state(tmp_path):
   And a traceback where the workdir is no run at all.
   """
   now = config_files.parse([*CONFIG]).to_dict()
-  task = program_lib.make_task(now)
+  task = make_task(now)
   plain = config_files.parse([*PLAIN]).to_dict()
   old = json.loads(json.dumps(plain))
   for name in ("adversarial", "features", "independence"):
     del old["losses"][name]
   del old["adversarial"], old["balancer"]
-  file = tmp_path / settings.CONFIG_FILE
+  file = tmp_path / run_files.CONFIG_FILE
   file.write_text(json.dumps(old))
   with pytest.raises(UserError, match="--config.losses.adversarial.weight=0"):
-    settings.remember(now, tmp_path, task)
+    settings.record_config(now, tmp_path, task)
   assert json.loads(file.read_text()) == old
-  settings.remember(plain, tmp_path, task)
+  settings.record_config(plain, tmp_path, task)
   file.write_text(json.dumps(now))
-  settings.remember(now, tmp_path, task)
+  settings.record_config(now, tmp_path, task)
   for changes, words in [
     (["--config.losses.stft.weight=1.0"], "set of balanced losses"),
     (["--config.adversarial.optimizer.name=adamw"], "adversarial.optimizer"),
@@ -170,10 +172,10 @@ def test_a_workdir_keeps_to_its_state(tmp_path):
   ]:
     other = config_files.parse([*CONFIG, *changes]).to_dict()
     with pytest.raises(UserError, match=words):
-      settings.remember(other, tmp_path, task)
+      settings.record_config(other, tmp_path, task)
   file.write_text(json.dumps({"model_type": "encodec"}))
   with pytest.raises(UserError, match="no --workdir"):
-    settings.remember(now, tmp_path, task)
+    settings.record_config(now, tmp_path, task)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from test_train import CONFIG, LIMITS
 
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import metrics
-from mmdcodec.train.checkpoint import Checkpoints
 
 STEPS = 60
 

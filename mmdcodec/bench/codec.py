@@ -115,13 +115,14 @@ def run(args, rest):
   from mmdcodec.train import config_files
   from mmdcodec.train import optimizer as optimizer_lib
   from mmdcodec.train import program as program_lib
+  from mmdcodec.train.task import make_task
 
   config = config_files.parse(rest).to_dict()
-  task = program_lib.make_task(config)
+  task = make_task(config)
   optimizer, _ = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
   )
-  shapes = task.example(config["batch"])
+  shapes = task.batch_shapes(config["batch"])
   audio = 0.1 * jax.random.normal(jax.random.key(1), shapes["audio"].shape)
   lengths = jnp.full(shapes["lengths"].shape, audio.shape[1], jnp.int32)
   batch = {"audio": audio, "lengths": lengths}

@@ -378,9 +378,9 @@ def untrained(job: Job):
 
   from mmdcodec.data import pipeline
   from mmdcodec.tokenizers.loaded_codec import LoadedCodec
-  from mmdcodec.train import loop
+  from mmdcodec.train.task import make_task
 
-  task = loop.make_task(job.config)
+  task = make_task(job.config)
   key = jax.random.key(job.config["seed"])
   variables = jax.jit(task.init)(key)
   (batch,) = pipeline.fixed_batches(

@@ -29,8 +29,10 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import workdir as run_files
+from mmdcodec.store.checkpoints import FOLDER, Checkpoints
 from mmdcodec.train import loop, metrics, program, settings
-from mmdcodec.train.checkpoint import FOLDER, Checkpoints
+from mmdcodec.train.task import make_task
 
 JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"
 CALIBRATION = 20  # batches that the weight is taken from
@@ -116,11 +118,11 @@ def weight(run: pathlib.Path, job: dict) -> float:
   """
   if not job["gradient_ratio"]:
     return 0.0
-  if (run / settings.CONFIG_FILE).exists():
-    begun = json.loads((run / settings.CONFIG_FILE).read_text())
+  if (run / run_files.CONFIG_FILE).exists():
+    begun = json.loads((run / run_files.CONFIG_FILE).read_text())
     return begun["losses"]["independence"]["weight"]
   first = pathlib.Path(job["calibrate"])
-  config = json.loads((first / settings.CONFIG_FILE).read_text())
+  config = json.loads((first / run_files.CONFIG_FILE).read_text())
   seed = config["seed"] + 1  # other crops than those of the first steps
   config["losses"]["independence"] = {
     **job["config"]["losses"]["independence"], "weight": 1.0
@@ -151,7 +153,7 @@ def gradient_norms(
     (norm of the weighted loss's gradient, root sum of squares of those of the
     reconstruction losses) of each batch.
   """
-  task = program.make_task(config)
+  task = make_task(config)
   one = mesh_lib.make_mesh(devices=jax.devices()[:1])
   abstract = program.make_program(task, config, one).abstract
   checkpoints = Checkpoints(run, read_only=True)

@@ -140,15 +140,16 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
 def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
   """What `compile_step` compiles."""
   from mmdcodec.train import program as program_lib
+  from mmdcodec.train.task import make_task
 
   config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
   mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
-  task = program_lib.make_task(config)
+  task = make_task(config)
   program = program_lib.make_program(task, config, mesh)
   sharding = mesh_lib.batch_sharding(mesh)
   batch = jax.tree.map(
     lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-    task.example(config["batch"]),
+    task.batch_shapes(config["batch"]),
   )
   # The step that needs most.
   step = program.step

@@ -6,7 +6,6 @@ as they are, and one gradient goes on through the codec. What is not a function
 of the reconstruction (commitment, independence) is added to it as it is.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import adversarial, gradients, independence_term, settings
+from mmdcodec.train.state import TrainState
+from mmdcodec.train.task import Task
 
 # A phase: the discriminators do not act yet.
 ALONE = "alone"
@@ -41,16 +42,14 @@ def _balancer(config: Mapping) -> Mapping:
   return config.get("balancer", {"on": False})
 
 
-class CodecTask:
+class CodecTask(Task):
   """What the training loop needs to know about codecs."""
 
   kind = "codec"
   rules = rules.CODEC_RULES
-  # Shown on the progress line, and the measure that picks the best checkpoint.
-  shown = ("train/loss", "train/mel", "train/gradient_norm")
-  best, best_mode = "valid/mel_distance", "min"
-  # Of `model`: what may change when a run goes on.
-  free = (
+  progress_metrics = ("train/loss", "train/mel", "train/gradient_norm")
+  best_metric, best_mode = "valid/mel_distance", "min"
+  free_model_keys = (
     "dtype",
     "remat",
     "decay",
@@ -112,7 +111,7 @@ class CodecTask:
     """Batches that some steps take together."""
     return 1 if self.independence is None else self.independence.history
 
-  def looks_back(self, step: int) -> bool:
+  def uses_history(self, step: int) -> bool:
     """Whether the step after `step` updates takes `history` batches."""
     return self.history > 1 and self.independence.due(step)
 
@@ -126,16 +125,12 @@ class CodecTask:
     late = self.adversary is not None and not self.adversary.acts(step)
     return ALONE if late else None
 
-  def begin_with(self, path: str, state: Any, layout: Any) -> None:
-    """None: a codec begins with whole models only; see `LMTask`."""
-    return None
-
   @property
   def inspects(self) -> bool:
     """Whether `inspect` has something to say."""
     return self.independence is not None
 
-  def example(self, batch: int) -> dict:
+  def batch_shapes(self, batch: int) -> dict:
     """Shapes of a global batch."""
     samples = round(self.audio_seconds * self.codec.rate)
     return {
@@ -193,28 +188,9 @@ class CodecTask:
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return self.codec.init(key, x)
 
-  def take(self, variables: dict, key: jax.Array) -> dict:
-    """A released codec's variables as those of a run: they are the same."""
-    return variables
-
-  def release(self, variables: dict) -> dict:
-    """The variables of a run as those of a released codec."""
-    return variables
-
-  def remember(self, workdir: pathlib.Path) -> None:
-    """A workdir needs nothing else to become a bundle."""
-
-  def bundled(self, workdir: pathlib.Path) -> tuple[dict, dict, dict]:
-    """What a bundle has beside the codec: nothing; see `LMTask`."""
-    return {}, {}, {}
-
-  @staticmethod
-  def carries(config: Mapping) -> dict:
-    """What `carry` depends on, by its name: a run keeps to it when it goes on.
-
-    Args:
-      config: of any version of this package.
-    """
+  @classmethod
+  def fixed_settings(cls, config: Mapping) -> dict:
+    """Settings that the extra state depends on; see `Task.fixed_settings`."""
     weights = _balanced(config)
     found = {"adversarial.discriminators": None}
     found["adversarial.optimizer.name"] = None
@@ -226,20 +202,20 @@ class CodecTask:
     found["set of balanced losses"] = sorted(weights) if on else None
     return found
 
-  def carry(self, key: jax.Array) -> dict | None:
+  def init_extra_state(self, key: jax.Array) -> dict | None:
     """Fresh discriminators and running gradient norms, as the config has them.
 
     Args:
       key: random key.
     """
-    carried = {}
+    extra = {}
     if self.adversary is not None:
-      samples = self.example(1)["audio"].shape[1]
+      samples = self.batch_shapes(1)["audio"].shape[1]
       key = jax.random.fold_in(key, 1)
-      carried["adversary"] = self.adversary.init(key, samples)
+      extra["adversary"] = self.adversary.init(key, samples)
     if self._balancer["on"]:
-      carried["balancer"] = balancer.init(sorted(self.balanced))
-    return carried or None
+      extra["balancer"] = balancer.init(sorted(self.balanced))
+    return extra or None
 
   def losses(self, x: jax.Array, y: jax.Array, mask: jax.Array) -> dict:
     """Every reconstruction loss of the config, unweighted.
@@ -273,7 +249,7 @@ class CodecTask:
     self,
     params: Any,
     collections: dict,
-    carried: dict | None,
+    extra: dict | None,
     batch: dict,
     key: jax.Array,
     step: jax.Array,
@@ -284,7 +260,7 @@ class CodecTask:
     Args:
       params: of the codec.
       collections: `{"codebook": ...}`.
-      carried: see `carry`.
+      extra: see `Task.init_extra_state`.
       batch: `audio` [batch, samples, channels], `lengths` [batch].
       key: of this step.
       step: int32, updates done.
@@ -292,7 +268,7 @@ class CodecTask:
 
     Returns:
       The weighted sum of losses, whose gradient in `params` is the balanced
-      one, and (updated collections, updated carried, metrics).
+      one, and (updated collections, updated extra, metrics).
     """
     x, lengths = batch["audio"], batch["lengths"]
     out, changed = self.codec.apply(
@@ -306,15 +282,15 @@ class CodecTask:
     y = jax.lax.stop_gradient(out.audio)
     mask = length_mask(lengths, x.shape[1])
     found, pulls = gradients.each(lambda y: self.losses(x, y, mask), y)
-    carried, metrics = dict(carried or {}), dict(out.metrics)
+    extra, metrics = dict(extra or {}), dict(out.metrics)
     if self.adversary is not None:
       adversary = self.adversary
       act = adversary.absent if phase == ALONE else adversary.step
-      carried["adversary"], values, more, judged = act(
-        carried["adversary"], x, y, step
+      extra["adversary"], values, more, judged = act(
+        extra["adversary"], x, y, step
       )
       found, pulls, metrics = found | values, pulls | more, metrics | judged
-    pull, norms = self._weigh(pulls, carried)
+    pull, norms = self._weigh(pulls, extra)
     metrics |= {f"audio_gradient/{name}": norm for name, norm in norms.items()}
     # The value of the weighted sum, the gradient of what was weighed.
     through = jnp.sum(pull * out.audio)
@@ -331,15 +307,15 @@ class CodecTask:
       total += added
     return total, (
       changed,
-      carried or None,
+      extra or None,
       {"loss": total, **found, **metrics},
     )
 
-  def _weigh(self, pulls: dict, carried: dict) -> tuple[jax.Array, dict]:
+  def _weigh(self, pulls: dict, extra: dict) -> tuple[jax.Array, dict]:
     """One gradient of those of all losses, and `gradient_norm` of each."""
     if self._balancer["on"]:
-      pull, carried["balancer"], norms = balancer.balance(
-        carried["balancer"],
+      pull, extra["balancer"], norms = balancer.balance(
+        extra["balancer"],
         pulls,
         self.balanced,
         decay=self._balancer["decay"],
@@ -403,7 +379,7 @@ class CodecTask:
 
     return gradients.cached(encode, loss, params, stacked)
 
-  def inspect(self, state: Any, batches: tuple[dict, ...]) -> dict:
+  def inspect(self, state: TrainState, batches: tuple[dict, ...]) -> dict:
     """Norm of each weighted loss's gradient at the output of the encoder.
 
     What makes weights comparable, for losses that reach the encoder on
@@ -427,7 +403,7 @@ class CodecTask:
     norms = self._gradients(
       state.params,
       state.collections,
-      state.carried,
+      state.extra,
       batches[-self.history :],
       key,
     )
@@ -435,7 +411,7 @@ class CodecTask:
     if self._balancer["on"]:
       scales = jax.device_get(
         balancer.scales(
-          state.carried["balancer"],
+          state.extra["balancer"],
           self.balanced,
           total_norm=self._norm_of_a_clip,
         )
@@ -449,7 +425,7 @@ class CodecTask:
       if name not in unheard
     }
 
-  def _gradient_norms(self, params, collections, carried, batches, key):
+  def _gradient_norms(self, params, collections, extra, batches, key):
     """Norms without weights, of the last batch and of the rows of all."""
     x, lengths = batches[-1]["audio"], batches[-1]["lengths"]
     mask = length_mask(lengths, x.shape[1])
@@ -469,7 +445,7 @@ class CodecTask:
       audio, commitment, z, streams = outputs
       found = self.losses(x, audio, mask) | {"commitment": commitment}
       if self.adversary is not None:
-        judges = carried["adversary"].params
+        judges = extra["adversary"].params
         found |= self.adversary.losses(judges, x, audio)
       if term.history == 1:
         found["independence"] = term.value(z, streams, valid, key)

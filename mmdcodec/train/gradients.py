@@ -13,7 +13,7 @@ def in_parts(
   loss: Callable,
   params: Any,
   collections: Any,
-  carried: Any,
+  extra: Any,
   batch: Any,
   key: jax.Array,
   *,
@@ -25,11 +25,11 @@ def in_parts(
   takes over those of a part; values and gradients are means over the parts.
 
   Args:
-    loss: (params, collections, carried, batch, key) -> (loss, (collections,
-      carried, metrics)).
+    loss: (params, collections, extra, batch, key) -> (loss, (collections,
+      extra, metrics)).
     params: to differentiate.
-    collections: go from part to part, as `carried` does.
-    carried: see there.
+    collections: go from part to part, as `extra` does.
+    extra: see there.
     batch: tree of arrays [batch, ...].
     key: random key.
     parts: that the batch is cut into.
@@ -39,7 +39,7 @@ def in_parts(
   """
   take = jax.value_and_grad(loss, has_aux=True)
   if parts == 1:
-    return take(params, collections, carried, batch, key)
+    return take(params, collections, extra, batch, key)
   # Every so many rows to a part: each device keeps a share of every part.
   cut = jax.tree.map(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
@@ -47,10 +47,10 @@ def in_parts(
 
   def step(held, inputs):
     part, key = inputs
-    (value, (collections, carried, metrics)), grads = take(
+    (value, (collections, extra, metrics)), grads = take(
       params, *held, part, key
     )
-    return (collections, carried), (value, metrics, grads)
+    return (collections, extra), (value, metrics, grads)
 
   def add(state, inputs):
     held, sums = state
@@ -58,7 +58,7 @@ def in_parts(
     return (held, jax.tree.map(jnp.add, sums, found)), None
 
   keys = jax.random.split(key, parts)
-  held = (collections, carried)
+  held = (collections, extra)
   first = jax.tree.map(lambda x: x[0], cut)
   zeros = jax.tree.map(
     lambda s: jnp.zeros(s.shape, s.dtype),

@@ -28,23 +28,26 @@ from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
+from mmdcodec.train.task import Task
 from mmdcodec.train.trainable import Trainable
 
 # In a workdir: the codec that the codes are of.
 CODEC = "codec"
 
 
-class LMTask:
+class LMTask(Task):
   """What the training loop needs to know about language models."""
 
   kind = "lm"
   rules = rules.LM_RULES
-  shown = ("train/loss", "train/bits_per_frame", "train/gradient_norm")
-  best, best_mode = "valid/bits_per_frame", "min"
-  # Of `model`: what may change when a run goes on.
-  free = ("dtype", "remat", "dropout")
-  # Every step takes one batch, and no more is to be said of it.
-  history, inspects = 1, False
+  progress_metrics = (
+    "train/loss",
+    "train/bits_per_frame",
+    "train/gradient_norm",
+  )
+  best_metric, best_mode = "valid/bits_per_frame", "min"
+  free_model_keys = ("dtype", "remat", "dropout")
+  parts = (CODEC,)
 
   def __init__(self, config: Mapping):
     """Builds the model.
@@ -64,6 +67,7 @@ class LMTask:
       alpha=lora["alpha"],
       on=lora["on"],
     )
+    self.low_rank_scale = self.trainable.scale
     for name in ("condition_dropout", "text_dropout", "melody_dropout"):
       if not 0 <= config[name] <= 1:
         raise UserError(
@@ -83,29 +87,10 @@ class LMTask:
     """Seconds of audio in one example."""
     return self.model.frames / self.config["data"]["frame_rate"]
 
-  def looks_back(self, step: int) -> bool:
-    """Never; see `CodecTask`."""
-    return False
-
-  def phase(self, step: int) -> None:
-    """There is one program; see `CodecTask`."""
-    return None
-
-  @staticmethod
-  def carries(config: Mapping) -> dict:
-    """What a run keeps to when it goes on, by its name."""
-    return {
-      "freeze": config["freeze"],
-      "lora": config["lora"],
-    }
-
-  def carry(self, key: jax.Array) -> None:
-    """Nothing but the state goes from step to step."""
-    return None
-
-  def warnings(self, values: Mapping[str, float]) -> list[str]:
-    """What is to be said loudly of a logged step's metrics: nothing."""
-    return []
+  @classmethod
+  def fixed_settings(cls, config: Mapping) -> dict:
+    """Which parameters are trained; see `Task.fixed_settings`."""
+    return {"freeze": config["freeze"], "lora": config["lora"]}
 
   # -------------------------------------------------------------------- data
 
@@ -238,7 +223,7 @@ class LMTask:
       )
     return found
 
-  def example(self, batch: int) -> dict:
+  def batch_shapes(self, batch: int) -> dict:
     """Shapes of a global batch."""
     shape = lambda *axes, dtype=jnp.int32: jax.ShapeDtypeStruct(
       (batch, *axes), dtype
@@ -259,12 +244,14 @@ class LMTask:
 
   def init(self, key: jax.Array) -> dict:
     """Fresh variables; parameters do not depend on the length of the input."""
-    batch = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.example(1))
+    batch = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype), self.batch_shapes(1)
+    )
     tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
     variables = self.model.init(key, tokens, self._inputs(batch))
-    return self.take(variables, key)
+    return self.to_trained(variables, key)
 
-  def take(self, variables: dict, key: jax.Array) -> dict:
+  def to_trained(self, variables: dict, key: jax.Array) -> dict:
     """A whole model's variables as those of a run.
 
     Args:
@@ -276,13 +263,7 @@ class LMTask:
     )
     return {"params": trained, **collections}
 
-  def release(self, variables: dict) -> dict:
-    """The variables of a run as those of a whole model."""
-    collections = dict(variables)
-    params = self.trainable.join(collections.pop("params"), collections)
-    return {"params": params}
-
-  def begin_with(
+  def start_with_part(
     self, path: str, state: TrainState, layout: TrainState
   ) -> TrainState | None:
     """The state with a T5 as its text encoder, if that is what is at a path.
@@ -351,7 +332,7 @@ class LMTask:
     self,
     params: Any,
     collections: dict,
-    carried: None,
+    extra: None,
     batch: dict,
     key: jax.Array,
     step: jax.Array,
@@ -362,7 +343,7 @@ class LMTask:
     Args:
       params: to differentiate.
       collections: what is frozen.
-      carried: nothing.
+      extra: nothing.
       batch: `codes` int32 [batch, frames, codebooks], `lengths` [batch], and
         texts as tokens.
       key: random key of the step.
@@ -370,7 +351,7 @@ class LMTask:
       phase: nothing.
 
     Returns:
-      The loss, and (collections, carried, metrics).
+      The loss, and (collections, extra, metrics).
     """
     del step, phase
     keys = jax.random.split(key, 4)
@@ -396,7 +377,7 @@ class LMTask:
       "bits_per_frame": each.sum() / math.log(2),
       "cross_entropy": each,
     }
-    return each.mean(), (collections, carried, metrics)
+    return each.mean(), (collections, extra, metrics)
 
   def _measure_batch(self, variables: dict, batch: dict):
     """Sums over a batch [codebooks], so that batches of any number add up."""
@@ -425,7 +406,7 @@ class LMTask:
 
   # ------------------------------------------------------------------ bundle
 
-  def remember(self, workdir: pathlib.Path) -> None:
+  def record_parts(self, workdir: pathlib.Path) -> None:
     """Keeps what a bundle of the run needs, so that the workdir is complete.
 
     Raises:
@@ -446,27 +427,6 @@ class LMTask:
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
-
-  def bundled(self, workdir: pathlib.Path) -> tuple[dict, dict, dict]:
-    """What a bundle of the run has beside the model.
-
-    Returns:
-      (config, variables, assets) to be added.
-
-    Raises:
-      UserError: the run was not told its codec.
-    """
-    from mmdcodec import bundle
-
-    if not (workdir / CODEC).is_dir():
-      raise UserError(
-        f"{workdir} has no codec, so nothing can be heard of it: continue it"
-        " with --config.codec=CODEC, a bundle or workdir."
-      )
-    found = bundle.read(workdir / CODEC)
-    files = [workdir / name for name in bundle.ASSETS]
-    assets = {file.name: file.read_bytes() for file in files if file.is_file()}
-    return {"codec": found.config}, {"codec": found.variables}, assets
 
 
 class Batches(Iterator):

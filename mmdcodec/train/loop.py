@@ -17,12 +17,14 @@ import jax
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import metrics as metrics_lib
 from mmdcodec.train import settings
-from mmdcodec.train.checkpoint import Checkpoints
 from mmdcodec.train.preemption import Preempted, PreemptionNotice
-from mmdcodec.train.program import make_program, make_task, start_from
+from mmdcodec.train.program import make_program
 from mmdcodec.train.state import TrainState
+from mmdcodec.train.task import make_task
+from mmdcodec.train.warm_start import start_from
 
 # Flushed: a log that is read while the run goes on must not lag behind it.
 _log = functools.partial(print, flush=True)
@@ -74,10 +76,13 @@ def train(
 
     # ----------------------------------------------------- state, born sharded
     workdir.mkdir(parents=True, exist_ok=True)
-    settings.remember(config, workdir, task)
+    settings.record_config(config, workdir, task)
     program = make_program(task, config, mesh)
     checkpoints = Checkpoints(
-      workdir, keep=config["keep"], best=task.best, best_mode=task.best_mode
+      workdir,
+      keep=config["keep"],
+      best=task.best_metric,
+      best_mode=task.best_mode,
     )
     stack.callback(checkpoints.close)
 
@@ -98,10 +103,12 @@ def train(
     else:
       state = program.init(jax.random.key(config["seed"]))
       if config["init_from"]:
-        state = start_from(task, state, config["init_from"], program, say)
+        state = start_from(
+          task, state, config["init_from"], program.layout, say
+        )
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
-      f"{config['task']}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"
+      f"{task.kind}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"
       f" {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}, batch"
       f" {config['batch']} x {task.audio_seconds:g} s, {config['steps']} steps"
     )
@@ -124,7 +131,7 @@ def train(
       values = metrics_lib.flatten(jax.device_get(metrics), "train")
       values |= metrics_lib.flatten(progress.measure(at), "train")
       writer.write(at, values)
-      say(progress.line(at, values, task.shown))
+      say(progress.line(at, values, task.progress_metrics))
       for warning in task.warnings(values):
         say(f"WARNING: {warning}")
       if values["train/skipped_in_a_row"] >= config["max_skipped"]:
@@ -141,7 +148,7 @@ def train(
       recent.append(mesh_lib.place(next(data), mesh))
       before = metrics
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
-        if len(recent) == task.history and task.looks_back(step):
+        if len(recent) == task.history and task.uses_history(step):
           take, given = program.long_step, tuple(recent)
         else:
           take, given = program.step, recent[-1]

@@ -1,34 +1,18 @@
 """What a run compiles: a task's start and step, laid out on a mesh."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
 from mmdcodec.train import gradients
 from mmdcodec.train import optimizer as optimizer_lib
 from mmdcodec.train.state import TrainState, update
-
-TASKS = {
-  "codec": "mmdcodec.train.codec_task:CodecTask",
-  "lm": "mmdcodec.train.lm_task:LMTask",
-}
-
-
-def make_task(config: Mapping):
-  """The task that `config["task"]` names."""
-  name = config["task"]
-  if name not in TASKS:
-    raise UserError(f"task is {name!r}; it must be one of {sorted(TASKS)}.")
-  module, cls = TASKS[name].split(":")
-  return getattr(importlib.import_module(module), cls)(config)
+from mmdcodec.train.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +38,9 @@ class Program:
   long_step: Callable | None
 
 
-def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
+def make_program(
+  task: Task, config: Mapping, mesh: jax.sharding.Mesh
+) -> Program:
   """Jits a task's training for a mesh; nothing is compiled or run yet."""
   optimizer, schedule = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
@@ -63,7 +49,7 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
 
   def init(key: jax.Array) -> TrainState:
     return TrainState.create(
-      task.init(key), optimizer, ema=bool(ema), carried=task.carry(key)
+      task.init(key), optimizer, ema=bool(ema), extra=task.init_extra_state(key)
     )
 
   def step(
@@ -75,11 +61,11 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     # From the step and not from a chain of splits: a resumed run draws the
     # numbers of the run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, (collections, carried, metrics)), grads = gradients.in_parts(
+    (loss, (collections, extra, metrics)), grads = gradients.in_parts(
       lambda *given: task.loss(*given, state.step, phase),
       state.params,
       state.collections,
-      state.carried,
+      state.extra,
       batch,
       key,
       parts=config.get("accumulate", 1),
@@ -96,7 +82,7 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
       collections,
       loss,
       optimizer,
-      carried=carried,
+      extra=extra,
       ema_decay=ema,
     )
     rate = schedule(state.step - 1)
@@ -136,62 +122,3 @@ def make_program(task, config: Mapping, mesh: jax.sharding.Mesh) -> Program:
     step=compiled(step),
     long_step=compiled(long_step) if task.history > 1 else None,
   )
-
-
-def start_from(
-  task, state: TrainState, path: str, program: Program, say: Callable
-) -> TrainState:
-  """The state with what a bundle or another run has.
-
-  Parameters, collections, and the parameters of discriminators where both have
-  the same ones; or a part of the model, where a task takes one. `say` takes a
-  line of text.
-  """
-  from mmdcodec import bundle
-
-  key, layout = jax.random.key(task.config["seed"]), program.layout
-  begun = task.begin_with(path, state, layout)
-  if begun is not None:
-    return begun
-  variables, discriminators = bundle.load_variables(path)
-  variables = dict(task.take(variables, key))
-
-  def same(old, new) -> bool:
-    return jax.tree.map(np.shape, old) == jax.tree.map(np.shape, new)
-
-  def put(name: str, old, new, where):
-    if not same(old, new):
-      raise UserError(
-        f"init_from: the {name} of {path} do not fit this model; the model"
-        " settings must be the same."
-      )
-    return jax.tree.map(
-      lambda a, o, s: jax.device_put(np.asarray(a, o.dtype), s), new, old, where
-    )
-
-  params = variables.pop("params")
-  kept = {
-    "params": put("parameters", state.params, params, layout.params),
-    "collections": put(
-      "codebooks", state.collections, variables, layout.collections
-    ),
-  }
-  if state.ema is not None:
-    kept["ema"] = put("parameters", state.ema, params, layout.ema)
-  ours = (state.carried or {}).get("adversary")
-  if ours is not None and not same(ours.params, discriminators):
-    say(
-      f"{path} has "
-      + ("no" if discriminators is None else "other")
-      + " discriminators: they begin anew (adversarial.warmup lets them learn"
-      " before they are heard)"
-    )
-  elif ours is not None:
-    where = layout.carried["adversary"].params
-    kept["carried"] = {
-      **state.carried,
-      "adversary": ours.replace(
-        params=put("discriminators", ours.params, discriminators, where)
-      ),
-    }
-  return state.replace(**kept)

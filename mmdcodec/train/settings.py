@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from mmdcodec.errors import UserError
-
-CONFIG_FILE = "config.json"
+from mmdcodec.store import workdir as run_files
+from mmdcodec.train.task import Task
 
 
 def check(config: dict) -> None:
@@ -49,63 +49,72 @@ def check(config: dict) -> None:
     raise UserError(f"ema is {config['ema']}; it must be from 0 up to below 1.")
 
 
-def remember(config: dict, workdir: pathlib.Path, task: Any) -> None:
-  """Writes config.json; a workdir belongs to one model.
+def record_config(
+  config: dict[str, Any], workdir: pathlib.Path, task: Task
+) -> None:
+  """Writes down what the run is; a workdir belongs to one model.
 
   Args:
     config: of this start.
     workdir: of the run.
-    task: says which keys of `model` may change from one start to the next
-      (`free`), and which state there is beside the model's (`carries`).
+    task: of the config.
 
   Raises:
-    UserError: the run that is there had another model, optimizer or state, or
-      what is there is no run.
+    UserError: the run that is there has another model, optimizer or extra
+      state, or what is there is no run.
   """
-  path = workdir / CONFIG_FILE
+  # As it will be read: tuples are lists in JSON.
   now = json.loads(json.dumps(config))
-  if path.exists():
-    before = json.loads(path.read_text())
-    if "task" not in before:
-      raise UserError(
-        f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names"
-        " no task."
-      )
-    # A key that one of the two versions does not know has not been changed.
-    changed = [
-      f"model.{key}"
-      for key, value in now["model"].items()
-      if key not in task.free and before["model"].get(key, value) != value
-    ]
-    if now["optimizer"]["name"] != before["optimizer"]["name"]:
-      changed.append("optimizer.name")
-    if bool(now["ema"]) != bool(before["ema"]):
-      changed.append("ema (on or off)")
-    changed += [
-      name
-      for name, value in task.carries(now).items()
-      if task.carries(before)[name] != value
-    ]
-    if changed:
-      # The recipes had no discriminators in earlier versions.
-      hint = "continue it with the same settings, or give another --workdir."
-      if now["task"] == "codec" and "adversarial" not in before:
-        hint += (
-          " To go on without discriminators, as it began, add"
-          " --config.losses.adversarial.weight=0"
-          " --config.losses.features.weight=0 --config.balancer.on=False."
-        )
-      raise UserError(
-        f"{workdir} holds a run with another {', '.join(sorted(changed))};"
-        f" {hint}"
-      )
+  if (workdir / run_files.CONFIG_FILE).exists():
+    _check_same(now, run_files.read_config(workdir), workdir, task)
   if jax.process_index() == 0:
-    task.remember(workdir)
-    # Whoever reads it meanwhile finds the old one or the new one, and both say
-    # the same of what is compared.
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(now, indent=2) + "\n")
-    fresh.replace(path)
+    task.record_parts(workdir)
+    info = run_files.RunInfo(
+      kind=task.kind,
+      best_metric=task.best_metric,
+      best_mode=task.best_mode,
+      low_rank_scale=task.low_rank_scale,
+      parts=task.parts,
+    )
+    # Whoever reads the files meanwhile finds the old ones or the new ones, and
+    # both say the same of everything that was compared.
+    run_files.write(workdir, now, info)
+
+
+def _check_same(
+  now: dict[str, Any], before: dict[str, Any], workdir: pathlib.Path, task: Task
+) -> None:
+  """Raises a UserError if a run cannot be continued with these settings."""
+  # A key that one of the two versions does not know has not been changed.
+  changed = [
+    f"model.{key}"
+    for key, value in now["model"].items()
+    if key not in task.free_model_keys
+    and before["model"].get(key, value) != value
+  ]
+  if now["optimizer"]["name"] != before["optimizer"]["name"]:
+    changed.append("optimizer.name")
+  if bool(now["ema"]) != bool(before["ema"]):
+    changed.append("ema (on or off)")
+  fixed = task.fixed_settings(before)
+  changed += [
+    name
+    for name, value in task.fixed_settings(now).items()
+    if fixed[name] != value
+  ]
+  if not changed:
+    return
+  hint = "continue it with the same settings, or give another --workdir."
+  # The recipes had no discriminators in earlier versions.
+  if now["task"] == "codec" and "adversarial" not in before:
+    hint += (
+      " To go on without discriminators, as it began, add"
+      " --config.losses.adversarial.weight=0"
+      " --config.losses.features.weight=0 --config.balancer.on=False."
+    )
+  raise UserError(
+    f"{workdir} holds a run with another {', '.join(sorted(changed))}; {hint}"
+  )
 
 
 def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:

@@ -19,7 +19,7 @@ class TrainState:
     params: trained parameters.
     collections: other variables that a training step changes, by collection
       (`{"codebook": ...}`).
-    carried: what else a task takes from one step to the next and a released
+    extra: what else a task takes from one step to the next and a released
       model does without (discriminators, running gradient norms), or None.
     opt_state: of the optax transformation.
     ema: running average of `params`, or None.
@@ -30,7 +30,7 @@ class TrainState:
   step: jax.Array
   params: Any
   collections: Any
-  carried: Any
+  extra: Any
   opt_state: Any
   ema: Any
   skipped: jax.Array
@@ -38,7 +38,7 @@ class TrainState:
 
   @classmethod
   def create(
-    cls, variables: dict, optimizer, *, ema: bool, carried: Any = None
+    cls, variables: dict, optimizer, *, ema: bool, extra: Any = None
   ) -> "TrainState":
     """A state at step 0 from freshly initialised variables."""
     variables = dict(variables)
@@ -48,7 +48,7 @@ class TrainState:
       step=zero,
       params=params,
       collections=variables,
-      carried=carried,
+      extra=extra,
       opt_state=optimizer.init(params),
       # A copy: the step donates its input, and one buffer can't be given twice.
       ema=jax.tree.map(jnp.copy, params) if ema else None,
@@ -69,13 +69,13 @@ def update(
   loss: jax.Array,
   optimizer: optax.GradientTransformation,
   *,
-  carried: Any = None,
+  extra: Any = None,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict]:
   """Applies gradients, unless loss or gradient is not finite.
 
   A step that is left out changes nothing but the counters: not the parameters,
-  nor the codebooks, the optimizer or what is carried. The choice is made on the
+  nor the codebooks, the optimizer or what is extra. The choice is made on the
   device, so the host does not wait for it.
 
   Args:
@@ -84,7 +84,7 @@ def update(
     collections: as the forward pass left them.
     loss: scalar.
     optimizer: the optax transformation that made `state.opt_state`.
-    carried: as the step left it.
+    extra: as the step left it.
     ema_decay: of the average of parameters; the decay is
       min(ema_decay, (1 + step) / (10 + step)), so that a short run is not
       dominated by its random start.
@@ -103,11 +103,11 @@ def update(
     decay = jnp.minimum(ema_decay, (1 + done) / (10 + done))
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
 
-  new = (params, collections, carried, opt_state, ema)
+  new = (params, collections, extra, opt_state, ema)
   old = (
     state.params,
     state.collections,
-    state.carried,
+    state.extra,
     state.opt_state,
     state.ema,
   )

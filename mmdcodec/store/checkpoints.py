@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import renamed
 
 FOLDER = "checkpoints"
 
@@ -134,11 +135,13 @@ class Checkpoints:
     """
     step = self.latest if step is None else step
     saved = self._manager.item_metadata(step).state.tree
-    # A run of an earlier version has no field for what it did not have.
+    # Checkpoints of earlier versions have other names, and no field for what
+    # the run did not have.
+    old = {renamed.STATE.get(name, name): name for name in saved}
     fields = {
-      name: value
+      old.get(name, name): value
       for name, value in vars(abstract).items()
-      if name in saved or jax.tree.leaves(value)
+      if name in old or jax.tree.leaves(value)
     }
     restored = self._manager.restore(
       step,
@@ -146,7 +149,7 @@ class Checkpoints:
         state=ocp.args.StandardRestore(fields), data=ocp.args.JsonRestore()
       ),
     )
-    return abstract.replace(**restored.state), restored.data
+    return abstract.replace(**_todays(restored.state)), restored.data
 
   def restore_arrays(self, step: int | None = None) -> dict:
     """Reads a checkpoint's state as nested dicts of NumPy arrays, whole."""
@@ -174,7 +177,7 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
     )
-    return jax.device_get(restored.state)
+    return _todays(jax.device_get(restored.state))
 
   def wait(self) -> None:
     """Returns when everything is on disk."""
@@ -183,3 +186,8 @@ class Checkpoints:
   def close(self) -> None:
     """Finishes what is under way."""
     self._manager.close()
+
+
+def _todays(state: dict[str, Any]) -> dict[str, Any]:
+  """The fields of a checkpoint by today's names."""
+  return {renamed.STATE.get(name, name): x for name, x in state.items()}

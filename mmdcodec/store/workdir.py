@@ -1,0 +1,112 @@
+"""What the workdir of a training run says about the run.
+
+    config.json    the configuration, of the last start
+    run.json       what a loader must know: see `RunInfo`
+    checkpoints/   see `store/checkpoints.py`
+    metrics.jsonl  see `store/metrics.py`
+
+Reading them needs nothing of `mmdcodec.train`.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmdcodec.errors import UserError
+from mmdcodec.store import atomic, renamed
+
+CONFIG_FILE, RUN_FILE = "config.json", "run.json"
+
+
+class RunInfo(NamedTuple):
+  """What it takes to make a model of a checkpoint.
+
+  Attributes:
+    kind: of the model, as a bundle names it.
+    best_metric: held-out metric that picks the best checkpoint, or None.
+    best_mode: "min" or "max", whichever is better.
+    low_rank_scale: scale of low-rank additions, see `models/low_rank.py`; None
+      without any.
+    parts: folders of the workdir with bundles that become part of the model's.
+  """
+
+  kind: str
+  best_metric: str | None
+  best_mode: str
+  low_rank_scale: float | None = None
+  parts: tuple[str, ...] = ()
+
+
+# Runs of versions that wrote no run.json, by the `task` of their config.
+_EARLIER = {
+  "codec": RunInfo("codec", "valid/mel_distance", "min"),
+  "lm": RunInfo("lm", "valid/bits_per_frame", "min", parts=("codec",)),
+}
+
+
+def write(
+  workdir: pathlib.Path, config: Mapping[str, Any], info: RunInfo
+) -> None:
+  """Writes config.json and run.json, each of them whole or not at all."""
+  for name, content in (
+    (RUN_FILE, info._asdict()),
+    # Last: a folder with it is a workdir.
+    (CONFIG_FILE, config),
+  ):
+    with atomic.written(workdir / name) as file:
+      file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
+  """The configuration of a run, with today's keys.
+
+  Raises:
+    UserError: the folder is no workdir, or the file is damaged.
+  """
+  config = read_json(pathlib.Path(workdir) / CONFIG_FILE)
+  if "task" not in config:
+    raise UserError(
+      f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names no"
+      " task."
+    )
+  return renamed.update(config)
+
+
+def read_info(workdir: str | os.PathLike) -> RunInfo:
+  """What it takes to make a model of a run's checkpoints.
+
+  Raises:
+    UserError: the folder is no workdir, or one of an unknown kind.
+  """
+  path = pathlib.Path(workdir) / RUN_FILE
+  if path.is_file():
+    found = RunInfo(**read_json(path))
+    return found._replace(parts=tuple(found.parts))
+  config = read_config(workdir)
+  if config["task"] not in _EARLIER:
+    raise UserError(
+      f"{workdir} has no {RUN_FILE}: start its training once more, which"
+      " writes the file."
+    )
+  lora = config.get("lora", {})
+  scale = lora["alpha"] / lora["rank"] if lora.get("rank") else None
+  return _EARLIER[config["task"]]._replace(low_rank_scale=scale)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file that holds an object.
+
+  Raises:
+    UserError: it cannot be read, or holds something else.
+  """
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} can't be read as JSON: {error}.") from None
+  if not isinstance(found, dict):
+    raise UserError(
+      f"{path} holds a {type(found).__name__}; expected a JSON object."
+    )
+  return found
