@@ -36,25 +36,28 @@ from mmdcodec.data.token_batches import (
 )
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
+from mmdcodec.tokenizers import validation
+from mmdcodec.tokenizers.interface import Tokenizer
 
 RATE, STRIDE = 8000, 20
 HOST = {"process_index": 0, "process_count": 1}
 
 
-class Teller:
-  """Stands for a codec: a frame's codes are its song and where it is.
+class Teller(Tokenizer):
+  """A tokenizer whose codes of a frame are its song and its number.
 
   Args:
     name: its hash.
     dies_at: encoding this song, or a later one, raises.
+    size: of its codebooks.
     **changes: fields of its model.
   """
 
-  def __init__(self, name="teller", dies_at=10**9, **changes):
-    self.hash, self.rate, self.channels = name, RATE, 1
-    self.frame_rate, self.codebooks, self.variables = RATE / STRIDE, 2, {}
+  kind, rate, channels, frame_rate = "teller", RATE, 1, RATE / STRIDE
+
+  def __init__(self, name="teller", dies_at=10**9, size=1024, **changes):
+    self.hash, self.codebook_sizes = name, (size, size)
     fields = {"normalize": False, "chunk": None, "chunk_seconds": 0.0}
-    fields |= {"codebook_size": 1024, "stride": STRIDE}
     self.model = types.SimpleNamespace(**(fields | changes))
     self.calls, self.dies_at = [], dies_at
 
@@ -67,8 +70,12 @@ class Teller:
     """Another one with the same list of calls, as weights elsewhere are."""
     return copy.copy(self)
 
-  def encode(self, x, lengths):
-    """As of `LoadedCodec`."""
+  def check_codes_suffice(self):
+    """Of its model, like `LoadedCodec`."""
+    validation.codes_suffice(self.model)
+
+  def encode(self, x, rate=None, *, lengths=None):
+    """Reads off what `song` wrote."""
     told = np.rint(x[:, ::STRIDE, 0] * 32768).astype(np.int32)
     songs = told[lengths > 1, 0] // 1000  # the others only fill the batch
     if songs.max() >= self.dies_at:
@@ -170,8 +177,8 @@ def test_records_keep_their_order_captions_and_places(told, audio):
     assert found["path"] == f"{i:02}.wav" and json.loads(found["tags"]) == {}
   about = describe(told, "tokens")
   assert about["frames"] == sum(60 + 7 * i for i in range(11))
-  assert (about["codec"], about["stride"]) == ("teller", STRIDE)
-  assert (about["codebooks"], about["codebook_size"]) == (2, 1024)
+  assert (about["tokenizer"], about["hash"]) == ("teller", "teller")
+  assert (about["codebooks"], about["codebook_sizes"]) == (2, [1024, 1024])
 
 
 def test_tfds_reads_it(told):
@@ -227,7 +234,7 @@ def test_shards_of_other_settings_are_not_kept(tmp_path, audio, change):
     audio = make(tmp_path / "other", songs)
   tokenization.tokenize(audio, out, codec, batch=batch)
   assert codec.seen == 11
-  assert describe(out)["codec"] == codec.hash
+  assert describe(out)["hash"] == codec.hash
   first = TokenSource(out)[0]["codes"]
   np.testing.assert_array_equal(first[:, 0], 20 if change == "audio" else 0)
 
@@ -304,7 +311,7 @@ def test_shards_share_the_work_and_stay_few(monkeypatch):
   [
     ({"normalize": True}, "loudness"),
     ({"chunk": (8000, 7920), "chunk_seconds": 1.0}, "chunks of 1 s"),
-    ({"codebook_size": 70000}, "65536"),
+    ({"size": 70000}, "65536"),
   ],
 )
 def test_codecs_that_do_not_suit_are_refused(tmp_path, audio, changes, words):
@@ -442,11 +449,11 @@ def test_one_run_has_one_codec(told, audio, tmp_path):
     sets, batch=4, frames=9, count=1, **more
   )
   for read in (lambda *a, **k: take(*a, 1, **k), fixed):
-    with pytest.raises(UserError, match="codec teller, not of mine"):
-      read(told, codec="mine")
-    with pytest.raises(UserError, match="codec other, not of teller"):
+    with pytest.raises(UserError, match="teller teller, not of mine"):
+      read(told, tokenizer_hash="mine")
+    with pytest.raises(UserError, match="teller other, not of teller"):
       read({told: 1, other: 1})
-    (batch,) = read([told, told], codec="teller")
+    (batch,) = read([told, told], tokenizer_hash="teller")
     assert len(batch["codes"]) in (4, 11)
   (batch,) = take({told: 1, other: 0}, 1)  # not read at all
   for change, words in (

@@ -80,19 +80,15 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
 
 
 def load_codec(path: str | os.PathLike):
-  """Opens a codec to code with, a `LoadedCodec`.
-
-  Of a music model its own; of a stereo one the mono codec of either side, which
-  takes other audio as well.
+  """Opens a codec for files: of a music model its own, of a stereo one the
+  mono codec of either channel, which takes any audio.
 
   Raises:
     UserError: there is no model.
   """
   from mmdcodec import bundle
-  from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
-  codec = bundle.load_codec(path)
-  return codec.mono if isinstance(codec, StereoCodec) else codec
+  return bundle.load_codec(path).base
 
 
 def load_music(path: str | os.PathLike):

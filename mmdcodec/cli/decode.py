@@ -343,7 +343,7 @@ def check_model(reader, codec, model):
   segments = 0, 0
   if codec.model.chunk is not None:
     size, hop = codec.model.chunk
-    segments = -(-size // codec.model.stride), hop
+    segments = -(-size // codec.stride), hop
     if reader.version == 1:
       reader = reader.in_segments(*segments)
       header = reader.header
@@ -353,7 +353,7 @@ def check_model(reader, codec, model):
     header.scaled,
   )
   wanted = (
-    (codec.rate, codec.channels, codec.model.stride, codec.model.codebook_size),
+    (codec.rate, codec.channels, codec.stride, codec.codebook_size),
     segments,
     codec.model.normalize,
   )

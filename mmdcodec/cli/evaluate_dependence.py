@@ -27,7 +27,7 @@ def run(args, codec):
   name = args.pattern or "delay"
   pattern = parse_pattern(name, books)
   clips, about = common.read_clips(args, codec)
-  size = codec.model.codebook_size
+  size = codec.codebook_size
   encode = lambda clip: codec.encode(clip.audio[None], codebooks=books)[0]
   # A pattern that has no rows in the longest clip has none at all: say so
   # before all others are encoded.

@@ -93,7 +93,6 @@ def describe_model(path: pathlib.Path) -> str:
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
-  from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
@@ -114,16 +113,16 @@ def describe_model(path: pathlib.Path) -> str:
     ("codec" if music else "model", codec.hash),
     ("sample rate", f"{codec.rate} Hz"),
     ("channels", f"{codec.channels}"),
-    ("frame rate", f"{codec.frame_rate:g} Hz (stride {codec.model.stride})"),
-    ("codebooks", f"{codec.codebooks} x {codec.model.codebook_size}"),
+    ("frame rate", f"{codec.frame_rate:g} Hz (stride {codec.stride})"),
+    ("codebooks", f"{codec.codebooks} x {codec.codebook_size}"),
     (
       "its parameters" if music else "parameters",
       f"{count(codec) / 1e6:.2f} M",
     ),
     ("size on disk", common.bytes_text(common.folder_size(path))),
   ]
-  if isinstance(codec, StereoCodec):
-    rows.append(("codec of a side", f"{codec.mono.hash}, codes files"))
+  if codec.base is not codec:
+    rows.append(("codec of a side", f"{codec.base.hash}, codes files"))
   if training.get("step") is not None:
     rows.append(("training steps", f"{training['step']:,}"))
   if source := loaded.config.get("source"):
@@ -131,7 +130,7 @@ def describe_model(path: pathlib.Path) -> str:
   table = common.format_table(None, rows)
   if music:
     return table
-  bits = bitstream.code_bits(codec.model.codebook_size)
+  bits = bitstream.code_bits(codec.codebook_size)
   rates = [
     (n, n * bits * codec.frame_rate / 1000)
     for n in range(1, codec.codebooks + 1)
@@ -173,11 +172,10 @@ def describe_dataset(path: pathlib.Path) -> str:
     ("sample rate", f"{found['rate']} Hz"),
   ]
   if found["kind"] == "tokens":
-    rate, stride = found["frame_rate"], found["stride"]
     rows += [
-      ("frames", f"{found['frames']:,} at {rate:g} Hz (stride {stride})"),
-      ("codebooks", f"{found['codebooks']} x {found['codebook_size']}"),
-      ("codec", found["codec"]),
+      ("frames", f"{found['frames']:,} at {found['frame_rate']:g} Hz"),
+      ("codebooks", f"{found['codebooks']} x {max(found['codebook_sizes'])}"),
+      (found["tokenizer"], found["hash"]),
       ("made from", found["source"]),
     ]
   else:

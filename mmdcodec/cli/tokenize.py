@@ -51,7 +51,8 @@ def run(args):
     print(
       f"{args.tokens}: {found['records']} records,"
       f" {formatting.duration(found['seconds'])} of audio, {found['codebooks']}"
-      f" codebooks of {found['codebook_size']} at {found['frame_rate']:g} Hz,"
-      f" {common.bytes_text(common.folder_size(args.tokens))}, codec"
-      f" {found['codec']}"
+      f" codebooks of {max(found['codebook_sizes'])} at"
+      f" {found['frame_rate']:g} Hz,"
+      f" {common.bytes_text(common.folder_size(args.tokens))},"
+      f" {found['tokenizer']} {found['hash']}"
     )

@@ -1,4 +1,4 @@
-"""Codes of the records of audio data sets, on all devices of a process."""
+"""Encodes the records of audio data sets on all devices of a process."""
 
 import collections
 import io
@@ -14,52 +14,49 @@ from mmdcodec.audio import files, melody
 from mmdcodec.data import tokens
 from mmdcodec.data.source import Source
 from mmdcodec.errors import UserError
-from mmdcodec.nn.conv import frames
 from mmdcodec.platform import cpus
-from mmdcodec.tokenizers import validation
-from mmdcodec.tokenizers.loaded_codec import LoadedCodec
-from mmdcodec.tokenizers.stereo_codec import StereoCodec
+from mmdcodec.tokenizers.interface import Tokenizer
 
-# Batches in work for each device: one is read while another is encoded.
+# Batches in progress on each device: one is read while another is encoded.
 _AT_A_TIME = 2
 
 
-def check_codec(codec: LoadedCodec | StereoCodec) -> None:
-  """Raises a UserError unless token records can hold what a codec makes."""
-  validation.codes_alone(codec.model)
-  if codec.model.codebook_size > 1 << 16:
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+  """Raises a UserError unless token records can hold a tokenizer's codes."""
+  tokenizer.check_codes_suffice()
+  if tokenizer.codebook_size > 1 << 16:
     raise UserError(
-      f"the codec has {codec.model.codebook_size} codes in a codebook; token"
+      f"the tokenizer has {tokenizer.codebook_size} codes in a codebook; token"
       " records hold 65536 at most."
     )
 
 
 def encoded(
   source: Source,
-  codec: LoadedCodec | StereoCodec,
+  tokenizer: Tokenizer,
   batches: Iterable[range],
   rows: int,
 ) -> Iterator[list[dict]]:
-  """Token records of batches of records, several at a time, in their order.
+  """Encodes batches of records, several at a time, in their order.
 
   Args:
     source: the audio.
-    codec: makes the codes.
+    tokenizer: makes the codes.
     batches: indices of records.
-    rows: of every batch, so that there is one program for each length.
+    rows: of every batch, so that each length compiles one program.
 
   Yields:
     The token records of a batch.
   """
-  codecs = [codec.on(device) for device in jax.local_devices()] * _AT_A_TIME
+  encoders = [tokenizer.on(d) for d in jax.local_devices()] * _AT_A_TIME
   free = queue.SimpleQueue()
-  for each in codecs:
+  for each in encoders:
     free.put(each)
   readers = ThreadPoolExecutor(cpus(), "read")
-  workers = ThreadPoolExecutor(len(codecs), "encode")
+  workers = ThreadPoolExecutor(len(encoders), "encode")
 
   def work(indices: range) -> list[dict]:
-    clips = list(readers.map(lambda i: _read(source, codec, i), indices))
+    clips = list(readers.map(lambda i: _read(source, tokenizer, i), indices))
     here = free.get()
     try:
       codes = _encode(here, [x for _, _, x in clips], rows)
@@ -74,7 +71,7 @@ def encoded(
   try:
     for indices in batches:
       waiting.append(workers.submit(work, indices))
-      if len(waiting) > 2 * len(codecs):
+      if len(waiting) > 2 * len(encoders):
         yield waiting.popleft().result()
     for future in waiting:
       yield future.result()
@@ -84,28 +81,30 @@ def encoded(
 
 
 def _read(
-  source: Source, codec: LoadedCodec | StereoCodec, index: int
+  source: Source, tokenizer: Tokenizer, index: int
 ) -> tuple[dict, np.ndarray, np.ndarray]:
-  """A record, its melody, and its audio as the codec takes it."""
+  """A record, its melody, and its audio as the tokenizer takes it."""
   record = source[index]
   with soundfile.SoundFile(io.BytesIO(record.pop("audio"))) as sound:
     x = sound.read(dtype="float32", always_2d=True)
   rate = record["rate"]
-  tune = files.resample(files.mix(x, 1), rate=rate, to=melody.RATE)
-  classes = melody.pitch_classes(tune, melody.RATE)
-  x = files.mix(x, codec.channels)
-  return record, classes, files.resample(x, rate=rate, to=codec.rate)
+  mono = files.resample(files.mix(x, 1), rate=rate, to=melody.RATE)
+  classes = melody.pitch_classes(mono, melody.RATE)
+  x = files.mix(x, tokenizer.channels)
+  return record, classes, files.resample(x, rate=rate, to=tokenizer.rate)
 
 
 def _encode(
-  codec: LoadedCodec | StereoCodec, clips: list[np.ndarray], rows: int
+  tokenizer: Tokenizer, clips: list[np.ndarray], rows: int
 ) -> list[np.ndarray]:
   """Codes [frames, codebooks] of each clip [samples, channels]."""
-  lengths = np.ones(rows, np.int64)  # of rows that only fill the batch
+  lengths = np.ones(rows, np.int64)  # of rows that only fill up the batch
   lengths[: len(clips)] = [len(clip) for clip in clips]
-  x = np.zeros((rows, lengths.max(), codec.channels), np.float32)
+  x = np.zeros((rows, lengths.max(), tokenizer.channels), np.float32)
   for row, clip in zip(x, clips, strict=False):
     row[: len(clip)] = clip
-  codes = codec.encode(x, lengths=lengths)
-  ends = frames(lengths, codec.model.stride)
-  return [codes[i, : ends[i]] for i in range(len(clips))]
+  codes = tokenizer.encode(x, lengths=lengths)
+  return [
+    each[: tokenizer.frames_of(len(clip))]
+    for each, clip in zip(codes, clips, strict=False)
+  ]

@@ -1,9 +1,12 @@
 """Random access to the records of data sets, and crops of their audio."""
 
+import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -14,12 +17,14 @@ from mmdcodec.errors import UserError
 
 SUMMARY = "mmdcodec.json"
 
-# Samples (at the lower rate) read on both sides of a crop that is resampled,
-# so that its ends are those of the resampled whole.
+# Samples (at the lower rate) read on both sides of a crop before it is
+# resampled, so that its ends are those of the whole recording resampled.
 _MARGIN = 256
 
+# Bytes at both ends of a shard that its fingerprint covers.
+_FINGERPRINTED = 1 << 16
 
-# What makes a data set of each kind.
+# The command that makes a data set of each kind.
 _MADE_BY = {
   "audio": "mmdcodec prepare FOLDER DATASET",
   "tokens": "mmdcodec tokenize DATASET TOKENS --model BUNDLE",
@@ -27,11 +32,11 @@ _MADE_BY = {
 
 
 def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
-  """What a data set holds: kind, records, seconds, rate, ...
+  """The summary of a data set: kind, records, seconds, rate, ...
 
   Args:
     dataset_dir: its folder.
-    kind: which it must be, "audio" or "tokens"; None for either.
+    kind: the kind it must have, "audio" or "tokens"; None for either.
 
   Raises:
     UserError: the folder is not a data set, or one of another kind.
@@ -51,6 +56,11 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
       f"{folder}: is a data set of {found}; expected one of {kind}, made by"
       f" `{made_by}`."
     )
+  if found == "tokens" and "codec" in summary:
+    # Written when there were no tokenizers but codecs.
+    sizes = [summary["codebook_size"]] * summary["codebooks"]
+    summary |= {"tokenizer": "codec", "hash": summary.pop("codec")}
+    summary |= {"codebook_sizes": sizes, "window": None}
   return summary
 
 
@@ -58,24 +68,25 @@ class Records:
   """The records of a data set by index. Safe to share between threads.
 
   Reads the shards directly: TFDS's own source decodes every feature, which
-  takes longer than to decode a crop.
+  takes longer than decoding a crop.
 
   Attributes:
     path: the data set.
-    summary: what `describe` says of it.
-    seconds: length of all records together.
+    summary: see `describe`.
+    shards: the files of the data set.
+    seconds: total length of the records.
   """
 
   def __init__(self, dataset_dir: str | os.PathLike, kind: str):
-    """Opens a data set of a kind; raises UserError if it is none."""
+    """Opens a data set; raises UserError if it is not one of this kind."""
     from array_record.python import array_record_data_source
 
     self.summary = summary = describe(dataset_dir, kind)
     self.path = str(dataset_dir)
     self.seconds = float(summary["seconds"])
-    shards = sorted(Path(dataset_dir).glob("*-train.array_record-*"))
+    self.shards = sorted(Path(dataset_dir).glob("*-train.array_record-*"))
     self._records = array_record_data_source.ArrayRecordDataSource(
-      [str(s) for s in shards]
+      [str(shard) for shard in self.shards]
     )
     if len(self._records) != summary["records"]:
       raise UserError(
@@ -87,7 +98,7 @@ class Records:
     """Number of records."""
     return len(self._records)
 
-  def features(self, index: int):
+  def features(self, index: int) -> Mapping[str, Any]:
     """The features of a record, as protocol buffers by name."""
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -95,8 +106,8 @@ class Records:
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def labels(feature) -> dict:
-  """What every record says of its audio: path, caption, tags, position."""
+def labels(feature: Mapping[str, Any]) -> dict:
+  """What every record says about its audio: path, caption, tags, position."""
   text = {
     k: feature[k].bytes_list.value[0].decode()
     for k in ("path", "caption", "tags")
@@ -113,7 +124,7 @@ class Source(Records):
   """
 
   def __init__(self, dataset_dir: str | os.PathLike):
-    """Opens a data set; raises UserError if it is none of audio."""
+    """Opens a data set; raises UserError if it is not one of audio."""
     super().__init__(dataset_dir, "audio")
     self.rate = int(self.summary["rate"])
     self.channels = int(self.summary["channels"])
@@ -127,6 +138,18 @@ class Source(Records):
     audio = feature["audio"].bytes_list.value[0]
     return {"audio": audio, **numbers, **labels(feature)}
 
+  def fingerprint(self) -> str:
+    """Names the audio: 16 hex digits of sizes and both ends of all shards."""
+    digest = hashlib.sha256()
+    for shard in self.shards:
+      size = shard.stat().st_size
+      digest.update(f"{size} ".encode())
+      with shard.open("rb") as file:
+        digest.update(file.read(_FINGERPRINTED))
+        file.seek(max(0, size - _FINGERPRINTED))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]
+
   def flac(self, index: int) -> io.BytesIO:
     """The FLAC file in a record."""
     return io.BytesIO(self.features(index)["audio"].bytes_list.value[0])
@@ -135,11 +158,11 @@ class Source(Records):
 def crop(
   flac: io.BytesIO, where: float, *, samples: int, rate: int, channels: int
 ) -> np.ndarray:
-  """Decodes a crop of a FLAC file, and nothing else of it.
+  """Decodes a crop of a FLAC file and nothing else.
 
   Args:
     flac: the file.
-    where: in [0, 1), the start as a fraction of all the starts there are.
+    where: in [0, 1), the start as a fraction of all possible starts.
     samples: length of the crop at `rate`.
     rate: Hz of the crop; audio of another rate is resampled.
     channels: channels of the crop; see `files.mix`.
@@ -154,8 +177,8 @@ def crop(
         sound.seek(start)
       x = sound.read(samples, dtype="float32", always_2d=True)
       return x if x.shape[1] == channels else files.mix(x, channels)
-    # Starts and ends are on the grid of the records; a sample more than is
-    # needed, since the lengths of the two grids do not divide.
+    # Starts and ends are on the grid of the records; one sample more than
+    # needed, because the rates need not divide.
     need = -(-samples * sound.samplerate // rate) + 1
     start = int(where * max(1, sound.frames - need + 1))
     margin = _MARGIN * max(1, -(-sound.samplerate // rate))

@@ -1,18 +1,23 @@
 """Training batches: random crops of the records of token data sets.
 
-Which record comes when is said in `order.py`, as for audio in `pipeline.py`.
+`record_order.py` decides which record comes when, as for audio in
+`pipeline.py`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
 from mmdcodec.audio import melody as melody_lib
-from mmdcodec.data import record_order
+from mmdcodec.data import aligned_tokens, record_order
+from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import Batches, Datasets
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
+
+_KEYS = ("codes", "lengths", "caption", "melody")
 
 
 def token_batches(
@@ -21,8 +26,11 @@ def token_batches(
   batch: int,
   frames: int,
   seed: int = 0,
+  first_codebook: int = 0,
+  codebooks: int | None = None,
   melody: int = 0,
-  codec: str | None = None,
+  streams: Mapping[str, Datasets] | None = None,
+  tokenizer_hash: str | None = None,
   threads: int | None = None,
   process_index: int | None = None,
   process_count: int | None = None,
@@ -30,37 +38,37 @@ def token_batches(
   """An endless iterator of batches of random crops of codes.
 
   Order, epochs, weights and state are those of `pipeline.batches`. A record
-  shorter than the crop is padded with zeros; `lengths` tells how much of it
-  is codes.
+  shorter than the crop is padded with zeros.
 
   Args:
-    datasets: a token data set; a list of them, which are drawn from as one; or
-      a mapping from data set to the share of crops that come from it.
+    datasets: a token data set; a list of them, sampled as one; or a mapping
+      from data set to the share of crops that come from it.
     batch: crops of one step on all hosts together.
     frames: length of a crop.
     seed: of order and crops.
-    melody: frames of the melody that each crop begins with; 0: none.
-    codec: hash of the codec that the data sets must be of; None for any, but
-      the same one.
+    first_codebook: the first codebook to read.
+    codebooks: number of codebooks to read; None: all the rest.
+    melody: frames of melody that a crop begins with; 0: none.
+    streams: by name, data sets of other tokenizers over the same audio, in any
+      order; see `aligned_tokens`.
+    tokenizer_hash: of the tokenizer that made `datasets`; None: any, but the
+      same for all.
     threads: batches made at a time; None is one for each CPU, at most 16.
     process_index: this host; None asks JAX.
     process_count: number of hosts; None asks JAX.
 
   Returns:
-    `Batches`: dicts of `codes`, int32 `[batch / hosts, frames, codebooks]`,
-    `lengths`, int32 `[batch / hosts]`, the frames that are not padding, and
-    `caption`, str in an object array `[batch / hosts]`; with `melody` int32
-    `[batch / hosts, melody]`, pitch classes.
+    `Batches`: dicts as of `crop`, with a leading axis of `batch / hosts`.
 
   Raises:
-    UserError: not a token data set, or not of the codec, or an argument out of
-      range.
+    UserError: not a token data set, or not of the tokenizer, or data sets over
+      other audio, or an argument out of range.
   """
-  sources, weights = _open(datasets, frames, codec)
+  sources, weights = _open(datasets, frames, tokenizer_hash, streams or {})
   return record_order.batches(
     sources,
     weights,
-    _Crop(sources, frames, melody),
+    _Crop(sources, frames, first_codebook, codebooks, melody),
     batch=batch,
     seed=seed,
     threads=threads,
@@ -75,63 +83,88 @@ def fixed_token_batches(
   batch: int,
   frames: int,
   count: int,
+  first_codebook: int = 0,
+  codebooks: int | None = None,
   melody: int = 0,
-  codec: str | None = None,
+  streams: Mapping[str, Datasets] | None = None,
+  tokenizer_hash: str | None = None,
 ) -> list[dict]:
   """Batches for evaluation: always the same crops, spread over all records.
 
   Args:
-    datasets: as for `token_batches`; weights do not matter here.
+    datasets: as for `token_batches`; weights are ignored.
     batch: crops in a batch.
     frames: length of a crop.
     count: number of batches.
+    first_codebook: as for `token_batches`.
+    codebooks: as for `token_batches`.
     melody: as for `token_batches`.
-    codec: as for `token_batches`.
+    streams: as for `token_batches`.
+    tokenizer_hash: as for `token_batches`.
 
   Returns:
-    `count` dicts as those of `token_batches`.
+    `count` dicts like those of `token_batches`.
 
   Raises:
-    UserError: not a token data set, or not of the codec.
+    UserError: not a token data set, or not of the tokenizer, or data sets over
+      other audio.
   """
-  sources, _ = _open(datasets, frames, codec)
+  sources, _ = _open(datasets, frames, tokenizer_hash, streams or {})
+  make = _Crop(sources, frames, first_codebook, codebooks, melody)
   places = record_order.spread(sources, batch * count)
-  rows = [
-    crop(sources[k], record, where, frames, melody)
-    for k, record, where in places
-  ]
-  return record_order.stacked(rows, batch)
+  return record_order.stacked([make.at(*place) for place in places], batch)
 
 
 def crop(
-  source: TokenSource, index: int, where: float, frames: int, melody: int = 0
+  source: TokenSource | AlignedTokens,
+  index: int,
+  where: float,
+  frames: int,
+  melody: int = 0,
+  *,
+  first_codebook: int = 0,
+  codebooks: int | None = None,
 ) -> dict:
   """Frames of a record, padded with zeros if it has fewer.
 
   Args:
     source: the data set.
     index: of the record.
-    where: in [0, 1), the start as a fraction of all the starts there are.
+    where: in [0, 1), the start as a fraction of all possible starts.
     frames: length of the crop.
-    melody: frames of its melody; one that ends before begins again.
+    melody: frames of its melody, repeated if it is shorter; 0: none.
+    first_codebook: the first codebook to read.
+    codebooks: number of codebooks to read; None: all the rest.
 
   Returns:
-    `codes`, int32 `[frames, codebooks]`, `lengths`, `caption`, and `melody`
-    int32 `[melody]` if it was asked for.
+    `codes`, int32 `[frames, codebooks]`; `lengths`, int32, the frames that are
+    not padding; `caption`, str; `melody`, int32 `[melody]`, pitch classes, if
+    asked for; and for each stream of `AlignedTokens` under its name int32
+    `[rows, codebooks]`, with the number of valid rows under `NAME_lengths`.
   """
-  record = source[index]
+  record, last = source[index], None
   start = int(where * max(1, len(record["codes"]) - frames + 1))
-  codes = record["codes"][start : start + frames]
+  if isinstance(source, AlignedTokens):
+    start -= start % source.grid
+  if codebooks is not None:
+    last = first_codebook + codebooks
+  codes = record["codes"][start : start + frames, first_codebook:last]
   found = {
     "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),
     "lengths": np.int32(len(codes)),
-    # An object: as NumPy's own text, a batch takes rows times the longest.
+    # An object: a NumPy array of text takes rows times the longest text.
     "caption": np.array(record["caption"], object),
   }
   if melody:
     per_frame = melody_lib.RATE / melody_lib.HOP / source.frame_rate
-    tune = record["melody"][round(start * per_frame) :]
-    found["melody"] = melody_lib.fit(tune, melody)
+    rest = record["melody"][round(start * per_frame) :]
+    found["melody"] = melody_lib.fit(rest, melody)
+  if isinstance(source, AlignedTokens):
+    begin, seconds = start / source.frame_rate, frames / source.frame_rate
+    for name, stream in source.streams.items():
+      codes, _ = record["streams"][name]
+      codes, count = aligned_tokens.cut(stream, codes, begin, seconds)
+      found[name], found[f"{name}_lengths"] = codes, np.int32(count)
   return found
 
 
@@ -139,26 +172,57 @@ def crop(
 class _Crop(grain.transforms.RandomMap):
   """(source, record) -> a crop of that record."""
 
-  sources: list[TokenSource]
+  sources: Sequence[TokenSource | AlignedTokens]
   frames: int
+  first_codebook: int
+  codebooks: int | None
   melody: int
 
-  def random_map(self, element, rng: np.random.Generator) -> dict:
-    k, record = element
-    return crop(self.sources[k], record, rng.random(), self.frames, self.melody)
+  def random_map(
+    self, element: tuple[int, int], rng: np.random.Generator
+  ) -> dict:
+    return self.at(*element, rng.random())
+
+  def at(self, k: int, record: int, where: float) -> dict:
+    """The crop of a record of source k; see `crop`."""
+    return crop(
+      self.sources[k],
+      record,
+      where,
+      self.frames,
+      self.melody,
+      first_codebook=self.first_codebook,
+      codebooks=self.codebooks,
+    )
 
 
-def _open(datasets, frames: int, codec: str | None):
-  """Opens token data sets of one codec; see `order.open_sources`."""
+def _open(
+  datasets: Datasets,
+  frames: int,
+  tokenizer_hash: str | None,
+  streams: Mapping[str, Datasets],
+) -> tuple[Sequence[TokenSource | AlignedTokens], list[float]]:
+  """Opens token data sets of one tokenizer, with those aligned to them."""
   if frames <= 0:
     raise UserError(f"frames must be more than 0, not {frames}.")
   sources, weights = record_order.open_sources(datasets, TokenSource)
-  wanted = codec or sources[0].codec
+  wanted = tokenizer_hash or sources[0].hash
   for source in sources:
-    if source.codec != wanted:
-      whose = "the model's" if codec else f"that of {sources[0].path}"
+    if source.hash != wanted:
+      whose = "the model's" if tokenizer_hash else f"that of {sources[0].path}"
       raise UserError(
-        f"{source.path} has codes of the codec {source.codec}, not of {wanted},"
-        f" {whose}; make it again with that one."
+        f"{source.path} has codes of the {source.tokenizer} {source.hash}, not"
+        f" of {wanted}, {whose}; make it again with that one."
       )
-  return sources, weights
+  if not streams:
+    return sources, weights
+  if taken := [name for name in streams if name in _KEYS]:
+    raise UserError(
+      f"no stream of tokens can be called {taken[0]}; choose another name than"
+      f" {', '.join(_KEYS)}."
+    )
+  opened = {
+    name: record_order.open_sources(sets, TokenSource)[0]
+    for name, sets in streams.items()
+  }
+  return aligned_tokens.match(sources, opened), weights

@@ -1,10 +1,10 @@
 """Audio data sets to token data sets, on all devices of all processes.
 
-The records are cut into shards by their number alone, and a shard is always
-encoded in the same batches, whoever does it. So the result depends neither on
-the number of processes or devices nor on interruptions: finished shards wait
-in a hidden folder beside the data set, with a note of what they were made of,
-and the same command goes on from there.
+How records are cut into shards depends on their number alone, and a shard is
+always encoded in the same batches. So the result depends neither on the number
+of processes or devices nor on interruptions: finished shards wait in a hidden
+folder beside the data set, with a note of what they were made of, and the same
+command continues from there.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ import mmdcodec
 from mmdcodec.data import codes, storage, tokens
 from mmdcodec.data.source import SUMMARY, Source
 from mmdcodec.errors import UserError
-from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+from mmdcodec.tokenizers.interface import Tokenizer
 
-# Of what the shards in an unfinished folder are made.
+# File that says what the shards in an unfinished folder were made of.
 _NOTE = "settings.json"
 
 # Records of a shard: few enough to share a small data set between processes
-# and to lose little when killed, more where that would make many files.
+# and to lose little when killed, more where there would be too many files.
 _LEAST, _MOST, _SHARDS = 128, 4096, 1024
 
 
 def tokenize(
   dataset: str | os.PathLike,
   out: str | os.PathLike,
-  codec: LoadedCodec,
+  tokenizer: Tokenizer,
   *,
   batch: int = 16,
   force: bool = False,
@@ -44,7 +44,7 @@ def tokenize(
 ) -> dict | None:
   """Encodes the records of an audio data set.
 
-  The codes are those of `codec.encode` of each record alone; records of
+  The codes are those of `tokenizer.encode` of each record alone; records of
   another rate or number of channels are converted first. Under several JAX
   processes, every one must call this; they share the work and the folder of
   `out`. The data set appears under its name when it is complete.
@@ -52,24 +52,25 @@ def tokenize(
   Args:
     dataset: of audio.
     out: the token data set to write.
-    codec: makes the codes.
+    tokenizer: makes the codes.
     batch: records encoded at a time on each device.
-    force: whether to replace a token data set that is there already.
-    show: takes the records done and those to do in this process, now and then.
+    force: whether to replace a token data set that exists.
+    show: called now and then with the records done and in all, in this
+      process.
 
   Returns:
     The summary of the data set (see `source.describe`); None in processes
     other than the first, which puts it together.
 
   Raises:
-    UserError: no audio data set, a codec that does not suit, `out` exists, or
-      another run is writing it.
+    UserError: no audio data set, a tokenizer that does not suit, `out` exists,
+      or another run is writing it.
   """
-  codes.check_codec(codec)
+  codes.check_tokenizer(tokenizer)
   if batch < 1:
     raise UserError(f"batch must be more than 0, not {batch}.")
   source = Source(dataset)
-  # Through links: what is replaced is the folder that one leads to.
+  # Links are followed: what gets replaced is the folder that they lead to.
   out = Path(os.path.realpath(out))
   unfinished = out.with_name(f".{out.name}.unfinished")
   first, held = jax.process_index() == 0, None
@@ -78,11 +79,11 @@ def tokenize(
   storage.check_out(out, force, "tokens")
   try:
     if first:
-      held = _begin(unfinished, _settings(source, codec, batch))
+      held = _begin(unfinished, _settings(source, tokenizer, batch))
     _wait_for_all("begun")
     write_share(
       source,
-      codec,
+      tokenizer,
       unfinished,
       batch=batch,
       process_index=jax.process_index(),
@@ -90,7 +91,7 @@ def tokenize(
       show=show,
     )
     _wait_for_all("encoded")
-    return _finish(source, codec, unfinished, out) if first else None
+    return _finish(source, tokenizer, unfinished, out) if first else None
   finally:
     if held is not None:
       os.close(held)
@@ -98,7 +99,7 @@ def tokenize(
 
 def write_share(
   source: Source,
-  codec: LoadedCodec,
+  tokenizer: Tokenizer,
   unfinished: Path,
   *,
   batch: int,
@@ -110,11 +111,11 @@ def write_share(
 
   Args:
     source: the audio.
-    codec: makes the codes.
+    tokenizer: makes the codes.
     unfinished: folder of the shards.
     batch: records encoded at a time on each device.
-    process_index: whose share.
-    process_count: between how many the shards are shared.
+    process_index: of the process whose share is written.
+    process_count: number of processes that share the shards.
     show: see `tokenize`.
   """
   shards = _shards(len(source))
@@ -127,7 +128,7 @@ def write_share(
   parts = (part for shard in todo for part in _cut(shards[shard], batch))
   serialize = storage.serializer(tokens.features())
   with contextlib.closing(
-    codes.encoded(source, codec, parts, min(batch, len(source)))
+    codes.encoded(source, tokenizer, parts, min(batch, len(source)))
   ) as encoded:
     for shard in todo:
       partial, length = unfinished / f"partial-{shard:05d}", 0
@@ -139,18 +140,18 @@ def write_share(
             length += record["frames"]
           done += len(records)
           show(done, total)
-      # What it holds is in its name: nobody needs to read it again to sum up.
+      # Its name holds the number of frames, so that summing up reads nothing.
       os.rename(partial, unfinished / f"shard-{shard:05d}-{length}")
 
 
 def _shards(records: int) -> list[range]:
-  """The records of each shard; depends on their number alone."""
+  """The records of each shard; a function of their number alone."""
   size = min(max(_LEAST, -(-records // _SHARDS)), _MOST)
   return _cut(range(records), size)
 
 
 def _cut(records: range, size: int) -> list[range]:
-  """Parts of so many records, the last one of what is left."""
+  """Parts of `size` records, the last one shorter."""
   return [records[i : i + size] for i in range(0, len(records), size)]
 
 
@@ -159,12 +160,12 @@ def _finished(unfinished: Path) -> dict[int, Path]:
   return {int(p.name.split("-")[1]): p for p in unfinished.glob("shard-*")}
 
 
-def _settings(source: Source, codec: LoadedCodec, batch: int) -> dict:
-  """All that shards depend on: those made with other settings do not fit."""
+def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
+  """Everything that the contents of shards depend on."""
   files_ = sorted(Path(source.path).glob("*.array_record-*"))
   stats = [path.stat() for path in files_]
   return {
-    "codec": codec.hash,
+    "tokenizer": tokenizer.hash,
     "batch": batch,
     "source": source.summary,
     "source_files": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
@@ -174,16 +175,16 @@ def _settings(source: Source, codec: LoadedCodec, batch: int) -> dict:
 
 
 def _begin(unfinished: Path, settings: dict) -> int:
-  """Makes or empties the folder, or keeps shards of the same settings.
+  """Makes the folder, or empties it unless its shards have these settings.
 
   Returns:
-    A lock on it.
+    A lock on the folder.
   """
   unfinished.mkdir(parents=True, exist_ok=True)
   held = storage.lock(unfinished)
   if held is None:
     raise UserError(
-      f"{unfinished}: another run is at work there; wait for its end."
+      f"{unfinished}: another run is writing there; wait until it ends."
     )
   note = unfinished / _NOTE
   try:
@@ -191,7 +192,7 @@ def _begin(unfinished: Path, settings: dict) -> int:
   except (OSError, ValueError):
     same = False
   for path in unfinished.iterdir():
-    # What is being put together is in a folder.
+    # The data set is put together in a folder inside.
     if path.is_dir():
       shutil.rmtree(path)
     elif not same:
@@ -202,9 +203,9 @@ def _begin(unfinished: Path, settings: dict) -> int:
 
 
 def _finish(
-  source: Source, codec: LoadedCodec, unfinished: Path, out: Path
+  source: Source, tokenizer: Tokenizer, unfinished: Path, out: Path
 ) -> dict:
-  """Makes a data set of the shards of all processes; returns its summary."""
+  """Puts the shards of all processes together; returns the summary."""
   there, shards = _finished(unfinished), _shards(len(source))
   if len(there) < len(shards):
     raise UserError(
@@ -238,7 +239,7 @@ def _finish(
       )
     ],
     check_data=False,
-    description=f"Codes of the codec {codec.hash}.",
+    description=f"Codes of the {tokenizer.kind} {tokenizer.hash}.",
     disable_shuffling=True,
   )
   summary = {
@@ -246,13 +247,9 @@ def _finish(
     "records": len(source),
     "frames": length,
     "seconds": source.seconds,
-    "codec": codec.hash,
-    "rate": codec.rate,
-    "frame_rate": codec.frame_rate,
-    "stride": codec.model.stride,
-    "codebooks": codec.codebooks,
-    "codebook_size": codec.model.codebook_size,
+    **tokens.describe_tokenizer(tokenizer),
     "source": Path(source.path).resolve().name,
+    "fingerprint": source.fingerprint(),
     "version": mmdcodec.__version__,
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
@@ -262,6 +259,6 @@ def _finish(
 
 
 def _wait_for_all(what: str) -> None:
-  """Waits until every process has come here."""
+  """Waits until every process has reached this point."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f"mmdcodec tokenize: {what}")

@@ -1,11 +1,10 @@
-"""Data sets of tokens: the codes of audio records, what language models read.
+"""Data sets of tokens: the codes of audio records, for language models.
 
 A data set of tokens is a folder like one of audio (see `records.py`). Each of
 its records has the codes of one record of audio, in the same order, its melody
-(see `audio.melody`), and what that record says of its music: caption, tags,
-path and position. The summary
-names the codec by the hash of its weights; codes of another codec mean
-something else.
+(see `audio.melody`), and the labels of that record: caption, tags, path and
+position. The summary names the tokenizer by the hash of its weights, because
+codes of another tokenizer mean something else, and the audio by a fingerprint.
 """
 
 import os
@@ -14,13 +13,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mmdcodec.data.source import Records, labels
+from mmdcodec.tokenizers.interface import Tokenizer
 
-# Two bytes hold any codebook in use (see `codes.check_codec`).
+# Two bytes hold the codes of any codebook (see `codes.check_tokenizer`).
 _CODES = np.dtype("<u2")
 
 
 def features() -> tfds.features.FeaturesDict:
-  """The features of a record, as TFDS describes them."""
+  """The features of a record, in the terms of TFDS."""
   return tfds.features.FeaturesDict(
     {
       "codes": tfds.features.Tensor(shape=(), dtype=np.object_),
@@ -38,9 +38,9 @@ def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
   """The features of a record.
 
   Args:
-    codes: [frames, codebooks], each less than 65536.
+    codes: int [frames, codebooks], each less than 65536.
     melody: of `audio.melody.pitch_classes`, at its own rate.
-    audio: the record of audio that they are of (see `source.Source`).
+    audio: the record of audio that was encoded (see `source.Source`).
   """
   return {
     # C order, little-endian: the codebooks of a frame lie side by side.
@@ -51,23 +51,41 @@ def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
   }
 
 
+def describe_tokenizer(tokenizer: Tokenizer) -> dict:
+  """What the summary of a token data set says about its tokenizer."""
+  return {
+    "tokenizer": tokenizer.kind,
+    "hash": tokenizer.hash,
+    "rate": tokenizer.rate,
+    "frame_rate": tokenizer.frame_rate,
+    "window": tokenizer.window,
+    "codebooks": tokenizer.codebooks,
+    "codebook_sizes": list(tokenizer.codebook_sizes),
+  }
+
+
 class TokenSource(Records):
   """The records of a token data set by index. Safe to share between threads.
 
   Attributes:
-    codec: hash of the codec that made the codes (`LoadedCodec.hash`).
-    codebooks: of the codec.
-    codebook_size: codes of each.
-    frame_rate: frames per second.
+    tokenizer: kind of the tokenizer that made the codes, such as "codec".
+    hash: of that tokenizer; see `Tokenizer` for this and the following.
+    frame_rate: rows of codes per second.
+    window: seconds that a row describes, if rows overlap; else None.
+    codebooks: codes in a row.
+    codebook_sizes: number of codes in each codebook.
+    codebook_size: the largest of them.
   """
 
   def __init__(self, dataset_dir: str | os.PathLike):
-    """Opens a data set; raises UserError if it is none of tokens."""
+    """Opens a data set; raises UserError if it is not one of tokens."""
     super().__init__(dataset_dir, "tokens")
-    self.codec = self.summary["codec"]
-    self.codebooks = int(self.summary["codebooks"])
-    self.codebook_size = int(self.summary["codebook_size"])
+    self.tokenizer, self.hash = self.summary["tokenizer"], self.summary["hash"]
     self.frame_rate = float(self.summary["frame_rate"])
+    self.window = self.summary["window"]
+    self.codebooks = int(self.summary["codebooks"])
+    self.codebook_sizes = tuple(self.summary["codebook_sizes"])
+    self.codebook_size = max(self.codebook_sizes)
 
   def __getitem__(self, index: int) -> dict:
     """A record: `codes` int32 [frames, codebooks], `melody`; text is str."""

@@ -158,7 +158,7 @@ def reconstruct(
   from mmdcodec.tokenizers import loaded_codec
 
   # Padded to one length, so that clips of all lengths share a program.
-  stride = codec.model.stride
+  stride = codec.stride
   longest = max(len(clip.audio) for clip in clips)
   longest = loaded_codec.bucket(-(-longest // stride)) * stride
 
@@ -166,7 +166,7 @@ def reconstruct(
     x = np.asarray(x)
     return np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)))
 
-  size = codec.model.codebook_size
+  size = codec.codebook_size
   audio, rows, counts, frames, samples = [], [], 0, 0, 0
   for clip in clips:
     codes, scale = codec.encode(

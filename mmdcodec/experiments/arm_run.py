@@ -209,12 +209,12 @@ def measure(
   for clip in clips:
     x, lengths = clip["audio"], clip["lengths"]
     codes = codec.encode(x, lengths=lengths)
-    coded.append(codes[0, : -(-int(lengths[0]) // codec.model.stride)])
+    coded.append(codes[0, : codec.frames_of(int(lengths[0]))])
     if both:
       y = codec.decode(codes, length=x.shape[1])
       rows.append(compare(x, y, codec.rate, lengths))
   codes, mask = code_rows.pad(coded)
-  size = codec.model.codebook_size
+  size = codec.codebook_size
   pieces = [clip["source"][0] for clip in clips]
   vectors = codebooks.vectors(codec)
   counts = codebooks.histogram(codes, size, mask)

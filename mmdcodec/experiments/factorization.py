@@ -138,7 +138,7 @@ def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
   config, about = copy.deepcopy(config), source.describe(sets["train"][0])
   config["codec"] = str(codec)
   config["model"]["codebooks"] = about["codebooks"]
-  config["model"]["codebook_size"] = about["codebook_size"]
+  config["model"]["codebook_size"] = max(about["codebook_sizes"])
   config["data"] |= {
     "train": sets["train"],
     "valid": sets["valid"],

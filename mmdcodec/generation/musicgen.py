@@ -19,14 +19,9 @@ from mmdcodec.generation.request import Order, make_order, melody_from
 from mmdcodec.models import text_tokens, token_lm
 from mmdcodec.models.conditioning import Conditioner, Conditions
 from mmdcodec.parallel import rules
-from mmdcodec.tokenizers import piecewise, validation
-from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
-from mmdcodec.tokenizers.stereo_codec import (
-  StereoCodec,
-  join_audio,
-  open_codec,
-  split_codes,
-)
+from mmdcodec.tokenizers.interface import AudioCodec
+from mmdcodec.tokenizers.loaded_codec import bucket
+from mmdcodec.tokenizers.stereo_codec import open_codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +45,7 @@ class LoadedMusic:
     config: dict of the bundle's config.json.
     model: the language model, a Linen module.
     variables: `{"params": ..., "codec": ...}` as in the bundle.
-    codec: the `LoadedCodec`, or the `StereoCodec` around it.
+    codec: the `AudioCodec` that decodes its codes.
     rate: Hz of the audio. channels: of it. frame_rate: code frames per second.
     seconds: of the clips that it was trained on.
   """
@@ -180,7 +175,7 @@ class LoadedMusic:
         yield part
 
     parts = passing(self._codes(asked, size))
-    for audio in _audio(self.codec, parts, size):
+    for audio in self.codec.decode_parts(parts, size):
       codes = np.concatenate(made, axis=1) if made else nothing
       made.clear()
       yield Chunk(codes, audio)
@@ -349,58 +344,19 @@ class LoadedMusic:
     return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)
 
 
-def check_codec(
-  model: token_lm.TokenLM, codec: LoadedCodec | StereoCodec
-) -> None:
+def check_codec(model: token_lm.TokenLM, codec: AudioCodec) -> None:
   """Makes sure that a codec's codes are what a language model speaks.
 
   Raises:
     UserError: they are not, or the codec keeps more than codes.
   """
-  if (codec.codebooks, codec.model.codebook_size) != (
+  if (codec.codebooks, codec.codebook_size) != (
     model.codebooks,
     model.codebook_size,
   ):
     raise UserError(
-      f"the codec has {codec.codebooks} x {codec.model.codebook_size} codes,"
+      f"the codec has {codec.codebooks} x {codec.codebook_size} codes,"
       f" but the language model {model.codebooks} x {model.codebook_size}: they"
       " do not belong together."
     )
-  validation.codes_alone(codec.model)
-
-
-def _audio(
-  codec: LoadedCodec | StereoCodec, parts, size: int
-) -> Iterator[np.ndarray]:
-  """Audio of codes that arrive in parts, as `decode` gives it of all of them.
-
-  Args:
-    codec: the codec.
-    parts: int32 [batch, frames, codebooks].
-    size: frames of a piece, at least.
-  """
-  if isinstance(codec, StereoCodec):
-    for x in _audio(codec.mono, map(split_codes, parts), size):
-      yield join_audio(x)
-    return
-  way = piecewise.way(codec.model, size)
-  if way is None:
-    yield codec.decode(np.concatenate(list(parts), axis=1))
-    return
-  batch = None
-
-  def rows():
-    nonlocal batch
-    for part in parts:
-      batch, frames, _ = part.shape
-      yield part.swapaxes(0, 1).reshape(frames, -1)
-
-  def pieces():
-    # Items side by side, as one clip with more columns.
-    for x, count in piecewise.gather(rows(), way.size):
-      codes = x[0].reshape(way.size, batch, -1).swapaxes(0, 1)
-      yield codes, np.repeat(count, batch), None
-
-  for x, count in way.decode(codec.variables, pieces()):
-    if count[0]:
-      yield x[:, : count[0]]
+  codec.check_codes_suffice()

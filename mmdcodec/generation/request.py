@@ -11,8 +11,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import text_tokens
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.token_lm import TokenLM
-from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
-from mmdcodec.tokenizers.stereo_codec import StereoCodec
+from mmdcodec.tokenizers.interface import AudioCodec
+from mmdcodec.tokenizers.loaded_codec import bucket
 
 # Frames of all items together: more do not fit anywhere, and are a mistake.
 _MOST_FRAMES = 10_000_000
@@ -53,7 +53,7 @@ class Order:
 
 def make_order(
   model: TokenLM,
-  codec: LoadedCodec | StereoCodec,
+  codec: AudioCodec,
   tokenizer: Any,
   texts: str | Sequence[str | None] | None = None,
   *,

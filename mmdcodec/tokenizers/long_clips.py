@@ -1,41 +1,50 @@
 """Clips of any length through a loaded codec, in constant memory.
 
-Short clips are coded as a whole, padded to one of a few lengths; longer ones,
-and those of which the end is not known yet, in pieces (see
-`mmdcodec.tokenizers.piecewise`). Either way the programs are compiled once, for
-any number of clips, and the codes and the audio are the same.
-
-`codec` is a `mmdcodec.tokenizers.loaded_codec.LoadedCodec` everywhere.
+Short clips are coded as a whole, padded to one of a few lengths. Longer clips,
+and clips whose end is not known yet, are coded in pieces (see
+`mmdcodec.tokenizers.piecewise`). Codes and audio are the same either way, and
+the programs are compiled once for any number of clips.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import NO_SCALE
 from mmdcodec.nn.conv import frames
-from mmdcodec.tokenizers import piecewise, validation
+from mmdcodec.tokenizers import pieces, piecewise, validation
+
+if TYPE_CHECKING:
+  from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # Clips of more frames are cut: at most a quarter of the work is padding.
 WHOLE = 4 * piecewise.BLOCK
 
+Blocks = Iterable[tuple[np.ndarray, np.ndarray | None]]
 
-def encode_array(codec, x, lengths, codebooks):
-  """Codes of a batch in pieces.
+
+def encode_array(
+  codec: "LoadedCodec",
+  x: np.ndarray,
+  lengths: np.ndarray,
+  codebooks: int | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Codes of a batch, made in pieces.
 
   Args:
-    codec: the codec; `blocks.cuttable`.
+    codec: one for which `piecewise.can_cut` holds.
     x: [batch, samples, channels].
     lengths: [batch] valid samples.
-    codebooks: use the first so many only.
+    codebooks: use only the first so many.
 
   Returns:
     (codes [batch, frames, codebooks], scale [batch, chunks] or None).
   """
-  way = piecewise.way(codec.model)
-  pieces = piecewise.cut(x, lengths, way.samples)
-  out = list(way.encode(codec.variables, pieces, codebooks))
+  coder = piecewise.make_coder(codec.model)
+  cut = pieces.cut(x, lengths, coder.samples)
+  out = list(coder.encode(codec.variables, cut, codebooks))
   most = sum(count for _, count, _ in out).max()
   codes = np.concatenate([codes for codes, _, _ in out], 1)[:, :most]
   if out[0][2] is None:
@@ -44,11 +53,16 @@ def encode_array(codec, x, lengths, codebooks):
   return codes, scale[:, : frames(x.shape[1], codec.model.chunk[1])]
 
 
-def decode_array(codec, codes, scale, length):
-  """Audio of a batch in pieces.
+def decode_array(
+  codec: "LoadedCodec",
+  codes: np.ndarray,
+  scale: np.ndarray | None,
+  length: int,
+) -> np.ndarray:
+  """Audio of a batch, made in pieces.
 
   Args:
-    codec: the codec; `blocks.cuttable`.
+    codec: one for which `piecewise.can_cut` holds.
     codes: int32 [batch, frames, k].
     scale: [batch, chunks] or None.
     length: samples to return.
@@ -56,55 +70,86 @@ def decode_array(codec, codes, scale, length):
   Returns:
     float32 [batch, length, channels].
   """
-  way = piecewise.way(codec.model)
+  coder = piecewise.make_coder(codec.model)
   if codec.model.normalize and scale is None:
     raise UserError(NO_SCALE)
   if codec.model.chunk is None:
-    codes = codes[:, : frames(length, codec.model.stride)]
+    codes = codes[:, : frames(length, codec.stride)]
   ends = np.full(len(codes), codes.shape[1])
-  pieces = (
-    (piece, count, _scale_of(scale, i, way))
-    for i, (piece, count) in enumerate(piecewise.cut(codes, ends, way.size))
+  cut = (
+    (piece, count, _scale_of(scale, i, coder))
+    for i, (piece, count) in enumerate(pieces.cut(codes, ends, coder.size))
   )
-  audio = [x for x, _ in way.decode(codec.variables, pieces, length)]
+  audio = [x for x, _ in coder.decode(codec.variables, cut, length)]
   return np.concatenate(audio, 1)[:, :length]
 
 
+def decode_parts(
+  codec: "LoadedCodec", parts: Iterable[np.ndarray], size: int
+) -> Iterator[np.ndarray]:
+  """Yields audio of a batch of codes that arrive in parts.
+
+  Args:
+    codec: any; one that cannot be cut decodes everything at the end.
+    parts: int32 [batch, any number of frames, codebooks].
+    size: frames to decode at a time, at least.
+  """
+  coder = piecewise.make_coder(codec.model, size)
+  if coder is None:
+    yield codec.decode(np.concatenate(list(parts), axis=1))
+    return
+  batch = None
+
+  def rows() -> Iterator[np.ndarray]:
+    nonlocal batch
+    for part in parts:
+      batch, count, _ = part.shape
+      yield part.swapaxes(0, 1).reshape(count, -1)
+
+  def coded() -> Iterator[piecewise.CodedPiece]:
+    # Items side by side, as one clip with more columns.
+    for x, count in pieces.gather(rows(), coder.size):
+      codes = x[0].reshape(coder.size, batch, -1).swapaxes(0, 1)
+      yield codes, np.repeat(count, batch), None
+
+  for x, count in coder.decode(codec.variables, coded()):
+    if count[0]:
+      yield x[:, : count[0]]
+
+
 def encode_blocks(
-  codec, parts: Iterable[np.ndarray], codebooks: int | None
+  codec: "LoadedCodec", parts: Iterable[np.ndarray], codebooks: int | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
   """See `LoadedCodec.encode_blocks`."""
-  way = piecewise.way(codec.model)
+  coder = piecewise.make_coder(codec.model)
   parts = (validation.audio(codec.model, part) for part in parts)
-  held, parts = _take(parts, WHOLE * codec.model.stride if way else None)
+  held, parts = _take(parts, WHOLE * codec.stride if coder else None)
   if parts is None:
     x = np.concatenate([np.zeros((0, codec.channels), np.float32), *held])
     codes, scale = codec.encode(x, codebooks=codebooks, return_scale=True)
     yield codes[0], None if scale is None else scale[0]
     return
-  pieces = piecewise.gather(parts, way.samples)
-  for codes, count, scale in way.encode(codec.variables, pieces, codebooks):
+  cut = pieces.gather(parts, coder.samples)
+  for codes, count, scale in coder.encode(codec.variables, cut, codebooks):
     count = int(count[0])
     if scale is not None:
-      scale = scale[0, : frames(count, way.per_chunk)]
+      scale = scale[0, : frames(count, coder.per_chunk)]
     yield codes[0, :count], scale
 
 
 def decode_blocks(
-  codec,
-  parts: Iterable[tuple[np.ndarray, np.ndarray | None]],
-  length: int | None,
+  codec: "LoadedCodec", parts: Blocks, length: int | None
 ) -> Iterator[np.ndarray]:
   """See `LoadedCodec.decode_blocks`."""
   model, scales = codec.model, []
-  way = piecewise.way(model)
+  coder = piecewise.make_coder(model)
 
-  def codes_of(parts):
+  def codes_of(parts: Blocks) -> Iterator[np.ndarray]:
     for codes, scale in parts:
       scales.extend(() if scale is None else np.ravel(scale))
       yield validation.codes(model, codes)
 
-  held, parts = _take(codes_of(parts), WHOLE if way else None)
+  held, parts = _take(codes_of(parts), WHOLE if coder else None)
   if parts is None:
     codes = np.concatenate(held or [np.zeros((0, codec.codebooks), np.int32)])
     scale = np.array(scales, np.float32)[None] if scales else None
@@ -115,16 +160,16 @@ def decode_blocks(
   if length is not None and model.chunk is None:
     parts = _first(parts, frames(length, model.stride))
 
-  def triples():
-    for piece, count in piecewise.gather(parts, way.size):
+  def coded() -> Iterator[piecewise.CodedPiece]:
+    for piece, count in pieces.gather(parts, coder.size):
       scale = None
       if scales:
-        now, scales[: way.chunks] = scales[: way.chunks], []
-        scale = _scale_of(np.array([now], np.float32), 0, way)
+        now, scales[: coder.chunks] = scales[: coder.chunks], []
+        scale = _scale_of(np.array([now], np.float32), 0, coder)
       yield piece, count, scale
 
   done = 0
-  for x, count in way.decode(codec.variables, triples(), length):
+  for x, count in coder.decode(codec.variables, coded(), length):
     x = x[0, : count[0]]
     x = x if length is None else x[: length - done]
     done += len(x)
@@ -133,22 +178,26 @@ def decode_blocks(
     if done == length:
       return
   if length is not None:
-    raise UserError(f"length is {length}; the codes hold {done} samples only.")
+    raise UserError(f"length is {length}; the codes hold only {done} samples.")
 
 
-def _scale_of(scale, i, way):
-  """Scale [batch, way.chunks] of piece i; 1 where there is no chunk."""
+def _scale_of(
+  scale: np.ndarray | None, i: int, coder: piecewise.ChunkCoder
+) -> np.ndarray | None:
+  """Scale [batch, coder.chunks] of piece i; 1 where there is no chunk."""
   if scale is None:
     return None
-  now = scale[:, i * way.chunks : (i + 1) * way.chunks]
-  short = way.chunks - now.shape[1]
+  now = scale[:, i * coder.chunks : (i + 1) * coder.chunks]
+  short = coder.chunks - now.shape[1]
   return np.pad(now, ((0, 0), (0, short)), constant_values=1)
 
 
-def _take(parts, most):
-  """(arrays, None) of at most `most` rows in all, or ([], all of them)."""
-  held, count = [], 0
-  parts = iter(parts)
+def _take(
+  parts: Iterable[np.ndarray], most: int | None
+) -> tuple[list[np.ndarray], Iterator[np.ndarray] | None]:
+  """(arrays, None) if they have at most `most` rows, or ([], all of them)."""
+  held: list[np.ndarray] = []
+  count, parts = 0, iter(parts)
   for part in parts:
     held.append(part)
     count += len(part)
@@ -157,16 +206,18 @@ def _take(parts, most):
   return held, None
 
 
-def _chain(held, parts):
-  """Everything in `held`, which is let go, and then in `parts`."""
+def _chain(
+  held: list[np.ndarray], parts: Iterator[np.ndarray]
+) -> Iterator[np.ndarray]:
+  """Yields `held`, released as it goes, and then `parts`."""
   held.reverse()
   while held:
     yield held.pop()
   yield from parts
 
 
-def _first(parts, count):
-  """The first `count` rows; the rest is not asked for."""
+def _first(parts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+  """Yields the first `count` rows and asks for no more."""
   for part in parts:
     yield part[:count]
     count -= len(part)

@@ -1,24 +1,27 @@
-"""A mono codec on two channels: left and right, each by itself.
+"""A mono codec applied to left and right separately.
 
-The codecs of MusicGen are mono. Its stereo models speak of left and right in
-turns: of codebook k the left code, then the right one, 2 K codebooks in all
-(Copet et al. 2023, arXiv 2306.05284; audiocraft's interleaved codec).
+The codecs of MusicGen are mono. Its stereo models interleave the channels: for
+codebook k first the left code, then the right one, 2 K codebooks in all (Copet
+et al. 2023, arXiv 2306.05284; audiocraft's interleaved codec).
 """
 
 import hashlib
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
 
+import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.tokenizers.interface import AudioCodec
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 SIDES = 2
-# Of a codec's config.json: it is used so.
+# Key of a codec's config.json that asks for this arrangement.
 FLAG = "stereo"
 _WHOLE = (
-  "this codec takes two channels as whole clips; for audio in pieces use the"
-  " codec of either side, `codec.mono`."
+  "this codec takes stereo clips as a whole; for audio in pieces use the codec"
+  " of either channel, `codec.mono`."
 )
 
 
@@ -46,16 +49,17 @@ def join_audio(x: np.ndarray) -> np.ndarray:
   return np.moveaxis(x.reshape(-1, SIDES, x.shape[1]), 1, -1)
 
 
-class StereoCodec:
-  """Two channels through one mono codec, as a language model hears them.
+class StereoCodec(AudioCodec):
+  """Two channels through one mono codec; see `AudioCodec` for more attributes.
 
   Attributes:
-    mono: the `LoadedCodec` of either side.
-    config: of it, with the flag that says so.
+    mono: the `LoadedCodec` of either channel.
+    config: of it, with the key that asks for stereo.
     model: the Linen module of the mono codec.
-    rate: Hz. channels: 2. frame_rate: code frames per second.
-    codebooks: of both sides together. hash: names weights and arrangement.
+    hash: names weights and arrangement.
   """
+
+  channels = SIDES
 
   def __init__(self, mono: LoadedCodec):
     """Takes a codec of one channel."""
@@ -64,8 +68,8 @@ class StereoCodec:
     self.mono = mono
     self.config = {**mono.config, FLAG: True}
     self.model, self.rate = mono.model, mono.rate
-    self.channels, self.frame_rate = SIDES, mono.frame_rate
-    self.codebooks = SIDES * mono.codebooks
+    self.stride, self.frame_rate = mono.stride, mono.frame_rate
+    self.codebook_sizes = tuple(np.repeat(mono.codebook_sizes, SIDES).tolist())
     digest = hashlib.sha256(f"{FLAG} {mono.hash}".encode())
     self.hash = digest.hexdigest()[:16]
 
@@ -74,54 +78,67 @@ class StereoCodec:
     """Parameters and codebooks of the mono codec."""
     return self.mono.variables
 
-  def on(self, device) -> "StereoCodec":
-    """The same with its weights on a device; see `LoadedCodec.on`."""
+  @property
+  def base(self) -> LoadedCodec:
+    """The mono codec."""
+    return self.mono
+
+  def on(self, device: jax.Device) -> "StereoCodec":
+    """The same codec with its weights on a device."""
     return StereoCodec(self.mono.on(device))
 
   def encode(
     self,
-    x,
+    x: Any,
     rate: int | None = None,
     *,
     codebooks: int | None = None,
-    lengths=None,
+    lengths: Any = None,
   ) -> np.ndarray:
     """Turns audio into codes.
 
     Args:
-      x: see `LoadedCodec.encode`; one channel stands on both sides.
-      rate: see there.
+      x: see `LoadedCodec.encode`; mono audio is put on both channels.
+      rate: of x in Hz; None: the codec's own.
       codebooks: use only the first so many, an even number.
-      lengths: see there.
+      lengths: valid samples of each item [batch], if they differ.
 
     Returns:
       NumPy int32 codes [batch, frames, codebooks].
 
     Raises:
-      UserError: see there.
+      UserError: x has another shape or is not finite.
     """
     if codebooks is not None:
       _check_even(codebooks)
       codebooks //= SIDES
-    x, lengths = self.mono.prepare(x, rate, lengths, channels=SIDES)
+    x, lengths = self.prepare(x, rate, lengths)
     codes = self.mono.encode(
       split_audio(x), codebooks=codebooks, lengths=np.repeat(lengths, SIDES)
     )
     return join_codes(codes)
 
-  def decode(self, codes, *, length: int | None = None) -> np.ndarray:
+  def frames_of(self, samples: int) -> int:
+    """Frames that `samples` samples take."""
+    return self.mono.frames_of(samples)
+
+  def check_codes_suffice(self) -> None:
+    """Raises a UserError if a language model cannot use the codes alone."""
+    self.mono.check_codes_suffice()
+
+  def decode(self, codes: Any, *, length: int | None = None) -> np.ndarray:
     """Turns codes into audio.
 
     Args:
-      codes: [batch, frames, codebooks] or [frames, codebooks]; fewer codebooks,
-        an even number, give a coarser sound.
+      codes: [batch, frames, codebooks] or [frames, codebooks]; with fewer
+        codebooks, an even number, the audio is coarser.
       length: samples to return; all of the frames by default.
 
     Returns:
       NumPy float32 audio [batch, samples, 2].
 
     Raises:
-      UserError: see `LoadedCodec.decode`.
+      UserError: codes of another shape, not integers, or not this codec's.
     """
     codes = np.asarray(codes)
     codes = codes[None] if codes.ndim == 2 else codes
@@ -133,40 +150,41 @@ class StereoCodec:
     _check_even(codes.shape[-1])
     return join_audio(self.mono.decode(split_codes(codes), length=length))
 
-  def streamer(self, *args, **options):
-    """Not for two channels.
+  def decode_parts(
+    self, parts: Iterable[np.ndarray], size: int
+  ) -> Iterator[np.ndarray]:
+    """Turns codes that arrive in parts into audio; see `AudioCodec`."""
+    for x in self.mono.decode_parts(map(split_codes, parts), size):
+      yield join_audio(x)
+
+  def streamer(self, *args: Any, **options: Any) -> NoReturn:
+    """Not available for stereo.
 
     Raises:
       UserError: always; says what to use.
     """
     raise UserError(_WHOLE)
 
-  def encode_blocks(self, *args, **options):
-    """As `streamer`."""
-    raise UserError(_WHOLE)
-
-  def decode_blocks(self, *args, **options):
-    """As `streamer`."""
-    raise UserError(_WHOLE)
+  encode_blocks = decode_blocks = streamer
 
 
 def _check_even(codebooks: int) -> None:
   if codebooks % SIDES:
     raise UserError(
-      f"there are {codebooks} codebooks; left and right take turns, so it must"
-      " be an even number."
+      f"there are {codebooks} codebooks; left and right alternate, so expected"
+      " an even number."
     )
 
 
 def open_codec(
   config: dict, variables: dict, assets: Any = None
 ) -> LoadedCodec | StereoCodec:
-  """A codec with its weights, as its config says that it is used.
+  """A codec with its weights, mono codecs of stereo models on two channels.
 
   Args:
-    config: see `LoadedCodec`; with `stereo`, of a codec for two channels.
-    variables: see there.
-    assets: see there.
+    config: see `LoadedCodec`; `stereo` asks for a `StereoCodec`.
+    variables: `{"params": ..., "codebook": ...}`.
+    assets: further files of a bundle; a codec needs none.
   """
   codec = LoadedCodec(config, variables, assets)
   return StereoCodec(codec) if config.get(FLAG) else codec

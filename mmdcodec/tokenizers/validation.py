@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import Codec
 
@@ -23,6 +24,56 @@ def audio(model: Codec, x: Any) -> np.ndarray:
     )
   finite(x)
   return x
+
+
+def audio_batch(
+  x: Any, rate: int | None, lengths: Any, *, to: int, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A batch of audio at the rate and with the channels of a tokenizer.
+
+  Args:
+    x: float audio: [samples], [samples, channels] or [batch, samples,
+      channels].
+    rate: of x in Hz; None: it is `to` already.
+    lengths: valid samples of each item [batch]; None: all.
+    to: Hz wanted.
+    channels: wanted; see `mmdcodec.audio.files.mix`.
+
+  Returns:
+    (float32 [batch, samples, channels], int32 [batch] valid samples).
+
+  Raises:
+    UserError: x has another shape or is not finite, or lengths do not fit it.
+  """
+  x = np.asarray(x, np.float32)
+  if x.ndim == 1:
+    x = x[:, None]
+  if x.ndim == 2:
+    x = x[None]
+  if x.ndim != 3 or x.shape[1] == 0 or not 1 <= x.shape[2] <= 64:
+    raise UserError(
+      f"audio has shape {x.shape}; expected [samples], [samples, channels]"
+      " or [batch, samples, channels], and at least one sample."
+    )
+  finite(x)
+  if lengths is None:
+    lengths = np.full(len(x), x.shape[1])
+  lengths = np.asarray(lengths, np.int64)
+  if (
+    lengths.shape != x.shape[:1]
+    or not ((lengths > 0) & (lengths <= x.shape[1])).all()
+  ):
+    raise UserError(f"lengths must be [batch] samples from 1 to {x.shape[1]}.")
+  if x.shape[2] != channels or rate not in (None, to):
+    clips = [clip[:n] for clip, n in zip(x, lengths, strict=True)]
+    clips = [files.mix(clip, channels) for clip in clips]
+    if rate not in (None, to):
+      clips = [files.resample(clip, rate=rate, to=to) for clip in clips]
+    lengths = np.array([len(clip) for clip in clips])
+    x = np.zeros((len(x), lengths.max(), channels), np.float32)
+    for row, clip in zip(x, clips, strict=True):
+      row[: len(clip)] = clip
+  return x, lengths.astype(np.int32)
 
 
 def finite(x: np.ndarray) -> None:
@@ -71,15 +122,15 @@ def codebooks(model: Codec, count: int | None) -> None:
     )
 
 
-def codes_alone(model: Codec) -> None:
-  """Raises a UserError unless codes alone are what a codec makes of audio."""
+def codes_suffice(model: Codec) -> None:
+  """Raises a UserError if a language model cannot use the codes alone."""
   if model.normalize:
     raise UserError(
       "the codec normalises: it keeps the loudness beside the codes, where a"
-      " language model cannot tell it; take a codec without."
+      " language model does not see it; choose a codec that does not."
     )
   if model.chunk is not None:
     raise UserError(
       f"the codec codes chunks of {model.chunk_seconds:g} s by themselves, so"
-      " frames do not follow each other in time; take a codec without."
+      " frames do not follow each other in time; choose a codec without chunks."
     )

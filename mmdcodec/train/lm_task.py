@@ -117,7 +117,7 @@ class LMTask(Task):
         frames=self.model.frames,
         melody=self.melody_frames,
         seed=seed,
-        codec=self.codec_hash(),
+        tokenizer_hash=self.codec_hash(),
       ),
       self._placeable(),
     )
@@ -137,7 +137,7 @@ class LMTask(Task):
           frames=self.model.frames,
           melody=self.melody_frames,
           count=self.config["data"]["valid_batches"],
-          codec=self.codec_hash(),
+          tokenizer_hash=self.codec_hash(),
         ),
       )
     )
@@ -418,7 +418,7 @@ class LMTask(Task):
       kept = bundle.load_codec(workdir / CODEC).hash
       for split in ("train", "valid"):
         for path in settings.parse_datasets(self.config["data"][split]):
-          if tokens.TokenSource(path).codec != kept:
+          if tokens.TokenSource(path).hash != kept:
             raise UserError(
               f"{path} has codes of another codec than {workdir}, which was"
               f" begun with {kept}."

@@ -1,0 +1,148 @@
+"""Token data sets of several tokenizers over the same audio, aligned in time.
+
+A language model learns the codes of one tokenizer, its target, from codes of
+others: acoustic codes from semantic ones, for example. Each tokenizer has its
+own frame rate, so crops are cut by seconds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmdcodec.data.tokens import TokenSource
+from mmdcodec.errors import UserError
+
+# Frame rates and windows are not exact in binary.
+_EPSILON = 1e-6
+
+
+class AlignedTokens:
+  """The records of a target data set with the codes of other tokenizers.
+
+  Everything else is as of the target; see `TokenSource`.
+
+  Attributes:
+    target: the data set of the target.
+    streams: by name, the data sets of the others.
+    grid: crops begin at multiples of so many frames of the target, where all
+      streams whose frame rate divides that of the target begin a frame too.
+  """
+
+  def __init__(self, target: TokenSource, streams: Mapping[str, TokenSource]):
+    """Pairs data sets.
+
+    Raises:
+      UserError: they were not made from the same audio.
+    """
+    for name, stream in streams.items():
+      if not same_audio(target, stream):
+        raise UserError(
+          f"{stream.path} ({name}) was not made from the audio of"
+          f" {target.path}; tokenize one audio data set with both tokenizers."
+        )
+    self.target, self.streams = target, dict(streams)
+    ratios = [
+      target.frame_rate / stream.frame_rate
+      for stream in streams.values()
+      if stream.window is None
+    ]
+    whole = [round(r) for r in ratios if abs(r - round(r)) < _EPSILON]
+    self.grid = math.lcm(*(r for r in whole if r))
+
+  def __getattr__(self, name: str):
+    """Attributes of the target."""
+    if name == "target":  # while a copy is being made
+      raise AttributeError(name)
+    return getattr(self.target, name)
+
+  def __len__(self) -> int:
+    """Number of records."""
+    return len(self.target)
+
+  def __getitem__(self, index: int) -> dict:
+    """The target's record, with `streams`: name -> (codes, frame rate)."""
+    streams = {
+      name: (stream[index]["codes"], stream.frame_rate)
+      for name, stream in self.streams.items()
+    }
+    return {**self.target[index], "streams": streams}
+
+
+def match(
+  targets: Sequence[TokenSource], streams: Mapping[str, Sequence[TokenSource]]
+) -> list[AlignedTokens]:
+  """Finds the data sets over the audio of each target.
+
+  Args:
+    targets: data sets of the target.
+    streams: by name, data sets of other tokenizers, in any order.
+
+  Returns:
+    One for each target.
+
+  Raises:
+    UserError: there is none over the audio of a target.
+  """
+  found = []
+  for target in targets:
+    chosen = {}
+    for name, sources in streams.items():
+      fitting = (source for source in sources if same_audio(target, source))
+      # Without one that fits, the first is refused with both names.
+      chosen[name] = next(fitting, sources[0])
+    found.append(AlignedTokens(target, chosen))
+  return found
+
+
+def same_audio(one: TokenSource, other: TokenSource) -> bool:
+  """Whether two token data sets were made from the same audio data set.
+
+  Data sets of earlier versions have no fingerprint of the audio; then number,
+  paths and positions of the records are compared.
+  """
+  if len(one) != len(other):
+    return False
+  prints = [source.summary.get("fingerprint") for source in (one, other)]
+  if all(prints):
+    return prints[0] == prints[1]
+  places = lambda record: (record["path"], record["position"])
+  return all(places(one[i]) == places(other[i]) for i in range(len(one)))
+
+
+def rows(source: TokenSource, seconds: float) -> int:
+  """Rows of codes in a crop.
+
+  Args:
+    source: the data set.
+    seconds: length of the crop. If rows describe windows, those count that
+      lie inside it, and at least one.
+  """
+  if source.window is None:
+    return max(1, math.ceil(seconds * source.frame_rate - _EPSILON))
+  inside = (seconds - source.window) * source.frame_rate + _EPSILON
+  return max(0, math.floor(inside)) + 1
+
+
+def cut(
+  source: TokenSource, codes: np.ndarray, start: float, seconds: float
+) -> tuple[np.ndarray, int]:
+  """The rows of a record that belong to a crop.
+
+  Args:
+    source: the data set.
+    codes: int32 [frames, codebooks] of the record.
+    start: of the crop, in seconds from the start of the record.
+    seconds: length of the crop.
+
+  Returns:
+    int32 [`rows(source, seconds)`, codebooks], padded with zeros, and the
+    number of valid rows.
+  """
+  count = rows(source, seconds)
+  first = math.floor(start * source.frame_rate + _EPSILON)
+  if source.window is not None:
+    # The last window ends with the record, so a crop near the end takes it.
+    first = max(0, min(first, len(codes) - count))
+  found = codes[first : first + count]
+  return np.pad(found, ((0, count - len(found)), (0, 0))), len(found)

@@ -1,0 +1,160 @@
+"""What a tokenizer is: audio in, integer codes out.
+
+Token data sets, language models, generation and evaluation know a tokenizer
+by this interface alone. To add one, subclass `Tokenizer`, set its attributes
+and write `encode`:
+
+  class Loudness(Tokenizer):
+    kind, hash = "loudness", "v1"
+    rate, channels, frame_rate, codebook_sizes = 8000, 1, 10.0, (16,)
+
+    def encode(self, x, rate=None, *, lengths=None):
+      x, lengths = self.prepare(x, rate, lengths)
+      ...
+
+Subclass `AudioCodec` if the codes can also be turned back into audio.
+"""
+
+import abc
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec.tokenizers import validation
+
+
+class Tokenizer(abc.ABC):
+  """Turns audio into rows of integer codes, in the order of time.
+
+  Attributes:
+    kind: what the codes are: "codec", "semantic", ...
+    hash: names the weights and settings; equal hashes mean equal codes.
+    rate: Hz of the audio that it encodes.
+    channels: of that audio.
+    frame_rate: rows of codes per second; row i begins at i / frame_rate.
+    window: seconds of audio that a row describes, if rows overlap, as those of
+      an embedding of long windows do; None: rows follow one another.
+    codebook_sizes: number of codes in each codebook.
+  """
+
+  kind: str
+  hash: str
+  rate: int
+  channels: int
+  frame_rate: float
+  codebook_sizes: tuple[int, ...]
+  window: float | None = None
+
+  @abc.abstractmethod
+  def encode(
+    self, x: Any, rate: int | None = None, *, lengths: Any = None
+  ) -> np.ndarray:
+    """Turns audio into codes. Several threads may call it at once.
+
+    The codes of a clip do not depend on the rest of the batch.
+
+    Args:
+      x: float audio in [-1, 1]: [samples], [samples, channels] or [batch,
+        samples, channels].
+      rate: of x in Hz; None: the tokenizer's own.
+      lengths: valid samples of each item [batch]; None: all.
+
+    Returns:
+      int32 [batch, frames, codebooks]; an item of n samples at the
+      tokenizer's rate has `frames_of(n)` valid rows.
+
+    Raises:
+      UserError: x has another shape or is not finite.
+    """
+
+  @property
+  def codebooks(self) -> int:
+    """Codes in a row."""
+    return len(self.codebook_sizes)
+
+  @property
+  def codebook_size(self) -> int:
+    """Size of the largest codebook."""
+    return max(self.codebook_sizes)
+
+  def frames_of(self, samples: int) -> int:
+    """Rows that `samples` samples at the tokenizer's rate take."""
+    return math.ceil(samples * self.frame_rate / self.rate)
+
+  def on(self, device: jax.Device) -> "Tokenizer":
+    """The same tokenizer computing on a device; by default, where it is."""
+    del device
+    return self
+
+  def check_codes_suffice(self) -> None:  # noqa: B027
+    """Raises a UserError if a language model cannot use the codes alone."""
+
+  def prepare(
+    self, x: Any, rate: int | None = None, lengths: Any = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Converts any audio that `encode` accepts to rate and channels.
+
+    Args:
+      x: see `encode`.
+      rate: see `encode`.
+      lengths: see `encode`.
+
+    Returns:
+      (float32 [batch, samples, channels], int32 [batch] valid samples).
+
+    Raises:
+      UserError: x has another shape or is not finite.
+    """
+    return validation.audio_batch(
+      x, rate, lengths, to=self.rate, channels=self.channels
+    )
+
+
+class AudioCodec(Tokenizer):
+  """A tokenizer whose codes can be turned back into audio.
+
+  Attributes:
+    stride: samples per frame.
+  """
+
+  kind = "codec"
+  stride: int
+
+  @abc.abstractmethod
+  def decode(self, codes: Any, *, length: int | None = None) -> np.ndarray:
+    """Turns codes into audio.
+
+    Args:
+      codes: int [batch, frames, k] or [frames, k]; the first k codebooks.
+      length: samples to return; None: all of the frames.
+
+    Returns:
+      float32 [batch, samples, channels].
+
+    Raises:
+      UserError: the codes are not this codec's.
+    """
+
+  def decode_parts(
+    self, parts: Iterable[np.ndarray], size: int
+  ) -> Iterator[np.ndarray]:
+    """Turns codes that arrive in parts into audio, as early as possible.
+
+    Args:
+      parts: int32 [batch, any number of frames, codebooks].
+      size: frames to decode at a time, at least.
+
+    Yields:
+      float32 [batch, samples, channels]; joined, what `decode` gives for all
+      of the codes. By default everything at the end.
+    """
+    del size
+    yield self.decode(np.concatenate(list(parts), axis=1))
+
+  @property
+  def base(self) -> "AudioCodec":
+    """The codec that does the work: itself, or that of one of its channels."""
+    return self
