@@ -18,7 +18,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial as losses
 from mmdcodec.losses import balancer
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.train import adversarial, config_files, loop, metrics
+from mmdcodec.store import metrics
+from mmdcodec.train import adversarial, config_files, loop
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.task import make_task
 

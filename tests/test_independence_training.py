@@ -18,13 +18,13 @@ from mmdcodec.errors import UserError
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize.independence import independence_loss
+from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import (
   config_files,
   gradients,
   independence_term,
   loop,
-  metrics,
   settings,
 )
 from mmdcodec.train import program as program_lib

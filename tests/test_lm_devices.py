@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from random_music import random_params
 
-from mmdcodec.parallel import compile as ahead
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
+from mmdcodec.train import compile as ahead
 from mmdcodec.train import config_files, optimizer, program
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import make_task

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.train import config_files, loop, metrics
+from mmdcodec.store import metrics
+from mmdcodec.train import config_files, loop
 from mmdcodec.train.task import Task
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdcodec.parallel import compile as compile_lib
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize import independence, pairs, pallas_pairs
 from mmdcodec.quantize.kernels import (
@@ -17,6 +16,7 @@ from mmdcodec.quantize.kernels import (
   LinearKernel,
   QuadraticKernel,
 )
+from mmdcodec.train import compile as compile_lib
 
 KERNELS = (
   GaussianKernel((1.0, 5.0, 10.0)),

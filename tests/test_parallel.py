@@ -7,9 +7,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from mmdcodec.errors import UserError
-from mmdcodec.parallel import compile as ahead
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import rules, topology
+from mmdcodec.train import compile as ahead
 
 
 def test_mesh_takes_the_rest():
@@ -100,4 +100,4 @@ def test_train_step_compiles_for_a_tpu_slice():
 def test_unknown_topology(name):
   """Catches a traceback out of the TPU compiler."""
   with pytest.raises(UserError, match="topology"):
-    ahead.topology_devices(name)
+    topology.topology_devices(name)

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import metrics
 
 
 def test_lines_of_lost_steps_are_written_once(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import metrics
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import config_files, loop, metrics, settings
+from mmdcodec.train import config_files, loop, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import make_task

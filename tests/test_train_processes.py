@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from test_train import CONFIG, LIMITS
 
+from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import metrics
 
 STEPS = 60
 

@@ -217,7 +217,7 @@ def _take_turns(ways: dict, runs: int) -> dict[str, float]:
 
 def _slice(args, estimators) -> None:
   """What a TPU slice needs for it, by its compiler."""
-  from mmdcodec.parallel import compile as compile_lib
+  from mmdcodec.train import compile as compile_lib
 
   print(f"{MACRO_BATCH:,} rows on {args.topology}, compiled only:")
   for estimator in estimators:

@@ -21,7 +21,7 @@ def run(args, rest):
   """Prints memory per chip, operations, traffic and collectives."""
   import time
 
-  from mmdcodec.parallel import compile as ahead
+  from mmdcodec.train import compile as ahead
   from mmdcodec.train import config_files
 
   config = config_files.parse(rest)

@@ -263,7 +263,7 @@ def _mel(hz: float) -> np.ndarray:
 
 def _series(path: pathlib.Path) -> dict:
   """Lines of each name: {(kind, level): (steps, values)}, level -1 for none."""
-  from mmdcodec.train import metrics
+  from mmdcodec.store import metrics
 
   series = {}
   for row in metrics.read(path if path.is_dir() else path.parent):

@@ -29,9 +29,10 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import metrics
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import FOLDER, Checkpoints
-from mmdcodec.train import loop, metrics, program, settings
+from mmdcodec.train import loop, program, settings
 from mmdcodec.train.task import make_task
 
 JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"

@@ -17,12 +17,12 @@ import jax
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import metrics as metrics_lib
 from mmdcodec.train import settings
 from mmdcodec.train.preemption import Preempted, PreemptionNotice
 from mmdcodec.train.program import make_program
-from mmdcodec.train.state import TrainState
+from mmdcodec.train.reporting import Profiler, Progress
 from mmdcodec.train.task import make_task
 from mmdcodec.train.warm_start import start_from
 
@@ -116,10 +116,10 @@ def train(
     # ------------------------------------------------------------------- steps
     writer = metrics_lib.MetricWriter(workdir, step=step)
     stack.callback(writer.close)
-    progress = metrics_lib.Progress(
+    progress = Progress(
       step, config["steps"], config["batch"] * task.audio_seconds
     )
-    profiler = _Profiler(step, config["profile"], workdir / "profile")
+    profiler = Profiler(step, config["profile"], workdir / "profile")
     stack.callback(profiler.close)
     pending, evaluation = None, {}
 
@@ -207,33 +207,6 @@ def train(
         raise Preempted(step)
     checkpoints.wait()
     return evaluation
-
-
-class _Profiler:
-  """Traces some steps of this start of a run, for TensorBoard's profiler."""
-
-  def __init__(self, step: int, config: dict, folder: pathlib.Path):
-    self._first = step + config["start"]
-    self._end = self._first + config["steps"]
-    self._folder, self._on = folder, False
-
-  def before(self, step: int) -> None:
-    """Starts, if this is the first step to trace."""
-    if step == self._first < self._end:
-      jax.profiler.start_trace(str(self._folder))
-      self._on = True
-
-  def after(self, step: int, state: TrainState) -> None:
-    """Stops, once the last step to trace is really done."""
-    if self._on and step == self._end:
-      jax.block_until_ready(state)
-      self.close()
-
-  def close(self) -> None:
-    """Writes what there is."""
-    if self._on:
-      jax.profiler.stop_trace()
-      self._on = False
 
 
 def _last_evaluation(workdir: pathlib.Path) -> dict:

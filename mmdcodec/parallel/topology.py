@@ -1,0 +1,161 @@
+"""A TPU slice that is not here: its devices, and what its compiler says.
+
+The real TPU compiler (the libtpu wheel) compiles for a described topology on
+any machine. What it says about memory and traffic is its own analysis; no time
+is measured.
+"""
+
+import dataclasses
+import math
+import os
+import re
+
+import jax
+
+from mmdcodec.errors import UserError
+
+# Topologies that need more than their name (libtpu's platform configuration).
+_EXTRA = {
+  "v4": dict(chip_config_name="megacore", chips_per_host_bounds=(2, 2, 1))
+}
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all",
+               "collective-permute")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says about one step, per chip.
+
+  Attributes:
+    topology: such as "v5e:2x2".
+    chips: in it.
+    arguments, outputs, temporaries, aliased, code: bytes. The state is
+      donated, so what is aliased is counted once.
+    flops: floating point operations; bytes_accessed: memory traffic.
+    collectives: number of each kind in the program; None if it cannot be
+      printed.
+    kernels: number of Pallas kernels in the program.
+  """
+
+  topology: str
+  chips: int
+  arguments: int
+  outputs: int
+  temporaries: int
+  aliased: int
+  code: int
+  flops: float
+  bytes_accessed: float
+  collectives: dict[str, int] | None
+  kernels: int
+
+  @property
+  def memory(self) -> int:
+    """Peak memory of one chip, in bytes."""
+    return (
+      self.arguments
+      + self.outputs
+      - self.aliased
+      + self.temporaries
+      + self.code
+    )
+
+  def __str__(self) -> str:
+    """A small table."""
+    mib = lambda size: f"{size / 2**20:10,.1f} MiB"
+    rows = [
+      (f"memory per chip ({self.chips} x {self.topology})", mib(self.memory)),
+      ("  arguments (state and batch)", mib(self.arguments)),
+      ("  temporaries", mib(self.temporaries)),
+      ("  code", mib(self.code)),
+      ("operations per chip and step", f"{self.flops / 1e9:10,.1f} GFLOP"),
+      ("memory traffic per step", mib(self.bytes_accessed)),
+    ]
+    rows += [
+      (f"  {kind}", f"{count:8d}")
+      for kind, count in (self.collectives or {}).items()
+    ]
+    if self.collectives is None:
+      rows.append(("  collectives", f"{'not known':>14}"))
+    return "\n".join(f"{name:<38}{value}" for name, value in rows)
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+  """Devices of a described TPU slice.
+
+  Args:
+    name: `v5e:2x2`, `v5p:2x2x2`, `v4:2x2x4`, ...
+
+  Raises:
+    UserError: libtpu is not installed, or knows no such topology.
+  """
+  from jax.experimental import topologies
+
+  # Otherwise libtpu asks the cloud's metadata server about this machine for
+  # minutes, warns about everything it is not told, and locks chips that nobody
+  # uses here.
+  for variable, value in (
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("TPU_WORKER_ID", "0"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+  ):
+    os.environ.setdefault(variable, value)
+  kind = name.partition(":")[0]
+  if not re.fullmatch(r"v\w+:\d+(x\d+){1,2}", name):
+    raise UserError(
+      f"{name!r} is not a topology; expected a name such as v5e:2x2, v5p:2x2x2"
+      " or v4:2x2x4."
+    )
+  sides = tuple(int(n) for n in name.partition(":")[2].split("x"))
+  extra = dict(_EXTRA.get(kind, {}))
+  if math.prod(sides) == 1:
+    extra["chips_per_host_bounds"] = (1, 1, 1)
+  try:
+    return topologies.get_topology_desc(name, platform="tpu", **extra).devices
+  except Exception as error:  # jaxlib raises several kinds.
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(
+      f"the TPU compiler has no topology {name!r} ({reason}); it comes with"
+      " `pip install libtpu`."
+    ) from None
+
+
+def account(topology: str, chips: int, lowered: jax.stages.Lowered) -> Compiled:
+  """Compiles a lowered program and returns the compiler's account of it.
+
+  Args:
+    topology: that it was lowered for.
+    chips: in it.
+    lowered: the program.
+  """
+  compiled = lowered.compile()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  return Compiled(
+    topology=topology,
+    chips=chips,
+    arguments=memory.argument_size_in_bytes,
+    outputs=memory.output_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    aliased=memory.alias_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    flops=cost.get("flops", 0.0),
+    bytes_accessed=cost.get("bytes accessed", 0.0),
+    collectives=_collectives(compiled),
+    kernels=lowered.as_text().count("@tpu_custom_call"),
+  )
+
+
+def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
+  """How many collective operations of each kind stand in a program."""
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    # jaxlib cannot print some asynchronous operations of libtpu's.
+    return None
+  return {
+    kind: count
+    for kind in COLLECTIVES
+    if (count := len(re.findall(rf" {kind}(?:-start)?\(", text)))
+  }
