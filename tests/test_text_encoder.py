@@ -95,8 +95,8 @@ def test_buckets_of_distances():
   found = relative_buckets(
     np.arange(300) - np.arange(300)[:, None],
     buckets=32,
-    longest=128,
-    both_ways=True,
+    max_distance=128,
+    bidirectional=True,
   )
   for q in (0, 150, 299):
     want = [bucket(k - q, 32, 128) for k in range(300)]

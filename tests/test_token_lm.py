@@ -167,7 +167,7 @@ def test_with_a_cache(form, cross, apart, compile_fast):
   valid = np.ones((1, 12), bool)
   crosses, before = None, 0
   if cross:
-    crosses = cache.crosses(
+    crosses = cache.cross_keys(
       transformer, own, conditions.states, conditions.states_mask
     )
   else:

@@ -135,7 +135,7 @@ def prefill(
   )
   cross = None
   if conditions.states is not None:
-    cross = cache_lib.crosses(
+    cross = cache_lib.cross_keys(
       transformer, model_params, conditions.states, conditions.states_mask
     )
   tokens = jnp.where(request.given < 0, model.special, request.given)

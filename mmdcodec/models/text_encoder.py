@@ -141,8 +141,8 @@ class T5Encoder(nn.Module):
     at = relative_buckets(
       np.arange(count) - np.arange(count)[:, None],
       buckets=self.buckets,
-      longest=self.longest,
-      both_ways=True,
+      max_distance=self.longest,
+      bidirectional=True,
     )
     # [1, heads, queries, keys], the same in all blocks.
     bias = jnp.moveaxis(table[at], -1, 0)[None]

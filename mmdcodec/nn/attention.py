@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mmdcodec import platform
 from mmdcodec.nn import positions as positions_lib
@@ -24,7 +25,7 @@ def attend(
   v: jax.Array,
   *,
   causal: bool = False,
-  mask: jax.Array | None = None,
+  mask: ArrayLike | None = None,
   bias: jax.Array | None = None,
   scale: float | None = None,
 ) -> jax.Array:
@@ -96,7 +97,7 @@ def _attend_merged(
   q: jax.Array,
   k: jax.Array,
   v: jax.Array,
-  mask: jax.Array | None,
+  mask: ArrayLike | None,
   bias: jax.Array | None,
   scale: float | None,
 ) -> jax.Array:
@@ -215,7 +216,7 @@ class Attention(nn.Module):
     *,
     positions: jax.Array | None = None,
     causal: bool = False,
-    mask: jax.Array | None = None,
+    mask: ArrayLike | None = None,
     bias: jax.Array | None = None,
   ) -> jax.Array:
     """Attends from x to the result of `keys_and_values`.

@@ -1,17 +1,17 @@
-"""Decoding with a cache: the Transformer, a few tokens at a time.
+"""Incremental decoding with a key-value cache.
 
-What `Transformer.__call__` computes for a sequence at once, `extend` computes
-for the tokens that come next, with the keys and values of those before. It is
-the same `Block`. Parameters come in one of two forms, and the cache follows:
+`Transformer.__call__` computes a sequence at once; `extend` computes only the
+tokens that come next, from the cached keys and values of those before, with the
+same `Block`. Parameters come in one of two forms, and the cache follows:
 
-  stacked    as they are trained; the blocks run in a scan. The program is
-             small, which counts for deep models on TPUs and GPUs.
-  by block   a tuple of one tree per block, from `by_block`, made once. A CPU
-             would otherwise copy every block's weights out of the stack for
-             every token; for the same reason batch and heads of its cache are
-             one axis (`attention.merge_heads`).
+  stacked    as they are trained. The blocks run in a scan, so the program is
+             small, which helps deep models on TPUs and GPUs.
+  by block   a tuple of one tree per block, made once by `by_block`. A CPU
+             would otherwise copy the weights of every block out of the stack
+             for every token. For the same reason its cache merges batch and
+             heads (`attention.merge_heads`).
 
-A program of either form holds one cache, whose length is that of the request.
+The length of a cache is fixed when it is made.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.nn.attention import merge_heads
-from mmdcodec.nn.transformer import Block, Transformer, View
+from mmdcodec.nn.transformer import Block, Cross, Transformer, View
 
 
 @flax.struct.dataclass
@@ -31,79 +31,81 @@ class Cache:
   Attributes:
     keys: [layers, batch, length, kv_heads, head_dim], or a tuple of one array
       [batch * kv_heads, length, head_dim] per block.
-    values: as keys.
+    values: same form as keys.
   """
 
   keys: Any
   values: Any
 
 
-def by_block(params: dict, layers: int) -> dict:
-  """A Transformer's parameters with those of each block apart."""
+def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
+  """Splits a Transformer's stacked parameters into one tree per block."""
   blocks = tuple(
     jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(layers)
   )
   return {**params, "blocks": blocks}
 
 
-def _apart(params: dict) -> bool:
+def _is_by_block(params: dict[str, Any]) -> bool:
   return isinstance(params["blocks"], tuple)
 
 
-def empty(model: Transformer, params: dict, batch: int, length: int) -> Cache:
-  """A cache without a token, of 2 x layers x batch x length x width numbers.
+def empty(
+  model: Transformer, params: dict[str, Any], batch: int, length: int
+) -> Cache:
+  """A cache without tokens, in the model's compute dtype.
 
-  (Or width x kv_heads / heads.) Their type is that of the computation.
+  It holds 2 x layers x batch x length x width x kv_heads / heads numbers.
 
   Args:
     model: the Transformer.
-    params: of it; they say which form the cache has.
-    batch: sequences.
-    length: tokens that it can hold.
+    params: its parameters; their form decides the form of the cache.
+    batch: number of sequences.
+    length: most tokens that the cache can hold.
   """
   heads, dim = model.kv_heads, model.width // model.heads
-  if _apart(params):
-    shape = (batch * heads, length, dim)
-    make = lambda: tuple(
-      jnp.zeros(shape, model.dtype) for _ in range(model.layers)
-    )
-  else:
-    shape = (model.layers, batch, length, heads, dim)
-    make = lambda: jnp.zeros(shape, model.dtype)
-  return Cache(make(), make())
+
+  def zeros() -> Any:
+    if _is_by_block(params):
+      shape = (batch * heads, length, dim)
+      return tuple(jnp.zeros(shape, model.dtype) for _ in range(model.layers))
+    return jnp.zeros((model.layers, batch, length, heads, dim), model.dtype)
+
+  return Cache(zeros(), zeros())
 
 
-def crosses(
-  model: Transformer, params: dict, states: jax.Array, mask: jax.Array
+def cross_keys(
+  model: Transformer, params: dict[str, Any], states: jax.Array, mask: jax.Array
 ) -> Any:
-  """What the blocks need of a condition: once for all tokens.
+  """Keys and values of a condition for all blocks, computed once.
 
   Args:
     model: the Transformer.
-    params: of it.
+    params: its parameters.
     states: [batch, length, any width].
     mask: bool [batch, length].
 
   Returns:
-    A `Cross` for all blocks together or a tuple of one for each.
+    A `Cross` of stacked arrays, or a tuple of one `Cross` per block.
   """
-  one = lambda block: Block(**model.block).apply(
-    {"params": block}, states, mask, method="cross_keys"
-  )
-  if _apart(params):
-    found = [one(block) for block in params["blocks"]]
-    return tuple(
-      cross.replace(
-        keys=merge_heads(cross.keys), values=merge_heads(cross.values)
-      )
-      for cross in found
+
+  def one(block: Any) -> Cross:
+    return Block(**model.block).apply(  # type: ignore[return-value]
+      {"params": block}, states, mask, method="cross_keys"
     )
-  return jax.lax.map(one, params["blocks"])
+
+  if not _is_by_block(params):
+    return jax.lax.map(one, params["blocks"])
+  found = [one(block) for block in params["blocks"]]
+  return tuple(
+    Cross(merge_heads(cross.keys), merge_heads(cross.values), cross.mask)
+    for cross in found
+  )
 
 
 def extend(
   model: Transformer,
-  params: dict,
+  params: dict[str, Any],
   x: jax.Array,
   cache: Cache,
   at: jax.Array,
@@ -112,74 +114,84 @@ def extend(
   key_positions: jax.Array,
   cross: Any = None,
 ) -> tuple[jax.Array, Cache]:
-  """The next tokens of every sequence.
+  """Runs the Transformer over the next tokens of every sequence.
 
   Args:
     model: the Transformer.
-    params: of it.
-    x: [batch, tokens, width], what comes next.
-    cache: with what came before.
-    at: int32 scalar, place of the first of them in the cache.
-    positions: int [batch or 1, tokens] of them.
-    valid: bool [batch or 1, length], the places of the cache that may be seen;
-      a token sees those of them up to its own.
-    key_positions: int [batch or 1, length] of the places of the cache.
-    cross: of `crosses`; None without a condition.
+    params: its parameters.
+    x: [batch, tokens, width], the next tokens.
+    cache: keys and values of the tokens before.
+    at: int32 scalar, slot of the first new token in the cache.
+    positions: int [batch or 1, tokens], positions of the new tokens.
+    valid: bool [batch or 1, length], slots that may be attended to. A token
+      attends to valid slots up to its own.
+    key_positions: int [batch or 1, length], position of each slot.
+    cross: the result of `cross_keys`; None without a condition.
 
   Returns:
-    (float32 [batch, tokens, width] after the last norm, the cache).
+    (float32 [batch, tokens, width] after the final norm, the updated cache).
   """
-  module = Block(**model.block)
+  # Flax types the result of `apply` as a union.
+  run: Any = model.apply
+  run_block: Any = Block(**model.block).apply
   variables = {"params": {k: v for k, v in params.items() if k != "blocks"}}
   count, length = x.shape[1], valid.shape[1]
-  seen = jnp.arange(length) <= at + jnp.arange(count)[:, None]
+  causal = jnp.arange(length) <= at + jnp.arange(count)[:, None]
   view = View(
     positions,
-    valid[:, None, None, :] & seen,
-    model.apply(variables, positions, key_positions, method="bias"),
+    valid[:, None, None, :] & causal,
+    run(variables, positions, key_positions, method="bias"),
   )
-  x = model.apply(variables, x, positions, method="place")
+  x = run(variables, x, positions, method="place")
 
-  if _apart(params):
+  if _is_by_block(params):
     keys, values = list(cache.keys), list(cache.values)
     for i, block in enumerate(params["blocks"]):
 
-      def remember(k, v, i=i):
+      def update_cache(
+        k: jax.Array, v: jax.Array, i: int = i
+      ) -> tuple[jax.Array, jax.Array]:
         keys[i] = _put(keys[i], merge_heads(k), (0, at, 0))
         values[i] = _put(values[i], merge_heads(v), (0, at, 0))
         return keys[i], values[i]
 
-      x = module.apply(
+      x = run_block(
         {"params": block},
         x,
         view,
         None if cross is None else cross[i],
-        remember=remember,
+        update_cache=update_cache,
       )
     cache = Cache(tuple(keys), tuple(values))
   else:
 
-    def step(carry, inputs):
+    def step(
+      carry: tuple[jax.Array, Cache], inputs: Any
+    ) -> tuple[tuple[jax.Array, Cache], None]:
       x, cache = carry
       layer, block, cross = inputs
 
-      def remember(k, v):
+      def update_cache(
+        k: jax.Array, v: jax.Array
+      ) -> tuple[jax.Array, jax.Array]:
         nonlocal cache
-        where = (layer, 0, at, 0, 0)
+        start = (layer, 0, at, 0, 0)
         cache = Cache(
-          _put(cache.keys, k[None], where), _put(cache.values, v[None], where)
+          _put(cache.keys, k[None], start), _put(cache.values, v[None], start)
         )
         return cache.keys[layer], cache.values[layer]
 
-      x = module.apply({"params": block}, x, view, cross, remember=remember)
+      x = run_block(
+        {"params": block}, x, view, cross, update_cache=update_cache
+      )
       return (x, cache), None
 
-    # The cache in the carry is written in place; as input and output of the
-    # scan it would be there three times.
+    # In the carry, the cache is updated in place. As input and output of the
+    # scan it would take three times the memory.
     inputs = (jnp.arange(model.layers), params["blocks"], cross)
     (x, cache), _ = jax.lax.scan(step, (x, cache), inputs)
-  return model.apply(variables, x, method="finish"), cache
+  return run(variables, x, method="finish"), cache
 
 
-def _put(held: jax.Array, new: jax.Array, where: tuple) -> jax.Array:
-  return jax.lax.dynamic_update_slice(held, new.astype(held.dtype), where)
+def _put(cache: jax.Array, new: jax.Array, start: tuple) -> jax.Array:
+  return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), start)

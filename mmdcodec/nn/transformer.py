@@ -1,12 +1,12 @@
 """The decoder Transformer: blocks of attention and feed-forward layers.
 
 Pre-norm, as in MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): causal
-self-attention, attention to a condition, a feed-forward layer, each on the norm
-of its input and added to it. No biases outside of norms.
+self-attention, cross-attention to a condition and a feed-forward layer, each
+applied to the norm of its input and added to it. Only norms have biases.
 
 The parameters of all blocks are stacked on a leading axis and the blocks run in
-a scan, so that the compiler sees one. Decoding token by token uses the same
-block by `extend`, with a cache in the open.
+a scan, so the compiler sees only one. `mmdcodec.nn.cache` decodes token by
+token with the same `Block`.
 """
 
 import functools
@@ -23,7 +23,7 @@ from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.parallel import rules
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": functools.partial(nn.gelu, approximate=False),
   "relu": nn.relu,
 }
@@ -35,30 +35,31 @@ REMAT = {
 
 @flax.struct.dataclass
 class View:
-  """Where the tokens of a call stand, and what they see.
+  """Positions of the tokens of a call, and the keys they attend to.
 
   Attributes:
     positions: int [batch or 1, tokens].
-    mask: bool [batch or 1, 1, tokens, keys], True for what is seen; None: the
-      keys are the tokens, and each sees those up to itself.
-    bias: float32 [batch or 1, heads, tokens, keys] of relative positions, or
-      None.
+    mask: bool [batch or 1, 1, tokens, keys], True where a token may attend.
+      None means that the keys are the tokens themselves and attention is
+      causal.
+    bias: float32 [batch or 1, heads, tokens, keys], added to the logits by
+      relative positions; or None.
   """
 
   positions: jax.Array
-  mask: jax.Array | None = None
+  mask: jax.Array | np.ndarray | None = None
   bias: jax.Array | None = None
 
 
 @flax.struct.dataclass
 class Cross:
-  """A condition, as one block attends to it.
+  """Keys and values of a condition, projected for one block.
 
   Attributes:
-    keys: [batch, length, kv_heads, head_dim], or merged, see
+    keys: [batch, length, heads, head_dim], or merged by
       `attention.merge_heads`.
-    values: as keys.
-    mask: bool [batch, 1, 1, length], True for what is seen.
+    values: same shape as keys.
+    mask: bool [batch, 1, 1, length], True where a token may attend.
   """
 
   keys: jax.Array
@@ -66,21 +67,25 @@ class Cross:
   mask: jax.Array
 
 
+UpdateCache = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
 class Block(nn.Module):
   """One layer of the Transformer.
 
   Attributes:
-    width: of a token's vector.
-    heads: of attention.
-    kv_heads: of keys and values in self-attention; divide the heads.
+    width: channels of a token's vector.
+    heads: query heads of attention.
+    kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layer.
-    activation: in it, of ACTIVATIONS.
-    rotary: positions turn queries and keys.
-    qk_norm: queries and keys.
-    cross: attends to a condition too.
-    dropout: share of what a sublayer adds, and of the hidden units, that is
-      dropped in training.
-    out_scale: of the variance of fresh weights before a sum.
+    activation: of the feed-forward layer, a key of ACTIVATIONS.
+    rotary: rotates queries and keys of self-attention by their positions.
+    qk_norm: normalises queries and keys, see `Attention`.
+    cross: adds cross-attention to a condition.
+    dropout: rate in training, on each sublayer's output and on the hidden
+      units.
+    out_scale: variance of the initial weights before each residual sum, times
+      their number of inputs.
     dtype: of the computation; parameters, norms and sums are float32.
   """
 
@@ -96,10 +101,10 @@ class Block(nn.Module):
   out_scale: float = 1.0
   dtype: Any = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds the sublayers."""
 
-    def attention(kv_heads, rotary):
+    def attention(kv_heads: int, rotary: bool) -> Attention:
       return Attention(
         width=self.width,
         heads=self.heads,
@@ -111,7 +116,7 @@ class Block(nn.Module):
         dtype=self.dtype,
       )
 
-    def dense(features, scale=1.0):
+    def dense(features: int, scale: float = 1.0) -> nn.Dense:
       return nn.Dense(
         features,
         use_bias=False,
@@ -119,7 +124,7 @@ class Block(nn.Module):
         kernel_init=kernel_init(scale),
       )
 
-    # In float32, whatever the rest of the computation is in.
+    # Norms stay in float32, whatever the dtype of the computation.
     norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
     self.attention_norm = norm()
     self.attention = attention(self.kv_heads, self.rotary)
@@ -132,7 +137,7 @@ class Block(nn.Module):
     self.drop = nn.Dropout(self.dropout)
 
   def cross_keys(self, states: jax.Array, mask: jax.Array) -> Cross:
-    """What the block needs of a condition.
+    """Keys and values of a condition for this block.
 
     Args:
       states: [batch, length, any width].
@@ -147,18 +152,18 @@ class Block(nn.Module):
     view: View,
     cross: Cross | None = None,
     *,
-    remember: Callable | None = None,
+    update_cache: UpdateCache | None = None,
     train: bool = False,
   ) -> jax.Array:
-    """Vectors after the block.
+    """Applies the block.
 
     Args:
       x: float32 [batch, tokens, width].
-      view: where the tokens are.
-      cross: the condition; None: what it would add is nothing.
-      remember: (keys, values of x) -> keys and values of all that `view.mask`
-        speaks of: a cache.
-      train: with dropout, from the random key "dropout".
+      view: positions of the tokens, and what they attend to.
+      cross: the condition; None skips cross-attention.
+      update_cache: stores keys and values of x in a cache and returns those of
+        all tokens that `view.mask` covers.
+      train: applies dropout, with the random key "dropout".
 
     Returns:
       float32 [batch, tokens, width].
@@ -166,8 +171,8 @@ class Block(nn.Module):
     drop = functools.partial(self.drop, deterministic=not train)
     y = self.attention_norm(x)
     keys, values = self.attention.keys_and_values(y, view.positions)
-    if remember is not None:
-      keys, values = remember(keys, values)
+    if update_cache is not None:
+      keys, values = update_cache(keys, values)
     y = self.attention(
       y,
       keys,
@@ -188,32 +193,45 @@ class Block(nn.Module):
 
 
 class _Scanned(Block):
-  """A block as `nn.scan` wants it: the condition as it is, for all blocks."""
+  """A block with the signature of `nn.scan`.
 
-  def __call__(self, x, view, states, mask, train):
-    cross = None if states is None else self.cross_keys(states, mask)
+  All blocks get the same condition, and each projects it itself.
+  """
+
+  def __call__(  # type: ignore[override]
+    self,
+    x: jax.Array,
+    view: View,
+    states: jax.Array | None,
+    mask: jax.Array | None,
+    train: bool,
+  ) -> tuple[jax.Array, None]:
+    cross = None
+    if states is not None and mask is not None:
+      cross = self.cross_keys(states, mask)
     return super().__call__(x, view, cross, train=train), None
 
 
 class Transformer(nn.Module):
-  """Blocks, the positions they need, and the last norm.
+  """Blocks between positions and a final norm.
 
   Attributes:
-    layers: blocks.
+    layers: number of blocks.
+    width: channels of a token's vector.
+    heads: query heads of attention.
+    kv_heads: key and value heads of self-attention; must divide `heads`.
+    hidden: width of the feed-forward layers.
+    activation: of the feed-forward layers, a key of ACTIVATIONS.
     positions: "sinusoidal", "rotary" or "relative".
-    buckets: of distances, for relative positions.
-    longest: distance from which on they are one, at the latest.
-    remat: "none", or what the backward pass computes again: "full" keeps only
-      what goes from block to block, "dots" the results of projections too.
-    width: of a token's vector; it and what follows are those of `Block`.
-    heads: see there.
-    kv_heads: see there.
-    hidden: see there.
-    activation: see there.
-    qk_norm: see there.
-    cross: see there.
-    dropout: see there; of the input too.
-    dtype: see there.
+    buckets: number of distances that relative positions tell apart.
+    max_distance: relative positions treat all longer distances alike.
+    qk_norm: normalises queries and keys, see `Attention`.
+    cross: adds cross-attention to a condition.
+    dropout: rate in training, see `Block`; of the input too.
+    remat: what the backward pass computes again. "none": nothing. "full":
+      everything but the input of each block. "dots": everything but the
+      results of projections.
+    dtype: of the computation; parameters, norms and sums are float32.
   """
 
   layers: int
@@ -224,7 +242,7 @@ class Transformer(nn.Module):
   activation: str = "gelu"
   positions: str = "sinusoidal"
   buckets: int = 32
-  longest: int = 128
+  max_distance: int = 128
   qk_norm: bool = False
   cross: bool = True
   dropout: float = 0.0
@@ -232,8 +250,8 @@ class Transformer(nn.Module):
   dtype: Any = jnp.float32
 
   @property
-  def block(self) -> dict:
-    """Fields of a block."""
+  def block(self) -> dict[str, Any]:
+    """Fields of a `Block`."""
     return dict(
       width=self.width,
       heads=self.heads,
@@ -244,16 +262,18 @@ class Transformer(nn.Module):
       qk_norm=self.qk_norm,
       cross=self.cross,
       dropout=self.dropout,
-      # Every block adds two or three times to one sum (Radford et al. 2019).
+      # Every block adds to the residual sum two or three times, so initial
+      # weights shrink with the depth (Radford et al. 2019).
       out_scale=1 / (2 * self.layers),
       dtype=self.dtype,
     )
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds the blocks."""
     block = _Scanned
     if self.remat != "none":
-      # static: train. A scan needs no guard against moving what it repeats.
+      # Argument 5, `train`, is static. Inside a scan XLA cannot merge the
+      # recomputation with the first one, so CSE needs no prevention.
       block = nn.remat(
         block,
         policy=REMAT[self.remat],
@@ -277,11 +297,14 @@ class Transformer(nn.Module):
       )
 
   def place(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Adds to vectors what tells where they stand, if that is how it is told.
+    """Adds sinusoids to the input, if positions are sinusoidal.
 
     Args:
       x: [batch, tokens, width].
       positions: int [batch or 1, tokens].
+
+    Returns:
+      float32 [batch, tokens, width].
     """
     x = x.astype(jnp.float32)
     if self.positions != "sinusoidal":
@@ -289,30 +312,31 @@ class Transformer(nn.Module):
     return x + positions_lib.sinusoids(positions, self.width)
 
   def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array | None:
-    """What relative positions add to the logits of attention.
+    """Bias of the attention logits by relative positions (T5).
 
     Args:
-      queries: int [batch or 1, queries], positions.
-      keys: int [batch or 1, keys], positions.
+      queries: int [batch or 1, queries], positions of queries.
+      keys: int [batch or 1, keys], positions of keys.
 
     Returns:
-      float32 [batch or 1, heads, queries, keys], or None.
+      float32 [batch or 1, heads, queries, keys]; None if positions are not
+      relative.
     """
     if self.positions != "relative":
       return None
-    # No distance beyond `longest` has a bucket of its own.
-    of_distance = positions_lib.relative_buckets(
-      -np.arange(self.longest + 1),
+    # All distances beyond `max_distance` share a bucket.
+    buckets = positions_lib.relative_buckets(
+      -np.arange(self.max_distance + 1),
       buckets=self.buckets,
-      longest=self.longest,
-      both_ways=False,
+      max_distance=self.max_distance,
+      bidirectional=False,
     )
-    away = queries[:, :, None] - keys[:, None, :]
-    bucket = jnp.asarray(of_distance)[jnp.clip(away, 0, self.longest)]
+    distance = queries[:, :, None] - keys[:, None, :]
+    bucket = jnp.asarray(buckets)[jnp.clip(distance, 0, self.max_distance)]
     return jnp.moveaxis(self.distance_bias[bucket], -1, 1)
 
   def finish(self, x: jax.Array) -> jax.Array:
-    """The last norm."""
+    """Applies the final norm."""
     return self.norm(x)
 
   def __call__(
@@ -324,34 +348,32 @@ class Transformer(nn.Module):
     states_mask: jax.Array | None = None,
     train: bool = False,
   ) -> jax.Array:
-    """Vectors after all blocks, of a whole sequence at once.
+    """Runs all blocks over whole sequences.
 
     Args:
       x: [batch, tokens, width].
-      valid: bool [batch, tokens]; what is not valid is seen by none and takes
-        no position. None: all is.
+      valid: bool [batch, tokens]; other tokens are invisible and take no
+        position. None means that all are valid.
       states: [batch, length, any width], the condition of cross-attention.
       states_mask: bool [batch, length].
-      train: with dropout, from the random key "dropout".
+      train: applies dropout, with the random key "dropout".
 
     Returns:
       float32 [batch, tokens, width].
     """
     count = x.shape[1]
-    if valid is None:
-      positions, mask = jnp.arange(count)[None], None
-    else:
+    causal = np.tril(np.ones((1, 1, count, count), bool))
+    positions, mask = jnp.arange(count)[None], None
+    if valid is not None:
       positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-      mask = np.tril(np.ones((count, count), bool)) & valid[:, None, None, :]
-    view = View(positions, mask, self.bias(positions, positions))
-    if view.bias is not None and mask is None:
-      view = view.replace(mask=np.tril(np.ones((1, 1, count, count), bool)))
+      mask = causal & valid[:, None, None, :]
+    bias = self.bias(positions, positions)
+    if bias is not None and mask is None:
+      mask = causal
+    view = View(positions, mask, bias)
     x = self.drop(self.place(x, positions), deterministic=not train)
-    # Tables of tokens are cut along the width. Blocks whose input is cut so too
-    # would send all activations around, and hold those of the whole batch.
+    # Embedding tables are sharded along the width. If their output stayed
+    # sharded so, every block would gather the activations of the whole batch.
     x = rules.constrain(x, "batch", None, None)
     x, _ = self.blocks(x, view, states, states_mask, train)
     return self.finish(x)
-
-
-# ------------------------------------------------------------------ decoding
