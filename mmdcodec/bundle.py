@@ -17,8 +17,6 @@ import contextlib
 import importlib
 import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +28,7 @@ import mmdcodec
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import low_rank
+from mmdcodec.store import atomic
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.tokenizers.loaded_codec import flatten
@@ -148,17 +147,8 @@ def replacing(
           else f"it is no {what}, so choose another name."
         )
       )
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  fresh = pathlib.Path(tempfile.mkdtemp(prefix=".bundle-", dir=folder.parent))
-  fresh.chmod(0o755)
-  try:
+  with atomic.folder(folder) as fresh:
     yield fresh
-  except BaseException:
-    shutil.rmtree(fresh)
-    raise
-  if folder.exists():
-    shutil.rmtree(folder)
-  fresh.rename(folder)
 
 
 def export(

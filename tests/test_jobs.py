@@ -3,10 +3,13 @@
 Catches: finished work done again, an interrupted stage that starts over though
 it could resume (or resumes though it cannot), stages kept although what they
 rest on was replaced, settings of two runs mixed, work deleted unasked, files
-of the user deleted, and two processes in one workdir.
+of the user deleted, stages that run before what they need or again for
+nothing, and two processes in one workdir.
 """
 
+import dataclasses
 import fcntl
+import threading
 
 import pytest
 
@@ -160,3 +163,54 @@ def test_one_process_at_a_time(job):
       job()
     assert job.ran == []
   assert job() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stages_depend_on_what_they_need_only(job, workers):
+  """Catches work done over though nothing that it needs has changed."""
+  needs = {"a": [], "b": ["a"], "c": []}
+  stages = lambda: [
+    dataclasses.replace(job.stage(name), needs=needs[name]) for name in "abc"
+  ]
+
+  def run(**options):
+    job.ran = []
+    jobs.run_stages(
+      job.folder, stages(), workers=workers, log=lambda line: None, **options
+    )
+    return sorted(name for name, _ in job.ran)
+
+  assert run() == ["a", "b", "c"]
+  (job.folder / "a").unlink()
+  assert run() == ["a", "b"]
+  job.settings["a"] = {"n": 2}
+  with pytest.raises(UserError, match="give another workdir.$"):
+    run(force=None)
+  assert run(force=True) == ["a", "b"]
+  assert run() == []
+
+
+def test_an_error_in_a_thread_stops_the_others(job):
+  """Catches a job that waits for a stage whose work is for nothing."""
+  stopped = threading.Event()
+
+  def fail():
+    raise UserError("b failed")
+
+  def wait():
+    assert stopped.wait(30)
+    return "stopped"
+
+  path = job.folder / "x"
+  with pytest.raises(UserError, match="b failed"):
+    jobs.run_stages(
+      job.folder,
+      [
+        jobs.Stage("a", wait, {}, [path], needs=[], stop=stopped.set),
+        jobs.Stage("b", fail, {}, [path], needs=[]),
+        jobs.Stage("c", fail, {}, [path]),
+      ],
+      workers=2,
+      log=lambda line: None,
+    )
+  assert stopped.is_set() and not jobs.seconds_of(job.folder)

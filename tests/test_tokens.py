@@ -36,6 +36,7 @@ from mmdcodec.data.token_batches import (
 )
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
+from mmdcodec.store import locks
 from mmdcodec.tokenizers import validation
 from mmdcodec.tokenizers.interface import Tokenizer
 
@@ -270,7 +271,7 @@ def test_a_share_that_is_missing_is_noticed(tmp_path, audio, monkeypatch):
 def test_two_runs_do_not_write_one_data_set(tmp_path, audio):
   """Catches shards of one run removed by the other."""
   (tmp_path / ".tokens.unfinished").mkdir()
-  held = storage.lock(tmp_path / ".tokens.unfinished")
+  held = locks.lock_folder(tmp_path / ".tokens.unfinished")
   try:
     with pytest.raises(UserError, match="another run"):
       tokenization.tokenize(audio, tmp_path / "tokens", Teller())

@@ -164,7 +164,7 @@ def create(
   container, coding, to = files.written_as(path, rate=to or rate)
   with contextlib.ExitStack() as stack:
     try:
-      partial = stack.enter_context(atomic.written(path))
+      partial = stack.enter_context(atomic.file(path))
     except OSError as error:
       raise UserError(
         f"{path}: cannot be written ({error.strerror})."

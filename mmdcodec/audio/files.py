@@ -210,7 +210,7 @@ def write(
   if coding not in ("FLOAT", "DOUBLE"):
     x = np.clip(x, -1.0, 1.0)
   try:
-    with atomic.written(path) as partial:
+    with atomic.file(path) as partial:
       with soundfile.SoundFile(
         os.fsencode(partial), "w", rate, x.shape[1], coding, format=container
       ) as sound:

@@ -27,6 +27,7 @@ from mmdcodec.audio.composition import Note, stream
 from mmdcodec.audio.song_captions import caption
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
+from mmdcodec.store import atomic
 
 PEAK = 10 ** (-3 / 20)  # -3 dB of full scale
 
@@ -261,9 +262,7 @@ def _write_song(path, seed, seconds, rate, choices):
   files.write(path, song.audio, rate=rate)
   request = _request(seed, seconds, rate, choices)
   sidecar = {"caption": song.caption, "tags": song.tags, "_request": request}
-  partial = path.with_suffix(".json.part")
-  partial.write_text(json.dumps(sidecar, indent=1))
-  partial.replace(path.with_suffix(".json"))
+  atomic.write_json(path.with_suffix(".json"), sidecar, indent=1)
 
 
 def _is_written(path, seed, seconds, rate, choices):

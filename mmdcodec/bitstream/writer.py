@@ -165,7 +165,7 @@ def create(
   path = pathlib.Path(target)
   partial = None
   try:
-    with atomic.written(path) as partial:
+    with atomic.file(path) as partial:
       with open(partial, "wb") as file:
         writer = Writer(file, header)
         yield writer

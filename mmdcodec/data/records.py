@@ -27,13 +27,12 @@ from mmdcodec.data.source import SUMMARY
 from mmdcodec.data.storage import (
   Unfinished,
   check_out,
-  put,
-  restore,
   serializer,
   shard_writer,
 )
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
+from mmdcodec.store import atomic
 
 SKIPPED = "skipped.jsonl"
 
@@ -197,7 +196,7 @@ def prepare(
   ):
     if not least <= value <= most:
       raise UserError(f"{name} must be from {least} to {most}, not {value}.")
-  restore(out)
+  atomic.restore_folder(out)
   check_out(out, force, "audio")
   builder = builder_for(table)
   report = Report(rate=rate, channels=channels, path=str(out))
@@ -228,7 +227,7 @@ def prepare(
         f" {' '.join(files.SUFFIXES)}."
       )
     _summarise(data, report, folder, seconds)
-    put(data, out)
+    atomic.replace_folder(data, out)
   return report
 
 

@@ -1,7 +1,5 @@
 """Folders of data sets: never overwritten unasked, there only when whole."""
 
-import errno
-import fcntl
 import glob
 import os
 import shutil
@@ -15,6 +13,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mmdcodec.data.source import SUMMARY, describe
 from mmdcodec.errors import UserError
+from mmdcodec.store import locks
 
 
 def check_out(out: Path, force: bool, kind: str) -> None:
@@ -63,34 +62,6 @@ def shard_writer(path: Path) -> array_record_module.ArrayRecordWriter:
   )
 
 
-def put(data: Path, out: Path) -> None:
-  """Gives a finished data set its name.
-
-  To replace one takes two steps. Should the process be killed between them,
-  the old one is left beside `out`, and the next run to `out` restores it.
-  """
-  old = _replaced(out)
-  if out.exists():
-    os.rename(out, old)
-  try:
-    os.rename(data, out)
-  finally:
-    restore(out)
-
-
-def restore(out: Path) -> None:
-  """Puts back a data set that was to be replaced, or removes it if it was."""
-  old = _replaced(out)
-  if out.exists():
-    shutil.rmtree(old, ignore_errors=True)
-  elif old.exists():
-    os.rename(old, out)
-
-
-def _replaced(out: Path) -> Path:
-  return out.with_name(f".{out.name}.replaced")
-
-
 class Unfinished:
   """A hidden scratch folder beside the data set, removed however it ends.
 
@@ -101,12 +72,12 @@ class Unfinished:
   def __init__(self, out: Path):
     prefix = f".{out.name}.unfinished-"
     for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
-      if (held := lock(stale)) is not None:
+      if (held := locks.lock_folder(stale)) is not None:
         shutil.rmtree(stale, ignore_errors=True)
         os.close(held)
     while True:
       self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-      self._lock = lock(self._path)
+      self._lock = locks.lock_folder(self._path)
       # Another run may take it for a killed one's before it is locked.
       if self._lock is not None and self._path.exists():
         break
@@ -121,19 +92,3 @@ class Unfinished:
     """Removes it."""
     shutil.rmtree(self._path, ignore_errors=True)
     os.close(self._lock)
-
-
-def lock(folder: Path) -> int | None:
-  """Locks a folder until the handle is closed; None if another process does."""
-  try:
-    handle = os.open(folder, os.O_RDONLY)
-  except OSError:
-    return None
-  try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    os.close(handle)
-    if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-      return None
-    raise
-  return handle

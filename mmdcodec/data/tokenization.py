@@ -23,6 +23,7 @@ import mmdcodec
 from mmdcodec.data import codes, storage, tokens
 from mmdcodec.data.source import SUMMARY, Source
 from mmdcodec.errors import UserError
+from mmdcodec.store import atomic, locks
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # File that says what the shards in an unfinished folder were made of.
@@ -75,7 +76,7 @@ def tokenize(
   unfinished = out.with_name(f".{out.name}.unfinished")
   first, held = jax.process_index() == 0, None
   if first:
-    storage.restore(out)
+    atomic.restore_folder(out)
   storage.check_out(out, force, "tokens")
   try:
     if first:
@@ -181,7 +182,7 @@ def _begin(unfinished: Path, settings: dict) -> int:
     A lock on the folder.
   """
   unfinished.mkdir(parents=True, exist_ok=True)
-  held = storage.lock(unfinished)
+  held = locks.lock_folder(unfinished)
   if held is None:
     raise UserError(
       f"{unfinished}: another run is writing there; wait until it ends."
@@ -253,7 +254,7 @@ def _finish(
     "version": mmdcodec.__version__,
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-  storage.put(data, out)
+  atomic.replace_folder(data, out)
   shutil.rmtree(unfinished)
   return summary
 

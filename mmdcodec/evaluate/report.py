@@ -18,6 +18,8 @@ from importlib import metadata
 
 import numpy as np
 
+from mmdcodec.store import atomic
+
 
 @dataclasses.dataclass(frozen=True)
 class Text:
@@ -132,9 +134,7 @@ def write_report(
     style=_STYLE,
     body=body,
   )
-  aside = path.with_name(path.name + ".partial")
-  aside.write_text(page, encoding="utf-8")
-  os.replace(aside, path)
+  atomic.write_text(path, page)
   return path
 
 

@@ -1,20 +1,27 @@
-"""Files that are there only when they are whole."""
+"""Files and folders that appear whole or not at all.
+
+What is written goes to a hidden name beside its place and takes the place by
+a rename, so a reader finds the old content or the new one, never a part.
+"""
 
 import contextlib
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
-def written(path: str | os.PathLike) -> Iterator[Path]:
-  """An empty file beside a path, put in its place when the block ends well.
+def file(path: str | os.PathLike) -> Iterator[Path]:
+  """An empty file that takes its place when the block ends without an error.
 
-  Its name is of nobody else's; a failure leaves what was there.
+  Nobody else uses its name, and a failure leaves what was there.
 
   Args:
-    path: where the file is to be; its folder must exist.
+    path: where the file goes; its folder must exist.
 
   Yields:
     Path of the file to write.
@@ -23,11 +30,89 @@ def written(path: str | os.PathLike) -> Iterator[Path]:
     OSError: the folder cannot be written to.
   """
   path = Path(path)
-  # Unlike those of `tempfile`, it has the rights of any new file.
-  aside = path.with_name(f".{secrets.token_hex(8)}.partial")
-  open(aside, "xb").close()
+  # Unlike files of `tempfile`, it has the permissions of any new file.
+  partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+  open(partial, "xb").close()
   try:
-    yield aside
-    os.replace(aside, path)
+    yield partial
+    os.replace(partial, path)
   finally:
-    aside.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text file in UTF-8.
+
+  Raises:
+    OSError: the folder cannot be written to.
+  """
+  with file(path) as partial:
+    partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, content: Any, indent: int = 2) -> None:
+  """Writes a JSON file.
+
+  Raises:
+    OSError: the folder cannot be written to.
+  """
+  write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+@contextlib.contextmanager
+def folder(path: str | os.PathLike) -> Iterator[Path]:
+  """An empty folder that takes its place when the block ends without an error.
+
+  A folder that is there is replaced.
+
+  Args:
+    path: where the folder goes; missing parents are made.
+
+  Yields:
+    Path of the folder to fill.
+
+  Raises:
+    OSError: the parent cannot be written to.
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+  partial.mkdir()
+  try:
+    yield partial
+    replace_folder(partial, path)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(source: Path, path: Path) -> None:
+  """Moves a folder to its place.
+
+  Replacing a folder takes two renames. If the process is killed between them,
+  the old folder is left beside `path`; `restore_folder` puts it back.
+
+  Args:
+    source: a finished folder on the same file system.
+    path: where it goes; a folder that is there is deleted.
+  """
+  restore_folder(path)
+  old = _replaced(path)
+  if path.exists():
+    os.rename(path, old)
+  try:
+    os.rename(source, path)
+  finally:
+    restore_folder(path)
+
+
+def restore_folder(path: Path) -> None:
+  """Ends a `replace_folder` that was killed, whichever way is left."""
+  old = _replaced(path)
+  if path.exists():
+    shutil.rmtree(old, ignore_errors=True)
+  elif old.exists():
+    os.rename(old, path)
+
+
+def _replaced(path: Path) -> Path:
+  return path.with_name(f".{path.name}.replaced")

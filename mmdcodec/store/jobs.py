@@ -1,13 +1,13 @@
-"""A job in stages that continues where it was left.
+"""A job in stages that continues where it was interrupted.
 
-Every stage says with which settings it works. What was finished, and with
-which settings, is kept in WORKDIR/stages.json, so that the same command again
-skips what is done, goes on with what was interrupted, and refuses to mix work
-of different settings. Nothing is deleted that stages.json does not know: a
-workdir may be a folder with other things in it.
+Every stage states its settings. WORKDIR/stages.json notes which stages are
+finished and with which settings. The same command again skips what is done,
+continues what was interrupted, and refuses to mix work of different settings.
+Nothing is deleted that stages.json does not list: a workdir may hold other
+things as well.
 """
 
-import contextlib
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -15,15 +15,17 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
+from mmdcodec.store import atomic, locks
 
 FILE = "stages.json"
 LOCK = "stages.lock"
 
-# Flushed: a log that is read while the job goes on must not lag behind it.
+# Flushed: whoever follows a log wants to see the current stage.
 _log = functools.partial(print, flush=True)
 
 
@@ -33,93 +35,62 @@ class Stage:
 
   Attributes:
     name: short, unique in the job.
-    run: does the work; returns what there is now, in a few words.
-    settings: JSON-able; with other settings the result would be another. The
-      settings of all stages before count as well.
+    run: does the work; returns in a few words what exists now.
+    settings: everything that changes the result, as JSON-able values. The
+      settings of the stages it needs count as well.
     outputs: files or folders that `run` makes, and nobody else.
-    resumes: `run` continues from outputs that an interrupted run left; those
-      of other stages are deleted before they start again.
+    resumes: `run` continues from the outputs of an interrupted run. The
+      outputs of other stages are deleted before they start again.
+    needs: names of the stages that it builds on; None for all before it.
+    stop: makes `run` return early when it works in another thread, as stages
+      do under `run_stages(workers=...)`.
   """
 
   name: str
   run: Callable[[], str]
-  settings: Mapping
+  settings: Mapping[str, Any]
   outputs: Sequence[pathlib.Path]
   resumes: bool = False
+  needs: Sequence[str] | None = None
+  stop: Callable[[], None] = lambda: None
 
 
 def run_stages(
   workdir: pathlib.Path,
   stages: Sequence[Stage],
   *,
-  force: bool = False,
+  force: bool | None = False,
+  workers: int = 1,
   log: Callable[[str], None] = _log,
 ) -> float:
-  """Runs what is not done yet, in order.
+  """Runs the stages that are not done yet.
 
   Args:
     workdir: of the job; made if missing.
-    stages: each one may need all of those before it.
-    force: do over stages whose settings changed, and those after them.
-    log: takes one line of text.
+    stages: each one after those that it needs.
+    force: do over stages whose settings changed, and those that need them.
+      None: a command without --force, which the error does not mention then.
+    workers: stages that run at a time, each in a thread. A single one runs in
+      this thread.
+    log: receives one line of text.
 
   Returns:
     The seconds that all stages took, in this run and in earlier ones.
 
   Raises:
     UserError: finished or begun work has other settings, and not force; an
-      output is there that no stage made; another process works in workdir.
+      output exists that no stage made; another process works in workdir.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  with _locked(workdir):
-    return _run(workdir, list(stages), force, log)
-
-
-def _run(workdir, stages, force, log) -> float:
-  """See `run_stages`."""
-  known = _read(workdir)
-  for stage in stages:
-    _check_ours(stage, known)
-  changed = _first_change(stages, known)
-  if changed is not None:
-    index, words = changed
-    if not force:
-      raise UserError(
-        f"{workdir} was begun with other settings ({words}); give another"
-        " workdir, or --force to do over stage"
-        f" {stages[index].name!r} and those after it."
-      )
-    _forget(workdir, stages[index:], known)
-  redo = False
-  for number, stage in enumerate(stages, 1):
-    label = f"[{number}/{len(stages)}] {stage.name}"
-    entry = known.get(stage.name, {})
-    # Outputs can be deleted by hand; then what follows is made again, too.
-    whole = all(path.exists() for path in stage.outputs)
-    if entry.get("done") and whole and not redo:
-      log(f"{label}: done before: {entry['result']}")
-      continue
-    keep = stage.resumes and entry and not redo
-    redo = True
-    # Stages after this one rest on what is about to be replaced.
-    _forget(workdir, stages[number - (not keep) :], known)
-    _check_ours(stage, known)
-    spent = entry.get("seconds", 0.0) if keep else 0.0
-    entry = {"settings": _plain(stage.settings), "done": False}
-    known[stage.name] = {**entry, "seconds": spent}
-    _write(workdir, known)
-    log(f"{label} ...")
-    start = time.perf_counter()
-    try:
-      result = stage.run()
-    finally:
-      spent += time.perf_counter() - start
-      known[stage.name]["seconds"] = round(spent, 2)
-      _write(workdir, known)
-    known[stage.name].update(done=True, result=result)
-    _write(workdir, known)
-    log(f"{label}: {result} ({formatting.duration(spent)})")
-  return sum(known[stage.name]["seconds"] for stage in stages)
+  message = f"another process works in {workdir}; wait for it, or give another."
+  with locks.exclusive(workdir / LOCK, message):
+    job = _Job(workdir, stages, log)
+    job.check(force)
+    if workers == 1:
+      job.run()
+    else:
+      job.run_in_threads(workers)
+    return sum(job.known[stage.name]["seconds"] for stage in stages)
 
 
 def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
@@ -128,14 +99,175 @@ def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
   return {k: entry["seconds"] for k, entry in known.items() if entry["done"]}
 
 
-def _first_change(stages, known) -> tuple[int, str] | None:
-  """The first stage whose settings are not those of its earlier run."""
-  for index, stage in enumerate(stages):
-    if stage.name in known:
-      words = _difference(known[stage.name]["settings"], _plain(stage.settings))
+class _Job:
+  """The stages of one run, and what stages.json knows of them.
+
+  Attributes:
+    known: name -> {"settings", "done", "seconds", "result" once done}.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    stages: Sequence[Stage],
+    log: Callable[[str], None],
+  ):
+    self.known = _read(workdir)
+    self._workdir, self._stages, self._log = workdir, list(stages), log
+    names = [stage.name for stage in stages]
+    self._needs = {
+      stage.name: set(names[:i] if stage.needs is None else stage.needs)
+      for i, stage in enumerate(stages)
+    }
+    self._label = {
+      name: f"[{i}/{len(names)}] {name}" for i, name in enumerate(names, 1)
+    }
+    self._ran: set[str] = set()
+
+  def check(self, force: bool | None) -> None:
+    """Refuses other settings and files of others; see `run_stages`."""
+    for stage in self._stages:
+      self._check_ours(stage)
+    for stage in self._stages:
+      words = self._change(stage)
+      if words and not force:
+        advice = "give another workdir"
+        if force is not None:
+          advice += (
+            f", or --force to do over stage {stage.name!r} and those that"
+            " need it"
+          )
+        raise UserError(
+          f"{self._workdir} was begun with other settings ({words}); {advice}."
+        )
       if words:
-        return index, f"{stage.name}: {words}"
-  return None
+        self._forget([stage, *self._dependents(stage)])
+
+  def run(self) -> None:
+    """Runs the stages one after the other."""
+    for stage in self._stages:
+      if self._begin(stage):
+        start = time.perf_counter()
+        result = None
+        try:
+          result = stage.run()
+        finally:
+          self._end(stage, time.perf_counter() - start, result)
+
+  def run_in_threads(self, workers: int) -> None:
+    """Runs as many stages at a time as `workers`; an error stops them all."""
+    left, active = list(self._stages), {}
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+      try:
+        while left or active:
+          waiting = {stage.name for stage in (*left, *active.values())}
+          for stage in [s for s in left if not self._needs[s.name] & waiting]:
+            if len(active) == workers:
+              break
+            left.remove(stage)
+            if self._begin(stage):
+              active[pool.submit(_timed, stage.run)] = stage
+          done = concurrent.futures.wait(
+            active, return_when=concurrent.futures.FIRST_COMPLETED
+          ).done
+          for future in done:
+            stage = active.pop(future)
+            seconds, result = future.result()
+            self._end(stage, seconds, result)
+      finally:
+        for stage in active.values():
+          stage.stop()
+
+  def _begin(self, stage: Stage) -> bool:
+    """Makes room for a stage and notes its start; False if it is done."""
+    label, entry = self._label[stage.name], self.known.get(stage.name, {})
+    redo = bool(self._needs[stage.name] & self._ran)
+    # If outputs were deleted by hand, what follows is made again, too.
+    whole = all(path.exists() for path in stage.outputs)
+    if entry.get("done") and whole and not redo:
+      self._log(f"{label}: done before: {entry['result']}")
+      return False
+    keep = stage.resumes and bool(entry) and not redo
+    self._ran.add(stage.name)
+    # What is about to be replaced must not be built upon.
+    self._forget([*([] if keep else [stage]), *self._dependents(stage)])
+    self._check_ours(stage)
+    self.known[stage.name] = {
+      "settings": _plain(stage.settings),
+      "done": False,
+      "seconds": entry.get("seconds", 0.0) if keep else 0.0,
+    }
+    self._write()
+    self._log(f"{label} ...")
+    return True
+
+  def _end(self, stage: Stage, seconds: float, result: str | None) -> None:
+    """Notes the time that a stage took and, if it finished, its result."""
+    entry = self.known[stage.name]
+    spent = entry["seconds"] + seconds
+    entry["seconds"] = round(spent, 2)
+    if result is not None:
+      entry.update(done=True, result=result)
+    self._write()
+    if result is not None:
+      took = formatting.duration(spent)
+      self._log(f"{self._label[stage.name]}: {result} ({took})")
+
+  def _dependents(self, stage: Stage) -> list[Stage]:
+    """The stages that need a stage, directly or through others."""
+    names, found = {stage.name}, []
+    for other in self._stages:
+      if self._needs[other.name] & names:
+        names.add(other.name)
+        found.append(other)
+    return found
+
+  def _change(self, stage: Stage) -> str:
+    """How the settings of a stage differ from its earlier run's, in words."""
+    if stage.name not in self.known:
+      return ""
+    before = self.known[stage.name]["settings"]
+    words = _difference(before, _plain(stage.settings))
+    return words and f"{stage.name}: {words}"
+
+  def _check_ours(self, stage: Stage) -> None:
+    """Makes sure that a stage which never began replaces nobody's files.
+
+    Raises:
+      UserError: one of its outputs exists.
+    """
+    for path in stage.outputs:
+      if stage.name not in self.known and os.path.lexists(path):
+        raise UserError(
+          f"{path} was not made by this command, which would replace it; give"
+          " an empty workdir."
+        )
+
+  def _forget(self, stages: Sequence[Stage]) -> None:
+    """Deletes what the stages that ever began have made."""
+    stages = [stage for stage in stages if stage.name in self.known]
+    # Noted first: a half-deleted output must not count as done.
+    for stage in stages:
+      self.known[stage.name]["done"] = False
+    self._write()
+    for stage in stages:
+      for path in stage.outputs:
+        if path.is_dir() and not path.is_symlink():
+          shutil.rmtree(path)
+        else:
+          path.unlink(missing_ok=True)
+      del self.known[stage.name]
+    self._write()
+
+  def _write(self) -> None:
+    atomic.write_json(self._workdir / FILE, self.known)
+
+
+def _timed(run: Callable[[], str]) -> tuple[float, str]:
+  """Seconds that a call took, and its result."""
+  start = time.perf_counter()
+  result = run()
+  return time.perf_counter() - start, result
 
 
 def _difference(before: Mapping, now: Mapping, prefix: str = "") -> str:
@@ -156,62 +288,12 @@ def _plain(settings: Mapping) -> dict:
   return json.loads(json.dumps(settings))
 
 
-def _check_ours(stage: Stage, known: Mapping) -> None:
-  """Makes sure that a stage which never began finds nobody's files.
+def _read(workdir: pathlib.Path) -> dict[str, dict]:
+  """What stages.json says.
 
   Raises:
-    UserError: one of its outputs exists.
+    UserError: it is damaged.
   """
-  for path in stage.outputs:
-    if stage.name not in known and os.path.lexists(path):
-      raise UserError(
-        f"{path} was not made by this command, which would replace it; give"
-        " an empty workdir."
-      )
-
-
-def _forget(workdir, stages: Sequence[Stage], known: dict) -> None:
-  """Deletes what the stages that ever began have made."""
-  stages = [stage for stage in stages if stage.name in known]
-  # Noted first: what is half deleted must not count as done.
-  for stage in stages:
-    known[stage.name]["done"] = False
-  _write(workdir, known)
-  for stage in stages:
-    for path in stage.outputs:
-      if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-      else:
-        path.unlink(missing_ok=True)
-    del known[stage.name]
-  _write(workdir, known)
-
-
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes out of a workdir, as long as this one lives.
-
-  Raises:
-    UserError: one is there already.
-  """
-  try:
-    import fcntl
-  except ImportError:  # Windows
-    yield
-    return
-  with open(workdir / LOCK, "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(
-        f"another process works in {workdir}; wait for it, or give another one."
-      ) from None
-    except OSError:
-      pass  # some network file systems know no locks
-    yield
-
-
-def _read(workdir: pathlib.Path) -> dict:
   path = workdir / FILE
   if not path.exists():
     return {}
@@ -224,9 +306,3 @@ def _read(workdir: pathlib.Path) -> dict:
       f"{path} is damaged ({error}); give another workdir."
     ) from None
   return known
-
-
-def _write(workdir: pathlib.Path, known: dict) -> None:
-  aside = workdir / (FILE + ".partial")
-  aside.write_text(json.dumps(known, indent=2) + "\n")
-  os.replace(aside, workdir / FILE)

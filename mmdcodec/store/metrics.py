@@ -67,8 +67,7 @@ class MetricWriter:
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / FILE
     kept = [row for row in read(workdir) if row["step"] <= step]
-    with atomic.written(path) as fresh:
-      fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
     try:
       import tensorboardX

@@ -55,8 +55,7 @@ def write(
     # Last: a folder with it is a workdir.
     (CONFIG_FILE, config),
   ):
-    with atomic.written(workdir / name) as file:
-      file.write_text(json.dumps(content, indent=2) + "\n")
+    atomic.write_json(workdir / name, content)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
