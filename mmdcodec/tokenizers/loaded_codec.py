@@ -121,7 +121,9 @@ class LoadedCodec(AudioCodec):
     samples = x.shape[1]
     whole = long_clips.WHOLE * self.stride
     if samples > whole and piecewise.can_cut(self.model):
-      codes, scale = long_clips.encode_array(self, x, lengths, codebooks)
+      codes, scale = long_clips.encode_array(
+        self.model, self.variables, x, lengths, codebooks
+      )
       return (codes, scale) if return_scale else codes
     padded = bucket(frames(samples, self.stride)) * self.stride
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
@@ -174,7 +176,9 @@ class LoadedCodec(AudioCodec):
         f"length is {length}; {count} frames hold 1 to {most} samples."
       )
     if count > long_clips.WHOLE and piecewise.can_cut(self.model):
-      return long_clips.decode_array(self, codes, scale, samples)
+      return long_clips.decode_array(
+        self.model, self.variables, codes, scale, samples
+      )
     padded = np.pad(codes, ((0, 0), (0, bucket(count) - count), (0, 0)))
     lengths = np.full(len(codes), samples, np.int32)
     y = self._decode(self.variables, padded, scale, lengths)
@@ -184,7 +188,10 @@ class LoadedCodec(AudioCodec):
     self, parts: Iterable[np.ndarray], size: int
   ) -> Iterator[np.ndarray]:
     """Turns codes that arrive in parts into audio; see `AudioCodec`."""
-    return long_clips.decode_parts(self, parts, size)
+    if not piecewise.can_cut(self.model):
+      return super().decode_parts(parts, size)
+    coder = piecewise.make_coder(self.model, size)
+    return long_clips.decode_parts(coder, self.variables, parts)
 
   def encode_blocks(
     self, parts: Iterable[np.ndarray], *, codebooks: int | None = None
@@ -205,7 +212,9 @@ class LoadedCodec(AudioCodec):
       UserError: there is no audio, or it is not finite.
     """
     validation.codebooks(self.model, codebooks)
-    return long_clips.encode_blocks(self, parts, codebooks)
+    return long_clips.encode_blocks(
+      self.model, self.variables, parts, codebooks, self.encode
+    )
 
   def decode_blocks(
     self,
@@ -226,7 +235,9 @@ class LoadedCodec(AudioCodec):
     Raises:
       UserError: there are no codes, too few for `length`, or not this codec's.
     """
-    return long_clips.decode_blocks(self, parts, length)
+    return long_clips.decode_blocks(
+      self.model, self.variables, parts, length, self.decode
+    )
 
   def streamer(
     self, batch: int = 1, *, block: int = 32, codebooks: int | None = None

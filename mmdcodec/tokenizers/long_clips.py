@@ -1,4 +1,4 @@
-"""Clips of any length through a loaded codec, in constant memory.
+"""Clips of any length through a codec, in constant memory.
 
 Short clips are coded as a whole, padded to one of a few lengths. Longer clips,
 and clips whose end is not known yet, are coded in pieces (see
@@ -6,18 +6,16 @@ and clips whose end is not known yet, are coded in pieces (see
 the programs are compiled once for any number of clips.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.models.codec import NO_SCALE
+from mmdcodec.models.codec import NO_SCALE, Codec
 from mmdcodec.nn.conv import frames
 from mmdcodec.tokenizers import pieces, piecewise, validation
-
-if TYPE_CHECKING:
-  from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+from mmdcodec.tokenizers.pieces import CodedPiece, Coder
 
 # Clips of more frames are cut: at most a quarter of the work is padding.
 WHOLE = 4 * piecewise.BLOCK
@@ -26,7 +24,8 @@ Blocks = Iterable[tuple[np.ndarray, np.ndarray | None]]
 
 
 def encode_array(
-  codec: "LoadedCodec",
+  model: Codec,
+  variables: Any,
   x: np.ndarray,
   lengths: np.ndarray,
   codebooks: int | None,
@@ -34,7 +33,8 @@ def encode_array(
   """Codes of a batch, made in pieces.
 
   Args:
-    codec: one for which `piecewise.can_cut` holds.
+    model: a codec for which `piecewise.can_cut` holds.
+    variables: of the codec.
     x: [batch, samples, channels].
     lengths: [batch] valid samples.
     codebooks: use only the first so many.
@@ -42,19 +42,20 @@ def encode_array(
   Returns:
     (codes [batch, frames, codebooks], scale [batch, chunks] or None).
   """
-  coder = piecewise.make_coder(codec.model)
+  coder = piecewise.make_coder(model)
   cut = pieces.cut(x, lengths, coder.samples)
-  out = list(coder.encode(codec.variables, cut, codebooks))
+  out = list(coder.encode(variables, cut, codebooks))
   most = sum(count for _, count, _ in out).max()
   codes = np.concatenate([codes for codes, _, _ in out], 1)[:, :most]
   if out[0][2] is None:
     return codes, None
   scale = np.concatenate([scale for _, _, scale in out], 1)
-  return codes, scale[:, : frames(x.shape[1], codec.model.chunk[1])]
+  return codes, scale[:, : frames(x.shape[1], model.chunk[1])]
 
 
 def decode_array(
-  codec: "LoadedCodec",
+  model: Codec,
+  variables: Any,
   codes: np.ndarray,
   scale: np.ndarray | None,
   length: int,
@@ -62,7 +63,8 @@ def decode_array(
   """Audio of a batch, made in pieces.
 
   Args:
-    codec: one for which `piecewise.can_cut` holds.
+    model: a codec for which `piecewise.can_cut` holds.
+    variables: of the codec.
     codes: int32 [batch, frames, k].
     scale: [batch, chunks] or None.
     length: samples to return.
@@ -70,35 +72,31 @@ def decode_array(
   Returns:
     float32 [batch, length, channels].
   """
-  coder = piecewise.make_coder(codec.model)
-  if codec.model.normalize and scale is None:
+  coder = piecewise.make_coder(model)
+  if model.normalize and scale is None:
     raise UserError(NO_SCALE)
-  if codec.model.chunk is None:
-    codes = codes[:, : frames(length, codec.stride)]
+  if model.chunk is None:
+    codes = codes[:, : frames(length, model.stride)]
   ends = np.full(len(codes), codes.shape[1])
   cut = (
     (piece, count, _scale_of(scale, i, coder))
     for i, (piece, count) in enumerate(pieces.cut(codes, ends, coder.size))
   )
-  audio = [x for x, _ in coder.decode(codec.variables, cut, length)]
+  audio = [x for x, _ in coder.decode(variables, cut, length)]
   return np.concatenate(audio, 1)[:, :length]
 
 
 def decode_parts(
-  codec: "LoadedCodec", parts: Iterable[np.ndarray], size: int
+  coder: Coder, variables: Any, parts: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
   """Yields audio of a batch of codes that arrive in parts.
 
   Args:
-    codec: any; one that cannot be cut decodes everything at the end.
+    coder: of the codec.
+    variables: of the codec.
     parts: int32 [batch, any number of frames, codebooks].
-    size: frames to decode at a time, at least.
   """
-  coder = piecewise.make_coder(codec.model, size)
-  if coder is None:
-    yield codec.decode(np.concatenate(list(parts), axis=1))
-    return
-  batch = None
+  batch = 1
 
   def rows() -> Iterator[np.ndarray]:
     nonlocal batch
@@ -106,61 +104,87 @@ def decode_parts(
       batch, count, _ = part.shape
       yield part.swapaxes(0, 1).reshape(count, -1)
 
-  def coded() -> Iterator[piecewise.CodedPiece]:
+  def coded() -> Iterator[CodedPiece]:
     # Items side by side, as one clip with more columns.
     for x, count in pieces.gather(rows(), coder.size):
       codes = x[0].reshape(coder.size, batch, -1).swapaxes(0, 1)
       yield codes, np.repeat(count, batch), None
 
-  for x, count in coder.decode(codec.variables, coded()):
+  for x, count in coder.decode(variables, coded()):
     if count[0]:
       yield x[:, : count[0]]
 
 
 def encode_blocks(
-  codec: "LoadedCodec", parts: Iterable[np.ndarray], codebooks: int | None
+  model: Codec,
+  variables: Any,
+  blocks: Iterable[np.ndarray],
+  codebooks: int | None,
+  encode_whole: Callable[..., Any],
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-  """See `LoadedCodec.encode_blocks`."""
-  coder = piecewise.make_coder(codec.model)
-  parts = (validation.audio(codec.model, part) for part in parts)
-  held, parts = _take(parts, WHOLE * codec.stride if coder else None)
+  """Yields the codes of a clip; see `LoadedCodec.encode_blocks`.
+
+  Args:
+    model: the codec.
+    variables: of the codec.
+    blocks: float32 [samples, channels].
+    codebooks: use only the first so many.
+    encode_whole: `LoadedCodec.encode`, for short clips.
+  """
+  checked = (validation.audio(model, part) for part in blocks)
+  most = WHOLE * model.stride if piecewise.can_cut(model) else None
+  held, parts = _take(checked, most)
   if parts is None:
-    x = np.concatenate([np.zeros((0, codec.channels), np.float32), *held])
-    codes, scale = codec.encode(x, codebooks=codebooks, return_scale=True)
+    x = np.concatenate([np.zeros((0, model.channels), np.float32), *held])
+    codes, scale = encode_whole(x, codebooks=codebooks, return_scale=True)
     yield codes[0], None if scale is None else scale[0]
     return
+  coder = piecewise.make_coder(model)
   cut = pieces.gather(parts, coder.samples)
-  for codes, count, scale in coder.encode(codec.variables, cut, codebooks):
-    count = int(count[0])
+  for codes, counts, scale in coder.encode(variables, cut, codebooks):
+    count = int(counts[0])
     if scale is not None:
       scale = scale[0, : frames(count, coder.per_chunk)]
     yield codes[0, :count], scale
 
 
 def decode_blocks(
-  codec: "LoadedCodec", parts: Blocks, length: int | None
+  model: Codec,
+  variables: Any,
+  blocks: Blocks,
+  length: int | None,
+  decode_whole: Callable[..., np.ndarray],
 ) -> Iterator[np.ndarray]:
-  """See `LoadedCodec.decode_blocks`."""
-  model, scales = codec.model, []
-  coder = piecewise.make_coder(model)
+  """Yields the audio of a clip; see `LoadedCodec.decode_blocks`.
 
-  def codes_of(parts: Blocks) -> Iterator[np.ndarray]:
-    for codes, scale in parts:
+  Args:
+    model: the codec.
+    variables: of the codec.
+    blocks: (codes [frames, codebooks], scale).
+    length: samples to return; None: all of the frames.
+    decode_whole: `LoadedCodec.decode`, for short clips.
+  """
+  scales: list[float] = []
+
+  def checked() -> Iterator[np.ndarray]:
+    for codes, scale in blocks:
       scales.extend(() if scale is None else np.ravel(scale))
       yield validation.codes(model, codes)
 
-  held, parts = _take(codes_of(parts), WHOLE if coder else None)
+  most = WHOLE if piecewise.can_cut(model) else None
+  held, parts = _take(checked(), most)
   if parts is None:
-    codes = np.concatenate(held or [np.zeros((0, codec.codebooks), np.int32)])
+    codes = np.concatenate(held or [np.zeros((0, model.codebooks), np.int32)])
     scale = np.array(scales, np.float32)[None] if scales else None
-    yield codec.decode(codes, scale=scale, length=length)[0]
+    yield decode_whole(codes, scale=scale, length=length)[0]
     return
   if model.normalize and not scales:
     raise UserError(NO_SCALE)
   if length is not None and model.chunk is None:
     parts = _first(parts, frames(length, model.stride))
+  coder = piecewise.make_coder(model)
 
-  def coded() -> Iterator[piecewise.CodedPiece]:
+  def coded() -> Iterator[CodedPiece]:
     for piece, count in pieces.gather(parts, coder.size):
       scale = None
       if scales:
@@ -169,7 +193,7 @@ def decode_blocks(
       yield piece, count, scale
 
   done = 0
-  for x, count in coder.decode(codec.variables, coded(), length):
+  for x, count in coder.decode(variables, coded(), length):
     x = x[0, : count[0]]
     x = x if length is None else x[: length - done]
     done += len(x)
@@ -182,7 +206,7 @@ def decode_blocks(
 
 
 def _scale_of(
-  scale: np.ndarray | None, i: int, coder: piecewise.ChunkCoder
+  scale: np.ndarray | None, i: int, coder: Coder
 ) -> np.ndarray | None:
   """Scale [batch, coder.chunks] of piece i; 1 where there is no chunk."""
   if scale is None:

@@ -92,11 +92,15 @@ class Coder(abc.ABC):
     model: the codec.
     size: frames of a piece.
     samples: samples of a piece.
+    chunks: chunks in a piece, if the codec has chunks.
+    per_chunk: frames of a chunk.
   """
 
   model: Codec
   size: int
   samples: int
+  chunks: int = 0
+  per_chunk: int = 0
 
   @abc.abstractmethod
   def encode(

@@ -41,16 +41,14 @@ def can_cut(model: Codec) -> bool:
   return model.chunk is not None or not whole
 
 
-def make_coder(model: Codec, size: int | None = None) -> Coder | None:
-  """The coder that suits a codec; None if it cannot work in pieces.
+def make_coder(model: Codec, size: int | None = None) -> Coder:
+  """The coder that suits a codec.
 
   Args:
-    model: the codec.
+    model: a codec for which `can_cut` holds.
     size: frames of a piece, at least; BLOCK by default.
   """
   size = BLOCK if size is None else size
-  if not can_cut(model):
-    return None
   if model.chunk is not None:
     return ChunkCoder(model, size)
   causal = streaming.obstacle(model) is None
