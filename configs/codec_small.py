@@ -41,7 +41,7 @@ def get_config(arg: str = ""):
   # No discriminator looks after the waveform here, and mel losses do not hear
   # phase.
   config.losses.waveform.weight = 10.0
-  config.optimizer.rate = 1e-3
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup = 50
@@ -58,6 +58,6 @@ def get_config(arg: str = ""):
       dict(name="multi_scale_stft", filters=8, windows=(1024, 512, 256)),
     )
     # Faster than in long trainings: there are few steps.
-    config.adversarial.optimizer.rate = 1e-3
+    config.adversarial.optimizer.learning_rate = 1e-3
     config.adversarial.start, config.adversarial.warmup = 600, 100
   return config

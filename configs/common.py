@@ -1,6 +1,7 @@
-"""What experiments share; a config changes what it must.
+"""The settings that experiments share; each config changes some of them.
 
-Any key can be changed on the command line: `--config.optimizer.rate=1e-4`.
+Any key can be changed on the command line, for example
+`--config.optimizer.learning_rate=1e-4`.
 """
 
 from ml_collections import ConfigDict
@@ -10,6 +11,52 @@ from mmdcodec.models import codec, token_lm
 from mmdcodec.quantize.kernels import PAPER_RADII
 
 
+def run_config(task: str) -> ConfigDict:
+  """Settings that every run has; those of a model are still missing.
+
+  Args:
+    task: of `mmdcodec.train.task.TASKS`, or a class of your own, see there.
+  """
+  config = ConfigDict()
+  config.task = task
+  config.seed = 0
+  config.steps = 300_000
+  config.batch = 32  # clips per step, over all devices
+  config.model = ConfigDict()
+
+  config.data = ConfigDict()
+  config.data.train = ""  # DATASET,DATASET or DATASET=0.7,DATASET=0.3
+  config.data.valid = ""
+  config.data.valid_batches = 4
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adam"
+  config.optimizer.learning_rate = 3e-4
+  config.optimizer.b1, config.optimizer.b2 = 0.5, 0.9
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.clip = 1.0  # global gradient norm; 0: none
+  config.optimizer.schedule = "constant"
+  config.optimizer.warmup = 0
+  config.optimizer.final = 0.01  # last learning rate, as a share of the first
+  config.ema = 0.99  # of the weights that are evaluated and released; 0: none
+  # Parts of a batch, computed one after the other to save memory.
+  config.accumulate = 1
+  # The run ends after so many steps in a row that are not finite (checked
+  # whenever a line is logged).
+  config.max_skipped = 20
+
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
+  # Bundle or workdir to start from; of a language model also a T5 alone.
+  config.init_from = ""
+  config.log_every = 100
+  config.eval_every = 5_000
+  config.save_every = 5_000
+  config.keep = 3  # latest checkpoints; the best one stays as well
+  config.profile = ConfigDict(dict(start=10, steps=0))  # after this start
+  config.compilation_cache = ""  # a folder; "off"; by default the user's cache
+  return config
+
+
 def codec_config(preset: str, **changes) -> ConfigDict:
   """Settings of a codec run.
 
@@ -17,17 +64,9 @@ def codec_config(preset: str, **changes) -> ConfigDict:
     preset: of `mmdcodec.models.codec`.
     **changes: fields of the codec that differ from it.
   """
-  config = ConfigDict()
-  config.task = "codec"
-  config.seed = 0
-  config.steps = 300_000
-  config.batch = 32  # clips per step, over all devices
+  config = run_config("codec")
   config.model = ConfigDict(codec.preset(preset, **changes))
 
-  config.data = ConfigDict()
-  config.data.train = ""  # DATASET,DATASET or DATASET=0.7,DATASET=0.3
-  config.data.valid = ""
-  config.data.valid_batches = 4
   config.data.seconds = 1.0  # per clip
   config.data.gain_db = (-10.0, 6.0)  # EnCodec 4.1
   config.data.mix = 0.0  # share of clips that are a sum of two
@@ -82,7 +121,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
       warmup=0,  # ... and steps until the codec hears of it
       optimizer=dict(
         name="adam",
-        rate=3e-4,
+        learning_rate=3e-4,
         b1=0.5,
         b2=0.9,
         weight_decay=0.0,
@@ -98,18 +137,6 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   # at the audio whose norms add up to total_norm over the clips of a batch, as
   # the released trainings' do over the 8 clips of each worker.
   config.balancer = ConfigDict(dict(on=False, decay=0.999, total_norm=8.0))
-
-  config.optimizer = ConfigDict()
-  config.optimizer.name = "adam"
-  config.optimizer.rate = 3e-4
-  config.optimizer.b1, config.optimizer.b2 = 0.5, 0.9
-  config.optimizer.weight_decay = 0.0
-  config.optimizer.clip = 1.0  # global gradient norm; 0: none
-  config.optimizer.schedule = "constant"
-  config.optimizer.warmup = 0
-  config.optimizer.final = 0.01  # last rate, as a share of the first
-  config.ema = 0.99  # of the weights that are evaluated and released; 0: none
-  _run(config)
   return config
 
 
@@ -120,19 +147,13 @@ def lm_config(preset: str, **changes) -> ConfigDict:
     preset: of `mmdcodec.models.token_lm`.
     **changes: fields of the model that differ from it.
   """
-  config = ConfigDict()
-  config.task = "lm"
-  config.seed = 0
+  config = run_config("lm")
   config.steps = 100_000
-  config.batch = 64  # clips per step, over all devices
+  config.batch = 64
   config.model = ConfigDict(token_lm.preset(preset, **changes))
   # Of the codes: bundle or workdir. It becomes part of the model.
   config.codec = ""
 
-  config.data = ConfigDict()
-  config.data.train = ""  # TOKENS,TOKENS or TOKENS=0.7,TOKENS=0.3
-  config.data.valid = ""
-  config.data.valid_batches = 4
   config.data.frame_rate = 50.0  # of the codec, in Hz
   config.data.text_tokens = 128  # of a caption, at most; the rest is cut
 
@@ -150,37 +171,14 @@ def lm_config(preset: str, **changes) -> ConfigDict:
   )
 
   # arXiv 2306.05284, 4.1.
-  config.optimizer = ConfigDict()
   config.optimizer.name = "adamw"
-  config.optimizer.rate = 1e-4
+  config.optimizer.learning_rate = 1e-4
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.95
   config.optimizer.weight_decay = 0.1
   config.optimizer.clip = 1.0
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup = 4_000
-  config.optimizer.final = 0.01
-  config.ema = 0.99
-  _run(config)
   return config
-
-
-def _run(config: ConfigDict) -> None:
-  """What every run has: devices, start, log, checkpoints."""
-  # Parts of a batch that are computed one after the other, for their memory.
-  config.accumulate = 1
-  # So many steps in a row that are not finite end the run (looked at whenever
-  # a line is logged).
-  config.max_skipped = 20
-
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
-  # Bundle or workdir to start from; of a language model also a T5 alone.
-  config.init_from = ""
-  config.log_every = 100
-  config.eval_every = 5_000
-  config.save_every = 5_000
-  config.keep = 3  # latest checkpoints; the best one stays as well
-  config.profile = ConfigDict(dict(start=10, steps=0))  # after this start
-  config.compilation_cache = ""  # a folder; "off"; by default the user's cache
 
 
 def balance(config: ConfigDict) -> None:
@@ -215,7 +213,7 @@ TINY_DISCRIMINATORS = {
 def shrink(config: ConfigDict) -> ConfigDict:
   """The same experiment in seconds, for `:tiny`.
 
-  Discriminators keep their weights and rate, which are those of long trainings.
+  Discriminators keep the weights and learning rate of long trainings.
   """
   config.steps = 20
   config.batch = 8

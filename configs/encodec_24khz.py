@@ -43,5 +43,5 @@ def get_config(arg: str = "", preset: str = "encodec_24khz"):
   # to nothing: docs/RESULTS.md, "With discriminators".
   config.losses.adversarial.weight = 0.1
   config.losses.features.weight = 1.0
-  config.adversarial.optimizer.rate = 3e-6
+  config.adversarial.optimizer.learning_rate = 3e-6
   return common.shrink(config)

@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
   )
   config.steps = 800
   config.batch = 16
-  config.optimizer.rate = 3e-3
+  config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup = 100
   config.log_every = 20
   config.eval_every = config.save_every = 200

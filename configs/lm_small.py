@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
   # again (0.77 of the time of the quickstart's blocks, forward and backward).
   config.model.remat = "full"
   config.batch = 16
-  config.optimizer.rate = 1e-3
+  config.optimizer.learning_rate = 1e-3
   config.optimizer.warmup = 100
   config.log_every = 20
   config.eval_every = config.save_every = 200

@@ -27,13 +27,13 @@ def get_config(arg: str = ""):
   config.steps = 800
   config.batch = 4
   config.data.gain_db = (0.0, 0.0)
-  config.optimizer.rate = 2e-3
+  config.optimizer.learning_rate = 2e-3
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=8, windows=(1024, 256)),
   )
   config.adversarial.start = config.adversarial.warmup = 0
   # As fast as the codec: at 3e-4 their loss is still 2.00 after 400 steps.
-  config.adversarial.optimizer.rate = 2e-3
+  config.adversarial.optimizer.learning_rate = 2e-3
   config.log_every = 20
   config.eval_every = config.save_every = 100
   if arg == "tiny":

@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
   config.losses.independence.start = 150
   config.losses.independence.ramp = 20
   config.steps = 400
-  config.optimizer.rate = 2e-3
+  config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup = 30
   config.log_every = 10
   config.eval_every = config.save_every = 100

@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
   # again (0.77 of the time of the quickstart's blocks, forward and backward).
   config.model.remat = "full"
   config.batch = 12
-  config.optimizer.rate = 3e-3
+  config.optimizer.learning_rate = 3e-3
   config.optimizer.warmup = 30
   config.condition_dropout = 0.1
   config.log_every = 10

@@ -46,7 +46,7 @@ def configure(**changes):
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=2, windows=(64,)),
   )
-  config.adversarial.optimizer.rate = 3e-4
+  config.adversarial.optimizer.learning_rate = 3e-4
   config.balancer.on = False
   config.update_from_flattened_dict(changes)
   return config
@@ -344,7 +344,7 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   bundle.export(tmp_path / "run", tmp_path / "bundle", force=True)
 
   config.init_from = str(tmp_path / "bundle")
-  config.adversarial.optimizer.rate = 0.0
+  config.adversarial.optimizer.learning_rate = 0.0
   loop.train(config, tmp_path / "next", log=lines.append)
   _, after = bundle.load_variables(tmp_path / "next")
   jax.tree.map(np.testing.assert_array_equal, after, released)

@@ -179,7 +179,8 @@ def test_configs(made):
   assert set(frozen) == {"conditioner"}
   assert set(frozen["conditioner"]) == {"text_encoder"}
   assert found["optimizer"]["warmup"] == 0
-  assert found["optimizer"]["rate"] > plain["optimizer"]["rate"]
+  rates = [c["optimizer"]["learning_rate"] for c in (plain, found)]
+  assert rates[0] < rates[1]
   assert found["model"]["frames"] == FRAMES
   with pytest.raises(UserError, match="multiple"):
     finetune.make_config(make_args(batch=3), LoadedMusic(config, variables))

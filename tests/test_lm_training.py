@@ -256,7 +256,7 @@ def configure(model, tokens, **changes):
 def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   """Catches a run that does not learn, go on, or become a music model."""
   config = configure(model, tokens, steps=40)
-  config["optimizer"] |= dict(rate=3e-3)
+  config["optimizer"] |= dict(learning_rate=3e-3)
   quiet = dict(log=lambda line: None)
   last = loop.train(config, tmp_path / "run", **quiet)
   rows = [
@@ -285,7 +285,7 @@ def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   # From there on, adapters alone; the text encoder and all else stays.
   tuned = config | dict(steps=4, init_from=str(tmp_path / "run"), ema=0.0)
   tuned["lora"] = tuned["lora"] | dict(rank=2)
-  tuned["optimizer"] = tuned["optimizer"] | dict(rate=1e-2)
+  tuned["optimizer"] = tuned["optimizer"] | dict(learning_rate=1e-2)
   loop.train(tuned, tmp_path / "tuned", **quiet)
   other = mmdcodec.load(tmp_path / "tuned")
   before, after = flat(music.variables), flat(other.variables)

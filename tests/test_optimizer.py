@@ -11,7 +11,7 @@ from mmdcodec.train import optimizer, state
 
 CONFIG = dict(
   name="adam",
-  rate=1e-3,
+  learning_rate=1e-3,
   b1=0.9,
   b2=0.99,
   weight_decay=0.1,

@@ -81,13 +81,13 @@ def test_overrides_reach_the_config():
   """Catches an override that is lost, or loses to the file's own value."""
   config = config_files.parse(
     [
-      "--config.optimizer.rate=0.5",
+      "--config.optimizer.learning_rate=0.5",
       "--config=soundstream_24khz:tiny",
       "--config.data.gain_db=(-3.0, 3.0)",
       "--config.model.codebooks=3",
     ]
   )
-  assert config.optimizer.rate == 0.5
+  assert config.optimizer.learning_rate == 0.5
   assert tuple(config.data.gain_db) == (-3.0, 3.0)
   assert config.model.codebooks == 3
 
@@ -96,9 +96,10 @@ def test_overrides_reach_the_config():
   "arguments, words",
   [
     (
-      ["--config=soundstream_24khz", "--config.optimizer.rat=1"],
+      ["--config=soundstream_24khz", "--config.optimizer.warmups=1"],
       "Did you mean",
     ),
+    (["--config=soundstream_24khz", "--config.optimizer.x=1"], "no key 'x'"),
     (["--config=soundstream_24khz", "--config.steps=many"], "invalid literal"),
     (["--config=soundstream_25khz"], "soundstream_24khz"),
     (["--config=missing.py"], "missing.py"),

@@ -23,7 +23,7 @@ from mmdcodec.train.task import make_task
 # are those of the recipe that is not tiny.
 CONFIG = (
   "--config=encodec_24khz:tiny",
-  "--config.adversarial.optimizer.rate=3e-4",
+  "--config.adversarial.optimizer.learning_rate=3e-4",
   "--config.losses.adversarial.weight=3.0",
   "--config.losses.features.weight=3.0",
 )
@@ -260,7 +260,7 @@ def test_a_run_can_start_from_another_and_go_on(
   checkpoints.close()
 
   # Another run, from the weights of the first, that does not move.
-  config.init_from, config.optimizer.rate = str(first), 0.0
+  config.init_from, config.optimizer.learning_rate = str(first), 0.0
   second = tmp_path / "second"
   loop.train(config, second, log=lines.append)
   checkpoints = Checkpoints(second, read_only=True)

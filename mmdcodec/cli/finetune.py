@@ -216,7 +216,7 @@ def make_config(args, music) -> dict:
   if music.model.text and music.model.text["tokenizer"] == "t5":
     config["freeze"] = "conditioner/text_encoder"
   config["optimizer"] |= dict(
-    rate=args.rate or (LORA_RATE if args.lora else RATE),
+    learning_rate=args.rate or (LORA_RATE if args.lora else RATE),
     warmup=min(50, args.steps // 10),
     final=0.1,
   )

@@ -5,7 +5,7 @@ from mmdcodec.cli import common
 HELP = "train a model; the same command again continues it"
 EXAMPLE = (
   "mmdcodec train --config=codec_small --workdir=runs/small"
-  " --config.data.train=data/music --config.optimizer.rate=1e-4"
+  " --config.data.train=data/music --config.optimizer.learning_rate=1e-4"
 )
 PARSES_REST = True
 

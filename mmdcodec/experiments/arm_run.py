@@ -29,7 +29,7 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import metrics
+from mmdcodec.store import metrics, renamed
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import FOLDER, Checkpoints
 from mmdcodec.train import loop, program, settings
@@ -120,10 +120,9 @@ def weight(run: pathlib.Path, job: dict) -> float:
   if not job["gradient_ratio"]:
     return 0.0
   if (run / run_files.CONFIG_FILE).exists():
-    begun = json.loads((run / run_files.CONFIG_FILE).read_text())
-    return begun["losses"]["independence"]["weight"]
+    return run_files.read_config(run)["losses"]["independence"]["weight"]
   first = pathlib.Path(job["calibrate"])
-  config = json.loads((first / run_files.CONFIG_FILE).read_text())
+  config = run_files.read_config(first)
   seed = config["seed"] + 1  # other crops than those of the first steps
   config["losses"]["independence"] = {
     **job["config"]["losses"]["independence"], "weight": 1.0
@@ -261,7 +260,9 @@ def remember(path: pathlib.Path, now: dict) -> None:
     UserError: there are other settings.
   """
   now = json.loads(json.dumps(now))
-  if path.exists() and json.loads(path.read_text()) != now:
+  before = run_files.read_json(path) if path.exists() else now
+  renamed.update(before)
+  if before != now:
     raise UserError(
       f"{path.parent} holds an experiment with other settings, see {path.name};"
       " give the same ones, or another --workdir."

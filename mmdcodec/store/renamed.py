@@ -1,11 +1,10 @@
 """Names that changed, so that files of earlier versions can still be read.
 
 One table for the keys of configs: in a workdir, in a bundle, in a config file
-of a user's own, or on a command line. `update` is called wherever such a config
-comes in; everything behind it knows the new names only.
+of a user's own, or on a command line. Configs are updated where they come in;
+the code behind that knows the new names only.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 # Old and new keys. Before the dot stands the key of the dict that holds them,
@@ -17,33 +16,27 @@ KEYS = {
 STATE = {"carried": "extra"}
 
 
-def update(config: Mapping[str, Any]) -> dict[str, Any]:
-  """A config with today's keys.
+def update(config: Any, inside: str = "") -> None:
+  """Renames old keys of a config in place.
+
+  An old key takes the place of the new one: a config file that changes a
+  default by its old name still changes it.
 
   Args:
-    config: nested mappings; may be one of any earlier version.
-
-  Returns:
-    Nested dicts. An old key takes the place of the new one: a config file that
-    changes a default by its old name still changes it.
+    config: nested dicts or a ConfigDict, of any earlier version.
+    inside: key of the dict in the one around it.
   """
-  return _update(config, "")
-
-
-def _update(config: Mapping[str, Any], inside: str) -> dict[str, Any]:
-  found: dict[str, Any] = {}
-  old: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      value = _update(value, key)
+  for key, value in list(config.items()):
+    if hasattr(value, "items"):
+      update(value, key)
     new = KEYS.get(f"{inside}.{key}")
-    (old if new else found)[new or key] = value
-  return {**found, **old}
+    if new:
+      config[new] = value
+      del config[key]
 
 
 def update_key(key: str) -> str:
-  """A dotted key, such as "optimizer.rate", by today's name."""
-  path, _, _ = key.rpartition(".")
-  parent = path.rpartition(".")[2]
-  last = KEYS.get(f"{parent}.{key[len(path) + 1 :]}")
-  return f"{path}.{last}" if last else key
+  """Today's name of a dotted key, such as "optimizer.rate"."""
+  path, _, last = key.rpartition(".")
+  new = KEYS.get(f"{path.rpartition('.')[2]}.{last}")
+  return f"{path}.{new}" if new else key

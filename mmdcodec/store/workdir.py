@@ -70,7 +70,8 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
       f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names no"
       " task."
     )
-  return renamed.update(config)
+  renamed.update(config)
+  return config
 
 
 def read_info(workdir: str | os.PathLike) -> RunInfo:

@@ -259,8 +259,8 @@ def warnings(values: Mapping[str, float]) -> list[str]:
   return [
     f"the discriminators' loss has been below {SILENT_LOSS:g} for"
     f" {silent:.0f} steps: they tell every reconstruction from its original"
-    " and have stopped learning. Lower adversarial.optimizer.rate, raise"
-    " adversarial.every, or start them later (adversarial.start)."
+    " and have stopped learning; lower adversarial.optimizer.learning_rate,"
+    " raise adversarial.every, or raise adversarial.start."
   ]
 
 

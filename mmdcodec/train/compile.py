@@ -12,6 +12,7 @@ from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel.topology import Compiled, account, topology_devices
 from mmdcodec.quantize import independence
 from mmdcodec.train import program as program_lib
+from mmdcodec.train import settings
 from mmdcodec.train.task import make_task
 
 
@@ -36,7 +37,7 @@ def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
     config: as `train.loop.train` takes it.
     topology: see `topology_devices`.
   """
-  config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  config = settings.plain(config)
   mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
   task = make_task(config)
   program = program_lib.make_program(task, config, mesh)

@@ -2,22 +2,27 @@
 
 import importlib.util
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import renamed
 
 
 def _locate(name: str) -> str:
-  """A file, or the name of one that ships with the package, to a file."""
+  """The path of a config file, or of the shipped config of that name."""
   path = pathlib.Path(name)
   if path.suffix == ".py":
     if not path.is_file():
       raise UserError(f"there is no config file {name}.")
-    return str(path)
-  folder = pathlib.Path(importlib.util.find_spec("mmdcodec.configs").origin)
-  folder = folder.parent
+    # Absolute: the file may name itself as the place of its task.
+    return str(path.absolute())
+  spec = importlib.util.find_spec("mmdcodec.configs")
+  assert spec is not None and spec.origin is not None
+  folder = pathlib.Path(spec.origin).parent
   found = folder / f"{name}.py"
   if not found.is_file():
     names = sorted(
@@ -26,59 +31,76 @@ def _locate(name: str) -> str:
       if p.stem not in ("__init__", "common")
     )
     raise UserError(
-      f"there is no config named {name!r}; the shipped ones are"
-      f" {', '.join(names)}, and a path that ends in .py works as well."
+      f"there is no config named {name!r}; expected one of"
+      f" {', '.join(names)}, or a path that ends in .py."
     )
   return str(found)
 
 
-def parse(arguments: list[str]):
+def parse(arguments: list[str]) -> ConfigDict:
   """Reads a config and its overrides.
 
   Args:
     arguments: `--config=FILE_OR_NAME[:argument]` and any number of
-      `--config.key=value`.
+      `--config.key=value`. Keys of earlier versions become today's.
 
   Returns:
     A locked `ConfigDict`.
 
   Raises:
-    UserError: no such config, an unknown key, a value of the wrong type.
+    UserError: there is no such config, an unknown key, or a value of the wrong
+      type.
   """
-  located = []
+  files, overrides = [], []
   for argument in arguments:
     if argument.startswith("--config="):
       name, colon, rest = argument.removeprefix("--config=").partition(":")
-      argument = f"--config={_locate(name)}{colon}{rest}"
-    elif not argument.startswith("--config."):
+      files.append(f"--config={_locate(name)}{colon}{rest}")
+    elif argument.startswith("--config."):
+      key, equals, value = argument.removeprefix("--config.").partition("=")
+      overrides.append(f"--config.{renamed.update_key(key)}{equals}{value}")
+    else:
       raise UserError(
         f"{argument!r} is not understood; expected --config=NAME_OR_FILE,"
         " --workdir=DIR and --config.key=value."
       )
-    located.append(argument)
-  if not any(argument.startswith("--config=") for argument in located):
+  if not files:
     raise UserError(
       "which config? Give --config=NAME (such as codec_small) or a .py file."
     )
-  # Flags of their own: the process's may hold those of other programs.
-  values = flags.FlagValues()
-  # --config=... first: overrides apply to it wherever they stand.
-  located.sort(key=lambda argument: not argument.startswith("--config="))
   try:
-    holder = config_flags.DEFINE_config_file(
-      "config",
-      lock_config=True,
-      flag_values=values,
-      # Overrides are looked up there, by default in those of the process.
-      sys_argv=["mmdcodec", *located],
-    )
-    values(["mmdcodec", *located], known_only=False)
-    return values[holder.name].value
+    config = _parse(config_flags.DEFINE_config_file, files, lock_config=False)
+    # Before the overrides, which have today's keys.
+    renamed.update(config)
+    config.lock()
+    return _parse(config_flags.DEFINE_config_dict, overrides, config=config)
   except (
     flags.Error,
     AttributeError,
     KeyError,
+    OSError,
     TypeError,
     ValueError,
   ) as error:
-    raise UserError(" ".join(str(error).split()).strip("'\"")) from None
+    said = " ".join(str(error).split()).strip("'\"")
+    # Only the key, where no other key is like it.
+    said = said if " " in said else f"the config has no key {said!r}."
+    raise UserError(said) from None
+
+
+def _parse(
+  define: Callable, arguments: list[str], **options: Any
+) -> ConfigDict:
+  """The value of a flag `config`, after these arguments."""
+  # Flags of their own: the process's may be those of other programs.
+  values = flags.FlagValues()
+  arguments = ["mmdcodec", *arguments]
+  holder = define(
+    "config",
+    flag_values=values,
+    # Where it finds the overrides; by default those of the process.
+    sys_argv=arguments,
+    **options,
+  )
+  values(arguments, known_only=False)
+  return values[holder.name].value

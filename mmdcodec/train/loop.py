@@ -47,8 +47,7 @@ def train(
     UserError: a setting that can't be, or a loss that stays not finite.
     Preempted: SIGTERM came; the state is saved.
   """
-  # A ConfigDict becomes plain dicts: what is traced is what is written down.
-  config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  config = settings.plain(config)
   settings.check(config)
   workdir = pathlib.Path(workdir)
   chief = jax.process_index() == 0
@@ -137,8 +136,8 @@ def train(
       if values["train/skipped_in_a_row"] >= config["max_skipped"]:
         raise UserError(
           f"the loss was not finite for {config['max_skipped']} steps in a row"
-          f" (step {at}); lower optimizer.rate, set optimizer.clip, or look at"
-          " the data. The last checkpoint is sound."
+          f" (step {at}); lower optimizer.learning_rate, set optimizer.clip, or"
+          " check the data (the last checkpoint is good)."
         )
 
     metrics, compiled = None, set()

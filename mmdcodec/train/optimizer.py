@@ -24,7 +24,7 @@ def make_schedule(config: Mapping, steps: int) -> optax.Schedule:
   Raises:
     UserError: unknown schedule, or a warm-up as long as the run.
   """
-  peak, kind = config["rate"], config["schedule"]
+  peak, kind = config["learning_rate"], config["schedule"]
   warmup, final = config["warmup"], config["final"]
   if warmup >= steps:
     raise UserError(

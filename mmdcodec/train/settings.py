@@ -1,5 +1,6 @@
 """Settings of a run: what they must be, and that a workdir keeps to them."""
 
+import copy
 import json
 import os
 import pathlib
@@ -8,13 +9,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import renamed
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train.task import Task
 
 
-def check(config: dict) -> None:
+def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+  """A config as nested dicts, with today's keys."""
+  if isinstance(config, ConfigDict):
+    config = config.to_dict()
+  config = copy.deepcopy(dict(config))
+  renamed.update(config)
+  return config
+
+
+def check(config: dict[str, Any]) -> None:
   """Settings that the type alone does not rule out.
 
   Raises:

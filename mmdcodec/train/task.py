@@ -8,9 +8,8 @@ the variables, the loss and the held-out measures. The config names the class:
     config.task = f"{__file__}:MyTask"           a class in the config file
 
 so `mmdcodec train --config=FILE.py` trains a model that this package does not
-know. The class is called with the config, a plain dict. The keys that the loop
-itself reads are those of `_run` in `configs/common.py`, `seed`, `steps`,
-`batch`, `ema`, `optimizer`, and `data.valid`.
+know. The class is called with the config, nested dicts. The loop itself reads
+the keys of `run_config` in `configs/common.py`; a task may have any others.
 """
 
 import abc
