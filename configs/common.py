@@ -155,6 +155,8 @@ def lm_config(preset: str, **changes) -> ConfigDict:
   config.codec = ""
 
   config.data.frame_rate = 50.0  # of the codec, in Hz
+  # Tokens of other tokenizers over the same audio: NAME=TOKENS,NAME=TOKENS.
+  config.data.streams = ""
   config.data.text_tokens = 128  # of a caption, at most; the rest is cut
 
   # Shares of the examples that are trained without any condition, for guidance,

@@ -2,18 +2,16 @@
 
 A language model learns the codes of one tokenizer, its target, from codes of
 others: acoustic codes from semantic ones, for example. Each tokenizer has its
-own frame rate, so crops are cut by seconds.
+own frame rate, so crops are found by their seconds.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 
-# Frame rates and windows are not exact in binary.
+# Frame rates are not exact in binary.
 _EPSILON = 1e-6
 
 
@@ -108,41 +106,3 @@ def same_audio(one: TokenSource, other: TokenSource) -> bool:
     return prints[0] == prints[1]
   places = lambda record: (record["path"], record["position"])
   return all(places(one[i]) == places(other[i]) for i in range(len(one)))
-
-
-def rows(source: TokenSource, seconds: float) -> int:
-  """Rows of codes in a crop.
-
-  Args:
-    source: the data set.
-    seconds: length of the crop. If rows describe windows, those count that
-      lie inside it, and at least one.
-  """
-  if source.window is None:
-    return max(1, math.ceil(seconds * source.frame_rate - _EPSILON))
-  inside = (seconds - source.window) * source.frame_rate + _EPSILON
-  return max(0, math.floor(inside)) + 1
-
-
-def cut(
-  source: TokenSource, codes: np.ndarray, start: float, seconds: float
-) -> tuple[np.ndarray, int]:
-  """The rows of a record that belong to a crop.
-
-  Args:
-    source: the data set.
-    codes: int32 [frames, codebooks] of the record.
-    start: of the crop, in seconds from the start of the record.
-    seconds: length of the crop.
-
-  Returns:
-    int32 [`rows(source, seconds)`, codebooks], padded with zeros, and the
-    number of valid rows.
-  """
-  count = rows(source, seconds)
-  first = math.floor(start * source.frame_rate + _EPSILON)
-  if source.window is not None:
-    # The last window ends with the record, so a crop near the end takes it.
-    first = max(0, min(first, len(codes) - count))
-  found = codes[first : first + count]
-  return np.pad(found, ((0, count - len(found)), (0, 0))), len(found)

@@ -17,8 +17,6 @@ from mmdcodec.data.record_order import Batches, Datasets
 from mmdcodec.data.tokens import TokenSource
 from mmdcodec.errors import UserError
 
-_KEYS = ("codes", "lengths", "caption", "melody")
-
 
 def token_batches(
   datasets: Datasets,
@@ -26,8 +24,7 @@ def token_batches(
   batch: int,
   frames: int,
   seed: int = 0,
-  first_codebook: int = 0,
-  codebooks: int | None = None,
+  codebooks: slice = slice(None),
   melody: int = 0,
   streams: Mapping[str, Datasets] | None = None,
   tokenizer_hash: str | None = None,
@@ -46,8 +43,7 @@ def token_batches(
     batch: crops of one step on all hosts together.
     frames: length of a crop.
     seed: of order and crops.
-    first_codebook: the first codebook to read.
-    codebooks: number of codebooks to read; None: all the rest.
+    codebooks: those to read; all by default.
     melody: frames of melody that a crop begins with; 0: none.
     streams: by name, data sets of other tokenizers over the same audio, in any
       order; see `aligned_tokens`.
@@ -68,7 +64,7 @@ def token_batches(
   return record_order.batches(
     sources,
     weights,
-    _Crop(sources, frames, first_codebook, codebooks, melody),
+    _Crop(sources, frames, melody, codebooks),
     batch=batch,
     seed=seed,
     threads=threads,
@@ -83,8 +79,7 @@ def fixed_token_batches(
   batch: int,
   frames: int,
   count: int,
-  first_codebook: int = 0,
-  codebooks: int | None = None,
+  codebooks: slice = slice(None),
   melody: int = 0,
   streams: Mapping[str, Datasets] | None = None,
   tokenizer_hash: str | None = None,
@@ -96,7 +91,6 @@ def fixed_token_batches(
     batch: crops in a batch.
     frames: length of a crop.
     count: number of batches.
-    first_codebook: as for `token_batches`.
     codebooks: as for `token_batches`.
     melody: as for `token_batches`.
     streams: as for `token_batches`.
@@ -110,9 +104,11 @@ def fixed_token_batches(
       other audio.
   """
   sources, _ = _open(datasets, frames, tokenizer_hash, streams or {})
-  make = _Crop(sources, frames, first_codebook, codebooks, melody)
-  places = record_order.spread(sources, batch * count)
-  return record_order.stacked([make.at(*place) for place in places], batch)
+  rows = [
+    crop(sources[k], record, where, frames, melody, codebooks)
+    for k, record, where in record_order.spread(sources, batch * count)
+  ]
+  return record_order.stacked(rows, batch)
 
 
 def crop(
@@ -121,9 +117,7 @@ def crop(
   where: float,
   frames: int,
   melody: int = 0,
-  *,
-  first_codebook: int = 0,
-  codebooks: int | None = None,
+  codebooks: slice = slice(None),
 ) -> dict:
   """Frames of a record, padded with zeros if it has fewer.
 
@@ -133,22 +127,18 @@ def crop(
     where: in [0, 1), the start as a fraction of all possible starts.
     frames: length of the crop.
     melody: frames of its melody, repeated if it is shorter; 0: none.
-    first_codebook: the first codebook to read.
-    codebooks: number of codebooks to read; None: all the rest.
+    codebooks: those to read; all by default.
 
   Returns:
     `codes`, int32 `[frames, codebooks]`; `lengths`, int32, the frames that are
-    not padding; `caption`, str; `melody`, int32 `[melody]`, pitch classes, if
-    asked for; and for each stream of `AlignedTokens` under its name int32
-    `[rows, codebooks]`, with the number of valid rows under `NAME_lengths`.
+    not padding; `caption`, str; and `melody`, int32 `[melody]`, pitch classes,
+    if asked for.
   """
-  record, last = source[index], None
+  record = source[index]
   start = int(where * max(1, len(record["codes"]) - frames + 1))
   if isinstance(source, AlignedTokens):
     start -= start % source.grid
-  if codebooks is not None:
-    last = first_codebook + codebooks
-  codes = record["codes"][start : start + frames, first_codebook:last]
+  codes = record["codes"][start : start + frames, codebooks]
   found = {
     "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),
     "lengths": np.int32(len(codes)),
@@ -159,12 +149,6 @@ def crop(
     per_frame = melody_lib.RATE / melody_lib.HOP / source.frame_rate
     rest = record["melody"][round(start * per_frame) :]
     found["melody"] = melody_lib.fit(rest, melody)
-  if isinstance(source, AlignedTokens):
-    begin, seconds = start / source.frame_rate, frames / source.frame_rate
-    for name, stream in source.streams.items():
-      codes, _ = record["streams"][name]
-      codes, count = aligned_tokens.cut(stream, codes, begin, seconds)
-      found[name], found[f"{name}_lengths"] = codes, np.int32(count)
   return found
 
 
@@ -174,25 +158,20 @@ class _Crop(grain.transforms.RandomMap):
 
   sources: Sequence[TokenSource | AlignedTokens]
   frames: int
-  first_codebook: int
-  codebooks: int | None
   melody: int
+  codebooks: slice
 
   def random_map(
     self, element: tuple[int, int], rng: np.random.Generator
   ) -> dict:
-    return self.at(*element, rng.random())
-
-  def at(self, k: int, record: int, where: float) -> dict:
-    """The crop of a record of source k; see `crop`."""
+    k, record = element
     return crop(
       self.sources[k],
       record,
-      where,
+      rng.random(),
       self.frames,
       self.melody,
-      first_codebook=self.first_codebook,
-      codebooks=self.codebooks,
+      self.codebooks,
     )
 
 
@@ -216,11 +195,6 @@ def _open(
       )
   if not streams:
     return sources, weights
-  if taken := [name for name in streams if name in _KEYS]:
-    raise UserError(
-      f"no stream of tokens can be called {taken[0]}; choose another name than"
-      f" {', '.join(_KEYS)}."
-    )
   opened = {
     name: record_order.open_sources(sets, TokenSource)[0]
     for name, sets in streams.items()

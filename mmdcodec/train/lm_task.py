@@ -117,6 +117,7 @@ class LMTask(Task):
         frames=self.model.frames,
         melody=self.melody_frames,
         seed=seed,
+        streams=settings.parse_streams(self.config["data"].get("streams", "")),
         tokenizer_hash=self.codec_hash(),
       ),
       self._placeable(),
@@ -137,6 +138,9 @@ class LMTask(Task):
           frames=self.model.frames,
           melody=self.melody_frames,
           count=self.config["data"]["valid_batches"],
+          streams=settings.parse_streams(
+            self.config["data"].get("streams", "")
+          ),
           tokenizer_hash=self.codec_hash(),
         ),
       )

@@ -155,6 +155,29 @@ def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
   return {match[1]: float(match[2]) for match in weighted}
 
 
+def parse_streams(text: str | Mapping[str, Any]) -> dict[str, list[str]]:
+  """Token data sets of other tokenizers, as `token_batches` takes them.
+
+  Args:
+    text: `"semantic=A,semantic=B,joint=C"`: names of conditions and paths; or a
+      mapping from name to data sets, as for `parse_datasets`.
+
+  Raises:
+    UserError: a part without a name.
+  """
+  if not isinstance(text, str):
+    return {name: list(parse_datasets(sets)) for name, sets in text.items()}
+  found: dict[str, list[str]] = {}
+  for part in filter(None, map(str.strip, text.split(","))):
+    name, equals, path = part.partition("=")
+    if not equals:
+      raise UserError(
+        f"data.streams is {text!r}; expected NAME=TOKENS,NAME=TOKENS."
+      )
+    found.setdefault(name, []).append(path)
+  return found
+
+
 def use_compilation_cache(folder: str) -> None:
   """Keeps compiled programs on disk, so that a restart skips minutes of it."""
   if folder == "off":
