@@ -31,7 +31,7 @@ import numpy as np
 import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.models.codec import Codec
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 from mmdcodec.tokenizers import loaded_codec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -73,9 +73,9 @@ def unit_of(model: Codec) -> Unit:
 def programs(model: Codec, variables: dict) -> dict[str, Any]:
   """Encoder and decoder as `jax.export.Exported`, by the names of their files.
 
-  They do not depend on the machine that exports: one network stands for all
-  platforms, whose narrow layers are not folded (`mmdcodec.nn.fold`), as folding
-  costs time on CPUs and is not needed for the same result on a TPU.
+  They do not depend on the machine that exports: one network serves all
+  platforms. Its narrow layers are not folded (`mmdcodec.nn.folding`): folding
+  costs time on CPUs and does not change the result on a TPU.
 
   Args:
     model: the codec.
@@ -113,7 +113,7 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
 
   def make(f):
     def export_unfolded(*arguments):
-      with fold.forced(False):
+      with folding.forced(False):
         return export.export(jax.jit(f), platforms=PLATFORMS)(*arguments)
 
     return export_unfolded

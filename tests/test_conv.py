@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mmdcodec.nn import conv
+from mmdcodec.nn import conv, norms
 
 RNG = np.random.default_rng(0)
 
@@ -181,7 +181,7 @@ def test_weight_norm_and_its_start():
     axes = (0, 1) if width == 5 else (0, 2)
     norm = np.sqrt((v**2).sum(axes, keepdims=True))
     want = v / norm * (g if width == 5 else g[:, None])
-    got = conv.weight_norm(g, v, 2 if width == 5 else 1)
+    got = norms.weight_norm(g, v, 2 if width == 5 else 1)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -189,16 +189,16 @@ def test_group_norm_counts_valid_samples_only():
   x, lengths = normal(3, 9, 4), np.array([9, 5, 1])
   x += 3
   scale, bias = normal(4), normal(4)
-  got = conv.time_group_norm(x, scale, bias, jnp.asarray(lengths))
+  got = norms.time_group_norm(x, scale, bias, jnp.asarray(lengths))
   for row, length, y in zip(x, lengths, got, strict=True):
     row = row[:length].astype(np.float64)
     want = (row - row.mean()) / np.sqrt(row.var() + 1e-5) * scale + bias
     np.testing.assert_allclose(y[:length], want, atol=1e-5)
-  whole = conv.time_group_norm(x[:1], scale, bias)
+  whole = norms.time_group_norm(x[:1], scale, bias)
   np.testing.assert_allclose(whole, got[:1], atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", conv.NORMS)
+@pytest.mark.parametrize("norm", norms.NORMS)
 def test_layers_are_zero_after_the_end(norm):
   x, lengths = normal(2, 10, 2), jnp.array([10, 3])
   down = conv.Conv(3, 4, stride=2, norm=norm, pad_mode="reflect")

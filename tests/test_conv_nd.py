@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from mmdcodec import platform as platform_lib
-from mmdcodec.nn import fold
+from mmdcodec.nn import folded_conv, folding
 from mmdcodec.nn.conv_nd import conv_nd
 
 
@@ -51,7 +51,7 @@ def test_convolutions_of_a_platform(
     strides,
     pads,
     rhs_dilation=dilations,
-    dimension_numbers=fold.LAYOUTS[len(size)],
+    dimension_numbers=folded_conv.LAYOUTS[len(size)],
     feature_group_count=groups,
   )
   monkeypatch.setattr(platform_lib, "traced_for", lambda: platform)
@@ -87,8 +87,8 @@ def test_folded_spectra_are_widened(bins, taps, stride, pad, widened):
   options = dict(strides=(1, stride), dilations=(1, 1), pads=((1, 1), pad))
 
   def run(x, kernel, factor):
-    y = conv_nd(fold.refold(x, factor), kernel, **options)
-    return fold.unfold(y)
+    y = conv_nd(folding.refold(x, factor), kernel, **options)
+    return folding.unfold(y)
 
   def both(x, kernel, factor):
     y, back = jax.vjp(lambda x, k: run(x, k, factor), x, kernel)
@@ -100,7 +100,7 @@ def test_folded_spectra_are_widened(bins, taps, stride, pad, widened):
   for eqn in jax.make_jaxpr(run, static_argnums=2)(x, kernel, 4).eqns:
     if eqn.primitive is lax.conv_general_dilated_p:
       widths.append(eqn.invars[0].aval.shape[-1])
-  assert widths == [fold.LANES // 2 if widened else 4 * 2]
+  assert widths == [folding.LANES // 2 if widened else 4 * 2]
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_folded_kernels_in_bfloat16(channels, features, factor):
   def gradient(x, factor):
     def loss(kernel):
       y = conv_nd(
-        fold.refold(x, factor),
+        folding.refold(x, factor),
         kernel,
         strides=(1, 1),
         dilations=(1, 1),
         pads=((1, 1), (1, 1)),
       )
-      return jnp.sum(fold.unfold(y).astype(jnp.float32) * weight)
+      return jnp.sum(folding.unfold(y).astype(jnp.float32) * weight)
 
     return jax.jit(jax.grad(loss))(kernel)
 
@@ -136,6 +136,6 @@ def test_folded_kernels_in_bfloat16(channels, features, factor):
 
 def test_folded_signals_do_not_grow():
   """Catches outputs past the rows that a folded convolution computes."""
-  x, kernel = fold.fold(jnp.ones((1, 8, 2)), 4), jnp.ones((3, 2, 2))
+  x, kernel = folding.fold(jnp.ones((1, 8, 2)), 4), jnp.ones((3, 2, 2))
   with pytest.raises(ValueError, match="9 outputs of 8 folded"):
     conv_nd(x, kernel, strides=(1,), dilations=(1,), pads=((1, 2),))

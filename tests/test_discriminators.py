@@ -20,7 +20,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial
 from mmdcodec.models.discriminators import from_config
 from mmdcodec.models.wave_discriminators import halve
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 
 # Correctness needs no optimized code, and that compiles much faster.
 quick = functools.partial(
@@ -281,11 +281,11 @@ def test_folded(fields, factors):
     total = adversarial.generator_loss(logits, "least_squares")
     for relative in (True, False):
       total += adversarial.feature_matching(real, fake, relative)
-    return total, (logits, [fold.unfold(y) for y in features[0]])
+    return total, (logits, [folding.unfold(y) for y in features[0]])
 
   found = []
   for on in (False, True):
-    with fold.forced(on):
+    with folding.forced(on):
       # A function of its own for each, as the trace is cached by function.
       run = lambda *of: jax.value_and_grad(loss, (0, 1), has_aux=True)(*of)
       found.append(quick(run)(params, x))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mmdcodec.models import codec
-from mmdcodec.nn import conv, fold
+from mmdcodec.nn import conv, folded_conv, folding
 
 RNG = np.random.default_rng(0)
 
@@ -43,10 +43,10 @@ def both(layer, x, lengths, factor):
       return layer.apply(variables, x, lengths)
 
     def folded(variables, x):
-      y = layer.apply(variables, fold.fold(x, factor), lengths)
+      y = layer.apply(variables, folding.fold(x, factor), lengths)
       # Rows must be zero after the end, or the next layer would see it.
       rest = y.rows.reshape(x.shape[0], -1, shape[2])[:, y.time :]
-      return fold.unfold(y) + jnp.sum(rest)
+      return folding.unfold(y) + jnp.sum(rest)
 
     results = []
     for f in (plain, folded):
@@ -136,41 +136,43 @@ def test_transposed_convolutions():
 
 def test_a_row_holds_whole_strides():
   with pytest.raises(ValueError, match="does not divide"):
-    fold.conv(fold.fold(jnp.ones((1, 12, 2)), 3), jnp.ones((4, 2, 2)), stride=2)
+    folded_conv.conv(
+      folding.fold(jnp.ones((1, 12, 2)), 3), jnp.ones((4, 2, 2)), stride=2
+    )
 
 
 def test_refolding_and_width():
   x = normal(2, 13, 3)
-  folded = fold.fold(x, 4)
+  folded = folding.fold(x, 4)
   assert folded.rows.shape == (2, 4, 12) and folded.shape == x.shape
-  again = fold.fold(folded, 6)
+  again = folding.fold(folded, 6)
   assert again.factor == 6
-  np.testing.assert_array_equal(fold.unfold(again), x)
+  np.testing.assert_array_equal(folding.unfold(again), x)
 
 
 def test_chains_of_narrow_blocks():
   """Catches a chain that ends folded, or that is wider than it may be."""
   # SoundStream's and EnCodec's blocks; MusicLM's strides; 32 kHz.
   widths = (32, 64, 128, 256)
-  assert fold.factors(widths, (2, 4, 5, 8)) == [8, 4, 1, 1]
-  assert fold.factors(widths, (3, 4, 5, 8)) == [12, 4, 1, 1]
-  assert fold.factors((64, 128, 256, 512), (4, 4, 5, 8)) == [4, 1, 1, 1]
+  assert folding.factors(widths, (2, 4, 5, 8)) == [8, 4, 1, 1]
+  assert folding.factors(widths, (3, 4, 5, 8)) == [12, 4, 1, 1]
+  assert folding.factors((64, 128, 256, 512), (4, 4, 5, 8)) == [4, 1, 1, 1]
   # A chain is cut where it gets too wide, and the next one begins.
-  assert fold.factors((8, 16, 32, 64), (2, 4, 5, 8)) == [40, 20, 5, 8]
-  assert fold.factors((256, 512), (2, 4)) == [1, 1]
+  assert folding.factors((8, 16, 32, 64), (2, 4, 5, 8)) == [40, 20, 5, 8]
+  assert folding.factors((256, 512), (2, 4)) == [1, 1]
 
 
 def test_by_the_platform_of_the_mesh():
   """Catches folding on CPUs, and none in what a CPU compiles for TPUs."""
-  assert not fold.wanted()
-  with fold.forced(True):
-    assert fold.wanted()
-    with fold.forced(False):
-      assert not fold.wanted()
+  assert not folding.wanted()
+  with folding.forced(True):
+    assert folding.wanted()
+    with folding.forced(False):
+      assert not folding.wanted()
   tpu = jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
   mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=tpu)
   with jax.sharding.use_abstract_mesh(mesh):
-    assert fold.wanted()
+    assert folding.wanted()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_whole_codec(name, changes):
 
   results = []
   for on in (False, True):
-    with fold.forced(on):
+    with folding.forced(on):
       # A function of its own for each, as the trace is cached by function.
       run = quick(lambda p, x: jax.value_and_grad(loss, has_aux=True)(p, x))
       shapes = jax.eval_shape(lambda k: model.init(k, x), jax.random.key(0))

@@ -13,7 +13,7 @@ from random_codec import write_random_codec
 import mmdcodec
 from mmdcodec import stablehlo
 from mmdcodec.cli.main import main
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 
 # The example of README.txt for clips of several lengths, in a process that
 # finds JAX and NumPy but not this package (nor Flax).
@@ -50,7 +50,7 @@ assert not {"mmdcodec", "flax", "safetensors"} & {*sys.modules}
 
 def programs_on_a_tpu(*arguments, programs=stablehlo.programs):
   """Programs as a machine with a TPU exports them, where layers would fold."""
-  folded, original = [], fold.fold
+  folded, original = [], folding.fold
 
   def spy(*given):
     folded.append(given)
@@ -58,9 +58,9 @@ def programs_on_a_tpu(*arguments, programs=stablehlo.programs):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, "default_backend", lambda: "tpu")
-    patch.setattr(fold, "fold", spy)
+    patch.setattr(folding, "fold", spy)
     out = programs(*arguments)
-    assert not folded and fold.wanted()
+    assert not folded and folding.wanted()
   return out
 
 

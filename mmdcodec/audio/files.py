@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec.audio import containers
+from mmdcodec.audio import truncation
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic
 
@@ -370,13 +370,13 @@ def _open(path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
       raise UserError(f"{name}: no such file.")
     try:
       stream = stack.enter_context(path.open("rb"))
-      source = containers.checked(stream, name)
+      source = truncation.checked(stream, name)
     except OSError as error:
       raise UserError(f"{name}: cannot be read ({error}).") from error
     # By its path libsndfile reads faster; as bytes, for names not in UTF-8.
     source = os.fsencode(path) if source is stream else source
   else:
-    source = containers.checked(path, name)
+    source = truncation.checked(path, name)
   try:
     # Without `format`, soundfile takes a path that ends in .raw for headerless.
     if isinstance(source, bytes) and source.lower().endswith(b".raw"):
@@ -432,7 +432,7 @@ def decoded(sound, begin: int, count: int, name: str) -> np.ndarray:
     raise UserError(
       f"{name}: is truncated or damaged ({_why(error)}); get a whole copy."
     ) from error
-  if left > (containers.MP3_SLACK if sound.format == "MP3" else 0):
+  if left > (truncation.MP3_SLACK if sound.format == "MP3" else 0):
     raise UserError(
       f"{name}: is truncated: {left} of {count} samples are missing; get a"
       " whole copy."

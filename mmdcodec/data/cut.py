@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec.audio import containers, files
+from mmdcodec.audio import files, truncation
 from mmdcodec.errors import UserError
 
 # Samples (of all channels) decoded at a time.
@@ -117,7 +117,7 @@ def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         raise Damaged(f"samples reach {peak:.3g}, expected at most 1")
       read += len(x)
       yield x, rate
-    slack = containers.MP3_SLACK if sound.format == "MP3" else 0
+    slack = truncation.MP3_SLACK if sound.format == "MP3" else 0
     if read < total - slack:
       raise Damaged(
         f"truncated: {read / rate:.1f} s of {total / rate:.1f} s are there"

@@ -88,7 +88,7 @@ def feature_matching(
 
   Args:
     real: features of real audio, a list of layers per sub-discriminator:
-      arrays or `mmdcodec.nn.fold.Folded` signals.
+      arrays or `mmdcodec.nn.folding.Folded` signals.
     fake: features of the same audio, generated.
     relative: divides each layer by the mean magnitude of its real features
       (EnCodec, section 3.4), so that layers count alike whatever their scale.

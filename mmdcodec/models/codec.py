@@ -25,7 +25,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, fields
 from mmdcodec.models.codec_presets import PRESETS
 from mmdcodec.models.seanet import Decoder, Encoder, Network
-from mmdcodec.nn.conv import NORMS, PAD_MODES, frames, length_mask, mask_after
+from mmdcodec.nn.conv import PAD_MODES, frames, length_mask, mask_after
+from mmdcodec.nn.norms import NORMS
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
 NO_SCALE = (

@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 from mmdcodec.nn.conv import (
   Conv,
   ConvTranspose,
@@ -62,7 +62,7 @@ class Network:
     widths = tuple(self.filters * 2**i for i in range(len(self.ratios)))
     if self.norm == "time_group":
       return [1] * len(widths)
-    return fold.wanted_factors(widths, self.ratios[::-1])
+    return folding.wanted_factors(widths, self.ratios[::-1])
 
   def conv(self, features: int, kernel: int, name: str, **options):
     """A convolution with the common options."""
@@ -214,13 +214,13 @@ class Encoder(nn.Module):
   def front(self, x, lengths=None):
     """[batch, samples, channels] -> [batch, frames, width]."""
     folds = _folds(self)
-    x = self.conv_in(fold.refold(x, folds[0]), lengths)
+    x = self.conv_in(folding.refold(x, folds[0]), lengths)
     for block, ratio, factor in zip(
       self.block, reversed(self.network.ratios), folds, strict=True
     ):
-      x = block(fold.refold(x, factor), lengths)
+      x = block(folding.refold(x, factor), lengths)
       lengths = None if lengths is None else frames(lengths, ratio)
-    return fold.unfold(x)
+    return folding.unfold(x)
 
   def recurrent(self, x, lengths=None):
     """[batch, frames, width] -> the same shape."""
@@ -265,7 +265,7 @@ class Decoder(nn.Module):
       self.block, self.network.ratios, reversed(_folds(self)), strict=True
     ):
       # Transposed by s, a signal is folded by s times as much.
-      x = fold.unfold(x) if factor == 1 else fold.fold(x, factor // ratio)
+      x = folding.unfold(x) if factor == 1 else folding.fold(x, factor // ratio)
       x = block(x, lengths)
       lengths = None if lengths is None else lengths * ratio
-    return fold.unfold(self.conv_out(elu(x), lengths)).astype(jnp.float32)
+    return folding.unfold(self.conv_out(elu(x), lengths)).astype(jnp.float32)

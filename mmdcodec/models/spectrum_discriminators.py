@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.audio import transforms
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
@@ -60,14 +60,14 @@ class SpectrumNetwork(nn.Module):
       for step in self.dilations
     ]
     layers.append(dict(taps=square))
-    y = fold.refold(y, fold.filling(self.filters))
+    y = folding.refold(y, folding.filling(self.filters))
     features = []
     for i, layer in enumerate(layers):
       conv = ConvNd(self.filters, **layer, dtype=self.dtype, name=f"conv_{i}")
       y = leaky_relu(conv(y), self.slope)
       features.append(y)
     logits = ConvNd(1, square, dtype=self.dtype, name="conv_out")(y)
-    return fold.unfold(logits), features
+    return folding.unfold(logits), features
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):
@@ -216,12 +216,13 @@ class STFTDiscriminator(nn.Module):
     y = complex_spectrum(x, window=self.window, hop=self.hop)[:, :, :-1]
     first = ConvNd(self.filters, (7, 7), dtype=self.dtype, name="conv_in")
     y = leaky_relu(
-      first(fold.refold(y, fold.filling(self.filters))), self.slope
+      first(folding.refold(y, folding.filling(self.filters))),
+      self.slope,
     )
     features = [y]
     for i, (inner, after, strides) in enumerate(self.BLOCKS):
-      if fold.filling(inner * self.filters) == 1:
-        y = fold.unfold(y)
+      if folding.filling(inner * self.filters) == 1:
+        y = folding.unfold(y)
       block = ResidualBlock(
         inner * self.filters,
         after * self.filters,
@@ -232,7 +233,7 @@ class STFTDiscriminator(nn.Module):
       )
       y = block(y)
       features.append(y)
-    y = fold.unfold(y)
+    y = folding.unfold(y)
     last = ConvNd(
       1,
       (1, y.shape[2]),

@@ -36,7 +36,8 @@ import jax.numpy as jnp
 from mmdcodec.errors import UserError
 from mmdcodec.models import receptive_field
 from mmdcodec.models.codec import Codec
-from mmdcodec.nn.conv import STREAM, frames, mask_after, weight_norm
+from mmdcodec.nn.conv import STREAM, frames, mask_after
+from mmdcodec.nn.norms import weight_norm
 
 State = Any
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.nn import fold
+from mmdcodec.nn import folding
 from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
@@ -53,7 +53,7 @@ class WaveNetwork(nn.Module):
     layers.append(dict(features=min(2 * width, self.max_filters), taps=(5,)))
     # By how much to fold what each layer gives, and the stride of the next.
     strides = [layer.get("strides", (1,))[0] for layer in layers[1:]]
-    folds = fold.wanted_factors(
+    folds = folding.wanted_factors(
       [layer["features"] for layer in layers], [*strides, 1]
     )
     features = []
@@ -61,11 +61,11 @@ class WaveNetwork(nn.Module):
     for i, (layer, factor) in enumerate(
       zip(layers, [folds[0], *folds[:-1]], strict=True)
     ):
-      y = fold.refold(y, factor)
+      y = folding.refold(y, factor)
       conv = ConvNd(**layer, dtype=self.dtype, name=f"conv_{i}")
       y = leaky_relu(conv(y), self.slope)
       features.append(y)
-    y = fold.unfold(y)
+    y = folding.unfold(y)
     return ConvNd(1, (3,), dtype=self.dtype, name="conv_out")(y), features
 
 

@@ -1,7 +1,7 @@
 """Convolutions over one or two axes, zero-padded on both sides.
 
-For networks that look at whole clips (discriminators): no causality, no
-lengths. The codecs' convolutions, with both, are in `mmdcodec.nn.conv`.
+They are for networks that see whole clips (discriminators), without causality
+or lengths. The codecs' convolutions, with both, are in `mmdcodec.nn.conv`.
 """
 
 import math
@@ -15,8 +15,9 @@ import numpy as np
 from jax import lax
 
 from mmdcodec import platform
-from mmdcodec.nn import fold
-from mmdcodec.nn.conv import frames, weight_norm
+from mmdcodec.nn import folded_conv, folding
+from mmdcodec.nn.conv import frames
+from mmdcodec.nn.norms import kernel_param
 
 
 def fold_strides(
@@ -25,9 +26,9 @@ def fold_strides(
   strides: Sequence[int],
   pads: Sequence[tuple[int, int]],
 ) -> tuple[jax.Array, jax.Array, list[tuple[int, int]]]:
-  """The same convolution with stride 1.
+  """Rewrites a strided convolution as one of stride 1.
 
-  A stride's worth of samples becomes channels, taps are filled up with zeros.
+  The samples of a stride become channels, and zeros fill up the taps.
 
   Args:
     x: [batch, *sizes, in].
@@ -36,9 +37,9 @@ def fold_strides(
     pads: zeros before and after each axis.
 
   Returns:
-    x: [batch, *blocks, prod(strides) * in]; axes of stride 1 as they were.
+    x: [batch, *blocks, prod(strides) * in]; axes of stride 1 keep their size.
     kernel: [*ceil(taps / strides), prod(strides) * in, out].
-    pads: what is left to pad, nothing on axes that had a stride.
+    pads: remaining padding; none on axes with a stride.
   """
   taps, rank = kernel.shape[:-2], len(strides)
   blocks = [frames(k, s) for k, s in zip(taps, strides, strict=True)]
@@ -47,12 +48,12 @@ def fold_strides(
     if s == 1:
       lengths.append(size)
       margins.append((0, 0, 0))
-      left.append(tuple(pads[i]))
+      left.append((pads[i][0], pads[i][1]))
       continue
     before, after = pads[i]
     out = (size + before + after - taps[i]) // s + 1
     lengths.append(out + blocks[i] - 1)
-    # Negative where samples fill no stride: they are not read.
+    # Negative where the last samples fill no stride: they are not read.
     margins.append((before, lengths[i] * s - size - before, 0))
     left.append((0, 0))
   none = (0, 0, 0)
@@ -62,8 +63,8 @@ def fold_strides(
   ]
   kernel = jnp.pad(kernel, [*filling, (0, 0), (0, 0)])
 
-  def split(y, counts, first):
-    """Each axis in two, the inner ones moved before the channels."""
+  def split(y: jax.Array, counts: Sequence[int], first: int) -> jax.Array:
+    """Splits each axis in two and moves the inner ones before the channels."""
     pairs = [n for pair in zip(counts, strides, strict=True) for n in pair]
     head, tail = y.shape[:first], y.shape[first + rank :]
     y = y.reshape(*head, *pairs, *tail)
@@ -76,7 +77,7 @@ def fold_strides(
 
 
 def widening(inputs: int, outputs: int) -> int:
-  """By how much to widen a layer of so many channels; see `conv_nd`."""
+  """Factor by which to widen a layer on CPUs; see `conv_nd`."""
   if outputs > 8 or inputs > 16:
     return 1
   return 4 if inputs <= 4 else 2
@@ -97,7 +98,7 @@ def grouped_conv(
     kernel: [taps, in / groups, out].
     stride: step of the output.
     pad: zeros before and after x.
-    groups: output channels are in the order of their groups.
+    groups: number of groups; output channels are in the order of groups.
 
   Returns:
     [batch, time, out].
@@ -105,7 +106,7 @@ def grouped_conv(
   batch, time, width = x.shape
   taps, _, out = kernel.shape
   steps = (time + sum(pad) - taps) // stride + 1
-  # Groups go where the matmul wants them, to the front; each is a clip.
+  # The matmul needs groups at the front; each becomes a clip of its own.
   x = jnp.moveaxis(x.reshape(batch, time, groups, -1), 2, 0)
   x = x.reshape(groups * batch, time, -1)
   x, kernel, _ = fold_strides(x, kernel, (stride,), (pad,))
@@ -117,27 +118,41 @@ def grouped_conv(
   return jnp.moveaxis(y, 0, 2).reshape(batch, steps, out)
 
 
-def _plain_conv(x, kernel, strides, dilations, pads, groups=1):
+def _plain_conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Sequence[tuple[int, int]],
+  groups: int = 1,
+) -> jax.Array:
   return lax.conv_general_dilated(
     x,
     kernel,
     tuple(strides),
-    [tuple(p) for p in pads],
+    [(before, after) for before, after in pads],
     rhs_dilation=tuple(dilations),
-    dimension_numbers=fold.LAYOUTS[x.ndim - 2],
+    dimension_numbers=folded_conv.LAYOUTS[x.ndim - 2],
     feature_group_count=groups,
   )
 
 
-def _folded_conv(x, kernel, strides, dilations, pads, groups):
-  """Convolution of a folded signal, groups as one kernel with zeros."""
+def _folded_conv(
+  x: folding.Folded,
+  kernel: jax.Array,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Sequence[tuple[int, int]],
+  groups: int,
+) -> folding.Folded:
+  """Convolution of a folded signal; groups share one kernel with zeros."""
   if groups > 1:
     taps, width, out = kernel.shape
     kernel = kernel.reshape(taps, 1, width, groups, out // groups)
     own = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
     kernel = (kernel * own).reshape(taps, groups * width, out)
   (stride, dilation, pad), *others = zip(strides, dilations, pads, strict=True)
-  y = fold.conv(
+  y = folded_conv.conv(
     x, kernel, stride=stride, dilation=dilation, left=pad[0], others=others
   )
   span = (kernel.shape[0] - 1) * dilation + 1
@@ -148,27 +163,28 @@ def _folded_conv(x, kernel, strides, dilations, pads, groups):
 
 
 def conv_nd(
-  x: "jax.Array | fold.Folded",
+  x: "jax.Array | folding.Folded",
   kernel: jax.Array,
   *,
   strides: Sequence[int],
   dilations: Sequence[int],
   pads: Sequence[tuple[int, int]],
   groups: int = 1,
-) -> "jax.Array | fold.Folded":
+) -> "jax.Array | folding.Folded":
   """Convolution over the axes between the first and the last.
 
-  A `Folded` signal stays one, see `mmdcodec.nn.fold`; of arrays:
+  A `Folded` signal stays folded (see `mmdcodec.nn.folding`). Arrays on GPUs and
+  TPUs use XLA's convolution: on TPUs the forms below take several times the
+  memory; on GPUs nothing was measured. On CPUs, strides are folded into
+  channels, narrow layers widened, and groups turned into matmuls, which compute
+  the same function. Savings on 2 cores, forward and both gradients of 4 x 1 s:
 
-  On GPUs and TPUs as XLA has it (on TPUs the forms below take several times the
-  memory; on GPUs nothing was measured). On CPUs strides are folded into
-  channels, narrow layers widened, and groups made matmuls: the function is the
-  same. What that saves was measured on 2 cores, forward with both gradients of
-  4 x 1 s: the first 3 x 9 convolution with stride 2 of the STFT discriminator
-  0.29 s as it is, 0.10 s folded (32 channels; most of it was the gradient of
-  the input); with 8 channels 0.12 s, 0.020 s folded and 0.014 s widened too (at
-  16 channels widening gains nothing); the four grouped ones of MelGAN 3.7 s by
-  XLA's groups, 0.31 s as matmuls (the gradient of the kernel).
+    first 3 x 9 convolution with stride 2 of the STFT discriminator,
+    32 channels: 0.29 s by XLA, 0.10 s folded (mostly the input's gradient);
+    the same with 8 channels: 0.12 s by XLA, 0.020 s folded, 0.014 s widened
+    too (widening gains nothing at 16 channels);
+    the four grouped convolutions of MelGAN: 3.7 s by XLA's groups, 0.31 s as
+    matmuls (the kernel's gradient).
 
   Args:
     x: [batch, *sizes, in], or folded over the first of the sizes.
@@ -176,20 +192,20 @@ def conv_nd(
     strides: of each axis, steps of the output.
     dilations: of each axis, steps of the taps; 1 where the stride is not.
     pads: zeros before and after each axis.
-    groups: of channels that do not see each other; over one axis only.
+    groups: groups of channels that do not mix; over one axis only.
 
   Returns:
     [batch, *sizes, out], folded if x was.
 
   Raises:
-    ValueError: an axis has a stride and a dilation; or the axis of a folded
-      signal has a stride that does not divide the factor, or more outputs than
+    ValueError: an axis has both a stride and a dilation; or the stride of a
+      folded axis does not divide its factor, or the axis has more outputs than
       ceil(time / stride).
   """
   if any(s > 1 and d > 1 for s, d in zip(strides, dilations, strict=True)):
-    raise ValueError("a strided axis can't be dilated as well")
-  if isinstance(x, fold.Folded):
-    # It casts the kernel once that is a matrix.
+    raise ValueError("an axis with a stride cannot have a dilation too")
+  if isinstance(x, folding.Folded):
+    # This casts the kernel after making its copies.
     return _folded_conv(x, kernel, strides, dilations, pads, groups)
   kernel = kernel.astype(x.dtype)
   if platform.traced_for() != "cpu":
@@ -205,25 +221,23 @@ def conv_nd(
       x, kernel, pads = fold_strides(x, kernel, strides, pads)
   factor, out = widening(*kernel.shape[-2:]), None
   if factor > 1 and kernel.shape[-3] > 1 and dilations[-1] == 1:
-    x, kernel, out = fold.widen(x, kernel, pads[-1], factor)
+    x, kernel, out = folded_conv.widen(x, kernel, pads[-1], factor)
     pads = [*pads[:-1], (0, 0)]
   y = _plain_conv(x, kernel, (1,) * len(strides), dilations, pads)
-  return y if out is None else fold.narrow(y, factor, out)
+  return y if out is None else folded_conv.narrow(y, factor, out)
 
 
-def leaky_relu(x: "jax.Array | fold.Folded", slope: float):
-  """Leaky rectifier: x above 0, slope * x below; also of a folded signal."""
+def leaky_relu(x: Any, slope: float) -> Any:
+  """Leaky rectifier of an array or `Folded` signal: slope * x below 0."""
   return jax.tree.map(lambda y: nn.leaky_relu(y, slope), x)
 
 
 class ConvNd(nn.Module):
-  """Convolution and bias; [batch, *sizes, in] -> [batch, *sizes, features].
+  """Convolution and bias.
 
-  Of a folded signal a folded one, or an array where nothing is folded any more.
-
-  Kernels start uniform within 1 / sqrt(fan in), PyTorch's default, from which
-  the published discriminators were trained, and biases at 0 instead of the same
-  (a random draw per layer less to compile).
+  Kernels start uniform within 1 / sqrt(fan in), PyTorch's default and so that
+  of the published discriminators. Biases start at 0 instead of random values,
+  which saves compiling a random number generator per layer.
 
   Attributes:
     features: output channels.
@@ -232,7 +246,7 @@ class ConvNd(nn.Module):
     dilations: on each axis; () for 1.
     pads: zeros before and after each axis; () for (taps - 1) * dilation // 2
       on both sides.
-    groups: of channels that do not see each other.
+    groups: groups of channels that do not mix.
     norm: "weight" or "none".
     dtype: of the computation; parameters are float32.
   """
@@ -247,8 +261,17 @@ class ConvNd(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
-    """Sizes become (size + pads - (taps - 1) * dilation - 1) // stride + 1."""
+  def __call__(self, x: Any) -> Any:
+    """Convolves x.
+
+    Args:
+      x: array [batch, *sizes, in] or `Folded` signal.
+
+    Returns:
+      [batch, *sizes, features], with sizes
+      (size + pads - (taps - 1) * dilation - 1) // stride + 1; folded if x was,
+      unless the stride is the factor.
+    """
     ones = (1,) * len(self.taps)
     dilations = self.dilations or ones
     pads = self.pads or tuple(
@@ -260,15 +283,7 @@ class ConvNd(nn.Module):
     init = lambda key, shape: jax.random.uniform(
       key, shape, minval=-bound, maxval=bound
     )
-    if self.norm == "weight":
-      v = self.param("v", init, shape)
-      # g starts as the norm of v, so that the kernel starts as v.
-      g = self.param(
-        "g", lambda _: jnp.sqrt(jnp.sum(v * v, tuple(range(v.ndim - 1))))
-      )
-      kernel = weight_norm(g, v, v.ndim - 1)
-    else:
-      kernel = self.param("kernel", init, shape)
+    kernel = kernel_param(self, self.norm, shape, init, axis=len(shape) - 1)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     y = conv_nd(
       x.astype(self.dtype),
@@ -279,7 +294,7 @@ class ConvNd(nn.Module):
       groups=self.groups,
     )
     y = y + bias.astype(self.dtype)
-    if not isinstance(y, fold.Folded):
+    if not isinstance(y, folding.Folded):
       return y
-    y = fold.mask_after(y, None)
-    return fold.unfold(y) if y.factor == 1 else y
+    y = folding.mask_after(y, None)
+    return folding.unfold(y) if y.factor == 1 else y

@@ -1,13 +1,13 @@
-"""A stack of LSTM layers with the state passed in and out.
+"""A stack of LSTM layers with explicit state.
 
-Gates in the order input, forget, cell, output (Hochreiter and Schmidhuber
-1997 with the forget gate of Gers et al. 2000). One bias per layer: public
-weights have two, which are always added, so a converter stores their sum.
+Gates are in the order input, forget, cell, output (Hochreiter and Schmidhuber
+1997, with the forget gate of Gers et al. 2000). Each layer has one bias: public
+weights have two that are always added, so a converter stores their sum.
 
-The scan over time is bound by reading the recurrent weights, so the inputs of
-all steps are projected before it in one matmul. A hand-written gradient that
-takes the one of the recurrent weights in one matmul after the scan was
-measured at 0.85 to 1.1 of the time of the automatic one on CPU: not worth it.
+Reading the recurrent weights bounds the scan over time, so one matmul before it
+projects the inputs of all steps. A hand-written gradient that computes the
+recurrent weights' gradient in one matmul after the scan took 0.85 to 1.1 of the
+time of the automatic one on CPU, which is not worth its code.
 """
 
 from typing import Any
@@ -36,17 +36,17 @@ def lstm(
     input_kernel: [in, 4 * dim].
     recurrent_kernel: [dim, 4 * dim].
     bias: [4 * dim].
-    state: output and cell before the first step, each [batch, dim] float32.
+    state: output and cell before the first step, each float32 [batch, dim].
 
   Returns:
-    outputs [batch, time, dim] in the dtype of x, and the state after the last
-    step. Gates and state are float32 whatever the dtype of x.
+    Outputs [batch, time, dim] in the dtype of x, and the state after the last
+    step. Gates and state are float32 for any dtype of x.
   """
   dtype = x.dtype
   gates = (x @ input_kernel.astype(dtype)).astype(jnp.float32) + bias
   recurrent = recurrent_kernel.astype(dtype)
 
-  def step(state, gates):
+  def step(state: State, gates: jax.Array) -> tuple[State, jax.Array]:
     h, c = state
     gates = gates + (h.astype(dtype) @ recurrent).astype(jnp.float32)
     i, f, g, o = jnp.split(gates, 4, -1)
@@ -59,7 +59,7 @@ def lstm(
 
 
 class LSTMLayer(nn.Module):
-  """One layer; holds input_kernel, recurrent_kernel and bias.
+  """`lstm` with learned weights.
 
   Attributes:
     dim: width of output and state.
@@ -70,8 +70,10 @@ class LSTMLayer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, state: State | None = None):
-    """[batch, time, in] -> ([batch, time, dim], state)."""
+  def __call__(
+    self, x: jax.Array, state: State | None = None
+  ) -> tuple[jax.Array, State]:
+    """[batch, time, in] -> ([batch, time, dim], state); None starts at zero."""
     dim = self.dim
     bound = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     inner = self.param("input_kernel", bound, (x.shape[-1], 4 * dim))
@@ -84,7 +86,7 @@ class LSTMLayer(nn.Module):
 
 
 class LSTM(nn.Module):
-  """Layers of equal width, one after the other.
+  """LSTM layers of equal width, stacked.
 
   Attributes:
     dim: width of every layer.
@@ -97,7 +99,9 @@ class LSTM(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, state: tuple[State, ...] | None = None):
+  def __call__(
+    self, x: jax.Array, state: tuple[State, ...] | None = None
+  ) -> tuple[jax.Array, tuple[State, ...]]:
     """Runs the stack over x [batch, time, in].
 
     Args:
@@ -106,9 +110,9 @@ class LSTM(nn.Module):
         None for zeros.
 
     Returns:
-      (y [batch, time, dim], state): running a sequence in pieces with the
-      state carried gives the same as running it whole. In a stream (see
-      `mmdcodec.nn.conv`) it is carried in the collection STREAM.
+      (y [batch, time, dim], state). Passing the state from piece to piece gives
+      the same outputs as one call with the whole sequence. In a stream, the
+      collection STREAM carries the state (see `mmdcodec.nn.conv`).
     """
     if streaming(self):
       zero = lambda: jnp.zeros((x.shape[0], self.dim), jnp.float32)

@@ -3,7 +3,7 @@
 import os
 from typing import BinaryIO
 
-from mmdcodec.audio import mpeg
+from mmdcodec.audio import mp3_frames
 from mmdcodec.errors import UserError
 
 # Samples of an MP3 that may be missing though all frames are there: the first
@@ -34,7 +34,7 @@ def checked(stream: BinaryIO, name: str) -> BinaryIO:
     cut = _ogg_is_cut(stream, start, size)
   elif head[:4] != b"fLaC":
     # An MP3 need not begin with a frame, or with anything of its own.
-    mp3 = mpeg.layout(stream, start, size)
+    mp3 = mp3_frames.layout(stream, start, size)
     if mp3 and not mp3.frames:
       cut = True  # nothing but the tag
     elif mp3 and mp3.promised is None:
@@ -45,7 +45,7 @@ def checked(stream: BinaryIO, name: str) -> BinaryIO:
   if cut:
     raise UserError(f"{name}: is truncated; get a whole copy.")
   if mp3 and mp3.frames != mp3.promised:
-    return mpeg.tagged(stream, start, mp3)
+    return mp3_frames.tagged(stream, start, mp3)
   return stream
 
 

@@ -1,0 +1,115 @@
+"""Normalisations of convolutions: of their weights, and of their output."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NORMS = ("none", "weight", "time_group")
+
+
+def weight_norm(g: jax.Array, v: jax.Array, axis: int) -> jax.Array:
+  """Kernel g * v / ||v||, with the norm over all axes of v but `axis`.
+
+  Salimans and Kingma 2016, arXiv 1602.07868. The public weights have one g per
+  output channel in a convolution (axis 2 of [taps, in, out]), but one per input
+  channel in a transposed one (axis 1).
+
+  Args:
+    g: [size of `axis`].
+    v: any shape.
+    axis: the axis with one g per entry.
+
+  Returns:
+    Same shape as v.
+  """
+  others = tuple(i for i in range(v.ndim) if i != axis)
+  norm = jnp.sqrt(jnp.sum(v * v, others, keepdims=True))
+  return v * (jnp.expand_dims(g, others) / norm)
+
+
+def kernel_param(
+  module: nn.Module,
+  norm: str,
+  shape: Sequence[int],
+  init: Callable,
+  *,
+  axis: int,
+) -> jax.Array:
+  """The kernel of a layer, as parameter(s) of its module.
+
+  Args:
+    module: the layer, inside its compact `__call__`.
+    norm: one of NORMS; "weight" gives the parameters g and v, others "kernel".
+    shape: of the kernel.
+    init: initializer of the kernel, or of v.
+    axis: the axis with one g per entry.
+
+  Raises:
+    ValueError: an unknown norm.
+  """
+  if norm not in NORMS:
+    raise ValueError(f"norm must be one of {NORMS}, not {norm!r}")
+  if norm != "weight":
+    return module.param("kernel", init, shape)
+  v = module.param("v", init, shape)
+  others = tuple(i for i in range(v.ndim) if i != axis)
+  # g starts as the norm of v, so that the kernel starts as v.
+  g = module.param("g", lambda _: jnp.sqrt(jnp.sum(v * v, others)))
+  return weight_norm(g, v, axis)
+
+
+def time_group_norm(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  lengths: jax.Array | None = None,
+  epsilon: float = 1e-5,
+) -> jax.Array:
+  """Normalises each example over time and channels together, in float32.
+
+  This is GroupNorm with one group, as in the 48 kHz EnCodec
+  (Défossez et al. 2022, arXiv 2210.13438).
+
+  Args:
+    x: [batch, time, channels].
+    scale: [channels].
+    bias: [channels].
+    lengths: [batch] valid steps, over which statistics are taken; None means
+      all.
+    epsilon: added to the variance.
+
+  Returns:
+    Same shape and dtype as x.
+  """
+  wide = x.astype(jnp.float32)
+  where: Any = None
+  count: Any = None
+  if lengths is not None:
+    where = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+    count = jnp.maximum(lengths, 1)[:, None, None] * x.shape[2]
+
+  def mean(values: jax.Array) -> jax.Array:
+    if where is None:
+      return jnp.mean(values, (1, 2), keepdims=True)
+    return jnp.sum(jnp.where(where, values, 0), (1, 2), keepdims=True) / count
+
+  wide = wide - mean(wide)
+  wide = wide * lax.rsqrt(mean(wide * wide) + epsilon)
+  return (wide * scale + bias).astype(x.dtype)
+
+
+class TimeGroupNorm(nn.Module):
+  """`time_group_norm` with learned scale and bias."""
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """[batch, time, channels] -> the same shape."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return time_group_norm(x, scale, bias, lengths)
