@@ -25,13 +25,29 @@ import pytest  # noqa: E402
 jax.devices()
 os.environ["XLA_FLAGS"] = DEVICES
 
+# Tests ask what a program computes, not how well XLA optimises it: compiling
+# takes a third of the time without. The fixture `optimized` is for the others.
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-def pytest_collection_modifyitems(items):
-  """Files with slow tests first.
 
-  A file stays in one process; a long one that begins last leaves the other
+def pytest_addoption(parser):
+  parser.addoption(
+    "--slow", action="store_true", help="run the tests marked slow too"
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Slow tests on demand only, and files with slow tests first.
+
+  A file stays in one process. A long one that starts last leaves the other
   processes with nothing to do.
   """
+  if not config.getoption("--slow"):
+    skip = pytest.mark.skip(reason="slow: pytest --slow runs it")
+    for item in items:
+      if item.get_closest_marker("slow"):
+        item.add_marker(skip)
   slow = collections.Counter(
     item.path for item in items if item.get_closest_marker("slow")
   )
@@ -40,15 +56,19 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory):
-  """A compilation cache of the tests' own, shared with their subprocesses."""
-  folder = tmp_path_factory.mktemp("cache")
-  before = os.environ.get("XDG_CACHE_HOME")
-  os.environ["XDG_CACHE_HOME"] = str(folder)
-  yield folder
-  if before is None:
-    del os.environ["XDG_CACHE_HOME"]
-  else:
-    os.environ["XDG_CACHE_HOME"] = before
+  """A compilation cache that all processes of the tests share.
+
+  The tests build the same models again and again, commands compile them anew,
+  and so do the processes that commands start.
+  """
+  folder = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    folder = folder.parent
+  # mmdcodec itself puts programs there, see `use_compilation_cache`.
+  os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+  jax.config.update(
+    "jax_compilation_cache_dir", str(folder / "cache/mmdcodec/compiled")
+  )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,42 +103,25 @@ def dataset(tmp_path_factory):
   return out
 
 
-@pytest.fixture(scope="module")
-def compile_once(compiled_programs):
-  """Every command compiles its codec anew; here, from the cache on disk."""
-  from jax.experimental.compilation_cache import compilation_cache
+@pytest.fixture
+def compile_fast(monkeypatch):
+  """Programs of subprocesses, too, compile fast and run slower.
 
-  names = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-  )
-  before = [getattr(jax.config, name) for name in names]
-  for name, value in zip(
-    names, (str(compiled_programs / "xla"), 0, -1), strict=True
-  ):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+  Not for tests that compile for TPUs, see `fast_xla`.
+  """
+  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+  monkeypatch.setenv("XLA_FLAGS", f"{DEVICES} {fast_xla.FLAGS}")
 
 
 @pytest.fixture
-def compile_fast(monkeypatch):
-  """Compiles to slower programs in a third of the time, in subprocesses too.
+def optimized():
+  """XLA optimises as it does for users.
 
-  For tests of what a program computes, not of how XLA optimises it; and that do
-  not compile for TPUs, see `fast_xla`.
+  For tests of compiled programs: their memory, their speed, how they round.
   """
-  name = "jax_disable_most_optimizations"
-  before = jax.config.read(name)
-  monkeypatch.setenv(name.upper(), "1")
-  monkeypatch.setenv("XLA_FLAGS", f"{DEVICES} {fast_xla.FLAGS}")
-  jax.config.update(name, True)
+  jax.config.update("jax_disable_most_optimizations", False)
   yield
-  jax.config.update(name, before)
+  jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

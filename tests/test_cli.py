@@ -22,8 +22,6 @@ from mmdcodec import bitstream, bundle
 from mmdcodec.audio import files
 from mmdcodec.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory):

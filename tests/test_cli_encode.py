@@ -21,8 +21,6 @@ from mmdcodec.cli.main import main
 
 RATE, STRIDE = 8000, 20  # of the model
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def tone(seconds, seed=0):
   t = np.arange(int(seconds * RATE)) / RATE

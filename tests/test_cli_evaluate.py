@@ -20,8 +20,6 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import codebooks, reconstruction
 from mmdcodec.train import loop
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 @pytest.fixture
 def folder(tmp_path):

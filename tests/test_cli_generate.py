@@ -15,7 +15,7 @@ from mmdcodec import bundle
 from mmdcodec.audio import files
 from mmdcodec.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("compile_once", "compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 FRAMES = 12
 

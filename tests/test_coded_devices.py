@@ -8,13 +8,10 @@ import io
 
 import jax
 import numpy as np
-import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import mmdcodec
 from mmdcodec import bitstream
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_the_same_file_of_1_and_8_devices_and_clips(model):

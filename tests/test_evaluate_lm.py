@@ -24,7 +24,7 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import coded_size, likelihood
 from mmdcodec.train.lm_task import LMTask
 
-pytestmark = pytest.mark.usefixtures("compile_once", "compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 FRAMES = 12
 TEXTS = ["calm piano", "", "a fast tune of drums"]

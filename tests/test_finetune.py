@@ -27,7 +27,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train.trainable import Trainable
 
-pytestmark = pytest.mark.usefixtures("compile_once", "compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 FRAMES = 10
 

@@ -18,7 +18,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import prompts
 
-pytestmark = pytest.mark.usefixtures("compile_once", "compile_fast")
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture(scope="module")
