@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.audio import files, mp3_frames, truncation
+from mmdcodec.audio import decoding, files, mp3_frames, truncation
 from mmdcodec.data import cut
 from mmdcodec.errors import UserError
 
@@ -105,7 +105,7 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch, suffix):
   path = tmp_path / ("x" + suffix)
   files.write(path, tone(2.0), rate=RATE)
   whole, _ = files.read(path)
-  monkeypatch.setattr(files, "_READ_BLOCK", 20000)
+  monkeypatch.setattr(decoding, "_READ_BLOCK", 20000)
   np.testing.assert_allclose(files.read(path)[0], whole, atol=1e-5)
 
 
@@ -348,7 +348,7 @@ def test_a_wave_of_zeros_is_not_searched_to_its_end():
       return super().read(*args)
 
   stream = Counting(b"RIFF\xff\xff\xff\x7fWAVE" + bytes(1 << 20))
-  truncation.checked(stream, "zeros")
+  truncation.check(stream, "zeros")
   assert stream.reads < 2000
 
 

@@ -1,7 +1,7 @@
-"""Audio files block by block: any length in constant memory.
+"""Reads and writes audio files block by block, in constant memory.
 
-The blocks of `read` joined are what `mmdcodec.audio.files.read` gives for the
-whole file, and the file of `Writer` is what `files.write` makes of them.
+The joined blocks of `read` equal `mmdcodec.audio.files.read` of the whole file,
+and a `Writer` makes the file that `files.write` makes of all audio at once.
 """
 
 import contextlib
@@ -17,7 +17,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec.audio import files
+from mmdcodec.audio import formats
+from mmdcodec.audio.decoding import Info, decode, name_of, opened, reason_of
+from mmdcodec.audio.resampling import fit, mix, resampled_length
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic
 
@@ -30,82 +32,90 @@ _WRITE_BLOCK = 1 << 14
 @contextlib.contextmanager
 def read(
   path: str | os.PathLike | BinaryIO, *, rate: int, channels: int
-) -> Iterator[tuple[files.Info, Iterator[np.ndarray]]]:
-  """Reads a file at the rate and channels asked for.
+) -> Iterator[tuple[Info, Iterator[np.ndarray]]]:
+  """Reads a file at a given rate and number of channels.
 
   Args:
     path: a path or a seekable binary file object.
     rate: Hz of the blocks.
-    channels: of the blocks; see `files.mix`.
+    channels: of the blocks; see `resampling.mix`.
 
   Yields:
-    What the header says of the file, and an iterator of blocks, float32
-    [samples, channels].
+    `Info` of the file, and an iterator of blocks, float32 [samples, channels].
 
   Raises:
-    UserError: as `files.read`; also while the blocks are taken.
+    UserError: as `files.read`, also while the blocks are read.
   """
-  with files.opened(path) as sound:
-    info = files.Info(sound.frames, sound.samplerate, sound.channels)
-    yield info, _blocks(sound, info, rate, channels, files.name_of(path))
+  with opened(path) as sound:
+    info = Info.of(sound)
+    yield info, _blocks(sound, info, rate, channels, name_of(path))
 
 
-def _blocks(sound, info, rate: int, channels: int, name: str):
-  left = files.resampled_length(info.samples, rate=info.rate, to=rate)
+def _blocks(
+  sound: soundfile.SoundFile, info: Info, rate: int, channels: int, name: str
+) -> Iterator[np.ndarray]:
+  left = resampled_length(info.samples, rate=info.rate, to=rate)
   resampler = None
   if rate != info.rate:
     resampler = soxr.ResampleStream(
       info.rate, rate, channels, dtype="float32", quality="HQ"
     )
-  held = np.zeros((1, channels), np.float32)
+  previous = np.zeros((1, channels), np.float32)
   for begin in range(0, info.samples, _BLOCK):
     count = min(_BLOCK, info.samples - begin)
-    x = files.decoded(sound, begin, count, name)
-    if not np.isfinite(x).all():
-      raise UserError(
-        f"{name}: holds NaN or infinite samples; export it again as finite"
-        " audio."
-      )
+    x = decode(sound, begin, count, name)
     last = begin + count == info.samples
-    x = files.mix(x, channels)
+    x = mix(x, channels)
     if resampler:
       x = resampler.resample_chunk(np.ascontiguousarray(x), last=last)
     x = x[:left]
     if last and left and resampler:
-      x = files.fit(x if len(x) else held, left)
+      x = fit(x if len(x) else previous, left)
     left -= len(x)
     if len(x):
-      held = x[-1:].copy()
+      previous = x[-1:].copy()
       yield x
 
 
+def check_finite(x: np.ndarray, name: str | os.PathLike) -> None:
+  """Raises a UserError if audio to be written holds NaN or infinity."""
+  if not np.isfinite(x).all():
+    raise UserError(f"{name}: the audio to write holds NaN or infinity.")
+
+
 class Writer:
-  """Writes audio as it comes; see `create`.
+  """Writes audio to a file block by block; see `create`.
 
   Attributes:
-    rate: of the file, in Hz: some formats know few rates.
-    samples: given so far, at the rate they were given at.
+    rate: of the file, in Hz; some formats support few rates.
+    samples: number of samples received, at the rate of the input.
   """
 
-  def __init__(self, sound, rate: int, coding: str, name):
-    """Takes an open file.
+  def __init__(
+    self,
+    sound: soundfile.SoundFile,
+    rate: int,
+    coding: str,
+    name: str | os.PathLike,
+  ) -> None:
+    """Wraps an open file.
 
     Args:
-      sound: a `soundfile.SoundFile`, open for writing.
-      rate: Hz of what will be given.
-      coding: libsndfile's name of it.
+      sound: open for writing.
+      rate: Hz of the audio that will be written.
+      coding: libsndfile's name of the file's coding.
       name: of the file, for messages.
     """
     self.rate, self.samples = sound.samplerate, 0
     self._sound, self._coding, self._name = sound, coding, name
-    self._given, self._written, self._resampler = rate, 0, None
+    self._input_rate, self._written, self._resampler = rate, 0, None
     if rate != self.rate:
       self._resampler = soxr.ResampleStream(
         rate, self.rate, sound.channels, dtype="float32", quality="HQ"
       )
 
   def write(self, x: np.ndarray) -> None:
-    """Adds audio.
+    """Appends audio.
 
     Args:
       x: [samples, channels], full scale +-1. Integer formats clip.
@@ -114,25 +124,22 @@ class Writer:
       UserError: it holds NaN or infinity.
     """
     x = np.ascontiguousarray(x, np.float32)
-    if not np.isfinite(x).all():
-      raise UserError(
-        f"{self._name}: the audio to write holds NaN or infinity."
-      )
+    check_finite(x, self._name)
     self.samples += len(x)
     if self._resampler:
       x = self._resampler.resample_chunk(x)
     self._put(x)
 
   def finish(self) -> None:
-    """Writes what the resampler still holds."""
+    """Flushes the resampler."""
     if not self._resampler:
       return
     empty = np.zeros((0, self._sound.channels), np.float32)
     x = self._resampler.resample_chunk(empty, last=True)
-    total = files.resampled_length(self.samples, rate=self._given, to=self.rate)
+    total = resampled_length(self.samples, rate=self._input_rate, to=self.rate)
     left = total - self._written
     if left > 0:
-      self._put(files.fit(x if len(x) else np.zeros((1, x.shape[1])), left))
+      self._put(fit(x if len(x) else np.zeros((1, x.shape[1])), left))
 
   def _put(self, x: np.ndarray) -> None:
     if self._coding not in ("FLOAT", "DOUBLE"):
@@ -144,24 +151,33 @@ class Writer:
 
 @contextlib.contextmanager
 def create(
-  path: str | os.PathLike, *, rate: int, channels: int, to: int | None = None
+  path: str | os.PathLike,
+  *,
+  rate: int,
+  channels: int,
+  to: int | None = None,
+  subtype: str | None = None,
 ) -> Iterator[Writer]:
-  """Begins an audio file, in the format that the path's suffix names.
+  """Begins an audio file in the format that the path's suffix names.
 
-  It is put in place when the block ends well; a failure leaves what was there.
+  The file takes its place when the `with` block ends without an error; a
+  failure leaves what was there before.
 
   Args:
-    path: where to; its folder must exist.
-    rate: Hz of what will be written to it.
-    channels: of it.
-    to: Hz wanted of the file; as it is given by default.
+    path: of the file; its folder must exist.
+    rate: Hz of the audio that will be written.
+    channels: number of channels.
+    to: preferred rate of the file in Hz; None is `rate`.
+    subtype: libsndfile's name of the coding; None is the suffix's default.
 
   Raises:
     UserError: unknown suffix, folder missing, or rate or channels that the
       format cannot hold.
   """
   path = Path(path)
-  container, coding, to = files.written_as(path, rate=to or rate)
+  container, coding, to = formats.encoding_of(
+    path, rate=to or rate, subtype=subtype
+  )
   with contextlib.ExitStack() as stack:
     try:
       partial = stack.enter_context(atomic.file(path))
@@ -178,8 +194,15 @@ def create(
       raise UserError(f"{path}: cannot be written ({error}).") from error
 
 
-def _sound(partial, rate, channels, coding, container, path):
-  """Opens a file that is written aside."""
+def _sound(
+  partial: Path,
+  rate: int,
+  channels: int,
+  coding: str,
+  container: str,
+  path: Path,
+) -> soundfile.SoundFile:
+  """Opens the partial file for writing."""
   try:
     return soundfile.SoundFile(
       os.fsencode(partial), "w", rate, channels, coding, format=container
@@ -187,19 +210,19 @@ def _sound(partial, rate, channels, coding, container, path):
   except (soundfile.LibsndfileError, ValueError) as error:
     raise UserError(
       f"{path}: cannot be written as {coding} at {rate} Hz with {channels}"
-      f" channels ({error})."
+      f" channels ({reason_of(error)})."
     ) from error
 
 
 class _Stdin(io.BufferedRandom):
-  """A file whose name in messages is not a number."""
+  """A temporary file that messages call stdin."""
 
   name = "stdin"
 
 
 @contextlib.contextmanager
 def spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
-  """A copy of a pipe on disk, for what must be sought in; named `stdin`."""
+  """Copies a pipe to a seekable temporary file, named `stdin` in messages."""
   with _Stdin(tempfile.TemporaryFile(buffering=0)) as file:
     shutil.copyfileobj(stream, file)
     file.seek(0)

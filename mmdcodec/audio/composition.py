@@ -105,7 +105,8 @@ def chord(degree: int, tonic: int, mode: str) -> Chord:
   root, third, fifth = (scale[(degree + i) % 7] for i in (0, 2, 4))
   if mode == "minor" and degree == 4:
     third += 1
-  return Chord(degree, tuple((tonic + p) % 12 for p in (root, third, fifth)))
+  root, third, fifth = ((tonic + p) % 12 for p in (root, third, fifth))
+  return Chord(degree, (root, third, fifth))
 
 
 def harmony(rng, mode: str, form: str) -> list[int]:

@@ -1,15 +1,15 @@
-"""MPEG audio layer III: how long a stream is, frame by frame.
+"""The length of an MP3 file, from its frames.
 
-An MP3 file is a row of frames with a 4-byte header each (ISO 11172-3, 2.4.1.3
-and 13818-3). Encoders put a silent frame first that holds the number of the
-others (Xing's tag, "Info" if the rate of bits is constant). Without it
-libsndfile guesses the length from the size of the file and its first frame,
-and returns no more than that: here the frames are counted, and the tag that
-lacks is put in front.
+An MP3 file is a sequence of frames, each with a 4-byte header (ISO 11172-3,
+2.4.1.3, and 13818-3). Encoders put a silent frame first that holds the number
+of the others (the Xing tag, called "Info" in files of constant bit rate).
+Without it, libsndfile guesses the length from the file size and the first frame
+and returns no more than that. `layout` counts the frames, and `tagged` puts the
+missing tag in front.
 """
 
 import io
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 _KBPS = {
   1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -21,14 +21,16 @@ _RATES = {
   0: (11025, 12000, 8000),
 }
 
-# Bytes between an ID3 tag and the first frame, as padding.
+# Most bytes of padding between an ID3 tag and the first frame.
 _JUNK = 1 << 16
 
-# So many headers in a row are no chance.
+# So many valid headers in a row do not occur by chance.
 _ROW = 4
 
 
 class _Frame(NamedTuple):
+  """What the header of a frame says."""
+
   size: int  # bytes
   samples: int
   side: int  # bytes of header and side information
@@ -40,10 +42,10 @@ class Layout(NamedTuple):
   Attributes:
     begin: offset of the first frame of audio, in bytes.
     first: that frame's header.
-    frames: number of whole frames of audio.
-    samples: of a frame.
-    promised: the number of frames by the Xing tag, None without one.
-    cut: whether the stream ends inside of a frame.
+    frames: number of complete audio frames.
+    samples: samples per frame.
+    promised: number of frames by the Xing tag; None without a tag.
+    cut: whether the stream ends inside a frame.
   """
 
   begin: int
@@ -55,25 +57,29 @@ class Layout(NamedTuple):
 
 
 def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
-  """Counts the frames of an MP3 file; None if it is none.
+  """Counts the frames of an MP3 file.
 
   Args:
     stream: seekable.
-    start: offset of the file in it, in bytes.
+    start: offset of the file in the stream, in bytes.
     size: of the file, in bytes.
+
+  Returns:
+    None if the file is not an MP3.
   """
   position, end = start, start + size
   head = _at(stream, position, 10)
   while head[:3] == b"ID3" and len(head) == 10:
-    # Seven bits a byte: a tag must not look like a frame.
+    # Each byte holds seven bits, so that a tag never looks like a frame.
     length = sum((b & 0x7F) << 7 * (3 - i) for i, b in enumerate(head[6:]))
     position += 10 + length + (10 if head[5] & 0x10 else 0)
     head = _at(stream, position, 10)
-  position = _sync(stream, position, end)
-  if position is None:
+  synced = _sync(stream, position, end)
+  if synced is None:
     return None
+  position, promised = synced, None
   head = _at(stream, position, 4)
-  frame, promised = _frame(head), None
+  frame = _parsed(head)
   body = _at(stream, position, frame.side + 12)
   if body[frame.side : frame.side + 4] in (b"Xing", b"Info"):
     if body[frame.side + 7] & 1:
@@ -81,56 +87,65 @@ def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
     position += frame.size
     head = _at(stream, position, 4)
   begin, first, count, cut = position, head, 0, False
-  while position is not None and position < end:
-    if frame := _frame(head):
-      position += frame.size
+  while position < end:
+    if found := _frame(head):
+      position += found.size
       cut = position > end
       count += not cut
     else:
       # Damage in the middle, or a tag at the end.
-      position = _sync(stream, position, end)
-    if position is not None:
-      head = _at(stream, position, 4)
-  samples = _frame(first).samples if count else 0
+      synced = _sync(stream, position, end)
+      if synced is None:
+        break
+      position = synced
+    head = _at(stream, position, 4)
+  samples = _parsed(first).samples if count else 0
   return Layout(begin - start, first, count, samples, promised, cut)
 
 
 def tagged(stream: BinaryIO, start: int, found: Layout) -> BinaryIO:
-  """The stream from its first frame on, with a Xing tag in front."""
-  # No CRC, and of the rates of bits one whose frame is long enough.
+  """The stream from its first frame on, with a Xing tag in front.
+
+  Args:
+    stream: seekable.
+    start: offset of the file in the stream, in bytes.
+    found: the `layout` of the file.
+  """
+  # Without a CRC, and at a bit rate whose frame is long enough for the tag.
   head = bytearray(found.first)
   head[1] |= 1
   head[2] = head[2] & 0x0D | 0x90
-  frame = _frame(bytes(head))
+  frame = _parsed(bytes(head))
   tag = bytearray(frame.size)
   tag[:4] = head
   body = b"Xing" + (1).to_bytes(4, "big") + found.frames.to_bytes(4, "big")
   tag[frame.side : frame.side + 12] = body
-  return _Joined(bytes(tag), stream, start + found.begin)
+  joined: Any = _Joined(bytes(tag), stream, start + found.begin)
+  return joined
 
 
 class _Joined(io.RawIOBase):
-  """Some bytes, then what is in a stream from an offset on; closes it not."""
+  """Bytes followed by a stream from an offset on, which it never closes."""
 
-  def __init__(self, head: bytes, stream: BinaryIO, start: int):
+  def __init__(self, head: bytes, stream: BinaryIO, start: int) -> None:
     self._head, self._stream, self._start = head, stream, start
     self._position = 0
     self._size = len(head) + stream.seek(0, io.SEEK_END) - start
 
-  def readable(self):
+  def readable(self) -> bool:
     return True
 
-  def seekable(self):
+  def seekable(self) -> bool:
     return True
 
-  def tell(self):
+  def tell(self) -> int:
     return self._position
 
-  def seek(self, offset, whence=io.SEEK_SET):
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
     self._position = offset + (0, self._position, self._size)[whence]
     return self._position
 
-  def readinto(self, buffer):
+  def readinto(self, buffer: Any) -> int:
     data = self._head[self._position :][: len(buffer)]
     if not data:
       at = self._position - len(self._head)
@@ -141,7 +156,7 @@ class _Joined(io.RawIOBase):
 
 
 def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
-  """The first place with some like frames in a row; None if there is none."""
+  """The first position with several frames of one kind; None without one."""
   data = _at(stream, position, min(_JUNK, max(0, end - position)))
   at = data.find(b"\xff")
   while at >= 0:
@@ -152,11 +167,11 @@ def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
 
 
 def _in_a_row(stream: BinaryIO, position: int, end: int) -> bool:
-  """Whether frames of one kind stand here: any two bytes may look like one."""
+  """Whether several frames of one kind follow; one may look so by chance."""
   first = head = _at(stream, position, 4)
   for _ in range(_ROW):
     frame = _frame(head)
-    # Version, layer and rate stay; rate of bits and padding may change.
+    # Version, layer and sample rate stay; bit rate and padding may change.
     if not frame or (head[1] ^ first[1]) & 0xFE or (head[2] ^ first[2]) & 0x0C:
       return False
     position += frame.size
@@ -166,8 +181,15 @@ def _in_a_row(stream: BinaryIO, position: int, end: int) -> bool:
   return True
 
 
+def _parsed(head: bytes) -> _Frame:
+  """`_frame` of a header that is known to be valid."""
+  frame = _frame(head)
+  assert frame is not None
+  return frame
+
+
 def _frame(head: bytes) -> _Frame | None:
-  """What a header says; None if it is none of layer III."""
+  """Parses a frame header; None if it is not one of layer III."""
   if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
     return None
   version, kbps, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3

@@ -1,4 +1,4 @@
-"""Whether an audio file is whole, as far as its container can tell."""
+"""Detects audio files whose end is missing, by their containers."""
 
 import os
 from typing import BinaryIO
@@ -6,18 +6,27 @@ from typing import BinaryIO
 from mmdcodec.audio import mp3_frames
 from mmdcodec.errors import UserError
 
-# Samples of an MP3 that may be missing though all frames are there: the first
-# frames of a recording cut out of a longer one cannot be decoded.
+# A complete MP3 may lack so many samples: the first frames of a recording that
+# was cut out of a longer one cannot be decoded.
 MP3_SLACK = 4 * 1152
 
-# A wave file has some ten chunks; zeros look like empty chunks without end.
+# A wave file has about ten chunks; zeros look like endless empty chunks.
 _MAX_CHUNKS = 1000
 
 
-def checked(stream: BinaryIO, name: str) -> BinaryIO:
-  """What to decode; UserError if less is there than the container promises.
+def check(stream: BinaryIO, name: str) -> BinaryIO:
+  """Checks that a file is as long as its container promises.
 
-  That is the stream itself, unless its length must be told to libsndfile.
+  Args:
+    stream: seekable, at the beginning of the file.
+    name: of the file, for messages.
+
+  Returns:
+    What to decode: the stream itself, or one with a header that tells
+    libsndfile the length.
+
+  Raises:
+    UserError: the file is empty or truncated.
   """
   start = stream.tell()
   size = stream.seek(0, os.SEEK_END) - start
@@ -33,13 +42,15 @@ def checked(stream: BinaryIO, name: str) -> BinaryIO:
   elif head[:4] == b"OggS":
     cut = _ogg_is_cut(stream, start, size)
   elif head[:4] != b"fLaC":
-    # An MP3 need not begin with a frame, or with anything of its own.
+    # An MP3 may begin with anything, not just with a frame.
     mp3 = mp3_frames.layout(stream, start, size)
-    if mp3 and not mp3.frames:
-      cut = True  # nothing but the tag
-    elif mp3 and mp3.promised is None:
+    if mp3 is None:
+      pass
+    elif not mp3.frames:
+      cut = True  # only the tag is there
+    elif mp3.promised is None:
       cut = mp3.cut
-    elif mp3:
+    else:
       cut = mp3.frames * mp3.samples < mp3.promised * mp3.samples - MP3_SLACK
   stream.seek(start)
   if cut:
@@ -59,8 +70,8 @@ def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
     chunk = stream.read(8)
     length = int.from_bytes(chunk[4:], "little")
     if chunk[:4] == b"data":
-      # Programs that write to a pipe do not know the length: 0 or about 2^31
-      # or 2^32 is their way to say so.
+      # Programs that write to a pipe do not know the length and write 0, or
+      # about 2^31 or 2^32.
       return length < 0x7FFF0000 and position + 8 + length > size
     position += 8 + length + length % 2
   return False
@@ -80,7 +91,7 @@ def _ogg_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
     if len(table) < segments[0]:
       return True
     end = page + 27 + len(table) + sum(table)
-    # A chance "OggS" inside of a page shows as version other than 0.
+    # An "OggS" by chance inside a page rarely precedes version 0.
     if data[page + 4] == 0:
       return end > len(data)
     page = data.rfind(b"OggS", 0, page)

@@ -1,0 +1,77 @@
+"""Formats of audio files: suffixes, containers, codings and their rates."""
+
+import os
+from pathlib import Path
+
+from mmdcodec.audio.resampling import checked_rate
+from mmdcodec.errors import UserError
+
+# suffix -> (container, coding) by libsndfile's names
+_FORMATS = {
+  ".wav": ("WAV", "PCM_16"),
+  ".flac": ("FLAC", "PCM_16"),
+  ".ogg": ("OGG", "VORBIS"),
+  ".oga": ("OGG", "VORBIS"),
+  ".opus": ("OGG", "OPUS"),
+  ".mp3": ("MP3", "MPEG_LAYER_III"),
+  ".aif": ("AIFF", "PCM_16"),
+  ".aiff": ("AIFF", "PCM_16"),
+}
+SUFFIXES = tuple(_FORMATS)
+
+# Suffixes of audio that this package cannot read.
+UNSUPPORTED = (
+  *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".wv", ".ape", ".caf"),
+  *(".webm", ".mka", ".mp2", ".mpc", ".tta", ".tak", ".ac3", ".dts", ".amr"),
+  *(".dsf", ".dff", ".ra", ".spx", ".au", ".snd", ".w64", ".rf64", ".aifc"),
+)
+
+# The only rates of these coders.
+_CODER_RATES = {
+  "OPUS": (8000, 12000, 16000, 24000, 48000),
+  "MPEG_LAYER_III": (
+    *(8000, 11025, 12000, 16000, 22050),
+    *(24000, 32000, 44100, 48000),
+  ),
+}
+
+# Libvorbis takes any rate up to here; far above it crashes.
+_VORBIS_MAX_RATE = 192_000
+
+
+def encoding_of(
+  path: str | os.PathLike, *, rate: int, subtype: str | None = None
+) -> tuple[str, str, int]:
+  """Container, coding and rate of an audio file to be written.
+
+  Opus and MP3 support few rates: the next higher one is chosen. Vorbis supports
+  up to 192 kHz.
+
+  Args:
+    path: of the file; its folder must exist.
+    rate: Hz of the audio.
+    subtype: libsndfile's name of the coding; None is the suffix's default.
+
+  Returns:
+    libsndfile's names of container and coding, and the rate of the file in Hz.
+
+  Raises:
+    UserError: unknown suffix, folder missing, or an impossible rate.
+  """
+  path = Path(path)
+  suffix = path.suffix.lower()
+  if suffix not in _FORMATS:
+    raise UserError(
+      f"{path}: cannot write {suffix or 'a file without suffix'}; use one of"
+      f" {' '.join(SUFFIXES)}."
+    )
+  if not path.parent.is_dir():
+    raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  container, coding = _FORMATS[suffix]
+  coding = subtype or coding
+  to = rate = checked_rate(rate)
+  if coding == "VORBIS":
+    to = min(rate, _VORBIS_MAX_RATE)
+  elif rates := _CODER_RATES.get(coding):
+    to = min((r for r in rates if r >= rate), default=rates[-1])
+  return container, coding, to
