@@ -278,8 +278,7 @@ def test_the_balanced_norm_is_that_of_a_worker_at_any_batch():
       name: jax.random.normal(jax.random.key(i), (batch, 800, 1))
       for i, name in enumerate(sorted(WEIGHTS))
     }
-    extra = {"balancer": balancer.init(WEIGHTS)}
-    pull, _ = task._weigh(pulls, extra)
+    pull, _, _ = task.reconstruction.combine(pulls, balancer.init(WEIGHTS))
     norms.append(float(jnp.linalg.norm(pull, axis=(1, 2)).sum()))
   np.testing.assert_allclose(norms[0], norms[1], rtol=0.05)
 

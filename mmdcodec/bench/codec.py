@@ -84,7 +84,7 @@ def parts(task, optimizer, state, batch) -> dict:
     weights = task.config["losses"]
 
     def total(y):
-      found = task.losses(x, y, mask)
+      found = task.reconstruction.values(x, y, mask)
       return sum(weights[name]["weight"] * v for name, v in found.items())
 
     return jax.value_and_grad(total)(y)

@@ -154,6 +154,7 @@ def gradient_norms(
     reconstruction losses) of each batch.
   """
   task = make_task(config)
+  names = task.reconstruction.weights
   one = mesh_lib.make_mesh(devices=jax.devices()[:1])
   abstract = program.make_program(task, config, one).abstract
   checkpoints = Checkpoints(run, read_only=True)
@@ -163,7 +164,7 @@ def gradient_norms(
   with task.batches(seed=seed) as data:
     for _ in range(batches):
       seen = task.inspect(state, tuple(next(data) for _ in range(task.history)))
-      others = [seen.get(f"gradient/{name}", 0.0) for name in task.balanced]
+      others = [seen.get(f"gradient/{name}", 0.0) for name in names]
       found.append(
         (seen["gradient/independence"], float(np.linalg.norm(others)))
       )

@@ -34,6 +34,8 @@ TASKS = {
 
 # A batch: arrays by name, [batch, ...].
 Batch = dict[str, Any]
+# The loss, and (collections, extra state, metrics) after the step.
+LossResult = tuple[jax.Array, tuple[dict[str, Any], Any, dict[str, jax.Array]]]
 
 
 class Batches(Protocol):
@@ -136,7 +138,7 @@ class Task(abc.ABC):
     key: jax.Array,
     step: jax.Array,
     phase: str | None = None,
-  ) -> tuple[jax.Array, tuple[dict[str, Any], Any, dict[str, jax.Array]]]:
+  ) -> LossResult:
     """The loss of a batch; it is traced, and differentiated in `params`.
 
     Args:

@@ -1,0 +1,82 @@
+"""Held-out measures of a codec in training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.evaluate import codebooks, reconstruction
+from mmdcodec.models.codec import Codec
+from mmdcodec.parallel import rules
+from mmdcodec.train.independence_term import Term
+
+
+class CodecEvaluation:
+  """Measures a codec on held-out clips; compiled once for all of them."""
+
+  def __init__(self, codec: Codec, term: Term | None):
+    """Prepares the measures.
+
+    Args:
+      codec: the model.
+      term: the independence loss, if the run has it.
+    """
+    self._codec, self._term = codec, term
+    self._reconstruct = jax.jit(self._measure_batch)
+    self._dependence = jax.jit(self._measure_independence)
+
+  def __call__(
+    self, variables: dict[str, Any], batches: list[dict[str, jax.Array]]
+  ) -> dict[str, Any]:
+    """Means over all clips.
+
+    Args:
+      variables: of the codec.
+      batches: placed global batches.
+
+    Returns:
+      `si_sdr` (dB), `mel_distance`, `stft_distance`; `usage` and `perplexity`
+      of the codes of all clips, per codebook; and `independence`, the
+      unweighted loss over all clips, if the run has it.
+    """
+    sums, used, clips, held = None, 0, 0, []
+    for batch in batches:
+      found, rows = self._reconstruct(variables, batch)
+      held.append(rows)
+      more, counts = jax.tree.map(np.float64, jax.device_get(found))
+      sums = more if sums is None else jax.tree.map(np.add, sums, more)
+      used = used + counts
+      clips += batch["audio"].shape[0]
+    metrics = {name: value / clips for name, value in sums.items()}
+    if self._term is not None:
+      metrics["independence"] = float(self._dependence(held))
+    return {**metrics, **codebooks.statistics(used)}
+
+  def _measure_batch(
+    self, variables: dict[str, Any], batch: dict[str, jax.Array]
+  ) -> tuple[tuple[dict[str, jax.Array], jax.Array], tuple | None]:
+    """Sums over a batch, so that batches of any number add up.
+
+    Returns:
+      (sums, counts of codes), and what the independence loss of all clips is
+      measured on.
+    """
+    x, lengths = batch["audio"], batch["lengths"]
+    out = self._codec.apply(variables, x, lengths)
+    rows = reconstruction.compare(x, out.audio, self._codec.rate, lengths)
+    used = codebooks.histogram(
+      out.codes, self._codec.codebook_size, out.frame_mask
+    )
+    sums = {name: value.sum() for name, value in rows.items()}
+    # Whole on every device, so that each process can read them.
+    found = jax.tree.map(rules.constrain, (sums, used))
+    if self._term is None:
+      return found, None
+    return found, (out.z, out.streams, out.frame_mask)
+
+  def _measure_independence(self, rows: list[tuple]) -> jax.Array:
+    """The unweighted loss over the clips of all batches."""
+    z, streams, mask = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    found = self._term.value(z, streams, mask, jax.random.key(0))
+    return rules.constrain(found)
