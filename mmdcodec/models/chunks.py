@@ -1,26 +1,29 @@
 """Coding in overlapping chunks, as the 48 kHz EnCodec does.
 
 EnCodec (arXiv 2210.13438), section 3.1: chunks of one second that overlap by
-10 ms are coded each on its own and joined by linear fades. Here a chunk has
-`size` samples and a new one starts every `hop`.
+10 ms are coded independently and joined by linear fades. Here a chunk has
+`size` samples and a new one starts every `hop` samples.
 
-Chunks and their frames lie one after the other, each chunk in ceil(size /
-stride) frames but the last one, which has the frames it needs. (If a clip ends
-inside the overlap of its last two chunks, the last but one is not full either
-and its last frames may be padding.)
+The frames of the chunks follow one another: ceil(size / stride) frames for each
+chunk, and as many as needed for the last one. (If a clip ends inside the
+overlap of its last two chunks, the last but one is not full either and its last
+frames may be padding.)
 """
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.nn.conv import frames, length_mask
+from mmdcodec.nn.conv import frames, length_mask, mask_after
 
 
 def split(x: jax.Array, size: int, hop: int) -> jax.Array:
   """Cuts x [batch, samples, channels] -> [batch, chunks, size, channels].
 
-  There are ceil(samples / hop) chunks; what lies after the end is zero.
+  There are ceil(samples / hop) chunks, with zeros after the end.
   """
   chunks = frames(x.shape[1], hop)
   short = max(0, (chunks - 1) * hop + size - x.shape[1])
@@ -29,20 +32,22 @@ def split(x: jax.Array, size: int, hop: int) -> jax.Array:
 
 
 def _places(chunks: int, size: int, hop: int) -> jax.Array:
-  """Sample of the clip that each sample of a chunk is: [chunks, size]."""
+  """Index in the clip of each sample of each chunk: [chunks, size]."""
   # Not NumPy: in an exported program the number of chunks is a symbol.
   return jnp.arange(chunks)[:, None] * hop + np.arange(size)
 
 
-def lengths_of(lengths: jax.Array, chunks: int, size: int, hop: int):
+def lengths_of(
+  lengths: jax.Array, chunks: int, size: int, hop: int
+) -> jax.Array:
   """Valid samples of each chunk: [batch] -> [batch, chunks]."""
   return jnp.clip(lengths[:, None] - jnp.arange(chunks) * hop, 0, size)
 
 
-def frame_lengths(lengths, size: int, hop: int, stride: int):
-  """Frames that a clip of `lengths` samples (int or array) takes in all.
+def frame_lengths(lengths: Any, size: int, hop: int, stride: int) -> Any:
+  """Frames that clips of `lengths` samples (int or array) take in all.
 
-  The last chunk has at most `hop` samples, for else there would be another.
+  The last chunk has at most `hop` samples, otherwise there would be another.
   """
   full = frames(lengths, hop) - 1
   total = full * frames(size, stride) + frames(lengths - full * hop, stride)
@@ -60,7 +65,7 @@ def overlap_add(x: jax.Array, hop: int, lengths: jax.Array) -> jax.Array:
 
   Args:
     x: [batch, chunks, size, channels]; `size` may be a little more than the
-      samples coded per chunk, because a chunk is whole frames.
+      samples coded per chunk, because a chunk has whole frames.
     hop: samples from one chunk to the next.
     lengths: [batch, chunks], valid samples of each chunk.
 
@@ -88,11 +93,11 @@ def join(
     x: [batch, chunks, size, channels].
     hop: samples from one chunk to the next.
     lengths: [batch, chunks], valid samples of each chunk.
-    carried: from the chunks before, or None.
+    carried: what the previous call returned, or None.
 
   Returns:
-    ([batch, (chunks - 1) * hop + size, channels], what to carry on). If more
-    chunks come, only the first chunks * hop samples are done.
+    ([batch, (chunks - 1) * hop + size, channels], what the next call takes).
+    If more chunks follow, only the first chunks * hop samples are final.
   """
   batch, count, size, channels = x.shape
   weight = np.where(np.arange(size) < lengths[..., None], fade(size), 0)
@@ -107,3 +112,80 @@ def join(
     norm[:, at] += weight[:, i]
   rest = out[:, count * hop :].copy(), norm[:, count * hop :].copy()
   return np.divide(out, norm, out=np.zeros_like(out), where=norm > 0), rest
+
+
+def encode(
+  codec: nn.Module,
+  x: jax.Array,
+  lengths: jax.Array | None,
+  codebooks: int | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Codes of audio in chunks.
+
+  Args:
+    codec: a bound `Codec` with chunks.
+    x: [batch, samples, channels].
+    lengths: [batch] valid samples, or None.
+    codebooks: use only the first so many; None for all.
+
+  Returns:
+    (codes int32 [batch, frames, codebooks], valid frames int32 [batch], scale
+    [batch, chunks] or None).
+  """
+  size, hop = codec.chunk
+  batch, samples, channels = x.shape
+  if lengths is None:
+    lengths = jnp.full((batch,), samples, jnp.int32)
+  pieces = split(mask_after(x, lengths), size, hop)
+  count = pieces.shape[1]
+  ends = lengths_of(lengths, count, size, hop)
+  z, scale = codec.analyse(
+    pieces.reshape(batch * count, size, channels), ends.reshape(-1)
+  )
+  codes = codec.quantizer.encode(z, codebooks)
+  codes = mask_after(codes, frames(ends, codec.stride).reshape(-1))
+  total = frame_lengths(samples, size, hop, codec.stride)
+  codes = codes.reshape(batch, -1, codes.shape[-1])[:, :total]
+  ends = frame_lengths(lengths, size, hop, codec.stride)
+  scale = None if scale is None else scale.reshape(batch, count)
+  return mask_after(codes, ends), ends.astype(jnp.int32), scale
+
+
+def decode(
+  codec: nn.Module,
+  codes: jax.Array,
+  scale: jax.Array | None,
+  lengths: jax.Array | None,
+) -> jax.Array:
+  """Audio of codes in chunks.
+
+  Args:
+    codec: a bound `Codec` with chunks.
+    codes: int32 [batch, frames, k].
+    scale: [batch, chunks] or None.
+    lengths: [batch] valid samples, or None for whole frames.
+
+  Returns:
+    float32 [batch, samples, channels].
+  """
+  size, hop = codec.chunk
+  per_chunk = codec.frames_per_chunk
+  batch, total, books = codes.shape
+  count = frames(total, per_chunk)
+  codes = jnp.pad(codes, ((0, 0), (0, count * per_chunk - total), (0, 0)))
+  if lengths is None:
+    ends = jnp.clip(total - jnp.arange(count) * per_chunk, 0, per_chunk)
+    ends = jnp.broadcast_to(ends, (batch, count))
+  else:
+    ends = lengths_of(lengths, count, size, hop)
+    ends = frames(ends, codec.stride)
+  z = codec.quantizer.decode(codes).reshape(batch * count, per_chunk, -1)
+  if scale is not None:
+    # Frames that only pad the clip may make chunks that it does not have.
+    short = max(0, count - scale.shape[1])
+    scale = jnp.pad(scale, ((0, 0), (0, short)), constant_values=1.0)
+    scale = scale[:, :count].reshape(-1, 1)
+  x = codec.synthesize_frames(z, ends.reshape(-1), scale)
+  x = x.reshape(batch, count, -1, codec.channels)
+  x = overlap_add(x, hop, ends * codec.stride)
+  return mask_after(x[:, : codec.samples_of(total)], lengths)

@@ -1,6 +1,6 @@
 """Neural audio codecs: encoder, residual quantizer, decoder.
 
-`preset` gives the fields of a published codec, `from_config` the model:
+`preset` returns the fields of a published codec, `from_config` the model:
 
   model = from_config(preset("encodec_24khz", filters=16))
   variables = model.init(key, x)
@@ -16,13 +16,13 @@ import dataclasses
 import math
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, fields
+from mmdcodec.models.codec_outputs import Encoded, Output, loudness
 from mmdcodec.models.codec_presets import PRESETS
 from mmdcodec.models.seanet import Decoder, Encoder, Network
 from mmdcodec.nn.conv import PAD_MODES, frames, length_mask, mask_after
@@ -30,8 +30,8 @@ from mmdcodec.nn.norms import NORMS
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
 NO_SCALE = (
-  "this codec divides the loudness out of its input: give decode the scale that"
-  " encode returned"
+  "this codec divides its input by its loudness: give decode the scale that"
+  " encode returned."
 )
 
 CHOICES = {
@@ -44,98 +44,45 @@ CHOICES = {
 }
 
 
-@flax.struct.dataclass
-class Output:
-  """What a forward pass returns.
-
-  Attributes:
-    audio: [batch, samples, channels] float32 reconstruction.
-    z: [batch, frames, dim] float32 latents before quantization.
-    quantized: [batch, frames, dim], gradient straight through to z.
-    codes: int32 [batch, frames, codebooks].
-    streams: [batch, frames, codebooks, dim], one vector per codebook.
-    commitment: scalar loss.
-    metrics: of the quantizer, arrays per codebook.
-    frame_mask: bool [batch, frames], False in padding.
-  """
-
-  audio: jax.Array
-  z: jax.Array
-  quantized: jax.Array
-  codes: jax.Array
-  streams: jax.Array
-  commitment: jax.Array
-  metrics: dict[str, jax.Array]
-  frame_mask: jax.Array
-
-
-@flax.struct.dataclass
-class Encoded:
-  """Codes of a batch.
-
-  Attributes:
-    codes: int32 [batch, frames, codebooks], 0 in padding.
-    lengths: int32 [batch], valid frames.
-    scale: [batch, chunks] loudness that was divided out of each chunk (one
-      chunk unless the codec codes in chunks), or None.
-  """
-
-  codes: jax.Array
-  lengths: jax.Array
-  scale: jax.Array | None
-
-
-def loudness(x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-  """Root mean square [batch, 1] of the mono mix of x, plus 1e-8.
-
-  Args:
-    x: [batch, samples, channels]; zero after `lengths`.
-    lengths: [batch] samples that count, or None.
-  """
-  mono = jnp.mean(x.astype(jnp.float32), -1)
-  count = x.shape[1] if lengths is None else jnp.maximum(lengths, 1)
-  return (jnp.sqrt(jnp.sum(mono**2, 1) / count) + 1e-8)[:, None]
-
-
 class Codec(nn.Module):
   """A neural audio codec; the defaults are those of a 24 kHz EnCodec.
 
   Variables: collections "params" and "codebook". Random keys: "params" at
   init, "quantize" in training. Use: `codec.apply(variables, x,
-  method="encode")`. `lengths` [batch] may be given to every method; then an
-  example gives the result it has alone, and zeros after its end.
+  method="encode")`. Every method takes `lengths` [batch]; each example then
+  gives the same result as alone, and zeros after its end.
 
   Attributes:
     topology: "seanet" or "soundstream"; the latter ends in `kernel` instead
       of `last_kernel` on the audio side.
     rate: samples per second.
     channels: of the audio.
-    causal: no output depends on later input (but within one frame).
+    causal: no output depends on later input (except within one frame).
     filters: channels after the first convolution, doubled by every block.
     ratios: strides in the order of the decoder; the encoder reverses them.
     dim: width of the latents.
     kernel: taps of the first convolution of encoder and decoder.
     last_kernel: taps of the last ones.
     residual_kernel: taps in the residual layers.
-    dilations: one residual layer in each block for each.
-    compress: the residual layers narrow their channels by it.
+    dilations: of the residual layers; each block has one layer for each.
+    compress: factor by which residual layers narrow their channels.
     shortcut: "conv" or "identity" around the residual layers.
     lstm_layers: over the latents, in encoder and decoder; 0 for none.
     norm: "none", "weight" or "time_group".
     pad_mode: "constant" or "reflect".
     trim_right_ratio: of transposed causal convolutions.
-    normalize: divide the loudness out of the input (`Encoded.scale`).
-    chunk_seconds: `encode` and `decode` work in chunks of this length; 0 for
-      the whole clip at once. Training sees its crops whole.
+    normalize: divide the input by its loudness (`Encoded.scale`).
+    chunk_seconds: `encode` and `decode` work in chunks of this length; 0: the
+      whole clip at once. Training never cuts its crops into chunks.
     overlap: of the chunks, as a fraction.
     codebooks: levels of the quantizer.
     codebook_size: codes per level.
-    decay: of the codebook statistics; this and the next four are the options
-      of `ResidualVectorQuantizer`.
+    decay: of the codebook statistics; this and the next four are options of
+      `ResidualVectorQuantizer`.
     epsilon: Laplace smoothing of the code counts.
-    threshold: below which a code is dead and replaced.
-    threshold_kind: "relative" to uniform use or "absolute".
-    kmeans_iterations: of the start of the codebooks.
+    threshold: usage below which a code is dead and gets replaced.
+    threshold_kind: "relative" to uniform usage or "absolute".
+    kmeans_iterations: when the codebooks are initialised.
     quantizer_dropout: share of examples trained with a random number of
       codebooks.
     dtype: of the computation in encoder and decoder, "float32" or "bfloat16".
@@ -174,7 +121,7 @@ class Codec(nn.Module):
   dtype: str = "float32"
   remat: bool = False
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds encoder, quantizer and decoder."""
     self.encoder = Encoder(self.network)
     self.decoder = Decoder(self.network)
@@ -214,15 +161,21 @@ class Codec(nn.Module):
     size = int(self.chunk_seconds * self.rate)
     return size, max(1, int((1 - self.overlap) * size))
 
-  def samples_of(self, count: int) -> int:
-    """Samples that `count` frames hold at the most.
+  @property
+  def frames_per_chunk(self) -> int:
+    """Frames of a whole chunk; 0 without chunks."""
+    return 0 if self.chunk is None else frames(self.chunk[0], self.stride)
 
-    In chunks the frames of an overlap stand twice, but are heard once.
+  def samples_of(self, count: int) -> int:
+    """The most samples that `count` frames hold.
+
+    With chunks, the frames of an overlap occur twice but are heard once.
     """
-    if self.chunk is None or count <= self._chunk_frames:
+    per_chunk = self.frames_per_chunk
+    if self.chunk is None or count <= per_chunk:
       return count * self.stride
-    full = frames(count, self._chunk_frames) - 1
-    rest = count - full * self._chunk_frames
+    full = frames(count, per_chunk) - 1
+    rest = count - full * per_chunk
     return full * self.chunk[1] + rest * self.stride
 
   def bits_per_second(self, codebooks: int | None = None) -> float:
@@ -245,8 +198,8 @@ class Codec(nn.Module):
       lengths: [batch] valid samples, or None.
       train: update the codebooks; needs `mutable=["codebook"]` and the random
         key "quantize".
-      shift: [batch, frames, dim] to add to the latents; the gradient in it is
-        that at the output of the encoder.
+      shift: [batch, frames, dim] to add to the latents; its gradient is that
+        at the output of the encoder.
 
     Returns:
       Output.
@@ -260,7 +213,7 @@ class Codec(nn.Module):
       ends = frames(lengths, self.stride)
       mask = length_mask(ends, z.shape[1])
     q = self.quantizer(z, mask, train=train)
-    audio = self._synthesize(q.z, ends, scale)[:, : x.shape[1]]
+    audio = self.synthesize_frames(q.z, ends, scale)[:, : x.shape[1]]
     return Output(
       audio=mask_after(audio, lengths),
       z=z,
@@ -287,7 +240,7 @@ class Codec(nn.Module):
     return self.analyse(x, lengths)[0]
 
   def quantize(self, z: jax.Array, mask: jax.Array | None = None) -> Quantized:
-    """Quantizes latents, and leaves the codebooks as they are.
+    """Quantizes latents without updating the codebooks.
 
     Args:
       z: [batch, frames, dim].
@@ -313,7 +266,7 @@ class Codec(nn.Module):
       [batch, frames * stride, channels] float32.
     """
     ends = None if lengths is None else frames(lengths, self.stride)
-    return mask_after(self._synthesize(z, ends, scale), lengths)
+    return mask_after(self.synthesize_frames(z, ends, scale), lengths)
 
   def encode(
     self,
@@ -327,15 +280,15 @@ class Codec(nn.Module):
     Args:
       x: [batch, samples, channels].
       lengths: [batch] valid samples, or None.
-      codebooks: use the first so many codebooks only; None for all.
+      codebooks: use only the first so many; None for all.
 
     Returns:
-      Encoded, with ceil(samples / stride) frames; in chunks with those of
-      every chunk, one chunk after the other (`mmdcodec.models.chunks`).
+      Encoded, with ceil(samples / stride) frames; with chunks, the frames of
+      each chunk one after the other (`mmdcodec.models.chunks`).
     """
     batch, samples, channels = x.shape
     if self.chunk is not None and samples > self.chunk[1]:
-      return self._encode_chunks(x, lengths, codebooks)
+      return Encoded(*chunks.encode(self, x, lengths, codebooks))
     z, scale = self.analyse(x, lengths)
     codes = self.quantizer.encode(z, codebooks)
     if lengths is None:
@@ -358,23 +311,33 @@ class Codec(nn.Module):
       codes: int32 [batch, frames, k], k <= codebooks.
       scale: as in Encoded; needed if the codec normalises.
       lengths: [batch] valid samples, or None for whole frames. A codec with
-        chunks needs them to be exact where a clip ends inside an overlap.
+        chunks needs them where a clip ends inside an overlap.
 
     Returns:
-      [batch, frames * stride, channels] float32; with chunks the frames of
-      overlaps count once.
+      [batch, frames * stride, channels] float32; with chunks, frames of an
+      overlap count once.
 
     Raises:
       UserError: the codec normalises and there is no scale.
     """
     if self.normalize and scale is None:
       raise UserError(NO_SCALE)
-    if self.chunk is not None and codes.shape[1] > self._chunk_frames:
-      return self._decode_chunks(codes, scale, lengths)
+    if self.chunk is not None and codes.shape[1] > self.frames_per_chunk:
+      return chunks.decode(self, codes, scale, lengths)
     return self.synthesize(self.quantizer.decode(codes), lengths, scale=scale)
 
-  def analyse(self, x, lengths):
-    """(z, scale [batch, 1] or None) of audio, before the quantizer."""
+  def analyse(
+    self, x: jax.Array, lengths: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Latents before the quantizer and the loudness taken out, without chunks.
+
+    Args:
+      x: [batch, samples, channels].
+      lengths: [batch] valid samples, or None.
+
+    Returns:
+      (z [batch, frames, dim], scale [batch, 1] or None).
+    """
     x = mask_after(x, lengths)
     scale = None
     if self.normalize:
@@ -382,56 +345,12 @@ class Codec(nn.Module):
       x = x / scale[..., None]
     return self.encoder(x, lengths), scale
 
-  def _synthesize(self, z, ends, scale):
-    """Audio of latents with `ends` [batch] valid frames."""
+  def synthesize_frames(
+    self, z: jax.Array, ends: jax.Array | None, scale: jax.Array | None
+  ) -> jax.Array:
+    """`synthesize`, for `ends` [batch] valid frames, not cut inside a frame."""
     x = self.decoder(mask_after(z, ends), ends)
     return x if scale is None else x * scale[..., None]
-
-  @property
-  def _chunk_frames(self) -> int:
-    return frames(self.chunk[0], self.stride)
-
-  def _encode_chunks(self, x, lengths, codebooks):
-    size, hop = self.chunk
-    batch, samples, channels = x.shape
-    if lengths is None:
-      lengths = jnp.full((batch,), samples, jnp.int32)
-    pieces = chunks.split(mask_after(x, lengths), size, hop)
-    count = pieces.shape[1]
-    ends = chunks.lengths_of(lengths, count, size, hop)
-    z, scale = self.analyse(
-      pieces.reshape(batch * count, size, channels), ends.reshape(-1)
-    )
-    codes = self.quantizer.encode(z, codebooks)
-    codes = mask_after(codes, frames(ends, self.stride).reshape(-1))
-    total = chunks.frame_lengths(samples, size, hop, self.stride)
-    codes = codes.reshape(batch, -1, codes.shape[-1])[:, :total]
-    ends = chunks.frame_lengths(lengths, size, hop, self.stride)
-    scale = None if scale is None else scale.reshape(batch, count)
-    return Encoded(mask_after(codes, ends), ends.astype(jnp.int32), scale)
-
-  def _decode_chunks(self, codes, scale, lengths):
-    size, hop = self.chunk
-    per_chunk = self._chunk_frames
-    batch, total, books = codes.shape
-    count = frames(total, per_chunk)
-    codes = jnp.pad(codes, ((0, 0), (0, count * per_chunk - total), (0, 0)))
-    if lengths is None:
-      ends = jnp.clip(total - jnp.arange(count) * per_chunk, 0, per_chunk)
-      ends = jnp.broadcast_to(ends, (batch, count))
-    else:
-      ends = chunks.lengths_of(lengths, count, size, hop)
-      ends = frames(ends, self.stride)
-    z = self.quantizer.decode(codes).reshape(batch * count, per_chunk, -1)
-    if scale is not None:
-      # Frames that only pad the clip may make chunks that it does not have.
-      short = max(0, count - scale.shape[1])
-      scale = jnp.pad(scale, ((0, 0), (0, short)), constant_values=1.0)
-      scale = scale[:, :count].reshape(-1, 1)
-    x = self._synthesize(z, ends.reshape(-1), scale)
-    x = x.reshape(batch, count, -1, self.channels)
-    x = chunks.overlap_add(x, hop, ends * self.stride)
-    return mask_after(x[:, : self.samples_of(total)], lengths)
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def _decode(model, codes, lengths):
 
 
 def zero_state(
-  model: Codec, variables: Any, method: Callable, inputs: jax.Array, *rest
+  model: Codec, variables: Any, method: Callable, inputs: Any, *rest: Any
 ) -> State:
   """What the layers keep in `method(model, inputs, lengths, *rest)`, as zeros.
 

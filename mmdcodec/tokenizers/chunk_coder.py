@@ -18,10 +18,13 @@ class ChunkCoder(Coder):
 
   def __init__(self, model: Codec, size: int):
     """Takes the arguments of `make_coder`."""
-    self.model, self.per_chunk = model, frames(model.chunk[0], model.stride)
+    if model.chunk is None:
+      raise ValueError("the codec does not code in chunks")
+    self.model, self.per_chunk = model, model.frames_per_chunk
+    self.chunk_size, self.hop = model.chunk
     self.chunks = frames(size, self.per_chunk)
     self.size = self.chunks * self.per_chunk
-    self.samples = self.chunks * model.chunk[1]
+    self.samples = self.chunks * self.hop
 
   def encode(
     self,
@@ -31,7 +34,7 @@ class ChunkCoder(Coder):
   ) -> Iterator[CodedPiece]:
     """Yields the codes of each piece of audio; see `Coder`."""
     model, variables = streaming.without_weight_norm(self.model, variables)
-    size, hop = model.chunk
+    size, hop = self.chunk_size, self.hop
     places = np.arange(self.chunks)[:, None] * hop + np.arange(size)
     for (x, lengths), (coming, more) in with_next(pieces):
       x = np.concatenate([x, coming[:, : size - hop]], 1)[:, places]
@@ -57,7 +60,7 @@ class ChunkCoder(Coder):
   ) -> Iterator[Piece]:
     """Yields the audio of each piece of codes; see `Coder`."""
     model, variables = streaming.without_weight_norm(self.model, variables)
-    hop, stride = model.chunk[1], model.stride
+    hop, stride = self.hop, model.stride
     samples = np.vectorize(model.samples_of, otypes=[np.int64])
     pairs = (((codes, scale), lengths) for codes, lengths, scale in pieces)
     carried = None
@@ -84,8 +87,8 @@ class ChunkCoder(Coder):
 
   def _ends(self, lengths: np.ndarray) -> np.ndarray:
     """Valid samples of each chunk of a piece: [batch] -> [batch, chunks]."""
-    size, hop = self.model.chunk
-    return np.clip(lengths[:, None] - np.arange(self.chunks) * hop, 0, size)
+    starts = np.arange(self.chunks) * self.hop
+    return np.clip(lengths[:, None] - starts, 0, self.chunk_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -95,10 +98,10 @@ def _encode_chunks(
   variables: Any,
   x: jax.Array,
   lengths: jax.Array,
-) -> tuple[jax.Array, jax.Array | None]:
+) -> Any:
   """Codes [chunks, per_chunk, codebooks] and scale [chunks, 1] or None."""
 
-  def run(model, x, lengths):
+  def run(model: Codec, x: jax.Array, lengths: jax.Array) -> Any:
     z, scale = model.analyse(x, lengths)
     codes = model.quantizer.encode(z, codebooks)
     return mask_after(codes, frames(lengths, model.stride)), scale
@@ -113,10 +116,10 @@ def _decode_chunks(
   codes: jax.Array,
   scale: jax.Array | None,
   ends: jax.Array,
-) -> jax.Array:
+) -> Any:
   """Audio [chunks, per_chunk * stride, channels] of `ends` frames each."""
 
-  def run(model, codes, scale, ends):
+  def run(model: Codec, codes: Any, scale: Any, ends: Any) -> Any:
     z = mask_after(model.quantizer.decode(codes), ends)
     x = model.decoder(z, ends)
     return x if scale is None else x * scale[..., None]

@@ -45,11 +45,12 @@ def encode_array(
   coder = piecewise.make_coder(model)
   cut = pieces.cut(x, lengths, coder.samples)
   out = list(coder.encode(variables, cut, codebooks))
-  most = sum(count for _, count, _ in out).max()
+  most = int(np.sum([count for _, count, _ in out], axis=0).max())
   codes = np.concatenate([codes for codes, _, _ in out], 1)[:, :most]
-  if out[0][2] is None:
+  scales = [scale for _, _, scale in out if scale is not None]
+  if not scales or model.chunk is None:
     return codes, None
-  scale = np.concatenate([scale for _, _, scale in out], 1)
+  scale = np.concatenate(scales, 1)
   return codes, scale[:, : frames(x.shape[1], model.chunk[1])]
 
 

@@ -117,7 +117,7 @@ def _run_window(
   start: jax.Array,
 ) -> jax.Array:
   """Output of a part for the `size` frames from `start` on in a window."""
-  y = model.apply(variables, x, lengths, *options, method=part)
+  y: Any = model.apply(variables, x, lengths, *options, method=part)
   unit = model.stride if part is _decoder_back else 1
   return lax.dynamic_slice_in_dim(y, start * unit, size * unit, 1)
 
