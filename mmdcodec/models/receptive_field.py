@@ -1,7 +1,7 @@
-"""How far the outputs of encoder and decoder reach into their inputs.
+"""Which inputs the outputs of encoder and decoder depend on.
 
-Found from the layers' kernels, strides and dilations alone, in exact integers:
-walking back from the last layer, every layer widens the interval of inputs that
+Computed from the layers' kernels, strides and dilations, in exact integers:
+going back from the last layer, every layer widens the interval of inputs that
 an interval of outputs needs.
 """
 
@@ -14,7 +14,7 @@ from mmdcodec.nn.conv import padding, trimming
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """A convolution, or with `up` a transposed one."""
+  """A convolution; with `up`, a transposed one."""
 
   kernel: int
   stride: int = 1
@@ -45,9 +45,9 @@ def inputs_of(
 ) -> tuple[int, int]:
   """First and last input that the outputs `first` to `last` depend on.
 
-  Far from both ends of a clip; negative numbers lie before input 0, which is
-  where output 0 starts. Mirrored padding is counted with the layer that pads:
-  the samples that it copies are inside of the interval too.
+  Holds far from both ends of a clip. Output 0 starts at input 0, and inputs
+  before that have negative numbers. Mirrored padding counts as part of the
+  layer that pads: the samples that it copies are inside the interval too.
   """
   for layer in reversed(layers):
     if layer.up:
@@ -59,7 +59,7 @@ def inputs_of(
       continue
     left, right = padding(layer.kernel, layer.stride, layer.dilation, n.causal)
     if n.pad_mode == "reflect":
-      # The end is filled up to a whole stride and mirrors as much.
+      # The end is padded to a whole stride and mirrors as much.
       left = max(left, right + layer.stride - 1)
     first = first * layer.stride - left
     last = last * layer.stride + layer.stride - 1 + right
@@ -74,8 +74,8 @@ def frames_around(
   Args:
     layers: of a part of encoder or decoder.
     n: the network.
-    stride: samples of a frame at that side of the part which has more of them:
-      the input in an encoder, the output in a decoder.
+    stride: samples per frame at the input of an encoder or at the output of a
+      decoder.
   """
   if any(layer.up for layer in layers):
     first, last = inputs_of(layers, n, 0, stride - 1)
@@ -85,10 +85,11 @@ def frames_around(
 
 
 def lead(layers: list[Layer], n: Network, rate: int) -> int:
-  """Frames that a causal stream needs before the first frame can leave it.
+  """Frames that a causal stream needs before its first frame can come out.
 
-  One without mirrored padding. With it, every convolution must have one input
-  more than it has taps to the left: those are mirrored where a clip begins.
+  One without mirrored padding. With it, every convolution needs one input more
+  than it has taps to the left, because those are mirrored at the start of a
+  clip.
 
   Args:
     layers: in order.

@@ -1,6 +1,6 @@
-"""Coding while the audio is still arriving, with the state in the open.
+"""Coding while the audio is still arriving, with an explicit state.
 
-Pure functions, to be used inside your own `jit`:
+Pure functions, for use inside your own `jit`:
 
   state = encoder_state(model, variables, batch)
   codes, state = encode_step(model, variables, state, x, lengths, start)
@@ -8,21 +8,20 @@ Pure functions, to be used inside your own `jit`:
 and the same for the decoder. `state` is a pytree whose leaves have the batch
 axis first: the last samples that each convolution saw, the overlap of each
 transposed convolution, the state of the LSTM. A step takes any whole number of
-frames; cut in whatever way, a clip gives the codes and the audio that it has
-as a whole, up to the rounding of float32 sums (codecs that compute in bfloat16
-sum overlaps in float32, too). The items of a batch are streams of their own:
-each step says for each of them whether it begins (`start`), goes on (`lengths`
-= the step), ends inside of the step (`lengths` less than that) or waits
-(`lengths` = 0).
+frames. However a clip is cut, its codes and audio are those of the whole clip,
+up to the rounding of float32 sums (codecs that compute in bfloat16 sum overlaps
+in float32, too). The items of a batch are separate streams: each step says for
+each of them whether it begins (`start`), continues (`lengths` = the step), ends
+inside the step (`lengths` less than that) or waits (`lengths` = 0).
 
-Only a causal codec has a state: SoundStream and the 24 kHz EnCodec. A layer
-with mirrored padding copies samples that come after the beginning, so a stream
-of such a codec begins with a step of at least `latency(model)[...].start`
-frames, unless it ends in that step. `mmdcodec.tokenizers.streamer` does all of
-this for arrays of any size.
+Only causal codecs can be streamed: SoundStream and the 24 kHz EnCodec. Mirrored
+padding copies samples that come after the start of a clip, so a stream of a
+codec with such layers begins with a step of at least
+`latency(model)[...].start` frames, unless it ends in that step.
+`mmdcodec.tokenizers.streamer` does all of this for arrays of any size.
 
 A step of one frame takes as long as reading the weights. `without_weight_norm`
-computes them once, and not in every step.
+computes the kernels once instead of in every step.
 """
 
 import dataclasses
@@ -44,11 +43,11 @@ State = Any
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-  """What must have arrived before something comes out.
+  """How much input a stream needs before output comes.
 
   Attributes:
-    start: frames, before the first frame.
-    steady: frames, before each further frame (1: nothing but the frame).
+    start: frames needed for the first frame.
+    steady: frames needed for each further frame (1: only that frame).
     stride: samples per frame.
     rate: Hz.
   """
@@ -60,27 +59,27 @@ class Latency:
 
   @property
   def start_samples(self) -> int:
-    """Samples before the first frame."""
+    """Samples needed for the first frame."""
     return self.start * self.stride
 
   @property
   def steady_samples(self) -> int:
-    """Samples before each further frame."""
+    """Samples needed for each further frame."""
     return self.steady * self.stride
 
   @property
   def start_ms(self) -> float:
-    """Milliseconds before the first frame."""
+    """Milliseconds of audio needed for the first frame."""
     return 1000 * self.start_samples / self.rate
 
   @property
   def steady_ms(self) -> float:
-    """Milliseconds before each further frame."""
+    """Milliseconds of audio needed for each further frame."""
     return 1000 * self.steady_samples / self.rate
 
 
 def obstacle(model: Codec) -> str | None:
-  """Why a codec can't be streamed, as in "it ..."; None if it can."""
+  """Why a codec can't be streamed, to follow "it"; None if it can."""
   reasons = {
     "looks ahead (causal=False)": not model.causal,
     "looks ahead (trim_right_ratio is not 1)": model.trim_right_ratio != 1,
@@ -103,11 +102,10 @@ def check(model: Codec) -> None:
 
 
 def latency(model: Codec) -> dict[str, Latency]:
-  """Latency of a stream, of the "encoder" and of the "decoder".
+  """Latency of a stream, by "encoder" and "decoder".
 
-  In the encoder: from the first sample of a frame to its codes. In the
-  decoder: from the codes of a frame to its samples, in frames of codes that
-  must be there.
+  For the encoder, from the first sample of a frame to its codes; for the
+  decoder, from the codes of a frame to its samples, in frames of codes.
 
   Raises:
     UserError: the codec can't be streamed.
@@ -166,11 +164,11 @@ def encode_step(
     variables: of the codec.
     state: from `encoder_state` or the step before.
     x: [batch, n * stride, channels], any n.
-    lengths: [batch] samples that are valid: n * stride of a stream that goes
-      on, fewer of one that ends here, 0 of one that waits.
-    start: bool [batch], a stream begins here. With n less than
-      `latency(model)["encoder"].start` it must end here, too.
-    codebooks: use the first so many only.
+    lengths: [batch] valid samples: n * stride if the stream continues, fewer
+      if it ends here, 0 if it waits.
+    start: bool [batch], a stream begins here. If n is less than
+      `latency(model)["encoder"].start`, it must end here, too.
+    codebooks: use only the first so many.
 
   Returns:
     codes int32 [batch, n, codebooks], 0 after frames(lengths, stride), and the
@@ -194,10 +192,10 @@ def decode_step(
     variables: of the codec.
     state: from `decoder_state` or the step before.
     codes: int32 [batch, n, k], any n.
-    lengths: [batch] frames that are valid: n of a stream that goes on, fewer
-      of one that ends here, 0 of one that waits.
-    start: bool [batch], a stream begins here. With n less than
-      `latency(model)["decoder"].start` it must end here, too.
+    lengths: [batch] valid frames: n if the stream continues, fewer if it ends
+      here, 0 if it waits.
+    start: bool [batch], a stream begins here. If n is less than
+      `latency(model)["decoder"].start`, it must end here, too.
 
   Returns:
     audio float32 [batch, n * stride, channels], 0 after lengths * stride, and
@@ -206,13 +204,15 @@ def decode_step(
   return _step(model, variables, state, lengths, start, _decode, codes)
 
 
-def _encode(model, x, lengths, codebooks):
+def _encode(
+  model: Codec, x: jax.Array, lengths: jax.Array, codebooks: int | None
+) -> jax.Array:
   z = model.encoder(mask_after(x, lengths), lengths)
   codes = model.quantizer.encode(z, codebooks)
   return mask_after(codes, frames(lengths, model.stride))
 
 
-def _decode(model, codes, lengths):
+def _decode(model: Codec, codes: jax.Array, lengths: jax.Array) -> jax.Array:
   z = mask_after(model.quantizer.decode(codes), lengths)
   return model.decoder(z, lengths)
 
@@ -220,12 +220,12 @@ def _decode(model, codes, lengths):
 def zero_state(
   model: Codec, variables: Any, method: Callable, inputs: Any, *rest: Any
 ) -> State:
-  """What the layers keep in `method(model, inputs, lengths, *rest)`, as zeros.
+  """The state of the layers in `method(model, inputs, lengths, *rest)`: zeros.
 
-  The shapes are found without computing anything.
+  Only the shapes are evaluated.
   """
 
-  def run(variables, inputs):
+  def run(variables: Any, inputs: jax.Array) -> Any:
     lengths = jnp.zeros(len(inputs), jnp.int32)
     return model.apply(
       variables, inputs, lengths, *rest, method=method, mutable=[STREAM]
@@ -235,8 +235,19 @@ def zero_state(
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
-def _step(model, variables, state, lengths, start, method, inputs, *rest):
-  def choose(where, a, b):
+def _step(
+  model: Codec,
+  variables: Any,
+  state: State,
+  lengths: Any,
+  start: Any,
+  method: Callable,
+  inputs: jax.Array,
+  *rest: Any,
+) -> tuple[jax.Array, State]:
+  """Runs a method with the state of streams, and returns the next state."""
+
+  def choose(where: jax.Array, a: State, b: State) -> State:
     pick = lambda a, b: jnp.where(where.reshape(-1, *(1,) * (b.ndim - 1)), a, b)
     return jax.tree.map(pick, a, b)
 
@@ -257,8 +268,8 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
   """The same codec with its kernels as plain parameters.
 
   Returns:
-    (model, variables) for `encode_step` and `decode_step`; those given, if the
-    codec has no weight norm.
+    (model, variables) for `encode_step` and `decode_step`; the arguments, if
+    the codec has no weight norm.
   """
   if model.norm != "weight":
     return model, variables
@@ -268,8 +279,8 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
 
 
 @jax.jit
-def _plain_kernels(params):
-  def walk(tree, name=""):
+def _plain_kernels(params: dict) -> dict:
+  def walk(tree: dict, name: str = "") -> dict:
     if "v" in tree:
       axis = 1 if name == "up" else 2  # as in ConvTranspose and Conv
       return {
@@ -284,7 +295,7 @@ def _plain_kernels(params):
   return walk(params)
 
 
-# The same for every streamer of a codec: modules are compared by their fields.
+# Shared by all streamers of a codec: modules are compared by their fields.
 compiled_encode_step = functools.partial(
   jax.jit, static_argnums=0, static_argnames="codebooks"
 )(encode_step)

@@ -1,9 +1,10 @@
-"""Streams that are fed with arrays of any size.
+"""Streaming for arrays of any size.
 
-The steps themselves, and their state, are in `mmdcodec.models.streaming`.
+The steps and their state are in `mmdcodec.models.streaming`.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,10 +20,10 @@ from mmdcodec.tokenizers import validation
 class Streamer:
   """Streams of one codec, fed with arrays of any size.
 
-  What arrives is kept until it makes a step, so nothing is compiled for the
-  size of an array: there are steps of 1 frame, of `block` frames where so much
-  has arrived, and one that begins a stream. Encoder and decoder are apart; you
-  may use one of them only.
+  Input is buffered until there is enough for a step, so nothing is compiled
+  for the size of an array: there are steps of 1 frame, steps of `block` frames
+  where so much has arrived, and a first step. Encoder and decoder are
+  independent, and you may use just one of them.
 
   One stream:
 
@@ -30,15 +31,15 @@ class Streamer:
     for x in microphone:
       codes = streamer.encode(x)  # [frames that are ready, codebooks]
       y = streamer.decode(codes)
-    codes = streamer.encode(last=True)  # the rest; then a new clip may begin
+    codes = streamer.encode(last=True)  # the rest; a new clip may follow
     y = streamer.decode(codes, last=True)
 
   Several: `encode` and `decode` take a list with an array for each stream (None
-  or an empty one for a stream that waits) and give a list of arrays; `last` is
-  a list too.
+  or an empty one for a stream that waits) and return a list of arrays; `last`
+  is a list too.
 
   Attributes:
-    latency: dict of `streaming.Latency`, of "encoder" and "decoder".
+    latency: `streaming.Latency` of the "encoder" and the "decoder".
   """
 
   def __init__(
@@ -57,7 +58,7 @@ class Streamer:
       variables: of the codec.
       batch: number of streams.
       block: frames of the larger step.
-      codebooks: encode with the first so many only.
+      codebooks: encode with only the first so many.
 
     Raises:
       UserError: the codec can't be streamed, or batch or block is less than 1.
@@ -86,15 +87,15 @@ class Streamer:
       steps=(self.latency["decoder"].start, block),
     )
 
-  def encode(self, x=None, *, last=False):
-    """Takes audio, gives the codes that are ready.
+  def encode(self, x: Any = None, *, last: Any = False) -> Any:
+    """Takes audio and returns the codes that are ready.
 
     Args:
-      x: float [n, channels] ([n] of a mono codec) at the codec's rate, any n;
-        None for nothing. With several streams a list of these.
-      last: the clip ends with x, so the rest comes out, and a new clip begins
-        with the next call. With several streams a list of these, or one for
-        all.
+      x: float [n, channels] ([n] for a mono codec) at the codec's rate, any n;
+        None for nothing. With several streams, a list of these.
+      last: the clip ends with x, so the rest of the codes comes out, and a new
+        clip begins with the next call. With several streams, a list of these or
+        one for all.
 
     Returns:
       int32 [frames, codebooks], or a list of these.
@@ -104,12 +105,12 @@ class Streamer:
     """
     return self._feed(self._encoder, x, last, validation.audio)
 
-  def decode(self, codes=None, *, last=False):
-    """Takes codes, gives the audio that is ready.
+  def decode(self, codes: Any = None, *, last: Any = False) -> Any:
+    """Takes codes and returns the audio that is ready.
 
     Args:
       codes: int [n, k], any n, the same k until all streams have ended; None
-        for nothing. With several streams a list of these.
+        for nothing. With several streams, a list of these.
       last: as in `encode`.
 
     Returns:
@@ -120,15 +121,22 @@ class Streamer:
     """
     return self._feed(self._decoder, codes, last, validation.codes)
 
-  def _feed(self, side, arrays, last, check):
+  def _feed(
+    self,
+    side: "_Side",
+    arrays: Any,
+    last: Any,
+    check: Callable[[Codec, Any], np.ndarray],
+  ) -> Any:
     if self.batch == 1:
       arrays = [arrays]
     elif arrays is None:
       arrays = [None] * self.batch
-    # NumPy's bool too, as of a comparison.
+    # One value for all streams, which may be a NumPy bool.
     last = [last] * self.batch if np.ndim(last) == 0 else last
     for values, what in (arrays, "array or None"), (last, "value of last"):
-      count = len(values) if np.iterable(values) else "no list"
+      sized: Any = values if np.iterable(values) else None
+      count = "no list" if sized is None else len(sized)
       if count != self.batch:
         raise UserError(
           f"there are {self.batch} streams: expected a list with one {what} for"
@@ -140,27 +148,38 @@ class Streamer:
 
 
 class _Side:
-  """The encoder or the decoder of a Streamer: what waits for a step."""
+  """The encoder or the decoder of a Streamer, with what waits for a step."""
 
-  def __init__(self, step, state, *, unit, empty, steps):
-    """Holds nothing yet.
+  def __init__(
+    self,
+    step: Callable,
+    state: streaming.State,
+    *,
+    unit: int,
+    empty: np.ndarray,
+    steps: tuple[int, int],
+  ):
+    """Begins with nothing waiting.
 
     Args:
       step: (state, x, lengths, start) -> (y, state).
-      state: the first.
+      state: the first state.
       unit: rows of x per frame.
       empty: y without rows.
-      steps: frames that begin a stream, and of the larger step.
+      steps: frames of the first step of a stream, and of the larger step.
     """
     self.step, self.state, self.unit, self.empty = step, state, unit, empty
     self.start, block = steps
     self.sizes = sorted({1, self.start, max(self.start, block)}, reverse=True)
     batch = len(jax.tree.leaves(state)[0])
-    self.held, self.fresh = [None] * batch, np.ones(batch, bool)
-    self.width = None
+    self.held: list[np.ndarray | None] = [None] * batch
+    self.fresh = np.ones(batch, bool)
+    self.width: int | None = None
 
-  def feed(self, arrays, last):
-    """Adds arrays, makes the steps that can be made, returns what they gave.
+  def feed(
+    self, arrays: Sequence[np.ndarray | None], last: Sequence[bool]
+  ) -> list[np.ndarray]:
+    """Adds arrays, runs the steps that are possible and returns their output.
 
     Raises:
       UserError: an array is not as wide as those that came before it.
@@ -183,8 +202,8 @@ class _Side:
         self.held[i], self.fresh[i] = None, True
     return [np.concatenate(pieces) for pieces in out]
 
-  def _width(self, arrays):
-    """Columns of all arrays, which a step holds side by side; None so far."""
+  def _width(self, arrays: Sequence[np.ndarray | None]) -> int | None:
+    """Columns of the arrays, the same in all streams; None if unknown yet."""
     found = {x.shape[1] for x in arrays if x is not None}
     if any(x is not None for x in self.held) or not self.fresh.all():
       found.add(self.width)
@@ -196,9 +215,10 @@ class _Side:
       )
     return next(iter(found), None)
 
-  def _take(self, i, size, end):
+  def _take(self, i: int, size: int, end: bool) -> int:
     """Rows of stream i for a step of `size` frames; 0 to wait."""
-    have = 0 if self.held[i] is None else len(self.held[i])
+    held = self.held[i]
+    have = 0 if held is None else len(held)
     full = size * self.unit
     least = self.start if self.fresh[i] else 1
     if size < least:
@@ -207,13 +227,16 @@ class _Side:
       return full
     return have if end and size == least else 0
 
-  def _run(self, size, take, out):
+  def _run(
+    self, size: int, take: np.ndarray, out: list[list[np.ndarray]]
+  ) -> None:
+    """Runs a step of `size` frames on the first `take` [batch] rows."""
     dtype = next(x.dtype for x in self.held if x is not None)
-    x = np.zeros((len(take), size * self.unit, self.width), dtype)
+    x = np.zeros((len(take), size * self.unit, self.width or 0), dtype)
     for i, count in enumerate(take):
-      if count:
-        x[i, :count] = self.held[i][:count]
-        self.held[i] = self.held[i][count:]
+      held = self.held[i]
+      if count and held is not None:
+        x[i, :count], self.held[i] = held[:count], held[count:]
     y, self.state = self.step(self.state, x, take, self.fresh & (take > 0))
     self.fresh &= take == 0
     rows = y.shape[1] // size

@@ -1,4 +1,4 @@
-"""What a user hands to a codec, checked before anything is computed."""
+"""Checks of what a user gives to a tokenizer, before anything is computed."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mmdcodec.models.codec import Codec
 
 
 def audio(model: Codec, x: Any) -> np.ndarray:
-  """A block of audio as float32 [samples, channels].
+  """A block of audio, checked, as float32 [samples, channels].
 
   Raises:
     UserError: it has another shape, or is not finite.
@@ -83,16 +83,16 @@ def finite(x: np.ndarray) -> None:
 
 
 def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
-  """Codes as int32, of the shape that they have.
+  """Codes, checked, as int32 of the same shape.
 
   Args:
     model: the codec.
     codes: [frames, k] with k from 1 to the codec's codebooks.
-    batch: they may be [batch, frames, k] as well.
+    batch: allow [batch, frames, k], too.
 
   Raises:
-    UserError: they have another shape, are no integers, or none that the codec
-      has.
+    UserError: they have another shape, are not integers, or are not codes of
+      this codec.
   """
   codes = np.asarray(codes)
   ranks = (2, 3) if batch else (2,)
@@ -108,14 +108,14 @@ def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
     raise UserError(f"codes are {codes.dtype}; expected integers.")
   if codes.min() < 0 or codes.max() >= model.codebook_size:
     raise UserError(
-      f"codes lie in {codes.min()}..{codes.max()}; this codec's go from 0 to"
+      f"codes lie in {codes.min()}..{codes.max()}; this codec's range from 0 to"
       f" {model.codebook_size - 1}."
     )
   return codes.astype(np.int32)
 
 
 def codebooks(model: Codec, count: int | None) -> None:
-  """Raises a UserError unless a codec has so many codebooks (None: all)."""
+  """Raises a UserError if a codec has fewer codebooks than `count`."""
   if count is not None and not 1 <= count <= model.codebooks:
     raise UserError(
       f"codebooks is {count}; this codec has 1 to {model.codebooks}."
