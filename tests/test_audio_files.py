@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from mmdcodec.audio import decoding, files, mp3_frames, truncation
-from mmdcodec.data import cut
+from mmdcodec.data import file_pieces
 from mmdcodec.errors import UserError
 
 RATE = 24000
@@ -271,15 +271,15 @@ def test_an_mp3_is_read_to_its_end(tmp_path, variable, tagged, id3):
   part, _ = files.read(path, start=8.5, seconds=0.3)
   np.testing.assert_allclose(part, x[374850:388080], atol=1e-4)
   np.testing.assert_array_equal(files.read(io.BytesIO(path.read_bytes()))[0], x)
-  pieces = list(cut.pieces(path, rate=44100, channels=2, seconds=2.0))
+  pieces = list(file_pieces.pieces(path, rate=44100, channels=2, seconds=2.0))
   assert sum(map(len, pieces)) == len(x)
   # And one that is cut is refused, by both.
   data = path.read_bytes()
   path.write_bytes(data[: len(data) * 2 // 3 + 5])
   with pytest.raises(UserError, match="truncated"):
     files.read(path)
-  with pytest.raises(cut.Damaged, match="truncated"):
-    list(cut.pieces(path, rate=44100, channels=2, seconds=2.0))
+  with pytest.raises(file_pieces.Damaged, match="truncated"):
+    list(file_pieces.pieces(path, rate=44100, channels=2, seconds=2.0))
 
 
 def test_an_mp3_out_of_the_middle_of_another_is_whole(tmp_path):
@@ -296,7 +296,7 @@ def test_an_mp3_out_of_the_middle_of_another_is_whole(tmp_path):
   ).frames
   x, _ = files.read(path)
   assert 0 <= frames * 1152 - len(x) <= 4 * 1152 + 529
-  pieces = cut.pieces(path, rate=44100, channels=2, seconds=2.0)
+  pieces = file_pieces.pieces(path, rate=44100, channels=2, seconds=2.0)
   assert sum(map(len, pieces)) == len(x)
 
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from mmdcodec.data import records
-from mmdcodec.data.source import Source
+from mmdcodec.data.record_source import Source
 from mmdcodec.errors import UserError
 
 RATE = 8000

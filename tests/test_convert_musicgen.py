@@ -38,7 +38,7 @@ from mmdcodec.convert import (
   musicgen_release,
 )
 from mmdcodec.data import tokenization
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.generation.musicgen import LoadedMusic

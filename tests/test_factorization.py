@@ -14,7 +14,7 @@ import pytest
 import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.cli.main import main
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.experiments import factorization
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models.conditioning import Inputs

@@ -22,7 +22,7 @@ from mmdcodec.cli import finetune
 from mmdcodec.cli import finetune_stages as work
 from mmdcodec.cli.main import main
 from mmdcodec.data import audio_folder
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train.trainable import Trainable

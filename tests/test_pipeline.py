@@ -22,7 +22,7 @@ import soundfile
 from mmdcodec.audio import files
 from mmdcodec.bench import data as bench
 from mmdcodec.data import pipeline, record_order, record_writer, records
-from mmdcodec.data.source import crop
+from mmdcodec.data.record_source import crop
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips
 

@@ -21,8 +21,8 @@ import soundfile
 
 from mmdcodec.audio import files
 from mmdcodec.cli import main as cli
-from mmdcodec.data import cut, record_writer, records
-from mmdcodec.data.source import Source, describe
+from mmdcodec.data import file_pieces, record_writer, records
+from mmdcodec.data.record_source import Source, describe
 from mmdcodec.errors import UserError
 
 RATE = 8000
@@ -69,7 +69,7 @@ def by_path(out):
 def test_rest_of_a_file_is_kept(tmp_path, seconds, lengths):
   x = noise(seconds)
   path = save(tmp_path / "a.wav", x)
-  pieces = list(cut.pieces(path, rate=RATE, channels=1, seconds=2.0))
+  pieces = list(file_pieces.pieces(path, rate=RATE, channels=1, seconds=2.0))
   assert [len(p) for p in pieces] == lengths
   np.testing.assert_array_equal(np.concatenate(pieces), x)
 
@@ -240,7 +240,7 @@ def test_a_file_damaged_half_way_contributes_nothing(tmp_path):
   data = save(tmp_path / "in" / "a.flac", noise(60)).read_bytes()
   (tmp_path / "in" / "a.flac").write_bytes(data[: len(data) * 3 // 4])
   save(tmp_path / "in" / "b.wav", noise(3))
-  pieces = cut.pieces(
+  pieces = file_pieces.pieces(
     tmp_path / "in" / "a.flac", rate=RATE, channels=1, seconds=2.0
   )
   assert len(next(pieces)) == 2 * RATE  # it does begin well
@@ -293,13 +293,13 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
 def test_workers_work_at_the_same_time(tmp_path, monkeypatch):
   for name in ("a.wav", "b.wav"):
     save(tmp_path / "in" / name, noise(1))
-  pieces, both = cut.pieces, threading.Barrier(2, timeout=20)
+  pieces, both = file_pieces.pieces, threading.Barrier(2, timeout=20)
 
   def waits_for_the_other(*args, **kwargs):
     both.wait()
     yield from pieces(*args, **kwargs)
 
-  monkeypatch.setattr(cut, "pieces", waits_for_the_other)
+  monkeypatch.setattr(file_pieces, "pieces", waits_for_the_other)
   report = prepare(tmp_path / "in", tmp_path / "out", workers=2)
   assert report.files == 2 and not report.skipped
 
@@ -310,7 +310,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
   save(tmp_path / "in" / "a.wav", noise(3))
   save(tmp_path / "in" / "b.wav", noise(3))
   out, seen = tmp_path / "out", []
-  pieces = cut.pieces
+  pieces = file_pieces.pieces
 
   def interrupted(path, **kwargs):
     seen.append(sorted(os.listdir(tmp_path)))
@@ -318,7 +318,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
       raise KeyboardInterrupt
     return pieces(path, **kwargs)
 
-  monkeypatch.setattr(cut, "pieces", interrupted)
+  monkeypatch.setattr(file_pieces, "pieces", interrupted)
   # One that was killed before could not clean up after itself.
   (tmp_path / ".out.unfinished-killed" / "tfds").mkdir(parents=True)
   with pytest.raises(KeyboardInterrupt):

@@ -18,9 +18,9 @@ from random_codec import write_random_codec
 import mmdcodec
 from mmdcodec.data import records, tokenization
 from mmdcodec.data.aligned_tokens import AlignedTokens, match
-from mmdcodec.data.source import SUMMARY, describe
+from mmdcodec.data.record_source import SUMMARY, describe
 from mmdcodec.data.token_batches import crop, fixed_token_batches, token_batches
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.stereo_codec import StereoCodec

@@ -21,20 +21,20 @@ from random_codec import write_random_codec
 import mmdcodec
 from mmdcodec.cli.main import main
 from mmdcodec.data import (
-  codes,
+  dataset_folder,
   pipeline,
+  record_encoder,
   records,
-  storage,
+  token_records,
   tokenization,
-  tokens,
 )
-from mmdcodec.data.source import Source, describe
+from mmdcodec.data.record_source import Source, describe
 from mmdcodec.data.token_batches import (
   crop,
   fixed_token_batches,
   token_batches,
 )
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.store import locks
 from mmdcodec.tokenizers import validation
@@ -197,8 +197,8 @@ def test_tfds_reads_it(told):
 def test_bytes_do_not_depend_on_the_process():
   """Catches TFDS's order of features, which is new in every process."""
   audio = {"caption": "", "tags": "", "path": "", "position": 0.0}
-  record = tokens.record(np.zeros((3, 2), int), np.zeros(2, int), audio)
-  data = storage.serializer(tokens.features())(record)
+  record = token_records.record(np.zeros((3, 2), int), np.zeros(2, int), audio)
+  data = dataset_folder.serializer(token_records.features())(record)
   places = [data.index(name.encode()) for name in sorted(record)]
   assert places == sorted(places)
 
@@ -288,7 +288,7 @@ def test_reading_does_not_run_ahead(audio, few):
       drawn.append(i)
       yield range(i % 11, i % 11 + 1)
 
-  encoded = codes.encoded(Source(audio), Teller(), batches(), 1)
+  encoded = record_encoder.encoded(Source(audio), Teller(), batches(), 1)
   names = [record["path"] for _ in range(10) for record in next(encoded)]
   assert names == [f"{i:02}.wav" for i in range(10)]
   # Two batches for each of two devices in work, and as many that wait.

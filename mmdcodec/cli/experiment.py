@@ -62,13 +62,13 @@ def check_datasets(train: str, valid: str) -> None:
   Raises:
     UserError: a data set is missing, or is trained on and measured on.
   """
-  from mmdcodec.data import source
+  from mmdcodec.data import record_source
   from mmdcodec.train import settings
 
   trained = list(settings.parse_datasets(train))
   measured = list(settings.parse_datasets(valid))
   for folder in (*trained, *measured):
-    source.describe(folder)
+    record_source.describe(folder)
   trained = {pathlib.Path(folder).resolve() for folder in trained}
   for folder in measured:
     if pathlib.Path(folder).resolve() in trained:

@@ -104,14 +104,14 @@ def changes(paths: list[pathlib.Path], job) -> list[str]:
 def tokenize(job) -> str:
   """Makes codes of the records."""
   import mmdcodec
-  from mmdcodec.data import source
+  from mmdcodec.data import record_source
   from mmdcodec.data import tokenization as tokenize_lib
 
   codec = mmdcodec.load(job.workdir / "codec")
   frames = 0
   for name, data in datasets(job, "data").items():
     out = job.workdir / "tokens" / name
-    if not (out / source.SUMMARY).exists():
+    if not (out / record_source.SUMMARY).exists():
       out.parent.mkdir(exist_ok=True)
       tokenize_lib.tokenize(
         data,
@@ -120,7 +120,7 @@ def tokenize(job) -> str:
         batch=ENCODED,
         show=common.progress_line(f"records ({name})"),
       )
-    frames += source.describe(out)["frames"]
+    frames += record_source.describe(out)["frames"]
   return f"{frames:,} frames of {codec.codebooks} codebooks"
 
 
@@ -156,7 +156,7 @@ def export(job) -> str:
 def compare(job) -> str:
   """Measures held-out music under the model as it was and as it is."""
   import mmdcodec
-  from mmdcodec.data.tokens import TokenSource
+  from mmdcodec.data.token_records import TokenSource
   from mmdcodec.evaluate import likelihood
 
   found, path = {}, datasets(job, "tokens").get("valid")
@@ -203,7 +203,7 @@ def datasets(job, kind: str) -> dict[str, pathlib.Path]:
 
 def a_prompt(job) -> str:
   """A caption of the music, as an example."""
-  from mmdcodec.data.tokens import TokenSource
+  from mmdcodec.data.token_records import TokenSource
 
   source = TokenSource(job.workdir / "tokens" / "train")
   found = (source[i]["caption"] for i in range(len(source)))

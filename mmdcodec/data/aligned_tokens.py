@@ -8,7 +8,7 @@ own frame rate, so crops are found by their seconds.
 import math
 from collections.abc import Mapping, Sequence
 
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 
 # Frame rates are not exact in binary.

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmdcodec.data import record_order
 from mmdcodec.data.record_order import Batches, Datasets, default_threads
-from mmdcodec.data.source import Source, crop, describe
+from mmdcodec.data.record_source import Source, crop, describe
 from mmdcodec.errors import UserError
 
 __all__ = [

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from mmdcodec import formatting
-from mmdcodec.data import captions, cut
+from mmdcodec.data import captions, file_pieces
 from mmdcodec.progress import ProgressLine
 
 # Records that wait are kept in memory up to this size, beyond it on disk.
@@ -192,13 +192,15 @@ def _encode(
   stop: threading.Event,
 ) -> _Encoded:
   encoded = _Encoded(spool())
-  pieces = cut.pieces(path, rate=rate, channels=channels, seconds=seconds)
+  pieces = file_pieces.pieces(
+    path, rate=rate, channels=channels, seconds=seconds
+  )
   while not stop.is_set():
     # Only what comes out of the file may be blamed on it: a full disk, for
     # one, must end the run.
     try:
       x = next(pieces, None)
-    except cut.Damaged as error:
+    except file_pieces.Damaged as error:
       encoded.reason = str(error)
       break
     except Exception as error:  # no file may end the run

@@ -22,14 +22,14 @@ import tensorflow_datasets as tfds
 import mmdcodec
 from mmdcodec.audio import files
 from mmdcodec.data import captions, fma, musiccaps, record_writer
-from mmdcodec.data.record_writer import Report
-from mmdcodec.data.source import SUMMARY
-from mmdcodec.data.storage import (
+from mmdcodec.data.dataset_folder import (
   Unfinished,
   check_out,
   serializer,
   shard_writer,
 )
+from mmdcodec.data.record_source import SUMMARY
+from mmdcodec.data.record_writer import Report
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic

@@ -14,7 +14,7 @@ from mmdcodec.audio import melody as melody_lib
 from mmdcodec.data import aligned_tokens, record_order
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import Batches, Datasets
-from mmdcodec.data.tokens import TokenSource
+from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 
 

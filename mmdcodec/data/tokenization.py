@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 
 import mmdcodec
-from mmdcodec.data import codes, storage, tokens
-from mmdcodec.data.source import SUMMARY, Source
+from mmdcodec.data import dataset_folder, record_encoder, token_records
+from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, locks
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -67,7 +67,7 @@ def tokenize(
     UserError: no audio data set, a tokenizer that does not suit, `out` exists,
       or another run is writing it.
   """
-  codes.check_tokenizer(tokenizer)
+  record_encoder.check_tokenizer(tokenizer)
   if batch < 1:
     raise UserError(f"batch must be more than 0, not {batch}.")
   source = Source(dataset)
@@ -77,7 +77,7 @@ def tokenize(
   first, held = jax.process_index() == 0, None
   if first:
     atomic.restore_folder(out)
-  storage.check_out(out, force, "tokens")
+  dataset_folder.check_out(out, force, "tokens")
   try:
     if first:
       held = _begin(unfinished, _settings(source, tokenizer, batch))
@@ -127,13 +127,13 @@ def write_share(
   done = total - sum(len(shards[shard]) for shard in todo)
   show(done, total)
   parts = (part for shard in todo for part in _cut(shards[shard], batch))
-  serialize = storage.serializer(tokens.features())
+  serialize = dataset_folder.serializer(token_records.features())
   with contextlib.closing(
-    codes.encoded(source, tokenizer, parts, min(batch, len(source)))
+    record_encoder.encoded(source, tokenizer, parts, min(batch, len(source)))
   ) as encoded:
     for shard in todo:
       partial, length = unfinished / f"partial-{shard:05d}", 0
-      with contextlib.closing(storage.shard_writer(partial)) as writer:
+      with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
         count = len(_cut(shards[shard], batch))
         for records in itertools.islice(encoded, count):
           for record in records:
@@ -229,7 +229,7 @@ def _finish(
     )
   tfds.folder_dataset.write_metadata(
     data_dir=data,
-    features=tokens.features(),
+    features=token_records.features(),
     filename_template=template,
     split_infos=[
       tfds.core.SplitInfo(
@@ -248,7 +248,7 @@ def _finish(
     "records": len(source),
     "frames": length,
     "seconds": source.seconds,
-    **tokens.describe_tokenizer(tokenizer),
+    **token_records.describe_tokenizer(tokenizer),
     "source": Path(source.path).resolve().name,
     "fingerprint": source.fingerprint(),
     "version": mmdcodec.__version__,

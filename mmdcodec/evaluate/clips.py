@@ -327,9 +327,9 @@ def _spread(total: int, count: int) -> list[int]:
 
 
 def _is_dataset(path: pathlib.Path) -> bool:
-  from mmdcodec.data import source
+  from mmdcodec.data import record_source
 
-  return (path / source.SUMMARY).is_file()
+  return (path / record_source.SUMMARY).is_file()
 
 
 def _crops(path, rate, channels, seconds, count) -> list[Clip]:

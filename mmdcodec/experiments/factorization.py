@@ -25,7 +25,7 @@ import numpy as np
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.data import source, tokenization, tokens
+from mmdcodec.data import record_source, token_records, tokenization
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import likelihood
 from mmdcodec.experiments import arm_report, arm_run
@@ -120,7 +120,7 @@ def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> dict:
     for i, dataset in enumerate(settings.parse_datasets(datasets)):
       path = folder / (f"{split}-{i}" if i else split)
       sets[split].append(str(path))
-      if not (path / source.SUMMARY).exists():
+      if not (path / record_source.SUMMARY).exists():
         folder.mkdir(parents=True, exist_ok=True)
         loaded = loaded or bundle.load_codec(codec)
         tokenization.tokenize(dataset, path, loaded)
@@ -135,7 +135,10 @@ def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
     sets: `train` and `valid`, lists of token data sets.
     codec: bundle or workdir that they are of.
   """
-  config, about = copy.deepcopy(config), source.describe(sets["train"][0])
+  config, about = (
+    copy.deepcopy(config),
+    record_source.describe(sets["train"][0]),
+  )
   config["codec"] = str(codec)
   config["model"]["codebooks"] = about["codebooks"]
   config["model"]["codebook_size"] = max(about["codebook_sizes"])
@@ -179,7 +182,7 @@ def entropies(
     given the one before it in the same codebook. Where the latter has hardly
     been seen, it leans on the former.
   """
-  about = tokens.TokenSource(train[0])
+  about = token_records.TokenSource(train[0])
   size, books = about.codebook_size, about.codebooks
   one, two = np.ones((books, size)), np.zeros((books, size, size))
   for codes in (record["codes"] for record in _records(train)):
@@ -210,7 +213,7 @@ def entropies(
 def _records(datasets: Sequence[str]) -> Iterator[dict]:
   """The records of token data sets, one after the other."""
   for path in datasets:
-    opened = tokens.TokenSource(path)
+    opened = token_records.TokenSource(path)
     yield from (opened[i] for i in range(len(opened)))
 
 

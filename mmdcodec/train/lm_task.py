@@ -18,7 +18,7 @@ import numpy as np
 
 from mmdcodec.audio import melody
 from mmdcodec.convert import hub, t5
-from mmdcodec.data import token_batches, tokens
+from mmdcodec.data import token_batches, token_records
 from mmdcodec.errors import UserError
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models import text_tokens, token_lm
@@ -162,7 +162,7 @@ class LMTask(Task):
       "data.frame_rate": self.config["data"]["frame_rate"],
     }
     for path in datasets:
-      source = tokens.TokenSource(path)
+      source = token_records.TokenSource(path)
       for key, ours in wanted.items():
         name = key.partition(".")[2]
         theirs = getattr(source, name)
@@ -422,7 +422,7 @@ class LMTask(Task):
       kept = bundle.load_codec(workdir / CODEC).hash
       for split in ("train", "valid"):
         for path in settings.parse_datasets(self.config["data"][split]):
-          if tokens.TokenSource(path).hash != kept:
+          if token_records.TokenSource(path).hash != kept:
             raise UserError(
               f"{path} has codes of another codec than {workdir}, which was"
               f" begun with {kept}."

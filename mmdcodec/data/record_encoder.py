@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 
 from mmdcodec.audio import files, melody
-from mmdcodec.data import tokens
-from mmdcodec.data.source import Source
+from mmdcodec.data import token_records
+from mmdcodec.data.record_source import Source
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -63,7 +63,7 @@ def encoded(
     finally:
       free.put(here)
     return [
-      tokens.record(each, classes, record)
+      token_records.record(each, classes, record)
       for each, (record, classes, _) in zip(codes, clips, strict=True)
     ]
 

@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mmdcodec.data.source import Records, labels
+from mmdcodec.data.record_source import Records, labels
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # Two bytes hold the codes of any codebook (see `codes.check_tokenizer`).

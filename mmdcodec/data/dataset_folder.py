@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mmdcodec.data.source import SUMMARY, describe
+from mmdcodec.data.record_source import SUMMARY, describe
 from mmdcodec.errors import UserError
 from mmdcodec.store import locks
 
