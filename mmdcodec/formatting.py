@@ -1,4 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and tables as people read them."""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -17,3 +21,62 @@ def duration(seconds: float) -> str:
 def count(number: int, one: str, many: str) -> str:
   """`1 chunk is`, `2 chunks are`."""
   return f"{number} {one if number == 1 else many}"
+
+
+def channels(number: int) -> str:
+  """`1 channel`, `2 channels`."""
+  return count(number, "channel", "channels")
+
+
+def file_size(number: int) -> str:
+  """Bytes in thousands: `812 B`, `3.4 KB`, `12.0 MB`."""
+  size, unit = float(number), "B"
+  for unit in ("B", "KB", "MB", "GB"):
+    if size < 1000 or unit == "GB":
+      break
+    size /= 1000
+  return f"{number} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def cell(value: Any) -> str:
+  """A table cell; numbers have 3 significant digits or more, NaN is a dash."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    return str(value)
+  if isinstance(value, numbers.Integral):
+    return f"{value:,}"
+  if value != value:
+    return "–"
+  size = abs(value)
+  if size == 0 or 1e-3 <= size < 1e6:
+    decimals = 0 if size >= 1000 else 1 if size >= 100 else 2
+    if 0 < size < 1:
+      decimals = 3 if size >= 0.01 else 4
+    return f"{value:,.{decimals}f}"
+  return f"{value:.2e}"
+
+
+def table(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
+  """Aligned columns for a terminal: words to the left, numbers to the right.
+
+  Args:
+    columns: names, or None for a table without a head.
+    rows: cells, at least one row.
+  """
+  cells = [[cell(value) for value in row] for row in rows]
+  numeric = [
+    all(not isinstance(row[i], str) for row in rows)
+    for i in range(len(cells[0]))
+  ]
+  if columns is not None:
+    cells.insert(0, list(columns))
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  lines = []
+  for row in cells:
+    line = "  ".join(
+      text.rjust(width) if right else text.ljust(width)
+      for text, width, right in zip(row, widths, numeric, strict=True)
+    )
+    lines.append(line.rstrip())
+  if columns is not None:
+    lines.insert(1, "  ".join("-" * width for width in widths))
+  return "\n".join(lines)

@@ -1,7 +1,10 @@
-"""A line on stderr that says how far a long piece of work has come."""
+"""A line on stderr that shows how far a long piece of work has come."""
 
 import sys
 import time
+from collections.abc import Callable
+
+from mmdcodec import formatting
 
 
 class ProgressLine:
@@ -11,7 +14,7 @@ class ProgressLine:
     start: `time.monotonic()` when the work began.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.start = time.monotonic()
     self._live = sys.stderr.isatty()
     self._every = 0.5 if self._live else 15.0
@@ -45,3 +48,30 @@ class ProgressLine:
       ("\r\x1b[K", "\n" if last else "") if self._live else ("", "\n")
     )
     print(begin + line, end=end, file=sys.stderr, flush=True)
+
+
+def counter(things: str) -> Callable[[int, int], None]:
+  """A function (done, total) that shows rate and time left on stderr.
+
+  Args:
+    things: what is counted, such as "songs".
+  """
+  line = ProgressLine()
+  first: int | None = None
+
+  def show(done: int, total: int) -> None:
+    nonlocal first
+    if first is None:
+      first = done  # what an earlier run did took no time in this one
+    last = done == total
+    if not line.due(last=last):
+      return
+    speed = (done - first) / line.spent
+    words = f"  {done}/{total} {things}"
+    if speed >= 0.05:
+      words += f", {speed:.1f} a second"
+    if speed:
+      words += f", {formatting.duration((total - done) / speed)} left"
+    line.show(words, last=last)
+
+  return show

@@ -17,7 +17,8 @@ from test_ecdc import make as make_ecdc
 import mmdcodec
 from mmdcodec import bitstream
 from mmdcodec.audio import block_io
-from mmdcodec.cli import batch, decode
+from mmdcodec.bitstream import decoding
+from mmdcodec.cli import batch
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
@@ -95,7 +96,7 @@ def test_scales_and_segments_must_be_those_of_the_codec(tmp_path):
 
   def check(data):
     with bitstream.opened(io.BytesIO(data)) as reader:
-      return decode.check_model(reader, codec, "model")
+      return decoding.check_codec(reader, codec, "model")
 
   good = stream_of(codec, frames, **right)
   check(bitstream.to_bytes(good))
@@ -191,7 +192,7 @@ def test_stdin_is_known_by_its_bytes(tmp_path, monkeypatch, fails):
   assert "stdin is damaged" in fails(*argv)
   ecdc = make_ecdc("encodec_24khz", 3200, 1, [np.zeros((10, 1), int)])
   with block_io.spooled(io.BytesIO(ecdc)) as file:
-    with decode.opened(types.SimpleNamespace(recover=False), file) as reader:
+    with decoding.opened(file) as reader:
       assert (reader.version, reader.name, reader.frames) == (0, "stdin", 10)
   # A coded file of any name.
   path = tmp_path / "song"

@@ -66,7 +66,11 @@ def test_evaluate_a_folder(tmp_path, model, folder, capsys):
   assert results["bits_per_second"] == pytest.approx(bits)
   assert f"{np.mean(sdr):.2f}" in shown and f"{bits / 1000:.2f} kbps" in shown
 
-  for name in ("spectrogram-000.png", "codebook_usage.png"):
+  for name in (
+    "spectrogram-000-original.png",
+    "spectrogram-000-reconstruction.png",
+    "codebook_usage.png",
+  ):
     assert (out / name).read_bytes().startswith(b"\x89PNG")
   page = (out / "report.html").read_text()
   assert page.count("<audio ") == 6 and "b.wav" in page
@@ -168,7 +172,7 @@ def test_evaluate_a_workdir(tmp_path, workdir, folder, fails, capsys):
   assert (out / "audio" / "002-original.flac").exists()
   assert main([*argv, "--force", "--clips", "1"]) == 0
   assert len(list((out / "audio").iterdir())) == 2
-  assert not (out / "spectrogram-001.png").exists()
+  assert not list(out.glob("spectrogram-001*.png"))
   assert (out / "notes.txt").read_text() == "precious"
   argv[-1] = str(tmp_path / "other")
   (tmp_path / "other").mkdir()

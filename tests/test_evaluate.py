@@ -13,7 +13,13 @@ import math
 import numpy as np
 import pytest
 
-from mmdcodec.evaluate import codebooks, plots, reconstruction
+from mmdcodec.evaluate import (
+  audio_plots,
+  codebook_plots,
+  codebooks,
+  reconstruction,
+  training_plots,
+)
 
 RATE = 16000
 PNG = b"\x89PNG\r\n"
@@ -146,22 +152,25 @@ def pixels(data):
   return image.imread(io.BytesIO(data))[..., :3]
 
 
-def test_spectrogram_pair(tmp_path):
-  """Sides swapped, or each side on its own scale of colours."""
+def test_spectrograms():
+  """Titles swapped, or each recording on its own scale of colours."""
   t = np.arange(RATE) / RATE
   loud = np.sin(2 * np.pi * 1000 * t)
-  path = tmp_path / "pair.png"
-  data = plots.spectrogram_pair(
-    loud[:, None], 1e-3 * np.stack([loud, loud], 1), rate=RATE, path=path
+  drawn = audio_plots.spectrograms(
+    {"loud": loud[:, None], "soft": 1e-3 * np.stack([loud, loud], 1)},
+    rate=RATE,
   )
-  assert path.read_bytes() == data
-  image = pixels(data)
-  middle = image.shape[1] // 2
-  # The hottest colour of the scale, in the left picture only (the bar of
-  # colours is at the far right).
-  hot = (image[..., 0] > 0.95) & (image[..., 2] > 0.5) & (image[..., 2] < 0.8)
-  left, right = hot[:, :middle], hot[:, middle : int(0.9 * image.shape[1])]
-  assert left.sum() > 500 and right.sum() < left.sum() / 20
+  assert list(drawn) == ["loud", "soft"]
+
+  def hot(data):
+    """Pixels of the hottest colour; the bar of colours is at the right."""
+    image = pixels(data)[:, : int(0.8 * 728)]
+    return (
+      (image[..., 0] > 0.95) & (image[..., 2] > 0.5) & (image[..., 2] < 0.8)
+    ).sum()
+
+  assert hot(drawn["loud"]) > 500
+  assert hot(drawn["soft"]) < hot(drawn["loud"]) / 20
 
 
 def test_curves(tmp_path):
@@ -173,13 +182,13 @@ def test_curves(tmp_path):
   rows += [{"step": 50, "valid/loss": 0.5, "valid/si_sdr": None}]
   text = "".join(json.dumps(row) + "\n" for row in rows)
   (tmp_path / "metrics.jsonl").write_text(text + '{"step": 60, "tr')
-  image = pixels(plots.curves(tmp_path))
+  image = pixels(training_plots.curves(tmp_path))
   blue = (image[..., 2] > 0.8) & (image[..., 0] < 0.3)
   orange = (image[..., 0] > 0.8) & (image[..., 2] < 0.3)
   assert blue.sum() > 100 and orange.sum() > 10
   (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
   with pytest.raises(ValueError, match="no measures"):
-    plots.curves(tmp_path / "metrics.jsonl")
+    training_plots.curves(tmp_path / "metrics.jsonl")
 
 
 def test_codebook_usage():
@@ -187,11 +196,11 @@ def test_codebook_usage():
   counts = np.zeros((2, 64))
   counts[0, :32] = 10
   counts[1] = 10
-  image = pixels(plots.codebook_usage(counts))
+  image = pixels(codebook_plots.codebook_usage(counts))
   blue = np.abs(image - np.array([0x2B, 0x5F, 0xD9]) / 255).max(-1) < 0.05
   # Columns of blue in the right half: half of the codes and all of them. The
   # patch of the legend is a few pixels high.
   heights = blue[:, image.shape[1] // 2 :].sum(0)
   high = np.unique(heights[heights > 30])
   assert high.min() / high.max() == pytest.approx(0.5, abs=0.05)
-  pixels(plots.codebook_usage(np.zeros((12, 16))))
+  pixels(codebook_plots.codebook_usage(np.zeros((12, 16))))

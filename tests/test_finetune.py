@@ -6,7 +6,6 @@ not though they are trained, captions that get lost, and mistakes that are found
 after the work.
 """
 
-import argparse
 import json
 import re
 
@@ -18,14 +17,15 @@ from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.cli import finetune
-from mmdcodec.cli import finetune_stages as work
 from mmdcodec.cli.main import main
 from mmdcodec.data import audio_folder
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train.trainable import Trainable
+from mmdcodec.workflows import finetune_job
+from mmdcodec.workflows import finetune_stages as work
+from mmdcodec.workflows.finetune_job import Options
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -84,7 +84,7 @@ def test_additions_interrupted_then_continued(
   """Catches work done again or lost, and all that a user is told wrongly."""
   run = tmp_path / "run"
   argv = ["finetune", str(songs), str(run), "--model", music, "--steps", "1"]
-  argv += ["--lora", "2", "--rate", "0.01"]
+  argv += ["--lora", "2", "--learning-rate", "0.01"]
 
   def interrupt(job):
     raise KeyboardInterrupt
@@ -155,35 +155,28 @@ def test_a_whole_model_on_two_files(tmp_path, music, songs, capsys):
   assert mmdcodec.load(run / "bundle").model.frames == 8 < FRAMES
 
 
-def make_args(**changes):
-  """A command line, as parsed."""
-  parser = argparse.ArgumentParser()
-  finetune.add_arguments(parser)
-  args = parser.parse_args(["songs", "run", "--model", "music"])
-  return argparse.Namespace(**{**vars(args), **changes})
-
-
 def test_configs(made):
   """Catches a T5 that is trained, a batch that can't be cut, a long warm-up."""
   config, variables = made
-  plain = finetune.make_config(make_args(), LoadedMusic(config, variables))
+  plain = finetune_job.make_config(Options(), LoadedMusic(config, variables))
   assert plain["freeze"] == "" and plain["lora"]["rank"] == 0
   assert plain["batch"] == 8 == jax.device_count()
   text = {**config["model"]["text"], "tokenizer": "t5"}
   pieces = {**config, "model": {**config["model"], "text": text}}
-  args = make_args(steps=3, lora=4, seconds=99.0)
-  found = finetune.make_config(args, LoadedMusic(pieces, variables))
+  options = Options(steps=3, lora=4, seconds=99.0)
+  found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
   frozen = Trainable(freeze=found["freeze"]).split(
     variables["params"], jax.random.key(0)
   )[1]["frozen"]
   assert set(frozen) == {"conditioner"}
   assert set(frozen["conditioner"]) == {"text_encoder"}
   assert found["optimizer"]["warmup"] == 0
-  rates = [c["optimizer"]["learning_rate"] for c in (plain, found)]
-  assert rates[0] < rates[1]
+  assert (
+    found["optimizer"]["learning_rate"] > plain["optimizer"]["learning_rate"]
+  )
   assert found["model"]["frames"] == FRAMES
   with pytest.raises(UserError, match="multiple"):
-    finetune.make_config(make_args(batch=3), LoadedMusic(config, variables))
+    finetune_job.make_config(Options(batch=3), LoadedMusic(config, variables))
 
 
 def test_splits(tmp_path):
@@ -199,8 +192,13 @@ def test_splits(tmp_path):
 
 def test_changes_are_noticed(songs, music):
   """Catches captions that were edited, and audio of the job's own."""
-  args = make_args(folder=str(songs), workdir=str(songs / "run"), model=music)
-  job = finetune.make_job(args)
+  job = finetune_job.make_job(
+    songs,
+    songs / "run",
+    model=music,
+    music=mmdcodec.load(music),
+    options=Options(),
+  )
   before = work.audio_settings(job)
   (songs / "run").mkdir()
   soundfile.write(songs / "run" / "new.wav", np.zeros(800), 8000)
@@ -218,7 +216,9 @@ def test_mistakes(tmp_path, model, music, songs, fails):
   argv.append(music)
   assert "--lora is -1" in fails(*argv, "--lora", "-1")
   assert "--steps is 0" in fails(*argv, "--steps", "0")
-  assert "--rate is 0" in fails(*argv, "--rate", "0")
+  assert "--learning-rate is 0" in fails(*argv, "--learning-rate", "0")
+  # The option's earlier name.
+  assert "--learning-rate is 0" in fails(*argv, "--rate", "0")
   assert "--seconds is nan" in fails(*argv, "--seconds", "nan")
   assert "no such file" in fails(*argv, "--captions", tmp_path / "none.csv")
   argv[1] = tmp_path / "nowhere"

@@ -8,7 +8,6 @@ run did.
 import pytest
 
 from mmdcodec import progress
-from mmdcodec.cli import common
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def clock(monkeypatch):
 
 def work(clock, counts, seconds):
   """Does so many pieces of 8, each in so many seconds."""
-  show = common.progress_line("songs")
+  show = progress.counter("songs")
   for done in counts:
     show(done, 8)
     clock[0] += seconds

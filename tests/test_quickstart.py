@@ -6,7 +6,6 @@ players or without the untrained codec beside the trained one, a loss called a
 gain, a broken file that ends the job, and a job that trains on its own links.
 """
 
-import argparse
 import html
 import json
 import re
@@ -19,19 +18,21 @@ from mmdcodec.configs import common
 from mmdcodec.configs import quickstart as configs
 
 import mmdcodec
-from mmdcodec import progress as progress_lib
+from mmdcodec import progress
 from mmdcodec.audio import synth
-from mmdcodec.cli import common as cli_common
-from mmdcodec.cli import quickstart, reports
 from mmdcodec.cli.main import main
-from mmdcodec.data import records
+from mmdcodec.data import audio_folder, records
 from mmdcodec.errors import UserError
 from mmdcodec.train import preemption, settings
+from mmdcodec.workflows import (
+  quickstart_codec,
+  quickstart_job,
+  quickstart_report,
+)
 
 
 def make_job(workdir, **options):
-  args = dict(workdir=str(workdir), audio=None, steps=None, tiny=True)
-  return quickstart.make_job(argparse.Namespace(**{**args, **options}))
+  return quickstart_job.make_job(workdir, tiny=True, **options)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_quickstart_interrupted_then_continued_then_repeated(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(quickstart, "export", interrupt)
+    patch.setattr(quickstart_codec, "export", interrupt)
     assert main(argv) == 130
   first = capsys.readouterr().out
   assert "[3/10] train: 4 steps" in first and "report" not in first
@@ -117,8 +118,17 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   # two pieces from prompts, each beside the song of its caption.
   assert text.count("<audio ") == 10
   assert text.count('src="data:audio/flac;base64,') == 10
-  # Pairs of spectrograms of both, two pictures of curves, use.
-  assert text.count("<img ") == 7
+  # A spectrogram for every player, two pictures of curves, codebook usage.
+  assert text.count("<img ") == 13
+  # Each under its own player, with the same title.
+  found = re.findall(
+    r"<figcaption>([^<]*)</figcaption><audio [^>]*></audio>"
+    r'<img alt="spectrogram: ([^"]*)"',
+    text,
+  )
+  assert len(found) == 10
+  for title, alt in found:
+    assert alt.startswith(f"{title}, ")
   assert "margin" in text and "untrained" in text
   assert "--steps 4 --tiny" in text  # the command that was run
   sidecar = tmp_path / "job" / "music" / "test" / "song_00001.json"
@@ -139,7 +149,7 @@ def test_a_run_that_was_asked_to_stop_says_so(tmp_path, monkeypatch, capsys):
   def preempted(job):
     raise preemption.Preempted(3)
 
-  monkeypatch.setattr(quickstart, "make_music", preempted)
+  monkeypatch.setattr(quickstart_codec, "make_music", preempted)
   argv = ["quickstart", "--tiny", "--workdir", str(tmp_path)]
   assert main(argv) == preemption.EXIT_CODE
   assert "report" not in capsys.readouterr().out
@@ -147,26 +157,26 @@ def test_a_run_that_was_asked_to_stop_says_so(tmp_path, monkeypatch, capsys):
 
 def test_splits_are_disjoint_complete_and_always_the_same(tmp_path):
   paths = [tmp_path / f"{i}.wav" for i in range(60)]
-  split = quickstart.split_files(paths, tmp_path)
+  split = audio_folder.split_files(paths, tmp_path)
   assert {k: len(v) for k, v in split.items()} == {
     "train": 51,
     "valid": 3,
     "test": 6,
   }
   assert sorted(sum(split.values(), [])) == sorted(paths)
-  assert quickstart.split_files(paths[::-1], tmp_path) == split
+  assert audio_folder.split_files(paths[::-1], tmp_path) == split
   # Elsewhere and with a file more, the others stay on their side, mostly.
   moved = [p.parent / "x" / p.name for p in paths] + [tmp_path / "x/new.wav"]
-  again = quickstart.split_files(moved, tmp_path / "x")
+  again = audio_folder.split_files(moved, tmp_path / "x")
   names = {k: {p.name for p in v} for k, v in again.items()}
   assert len(names["test"] & {p.name for p in split["test"]}) >= 5
   with pytest.raises(UserError, match="at least 3"):
-    quickstart.split_files(paths[:2], tmp_path)
+    audio_folder.split_files(paths[:2], tmp_path)
 
 
 def test_own_music_is_linked_with_its_captions(tmp_path, music):
   job = make_job(tmp_path / "job", audio=str(music))
-  result = quickstart.make_music(job)
+  result = quickstart_codec.make_music(job)
   assert "7 files" in result and "1 held out" in result
   folder = job.workdir / "music"
   found = sorted(folder.rglob("*.wav"))
@@ -180,16 +190,16 @@ def test_own_music_is_linked_with_its_captions(tmp_path, music):
   assert len(list(folder.glob("*/6.wav.json"))) == 1
   assert [p.parent.name for p in found if p.stem == "3"] == ["sub"]
   # Interrupted and run again.
-  assert quickstart.make_music(job) == result
+  assert quickstart_codec.make_music(job) == result
 
 
 def test_changed_music_is_noticed(tmp_path, music):
   job = make_job(tmp_path / "job", audio=str(music))
-  before = quickstart.music_settings(job)
-  assert quickstart.music_settings(job) == before
+  before = quickstart_codec.music_settings(job)
+  assert quickstart_codec.music_settings(job) == before
   soundfile.write(music / "0.wav", np.zeros(900), 8000)
-  assert quickstart.music_settings(job) != before
-  assert quickstart.music_settings(make_job(tmp_path / "job")) != before
+  assert quickstart_codec.music_settings(job) != before
+  assert quickstart_codec.music_settings(make_job(tmp_path / "job")) != before
 
 
 def test_mistakes(tmp_path, capsys):
@@ -210,8 +220,8 @@ def test_broken_files_are_left_out_before_the_split(tmp_path, music, capsys):
   data = (music / "cut.flac").read_bytes()
   (music / "cut.flac").write_bytes(data[: len(data) // 2])
   job = make_job(tmp_path / "job", audio=str(music))
-  result = quickstart.make_music(job)
-  assert "6 files" in result and "2 left out" in result
+  result = quickstart_codec.make_music(job)
+  assert "6 files" in result and "2 unreadable" in result
   shown = capsys.readouterr().out
   assert "0.wav" in shown and "cut.flac" in shown
   names = {p.name for p in (job.workdir / "music").rglob("*.*")}
@@ -220,10 +230,10 @@ def test_broken_files_are_left_out_before_the_split(tmp_path, music, capsys):
 
 def test_a_workdir_inside_of_the_music(music, capsys):
   job = make_job(music / "job", audio=str(music))
-  before = quickstart.music_settings(job)
-  first = quickstart.make_music(job)
-  assert quickstart.music_settings(job) == before
-  assert quickstart.make_music(job) == first and "7 files" in first
+  before = quickstart_codec.music_settings(job)
+  first = quickstart_codec.make_music(job)
+  assert quickstart_codec.music_settings(job) == before
+  assert quickstart_codec.make_music(job) == first and "7 files" in first
   for workdir, audio in ((music, music), (music, music / "music" / "train")):
     audio.mkdir(parents=True, exist_ok=True)
     argv = ["quickstart", "--workdir", str(workdir), "--audio", str(audio)]
@@ -233,7 +243,7 @@ def test_a_workdir_inside_of_the_music(music, capsys):
 
 def test_any_name_of_a_workdir(tmp_path):
   job = make_job(tmp_path / "a=0.5,b=2")
-  data = quickstart._with_data(job)["data"]
+  data = quickstart_codec.with_data(job)["data"]
   for split in ("train", "valid"):
     expected = {str(job.workdir / "data" / split): 1.0}
     assert settings.parse_datasets(data[split]) == expected
@@ -241,8 +251,8 @@ def test_any_name_of_a_workdir(tmp_path):
 
 def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
   now = [100.0]
-  monkeypatch.setattr(progress_lib.time, "monotonic", lambda: now[0])
-  show = cli_common.progress_line("songs")
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  show = progress.counter("songs")
   show(2, 12)
   now[0] += 20
   show(7, 12)
@@ -254,7 +264,7 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
     progress(1, 2)
 
   monkeypatch.setattr(synth, "write_songs", write_songs)
-  quickstart.make_music(make_job(tmp_path))
+  quickstart_codec.make_music(make_job(tmp_path))
   assert "1/2 songs (test)" in capsys.readouterr().err
 
   asked = []
@@ -264,7 +274,7 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
     return records.Report()
 
   monkeypatch.setattr(records, "prepare", prepare)
-  quickstart.prepare(make_job(tmp_path, audio=str(music)))
+  quickstart_codec.prepare(make_job(tmp_path, audio=str(music)))
   assert asked == [True, True]
 
 
@@ -272,7 +282,7 @@ def test_a_loss_is_not_called_a_gain():
   def result(value):
     return types.SimpleNamespace(summary={"si_sdr": (value, 0.0)})
 
-  words = reports.margin(result(-3.0), result(1.0))
+  words = quickstart_report.margin(result(-3.0), result(1.0))
   assert "SI-SDR -3.0 dB, 4.0 dB below" in words
-  words = reports.margin(result(1.0), result(-3.0))
+  words = quickstart_report.margin(result(1.0), result(-3.0))
   assert "SI-SDR 1.0 dB, 4.0 dB above" in words and "(-3.0 dB)" in words

@@ -2,7 +2,8 @@
 
 Catches: anything that the page would have to fetch, images or audio that do
 not decode to what was put in, names that break out of the markup, numbers
-printed to nothing, and a section that is silently left out.
+printed to nothing, a picture that is not of the player above it, and a section
+that is silently left out.
 """
 
 import base64
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.evaluate import report
+from mmdcodec import formatting
+from mmdcodec.evaluate import report, report_template
 
 
 def tiny_png(width=3, height=2):
@@ -94,8 +96,20 @@ def page(tmp_path_factory, audio):
       report.Players(
         "Listen",
         [
-          report.Clip("<script>x.wav", {"original": audio[0]}, 8000, "d"),
-          report.Clip("stereo", {"o": audio[1], "r": audio[0]}, 8000),
+          report.Clip(
+            "<script>x.wav",
+            [report.Recording("original", audio[0])],
+            8000,
+            "d",
+          ),
+          report.Clip(
+            "stereo",
+            [
+              report.Recording("left one", audio[1], tiny_png(7, 1)),
+              report.Recording("right one", audio[0], tiny_png(7, 2)),
+            ],
+            8000,
+          ),
         ],
       ),
       report.environment(),
@@ -112,16 +126,21 @@ def test_the_page_needs_nothing_beside_itself(page):
     {"script", "link", "iframe", "object", "base"}
   )
   sources = [a["src"] for _, a in page.tags if "src" in a]
-  assert len(sources) == 5
+  assert len(sources) == 7
   assert all(source.startswith("data:") for source in sources)
   assert not any("href" in attrs for _, attrs in page.tags)
-  assert "url(" not in report._STYLE and "@import" not in report._STYLE
+  assert (
+    "url(" not in report_template.STYLE
+    and "@import" not in report_template.STYLE
+  )
 
 
 def test_images_come_back_whole(page):
   images = [payload(a["src"]) for a in page.all("img")]
-  assert [head for head, _ in images] == ["data:image/png;base64"] * 2
-  assert [data for _, data in images] == [tiny_png(), tiny_png(5, 4)]
+  assert [head for head, _ in images] == ["data:image/png;base64"] * 4
+  assert [data for _, data in images] == [
+    tiny_png(), tiny_png(5, 4), tiny_png(7, 1), tiny_png(7, 2)
+  ]  # fmt: skip
   assert all(a["alt"] for a in page.all("img"))
 
 
@@ -134,6 +153,31 @@ def test_audio_comes_back_to_16_bits(page, audio):
     y, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     assert rate == 8000
     np.testing.assert_allclose(y, x, atol=1 / 32768)
+
+
+def test_every_picture_stands_under_its_own_player(page, audio):
+  """Catches players and pictures in different orders, or under one title."""
+  order = [
+    (tag, attrs)
+    for tag, attrs in page.tags
+    if tag in ("figcaption", "audio", "img")
+  ]
+  stereo = next(
+    i
+    for i, (_, attrs) in enumerate(order)
+    if "left one" in attrs.get("alt", "")
+  )
+  group = order[stereo - 2 : stereo + 4]
+  assert [tag for tag, _ in group] == ["figcaption", "audio", "img"] * 2
+  expected = (("left one", audio[1], 1), ("right one", audio[0], 2))
+  for index, (title, x, height) in enumerate(expected):
+    (_, _), (_, player), (_, image) = group[3 * index : 3 * index + 3]
+    data = payload(player["src"])[1]
+    y, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    np.testing.assert_allclose(y, x, atol=1 / 32768)
+    assert payload(image["src"])[1] == tiny_png(7, height)
+    assert image["alt"] == f"spectrogram: {title}, stereo"
+  assert page.text.index("left one") < page.text.index("right one")
 
 
 def test_words_numbers_and_markup(page):
@@ -159,7 +203,7 @@ def test_audio_that_is_not_finite_or_too_loud_is_still_playable(tmp_path):
   x = np.array([np.nan, np.inf, -5.0, 5.0, 0.25], np.float32)
   path = report.write_report(
     tmp_path / "r.html",
-    [report.Players("p", [report.Clip("c", {"x": x}, 8000)])],
+    [report.Players("p", [report.Clip("c", [report.Recording("x", x)], 8000)])],
   )
   _, data = payload(Page(path.read_text()).all("audio")[0]["src"])
   y, _ = soundfile.read(io.BytesIO(data), dtype="float32")
@@ -189,4 +233,4 @@ def test_unknown_section_is_refused_and_leaves_no_file(tmp_path):
   ],
 )
 def test_numbers(value, text):
-  assert report.format_number(value) == text
+  assert formatting.cell(value) == text

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmdcodec import formatting
-from mmdcodec.cli import common
+from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
 
 PIPE = "-"
@@ -63,7 +62,7 @@ def run(
   Returns:
     Exit code: 0, or 1 if some failed.
   """
-  show, failures, there = common.progress_line("files"), [], 0
+  show, failures, there = progress.counter("files"), [], 0
   for i, (source, target) in enumerate(jobs):
     show(i, len(jobs))
     if target.exists() and not force:

@@ -4,11 +4,10 @@ import argparse
 import importlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.progress import ProgressLine
 
 
 def add_subjects(
@@ -136,19 +135,6 @@ def start_processes(args) -> None:
   mesh.start(*manual)
 
 
-def begins_with(source, magic: bytes) -> bool:
-  """Whether a path or a seekable file begins with these bytes."""
-  if hasattr(source, "read"):
-    start = source.read(len(magic))
-    source.seek(0)
-    return start == magic
-  try:
-    with open(source, "rb") as file:
-      return file.read(len(magic)) == magic
-  except OSError:
-    return False  # whoever opens it next says why
-
-
 def audio_line(source, info, codec) -> str:
   """One line that says what some audio was and what is changed for a codec.
 
@@ -159,11 +145,12 @@ def audio_line(source, info, codec) -> str:
   """
   name = source if isinstance(source, os.PathLike) else "stdin"
   line = (
-    f"{name}: {info.seconds:.2f} s, {info.rate} Hz, {plural(info.channels)}"
+    f"{name}: {info.seconds:.2f} s, {info.rate} Hz,"
+    f" {formatting.channels(info.channels)}"
   )
   changes = []
   if info.channels != codec.channels:
-    changes.append(f"mixed to {plural(codec.channels)}")
+    changes.append(f"mixed to {formatting.channels(codec.channels)}")
   if info.rate != codec.rate:
     changes.append(f"resampled to {codec.rate} Hz")
   return "; ".join([line, " and ".join(changes)] if changes else [line])
@@ -195,21 +182,6 @@ def read_clips(args, codec) -> tuple[list, dict]:
   return clips, {name: getattr(args, name) for name in names}
 
 
-def plural(channels: int) -> str:
-  """`1 channel`, `2 channels`."""
-  return f"{channels} channel" + ("" if channels == 1 else "s")
-
-
-def bytes_text(count: int) -> str:
-  """`812 B`, `3.4 KB`, `12.0 MB`: in thousands."""
-  size, unit = float(count), "B"
-  for unit in ("B", "KB", "MB", "GB"):
-    if size < 1000 or unit == "GB":
-      break
-    size /= 1000
-  return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
 def folder_size(path: str | os.PathLike) -> int:
   """Bytes of all files in a folder."""
   return sum(
@@ -217,61 +189,3 @@ def folder_size(path: str | os.PathLike) -> int:
     for root, _, names in os.walk(path)
     for name in names
   )
-
-
-def progress_line(things: str) -> Callable[[int, int], None]:
-  """A function (done, total) that shows rate and time left on stderr.
-
-  Args:
-    things: what is counted, such as "songs".
-  """
-  line, first = ProgressLine(), None
-
-  def show(done: int, total: int) -> None:
-    nonlocal first
-    if first is None:
-      first = done  # what an earlier run did took no time in this one
-    last = done == total
-    if not line.due(last=last):
-      return
-    speed = (done - first) / line.spent
-    words = f"  {done}/{total} {things}"
-    if speed >= 0.05:
-      words += f", {speed:.1f} a second"
-    if speed:
-      words += f", {formatting.duration((total - done) / speed)} left"
-    line.show(words, last=last)
-
-  return show
-
-
-def format_table(
-  columns: Sequence[str] | None, rows: Sequence[Sequence], indent: str = ""
-) -> str:
-  """Aligned columns for a terminal: words to the left, numbers to the right.
-
-  Args:
-    columns: names, or None for a table without a head.
-    rows: cells.
-    indent: before every line.
-  """
-  from mmdcodec.evaluate.report import format_number
-
-  cells = [[format_number(cell) for cell in row] for row in rows]
-  numeric = [
-    all(not isinstance(row[i], str) for row in rows)
-    for i in range(len(cells[0]))
-  ]
-  if columns is not None:
-    cells.insert(0, list(columns))
-  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-  lines = []
-  for row in cells:
-    line = "  ".join(
-      cell.rjust(width) if right else cell.ljust(width)
-      for cell, width, right in zip(row, widths, numeric, strict=True)
-    )
-    lines.append((indent + line).rstrip())
-  if columns is not None:
-    lines.insert(1, indent + "  ".join("-" * width for width in widths))
-  return "\n".join(lines)

@@ -1,18 +1,20 @@
-"""`mmdcodec decode`: the codes of `.mmdc` files become audio again."""
+"""`mmdcodec decode`: turn `.mmdc` files back into audio."""
 
+import argparse
 import contextlib
 import functools
 import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from mmdcodec import formatting
+from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
 
-HELP = "make audio of .mmdc files"
+HELP = "decode .mmdc files to audio"
 EXAMPLE = (
   "mmdcodec decode song.mmdc song.wav --model bundles/small\n"
   "  mmdcodec decode song.mmdc part.flac --start 60 --end 75 --model"
@@ -20,12 +22,8 @@ EXAMPLE = (
   "  mmdcodec decode coded/ music/ --format flac --model bundles/small"
 )
 
-# What is decoded before and after a part that is asked for, in seconds: a
-# decoder remembers, and one that looks ahead must see.
-_AROUND = 4.0
 
-
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "input",
@@ -40,7 +38,7 @@ def add_arguments(parser):
     " on stdout",
   )
   parser.add_argument(
-    "--model", required=True, help="the bundle or workdir that coded it"
+    "--model", required=True, help="the bundle or workdir that encoded it"
   )
   parser.add_argument(
     "--rate",
@@ -53,8 +51,8 @@ def add_arguments(parser):
     type=float,
     default=0.0,
     metavar="S",
-    help="second to begin with (what a codec with an LSTM remembers from longer"
-    " before is left out: its part is close to that of the whole, not equal)",
+    help="second to begin with (with an LSTM in the codec, the part is close to"
+    " that of the whole file, not equal)",
   )
   parser.add_argument(
     "--end", type=float, metavar="S", help="second to stop before"
@@ -62,22 +60,23 @@ def add_arguments(parser):
   parser.add_argument(
     "--recover",
     action="store_true",
-    help="take what is left of a damaged file; what is lost is silent",
+    help="decode what is left of a damaged file, with silence for the rest",
   )
   parser.add_argument(
     "--format",
     default="wav",
     metavar="NAME",
-    help="of the files made of a folder (default wav)",
+    help="of the files made from a folder (default: %(default)s)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Decodes one file, or all of a folder."""
   from mmdcodec.audio import block_io, files
+  from mmdcodec.bitstream import decoding
   from mmdcodec.cli import batch, common
 
   if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
@@ -100,7 +99,7 @@ def run(args):
     file = source
     if args.input == batch.PIPE:
       file = stack.enter_context(block_io.spooled(sys.stdin.buffer))
-    codes = stack.enter_context(opened(args, file))
+    codes = stack.enter_context(decoding.opened(file, recover=args.recover))
     codec = common.load_codec(args.model)
     decode_file(args, codec, codes, out, say, show=True)
     if target == batch.PIPE:
@@ -109,7 +108,7 @@ def run(args):
   return 0
 
 
-def _check_target(args, source: Path) -> None:
+def _check_target(args: argparse.Namespace, source: Path) -> None:
   """The output must be audio.
 
   Raises:
@@ -133,10 +132,11 @@ def _check_target(args, source: Path) -> None:
     )
 
 
-def _run_folder(args, folder: Path) -> int:
+def _run_folder(args: argparse.Namespace, folder: Path) -> int:
+  """Decodes all files of a folder."""
   from mmdcodec import bitstream
   from mmdcodec.audio import files
-  from mmdcodec.bitstream import ecdc
+  from mmdcodec.bitstream import decoding, ecdc
   from mmdcodec.cli import batch, common
 
   out = batch.check_folders(folder, args.output, files.SUFFIXES)
@@ -156,8 +156,8 @@ def _run_folder(args, folder: Path) -> int:
     raise UserError(f"{folder} holds no {bitstream.SUFFIX} files.")
   codec = common.load_codec(args.model)
 
-  def work(source, target):
-    with opened(args, source) as codes:
+  def work(source: Path, target: Path) -> None:
+    with decoding.opened(source, recover=args.recover) as codes:
       decode_file(args, codec, codes, target)
 
   return batch.run(
@@ -165,39 +165,15 @@ def _run_folder(args, folder: Path) -> int:
   )
 
 
-@contextlib.contextmanager
-def opened(args, source) -> Iterator:
-  """Opens a coded file.
-
-  Args:
-    args: of the command.
-    source: path, or seekable file with a name.
-
-  Yields:
-    A `bitstream.Reader`.
-
-  Raises:
-    UserError: it cannot be read, is damaged, or holds no audio.
-  """
-  from mmdcodec import bitstream
-  from mmdcodec.bitstream import ecdc
-  from mmdcodec.cli import common
-
-  with contextlib.ExitStack() as stack:
-    suffix = getattr(source, "suffix", "").lower()
-    if suffix == ecdc.SUFFIX or common.begins_with(source, ecdc.MAGIC):
-      name = source.name if hasattr(source, "read") else str(source)
-      reader = bitstream.Held(ecdc.read(source), name)
-    else:
-      reader = stack.enter_context(
-        bitstream.opened(source, recover=args.recover)
-      )
-    if not reader.samples:
-      raise UserError(f"{reader.name} holds no audio.")
-    yield reader
-
-
-def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
+def decode_file(
+  args: argparse.Namespace,
+  codec: Any,
+  reader: Any,
+  target: Path,
+  say: Callable[[str], None] | None = None,
+  *,
+  show: bool = False,
+) -> None:
   """Decodes codes of any length in constant memory.
 
   Args:
@@ -213,19 +189,19 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
       cannot be written.
   """
   from mmdcodec.audio import block_io
-  from mmdcodec.cli import common
+  from mmdcodec.bitstream import decoding
 
-  reader = check_model(reader, codec, args.model)
+  reader = decoding.check_codec(reader, codec, args.model)
   begin, end = _span(args, reader)
   seconds = (end - begin) // codec.rate
-  progress = common.progress_line("seconds") if show and seconds else None
+  counter = progress.counter("seconds") if show and seconds else None
   with block_io.create(
     target, rate=codec.rate, channels=codec.channels, to=args.rate
   ) as writer:
-    for x in part(codec, reader, begin, end):
+    for x in decoding.decode_part(codec, reader, begin, end):
       writer.write(x)
-      if progress:
-        progress(min(writer.samples // codec.rate, seconds), seconds)
+      if counter:
+        counter(min(writer.samples // codec.rate, seconds), seconds)
   for words in reader.damage:
     print(f"{reader.name}: {words}", file=sys.stderr)
   if say:
@@ -234,151 +210,25 @@ def decode_file(args, codec, reader, target, say=None, *, show=False) -> None:
     kbps = reader.header.raw_bits * reader.header.frame_rate / 1000
     say(
       f"{name}: {duration:.2f} s, {writer.rate} Hz,"
-      f" {common.plural(codec.channels)}, from"
+      f" {formatting.channels(codec.channels)}, from"
       f" {formatting.count(reader.header.codebooks, 'codebook', 'codebooks')}"
       f" ({kbps:.2f} kbps of raw codes)"
     )
 
 
-def _span(args, reader) -> tuple[int, int]:
-  """First and last sample that are asked for."""
+def _span(args: argparse.Namespace, reader: Any) -> tuple[int, int]:
+  """First sample that is asked for, and the one to stop before."""
   rate, samples = reader.header.rate, reader.samples
   end = args.end
   if not 0 <= args.start < samples / rate or (
     end is not None and not args.start < end < math.inf
   ):
     raise UserError(
-      f"--start {args.start:g}{'' if end is None else f' --end {end:g}'} is no"
-      f" part of {reader.name}, which lasts {samples / rate:.2f} s."
+      f"--start {args.start:g}{'' if end is None else f' --end {end:g}'} is not"
+      f" a part of {reader.name}, which lasts {samples / rate:.2f} s."
     )
   first = min(samples - 1, round(args.start * rate))
   last = samples
   if end is not None and end < samples / rate:
     last = round(end * rate)
   return first, max(first + 1, last)
-
-
-def part(codec, reader, begin: int, end: int) -> Iterator:
-  """Audio from one sample up to another, of a file of any length.
-
-  Only the chunks around it are read. What the decoder remembers from before
-  is `_AROUND` seconds long.
-
-  Args:
-    codec: the model.
-    reader: of the codes.
-    begin: first sample.
-    end: sample to stop before.
-
-  Yields:
-    float32 [samples, channels].
-  """
-  from mmdcodec.tokenizers import piecewise as cuts
-
-  header, samples = reader.header, reader.samples
-  first, last, offset, length = 0, reader.frames, 0, samples
-  if cuts.cuttable(codec.model) and (begin or end < samples):
-    unit, hop = 1, header.stride
-    around = int(_AROUND * header.frame_rate)
-    if header.segment_frames:
-      # Segments are coded on their own, and overlap with the next ones.
-      unit, hop, around = header.segment_frames, header.segment_hop, 1
-    first = max(0, begin // hop - around) * unit
-    last = min(last, (-(-end // hop) + around) * unit)
-    offset = first // unit * hop
-    length = min(samples, -(-last // unit) * hop) - offset
-  pieces = _pieces(reader, first, last)
-  at = offset
-  for x in codec.decode_blocks(pieces, length=length):
-    x = _muted(x, at, reader)
-    at, x = at + len(x), x[max(0, begin - at) : max(0, end - at)]
-    if len(x):
-      yield x
-    if at >= end:
-      return
-
-
-def _pieces(reader, first: int, last: int) -> Iterable:
-  """(codes, scale) as `decode_blocks` takes them."""
-  whole = not reader.header.segment_frames
-  for i, piece in enumerate(reader.pieces(first, last)):
-    # The one scale of a whole clip stands in every chunk.
-    yield piece.codes, None if whole and i else piece.scale
-
-
-def _muted(x, at: int, reader):
-  """Audio from sample `at` on, silent where codes were only filled in."""
-  header = reader.header
-  hop = header.stride
-  if header.segment_frames:
-    hop = header.segment_hop / header.segment_frames
-  x = x.copy() if reader.lost else x
-  for first, end in reader.lost:
-    x[max(0, int(first * hop) - at) : max(0, int(end * hop) - at)] = 0
-  return x
-
-
-def check_model(reader, codec, model):
-  """Makes sure that a codec made the codes.
-
-  Args:
-    reader: of the codes.
-    codec: the model.
-    model: its name, for messages.
-
-  Returns:
-    The reader; of a file of version 1, with the codec's segments.
-
-  Raises:
-    UserError: it was another one, and decoding would give noise; or the file
-      says what no file of this codec says.
-  """
-  header, source = reader.header, reader.name
-  if reader.version and header.model != codec.hash:
-    raise UserError(
-      f"{source} was made by model {header.model}, but {model} is"
-      f" {codec.hash}; decode it with the model that made it (`mmdcodec info`"
-      " shows the name of each)."
-    )
-  segments = 0, 0
-  if codec.model.chunk is not None:
-    size, hop = codec.model.chunk
-    segments = -(-size // codec.stride), hop
-    if reader.version == 1:
-      reader = reader.in_segments(*segments)
-      header = reader.header
-  found = (
-    (header.rate, header.channels, header.stride, header.codebook_size),
-    (header.segment_frames, header.segment_hop),
-    header.scaled,
-  )
-  wanted = (
-    (codec.rate, codec.channels, codec.stride, codec.codebook_size),
-    segments,
-    codec.model.normalize,
-  )
-  if (
-    found == wanted
-    and header.codebooks <= codec.codebooks
-    and _scales(reader) == header.scales(reader.frames)
-    and reader.samples <= codec.model.samples_of(reader.frames)
-  ):
-    return reader
-  if not reader.version:
-    raise UserError(
-      f"{source} was made by a codec of {header.rate} Hz with"
-      f" {header.codebooks} x {header.codebook_size} codes; {model} is another"
-      " one."
-    )
-  # The name covers the settings: a header that was tampered with.
-  raise UserError(f"{source} is damaged: its header does not fit its model.")
-
-
-def _scales(reader) -> int:
-  """How many scales a file has; a chunk has as many as it must."""
-  from mmdcodec import bitstream
-
-  if not isinstance(reader, bitstream.Held):
-    return reader.header.scales(reader.frames)
-  scale = reader.read().scale
-  return 0 if scale is None else len(scale)

@@ -1,14 +1,19 @@
-"""`mmdcodec encode`: audio becomes codes in `.mmdc` files."""
+"""`mmdcodec encode`: audio to `.mmdc` files of codes."""
 
+import argparse
 import contextlib
 import functools
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
-from mmdcodec import formatting
+import numpy as np
+
+from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
 
-HELP = "code audio into small .mmdc files"
+HELP = "encode audio as small .mmdc files"
 EXAMPLE = (
   "mmdcodec encode song.mp3 song.mmdc --model bundles/small\n"
   "  mmdcodec encode music/ coded/ --model bundles/small\n"
@@ -19,14 +24,13 @@ EXAMPLE = (
 _DAY = 86_400
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "input",
     metavar="IN",
     help="audio of any rate (wav flac ogg opus mp3 aiff), a folder of it, or a"
-    " .mmdc file that is to have fewer codebooks or another coding; - for"
-    " stdin",
+    " .mmdc file to give fewer codebooks or another coding; - for stdin",
   )
   parser.add_argument(
     "output", metavar="OUT", help=".mmdc file, folder, or - for stdout"
@@ -38,28 +42,28 @@ def add_arguments(parser):
     "--codebooks",
     type=int,
     metavar="N",
-    help="keep the first N only: fewer bits, coarser sound",
+    help="keep only the first N: fewer bits, coarser sound",
   )
   parser.add_argument(
     "--coding",
     choices=("raw", "adaptive", "conditional"),
-    help="how codes become bits: packed, by how often each occurs, or also by"
-    " the codes around it (default conditional; a .mmdc IN keeps its own)",
+    help="how codes become bits: packed, by the frequency of each code, or also"
+    " by the codes around it (default conditional; a .mmdc IN keeps its own)",
   )
   parser.add_argument(
     "--chunk",
     type=float,
     metavar="S",
-    help="seconds that decode by themselves: longer chunks are smaller, and"
-    " lose more when damaged (default 30)",
+    help="length of a chunk, which decodes by itself: longer chunks make"
+    " smaller files and lose more when damaged (default 30)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"
   )
 
 
-def run(args):
-  """Codes one file, or all of a folder."""
+def run(args: argparse.Namespace) -> int:
+  """Encodes one file, or all of a folder."""
   from mmdcodec import bitstream
   from mmdcodec.cli import batch, common
 
@@ -100,32 +104,35 @@ def run(args):
   return 0
 
 
-def _coded(source) -> bool:
+def _coded(source: Path | IO[bytes]) -> bool:
   """Whether a path or stdin is coded already, or called so."""
   from mmdcodec import bitstream
-  from mmdcodec.cli import common
+  from mmdcodec.bitstream import decoding
 
   suffix = getattr(source, "suffix", "").lower()
-  return suffix == bitstream.SUFFIX or common.begins_with(
+  return suffix == bitstream.SUFFIX or decoding.begins_with(
     source, bitstream.MAGIC
   )
 
 
-def _stdin(stack):
+def _stdin(stack: contextlib.ExitStack) -> IO[bytes]:
+  """Stdin as a seekable file."""
   from mmdcodec.audio import block_io
 
   return stack.enter_context(block_io.spooled(sys.stdin.buffer))
 
 
-def _model(args):
+def _model(args: argparse.Namespace) -> Any:
+  """The codec of the command line."""
   from mmdcodec.cli import common
 
   if args.model is None:
-    raise UserError("give --model: the bundle or workdir that is to code.")
+    raise UserError("give --model: the bundle or workdir to encode with.")
   return common.load_codec(args.model)
 
 
-def _run_folder(args, folder: Path) -> int:
+def _run_folder(args: argparse.Namespace, folder: Path) -> int:
+  """Encodes all files of a folder."""
   from mmdcodec import bitstream
   from mmdcodec.audio import files
   from mmdcodec.cli import batch
@@ -147,8 +154,16 @@ def _run_folder(args, folder: Path) -> int:
   )
 
 
-def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
-  """Codes audio of any length in constant memory.
+def encode_file(
+  args: argparse.Namespace,
+  codec: Any,
+  source: Path | IO[bytes],
+  target: Path | IO[bytes],
+  say: Callable[[str], None] | None = None,
+  *,
+  show: bool = False,
+) -> None:
+  """Encodes audio of any length in constant memory.
 
   Args:
     args: of the command.
@@ -193,14 +208,15 @@ def encode_file(args, codec, source, target, say=None, *, show=False) -> None:
 class _Count:
   """Blocks of audio, counted as they go by, with progress on stderr."""
 
-  def __init__(self, parts, rate: int, seconds: int):
-    from mmdcodec.cli import common
+  def __init__(
+    self, parts: Iterable[np.ndarray], rate: int, seconds: int
+  ) -> None:
 
     self.samples, self._parts, self._rate = 0, parts, rate
     self._seconds = seconds
-    self._show = common.progress_line("seconds") if seconds else None
+    self._show = progress.counter("seconds") if seconds else None
 
-  def __iter__(self):
+  def __iter__(self) -> Iterator[np.ndarray]:
     for x in self._parts:
       yield x
       self.samples += len(x)
@@ -209,10 +225,8 @@ class _Count:
         self._show(done, self._seconds)
 
 
-def _result(name, writer, samples: int, was: int | None) -> str:
+def _result(name: Any, writer: Any, samples: int, was: int | None) -> str:
   """What was written, and at which bit rate beside that of raw codes."""
-  from mmdcodec.cli import common
-
   header = writer.header
   seconds = max(samples, 1) / header.rate
   raw = header.raw_bits * writer.frames / seconds
@@ -221,20 +235,24 @@ def _result(name, writer, samples: int, was: int | None) -> str:
     f" {formatting.count(header.codebooks, 'code', 'codes')},"
     f" {8 * writer.bytes / seconds / 1000:.2f} kbps in all"
     f" ({raw / 1000:.2f} kbps of codes packed raw; coding {header.coding}),"
-    f" {common.bytes_text(writer.bytes)}"
+    f" {formatting.file_size(writer.bytes)}"
   )
-  return words + (f" (was {common.bytes_text(was)})" if was else "")
+  return words + (f" (was {formatting.file_size(was)})" if was else "")
 
 
-def _size(source) -> int | None:
-  """Bytes of a path that may be written over; None of a pipe."""
+def _size(source: Path | IO[bytes]) -> int | None:
+  """Bytes of a file, which may be written over; None of a pipe."""
   return source.stat().st_size if isinstance(source, Path) else None
 
 
-def _recode(args, source, target, say) -> None:
-  """A coded file with fewer codebooks or another coding; no model is needed."""
+def _recode(
+  args: argparse.Namespace,
+  source: Path | IO[bytes],
+  target: Path | IO[bytes],
+  say: Callable[[str], None],
+) -> None:
+  """Drops codebooks of a coded file or changes its coding, without a model."""
   from mmdcodec import bitstream
-  from mmdcodec.cli import common
 
   if args.chunk and not args.coding:
     raise UserError("--chunk of a coded file goes with --coding.")
@@ -258,6 +276,6 @@ def _recode(args, source, target, say) -> None:
   name = "stdout" if hasattr(target, "write") else target
   words = (
     f"{name}: {formatting.count(codebooks, 'codebook', 'codebooks')},"
-    f" {8 * size / seconds / 1000:.2f} kbps, {common.bytes_text(size)}"
+    f" {8 * size / seconds / 1000:.2f} kbps, {formatting.file_size(size)}"
   )
-  say(words + (f" (was {common.bytes_text(was)})" if was else ""))
+  say(words + (f" (was {formatting.file_size(was)})" if was else ""))

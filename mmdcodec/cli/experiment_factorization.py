@@ -1,5 +1,6 @@
 """`mmdcodec experiment factorization`: language models of several patterns."""
 
+from mmdcodec import formatting
 from mmdcodec.cli import experiment
 from mmdcodec.errors import UserError
 
@@ -36,7 +37,6 @@ def add_arguments(parser):
 def run(args, rest):
   """Runs what is missing, prints the table; 75 if asked to stop before."""
   from mmdcodec import patterns
-  from mmdcodec.cli import common
   from mmdcodec.experiments import factorization
   from mmdcodec.train import config_files, preemption
 
@@ -66,6 +66,6 @@ def run(args, rest):
     )
   except preemption.Preempted:
     return preemption.EXIT_CODE
-  print("\n" + common.format_table(*factorization.table(found)))
+  print("\n" + formatting.table(*factorization.table(found)))
   print(f"\nresults.json and table.md: {args.workdir}")
   return 0

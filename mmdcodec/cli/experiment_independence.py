@@ -2,6 +2,7 @@
 
 import signal
 
+from mmdcodec import formatting
 from mmdcodec.cli import experiment
 from mmdcodec.errors import UserError
 
@@ -63,7 +64,6 @@ def add_arguments(parser):
 
 def run(args, rest):
   """Runs what is missing, then prints the table."""
-  from mmdcodec.cli import common
   from mmdcodec.experiments import arm_grid, arm_report
   from mmdcodec.experiments import arms as arms_lib
   from mmdcodec.train import config_files
@@ -102,5 +102,5 @@ def run(args, rest):
     # None: it was not set from Python.
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
   for table in (arm_report.dependence_table, arm_report.codes_table):
-    print("\n" + common.format_table(*table(found)))
+    print("\n" + formatting.table(*table(found)))
   print(f"\nresults, table.md and plots: {args.workdir}")

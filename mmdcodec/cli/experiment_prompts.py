@@ -1,5 +1,7 @@
 """`mmdcodec experiment prompts`: whether music is what its prompt asked for."""
 
+from mmdcodec import formatting, progress
+
 HELP = "whether a model of built-in music makes what its prompts ask for"
 EXAMPLE = (
   "mmdcodec experiment prompts --model mmdcodec-quickstart/music_bundle"
@@ -60,9 +62,9 @@ def run(args, rest):
     seed=args.seed,
     guidance=args.guidance,
     name=args.model,
-    show=common.progress_line,
+    show=progress.counter,
   )
-  print(common.format_table(*prompts.table(found)))
+  print(formatting.table(*prompts.table(found)))
   print(
     "\nby chance: with the captions of other pieces; p: of so many right by"
     " chance, for each trait by itself"

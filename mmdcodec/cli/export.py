@@ -1,5 +1,6 @@
 """`mmdcodec export`: a training run becomes a bundle, or a model programs."""
 
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "make a bundle of a training run, or StableHLO programs of a model"
@@ -57,7 +58,7 @@ def _run_stablehlo(args):
   )
   print(f"{args.bundle}: for {', '.join(stablehlo.PLATFORMS)}, see README.txt")
   print(
-    common.format_table(
-      None, [(name, common.bytes_text(size)) for name, size in sizes.items()]
+    formatting.table(
+      None, [(name, formatting.file_size(size)) for name, size in sizes.items()]
     )
   )

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from mmdcodec import formatting
+from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
 
 HELP = "make music from a prompt"
@@ -126,7 +126,7 @@ def run(args):
       x, rate = files.read(path)
       # Both at one rate: that of the model.
       given[name] = files.resample(x, rate=rate, to=music.rate)
-  show = common.progress_line("frames")
+  show = progress.counter("frames")
   codes = music.generate_codes(
     [args.prompt] * args.count,
     seconds=args.seconds,

@@ -34,7 +34,6 @@ def describe_file(path: pathlib.Path) -> str:
     UserError: it is none, or nothing is left of it.
   """
   from mmdcodec import bitstream
-  from mmdcodec.cli import common
 
   try:
     with bitstream.opened(path) as reader:
@@ -45,14 +44,13 @@ def describe_file(path: pathlib.Path) -> str:
       with bitstream.opened(path, recover=True) as reader:
         rows = [("DAMAGED", words) for words in reader.damage]
         print(_describe(path, reader))
-        print(common.format_table(None, rows))
+        print(formatting.table(None, rows))
     except UserError:
       pass
     raise error
 
 
 def _describe(path: pathlib.Path, reader) -> str:
-  from mmdcodec.cli import common
 
   header, size = reader.header, path.stat().st_size
   seconds = reader.samples / header.rate
@@ -77,9 +75,9 @@ def _describe(path: pathlib.Path, reader) -> str:
     ("chunks", f"{reader.chunks} of at most {length}"),
     ("scales", "yes" if header.scaled else "no"),
     ("model", header.model),
-    ("size", common.bytes_text(size)),
+    ("size", formatting.file_size(size)),
   ]
-  return common.format_table(None, rows)
+  return formatting.table(None, rows)
 
 
 def describe_model(path: pathlib.Path) -> str:
@@ -119,7 +117,7 @@ def describe_model(path: pathlib.Path) -> str:
       "its parameters" if music else "parameters",
       f"{count(codec) / 1e6:.2f} M",
     ),
-    ("size on disk", common.bytes_text(common.folder_size(path))),
+    ("size on disk", formatting.file_size(common.folder_size(path))),
   ]
   if codec.base is not codec:
     rows.append(("codec of a side", f"{codec.base.hash}, codes files"))
@@ -127,7 +125,7 @@ def describe_model(path: pathlib.Path) -> str:
     rows.append(("training steps", f"{training['step']:,}"))
   if source := loaded.config.get("source"):
     rows.append(("converted from", source["name"]))
-  table = common.format_table(None, rows)
+  table = formatting.table(None, rows)
   if music:
     return table
   bits = bitstream.code_bits(codec.codebook_size)
@@ -135,7 +133,7 @@ def describe_model(path: pathlib.Path) -> str:
     (n, n * bits * codec.frame_rate / 1000)
     for n in range(1, codec.codebooks + 1)
   ]
-  return table + "\n\n" + common.format_table(("codebooks", "kbps"), rates)
+  return table + "\n\n" + formatting.table(("codebooks", "kbps"), rates)
 
 
 def _music_rows(music) -> list[tuple[str, str]]:
@@ -180,5 +178,5 @@ def describe_dataset(path: pathlib.Path) -> str:
     ]
   else:
     rows.append(("channels", f"{found['channels']}"))
-  rows.append(("size on disk", common.bytes_text(common.folder_size(path))))
-  return common.format_table(None, rows)
+  rows.append(("size on disk", formatting.file_size(common.folder_size(path))))
+  return formatting.table(None, rows)

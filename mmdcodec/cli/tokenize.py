@@ -1,5 +1,6 @@
 """`mmdcodec tokenize`: an audio data set becomes codes for language models."""
 
+from mmdcodec import progress
 from mmdcodec.cli import common
 
 HELP = "encode a data set of audio to tokens, which language models train on"
@@ -37,7 +38,7 @@ def run(args):
   from mmdcodec import bundle, formatting
   from mmdcodec.data.tokenization import tokenize
 
-  shown = {} if args.quiet else {"show": common.progress_line("records")}
+  shown = {} if args.quiet else {"show": progress.counter("records")}
   codec = bundle.load_codec(args.model)
   found = tokenize(
     args.dataset,
@@ -53,6 +54,6 @@ def run(args):
       f" {formatting.duration(found['seconds'])} of audio, {found['codebooks']}"
       f" codebooks of {max(found['codebook_sizes'])} at"
       f" {found['frame_rate']:g} Hz,"
-      f" {common.bytes_text(common.folder_size(args.tokens))},"
+      f" {formatting.file_size(common.folder_size(args.tokens))},"
       f" {found['tokenizer']} {found['hash']}"
     )

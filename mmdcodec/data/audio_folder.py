@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from mmdcodec import progress
 from mmdcodec.errors import UserError
 
 
@@ -59,7 +60,6 @@ def readable(paths: Sequence) -> tuple[list, int]:
   A split may be one file: were that one broken, the job would fail at the end.
   """
   from mmdcodec.audio import files
-  from mmdcodec.cli import common
 
   def problem(path) -> UserError | None:
     try:
@@ -68,7 +68,7 @@ def readable(paths: Sequence) -> tuple[list, int]:
     except UserError as error:
       return error
 
-  good, show = [], common.progress_line("files looked at")
+  good, show = [], progress.counter("files looked at")
   # Reading and decoding let other threads run.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for done, error in enumerate(pool.map(problem, paths), 1):

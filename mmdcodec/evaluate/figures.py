@@ -1,4 +1,4 @@
-"""What all plots share: figures, the look of an axis, PNG bytes.
+"""What all plots share: figures, the look of an axis, colours, PNG bytes.
 
 Drawn with Matplotlib's Agg canvas on figures of their own, without pyplot: no
 display, no global state.
@@ -7,12 +7,16 @@ display, no global state.
 import io
 import os
 import pathlib
+from typing import Any
+
+import numpy as np
 
 INK, SOFT, GRID = "#1c2330", "#5b6575", "#e3e7ee"
+TRAIN, VALID = "#2b5fd9", "#e07b39"
 DPI = 130
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Any:
   """An empty Matplotlib figure, in inches, that lays out its axes itself."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -22,7 +26,7 @@ def new_figure(width: float, height: float):
   return figure
 
 
-def style_axis(axis, grid: bool = True) -> None:
+def style_axis(axis: Any, grid: bool = True) -> None:
   """Colours and sizes of an axis, its title and its labels.
 
   Args:
@@ -45,7 +49,7 @@ def style_axis(axis, grid: bool = True) -> None:
     axis.set_axisbelow(True)
 
 
-def write_png(figure, path: str | os.PathLike | None) -> bytes:
+def write_png(figure: Any, path: str | os.PathLike | None = None) -> bytes:
   """The figure as a PNG, also written to `path` unless that is None."""
   file = io.BytesIO()
   figure.savefig(file, format="png")
@@ -53,3 +57,10 @@ def write_png(figure, path: str | os.PathLike | None) -> bytes:
   if path is not None:
     pathlib.Path(path).write_bytes(data)
   return data
+
+
+def shades(number: int) -> list[tuple[float, ...]]:
+  """One colour a level, from dark (first) to light (last)."""
+  from matplotlib import colormaps
+
+  return [colormaps["viridis"](v) for v in np.linspace(0, 0.88, number)]

@@ -1,27 +1,45 @@
 """What the stages of `mmdcodec finetune` do.
 
-Each takes the job (`finetune.Job`) and says what there is now.
+    WORKDIR/codec                  the model's codec
+    WORKDIR/data/{train,valid}     data sets of audio
+    WORKDIR/tokens/{train,valid}   their codes
+    WORKDIR/run                    training: checkpoints, metrics
+    WORKDIR/bundle                 the new music model
+    WORKDIR/results.json           bits per frame of held-out music
+
+Each function is a stage: it takes the job and says what exists now.
 """
 
 import collections
-import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
-from mmdcodec import formatting
-from mmdcodec.cli import common
-from mmdcodec.data import audio_folder
+import mmdcodec
+from mmdcodec import bundle, formatting, progress
+from mmdcodec.audio import files
+from mmdcodec.data import (
+  audio_folder,
+  captions,
+  record_source,
+  records,
+  tokenization,
+)
+from mmdcodec.data.token_records import TokenSource
+from mmdcodec.evaluate import likelihood
+from mmdcodec.store import atomic
+from mmdcodec.train import loop
+from mmdcodec.workflows.finetune_job import Job
 
 SPLITS = ("train", "valid")
-# Records encoded at a time: with codecs of music models they are large.
+# Records encoded at a time: the codecs of music models need much memory.
 ENCODED = 4
-# Held-out records that the new model is compared on with the old, at most.
+# Held-out records, at most, on which the new model is compared with the old.
 COMPARED = 32
 
 
-def write_codec(job) -> str:
+def write_codec(job: Job) -> str:
   """Makes a bundle of the model's codec, which the training needs by itself."""
-  from mmdcodec import bundle
-
   found = bundle.read(job.model)
   bundle.save(
     job.workdir / "codec",
@@ -32,10 +50,8 @@ def write_codec(job) -> str:
   return f"{job.rate} Hz, {job.seconds:g} s at a time, of {job.model}"
 
 
-def audio_settings(job) -> dict:
+def audio_settings(job: Job) -> dict[str, Any]:
   """What the records depend on: files, captions, and how they are cut."""
-  from mmdcodec.data import captions
-
   paths = audio_files(job.folder, job.workdir)
   beside = [each for path in paths for each in captions.sidecars(path)]
   read = paths + sorted({each for each in beside if each.is_file()})
@@ -48,10 +64,8 @@ def audio_settings(job) -> dict:
   }
 
 
-def prepare(job) -> str:
+def prepare(job: Job) -> str:
   """Splits the files, and cuts them into records at the codec's rate."""
-  from mmdcodec.data import records
-
   paths, broken = audio_folder.readable(audio_files(job.folder, job.workdir))
   split = audio_folder.split_files(paths, job.folder, test=False)
   reports = {}
@@ -84,10 +98,8 @@ def prepare(job) -> str:
   return "; ".join(words + ([f"{left} left out"] if left else []))
 
 
-def changes(paths: list[pathlib.Path], job) -> list[str]:
-  """What is done to files that are not as the codec has them, in words."""
-  from mmdcodec.audio import files
-
+def changes(paths: Sequence[pathlib.Path], job: Job) -> list[str]:
+  """How files are converted that differ from the codec, in words."""
   infos = [files.info(path) for path in paths]
   rates = collections.Counter(info.rate for info in infos)
   rates.pop(job.rate, None)
@@ -97,39 +109,33 @@ def changes(paths: list[pathlib.Path], job) -> list[str]:
     of = ", ".join(f"{n} of {rate} Hz" for rate, n in sorted(rates.items()))
     found.append(f"resampled to {job.rate} Hz: {of}")
   if mixed:
-    found.append(f"{mixed} mixed to {common.plural(job.channels)}")
+    found.append(f"{mixed} mixed to {formatting.channels(job.channels)}")
   return found
 
 
-def tokenize(job) -> str:
-  """Makes codes of the records."""
-  import mmdcodec
-  from mmdcodec.data import record_source
-  from mmdcodec.data import tokenization as tokenize_lib
-
+def tokenize(job: Job) -> str:
+  """Encodes the records."""
   codec = mmdcodec.load(job.workdir / "codec")
   frames = 0
   for name, data in datasets(job, "data").items():
     out = job.workdir / "tokens" / name
     if not (out / record_source.SUMMARY).exists():
       out.parent.mkdir(exist_ok=True)
-      tokenize_lib.tokenize(
+      tokenization.tokenize(
         data,
         out,
         codec,
         batch=ENCODED,
-        show=common.progress_line(f"records ({name})"),
+        show=progress.counter(f"records ({name})"),
       )
     frames += record_source.describe(out)["frames"]
   return f"{frames:,} frames of {codec.codebooks} codebooks"
 
 
-def train(job) -> str:
-  """Trains on from the model, from where an interrupted run ended."""
-  from mmdcodec.train import loop
-
+def train(job: Job) -> str:
+  """Trains on from the model, from where an interrupted run stopped."""
   found = datasets(job, "tokens")
-  # Not as text, in which `,` and `=` would have a meaning.
+  # A mapping: in text, `,` and `=` would have a meaning.
   paths = {name: {str(path): 1.0} for name, path in found.items()}
   config = job.config | dict(
     init_from=job.model,
@@ -144,37 +150,30 @@ def train(job) -> str:
   return f"{job.config['steps']} steps"
 
 
-def export(job) -> str:
+def export(job: Job) -> str:
   """Makes the bundle of the best checkpoint, additions merged."""
-  from mmdcodec import bundle
-
   folder = job.workdir / "bundle"
   step = bundle.export(job.workdir / "run", folder, force=True)
   return f"step {step}, in {folder}"
 
 
-def compare(job) -> str:
+def compare(job: Job) -> str:
   """Measures held-out music under the model as it was and as it is."""
-  import mmdcodec
-  from mmdcodec.data.token_records import TokenSource
-  from mmdcodec.evaluate import likelihood
-
   found, path = {}, datasets(job, "tokens").get("valid")
   if path is not None:
-    source = TokenSource(path)
-    records = [source[i] for i in range(min(len(source), COMPARED))]
+    tokens = TokenSource(path)
+    held_out = [tokens[i] for i in range(min(len(tokens), COMPARED))]
     for name, model in (
       ("before", job.model),
       ("after", job.workdir / "bundle"),
     ):
       found[name] = likelihood.measure(
         mmdcodec.load(model),
-        [record["codes"] for record in records],
-        [record["caption"] for record in records],
+        [record["codes"] for record in held_out],
+        [record["caption"] for record in held_out],
         seconds=job.seconds,
       ).bits_per_frame
-  results = json.dumps({"bits_per_frame": found}, indent=2)
-  (job.workdir / "results.json").write_text(results + "\n")
+  atomic.write_json(job.workdir / "results.json", {"bits_per_frame": found})
   if not found:
     return "nothing is held out to compare on"
   return (
@@ -187,24 +186,20 @@ def audio_files(
   folder: pathlib.Path, workdir: pathlib.Path
 ) -> list[pathlib.Path]:
   """The audio in a folder, without what is in a workdir below it."""
-  from mmdcodec.audio import files
-
   paths = files.find(folder)
   if folder in workdir.parents:
     paths = [path for path in paths if not path.is_relative_to(workdir)]
   return paths
 
 
-def datasets(job, kind: str) -> dict[str, pathlib.Path]:
+def datasets(job: Job, kind: str) -> dict[str, pathlib.Path]:
   """Data sets of a kind, "data" or "tokens", by split; valid may be missing."""
   found = {name: job.workdir / kind / name for name in SPLITS}
   return {name: path for name, path in found.items() if path.exists()}
 
 
-def a_prompt(job) -> str:
+def a_prompt(job: Job) -> str:
   """A caption of the music, as an example."""
-  from mmdcodec.data.token_records import TokenSource
-
-  source = TokenSource(job.workdir / "tokens" / "train")
-  found = (source[i]["caption"] for i in range(len(source)))
+  tokens = TokenSource(job.workdir / "tokens" / "train")
+  found = (tokens[i]["caption"] for i in range(len(tokens)))
   return next((caption for caption in found if caption.strip()), "")

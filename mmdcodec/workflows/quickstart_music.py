@@ -1,7 +1,8 @@
 """The second half of `mmdcodec quickstart`: a language model that makes music.
 
-The codes of the music that the codec was trained on, a small language model
-over them, and new music from the captions of songs that neither has seen.
+Encodes the training music, trains a small language model on the codes, and
+makes music from the captions of held-out songs. Each function is a stage: it
+takes the job and says what exists now.
 
     WORKDIR/tokens/{train,valid}       codes of the data sets
     WORKDIR/lm                         training: checkpoints, metrics
@@ -12,29 +13,32 @@ over them, and new music from the captions of songs that neither has seen.
 import json
 import pathlib
 import shutil
+from typing import Any
 
-from mmdcodec import formatting
-from mmdcodec.cli import common
+import mmdcodec
+from mmdcodec import bundle, formatting, progress
+from mmdcodec.audio import files
+from mmdcodec.data import captions, tokenization
+from mmdcodec.experiments import factorization
+from mmdcodec.train import loop
+from mmdcodec.workflows.quickstart_job import Job
 
 PROMPTS_FILE = "prompts.json"
 
 
-def tokenize(job) -> str:
+def tokenize(job: Job) -> str:
   """Writes the codes of the music for training."""
-  import mmdcodec
-  from mmdcodec.data import tokenization as tokenize_lib
-
   codec, found = mmdcodec.load(job.workdir / "bundle"), {}
   (job.workdir / "tokens").mkdir(exist_ok=True)
   for split in ("train", "valid"):
-    found[split] = tokenize_lib.tokenize(
+    found[split] = tokenization.tokenize(
       job.workdir / "data" / split,
       job.workdir / "tokens" / split,
       codec,
       # What is short needs no more room than this.
       batch=4,
       force=True,
-      show=common.progress_line(f"records ({split})"),
+      show=progress.counter(f"records ({split})"),
     )
   train = found["train"]
   return (
@@ -43,10 +47,8 @@ def tokenize(job) -> str:
   )
 
 
-def train(job) -> str:
-  """Trains the language model, from where an interrupted run ended."""
-  from mmdcodec.train import loop
-
+def train(job: Job) -> str:
+  """Trains the language model, from where an interrupted run stopped."""
   last = loop.train(
     with_data(job),
     job.workdir / "lm",
@@ -58,34 +60,27 @@ def train(job) -> str:
   )
 
 
-def with_data(job) -> dict:
+def with_data(job: Job) -> dict[str, Any]:
   """The config of the run, with its codec and its codes."""
-  from mmdcodec.experiments import factorization
-
   # Lists: as text, `,` and `=` would have a meaning.
   folder = job.workdir / "tokens"
   sets = {split: [str(folder / split)] for split in ("train", "valid")}
   return factorization.with_codes(job.lm, sets, job.workdir / "bundle")
 
 
-def export(job) -> str:
+def export(job: Job) -> str:
   """Makes the music model: one bundle with language model and codec."""
-  from mmdcodec import bundle
-
   folder = job.workdir / "music_bundle"
   step = bundle.export(job.workdir / "lm", folder, force=True)
   return f"step {step}, in {folder}"
 
 
-def prompts(job) -> list[dict]:
+def prompts(job: Job) -> list[dict[str, Any]]:
   """What is asked for: captions of songs held out, and which songs they are.
 
   Returns:
     {"prompt", "song"} of each piece; without captions, prompts are empty.
   """
-  from mmdcodec.audio import files
-  from mmdcodec.data import captions
-
   folder = job.workdir / "music" / "test"
   found = [
     {"prompt": captions.sidecar(path).caption, "song": path.name}
@@ -95,11 +90,8 @@ def prompts(job) -> list[dict]:
   return (with_caption or found)[: job.pieces]
 
 
-def generate(job) -> str:
+def generate(job: Job) -> str:
   """Makes a piece of music for each prompt."""
-  import mmdcodec
-  from mmdcodec.audio import files
-
   folder, asked = job.workdir / "generated", prompts(job)
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
@@ -115,6 +107,6 @@ def generate(job) -> str:
   return f"{len(asked)} pieces, {seconds}"
 
 
-def generated(workdir: pathlib.Path) -> list[dict]:
+def generated(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """What `generate` made: {"prompt", "song", "file"} of each piece."""
   return json.loads((workdir / "generated" / PROMPTS_FILE).read_text())

@@ -1,0 +1,192 @@
+"""Audio out of coded files: any of them, any part, in constant memory."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mmdcodec.bitstream import ecdc
+from mmdcodec.bitstream.in_memory import Held
+from mmdcodec.bitstream.reader import Reader
+from mmdcodec.bitstream.reader import opened as opened_mmdc
+from mmdcodec.errors import UserError
+from mmdcodec.tokenizers import piecewise
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+
+# Seconds decoded before and after a part: a decoder remembers, and one that
+# looks ahead must see.
+_AROUND = 4.0
+
+
+@contextlib.contextmanager
+def opened(
+  source: Path | IO[bytes], *, recover: bool = False
+) -> Iterator[Reader | Held]:
+  """Opens a `.mmdc` file or a raw `.ecdc` file of EnCodec.
+
+  Args:
+    source: path, or seekable file with a name.
+    recover: read what is left of a damaged file.
+
+  Yields:
+    The reader.
+
+  Raises:
+    UserError: it cannot be read, is damaged, or holds no audio.
+  """
+  with contextlib.ExitStack() as stack:
+    reader: Reader | Held
+    suffix = getattr(source, "suffix", "").lower()
+    if suffix == ecdc.SUFFIX or begins_with(source, ecdc.MAGIC):
+      name = str(source) if isinstance(source, Path) else source.name
+      reader = Held(ecdc.read(source), name)
+    else:
+      reader = stack.enter_context(opened_mmdc(source, recover=recover))
+    if not reader.samples:
+      raise UserError(f"{reader.name} holds no audio.")
+    yield reader
+
+
+def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
+  """Whether a path or a seekable file begins with these bytes."""
+  if not isinstance(source, os.PathLike):
+    start = source.read(len(magic))
+    source.seek(0)
+    return start == magic
+  try:
+    with open(source, "rb") as file:
+      return file.read(len(magic)) == magic
+  except OSError:
+    return False  # whoever opens it next says why
+
+
+def check_codec(
+  reader: Reader | Held, codec: LoadedCodec, name: str
+) -> Reader | Held:
+  """Makes sure that a codec made the codes.
+
+  Args:
+    reader: of the codes.
+    codec: to decode with.
+    name: of the codec, for messages.
+
+  Returns:
+    The reader; of a file of version 1, with the codec's segments.
+
+  Raises:
+    UserError: another codec made them, so that decoding would give noise; or
+      the header contradicts this codec.
+  """
+  header, source = reader.header, reader.name
+  if reader.version and header.model != codec.hash:
+    raise UserError(
+      f"{source} was made by model {header.model}, but {name} is"
+      f" {codec.hash}; decode it with the model that made it (`mmdcodec info`"
+      " shows the name of each)."
+    )
+  segments: tuple[int, int] = 0, 0
+  if codec.model.chunk is not None:
+    size, hop = codec.model.chunk
+    segments = -(-size // codec.stride), hop
+    if reader.version == 1:
+      reader = reader.in_segments(*segments)
+      header = reader.header
+  found = (
+    (header.rate, header.channels, header.stride, header.codebook_size),
+    (header.segment_frames, header.segment_hop),
+    header.scaled,
+  )
+  wanted = (
+    (codec.rate, codec.channels, codec.stride, codec.codebook_size),
+    segments,
+    codec.model.normalize,
+  )
+  if (
+    found == wanted
+    and header.codebooks <= codec.codebooks
+    and _scales(reader) == header.scales(reader.frames)
+    and reader.samples <= codec.model.samples_of(reader.frames)
+  ):
+    return reader
+  if not reader.version:
+    raise UserError(
+      f"{source} was made by a codec of {header.rate} Hz with"
+      f" {header.codebooks} x {header.codebook_size} codes; {name} is another"
+      " one."
+    )
+  # The hash covers the settings, so the header was changed.
+  raise UserError(f"{source} is damaged: its header does not fit its model.")
+
+
+def _scales(reader: Reader | Held) -> int:
+  """How many scales a file has; a chunk has as many as it must."""
+  if not isinstance(reader, Held):
+    return reader.header.scales(reader.frames)
+  scale = reader.read().scale
+  return 0 if scale is None else len(scale)
+
+
+def decode_part(
+  codec: LoadedCodec, reader: Reader | Held, begin: int, end: int
+) -> Iterator[np.ndarray]:
+  """Decodes a part of a file of any length.
+
+  Only the chunks around it are read. A decoder with an LSTM remembers more
+  than the `_AROUND` seconds before: its part is close to that of the whole,
+  not equal.
+
+  Args:
+    codec: the model.
+    reader: of the codes.
+    begin: first sample.
+    end: sample to stop before.
+
+  Yields:
+    float32 [samples, channels].
+  """
+  header, samples = reader.header, reader.samples
+  first, last, offset, length = 0, reader.frames, 0, samples
+  if piecewise.can_cut(codec.model) and (begin or end < samples):
+    unit, hop = 1, header.stride
+    around = int(_AROUND * header.frame_rate)
+    if header.segment_frames:
+      # Segments are coded on their own, and overlap with the next ones.
+      unit, hop, around = header.segment_frames, header.segment_hop, 1
+    first = max(0, begin // hop - around) * unit
+    last = min(last, (-(-end // hop) + around) * unit)
+    offset = first // unit * hop
+    length = min(samples, -(-last // unit) * hop) - offset
+  pieces = _pieces(reader, first, last)
+  at = offset
+  for x in codec.decode_blocks(pieces, length=length):
+    x = _muted(x, at, reader)
+    at, x = at + len(x), x[max(0, begin - at) : max(0, end - at)]
+    if len(x):
+      yield x
+    if at >= end:
+      return
+
+
+def _pieces(
+  reader: Reader | Held, first: int, last: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+  """(codes, scale) as `decode_blocks` takes them."""
+  whole = not reader.header.segment_frames
+  for i, piece in enumerate(reader.pieces(first, last)):
+    # The one scale of a whole clip stands in every chunk.
+    yield piece.codes, None if whole and i else piece.scale
+
+
+def _muted(x: np.ndarray, at: int, reader: Reader | Held) -> np.ndarray:
+  """Audio from sample `at` on, silent where codes are lost."""
+  header = reader.header
+  hop = header.stride
+  if header.segment_frames:
+    hop = header.segment_hop / header.segment_frames
+  x = x.copy() if reader.lost else x
+  for first, end in reader.lost:
+    x[max(0, int(first * hop) - at) : max(0, int(end * hop) - at)] = 0
+  return x

@@ -1,0 +1,239 @@
+"""What a codec loses of audio: sections of a report, and the page of them.
+
+`mmdcodec evaluate reconstruction` and `mmdcodec quickstart` share the sections.
+"""
+
+import pathlib
+import shlex
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmdcodec import formatting
+from mmdcodec.evaluate import (
+  audio_plots,
+  codebook_plots,
+  report,
+  training_plots,
+)
+from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
+
+# Players make a page heavy: 5 s of FLAC at 24 kHz are 0.2 MB.
+LISTEN = 6
+NAN = float("nan")
+
+
+def bit_rates(result: Reconstruction) -> tuple[float, float]:
+  """Of the packed codes and with ideal entropy coders, in kbps."""
+  return (
+    result.bits_per_second / 1000,
+    result.entropy_bits_per_second / 1000,
+  )
+
+
+def as_text(result: Reconstruction) -> str:
+  """Tables for a terminal."""
+  total = sum(row["seconds"] for row in result.rows)
+  measures = [
+    (heading, *result.summary[name], words)
+    for name, (heading, words) in COLUMNS.items()
+  ]
+  nominal, coded = bit_rates(result)
+  measures += [
+    ("bit rate (kbps)", nominal, NAN, "of the packed codes"),
+    ("entropy-coded (kbps)", coded, NAN, "with an ideal coder"),
+  ]
+  levels = [
+    (level, 100 * usage, perplexity)
+    for level, (usage, perplexity) in enumerate(
+      zip(result.usage, result.perplexity, strict=True), 1
+    )
+  ]
+  size = result.counts.shape[1]
+  return "\n\n".join(
+    [
+      f"{len(result.rows)} clips, {formatting.duration(total)}, {nominal:.2f}"
+      " kbps",
+      formatting.table(("measure", "mean", "std", ""), measures),
+      formatting.table(
+        ("codebook", "usage (%)", f"perplexity (of {size})"), levels
+      ),
+    ]
+  )
+
+
+def measures_section(
+  result: Reconstruction, baseline: Reconstruction | None = None
+) -> report.Table:
+  """Means and deviations; with an untrained codec, the margin as well."""
+  columns = ["measure", "mean", "std"]
+  if baseline is not None:
+    columns = ["measure", "trained", "std", "untrained", "std", "margin"]
+  lines = [
+    (heading, result.summary[name], baseline and baseline.summary[name])
+    for name, (heading, _) in COLUMNS.items()
+  ]
+  for index, heading in enumerate(("bit rate", "entropy-coded bit rate")):
+    line = [
+      (bit_rates(each)[index], NAN) for each in (result, baseline) if each
+    ]
+    lines.append((f"{heading} (kbps)", line[0], line[-1]))
+  rows = []
+  for heading, here, there in lines:
+    row: list = [heading, *here]
+    if baseline is not None:
+      row += [*there, here[0] - there[0]]
+    rows.append(row)
+  better = "; ".join(f"{title}: {words}" for title, words in COLUMNS.values())
+  note = (
+    f"Mean and standard deviation over {len(result.rows)} clips. {better}."
+    " Entropy-coded: with an ideal coder for each codebook by itself."
+  )
+  if baseline is not None:
+    note += (
+      " Margin: trained minus untrained. Untrained is the same architecture at"
+      " step 0: random weights, with codebooks fitted by k-means to what the"
+      " random encoder makes of training music."
+    )
+  return report.Table("Reconstruction", columns, rows, note)
+
+
+def players_section(
+  result: Reconstruction,
+  baseline: Reconstruction | None = None,
+  details: Mapping[str, str] | None = None,
+) -> report.Players:
+  """Originals beside reconstructions, each with its spectrogram.
+
+  Args:
+    result: of the codec.
+    baseline: of another codec, to listen to as well.
+    details: name of a clip -> words below it.
+  """
+  rows = []
+  for index, clip in enumerate(result.clips[:LISTEN]):
+    audio = {"original": clip.audio, "reconstruction": result.audio[index]}
+    if baseline is not None:
+      audio["untrained"] = baseline.audio[index]
+    words = [(details or {}).get(clip.name, "")]
+    words.append(f"SI-SDR {result.rows[index]['si_sdr']:.1f} dB")
+    detail = " · ".join(filter(None, words))
+    rows.append(compared(clip.name, audio, result.rate, detail))
+  return report.Players("Listen", rows)
+
+
+def compared(
+  name: str, audio: Mapping[str, np.ndarray], rate: int, detail: str = ""
+) -> report.Clip:
+  """Recordings side by side, each above its own spectrogram.
+
+  Args:
+    name: of the clip.
+    audio: title -> [samples] or [samples, channels], from left to right.
+    rate: of all of them, in Hz.
+    detail: a line below the name.
+  """
+  pictures = audio_plots.spectrograms(audio, rate=rate)
+  recordings = [
+    report.Recording(title, x, pictures[title]) for title, x in audio.items()
+  ]
+  return report.Clip(name, recordings, rate, detail)
+
+
+def save_pictures(players: report.Players, folder: pathlib.Path) -> None:
+  """FOLDER/spectrogram-NNN-TITLE.png of every recording with a picture."""
+  for index, clip in enumerate(players.clips):
+    for each in clip.recordings:
+      if isinstance(each.picture, bytes):
+        name = f"spectrogram-{index:03d}-{each.title.replace(' ', '-')}.png"
+        (folder / name).write_bytes(each.picture)
+
+
+def clips_section(result: Reconstruction) -> report.Table:
+  """One row per clip."""
+  return report.Table(
+    "Every clip",
+    ["clip", "seconds", *(title for title, _ in COLUMNS.values())],
+    [list(row.values()) for row in result.rows],
+  )
+
+
+def codebooks_sections(
+  result: Reconstruction, baseline: Reconstruction | None = None
+) -> tuple[report.Table, report.Figure]:
+  """Codebook usage as a table and as a picture."""
+  columns = ["codebook", "usage (%)", "perplexity"]
+  if baseline is not None:
+    columns += ["untrained usage (%)", "untrained perplexity"]
+  rows = []
+  for level in range(len(result.usage)):
+    row: list = [level + 1]
+    for each in filter(None, (result, baseline)):
+      row += [100 * float(each.usage[level]), float(each.perplexity[level])]
+    rows.append(row)
+  frames = int(result.counts[0].sum())
+  table = report.Table(
+    "Codebook usage",
+    columns,
+    rows,
+    f"{frames:,} frames, {result.counts.shape[1]} codes in each codebook. Usage"
+    " is the share of codes chosen at least once; perplexity is 2 to the"
+    " entropy of the choice, the effective number of codes.",
+  )
+  image = codebook_plots.codebook_usage(np.asarray(result.counts))
+  return table, report.Figure("", [image])
+
+
+def curves_section(
+  workdir: str | pathlib.Path, title: str = "Training"
+) -> list[report.Figure]:
+  """Training curves, if the folder is the workdir of a training run."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  if not path.is_file():
+    return []
+  try:
+    image = training_plots.curves(path)
+  except ValueError:  # killed before the first line
+    return []
+  caption = "Losses on training batches, and measures on validation music."
+  return [report.Figure(title, [image], caption)]
+
+
+def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
+  """Writes FOLDER/report.html and its plots; returns the page."""
+  folder = pathlib.Path(folder)
+  command = ["mmdcodec", "evaluate", "reconstruction"]
+  for name in ("model", "audio", "seconds", "clips", "codebooks"):
+    command += [f"--{name}", f"{result.about[name]}"]
+  mean, std = result.summary["si_sdr"]
+  players = players_section(result)
+  usage, figure = codebooks_sections(result)
+  curves = curves_section(result.about["model"])
+  save_pictures(players, folder)
+  for name, section in (
+    ("codebook_usage.png", figure),
+    *(("curves.png", each) for each in curves),
+  ):
+    (folder / name).write_bytes(section.images[0])
+  return report.write_report(
+    folder / "report.html",
+    [
+      report.Text(
+        "What was run",
+        [f"Model {result.about['hash']}."],
+        code=shlex.join(command),
+      ),
+      measures_section(result),
+      players,
+      *curves,
+      usage,
+      figure,
+      clips_section(result),
+      report.environment(),
+    ],
+    title="Reconstruction",
+    lead=(
+      f"{len(result.rows)} clips at {result.bits_per_second / 1000:.2f} kbps:"
+      f" SI-SDR {mean:.1f} dB (standard deviation {std:.1f})."
+    ),
+  )

@@ -1,0 +1,1 @@
+"""Jobs of several stages behind one command: quickstart, finetune."""

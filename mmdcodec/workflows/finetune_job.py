@@ -1,0 +1,148 @@
+"""What `mmdcodec finetune` is asked to do, and the config of its training."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from mmdcodec.configs import common
+from mmdcodec.generation.musicgen import LoadedMusic
+from mmdcodec.parallel import mesh
+
+# Low-rank additions start from nothing and take larger steps.
+LEARNING_RATE, LORA_LEARNING_RATE = 3e-5, 3e-4
+# Seconds of a record, at least: one crop comes from one record.
+RECORD_SECONDS = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How to train.
+
+  Attributes:
+    lora: rank of the low-rank additions that are trained alone; 0 for the
+      whole model.
+    steps: of the training.
+    learning_rate: None for `LEARNING_RATE` or `LORA_LEARNING_RATE`.
+    batch: clips in a step, over all devices; None for 8, or one per device.
+    seconds: of a clip; None for those of the model, which are the most.
+  """
+
+  lora: int = 0
+  steps: int = 500
+  learning_rate: float | None = None
+  batch: int | None = None
+  seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Everything the stages depend on.
+
+  Attributes:
+    folder: the audio.
+    workdir: absolute.
+    captions: a table of them, or None.
+    model: path of the music model.
+    rate: Hz of its codec.
+    channels: of its codec.
+    codec: hash of its codec.
+    config: plain dict of the training run, without data.
+    seconds: of a clip.
+  """
+
+  folder: pathlib.Path
+  workdir: pathlib.Path
+  captions: pathlib.Path | None
+  model: str
+  rate: int
+  channels: int
+  codec: str
+  config: dict[str, Any]
+  seconds: float
+
+  @property
+  def record_seconds(self) -> float:
+    """Of a record: at least as long as a clip."""
+    return max(RECORD_SECONDS, self.seconds)
+
+
+def make_job(
+  folder: str | os.PathLike,
+  workdir: str | os.PathLike,
+  *,
+  model: str,
+  music: LoadedMusic,
+  options: Options,
+  captions: pathlib.Path | None = None,
+) -> Job:
+  """Decides what the job does.
+
+  Args:
+    folder: audio files, in any of its folders.
+    workdir: everything goes here.
+    model: path of the music model, or an id on the Hub.
+    music: the model itself.
+    options: how to train.
+    captions: a table of captions.
+
+  Raises:
+    UserError: the folder is missing or has no audio, or an option cannot be.
+  """
+  config = make_config(options, music)
+  # An id on the Hub is no path.
+  local = pathlib.Path(model).expanduser()
+  return Job(
+    folder=pathlib.Path(folder).expanduser().resolve(),
+    workdir=pathlib.Path(workdir).expanduser().resolve(),
+    captions=captions,
+    model=str(local.resolve()) if local.exists() else model,
+    rate=music.rate,
+    channels=music.channels,
+    codec=music.codec.hash,
+    config=config,
+    seconds=config["model"]["frames"] / music.frame_rate,
+  )
+
+
+def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
+  """The config of the training run, without paths.
+
+  Args:
+    options: how to train.
+    music: the model to start from.
+
+  Raises:
+    UserError: the batch does not divide over the devices.
+  """
+  config = common.lm_config("small").to_dict()
+  frames = music.model.frames
+  if options.seconds is not None:
+    frames = min(frames, max(1, round(options.seconds * music.frame_rate)))
+  # Keeps matrix products and recomputes the rest: little extra work for the
+  # memory of long clips.
+  config["model"] = music.config["model"] | dict(frames=frames, remat="dots")
+  devices = jax.device_count()
+  config["batch"] = options.batch or -(-8 // devices) * devices
+  mesh.check_batch(config["batch"], mesh.make_mesh(config["mesh"]))
+  config["steps"] = options.steps
+  config["lora"]["rank"] = options.lora
+  if music.model.text and music.model.text["tokenizer"] == "t5":
+    config["freeze"] = "conditioner/text_encoder"
+  default = LORA_LEARNING_RATE if options.lora else LEARNING_RATE
+  config["optimizer"] |= dict(
+    learning_rate=options.learning_rate or default,
+    warmup=min(50, options.steps // 10),
+    final=0.1,
+  )
+  # A short run that ends at a low learning rate gains little by averaging.
+  config["ema"] = 0.0
+  config["data"] |= dict(
+    frame_rate=music.frame_rate, text_tokens=256, valid_batches=2
+  )
+  config["log_every"] = max(1, options.steps // 25)
+  config["eval_every"] = config["save_every"] = max(1, options.steps // 10)
+  config["keep"] = 1
+  return config

@@ -1,0 +1,60 @@
+"""The stages of `mmdcodec quickstart`: from music to a codec, to new music.
+
+Renders built-in music (or takes a folder), prepares it, trains a small codec
+with independent codebooks, exports it and measures it on held-out music, beside
+the same codec untrained (`quickstart_codec.py`). Then trains a language model
+of its codes and makes music from prompts (`quickstart_music.py`), and writes a
+page to look at and listen to (`quickstart_report.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmdcodec.store import jobs
+from mmdcodec.workflows import quickstart_codec as codec
+from mmdcodec.workflows import quickstart_music as music
+from mmdcodec.workflows import quickstart_report
+from mmdcodec.workflows.quickstart_job import Job
+
+
+def make_stages(job: Job) -> list[jobs.Stage]:
+  """The stages of the job, in order."""
+  folder = job.workdir
+  sound = {"rate": job.rate, "channels": job.channels}
+  clips = {"clips": job.clips, "seconds": job.clip_seconds}
+  pieces = {"pieces": job.pieces, "seconds": job.piece_seconds}
+
+  def stage(
+    name: str,
+    work: Callable[[Job], str],
+    settings: Mapping[str, Any],
+    outputs: Sequence[str],
+    **options: Any,
+  ) -> jobs.Stage:
+    paths = [folder / output for output in outputs]
+    return jobs.Stage(name, lambda: work(job), settings, paths, **options)
+
+  return [
+    stage(
+      "music",
+      codec.make_music,
+      codec.music_settings(job),
+      ["music"],
+      resumes=True,
+    ),
+    stage("prepare", codec.prepare, sound, ["data"]),
+    stage("train", codec.train, job.config, ["run"], resumes=True),
+    stage("export", codec.export, {}, ["bundle"]),
+    stage("evaluate", codec.evaluate, clips, ["evaluation"]),
+    stage("tokenize", music.tokenize, {}, ["tokens"]),
+    stage("train lm", music.train, job.lm, ["lm"], resumes=True),
+    stage("export lm", music.export, {}, ["music_bundle"]),
+    stage("generate", music.generate, pieces, ["generated"]),
+    stage("report", write_report, {}, ["report.html"]),
+  ]
+
+
+def write_report(job: Job) -> str:
+  """Writes the page."""
+  path = quickstart_report.write(job)
+  return f"{path.stat().st_size / 1e6:.1f} MB"

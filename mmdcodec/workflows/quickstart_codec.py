@@ -1,0 +1,211 @@
+"""The first half of `mmdcodec quickstart`: music, and a codec trained on it.
+
+    WORKDIR/music/{train,valid,test}   audio files, by their use
+    WORKDIR/data/{train,valid}         data sets of records
+    WORKDIR/run                        training: checkpoints, metrics
+    WORKDIR/bundle                     the trained codec
+    WORKDIR/evaluation                 measures and audio
+
+Each function is a stage: it takes the job and says what exists now.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+import mmdcodec
+from mmdcodec import bundle, formatting, progress
+from mmdcodec.audio import files, synth
+from mmdcodec.data import audio_folder, pipeline, records
+from mmdcodec.evaluate import clips as clips_lib
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+from mmdcodec.train import loop
+from mmdcodec.train.task import make_task
+from mmdcodec.workflows.quickstart_job import SPLITS, Job
+
+
+def music_settings(job: Job) -> dict[str, Any]:
+  """What the music depends on: of a folder, its files with size and date."""
+  if job.audio is None:
+    return {
+      "songs": job.songs,
+      "seconds": job.song_seconds,
+      "rate": job.rate,
+    }
+  known = audio_folder.fingerprint(_audio_files(job), job.audio)
+  return {"folder": str(job.audio), "files": known}
+
+
+def make_music(job: Job) -> str:
+  """Fills WORKDIR/music/{train,valid,test}."""
+  if job.audio is not None:
+    return link_music(job)
+
+  for index, split in enumerate(SPLITS):
+    folder = job.workdir / "music" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    synth.write_songs(
+      folder,
+      songs=job.songs[index],
+      seconds=job.song_seconds,
+      rate=job.rate,
+      seed=index,
+      # Processes take longer to start than a few songs take to render.
+      workers=None if job.songs[index] > 8 else 1,
+      progress=progress.counter(f"songs ({split})"),
+    )
+  total = formatting.duration(sum(job.songs) * job.song_seconds)
+  train, valid, test = job.songs
+  return (
+    f"rendered {sum(job.songs)} songs, {total}: {train} to train on, {valid}"
+    f" to watch the training, {test} held out"
+  )
+
+
+def link_music(job: Job) -> str:
+  """Links the files of the user's folder, with captions beside them."""
+  assert job.audio is not None
+  found, broken = audio_folder.readable(_audio_files(job))
+  split = audio_folder.split_files(found, job.audio)
+  for name, paths in split.items():
+    for path in paths:
+      # As `data.captions.sidecar` looks for them.
+      sidecars = [path.with_suffix(suffix) for suffix in (".json", ".txt")]
+      sidecars += [pathlib.Path(f"{path}{s}") for s in (".json", ".txt")]
+      for source in (path, *(s for s in sidecars if s.is_file())):
+        relative = os.path.relpath(source, job.audio)
+        target = job.workdir / "music" / name / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+          target.symlink_to(source.resolve())
+        except OSError:
+          # Some file systems and Windows know no links.
+          shutil.copy(source, target)
+  counts = {name: len(paths) for name, paths in split.items()}
+  return (
+    f"{sum(counts.values())} files of {job.audio}: {counts['train']} to train"
+    f" on, {counts['valid']} to watch the training, {counts['test']} held out"
+    + (f"; {broken} unreadable, left out" if broken else "")
+  )
+
+
+def prepare(job: Job) -> str:
+  """Cuts the music for training into records."""
+  found = {}
+  for split in ("train", "valid"):
+    found[split] = records.prepare(
+      job.workdir / "music" / split,
+      job.workdir / "data" / split,
+      rate=job.rate,
+      channels=job.channels,
+      # Built-in music takes a second.
+      progress=job.audio is not None,
+      force=True,
+    )
+  skipped = sum(len(each.skipped) for each in found.values())
+  duration = formatting.duration(found["train"].seconds)
+  line = f"{found['train'].records} records, {duration}, to train on"
+  return line + (f"; {skipped} files skipped" if skipped else "")
+
+
+def train(job: Job) -> str:
+  """Trains the codec, from where an interrupted run stopped."""
+  loop.train(
+    with_data(job),
+    job.workdir / "run",
+    log=lambda line: print("  " + line, flush=True),
+  )
+  return f"{job.config['steps']} steps"
+
+
+def export(job: Job) -> str:
+  """Makes the bundle of the best checkpoint."""
+  folder = job.workdir / "bundle"
+  step = bundle.export(job.workdir / "run", folder, force=True)
+  return f"step {step}, in {folder}"
+
+
+def evaluate(job: Job) -> str:
+  """Measures the codec, trained and untrained, on the held-out music."""
+  trained = mmdcodec.load(job.workdir / "bundle")
+  clips = clips_lib.collect(
+    job.workdir / "music" / "test",
+    rate=job.rate,
+    channels=job.channels,
+    seconds=job.clip_seconds,
+    count=job.clips,
+    log=functools.partial(print, flush=True),
+  )
+  folder = job.workdir / "evaluation"
+  found = {}
+  for name, codec in (("trained", trained), ("untrained", untrained(job))):
+    about = {
+      "model": str(job.workdir / "bundle") if name == "trained" else name,
+      "audio": str(job.workdir / "music" / "test"),
+      "seconds": job.clip_seconds,
+      "clips": job.clips,
+    }
+    found[name] = clips_lib.reconstruct(codec, clips, about=about)
+    clips_lib.save(found[name], folder / name)
+  a, b = (found[name].summary["si_sdr"][0] for name in found)
+  return (
+    f"SI-SDR {a:.1f} dB on {len(clips)} held-out clips (untrained: {b:.1f} dB)"
+  )
+
+
+def untrained(job: Job) -> LoadedCodec:
+  """The codec at step 0: random weights, codebooks of k-means on real latents.
+
+  With codebooks fitted to what the random encoder gives, it is the strongest
+  codec that needs no training.
+  """
+  task = make_task(job.config)
+  key = jax.random.key(job.config["seed"])
+  variables = jax.jit(task.init)(key)
+  (batch,) = pipeline.fixed_batches(
+    job.workdir / "data" / "train",
+    batch=job.config["batch"],
+    seconds=job.config["data"]["seconds"],
+    rate=job.rate,
+    channels=job.channels,
+    count=1,
+  )
+
+  def start(variables: Any, x: Any, lengths: Any, key: jax.Array) -> Any:
+    """The codebooks after the first training call, which runs k-means."""
+    return task.codec.apply(
+      variables,
+      x,
+      lengths,
+      train=True,
+      rngs={"quantize": key},
+      mutable=["codebook"],
+    )[1]
+
+  started = jax.jit(start)(variables, batch["audio"], batch["lengths"], key)
+  config = {"kind": job.config["task"], "model": job.config["model"]}
+  return LoadedCodec(config, {**variables, **started})
+
+
+def with_data(job: Job) -> dict[str, Any]:
+  """The config of the run with its data sets."""
+  config = json.loads(json.dumps(job.config))
+  for split in ("train", "valid"):
+    # A mapping: in text, `,` and `=` would have a meaning.
+    config["data"][split] = {str(job.workdir / "data" / split): 1.0}
+  return config
+
+
+def _audio_files(job: Job) -> list[pathlib.Path]:
+  """The user's files, without what this job put there."""
+  assert job.audio is not None
+  paths = files.find(job.audio)
+  if job.workdir.is_relative_to(job.audio):
+    paths = [path for path in paths if not path.is_relative_to(job.workdir)]
+  return paths
