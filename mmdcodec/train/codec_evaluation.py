@@ -40,18 +40,18 @@ class CodecEvaluation:
       of the codes of all clips, per codebook; and `independence`, the
       unweighted loss over all clips, if the run has it.
     """
-    sums, used, clips, held = None, 0, 0, []
+    sums, counts, held = [], [], []
     for batch in batches:
       found, rows = self._reconstruct(variables, batch)
       held.append(rows)
-      more, counts = jax.tree.map(np.float64, jax.device_get(found))
-      sums = more if sums is None else jax.tree.map(np.add, sums, more)
-      used = used + counts
-      clips += batch["audio"].shape[0]
-    metrics = {name: value / clips for name, value in sums.items()}
+      more, count = jax.tree.map(np.float64, jax.device_get(found))
+      sums.append(more)
+      counts.append(count)
+    clips = sum(batch["audio"].shape[0] for batch in batches)
+    metrics = {name: sum(s[name] for s in sums) / clips for name in sums[0]}
     if self._term is not None:
       metrics["independence"] = float(self._dependence(held))
-    return {**metrics, **codebooks.statistics(used)}
+    return {**metrics, **codebooks.statistics(sum(counts))}
 
   def _measure_batch(
     self, variables: dict[str, Any], batch: dict[str, jax.Array]
@@ -63,7 +63,7 @@ class CodecEvaluation:
       measured on.
     """
     x, lengths = batch["audio"], batch["lengths"]
-    out = self._codec.apply(variables, x, lengths)
+    out: Any = self._codec.apply(variables, x, lengths)
     rows = reconstruction.compare(x, out.audio, self._codec.rate, lengths)
     used = codebooks.histogram(
       out.codes, self._codec.codebook_size, out.frame_mask
@@ -78,5 +78,6 @@ class CodecEvaluation:
   def _measure_independence(self, rows: list[tuple]) -> jax.Array:
     """The unweighted loss over the clips of all batches."""
     z, streams, mask = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
+    assert self._term is not None
     found = self._term.value(z, streams, mask, jax.random.key(0))
     return rules.constrain(found)

@@ -39,7 +39,7 @@ def independence_of_batches(
   ends = frames(stacked["lengths"].reshape(-1), codec.stride)
 
   def encode(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    z = codec.apply(
+    z: Any = codec.apply(
       {"params": params, **collections},
       batch["audio"],
       batch["lengths"],
@@ -49,7 +49,7 @@ def independence_of_batches(
 
   def loss(z: jax.Array) -> jax.Array:
     mask = length_mask(ends, z.shape[1])
-    q = codec.apply(
+    q: Any = codec.apply(
       {"params": params, **collections}, z, mask, method="quantize"
     )
     return term.value(z, q.streams, mask, key)
@@ -90,7 +90,7 @@ def loss_norms(
   )
 
   def forward(shift: jax.Array) -> tuple[jax.Array, ...]:
-    out = codec.apply(
+    out: Any = codec.apply(
       {"params": params, **collections}, x, lengths, shift=shift
     )
     return out.audio, out.commitment, out.z, out.streams

@@ -1,4 +1,4 @@
-"""Gradients of more than one backward pass: in parts, cached, per loss."""
+"""Gradients that take several backward passes: in parts, cached, per loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,20 +19,20 @@ def in_parts(
   *,
   parts: int,
 ) -> tuple[tuple, Any]:
-  """Value and gradient of a loss, of a part of the batch at a time.
+  """Value and gradient of a loss, one part of the batch at a time.
 
-  The memory is that of a part. What a loss takes over the rows of a batch, it
-  takes over those of a part; values and gradients are means over the parts.
+  This takes the memory of a part. A loss over the rows of a batch becomes one
+  over the rows of a part; values and gradients are means over the parts.
 
   Args:
     loss: (params, collections, extra, batch, key) -> (loss, (collections,
       extra, metrics)).
     params: to differentiate.
-    collections: go from part to part, as `extra` does.
-    extra: see there.
+    collections: handed from part to part.
+    extra: handed from part to part.
     batch: tree of arrays [batch, ...].
     key: random key.
-    parts: that the batch is cut into.
+    parts: number of parts that the batch is divided into.
 
   Returns:
     As `jax.value_and_grad(loss, has_aux=True)`.
@@ -40,19 +40,19 @@ def in_parts(
   take = jax.value_and_grad(loss, has_aux=True)
   if parts == 1:
     return take(params, collections, extra, batch, key)
-  # Every so many rows to a part: each device keeps a share of every part.
+  # Rows are dealt out in turn, so that each device has a share of every part.
   cut = jax.tree.map(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
 
-  def step(held, inputs):
+  def step(held: tuple, inputs: tuple) -> tuple[tuple, tuple]:
     part, key = inputs
     (value, (collections, extra, metrics)), grads = take(
       params, *held, part, key
     )
     return (collections, extra), (value, metrics, grads)
 
-  def add(state, inputs):
+  def add(state: tuple, inputs: tuple) -> tuple[tuple, None]:
     held, sums = state
     held, found = step(held, inputs)
     return (held, jax.tree.map(jnp.add, sums, found)), None
@@ -75,13 +75,13 @@ def cached(
   """Gradient of one loss over several batches, one batch in memory at a time.
 
   Gradient caching (Gao et al. 2021, "Scaling deep contrastive learning batch
-  size under memory limited setup", arXiv 2101.06983): encode all and keep only
-  z, take the loss and its gradient in z, then encode one batch after the other
-  again and back-propagate its part. The cost is one more encoding. (Not on
-  CPUs, where speed goes before memory: see `_scan`.)
+  size under memory limited setup", arXiv 2101.06983): encode all batches and
+  keep only z, take the loss and its gradient in z, then encode each batch again
+  and back-propagate its part. The cost is one more encoding. (On CPUs all
+  batches are in memory, for speed: see `_scan`.)
 
   Args:
-    encode: (params, batch) -> z [batch, frames, dim], each example by itself.
+    encode: (params, batch) -> z [batch, frames, dim]; examples are independent.
     loss: z [batches * batch, frames, dim] -> scalar.
     params: to differentiate.
     batches: tree of arrays [batches, batch, ...].
@@ -93,7 +93,7 @@ def cached(
   value, pull = jax.value_and_grad(loss)(z.reshape(-1, *z.shape[2:]))
   pull = pull.reshape(z.shape)
 
-  def add(grads, inputs):
+  def add(grads: Any, inputs: tuple) -> tuple[Any, None]:
     batch, pull = inputs
     _, back = jax.vjp(lambda params: encode(params, batch), params)
     return jax.tree.map(jnp.add, grads, back(pull)[0]), None
@@ -104,17 +104,19 @@ def cached(
 
 
 def _scan(step: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
-  """A loop on GPUs and TPUs, unrolled on CPUs.
+  """`jax.lax.scan`, unrolled on CPUs.
 
-  In a loop (or a branch) XLA's CPU backend runs gradients of convolutions about
-  ten times slower: `cached` over 3 batches of 4 x 1 s through the encoder of
+  XLA's CPU backend runs gradients of convolutions about ten times slower in a
+  loop or a branch: `cached` over 3 batches of 4 x 1 s through the encoder of
   `codec_small` takes 0.11 of the time when unrolled, and 330 MiB, not 113.
   """
   unroll = platform.traced_for() == "cpu"
   return jax.lax.scan(step, carry, inputs, unroll=unroll)
 
 
-def each(losses: Callable, at: Any) -> tuple[dict, dict]:
+def each(
+  losses: Callable[[Any], dict[str, jax.Array]], at: Any
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
   """Value and gradient of each of several losses.
 
   Args:
@@ -122,8 +124,8 @@ def each(losses: Callable, at: Any) -> tuple[dict, dict]:
     at: tree of float arrays.
 
   Returns:
-    (values, gradients in `at`), by name. What the losses share is computed once
-    under jit.
+    (values, gradients in `at`), by name. Under jit, whatever the losses share
+    is computed once.
   """
   values, pulls = {}, {}
   for name in sorted(jax.eval_shape(losses, at)):
@@ -135,14 +137,12 @@ def each(losses: Callable, at: Any) -> tuple[dict, dict]:
 def norms(
   forward: Callable, losses: Callable, at: jax.Array
 ) -> dict[str, jax.Array]:
-  """Norm of the gradient of each of several losses at one place.
-
-  One loss after the other goes back through `forward`.
+  """Norm of the gradient of each of several losses, one after the other.
 
   Args:
     forward: at -> outputs, a tree of float arrays.
     losses: outputs -> dict of scalars.
-    at: the place.
+    at: where the gradients are taken.
 
   Returns:
     The Euclidean norm for each loss, by name.

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, from a config."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ SCHEDULES = ("constant", "cosine", "linear", "exponential", "inverse_sqrt")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
-def make_schedule(config: Mapping, steps: int) -> optax.Schedule:
+def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
   """Learning rate by step.
 
   Args:
-    config: `rate` (peak), `schedule` (one of SCHEDULES), `warmup` (steps of
-      linear warm-up), `final` (last rate as a share of the peak, for cosine,
-      linear and exponential).
+    config: `learning_rate` (peak), `schedule` (one of SCHEDULES), `warmup`
+      (steps of linear warm-up), `final` (last learning rate as a share of the
+      peak, for cosine, linear and exponential).
     steps: length of the run.
 
   Raises:
@@ -41,13 +42,14 @@ def make_schedule(config: Mapping, steps: int) -> optax.Schedule:
     if not final > 0:
       raise UserError(
         "optimizer.final must be above 0 for the exponential schedule: the"
-        " rate falls to that share of its peak."
+        " learning rate falls to that share of its peak."
       )
     after = optax.exponential_decay(peak, rest, final)
   elif kind == "inverse_sqrt":
-    # Continues the warm-up's end without a jump (Vaswani et al. 2017, 5.3).
+    # Continues from the end of the warm-up without a jump (Vaswani et al. 2017,
+    # arXiv 1706.03762, 5.3).
     start = max(warmup, 1)
-    # `join_schedules` also evaluates it before its time, at negative steps.
+    # `join_schedules` also evaluates it during the warm-up, at negative steps.
     after = lambda step: peak * (start / (start + jnp.maximum(step, 0))) ** 0.5
   else:
     raise UserError(
@@ -55,21 +57,21 @@ def make_schedule(config: Mapping, steps: int) -> optax.Schedule:
     )
   if not warmup:
     return after
-  # The first update already moves: rate peak / warmup at step 0.
+  # The first update already moves: with peak / warmup at step 0.
   ramp = lambda step: peak * (step + 1) / warmup
   return optax.join_schedules([ramp, after], [warmup])
 
 
 def make_optimizer(
-  config: Mapping, steps: int
+  config: Mapping[str, Any], steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The optimizer of a config, with gradient clipping.
 
   Args:
-    config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw, on
-      kernels and tables: arrays of two axes or more that are no scale, bias or
-      bias of distances), `clip` (global gradient norm, 0 for none),
-      and what `make_schedule` reads.
+    config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw, of
+      kernels and embeddings: arrays of two axes or more except scales and
+      biases), `clip` (global norm of the gradient; 0: none), and the keys that
+      `make_schedule` reads.
     steps: length of the run.
 
   Returns:
@@ -96,16 +98,16 @@ def make_optimizer(
     raise UserError(
       f"optimizer.name is {name!r}; it must be one of {list(OPTIMIZERS)}."
     )
-  # A link of the chain in any case: a run can go on with another clip.
+  # Always a link of the chain, so that a run can continue with another clip.
   clip = config["clip"]
   clip = optax.clip_by_global_norm(clip) if clip else optax.identity()
   return optax.chain(clip, inner), schedule
 
 
-def _decays(path, leaf) -> bool:
+def _decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
   """Whether weight decay acts on a parameter.
 
-  Norms of stacked blocks have two axes too, so their names count.
+  Norms of stacked blocks have two axes as well, so names decide.
   """
   return leaf.ndim >= 2 and path[-1].key not in (
     "scale",

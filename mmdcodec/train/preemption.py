@@ -1,13 +1,15 @@
-"""Notice of the end: SIGTERM, agreed on by all processes of a run."""
+"""Preemption: a SIGTERM that all processes of a run act on at the same step."""
 
 import signal
 import threading
+import types
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-# sysexits.h EX_TEMPFAIL: tells a babysitter to start the run again, which the
-# exit code 0 would not.
+# EX_TEMPFAIL of sysexits.h: it tells a supervisor to start the run again, which
+# the exit code 0 would not.
 EXIT_CODE = 75
 
 
@@ -16,17 +18,18 @@ class Preempted(Exception):
 
 
 class PreemptionNotice:
-  """Says after each step whether the run was asked to stop.
+  """Tells after each step whether the run was asked to stop.
 
-  Alone, a process listens for SIGTERM itself. Several must stop at the same
-  step, although the signal reaches them at different ones or only one of them:
-  there the coordination service of `jax.distributed` listens and agrees on it.
+  A single process listens for SIGTERM itself. Several processes must stop at
+  the same step, although the signal may reach them at different steps, or only
+  one of them: there the coordination service of `jax.distributed` listens, and
+  makes them agree.
   """
 
-  def __init__(self):
-    """Starts to listen (a single process only, and only its main thread)."""
+  def __init__(self) -> None:
+    """Starts to listen: in a single process, and only in its main thread."""
     self._asked = False
-    self._before = None
+    self._before: Any = None
     self._listens = (
       jax.process_count() == 1
       and threading.current_thread() is threading.main_thread()
@@ -34,16 +37,16 @@ class PreemptionNotice:
     if self._listens:
       self._before = signal.signal(signal.SIGTERM, self._ask)
 
-  def _ask(self, signum, frame):
+  def _ask(self, signum: int, frame: types.FrameType | None) -> None:
     self._asked = True
 
   def reached(self, step: int) -> bool:
-    """True if the run is to save at this step and end."""
+    """Whether the run must save after this step and end."""
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._asked
 
   def close(self) -> None:
-    """Gives SIGTERM back to whoever had it."""
+    """Restores the handler of SIGTERM."""
     if self._listens:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)

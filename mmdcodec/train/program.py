@@ -1,7 +1,9 @@
-"""What a run compiles: a task's start and step, laid out on a mesh."""
+"""What a run compiles: the start and the step of a task, on a mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from mmdcodec.parallel import rules
 from mmdcodec.train import gradients
 from mmdcodec.train import optimizer as optimizer_lib
 from mmdcodec.train.state import TrainState, update
-from mmdcodec.train.task import Task
+from mmdcodec.train.task import Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,26 +24,35 @@ class Program:
   Attributes:
     abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
     layout: TrainState of shardings.
-    init: `key -> TrainState`, born where it will stay.
-    step: `(state, batch, phase) -> (state, metrics)`; the state passed in is
-      consumed. `phase` is what `task.phase` says (None by default, by position
-      only), and each has a program of its own.
-    long_step: `(state, batches, phase) -> (state, metrics)`, the same with what
-      the task takes from its last `history` batches together, of which the last
-      one is that of the step; None if the task never does.
+    init: `key -> TrainState`, made on the devices where it stays.
+    step: `(state, batch, phase) -> (state, metrics)`; consumes the state.
+      `phase` is that of `Task.phase`, passed by position (None by default), and
+      each phase has a program of its own.
+    long_step: `(state, batches, phase) -> (state, metrics)`, a step that also
+      takes `Task.history_gradient` of the last batches, the newest of which is
+      the step's own; None if the task has no history.
   """
 
   abstract: TrainState
   layout: TrainState
-  init: Callable
-  step: Callable
-  long_step: Callable | None
+  init: jax.stages.Wrapped
+  step: jax.stages.Wrapped
+  long_step: jax.stages.Wrapped | None
 
 
 def make_program(
-  task: Task, config: Mapping, mesh: jax.sharding.Mesh
+  task: Task, config: Mapping[str, Any], mesh: jax.sharding.Mesh
 ) -> Program:
-  """Jits a task's training for a mesh; nothing is compiled or run yet."""
+  """Jits the training of a task for a mesh; compiles and runs nothing yet.
+
+  Args:
+    task: of the config.
+    config: of the run.
+    mesh: that the run uses.
+
+  Raises:
+    UserError: an optimizer setting that is not possible.
+  """
   optimizer, schedule = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
   )
@@ -54,15 +65,15 @@ def make_program(
 
   def step(
     state: TrainState,
-    batch: dict,
+    batch: Batch,
     phase: str | None = None,
-    history: tuple[dict, ...] = (),
-  ) -> tuple[TrainState, dict]:
-    # From the step and not from a chain of splits: a resumed run draws the
-    # numbers of the run that was never stopped.
+    history: tuple[Batch, ...] = (),
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    # The key follows from the step, so that a resumed run draws the numbers of
+    # a run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (collections, extra, metrics)), grads = gradients.in_parts(
-      lambda *given: task.loss(*given, state.step, phase),
+      functools.partial(task.loss, step=state.step, phase=phase),
       state.params,
       state.collections,
       state.extra,
@@ -85,19 +96,19 @@ def make_program(
       extra=extra,
       ema_decay=ema,
     )
-    rate = schedule(state.step - 1)
-    return state, {**metrics, "loss": loss, **guard, "learning_rate": rate}
+    guard["learning_rate"] = schedule(state.step - 1)
+    return state, {**metrics, "loss": loss, **guard}
 
   def long_step(
-    state: TrainState, batches: tuple[dict, ...], phase: str | None = None
-  ) -> tuple[TrainState, dict]:
+    state: TrainState, batches: tuple[Batch, ...], phase: str | None = None
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     return step(state, batches[-1], phase, batches)
 
-  def compiled(step: Callable) -> Callable:
+  def jit(step: Callable) -> jax.stages.Wrapped:
     return jax.jit(
       step,
       in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
-      # Metrics on every device: each process can read them.
+      # Metrics are whole on every device, so that each process can read them.
       out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
       donate_argnums=0,
       static_argnums=2,
@@ -112,13 +123,13 @@ def make_program(
       layout,
     ),
     layout=layout,
-    # It runs once and is mostly random draws, of which each compiles for long:
-    # no optimizing makes starting several times as fast.
+    # It runs once, and consists of random draws that take long to compile: a
+    # run starts several times as fast if they are not optimized.
     init=jax.jit(
       init,
       out_shardings=layout,
       compiler_options={"xla_backend_optimization_level": 0},
     ),
-    step=compiled(step),
-    long_step=compiled(long_step) if task.history > 1 else None,
+    step=jit(step),
+    long_step=jit(long_step) if task.history > 1 else None,
   )

@@ -1,65 +1,121 @@
-"""Speed, time left and a profile of the training loop."""
+"""What the training loop reports: metrics, speed, time left, a profile."""
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from mmdcodec import formatting
+from mmdcodec.errors import UserError
+from mmdcodec.store import metrics as metrics_lib
+from mmdcodec.train.task import Task
 
 
-class Progress:
-  """Speed and time left, measured between two lines of the log."""
+class Report:
+  """Writes metrics, and lines for the terminal."""
 
-  def __init__(self, step: int, steps: int, seconds_per_step: float):
-    """Starts the clock.
+  def __init__(
+    self,
+    task: Task,
+    config: Mapping[str, Any],
+    workdir: pathlib.Path,
+    *,
+    step: int,
+    say: Callable[[str], None],
+  ):
+    """Opens the files, and starts the clock.
 
     Args:
-      step: where the run starts.
-      steps: where it ends.
-      seconds_per_step: seconds of audio that one step trains on.
+      task: of the run.
+      config: of the run.
+      workdir: of the run.
+      step: where the run starts or continues.
+      say: takes a line of text.
     """
-    self._steps, self._audio = steps, seconds_per_step
-    self._last = (step, time.perf_counter())
+    self._task, self._config, self._say = task, config, say
+    self._writer = metrics_lib.MetricWriter(workdir, step=step)
+    self._pending: tuple[int, Any] | None = None
+    # Step and time of the last line: speed is measured between two of them.
+    self._step, self._time = step, time.perf_counter()
 
-  def measure(self, step: int) -> dict[str, float]:
-    """Steps and seconds of audio per second since the last call."""
-    last_step, last_time = self._last
+  def later(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Takes the metrics of a step that the device may still compute."""
+    self._pending = (step, metrics)
+
+  def flush(self) -> None:
+    """Reports what `later` took, if anything; waits for the device.
+
+    Raises:
+      UserError: the loss was not finite for too many steps.
+    """
+    if self._pending is None:
+      return
+    (step, metrics), self._pending = self._pending, None
     now = time.perf_counter()
-    self._last = (step, now)
-    speed = (step - last_step) / max(now - last_time, 1e-9)
-    return {"steps_per_second": speed, "audio_per_second": speed * self._audio}
+    speed = (step - self._step) / max(now - self._time, 1e-9)
+    self._step, self._time = step, now
+    audio = self._config["batch"] * self._task.audio_seconds
+    values = jax.device_get(metrics)
+    values["steps_per_second"] = speed
+    values["audio_per_second"] = speed * audio
+    values = self.write(step, "train", values)
+    self._say(self._line(step, values))
+    for warning in self._task.warnings(values):
+      self._say(f"WARNING: {warning}")
+    most = self._config["max_skipped"]
+    if values["train/skipped_in_a_row"] >= most:
+      raise UserError(
+        f"the loss was not finite for {most} steps in a row (step {step});"
+        " lower optimizer.learning_rate, set optimizer.clip, or check the data"
+        " (the last checkpoint is good)."
+      )
 
-  def skip(self, seconds: float) -> None:
-    """Does not count time that was not spent on steps."""
-    step, start = self._last
-    self._last = (step, start + seconds)
+  def write(
+    self, step: int, prefix: str, values: Mapping[str, Any]
+  ) -> dict[str, float]:
+    """Writes metrics, and returns them by full name, such as "train/loss"."""
+    flat = metrics_lib.flatten(values, prefix)
+    self._writer.write(step, flat)
+    return flat
 
-  def line(
-    self, step: int, values: Mapping[str, float], shown: Sequence[str]
-  ) -> str:
-    """One line for the terminal.
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Does not count the time in this block, which is not spent on steps."""
+    start = time.perf_counter()
+    yield
+    self._time += time.perf_counter() - start
 
-    Args:
-      step: updates done.
-      values: metrics of the step, with those of `measure`.
-      shown: names of the metrics to show.
-    """
-    parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
+  def say_evaluation(self, values: Mapping[str, float]) -> None:
+    """Says the held-out measures that are single numbers."""
+    shown = {k: v for k, v in values.items() if k.count("/") == 1}
+    self._say(
+      "  held out: "
+      + "  ".join(
+        f"{name.removeprefix('valid/')} {value:.4g}"
+        for name, value in shown.items()
+      )
+    )
+
+  def _line(self, step: int, values: Mapping[str, float]) -> str:
+    """Step, metrics, speed and time left."""
+    steps, speed = self._config["steps"], values["train/steps_per_second"]
+    parts = [f"step {step:>{len(str(steps))}}/{steps}"]
     parts += [
       f"{name.split('/', 1)[-1]} {values[name]:.4g}"
-      for name in shown
+      for name in self._task.progress_metrics
       if name in values
     ]
-    speed = values["train/steps_per_second"]
     parts.append(f"{speed:.2f} steps/s")
     parts.append(f"{values['train/audio_per_second']:.0f} s audio/s")
-    parts.append(
-      f"{formatting.duration((self._steps - step) / max(speed, 1e-9))} left"
-    )
-    return "  ".join(parts)
+    left = formatting.duration((steps - step) / max(speed, 1e-9))
+    return "  ".join([*parts, f"{left} left"])
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._writer.close()
 
 
 class Profiler:

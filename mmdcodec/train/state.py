@@ -1,5 +1,6 @@
 """Training state, and one guarded update of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -8,23 +9,22 @@ import jax.numpy as jnp
 import optax
 
 
-@flax.struct.dataclass
-class TrainState:
-  """Everything that a resumed run needs besides the position in the data.
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a resumed run needs except the position in the data.
 
-  Random keys are not kept: a step's key is folded from the seed and the step.
+  There is no random key in it: the key of a step follows from seed and step.
 
   Attributes:
     step: int32 scalar, updates attempted so far.
     params: trained parameters.
-    collections: other variables that a training step changes, by collection
-      (`{"codebook": ...}`).
-    extra: what else a task takes from one step to the next and a released
-      model does without (discriminators, running gradient norms), or None.
+    collections: the other variables of the model, by collection, such as
+      `{"codebook": ...}`.
+    extra: state that goes from step to step but is not part of a released
+      model (discriminators, running gradient norms), or None.
     opt_state: of the optax transformation.
     ema: running average of `params`, or None.
-    skipped: int32 scalar, updates left out because they were not finite.
-    skipped_in_a_row: int32 scalar, of them, those since the last good one.
+    skipped: int32 scalar, updates skipped because they were not finite.
+    skipped_in_a_row: int32 scalar, updates skipped since the last good one.
   """
 
   step: jax.Array
@@ -38,9 +38,21 @@ class TrainState:
 
   @classmethod
   def create(
-    cls, variables: dict, optimizer, *, ema: bool, extra: Any = None
+    cls,
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool,
+    extra: Any = None,
   ) -> "TrainState":
-    """A state at step 0 from freshly initialised variables."""
+    """A state at step 0.
+
+    Args:
+      variables: `params`, and collections.
+      optimizer: that will update the parameters.
+      ema: whether to keep a running average of the parameters.
+      extra: see the attribute.
+    """
     variables = dict(variables)
     params = variables.pop("params")
     zero = jnp.zeros((), jnp.int32)
@@ -50,14 +62,14 @@ class TrainState:
       collections=variables,
       extra=extra,
       opt_state=optimizer.init(params),
-      # A copy: the step donates its input, and one buffer can't be given twice.
+      # A copy, as a step donates its input and a buffer can be donated once.
       ema=jax.tree.map(jnp.copy, params) if ema else None,
       skipped=zero,
       skipped_in_a_row=zero,
     )
 
-  def released(self) -> dict:
-    """The variables to evaluate and to ship, averaged where they are."""
+  def released(self) -> dict[str, Any]:
+    """The variables to evaluate and to release: averages, if there are any."""
     params = self.params if self.ema is None else self.ema
     return {"params": params, **self.collections}
 
@@ -65,32 +77,31 @@ class TrainState:
 def update(
   state: TrainState,
   grads: Any,
-  collections: Any,
+  collections: dict[str, Any],
   loss: jax.Array,
   optimizer: optax.GradientTransformation,
   *,
   extra: Any = None,
   ema_decay: float = 0.0,
-) -> tuple[TrainState, dict]:
-  """Applies gradients, unless loss or gradient is not finite.
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Applies gradients, unless the loss or the gradient is not finite.
 
-  A step that is left out changes nothing but the counters: not the parameters,
-  nor the codebooks, the optimizer or what is extra. The choice is made on the
-  device, so the host does not wait for it.
+  A skipped update changes the counters only: not the parameters, codebooks,
+  optimizer or extra state. The device decides, so the host need not wait.
 
   Args:
     state: before the step.
     grads: of `state.params`.
-    collections: as the forward pass left them.
+    collections: after the forward pass.
     loss: scalar.
     optimizer: the optax transformation that made `state.opt_state`.
-    extra: as the step left it.
-    ema_decay: of the average of parameters; the decay is
-      min(ema_decay, (1 + step) / (10 + step)), so that a short run is not
-      dominated by its random start.
+    extra: after the step.
+    ema_decay: decay of the average of parameters. It is
+      min(ema_decay, (1 + step) / (10 + step)), so that the random start does
+      not dominate a short run.
 
   Returns:
-    The new state, and metrics (gradient norm, skipped steps).
+    The new state, and metrics: norm of the gradient, skipped updates.
   """
   norm = optax.tree.norm(grads)
   good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -103,18 +114,17 @@ def update(
     decay = jnp.minimum(ema_decay, (1 + done) / (10 + done))
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
 
-  new = (params, collections, extra, opt_state, ema)
-  old = (
-    state.params,
-    state.collections,
-    state.extra,
-    state.opt_state,
-    state.ema,
+  new = dict(
+    params=params,
+    collections=collections,
+    extra=extra,
+    opt_state=opt_state,
+    ema=ema,
   )
-  kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+  old = {name: getattr(state, name) for name in new}
   state = TrainState(
-    state.step + 1,
-    *kept,
+    step=state.step + 1,
+    **jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old),
     skipped=state.skipped + ~good,
     skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
   )
