@@ -1,8 +1,8 @@
 """Captions and tags of audio files: CSV, JSON lines, or files beside them.
 
-A caption file is a table, one row an audio file. One column names the file,
-one holds the caption, every other column becomes a tag. Without a table, or
-for what it leaves open, `song.json` ({"caption": ..., "tags": {...}}) or
+A caption file is a table with a row for each audio file. One column names the
+file, one holds the caption, every other column becomes a tag. Without a table,
+or for what it does not say, `song.json` ({"caption": ..., "tags": {...}}) or
 `song.txt` (the caption) beside `song.wav` are read.
 """
 
@@ -12,19 +12,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 
-# The names that data sets give to these columns, the first found wins.
+# Names of these columns in published data sets; the first found wins.
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
 PATHS += ("audio", "audio_path", "audio_file", "audio_filepath", "location")
 CAPTIONS = ("caption", "text", "description", "prompt", "sentence")
 
 
 class Label(NamedTuple):
-  """What is known of an audio file in words."""
+  """Caption and tags of an audio file."""
 
   caption: str = ""
   tags: dict = {}
@@ -33,9 +33,51 @@ class Label(NamedTuple):
 Labels = Callable[[Path], Label]
 
 
+class TableLabels:
+  """The labels of a folder of audio: a function from path to `Label`.
+
+  What the table does not say is taken from sidecar files. A bare name in the
+  table means a file in some subfolder, if only one has that name.
+
+  Attributes:
+    ambiguous: files that were asked for and have no row because several files
+      have the name in the table.
+    named: files that were asked for and have a row.
+  """
+
+  def __init__(
+    self, folder: Path, table: Path | None, paths: list[Path] | None
+  ):
+    """Reads the table; see `labels`."""
+    self.ambiguous: set[Path] = set()
+    self.named: set[Path] = set()
+    self._rows = _index(folder, table) if table else {}
+    if table and paths is None:
+      paths = files.find(folder)
+    self._owners = collections.Counter(
+      short for path in paths or () for short in _short(path.name)
+    )
+
+  def __call__(self, path: Path) -> Label:
+    """The label of an audio file."""
+    row = self._rows.get(os.path.abspath(path))
+    for short in _short(path.name) if row is None else ():
+      if short in self._rows and self._owners[short] > 1:
+        self.ambiguous.add(path)
+      elif short in self._rows:
+        row = self._rows[short]
+        self.ambiguous.discard(path)
+        break
+    if row is not None:
+      self.named.add(path)
+    row = row or Label()
+    beside = sidecar(path)
+    return Label(row.caption or beside.caption, {**beside.tags, **row.tags})
+
+
 def labels(
   folder: Path, table: Path | None, paths: list[Path] | None = None
-) -> Labels:
+) -> TableLabels:
   """The labels of a folder of audio.
 
   Args:
@@ -44,42 +86,14 @@ def labels(
       relative to itself, to `folder`, absolute, or bare file names.
     paths: the audio files; None looks for them in `folder`.
 
-  Returns:
-    A function from the path of an audio file to its `Label`. What the table
-    leaves open is taken from sidecar files. A bare name in the table is that
-    of a file in some subfolder, if there is just one of that name. Of the files
-    that the function was asked for, its attribute `ambiguous` is the set of
-    those that have no row because of this, `named` of those that have one.
-
   Raises:
     UserError: the table cannot be read, or has no column of paths.
   """
-  rows = _index(folder, table) if table else {}
-  if table and paths is None:
-    paths = files.find(folder)
-  owners = collections.Counter(s for p in paths or () for s in _short(p.name))
-
-  def label(path: Path) -> Label:
-    row = rows.get(os.path.abspath(path))
-    for short in _short(path.name) if row is None else ():
-      if short in rows and owners[short] > 1:
-        label.ambiguous.add(path)
-      elif short in rows:
-        row = rows[short]
-        label.ambiguous.discard(path)
-        break
-    if row is not None:
-      label.named.add(path)
-    row = row or Label()
-    beside = sidecar(path)
-    return Label(row.caption or beside.caption, {**beside.tags, **row.tags})
-
-  label.ambiguous, label.named = set(), set()
-  return label
+  return TableLabels(folder, table, paths)
 
 
 def _short(name: str) -> list[str]:
-  """What a table may call a file: its name, its name without suffix."""
+  """What a table may call a file: its name, with or without suffix."""
   name = name.lower()
   return list(dict.fromkeys((name, os.path.splitext(name)[0])))
 
@@ -87,7 +101,7 @@ def _short(name: str) -> list[str]:
 def sidecar(path: Path) -> Label:
   """The label in the `.json` or `.txt` file beside an audio file.
 
-  A sidecar that cannot be read counts as none: the audio is still good.
+  A sidecar that cannot be read is ignored: the audio is still good.
   """
   for beside in sidecars(path):
     try:
@@ -112,9 +126,9 @@ def sidecars(path: Path) -> list[Path]:
 
 
 def from_row(row: dict) -> Label:
-  """A label from a mapping: caption, tags, and all else as tags as well.
+  """A label from a mapping: caption, tags, and all other keys as tags.
 
-  Keys that begin with "_" are left out: programs note things there.
+  Keys that begin with "_" are left out: programs keep notes there.
 
   Raises:
     UserError: `row` is not a mapping.
@@ -137,10 +151,10 @@ def read_rows(table: Path) -> Iterator[dict]:
   """The rows of a table, as mappings from column to value.
 
   Args:
-    table: .json (a list of objects), .jsonl, .ndjson, else delimited text.
+    table: .json (a list of objects), .jsonl, .ndjson, or delimited text.
 
   Raises:
-    UserError: it cannot be read; names the line.
+    UserError: it cannot be read; the message names the line.
   """
   try:
     text = table.open(encoding="utf-8-sig", newline="")
@@ -168,8 +182,8 @@ def read_rows(table: Path) -> Iterator[dict]:
       ) from error
 
 
-def delimiter(text) -> str:
-  """The delimiter of a table, by its first line; `text` is rewound."""
+def delimiter(text: TextIO) -> str:
+  """The delimiter of a table, from its first line; rewinds `text`."""
   first = text.readline()
   text.seek(0)
   # Biographies and lyrics are longer than the 128 KB the module allows.
@@ -178,8 +192,9 @@ def delimiter(text) -> str:
 
 
 def _index(folder: Path, table: Path) -> dict[str, Label]:
-  """Labels by absolute path; of bare names also by name, if it is unique."""
-  index, ambiguous = {}, set()
+  """Labels by absolute path, and by name for bare names that are unique."""
+  index: dict[str, Label] = {}
+  ambiguous = set()
   for row in read_rows(table):
     if not isinstance(row, dict):
       raise UserError(f"{table}: expected objects, not {row!r:.60}.")

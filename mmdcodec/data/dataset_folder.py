@@ -1,4 +1,4 @@
-"""Folders of data sets: never overwritten unasked, there only when whole."""
+"""Folders of data sets: complete or absent, and replaced only on request."""
 
 import glob
 import os
@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -17,7 +18,11 @@ from mmdcodec.store import locks
 
 
 def check_out(out: Path, force: bool, kind: str) -> None:
-  """Refuses to overwrite: a data set of a kind without `force`, else always."""
+  """Raises a UserError unless `out` may be written.
+
+  An existing data set of the same kind is replaced only with `force`; anything
+  else never.
+  """
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not (out / SUMMARY).is_file():
@@ -39,14 +44,14 @@ def check_out(out: Path, force: bool, kind: str) -> None:
 def serializer(
   features: tfds.features.FeaturesDict,
 ) -> Callable[[dict], bytes]:
-  """A function from a record to its bytes, as TFDS reads them."""
+  """A function from a record to the bytes that TFDS reads."""
   made = tfds.core.example_serializer.ExampleSerializer(
     features.get_serialized_info()
   )
 
   def serialize(record: dict) -> bytes:
     data = made.serialize_example(features.encode_example(record))
-    # The order of the features in it is another in every process.
+    # The order of its features differs from process to process.
     example = tf_example_pb2.Example.FromString(data)
     return example.SerializeToString(deterministic=True)
 
@@ -54,22 +59,23 @@ def serializer(
 
 
 def shard_writer(path: Path) -> array_record_module.ArrayRecordWriter:
-  """Writes serialised examples to a shard."""
-  # One record a group: any record is read without its neighbours. FLAC does
-  # not become smaller by compressing it again.
+  """A writer of serialised examples to a shard."""
+  # One record per group: each is read without its neighbours. Compression does
+  # not make FLAC smaller.
   return array_record_module.ArrayRecordWriter(
     str(path), "group_size:1,uncompressed"
   )
 
 
 class Unfinished:
-  """A hidden scratch folder beside the data set, removed however it ends.
+  """A hidden scratch folder beside the data set, removed at the end.
 
-  The lock tells a run under way from one that was killed: what the killed
-  ones left is removed by the next run.
+  Its lock distinguishes a live run from one that was killed, whose folder the
+  next run removes.
   """
 
   def __init__(self, out: Path):
+    """Makes the folder beside `out`; removes those of killed runs."""
     prefix = f".{out.name}.unfinished-"
     for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
       if (held := locks.lock_folder(stale)) is not None:
@@ -77,18 +83,19 @@ class Unfinished:
         os.close(held)
     while True:
       self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-      self._lock = locks.lock_folder(self._path)
-      # Another run may take it for a killed one's before it is locked.
-      if self._lock is not None and self._path.exists():
+      lock = locks.lock_folder(self._path)
+      # Before it was locked, another run may have removed it as a leftover.
+      if lock is not None and self._path.exists():
+        self._lock = lock
         break
-      if self._lock is not None:
-        os.close(self._lock)
+      if lock is not None:
+        os.close(lock)
 
   def __enter__(self) -> Path:
     """The folder."""
     return self._path
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: Any) -> None:
     """Removes it."""
     shutil.rmtree(self._path, ignore_errors=True)
     os.close(self._lock)

@@ -1,7 +1,7 @@
 """Cuts an audio file of any length into pieces, in constant memory.
 
-The file is decoded block by block, mixed, resampled by a stream and cut as
-it comes: a three-hour recording needs as much memory as a jingle.
+The file is decoded block by block, mixed, resampled as a stream and cut on the
+way: a three-hour recording needs as much memory as a jingle.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from mmdcodec.errors import UserError
 # Samples (of all channels) decoded at a time.
 BLOCK = 1 << 17
 
-# Below it a header is wrong rather than a recording slow.
+# A lower rate in a header is an error, not a slow recording.
 MIN_RATE = 1000
 
-# Floating-point files may overshoot full scale; by 18 dB they do not: such a
-# file holds 16-bit integers as floats, or rubbish.
+# Floating-point files may exceed full scale, but not by 18 dB: such a file
+# holds 16-bit integers as floats, or garbage.
 MAX_PEAK = 8.0
 
 
@@ -33,11 +33,11 @@ class Damaged(Exception):
 def pieces(
   path: Path, *, rate: int, channels: int, seconds: float
 ) -> Iterator[np.ndarray]:
-  """Yields the pieces of a file, one after the other, nothing left out.
+  """Yields the consecutive pieces of a file.
 
-  Every piece has `seconds`, except the last: it takes the rest with it, so
-  it has from half to one and a half of `seconds` (less only if the file has
-  less). Samples beyond full scale are clipped, as in any 16-bit file.
+  Every piece has `seconds`, except the last, which includes the rest and has
+  from half to one and a half of `seconds` (less only if the file is shorter).
+  Samples beyond full scale are clipped, as in any 16-bit file.
 
   Args:
     path: an audio file.
@@ -68,20 +68,20 @@ def pieces(
 
 
 def _stream(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
-  """Blocks of a file as int16 at the rate and channels asked for."""
+  """Yields blocks of a file as int16 at the rate and channels wanted."""
   for block in _resampled(path, rate, channels):
     # The inverse of libsndfile's int16 -> float32: 16-bit files pass exactly.
     yield np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
 
 
 def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
-  """Blocks of a file as float32 at the rate and channels asked for."""
+  """Yields blocks of a file as float32 at the rate and channels wanted."""
   resampler = None
   for x, source in _decoded(path):
     if source == rate:
       yield files.mix(x, channels)
       continue
-    # Fewer channels first: it saves resampling what is mixed away.
+    # Channels are reduced first, so that fewer are resampled.
     x = files.mix(x, min(channels, x.shape[1]))
     if resampler is None:
       resampler = soxr.ResampleStream(
@@ -96,7 +96,7 @@ def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
 
 
 def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-  """Blocks of a file as it is, with its rate; checks whatever can be wrong."""
+  """Yields blocks of a file unchanged, with its rate; checks everything."""
   with contextlib.ExitStack() as stack:
     sound = _open(path, stack)
     rate, total, read = sound.samplerate, sound.frames, 0
@@ -125,8 +125,8 @@ def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
-  """Opens a file whose header makes sense."""
-  # Opening a named pipe would wait for ever.
+  """Opens a file after checking its header."""
+  # Opening a named pipe would block forever.
   if path.is_dir():
     raise Damaged("is a folder, not an audio file")
   if not path.is_file():

@@ -1,10 +1,10 @@
 """Labels of FMA, the Free Music Archive data set (Defferrard et al. 2017).
 
-Audio: `fma_small/000/000002.mp3`, three digits of the track's number, then
-all six. Metadata (`fma_metadata.zip`): `tracks.csv`, whose columns have two
-names in two header rows (`set`/`split`, `track`/`genre_top`, ...) and a third
-row with the name of the index; `genres.csv`: genre_id, #tracks, parent, title,
-top_level. FMA has no captions: genres and tags stand in.
+Audio: `fma_small/000/000002.mp3`, with three digits of the track's number and
+then all six. Metadata (`fma_metadata.zip`): `tracks.csv`, whose columns have
+two names in two header rows (`set`/`split`, `track`/`genre_top`, ...) and a
+third row with the name of the index; `genres.csv`: genre_id, #tracks, parent,
+title, top_level. FMA has no captions, so genres and tags take their place.
 """
 
 import ast
@@ -42,12 +42,12 @@ def is_table(table: Path) -> bool:
 def labels(
   folder: Path, table: Path, paths: list[Path] | None = None
 ) -> captions.Labels:
-  """The labels of FMA's tracks, found by the number in the file's name.
+  """The labels of FMA's tracks, by the number in the file's name.
 
   Args:
     folder: `fma_small`, `fma_full`, ..., or a folder above it.
-    table: `tracks.csv`; `genres.csv` beside it gives the names of genres.
-    paths: not needed here.
+    table: `tracks.csv`; `genres.csv` beside it has the names of genres.
+    paths: not used.
 
   Raises:
     UserError: the table is not FMA's.

@@ -3,7 +3,7 @@
 5521 clips of 10 s from AudioSet, described by musicians. The published table
 has the columns ytid, start_s, end_s, audioset_positive_labels, aspect_list,
 caption, author_id, is_balanced_subset, is_audioset_eval. The audio is not
-published; tools that fetch it name the clips by ytid: `ytid.wav`,
+published; tools that download it name the clips by ytid: `ytid.wav`,
 `ytid_30_40.wav` or `[ytid]-[30-40].wav`.
 """
 
@@ -42,7 +42,7 @@ def labels(
   Args:
     folder: where the clips are, already cut to their 10 seconds.
     table: the CSV of MusicCaps.
-    paths: not needed here.
+    paths: not used.
 
   Raises:
     UserError: the table is not that of MusicCaps.
@@ -61,12 +61,12 @@ def labels(
     label = captions.Label((row["caption"] or "").strip(), tags)
     rows[(row["ytid"] or "").strip()] = label
 
-  def label(path: Path) -> captions.Label:
+  def label_of(path: Path) -> captions.Label:
     stem = path.stem.lstrip("[")
-    # Ids have 11 characters, "-" and "_" among them: no separator is safe.
+    # Ids have 11 characters that may be "-" and "_": no separator is safe.
     return rows.get(path.stem) or rows.get(stem[:11]) or captions.Label()
 
-  return label
+  return label_of
 
 
 def _aspects(text: str) -> list[str]:

@@ -1,11 +1,11 @@
 """Training batches: random crops of the records of weighted data sets.
 
-Which record comes when is said in `order.py`; here a crop of it is decoded.
+`record_order.py` decides which record comes when; here a crop of it is decoded.
 
 Augmentation follows EnCodec (Defossez et al. 2022, arXiv 2210.13438, section
 4.1): a random gain, and with some probability a second random crop is added.
-Where that paper rejects a clipped sum, the sum is scaled down to full scale:
-rejecting would make the order depend on the content.
+That paper rejects sums that clip; here they are scaled down to full scale,
+because rejection would make the order depend on the content.
 """
 
 import os
@@ -54,15 +54,15 @@ def batches(
 ) -> Batches:
   """An endless iterator of batches of random crops.
 
-  Every record is drawn once before any is drawn again, in an order new for
-  each epoch, and cropped at a random place. A record shorter than the crop is
-  padded with zeros; `lengths` tells how much of it is audio. Records of
-  another rate or number of channels are converted crop by crop; preparing
-  them at the right rate is faster.
+  Every record comes once per epoch, in an order new for each epoch, and is
+  cropped at a random place. A record shorter than the crop is padded with
+  zeros; `lengths` says how much of it is audio. Records of another rate or
+  number of channels are converted crop by crop; preparing them at the right
+  rate is faster.
 
   Args:
-    datasets: a data set; a list of them, which are drawn from as one; or a
-      mapping from data set to the share of crops that come from it.
+    datasets: a data set; a list of them, sampled as one; or a mapping from
+      data set to the share of crops that come from it.
     batch: crops of one step on all hosts together.
     seconds: length of a crop.
     rate: Hz of the crops.
@@ -72,12 +72,12 @@ def batches(
     mix: probability that a second crop is added to a crop.
     threads: batches decoded at a time; None is one for each CPU, at most 16.
     process_index: this host; None asks JAX.
-    process_count: number of hosts; None asks JAX. The rows of all hosts, one
-      after the other, are the same global batch whatever their number.
+    process_count: number of hosts; None asks JAX. The rows of all hosts in
+      turn are the same global batch whatever their number.
 
   Returns:
     `Batches`: dicts of `audio`, float32 `[batch / hosts, samples, channels]`,
-    and `lengths`, int32 `[batch / hosts]`, the samples that are not padding.
+    and `lengths`, int32 `[batch / hosts]`, the number of valid samples.
 
   Raises:
     UserError: not a data set, or an argument out of range.
@@ -129,21 +129,20 @@ def fixed_batches(
   """Batches for evaluation: always the same crops, spread over all records.
 
   Args:
-    datasets: as for `batches`; weights do not matter here.
+    datasets: as for `batches`; weights are ignored.
     batch: crops in a batch.
     seconds: length of a crop.
     rate: Hz of the crops.
     channels: channels of the crops.
     count: number of batches.
-    distinct: for statistics, which overlapping crops would make look better
-      than they are: each crop is of another record, and says of which file,
-      and what the caption of that is.
+    distinct: take each crop from another record, for statistics that
+      overlapping crops would make look better than they are, and return its
+      file and caption, too.
 
   Returns:
-    `count` dicts as those of `batches`. If `distinct`, at most as many as the
-    records fill, each with two lists of str as well: `source`, the data set and
-    file that each crop was cut from, equal for crops of one file; and
-    `caption`.
+    `count` dicts like those of `batches`. If `distinct`, at most as many as the
+    records fill, each with two lists of str more: `source`, the data set and
+    file of each crop, equal for crops of one file; and `caption`.
 
   Raises:
     UserError: not a data set, or `distinct` and fewer records than a batch.
@@ -154,8 +153,8 @@ def fixed_batches(
     count = min(count, records // batch)
     if not count:
       raise UserError(
-        f"a batch of {batch} crops is asked for, but there are {records}"
-        " records; take a smaller batch or more music."
+        f"the batch has {batch} crops, but there are only {records} records;"
+        " choose a smaller batch or prepare more music."
       )
   samples = max(1, round(seconds * rate))
   rows, told = [], []
@@ -191,8 +190,10 @@ class _Crop(grain.transforms.RandomMap):
   gain_db: tuple[float, float]
   mix: float
 
-  def random_map(self, element, rng: np.random.Generator) -> dict:
-    x = self._one(*element, rng)
+  def random_map(
+    self, element: tuple[int, int], rng: np.random.Generator
+  ) -> dict:
+    x = self._one(element[0], element[1], rng)
     if self.mix and rng.random() < self.mix:
       k = int(rng.choice(len(self.sources), p=self.weights))
       y = self._one(k, int(rng.integers(len(self.sources[k]))), rng)
@@ -205,7 +206,8 @@ class _Crop(grain.transforms.RandomMap):
         x /= peak
     return _padded(x, self.samples)
 
-  def _one(self, k: int, index: int, rng) -> np.ndarray:
+  def _one(self, k: int, index: int, rng: np.random.Generator) -> np.ndarray:
+    """A crop of record `index` of source k, with a random gain."""
     where, gain = rng.random(), rng.uniform(*self.gain_db)
     x = crop(
       self.sources[k].flac(index),
@@ -217,7 +219,7 @@ class _Crop(grain.transforms.RandomMap):
     return x * np.float32(10 ** (gain / 20)) if gain else x
 
 
-def _padded(x: np.ndarray, samples: int) -> dict[str, np.ndarray]:
+def _padded(x: np.ndarray, samples: int) -> dict:
   length = np.int32(len(x))
   if len(x) < samples:
     x = np.pad(x, ((0, samples - len(x)), (0, 0)))

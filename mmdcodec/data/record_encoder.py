@@ -3,7 +3,7 @@
 import collections
 import io
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -36,7 +36,7 @@ def encoded(
   tokenizer: Tokenizer,
   batches: Iterable[range],
   rows: int,
-) -> Iterator[list[dict]]:
+) -> Generator[list[dict], None, None]:
   """Encodes batches of records, several at a time, in their order.
 
   Args:
@@ -49,7 +49,7 @@ def encoded(
     The token records of a batch.
   """
   encoders = [tokenizer.on(d) for d in jax.local_devices()] * _AT_A_TIME
-  free = queue.SimpleQueue()
+  free: queue.SimpleQueue = queue.SimpleQueue()
   for each in encoders:
     free.put(each)
   readers = ThreadPoolExecutor(cpus(), "read")
@@ -67,7 +67,7 @@ def encoded(
       for each, (record, classes, _) in zip(codes, clips, strict=True)
     ]
 
-  waiting = collections.deque()
+  waiting: collections.deque = collections.deque()
   try:
     for indices in batches:
       waiting.append(workers.submit(work, indices))

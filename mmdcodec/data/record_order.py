@@ -1,11 +1,11 @@
-"""Which record comes when: shuffled, weighted, endless, on any number of hosts.
+"""The order of records: shuffled, weighted, endless, on any number of hosts.
 
 The order is a function of the seed and an index that counts examples over all
-hosts, so its state is one integer, which any number of hosts can continue
-from. What is shuffled and mixed are references to records; a record is read,
-and an example made of it, only in the last step, by several threads at once.
+hosts, so its state is one integer, and any number of hosts can continue from
+it. References to records are shuffled and mixed; a record is read and made into
+an example in the last step, by several threads at once.
 
-A source is a sequence of records that knows their `seconds`.
+A source is a sequence of records with their total length in `seconds`.
 """
 
 import functools
@@ -13,6 +13,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -37,12 +38,12 @@ def open_sources(
   """Opens data sets.
 
   Args:
-    datasets: a data set; a list of them, which are drawn from as one; or a
-      mapping from data set to its weight.
+    datasets: a data set; a list of them, sampled as one; or a mapping from
+      data set to its weight.
     source: opens one.
 
   Returns:
-    Sources of weight more than 0, and their weights, which sum to 1.
+    The sources with a weight above 0, and their weights, which sum to 1.
 
   Raises:
     UserError: not a data set, or none, or a weight is negative.
@@ -66,7 +67,7 @@ def open_sources(
 def spread(sources: Sequence, count: int) -> Iterator[tuple[int, int, float]]:
   """Yields `count` places, always the same, spread over all records.
 
-  Each is (source, record, where in it as a fraction in [0, 1)).
+  Each is (source, record, place in it as a fraction in [0, 1)).
   """
   ends = np.cumsum([len(s) for s in sources])
   for i in range(count):
@@ -88,7 +89,7 @@ def stacked(examples: Sequence[dict], batch: int) -> list[dict]:
 
 
 def default_threads() -> int:
-  """Threads that make examples unless told otherwise: at most 16."""
+  """Number of threads that make examples by default: at most 16."""
   return min(16, cpus())
 
 
@@ -103,12 +104,12 @@ def batches(
   process_index: int | None,
   process_count: int | None,
 ) -> "Batches":
-  """An endless iterator of batches; arguments as of `pipeline.batches`.
+  """An endless iterator of batches of examples.
 
   Args:
     sources: of the records.
     weights: share of each, summing to 1.
-    transform: makes an example, a dict of arrays, of (source, record).
+    transform: makes an example, a dict of arrays, from (source, record).
     batch: examples of one step on all hosts together.
     seed: of the order, and of the random numbers of `transform`.
     threads: batches made at a time; None is `default_threads`.
@@ -116,7 +117,7 @@ def batches(
     process_count: number of hosts; None asks JAX.
 
   Raises:
-    UserError: the batch is empty, or the hosts cannot share it.
+    UserError: the batch is empty, or not a multiple of the number of hosts.
   """
   if batch <= 0:
     raise UserError(f"batch must be more than 0, not {batch}.")
@@ -140,7 +141,7 @@ def batches(
 
 
 class Batches(Iterator):
-  """Batches of examples of this host, without end.
+  """Endless batches of the examples of this host.
 
   Each is a dict of arrays with a leading axis of `batch / hosts`.
   """
@@ -153,10 +154,11 @@ class Batches(Iterator):
     shard: grain.sharding.ShardOptions,
     threads: int,
   ):
-    """Takes a data set of examples without end."""
+    """Takes an endless data set of examples."""
     self._examples, self._batch = examples, batch
     self._shard, self._threads = shard, threads
-    self._iterator = self._closer = None
+    self._iterator: Any = None
+    self._closer: Callable[[], Any] | None = None
     self.set_state({"index": 0})
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -166,13 +168,13 @@ class Batches(Iterator):
     return next(self._iterator)
 
   def get_state(self) -> dict[str, int]:
-    """The number of examples that all hosts together have been given."""
+    """The number of examples that all hosts together have received."""
     if self._iterator is None:
       raise ValueError("the iterator of batches was closed.")
     return {"index": int(self._iterator.get_state()[_INDEX])}
 
   def set_state(self, state: Mapping[str, int]) -> None:
-    """Continues where a state was taken, on any number of hosts."""
+    """Continues from a state, on any number of hosts."""
     self.close()
     index = int(state["index"])
     rows = _Rows(self._examples, self._batch, self._shard, index % self._batch)
@@ -189,11 +191,11 @@ class Batches(Iterator):
     )
     iterator.set_state({_INDEX: index})
     self._iterator = iterator
-    # Threads that still decode when the interpreter ends print tracebacks.
+    # Threads that still decode when the interpreter exits print tracebacks.
     self._closer = weakref.finalize(self, iterator.close)
 
   def close(self) -> None:
-    """Ends the threads; safe to call twice."""
+    """Stops the threads; safe to call twice."""
     if self._closer is not None:
       self._closer()
     self._iterator = self._closer = None
@@ -202,13 +204,15 @@ class Batches(Iterator):
     """Closes at the end of a `with` block."""
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: Any) -> None:
     """Closes."""
     self.close()
 
 
-def _references(sources, weights, seed: int) -> grain.MapDataset:
-  """References to records in training order, without end."""
+def _references(
+  sources: Sequence, weights: Sequence[float], seed: int
+) -> grain.MapDataset:
+  """Endless references to records in training order."""
   seeds = np.random.SeedSequence(seed).generate_state(len(sources))
   parts = [
     _Shuffled(k, len(source), int(seeds[k])) for k, source in enumerate(sources)
@@ -217,10 +221,11 @@ def _references(sources, weights, seed: int) -> grain.MapDataset:
 
 
 class _Shuffled(grain.MapDataset):
-  """Pairs (k, record) of source k without end, in a new order each epoch.
+  """Endless pairs (k, record) of source k, in a new order each epoch.
 
-  Grain's own shuffle walks cycles of a permutation of at least 2^16 indices:
-  0.3 ms a crop for a data set of a hundred records, as long as the decoding.
+  Grain's own shuffle walks cycles of a permutation of at least 2^16 indices,
+  which takes 0.3 ms a crop for a data set of a hundred records, as long as
+  decoding.
   """
 
   def __init__(self, k: int, length: int, seed: int):
@@ -235,7 +240,7 @@ class _Shuffled(grain.MapDataset):
   def __len__(self) -> int:
     return sys.maxsize
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: Any) -> Any:
     if isinstance(index, slice):
       return self.slice(index)
     epoch, place = divmod(index, self._length)
@@ -243,21 +248,27 @@ class _Shuffled(grain.MapDataset):
 
 
 class _Rows(grain.MapDataset):
-  """Puts examples in an order that makes shares of hosts contiguous.
+  """Reorders examples so that the rows of each host are contiguous.
 
   Elastic iteration gives host h of n the rows h, h + n, h + 2n, ... of a
-  batch. Hosts' rows are laid one after the other to form a global array, so
-  without this the order in it would depend on the number of hosts.
+  batch. A global array consists of the rows of each host in turn, so without
+  this its order would depend on the number of hosts.
   """
 
-  def __init__(self, parent, batch: int, shard, offset: int):
+  def __init__(
+    self,
+    parent: grain.MapDataset,
+    batch: int,
+    shard: grain.sharding.ShardOptions,
+    offset: int,
+  ):
     super().__init__(parent)
     self._batch, self._hosts, self._offset = batch, shard.shard_count, offset
 
   def __len__(self) -> int:
     return len(self._parent)
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: Any) -> Any:
     if isinstance(index, slice):
       return self.slice(index)
     step, row = divmod(index - self._offset, self._batch)

@@ -1,10 +1,10 @@
 """Audio files to FLAC records, several files at a time, in the order given.
 
-A worker thread decodes, cuts and encodes one file into a scratch file; the
-records are handed on only when the file has been read to its end. So a file
-that turns out damaged half way contributes nothing, the order does not depend
-on the number of workers, and no file is held in memory. Decoding, resampling
-and encoding release the interpreter lock, so threads are enough.
+A worker thread decodes, cuts and encodes one file into a scratch file; its
+records are passed on only when the file has been read to its end. So a damaged
+file contributes nothing, the order does not depend on the number of workers,
+and no file is held in memory. Decoding, resampling and encoding release the
+interpreter lock, so threads are enough.
 """
 
 import collections
@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -25,11 +26,11 @@ from mmdcodec import formatting
 from mmdcodec.data import captions, file_pieces
 from mmdcodec.progress import ProgressLine
 
-# Records that wait are kept in memory up to this size, beyond it on disk.
+# Waiting records are kept in memory up to this size, and beyond it on disk.
 _IN_MEMORY = 32 << 20
 
-# Files in work or waiting for each worker: enough that a long one does not
-# leave the others idle.
+# Files in progress or waiting for each worker: enough that one long file does
+# not leave the others idle.
 _AHEAD = 4
 
 
@@ -51,8 +52,8 @@ class Report:
     files: number of files they come from.
     seconds: length of the audio written.
     captioned: number of those files with a caption.
-    ambiguous: number of files without one because the table names them by a
-      name that several files have.
+    ambiguous: number of files without a caption because several files have the
+      name in the table.
     skipped: (path, reason) of each file that was left out.
     rate: Hz of the records.
     channels: channels of the records.
@@ -70,7 +71,7 @@ class Report:
   path: str = ""
 
   def __str__(self) -> str:
-    """The table to print: the counts, then reasons by how often they occur."""
+    """The table to print: counts, then the skipped files."""
     lines = [
       f"dataset   {self.path}",
       f"records   {self.records}",
@@ -81,8 +82,8 @@ class Report:
     ]
     if self.ambiguous:
       lines.append(
-        f"ambiguous {self.ambiguous} files whose name in the table of captions"
-        " is that of several; give their paths there"
+        f"ambiguous {self.ambiguous} files share their name in the table of"
+        " captions with others; give their paths there"
       )
     shown = 20
     lines += [f"  {path}: {reason}" for path, reason in self.skipped[:shown]]
@@ -105,10 +106,10 @@ def records(
 
   Args:
     sources: the files.
-    report: rate and channels of the records are taken from it; counts and
-      skipped files are added to it.
-    seconds: length of a record; see `cut.pieces`.
-    workers: files in work at a time.
+    report: says rate and channels of the records; counts and skipped files
+      are added to it.
+    seconds: length of a record; see `file_pieces.pieces`.
+    workers: files in progress at a time.
     scratch: folder for what does not fit into memory.
     progress: whether to show a progress line on stderr.
 
@@ -119,8 +120,8 @@ def records(
   meter = _Meter(sources, report, progress)
   memory = max(1, _IN_MEMORY // (_AHEAD * workers))
 
-  def spool():
-    return tempfile.SpooledTemporaryFile(memory, dir=scratch)
+  def spool() -> IO[bytes]:
+    return tempfile.SpooledTemporaryFile(memory, dir=str(scratch))
 
   def job(source: Source) -> _Encoded:
     return _encode(
@@ -161,9 +162,9 @@ def flac(x: np.ndarray, rate: int) -> bytes:
 
 
 def readable(words: str) -> str:
-  """Text that can be stored: half characters are replaced.
+  """Text as valid UTF-8, with invalid characters replaced.
 
-  Old music collections have file names that are no UTF-8.
+  Old music collections have file names that are not UTF-8.
   """
   return words.encode("utf-8", "replace").decode()
 
@@ -171,15 +172,15 @@ def readable(words: str) -> str:
 class _Encoded:
   """The FLAC pieces of a file, or the reason why there are none."""
 
-  def __init__(self, spool):
+  def __init__(self, spool: IO[bytes]):
     self.reason = ""
     self.pieces: list[tuple[int, int]] = []  # bytes, samples
     self.spool = spool
 
-  def __enter__(self):
+  def __enter__(self) -> "_Encoded":
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: Any) -> None:
     self.spool.close()
 
 
@@ -196,8 +197,8 @@ def _encode(
     path, rate=rate, channels=channels, seconds=seconds
   )
   while not stop.is_set():
-    # Only what comes out of the file may be blamed on it: a full disk, for
-    # one, must end the run.
+    # Only errors from reading the file count against it; a full disk, for
+    # example, must end the run.
     try:
       x = next(pieces, None)
     except file_pieces.Damaged as error:
@@ -242,7 +243,7 @@ def _features(
 
 
 class _Meter:
-  """The progress line: files, audio hours, rate, time left."""
+  """The progress line: files, hours of audio, speed, time left."""
 
   def __init__(self, sources: list[Source], report: Report, enabled: bool):
     self._enabled = enabled
@@ -261,7 +262,7 @@ class _Meter:
       self._line.show(self._words())
 
   def close(self) -> None:
-    # Due or not: what became of the files is told after short work as well.
+    # Shown even after short work, so that the totals are seen.
     if self._enabled:
       self._line.show(self._words(), last=True)
 

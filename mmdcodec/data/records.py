@@ -1,9 +1,8 @@
 """Data sets of FLAC records: made from audio folders by TFDS, without TF.
 
-TFDS's own audio feature needs TensorFlow (its issue 11233),
-so a record holds the bytes of a FLAC file; and its writer spills beyond 1 GB
-with TensorFlow's file functions, so the builders here write their records
-themselves, in order, as they come.
+TFDS's own audio feature needs TensorFlow (its issue 11233), so a record holds
+the bytes of a FLAC file. Its writer uses TensorFlow's file functions beyond
+1 GB, so the builders here write their records themselves, in order.
 
 A data set is a folder: ArrayRecord shards with TFDS's description of them
 (`tfds.builder_from_directory(folder).as_data_source("train")` reads it), a
@@ -15,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -37,7 +37,7 @@ from mmdcodec.store import atomic
 SKIPPED = "skipped.jsonl"
 
 # Bytes of a shard: small enough to copy in parallel, large enough that a
-# thousand hours are a few hundred files.
+# thousand hours make a few hundred files.
 _SHARD = 256 << 20
 
 
@@ -65,11 +65,11 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   labels: Callable = staticmethod(captions.labels)
 
-  # Nothing is downloaded: no checksums to look for, no sizes to announce.
+  # Nothing is downloaded, so there are no checksums or sizes.
   url_infos: dict = {}
   _log_download_bytes = _log_download_done = lambda self: None
 
-  def __init__(self, *, records: Callable[[], Iterator[dict]], **kwargs):
+  def __init__(self, *, records: Callable[[], Iterator[dict]], **kwargs: Any):
     """Takes the records to write; the rest goes to TFDS."""
     self._records = records
     super().__init__(file_format="array_record", **kwargs)
@@ -77,23 +77,25 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
-      description=" ".join(type(self).__doc__.split()),
+      description=" ".join((type(self).__doc__ or "").split()),
       features=_features(),
       disable_shuffling=True,
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     return {"train": self._generate_examples()}
 
-  def _generate_examples(self):
+  def _generate_examples(self) -> Iterator[tuple[int, dict]]:
     yield from enumerate(self._records())
 
-  def _download_and_prepare(self, dl_manager, download_config):
+  def _download_and_prepare(
+    self, dl_manager: Any, download_config: Any
+  ) -> None:
     """Writes the records in order, one shard after the other.
 
-    TFDS would first collect them to shuffle them: the training pipeline
-    shuffles anyway, and a gigabyte is more than a stream needs.
+    TFDS would first collect and shuffle them. The training pipeline shuffles
+    anyway, and a stream does not need a gigabyte of memory.
     """
     del download_config
     serialize = serializer(self.info.features)
@@ -132,7 +134,7 @@ class MusicCaps(AudioFolder):
 
 
 def builder_for(table: Path | None) -> type[AudioFolder]:
-  """The builder that understands a caption file, by its header."""
+  """The builder for a caption file, chosen by its header."""
   if table and fma.is_table(table):
     return Fma
   if table and musiccaps.is_table(table):
@@ -161,7 +163,7 @@ def prepare(
   rate and channels are kept bit for bit. A file that cannot be read to its
   end contributes nothing; it is listed in the report and in `skipped.jsonl`.
   The result does not depend on the number of workers. The data set appears
-  under its name when it is complete, not before.
+  under its name only when it is complete.
 
   Args:
     folder: the audio; subfolders are searched too.
@@ -172,10 +174,10 @@ def prepare(
     captions: a table of captions and tags (see `mmdcodec.data.captions`), the
       `tracks.csv` of FMA or the CSV of MusicCaps.
     only: tags that a file must have to be taken, such as {"split": "train"}.
-    paths: the files to take, of those that `files.find` gives; None for all.
-    workers: files in work at a time; None is one for each CPU.
+    paths: the files to take, among those that `files.find` returns; None: all.
+    workers: files in progress at a time; None is one for each CPU.
     progress: whether to show a progress line on stderr.
-    force: whether to replace a data set that is there already.
+    force: whether to replace a data set that exists.
 
   Returns:
     The `Report`; its `str` is the table to print.
@@ -185,7 +187,7 @@ def prepare(
       fit, or `out` exists.
     ValueError: no file of the folder is among `paths`.
   """
-  # Through links: what is replaced is the folder that one leads to.
+  # Links are followed: what gets replaced is the folder that they lead to.
   folder, out = Path(folder), Path(os.path.realpath(out))
   table = Path(captions) if captions is not None else None
   for name, value, least, most in (
@@ -231,8 +233,12 @@ def prepare(
   return report
 
 
-def _build(builder, scratch: Path, records) -> Path:
-  """Runs a builder below `scratch`; returns the folder it made."""
+def _build(
+  builder: type[AudioFolder],
+  scratch: Path,
+  records: Callable[[], Iterator[dict]],
+) -> Path:
+  """Runs a builder inside `scratch`; returns the folder that it made."""
   made = builder(data_dir=scratch / "tfds", records=records)
   made.download_and_prepare(download_dir=scratch / "downloads")
   return Path(made.data_path)
@@ -244,7 +250,7 @@ def _sources(
   builder: type[AudioFolder],
   report: Report,
 ) -> list[record_writer.Source]:
-  """The audio files of a folder with their labels; reports what is none."""
+  """The audio files of a folder with their labels; reports unusable files."""
   if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
   root = folder.parent if folder.is_file() else folder
@@ -266,7 +272,7 @@ def _sources(
     raise UserError(
       f"{folder}: no audio files{others}; expected {' '.join(files.SUFFIXES)}."
     )
-  # Captions in files beside the audio are none of the table's.
+  # Captions in sidecar files are not in the table.
   labelled = {p for p, s in found.items() if s.label != captions.Label()}
   if table and not getattr(labels, "named", labelled):
     raise UserError(
@@ -278,10 +284,10 @@ def _sources(
 
 
 def _unusable(folder: Path) -> list[tuple[Path, str]]:
-  """What looks like audio and is not read, with the reason."""
-  found = []
+  """What looks like audio but cannot be read, with the reason."""
+  found: list[tuple[Path, str]] = []
   for root, folders, names in files.walk(folder):
-    # A folder called x.wav is somebody's mistake that should be seen.
+    # A folder called x.wav is a mistake that the user should see.
     found += [
       (root / name, "is a folder, not an audio file")
       for name in folders
@@ -296,7 +302,7 @@ def _unusable(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _only(sources: list, only: dict[str, str] | None) -> list:
-  """The files whose tags are as asked for."""
+  """The files with the given tags."""
   kept = [
     s
     for s in sources
@@ -334,7 +340,7 @@ def _write_shards(
 
 
 def _shards(folder: Path, count: int, first: int = 0) -> Iterator[Path]:
-  """Names of shards while their number is not known."""
+  """Yields names for shards whose number is not yet known."""
   for i in range(first, first + count):
     yield folder / f"shard-{i:05d}"
 
@@ -353,6 +359,6 @@ def _summarise(
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
   with (data / SKIPPED).open("w", encoding="utf-8") as lines:
     for path, reason in report.skipped:
-      # Names that are no UTF-8 must not end a run of hours.
+      # File names that are not UTF-8 must not end a run of hours.
       line = json.dumps({"path": path, "reason": reason})
       lines.write(line + "\n")

@@ -1,7 +1,7 @@
-"""A codec on clips: collected, reconstructed, measured, kept in a folder.
+"""Evaluation of a codec on clips, and the folder with its results.
 
 FOLDER/results.json     means, codebook usage, one row per clip
-FOLDER/clips.csv        the rows again
+FOLDER/clips.csv        the same rows
 FOLDER/audio/NNN-{original,reconstruction}.flac
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
 
 # name -> (heading, what it is)
 COLUMNS = {
@@ -28,11 +29,11 @@ class Clip:
   """A piece of audio.
 
   Attributes:
-    name: to show.
-    audio: samples [samples, channels] at the codec's rate.
-    source: the file that it was cut from, the same for all clips of one; ""
-      where that is not known, as of clips that were saved.
-    caption: of that file, "" if it has none.
+    name: for display.
+    audio: [samples, channels] at the codec's rate.
+    source: the file that it was cut from, equal for clips of one file; "" if
+      that is not known, as for clips that `load` returns.
+    caption: of that file; "" if it has none.
   """
 
   name: str
@@ -43,7 +44,7 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-  """What a codec made of clips.
+  """Clips after a codec, with measures of what was lost.
 
   Attributes:
     rate: Hz.
@@ -57,7 +58,7 @@ class Reconstruction:
     bits_per_second: of the packed codes.
     entropy_bits_per_second: with an ideal entropy coder for each codebook.
     about: what was run: "hash" and "codebooks" of the codec, and what the
-      caller of `reconstruct` tells ("model", "audio", "seconds", "clips").
+      caller of `reconstruct` adds ("model", "audio", "seconds", "clips").
   """
 
   rate: int
@@ -82,21 +83,21 @@ def collect(
   count: int,
   log: Callable[[str], None] = print,
 ) -> list[Clip]:
-  """Clips of a folder, a file or a data set; the same ones every time.
+  """Clips of a folder, a file or a data set; always the same ones.
 
   Args:
-    source: of the audio.
-    rate: Hz wanted.
-    channels: wanted.
-    seconds: of each; the middle of longer files, the whole of shorter ones.
-    count: at most so many files (spread evenly), or crops of a data set.
-    log: takes a line for each file that cannot be read and is left out.
+    source: folder, file or data set.
+    rate: Hz of the clips.
+    channels: of the clips.
+    seconds: of each clip; from the middle of longer files, all of shorter ones.
+    count: the most files (spread evenly) or crops of a data set.
+    log: called with a line for each unreadable file, which is left out.
 
   Returns:
     At least one clip.
 
   Raises:
-    UserError: nothing is there, or nothing can be read.
+    UserError: there are no audio files, or none that can be read.
   """
   from mmdcodec.audio import files
   from mmdcodec.data import captions
@@ -132,42 +133,43 @@ def collect(
 
 
 def reconstruct(
-  codec,
+  codec: LoadedCodec,
   clips: Sequence[Clip],
   *,
   codebooks: int | None = None,
   about: Mapping | None = None,
 ) -> Reconstruction:
-  """Codes and decodes clips, and measures what was lost.
+  """Encodes and decodes clips, and measures what was lost.
 
   Args:
-    codec: a `LoadedCodec`.
-    clips: at its rate and channels.
-    codebooks: how many are used; None for all.
-    about: what is to be kept with the results, such as the path of the model.
+    codec: to measure.
+    clips: at its rate and with its channels.
+    codebooks: use only the first so many; None for all.
+    about: to keep with the results, such as the path of the model.
 
   Returns:
     See `Reconstruction`.
 
   Raises:
-    UserError: the codec does not have so many codebooks.
+    UserError: the codec has fewer codebooks.
   """
   from mmdcodec import bitstream
   from mmdcodec.evaluate import codebooks as usage
   from mmdcodec.evaluate import reconstruction
-  from mmdcodec.tokenizers import loaded_codec
 
   # Padded to one length, so that clips of all lengths share a program.
   stride = codec.stride
   longest = max(len(clip.audio) for clip in clips)
-  longest = loaded_codec.bucket(-(-longest // stride)) * stride
+  longest = bucket(-(-longest // stride)) * stride
 
-  def padded(x):
-    x = np.asarray(x)
+  def padded(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)))
 
   size = codec.codebook_size
-  audio, rows, counts, frames, samples = [], [], 0, 0, 0
+  rows: list[dict] = []
+  audio, frames, samples = [], 0, 0
+  used = codec.codebooks if codebooks is None else codebooks
+  counts = np.zeros((used, size), np.float32)
   for clip in clips:
     codes, scale = codec.encode(
       clip.audio[None], codebooks=codebooks, return_scale=True
@@ -184,15 +186,14 @@ def reconstruct(
     measured = {name: float(found[name][0]) for name in COLUMNS}
     rows.append({"clip": clip.name, "seconds": seconds, **measured})
     here = codes.shape[1]
-    more = loaded_codec.bucket(here) - here
+    more = bucket(here) - here
     codes = np.pad(codes, ((0, 0), (0, more), (0, 0)))
     valid = np.arange(here + more) < here
     counts = counts + np.asarray(usage.histogram(codes, size, valid))
     frames += here
     samples += len(clip.audio)
   statistics = usage.statistics(counts)
-  used = len(counts)
-  # Of what was coded: chunks overlap, and last frames are not full.
+  # Measured: chunks overlap, and last frames are not full.
   frame_rate = frames * codec.rate / samples
   summary = {}
   for name in COLUMNS:
@@ -255,7 +256,7 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
 
 
 def load(folder: str | pathlib.Path) -> Reconstruction:
-  """Reads what `save` wrote (the audio at 16 bits)."""
+  """Reads the results that `save` wrote (audio at 16 bits)."""
   from mmdcodec.audio import files
 
   folder = pathlib.Path(folder)
@@ -295,10 +296,10 @@ OUTPUTS += ("audio/[0-9]*-sample.flac",)
 
 
 def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
-  """Makes sure that results can go to a folder, before the work is done.
+  """Checks that results can be written to a folder, before the work begins.
 
   Raises:
-    UserError: it holds results (and not force), or something else.
+    UserError: it holds results and `force` is False, or something else.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not folder.is_dir():
@@ -307,21 +308,21 @@ def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
     return
   if not (folder / "results.json").is_file():
     raise UserError(
-      f"{folder} holds something else than results; choose another folder."
+      f"{folder} holds something other than results; choose another folder."
     )
   if not force:
     raise UserError(f"{folder} holds results; give --force to replace them.")
 
 
 def clean(folder: str | pathlib.Path) -> None:
-  """Deletes what an earlier evaluation wrote into a folder."""
+  """Deletes the files of an earlier evaluation from a folder."""
   for pattern in OUTPUTS:
     for path in pathlib.Path(folder).glob(pattern):
       path.unlink()
 
 
 def _spread(total: int, count: int) -> list[int]:
-  """At most `count` of `total` indices, evenly."""
+  """At most `count` of `total` indices, evenly spread."""
   count = min(total, count)
   return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
@@ -332,7 +333,9 @@ def _is_dataset(path: pathlib.Path) -> bool:
   return (path / record_source.SUMMARY).is_file()
 
 
-def _crops(path, rate, channels, seconds, count) -> list[Clip]:
+def _crops(
+  path: pathlib.Path, rate: int, channels: int, seconds: float, count: int
+) -> list[Clip]:
   from mmdcodec.data import pipeline
 
   found = pipeline.fixed_batches(
