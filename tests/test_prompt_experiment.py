@@ -12,7 +12,7 @@ import pytest
 from random_music import random_music
 
 from mmdcodec import bundle
-from mmdcodec.audio import files, song_captions, synth
+from mmdcodec.audio import files, song_captions, song_files, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
   """Audio at 8 kHz and tags of songs of 4 s."""
-  paths = synth.write_songs(
+  paths = song_files.write_songs(
     tmp_path_factory.mktemp("songs"), songs=60, seconds=4.0, rate=8000
   )
   audio = np.stack([files.read(path)[0][:, 0] for path in paths])

@@ -19,7 +19,7 @@ from mmdcodec.configs import quickstart as configs
 
 import mmdcodec
 from mmdcodec import progress
-from mmdcodec.audio import synth
+from mmdcodec.audio import song_files
 from mmdcodec.cli.main import main
 from mmdcodec.data import audio_folder, records
 from mmdcodec.errors import UserError
@@ -263,7 +263,7 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
     now[0] += 100
     progress(1, 2)
 
-  monkeypatch.setattr(synth, "write_songs", write_songs)
+  monkeypatch.setattr(song_files, "write_songs", write_songs)
   quickstart_codec.make_music(make_job(tmp_path))
   assert "1/2 songs (test)" in capsys.readouterr().err
 

@@ -17,7 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmdcodec.audio import composition, files, instruments, song_captions, synth
+from mmdcodec.audio import (
+  composition,
+  files,
+  instruments,
+  song_captions,
+  song_files,
+  synth,
+)
 from mmdcodec.errors import UserError
 
 RATE = 16000
@@ -284,7 +291,7 @@ def test_captions_say_what_the_tags_say():
 def test_a_folder_of_songs(tmp_path):
   ticks = []
   kwargs = dict(songs=3, seconds=1.5, rate=RATE, seed=5, drums=True)
-  paths = synth.write_songs(
+  paths = song_files.write_songs(
     tmp_path / "a",
     workers=2,
     progress=lambda done, songs: ticks.append((done, songs)),
@@ -304,18 +311,18 @@ def test_a_folder_of_songs(tmp_path):
   # Stopped after two songs, begun again: only what is missing is made.
   paths[1].with_suffix(".json").unlink()
   before = [p.stat().st_mtime_ns for p in paths]
-  synth.write_songs(tmp_path / "a", workers=1, **kwargs)
+  song_files.write_songs(tmp_path / "a", workers=1, **kwargs)
   after = [p.stat().st_mtime_ns for p in paths]
   assert [a == b for a, b in zip(before, after, strict=True)] == [1, 0, 1]
   # Made for something else, if only by chance as long or without drums.
   for other in (dict(seconds=None), dict(drums=None), dict(bass=False)):
     written = sidecar_of(paths[0])
-    synth.write_songs(
+    song_files.write_songs(
       tmp_path / "a", workers=1, **{**kwargs, **other, "songs": 1}
     )
     assert sidecar_of(paths[0]) != written
   kwargs["seed"] = 6
-  others = synth.write_songs(tmp_path / "b", workers=1, **kwargs)
+  others = song_files.write_songs(tmp_path / "b", workers=1, **kwargs)
   seeds = [
     json.loads(p.with_suffix(".json").read_text())["tags"]["seed"]
     for p in paths + others
@@ -328,24 +335,24 @@ def sidecar_of(path):
 
 
 def test_the_cpus_of_the_process_are_used(tmp_path, monkeypatch):
-  monkeypatch.setattr(synth, "cpus", lambda: 3)
+  monkeypatch.setattr(song_files, "cpus", lambda: 3)
   seen = []
 
   def in_processes(jobs, workers):
     seen.append(workers)
     return iter(jobs)
 
-  monkeypatch.setattr(synth, "_in_processes", in_processes)
-  synth.write_songs(tmp_path, songs=5)
+  monkeypatch.setattr(song_files, "_in_processes", in_processes)
+  song_files.write_songs(tmp_path, songs=5)
   assert seen == [3]
 
 
 def test_a_renderer_that_dies_is_one_clear_error(tmp_path, monkeypatch):
   # More songs than a pipe takes unread: writing to the dead one fails.
   for program in ("false", "true"):
-    monkeypatch.setattr(synth.sys, "executable", shutil.which(program))
-    with pytest.raises(UserError, match="0 of 2000 were made"):
-      synth.write_songs(tmp_path, songs=2000, workers=2)
+    monkeypatch.setattr(song_files.sys, "executable", shutil.which(program))
+    with pytest.raises(UserError, match="0 of 2000 songs"):
+      song_files.write_songs(tmp_path, songs=2000, workers=2)
 
 
 def test_a_song_played_again_at_its_own_speed_keeps_its_tempo():

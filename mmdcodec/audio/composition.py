@@ -1,11 +1,12 @@
 """Composition of the built-in music: harmony, melody and accompaniment.
 
-Everything is counted in beats and MIDI pitches; `synth.py` turns it to sound.
-A song is a form of four-bar phrases (such as A A B A). Each letter has a
-progression of chords, one a bar, and a melody grown from a short motif:
-stated, answered on the next chord, contrasted and closed by a cadence, open
-(on the dominant) where the song goes on and closed (on the tonic) where it
-comes to rest. Strong beats fall on chord tones; in between it moves by step.
+Everything is in beats and MIDI pitches; `synth.py` turns it into sound. A song
+is a form of four-bar phrases (such as A A B A). Each letter has a progression
+of chords, one a bar, and a melody that grows from a short motif: stated,
+answered on the next chord, contrasted, and closed by a cadence. The cadence is
+open (on the dominant) where the song continues and closed (on the tonic) where
+it rests. Strong beats fall on chord tones; between them the melody moves by
+step.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 FORMS = ("AABA", "ABAB", "AABB", "ABAC", "AABC")
 
-# Degrees of the scale, 0 is the tonic. The fifth chord of minor is major.
+# Degrees of the scale; 0 is the tonic. The dominant chord in minor is major.
 PROGRESSIONS = {
   "major": (
     (0, 4, 5, 3),
@@ -63,20 +64,31 @@ _RHYTHMS = {
     (0.5, 0.5, 0.5, 0.5, 1),
   ),
 }
-# Register of a tune, in steps of the scale from its tonic.
+# Register of a melody, in steps of the scale from its tonic.
 _LOW, _HIGH = -2, 9
 _CADENCES = {4: ((1, 1, 2), (0.5, 0.5, 3), (2, 2)), 3: ((1, 2), (0.5, 0.5, 2))}
 
 
-def stream(seed: int, purpose: str) -> np.random.Generator:
-  """Own random numbers for each purpose, so that none disturbs another."""
+def random_for(seed: int, purpose: str) -> np.random.Generator:
+  """Independent random numbers for each purpose of a seed.
+
+  Raises:
+    UserError: the seed is not a whole number from 0 up.
+  """
   if seed != int(seed) or seed < 0:
     raise UserError(f"the seed must be a whole number from 0, not {seed}.")
   return np.random.default_rng([int(seed), *purpose.encode()])
 
 
 class Note(NamedTuple):
-  """A note: seconds in `Song.melody`, beats inside of this module."""
+  """A note.
+
+  Attributes:
+    onset: in seconds in `Song.melody`, in beats in this module.
+    duration: as onset.
+    pitch: MIDI.
+    velocity: 0 to 1.
+  """
 
   onset: float
   duration: float
@@ -92,7 +104,7 @@ class Chord(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Such as C, Am, Bdim."""
+    """Name such as C, Am or Bdim."""
     third = (self.classes[1] - self.classes[0]) % 12
     fifth = (self.classes[2] - self.classes[0]) % 12
     kind = "dim" if fifth == 6 else "m" if third == 3 else ""
@@ -109,12 +121,12 @@ def chord(degree: int, tonic: int, mode: str) -> Chord:
   return Chord(degree, (root, third, fifth))
 
 
-def harmony(rng, mode: str, form: str) -> list[int]:
-  """Degree of each bar's chord, four bars a letter of the form."""
+def harmony(rng: np.random.Generator, mode: str, form: str) -> list[int]:
+  """Degree of each bar's chord, four bars per letter of the form."""
   table = PROGRESSIONS[mode]
   picks = rng.permutation(len(table))
   letters = {x: list(table[i]) for x, i in zip("ABC", picks, strict=False)}
-  # A song says where home is before it leaves.
+  # A song establishes its tonic before it leaves it.
   if letters["A"][0] != 0:
     letters["A"] = [0, *letters["A"][1:]]
   degrees = []
@@ -126,13 +138,21 @@ def harmony(rng, mode: str, form: str) -> list[int]:
   return degrees
 
 
-def melody(rng, degrees, form, *, tonic, mode, beats) -> list[Note]:
-  """The tune over one pass of the form.
+def melody(
+  rng: np.random.Generator,
+  degrees: list[int],
+  form: str,
+  *,
+  tonic: int,
+  mode: str,
+  beats: int,
+) -> list[Note]:
+  """Composes the melody of one pass of the form.
 
   Args:
     rng: NumPy generator.
     degrees: of the chords, one a bar.
-    form: its letters.
+    form: letters of its phrases.
     tonic: pitch class of the key.
     mode: "major" or "minor".
     beats: in a bar, 3 or 4.
@@ -141,11 +161,11 @@ def melody(rng, degrees, form, *, tonic, mode, beats) -> list[Note]:
     Notes in beats.
   """
   materials = {letter: _material(rng, beats) for letter in sorted(set(form))}
-  # Each phrase returns to where it began, or a repetition is not heard as one.
+  # A phrase starts where its repetition starts, so that it is recognised.
   starts = dict(zip("ABC", rng.permutation((0, 2, 4)) + (0, 3, 2), strict=True))
-  # The tonic from G3 to F#4: tunes lie between about D3 and B5.
+  # The tonic lies from G3 to F#4, so melodies lie between about D3 and B5.
   home = 55 + (tonic - 7) % 12
-  notes = []
+  notes: list[Note] = []
   for i, letter in enumerate(form):
     closed = i == len(form) - 1 or form[i + 1] != letter
     bars = degrees[4 * i : 4 * i + 4]
@@ -168,9 +188,12 @@ def melody(rng, degrees, form, *, tonic, mode, beats) -> list[Note]:
   return notes
 
 
-def harmonize(notes, bars: int, *, tonic, mode, beats) -> list[int]:
-  """Degrees of chords, one a bar, that carry a given melody (in beats)."""
-  degrees, options = [], (0, 3, 4, 5, 1) if mode == "major" else (0, 3, 4, 5, 6)
+def harmonize(
+  notes: list[Note], bars: int, *, tonic: int, mode: str, beats: int
+) -> list[int]:
+  """Degrees of chords, one a bar, that fit a melody given in beats."""
+  degrees: list[int] = []
+  options = (0, 3, 4, 5, 1) if mode == "major" else (0, 3, 4, 5, 6)
   for bar in range(bars):
     scores = []
     for degree in options:
@@ -187,8 +210,10 @@ def harmonize(notes, bars: int, *, tonic, mode, beats) -> list[int]:
   return degrees
 
 
-def accompaniment(rng, chords, *, beats, style) -> list[Note]:
-  """Chords in close position, each voice moving as little as it can.
+def accompaniment(
+  rng: np.random.Generator, chords: list[Chord], *, beats: int, style: str
+) -> list[Note]:
+  """Chords in close position, with the smallest movement of each voice.
 
   Args:
     rng: NumPy generator.
@@ -214,8 +239,10 @@ def accompaniment(rng, chords, *, beats, style) -> list[Note]:
   return notes
 
 
-def bass_line(rng, chords, *, beats, style) -> list[Note]:
-  """Bass: "roots" (root and fifth), "eighths" or "walking"."""
+def bass_line(
+  rng: np.random.Generator, chords: list[Chord], *, beats: int, style: str
+) -> list[Note]:
+  """Bass in the style "roots" (root and fifth), "eighths" or "walking"."""
   notes = []
   for bar, c in enumerate(chords):
     root, third, fifth = (_in_register(p, 31) for p in c.classes)
@@ -236,12 +263,14 @@ def bass_line(rng, chords, *, beats, style) -> list[Note]:
   return notes
 
 
-def drum_hits(rng, bars: int, *, beats, style) -> list[tuple]:
-  """Hits `(beat, drum, velocity)`; a fill closes every fourth bar.
+def drum_hits(
+  rng: np.random.Generator, bars: int, *, beats: int, style: str
+) -> list[tuple[float, str, float]]:
+  """Hits `(beat, drum, velocity)`, with a fill in every fourth bar.
 
   Styles: "rock", "dance" (kick on every beat), "soft".
   """
-  hits = []
+  hits: list[tuple[float, str, float]] = []
   backbeat = "clap" if style == "dance" else "snare"
   ghost = rng.random() < 0.5
   for bar in range(bars):
@@ -267,14 +296,16 @@ def drum_hits(rng, bars: int, *, beats, style) -> list[tuple]:
   return hits
 
 
-def _material(rng, beats):
-  """Three bars of a phrase: motif, contrast, cadence: rhythm and steps."""
+def _material(
+  rng: np.random.Generator, beats: int
+) -> list[tuple[tuple[float, ...], np.ndarray]]:
+  """Rhythm and steps of the motif, contrast and cadence of a phrase."""
   picks = rng.permutation(len(_RHYTHMS[beats]))[:2]
   rhythms = [_RHYTHMS[beats][i] for i in picks]
   rhythms.append(_CADENCES[beats][rng.integers(len(_CADENCES[beats]))])
   out = []
   for rhythm in rhythms:
-    # Mostly steps, now and then a leap, which the next note makes up for.
+    # Mostly steps; after a leap the next note moves back.
     moves = rng.choice((-2, -1, -1, 1, 1, 2, 3), size=len(rhythm))
     for j in range(1, len(moves)):
       if abs(moves[j - 1]) > 1:
@@ -283,10 +314,17 @@ def _material(rng, beats):
   return out
 
 
-def _fit_bar(rhythm, offsets, degree, before, end, beats):
-  """Steps of the scale for one bar: chord tones where it is strong."""
+def _fit_bar(
+  rhythm: tuple[float, ...],
+  offsets: np.ndarray,
+  degree: int,
+  before: int,
+  end: int | None,
+  beats: int,
+) -> list[int]:
+  """Steps of the scale for one bar, with chord tones on strong beats."""
   tones = [degree + i + 7 * o for o in range(-3, 4) for i in (0, 2, 4)]
-  # Start near the last note, and nearer to the middle of the register (4).
+  # Start near the last note, drawn towards the middle of the register (4).
   aim = before + 0.4 * (4 - before)
   first = min(tones, key=lambda s: (abs(s - aim), s))
   steps, at = [], 0.0
@@ -310,15 +348,17 @@ def _fit_bar(rhythm, offsets, degree, before, end, beats):
   return steps
 
 
-def _pitch(step, degree, home, tonic, mode):
-  """MIDI pitch of a step of the scale; the leading tone over a dominant."""
+def _pitch(step: int, degree: int, home: int, tonic: int, mode: str) -> int:
+  """MIDI pitch of a step of the scale; raises the leading tone in minor."""
   pitch = home + 12 * (step // 7) + SCALES[mode][step % 7]
   if mode == "minor" and degree == 4 and step % 7 == 6:
     pitch += 1
   return pitch
 
 
-def _nearest_voicing(hand, classes):
+def _nearest_voicing(
+  hand: list[int], classes: tuple[int, int, int]
+) -> list[int]:
   """Three pitches of these classes with the least movement from `hand`."""
   best, cost = hand, np.inf
   for inversion in range(3):
@@ -328,16 +368,16 @@ def _nearest_voicing(hand, classes):
       for p in order[1:]:
         pitches.append(pitches[-1] + (p - pitches[-1]) % 12)
       moved = sum(abs(a - b) for a, b in zip(pitches, hand, strict=True))
-      # Neither growl nor get into the melody's way.
+      # Avoid growling lows and the register of the melody.
       moved += 4 * (max(0, 50 - pitches[0]) + max(0, pitches[2] - 68))
       if moved < cost:
         best, cost = pitches, moved
   return best
 
 
-def _in_register(pitch_class, low):
+def _in_register(pitch_class: int, low: int) -> int:
   return low + (pitch_class - low) % 12
 
 
-def _accent(beat, beats):
+def _accent(beat: float, beats: int) -> float:
   return 0.95 if beat == 0 else 0.85 if beat == beats // 2 else 0.72

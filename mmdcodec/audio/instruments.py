@@ -1,34 +1,53 @@
-"""Instruments and drums of the built-in music: one note in, samples out.
+"""Instruments and drums of the built-in music: each note as samples.
 
-A voice is a function `(hz, held, rate, velocity, rng) -> float64 [samples]`:
-`held` seconds of a key held down and the release after it, peak 1, ending at 0.
-Velocity (0 to 1) is brightness; loudness is the caller's. Harmonics that would
-alias are left out.
+A voice is a function `(hz, held, rate, velocity, rng) -> float64 [samples]`. It
+plays a key held for `held` seconds and then released, with peak 1, ending at 0.
+Velocity (0 to 1) sets the brightness; the caller sets the loudness. Harmonics
+that would alias are left out.
 
-Four ways to make a tone: additive (sums of harmonics), plucked string (Karplus
-and Strong 1983), FM (Chowning 1973) and resonated noise.
+Tones are made in four ways: additive (sums of harmonics), plucked string
+(Karplus and Strong 1983), FM (Chowning 1973) and resonated noise.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import signal
 
 
 class Voice(NamedTuple):
-  """A timbre: its function, its family, and what a caption may call it."""
+  """A timbre: its function, its family, and its names in captions."""
 
   play: Callable[..., np.ndarray]
   family: str
   names: tuple[str, ...]
 
 
-def envelope(held, rate, *, attack, release, decay=0.1, sustain=0.8):
-  """Attack, decay, sustain, release, float64 `[samples]`; ends at 0.
+def envelope(
+  held: float,
+  rate: int,
+  *,
+  attack: float,
+  release: float,
+  decay: float = 0.1,
+  sustain: float = 0.8,
+) -> np.ndarray:
+  """Envelope of attack, decay, sustain and release.
 
-  All in seconds but sustain, the level kept while the key is held. Straight
-  attack, exponential decay, raised-cosine release: no corner that clicks.
+  The attack is linear, the decay exponential and the release a raised cosine,
+  so that no corner clicks.
+
+  Args:
+    held: seconds until the release.
+    rate: Hz.
+    attack: seconds.
+    release: seconds.
+    decay: seconds.
+    sustain: level that the decay approaches.
+
+  Returns:
+    float64 `[samples]`, ending at 0.
   """
   n = max(8, round(held * rate))
   t = np.arange(n) / rate
@@ -38,14 +57,18 @@ def envelope(held, rate, *, attack, release, decay=0.1, sustain=0.8):
   return np.append(e, e[-1] * (0.5 + 0.5 * np.cos(np.pi * np.arange(m) / m)))
 
 
-def harmonics(phase, amplitudes, fade=None):
+def harmonics(
+  phase: np.ndarray,
+  amplitudes: Sequence[float],
+  fade: np.ndarray | None = None,
+) -> np.ndarray:
   """Sum of sin(k phase) by the Chebyshev recurrence.
 
   Args:
     phase: radians of the fundamental `[samples]`.
     amplitudes: of harmonics 1, 2, ...
-    fade: `[samples]`; harmonic k is multiplied by its power k - 1. Upper
-      harmonics then die first, as in struck and plucked things.
+    fade: `[samples]`; harmonic k is multiplied by its power k - 1, so that
+      upper harmonics decay first, as in struck and plucked strings.
 
   Returns:
     float64 `[samples]`.
@@ -55,30 +78,36 @@ def harmonics(phase, amplitudes, fade=None):
   y, gain = amplitudes[0] * now, fade
   for amplitude in amplitudes[1:]:
     before, now = now, twice * now - before
-    y += amplitude * now if fade is None else amplitude * gain * now
-    gain = None if fade is None else gain * fade
+    y += amplitude * now if gain is None else amplitude * gain * now
+    gain = None if gain is None or fade is None else gain * fade
   return y
 
 
-def _phase(hz, n, rate, vibrato=0.0, speed=5.0):
+def _phase(
+  hz: float, n: int, rate: int, vibrato: float = 0.0, speed: float = 5.0
+) -> np.ndarray:
   t = np.arange(n) / rate
   phase = 2 * np.pi * hz * t
   if vibrato:
-    # Swells in after a quarter of a second; depth in semitones.
+    # Vibrato grows during the first quarter of a second; depth in semitones.
     depth = hz * vibrato / 17 / speed * np.minimum(1, t / 0.25)
     phase += depth * np.sin(2 * np.pi * speed * t)
   return phase
 
 
-def _below_nyquist(amplitudes, hz, rate):
+def _below_nyquist(
+  amplitudes: Sequence[float] | np.ndarray, hz: float, rate: int
+) -> list[float]:
   return list(amplitudes)[: max(1, int(0.45 * rate / hz))]
 
 
-def _peak(y):
+def _peak(y: np.ndarray) -> np.ndarray:
   return y / max(1e-9, np.abs(y).max())
 
 
-def organ(hz, held, rate, velocity, rng):
+def organ(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Additive: drawbars, no decay."""
   e = envelope(held, rate, attack=0.02, release=0.09, sustain=1.0)
   bars = [1, 0.7, 0.5, 0.35, 0.1, 0.25 * velocity, 0.05, 0.2 * velocity]
@@ -86,7 +115,9 @@ def organ(hz, held, rate, velocity, rng):
   return _peak(e * harmonics(phase, _below_nyquist(bars, hz, rate)))
 
 
-def flute(hz, held, rate, velocity, rng):
+def flute(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Additive: few harmonics, vibrato and a little breath."""
   e = envelope(held, rate, attack=0.05, release=0.1, sustain=0.85)
   tone = harmonics(
@@ -98,7 +129,9 @@ def flute(hz, held, rate, velocity, rng):
   return _peak(e * (tone + 0.03 * breath))
 
 
-def strings(hz, held, rate, velocity, rng):
+def strings(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Additive: two detuned sawtooth-like sections, slow attack, vibrato."""
   attack = min(0.12, 0.4 * held)
   e = envelope(held, rate, attack=attack, release=0.22, sustain=0.9)
@@ -111,8 +144,10 @@ def strings(hz, held, rate, velocity, rng):
   return _peak(e * y)
 
 
-def keys(hz, held, rate, velocity, rng):
-  """Additive: struck; upper harmonics die first, two strings beat slowly."""
+def keys(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Additive: struck; upper harmonics decay first, two strings beat slowly."""
   e = envelope(
     held, rate, attack=0.004, release=0.15, decay=0.9 * (220 / hz) ** 0.4 + 0.1
   )
@@ -125,12 +160,20 @@ def keys(hz, held, rate, velocity, rng):
   return _peak(e * y)
 
 
-def pluck(hz, held, rate, velocity, rng, ring=1.8, damping=0.3):
-  """Plucked string: noise in a loop one period long, losing highs each turn.
+def pluck(
+  hz: float,
+  held: float,
+  rate: int,
+  velocity: float,
+  rng: np.random.Generator,
+  ring: float = 1.8,
+  damping: float = 0.3,
+) -> np.ndarray:
+  """Plucked string: noise circulates in a loop of one period and loses highs.
 
-  The loop is one recursive filter, `lfilter` does the turning. Its taps are
-  a lowpass [1 - damping, damping] (delay: damping samples) and a linear
-  interpolation for the rest of the period, so that it is in tune.
+  The loop is one recursive filter. Its taps are a lowpass
+  [1 - damping, damping], which delays by `damping` samples, and a linear
+  interpolation for the rest of the period, which keeps it in tune.
   """
   release = 0.12
   n = round((held + release) * rate)
@@ -151,7 +194,9 @@ def pluck(hz, held, rate, velocity, rng, ring=1.8, damping=0.3):
   return _peak(y * _lift(n, rate, release))
 
 
-def electric(hz, held, rate, velocity, rng):
+def electric(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """FM electric piano: a mellow body and a tine that fades quickly."""
   e = envelope(held, rate, attack=0.003, release=0.15, decay=0.7, sustain=0.25)
   t = np.arange(len(e)) / rate
@@ -164,7 +209,9 @@ def electric(hz, held, rate, velocity, rng):
   return _peak(e * (body + 0.35 * velocity * tine))
 
 
-def bell(hz, held, rate, velocity, rng):
+def bell(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """FM bell: inharmonic strike, then nearly a pure tone; rings on."""
   e = envelope(
     held + 0.3, rate, attack=0.002, release=0.3, decay=0.5, sustain=0.05
@@ -175,7 +222,9 @@ def bell(hz, held, rate, velocity, rng):
   return _peak(e * np.sin(2 * np.pi * hz * t + strike))
 
 
-def brass(hz, held, rate, velocity, rng):
+def brass(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """FM brass: the index follows the loudness, so that it blares open."""
   attack = min(0.07, 0.3 * held)
   e = envelope(
@@ -186,11 +235,13 @@ def brass(hz, held, rate, velocity, rng):
   return _peak(e * np.sin(phase + index * e * np.sin(phase)))
 
 
-def wind(hz, held, rate, velocity, rng):
+def wind(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Noise through sharp resonances at the first three harmonics."""
   e = envelope(held, rate, attack=0.05, release=0.15, sustain=0.9)
   noise = rng.normal(size=len(e) + rate // 20)
-  y = 0.0
+  y: Any = 0.0
   for k, gain in ((1, 1.0), (2, 0.35 + 0.3 * velocity), (3, 0.15)):
     if k * hz < 0.45 * rate:
       # Two poles: bandwidth of 1% of the frequency, at least 6 Hz.
@@ -202,7 +253,9 @@ def wind(hz, held, rate, velocity, rng):
   return _peak(e * y)
 
 
-def bass_synth(hz, held, rate, velocity, rng):
+def bass_synth(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Additive bass: a sawtooth that darkens while it sounds."""
   e = envelope(held, rate, attack=0.006, release=0.05, decay=0.3, sustain=0.7)
   k = np.arange(1, 17)
@@ -211,15 +264,17 @@ def bass_synth(hz, held, rate, velocity, rng):
   return _peak(e * harmonics(_phase(hz, len(e), rate), bars, fade))
 
 
-def bass_pluck(hz, held, rate, velocity, rng):
+def bass_pluck(
+  hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
+) -> np.ndarray:
   """Plucked bass string, dark and long."""
   y = pluck(hz, held, rate, 0.5 * velocity, rng, ring=2.5, damping=0.5)
   low = signal.butter(1, min(0.9, 2 * 900 / rate))
   return _peak(signal.lfilter(*low, y))
 
 
-def _lift(n, rate, release):
-  """1, then a raised cosine to 0; a short ramp at the start."""
+def _lift(n: int, rate: int, release: float) -> np.ndarray:
+  """A short ramp to 1, and a raised cosine to 0 at the end."""
   e = np.ones(n)
   m = min(n, round(release * rate))
   e[n - m :] = 0.5 + 0.5 * np.cos(np.pi * np.arange(m) / m)
@@ -244,15 +299,18 @@ VOICES = {
   "wind": Voice(wind, "noise", ("whistling noise", "windy, airy noise tones")),
 }
 
-# Ones that stay out of the melody's way when several sound at once.
+# Voices that do not cover the melody when several notes sound at once.
 CHORD_VOICES = ("organ", "strings", "keys", "pluck", "fm")
 BASSES = {"synth": bass_synth, "string": bass_pluck}
 
 
 def drum(name: str, rate: int, rng: np.random.Generator) -> np.ndarray:
   """One hit of kick, snare, hat, open, clap or crash; peak 1."""
-  seconds = {"kick": 0.35, "snare": 0.25, "hat": 0.09, "open": 0.35}
-  n = round(seconds.get(name, {"clap": 0.25, "crash": 1.4}.get(name)) * rate)
+  seconds = {
+    **{"kick": 0.35, "snare": 0.25, "hat": 0.09},
+    **{"open": 0.35, "clap": 0.25, "crash": 1.4},
+  }
+  n = round(seconds[name] * rate)
   t = np.arange(n) / rate
   noise = rng.normal(size=n)
   if name == "kick":
@@ -276,5 +334,5 @@ def drum(name: str, rate: int, rng: np.random.Generator) -> np.ndarray:
   return _peak(y * _lift(n, rate, 0.02))
 
 
-def _highpass(x, hz, rate):
+def _highpass(x: np.ndarray, hz: float, rate: int) -> np.ndarray:
   return signal.lfilter(*signal.butter(2, min(0.8, 2 * hz / rate), "high"), x)

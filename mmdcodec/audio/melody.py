@@ -1,9 +1,10 @@
-"""The tune of music: the strongest pitch class in every stretch of it.
+"""The melody of music: the strongest pitch class of each frame.
 
-What MusicGen hears of a melody (Copet et al. 2023, arXiv 2306.05284, 3.1): of
-each frame of the chromagram nothing but the class with the most energy, so that
-a model can't copy the recording. Demucs, which takes drums and bass out before,
-is not here: music in which they are loud is better separated first.
+This is MusicGen's melody condition (Copet et al. 2023, arXiv 2306.05284, 3.1).
+It keeps only the class with the most energy of each frame of the chromagram, so
+that a model cannot copy the recording. MusicGen first removes drums and bass
+with Demucs, which is not included: separate music in which they are loud
+beforehand.
 """
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from mmdcodec.audio import transforms
 from mmdcodec.errors import UserError
 
-# MusicGen's, at which data sets of tokens keep melodies: 7.8 frames a second.
+# MusicGen's values, which token data sets use too: 7.8 frames per second.
 RATE, WINDOW, HOP, CLASSES = 32_000, 16_384, 4096, 12
 
-# Frames that are transformed at once: of MusicGen's windows 4 MB of audio.
+# Frames transformed at once: 4 MB of audio with MusicGen's windows.
 _BLOCK = 64
 
 
@@ -28,22 +29,21 @@ def pitch_classes(
 ) -> np.ndarray:
   """The strongest pitch class around every `hop` samples.
 
-  Frame t is centred on sample `t * hop`; beyond its ends the music is thought
-  mirrored, as in the public models. Music shorter than a window stands in the
-  middle of one.
+  Frame t is centred on sample `t * hop`. The ends are padded by reflection, as
+  in the public models, and music shorter than a window is centred in one.
 
   Args:
     x: float audio, [samples] or [samples, channels].
-    rate: Hz of x: that of the model, or the classes are not those it knows.
-    window: samples of a frame; half a second tells low notes apart.
+    rate: Hz of x; it must be the rate of the model's melody.
+    window: samples of a frame; half a second separates low notes.
     hop: samples between frames.
-    classes: in an octave.
+    classes: pitch classes in an octave.
 
   Returns:
-    int32 [max(samples, window) // hop + 1]: 0 is C; 0 for silence too.
+    int32 [max(samples, window) // hop + 1]; 0 is C, and also silence.
 
   Raises:
-    UserError: x is no audio, empty, or not finite.
+    UserError: x is not audio, empty, or not finite.
   """
   x = np.asarray(x, np.float32)
   if x.ndim not in (1, 2) or not x.size or not np.isfinite(x).all():
@@ -59,7 +59,7 @@ def pitch_classes(
   frames = np.lib.stride_tricks.sliding_window_view(x, window)[::hop]
   weights = transforms.hann(window).astype(np.float32)
   filters = transforms.chroma_filters(rate, window, classes)
-  # In NumPy: it is done once for a clip, and JAX would compile for each length.
+  # NumPy, because JAX would compile anew for the length of every clip.
   found = []
   for start in range(0, len(frames), _BLOCK):
     spectrum = np.fft.rfft(frames[start : start + _BLOCK] * weights)
@@ -69,11 +69,11 @@ def pitch_classes(
 
 
 def fit(classes: np.ndarray, frames: int) -> np.ndarray:
-  """A melody of the length that a model takes: begun again, or cut.
+  """Repeats or cuts a melody to a model's number of frames.
 
   Args:
-    classes: int [..., frames], at least one.
-    frames: wanted.
+    classes: int [..., any number of frames], at least one.
+    frames: number of frames of the result.
 
   Returns:
     int [..., frames].

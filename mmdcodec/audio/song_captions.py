@@ -1,30 +1,29 @@
-"""Captions of the built-in music: what the tags say, in plain words."""
+"""Captions of the built-in music, made from its tags."""
+
+from typing import Any
 
 from mmdcodec.audio import instruments
-from mmdcodec.audio.composition import stream
+from mmdcodec.audio.composition import random_for
 
 SPEEDS = {
   "slow": ("slow", "unhurried", "leisurely"),
   "mid-tempo": ("mid-tempo", "moderately paced", "medium-speed"),
   "fast": ("fast", "quick", "up-tempo"),
 }
-# Phrasings that say who plays, all of them.
+# Phrasings that name every instrument.
 WHOLE_BAND = (0, 1, 2, 4, 6)
 
 
-def caption(tags: dict, phrasing: int | None = None) -> str:
-  """A sentence that says what the tags say.
+def caption(tags: dict[str, Any], phrasing: int | None = None) -> str:
+  """Describes a song in one sentence.
 
   Args:
-    tags: of a Song.
-    phrasing: which of the ways to put it; None draws one from the seed.
-
-  Returns:
-    The sentence.
+    tags: `Song.tags`.
+    phrasing: number of the phrasing; None samples one by the song's seed.
   """
-  rng = stream(tags["seed"], "words")
+  rng = random_for(tags["seed"], "words")
 
-  def one_of(options):
+  def one_of(options: tuple[str, ...]) -> str:
     return options[rng.integers(len(options))]
 
   speed = one_of(SPEEDS[tags["speed"]])
@@ -32,8 +31,8 @@ def caption(tags: dict, phrasing: int | None = None) -> str:
   key = f"{tags['key']} {mode}"
   lead = one_of(instruments.VOICES[tags["timbre"]].names)
   bare = lead.split(" ", 1)[1] if lead.startswith(("a ", "an ")) else lead
-  tune = one_of(("tune", "song", "piece"))
-  tune = "waltz" if tags["beats"] == 3 else tune
+  noun = one_of(("tune", "song", "piece"))
+  noun = "waltz" if tags["beats"] == 3 else noun
   backing = []
   if tags["chords"]:
     voice = one_of(instruments.VOICES[tags["chords"]].names)
@@ -48,15 +47,15 @@ def caption(tags: dict, phrasing: int | None = None) -> str:
     "drums" if tags["drums"] else "no drums",
   ]
   phrasings = (
-    f"{speed} {mode} {tune}, {bare}{over}, {bpm}",
-    f"{lead} playing a {speed} {tune} in {key}"
+    f"{speed} {mode} {noun}, {bare}{over}, {bpm}",
+    f"{lead} playing a {speed} {noun} in {key}"
     f"{', with ' + band if band else ', alone'}",
-    f"a {speed} instrumental {tune} in {key}, {bpm}; the melody is played by"
+    f"a {speed} instrumental {noun} in {key}, {bpm}; the melody is played by"
     f" {lead}, {'accompanied by ' + band if band else 'unaccompanied'}",
     f"{bare}, {speed}, {mode} key, {rhythm[0]}, {rhythm[1]}",
-    f"{tune} at {bpm} in a {mode} key: {lead}{over}",
-    f"{speed} {tune} led by {lead}, {' and '.join(rhythm)}",
-    f"{mode} {tune}, {speed}, with a melody on {lead}"
+    f"{noun} at {bpm} in a {mode} key: {lead}{over}",
+    f"{speed} {noun} led by {lead}, {' and '.join(rhythm)}",
+    f"{mode} {noun}, {speed}, with a melody on {lead}"
     f"{' and ' + band if band else ' and nothing else'}",
   )
   if phrasing is None:
@@ -65,7 +64,7 @@ def caption(tags: dict, phrasing: int | None = None) -> str:
   return text.replace("a up-", "an up-").replace("a unh", "an unh")
 
 
-def _list(words):
-  return " and ".join(
-    [", ".join(words[:-1]), words[-1]] if words[1:] else words
-  )
+def _list(words: list[str]) -> str:
+  if len(words) < 2:
+    return "".join(words)
+  return f"{', '.join(words[:-1])} and {words[-1]}"

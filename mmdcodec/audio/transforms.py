@@ -1,17 +1,17 @@
 """Spectra of audio in jnp: STFT, mel, log-mel and chroma.
 
-All take float32 audio whose last axis is samples, `[..., samples]`, and return
-`[..., frames, bins]`. Frame t is centred on sample `t * hop` (the signal is
-padded by half a window of zeros on each side), so there are
+All functions take float32 audio `[..., samples]` and return
+`[..., frames, bins]`. Frame t is centred on sample `t * hop`: the signal is
+padded with half a window of zeros on each side, which gives
 `1 + samples // hop` frames. Values agree with librosa 0.11 to 1e-4.
 
 Gradients are finite everywhere. At an exactly silent bin, where the magnitude
 has no derivative, the gradient is 0.
 
-The STFT is a batched real FFT: on a CPU 3-10 times faster than the same as a
-matrix product. On TPUs it is the matrix product, which the matrix unit has to
-spare: six windows of an FFT and their gradients took the compiler 179 s.
-Filterbanks are NumPy constants, made in float64.
+The STFT is a batched real FFT, on CPUs 3-10 times faster than a matrix product.
+On TPUs it is a matrix product, for which the matrix unit has room: FFTs of six
+windows and their gradients took the compiler 179 s. Filterbanks are NumPy
+constants, computed in float64.
 """
 
 import functools
@@ -23,7 +23,7 @@ import numpy as np
 
 from mmdcodec import platform
 
-# Window up to which a TPU transforms by a matrix product; its matrix is 67 MB.
+# Longest window that a TPU transforms by a matrix product, of 67 MB.
 _LONGEST_PRODUCT = 4096
 
 
@@ -33,16 +33,16 @@ def hann(window: int) -> np.ndarray:
 
 
 def frame(x: jax.Array, *, window: int, hop: int) -> jax.Array:
-  """Overlapping pieces of a signal; what does not fill a piece is dropped.
+  """Cuts a signal into overlapping frames; an incomplete last one is dropped.
 
-  Where the hop divides the window, the pieces are shifted views of the signal
-  cut into hop-sized blocks, laid side by side. Reading and its gradient are
-  then slices and pads, several times faster than a gather and a scatter-add.
+  If the hop divides the window, frames are shifted hop-sized blocks laid side
+  by side. Forward and backward passes are then slices and pads, several times
+  faster than a gather and a scatter-add.
 
   Args:
     x: `[..., samples]`, at least `window` samples.
-    window: samples of a piece.
-    hop: samples between the starts of neighbours.
+    window: samples of a frame.
+    hop: samples between the starts of neighbouring frames.
 
   Returns:
     `[..., 1 + (samples - window) // hop, window]`.
@@ -80,8 +80,8 @@ def stft(
     hop: samples between frames.
     center: pads half a window of zeros on each side, so that frame t is
       centred on sample `t * hop`; False starts frame t there.
-    normalized: divides by the root of the window's energy, so that white
-      noise of variance 1 has magnitudes of mean square 1 whatever the window.
+    normalized: divides by the root of the window's energy, so that white noise
+      of variance 1 has a mean squared magnitude of 1 for every window.
 
   Returns:
     complex64 `[..., frames, window // 2 + 1]`.
@@ -102,8 +102,8 @@ def _dft(x: jax.Array) -> jax.Array:
   """Real DFT of the last axis as one matrix product, to float32 precision."""
   window = x.shape[-1]
   bins = window // 2 + 1
-  # Made on the device: as a constant it would be 17 MB at a window of 2048. Of
-  # angles below one turn float32 is precise enough.
+  # Made on the device: a constant would take 17 MB for a window of 2048. Angles
+  # below one turn are precise enough in float32.
   turns = jnp.arange(window)[:, None] * jnp.arange(bins) % window
   angles = (2 * np.pi / window) * turns.astype(jnp.float32)
   basis = jnp.concatenate([jnp.cos(angles), -jnp.sin(angles)], axis=1)
@@ -146,9 +146,9 @@ def mel_filters(
 ) -> np.ndarray:
   """Triangular filters, equally spaced in mel, each of area 1 Hz (Slaney).
 
-  With many bands and a short window, bins are wider apart than the low bands
-  are wide, and some filters catch no bin at all: they are columns of zeros.
-  (64 bands at 24 kHz: 37, 24, 11 of them with windows 32, 64, 128; then none.)
+  With many bands and a short window, bins are further apart than low bands are
+  wide, and some filters catch no bin: they are columns of zeros. (64 bands at
+  24 kHz: 37, 24 and 11 of them with windows 32, 64 and 128; none from 256 on.)
 
   Args:
     rate: Hz.
@@ -193,11 +193,11 @@ def mel(
     window: samples of the window and of the FFT.
     hop: samples between frames.
     mels: number of bands.
-    fmin: see `mel_filters`; `fmax` too.
-    fmax: see there.
-    exponent: of the magnitudes that are summed: 2 is power, 1 magnitude.
-    center: see `stft`; `normalized` too.
-    normalized: see there.
+    fmin: lower edge of the first band, Hz.
+    fmax: upper edge of the last band, Hz; None is rate / 2.
+    exponent: of the summed magnitudes: 2 is power, 1 is magnitude.
+    center: centres frame t on sample `t * hop`, see `stft`.
+    normalized: scales by the energy of the window, see `stft`.
 
   Returns:
     float32 `[..., frames, mels]`.
@@ -238,11 +238,11 @@ def log_mel(
     window: samples of the window and of the FFT.
     hop: samples between frames.
     mels: number of bands.
-    fmin: see `mel_filters`; `fmax` too.
-    fmax: see there.
-    floor: smallest mel value told apart from silence.
-    top: if given, what lies more than this many dB below the loudest value
-      of its clip (the last two axes) is raised to that level.
+    fmin: lower edge of the first band, Hz.
+    fmax: upper edge of the last band, Hz; None is rate / 2.
+    floor: smaller mel values are raised to this one.
+    top: if given, levels more than this many dB below the loudest one of their
+      clip (the last two axes) are raised to that limit.
     exponent: 2 for power, 1 for magnitude.
 
   Returns:
@@ -271,12 +271,11 @@ def chroma_filters(
 ) -> np.ndarray:
   """Weight of each FFT bin in each pitch class.
 
-  Every bin spreads over the classes as a Gaussian bump around its own pitch,
-  as wide as the bin is on the scale of pitch (at least one class). Columns
-  have norm 1 and are weighted by another Gaussian over octaves, centred five
-  octaves above 27.5 Hz (880 Hz), two octaves wide: there melodies live.
-  (D. Ellis, "Chroma feature analysis and synthesis", 2007; the defaults of
-  librosa.filters.chroma.)
+  Every bin spreads over the classes as a Gaussian around its own pitch, as wide
+  as the bin is in pitch (at least one class). Rows have norm 1 and are weighted
+  by another Gaussian over octaves, centred five octaves above 27.5 Hz (880 Hz)
+  and two octaves wide, the register of melodies. (D. Ellis, "Chroma feature
+  analysis and synthesis", 2007; the defaults of librosa.filters.chroma.)
 
   Args:
     rate: Hz.
@@ -290,11 +289,11 @@ def chroma_filters(
   a0 = 27.5 * 2 ** (tuning / classes)
   hz = np.arange(1, window) * rate / window
   octaves = np.log2(hz / a0)
-  # Bin 0 has no pitch: put it far below bin 1, where its weight is nothing.
+  # Bin 0 has no pitch: put it far below bin 1, where it has no weight.
   octaves = np.concatenate([octaves[:1] - 1.5, octaves])
   pitch = classes * octaves
   width = np.append(np.maximum(np.diff(pitch), 1.0), 1.0)
-  # Distance to each class, on the circle: from -classes/2 to classes/2.
+  # Circular distance to each class, from -classes/2 to classes/2.
   half = np.round(classes / 2)
   distance = pitch[:, None] - np.arange(classes)
   distance = np.mod(distance + half, classes) - half
@@ -323,11 +322,11 @@ def chroma(
   Args:
     x: `[..., samples]`.
     rate: Hz of x.
-    window: samples; long ones (100 ms and more) tell low notes apart.
+    window: samples of a frame; 100 ms and more separate low notes.
     hop: samples between frames.
     classes: pitch classes in an octave; 0 is C.
-    tuning: see `chroma_filters`.
-    normalize: scales every frame to a maximum of 1; silent ones stay 0.
+    tuning: deviation of the concert pitch from 440 Hz, in classes.
+    normalize: scales every frame to a maximum of 1; silent frames stay 0.
 
   Returns:
     float32 `[..., frames, classes]`.

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmdcodec.audio import files, song_captions, synth
+from mmdcodec.audio import files, song_captions, song_files
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import arm_report, arm_run
@@ -123,7 +123,7 @@ def run(
 
 def _songs(music, folder, seed, count, seconds, show) -> dict:
   """Songs: `audio` [songs, samples] as the codec gives it, and their `tags`."""
-  paths = synth.write_songs(
+  paths = song_files.write_songs(
     folder,
     songs=count,
     seconds=seconds,

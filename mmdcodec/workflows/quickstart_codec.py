@@ -20,7 +20,7 @@ import jax
 
 import mmdcodec
 from mmdcodec import bundle, formatting, progress
-from mmdcodec.audio import files, synth
+from mmdcodec.audio import files, song_files
 from mmdcodec.data import audio_folder, pipeline, records
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -49,7 +49,7 @@ def make_music(job: Job) -> str:
   for index, split in enumerate(SPLITS):
     folder = job.workdir / "music" / split
     folder.mkdir(parents=True, exist_ok=True)
-    synth.write_songs(
+    song_files.write_songs(
       folder,
       songs=job.songs[index],
       seconds=job.song_seconds,

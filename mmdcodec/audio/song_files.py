@@ -1,0 +1,179 @@
+"""A folder of songs of the built-in music, rendered in parallel."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.audio import files, song_plan, synth
+from mmdcodec.errors import UserError
+from mmdcodec.platform import cpus
+from mmdcodec.store import atomic
+
+# Path, seed, seconds, rate and choices of a song.
+Job = tuple[Path, int, float | None, int, dict[str, Any]]
+
+
+def write_songs(
+  folder: str | os.PathLike,
+  *,
+  songs: int,
+  seconds: float | None = 20.0,
+  rate: int = 24000,
+  seed: int = 0,
+  workers: int | None = None,
+  progress: Callable[[int, int], None] | None = None,
+  **choices: Any,
+) -> list[Path]:
+  """Renders songs into `song_00000.flac`, ... each with a `.json` sidecar.
+
+  The sidecar holds `{"caption", "tags", "_request"}` and is written after its
+  song. A later call renders only songs that lack a sidecar or were made for
+  another request (seed, seconds, rate and choices).
+
+  Args:
+    folder: made if it does not exist.
+    songs: number of songs.
+    seconds: length of each; None plays the whole form.
+    rate: Hz.
+    seed: of the set; sets of different seeds share no song.
+    workers: processes; None is one per CPU, 1 renders in this process.
+    progress: called with (songs done, songs) after each.
+    **choices: see `synth.render`.
+
+  Returns:
+    Paths of the songs.
+
+  Raises:
+    UserError: as `synth.render`, or a rendering process ended early.
+  """
+  song_plan.plan(seed, choices)
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  jobs: list[Job] = []
+  for i in range(songs):
+    own = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
+    path = folder / f"song_{i:05d}.flac"
+    jobs.append((path, own, seconds, rate, choices))
+  missing = [job for job in jobs if not _is_written(*job)]
+  report = progress or (lambda done, songs: None)
+  written = songs - len(missing)
+  report(written, songs)
+  workers = min(workers or cpus(), len(missing))
+  if workers <= 1:
+    for i, job in enumerate(missing, 1):
+      _write_song(*job)
+      report(written + i, songs)
+  else:
+    for i, _ in enumerate(_in_processes(missing, workers), 1):
+      report(written + i, songs)
+  return [job[0] for job in jobs]
+
+
+def _in_processes(jobs: list[Job], workers: int) -> Iterator[str]:
+  """Runs `_write_song` in other processes; yields after each song.
+
+  multiprocessing does not fit: forked children would inherit locks of JAX's
+  threads, and spawned ones run the caller's script again.
+  """
+  code = "from mmdcodec.audio import song_files; song_files._serve()"
+  command = [sys.executable, "-c", code]
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+  finished: queue.Queue = queue.Queue()
+  pool = []
+
+  def follow(process: subprocess.Popen) -> None:
+    for line in process.stdout or ():
+      finished.put(line)
+    finished.put(process)
+
+  try:
+    for i in range(workers):
+      process = subprocess.Popen(
+        command,
+        env=env,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+      )
+      pool.append(process)
+      share = [(str(path), *rest) for path, *rest in jobs[i::workers]]
+      # The exit status will tell if the process has died already.
+      with contextlib.suppress(BrokenPipeError):
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(share))
+        process.stdin.close()
+      threading.Thread(target=follow, args=(process,), daemon=True).start()
+    running, made = workers, 0
+    while running:
+      item = finished.get()
+      if isinstance(item, str):
+        made += 1
+        yield item
+      else:
+        running -= 1
+        status = item.wait()
+        if status or not running and made < len(jobs):
+          raise UserError(
+            f"a process that renders songs ended early with status {status},"
+            f" after {made} of {len(jobs)} songs (-9 usually means too little"
+            " memory); run it again with fewer workers to continue."
+          )
+  finally:
+    for process in pool:
+      if process.poll() is None:
+        process.kill()
+      process.wait()
+
+
+def _serve() -> None:
+  """Main program of a process of `_in_processes`."""
+  for path, *rest in json.load(sys.stdin):
+    _write_song(Path(path), *rest)
+    print(path, flush=True)
+
+
+def _write_song(
+  path: Path,
+  seed: int,
+  seconds: float | None,
+  rate: int,
+  choices: dict[str, Any],
+) -> None:
+  song = synth.render(seed, seconds=seconds, rate=rate, **choices)
+  files.write(path, song.audio, rate=rate)
+  request = _request(seed, seconds, rate, choices)
+  sidecar = {"caption": song.caption, "tags": song.tags, "_request": request}
+  atomic.write_json(path.with_suffix(".json"), sidecar, indent=1)
+
+
+def _is_written(
+  path: Path,
+  seed: int,
+  seconds: float | None,
+  rate: int,
+  choices: dict[str, Any],
+) -> bool:
+  try:
+    made_for = json.loads(path.with_suffix(".json").read_text())["_request"]
+    files.info(path)
+  except (OSError, ValueError, KeyError, TypeError, UserError):
+    return False
+  return made_for == _request(seed, seconds, rate, choices)
+
+
+def _request(
+  seed: int, seconds: float | None, rate: int, choices: dict[str, Any]
+) -> dict[str, Any]:
+  """Everything that determines a song, in the form that JSON returns."""
+  choices = {k: v for k, v in sorted(choices.items()) if v is not None}
+  request = {"seed": seed, "seconds": seconds, "rate": rate, **choices}
+  return json.loads(json.dumps(request, default=str))
