@@ -129,7 +129,7 @@ def test_whole_command_and_again(dataset, tmp_path, capsys, compile_fast):
   ]
   assert cli.main(command) == 0
   said = capsys.readouterr().out
-  assert "none seed 0: done" in said and "dhsic_delay seed 0: done" in said
+  assert "none seed 0: see" in said and "dhsic_delay seed 0: see" in said
   table = (workdir / "table.md").read_text()
   assert "| none |" in table and "| dhsic_delay |" in table
   results = json.loads((workdir / "results.json").read_text())
@@ -148,7 +148,7 @@ def test_whole_command_and_again(dataset, tmp_path, capsys, compile_fast):
   before = (run / "result.json").stat().st_mtime_ns
   assert cli.main(command) == 0
   again = capsys.readouterr().out
-  assert "started" not in again and "dhsic_delay" in again
+  assert again.count("done before") == 4 and "dhsic_delay" in again
   assert (run / "result.json").stat().st_mtime_ns == before
   # Other settings do not mix with what is there.
   assert cli.main([*command, "--gradient_ratio=0.7"]) == 2
@@ -211,10 +211,10 @@ def test_changes_of_nothing(tmp_path):
 
 def test_failed_run_is_named(tmp_path):
   """Catches a grid that hangs or goes on when one of its runs fails."""
-  folder = tmp_path / "mmd_delay" / "seed_3"
-  folder.mkdir(parents=True)
-  with pytest.raises(UserError, match="mmd_delay seed 3 failed.*job.json"):
-    arm_grid._work({folder: ()}, (), "result.json", 1, lambda line: None)
+  settings = {"config": {"seed": 3}, "shared": str(tmp_path / "missing")}
+  run = arm_grid._Run(tmp_path, "mmd_delay", settings, {}, one_core=False)
+  with pytest.raises(UserError, match="mmd_delay seed 3 failed.*log.txt"):
+    run.stage().run()
 
 
 @pytest.mark.parametrize(

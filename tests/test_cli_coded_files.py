@@ -81,7 +81,9 @@ def test_scales_and_segments_must_be_those_of_the_codec(tmp_path):
     model=inner,
     rate=inner.rate,
     channels=inner.channels,
+    stride=inner.stride,
     codebooks=inner.codebooks,
+    codebook_size=inner.codebook_size,
     hash="0123456789abcdef",
   )
   size, hop = inner.chunk
@@ -147,7 +149,7 @@ def test_absurd_numbers_are_refused(tmp_path, model, codec, fails):
     assert "--chunk" in fails("encode", path, out, *argv)
   for end in ("inf", "nan"):
     argv = ["--model", model, "--end", end]
-    assert "no part" in fails("decode", path, tmp_path / "a.wav", *argv)
+    assert "not a part" in fails("decode", path, tmp_path / "a.wav", *argv)
   assert not out.exists()
   header = bitstream.header_for(codec, codebooks=0)
   assert "codebooks is 0" in header.contradiction()

@@ -174,7 +174,7 @@ def test_a_part_is_that_part(tmp_path, model, coded, fails):
     np.testing.assert_allclose(y, expected, atol=2 / 32768)
   for argv in (["--start", 7], ["--start", 3, "--end", 2], ["--start", -1]):
     argv = ["--model", model, "--force", *argv]
-    assert "no part" in fails("decode", coded, out, *argv)
+    assert "not a part" in fails("decode", coded, out, *argv)
 
 
 def test_damage_is_told_and_silent(tmp_path, model, coded, capsys, fails):

@@ -1,10 +1,10 @@
 """The experiment of the independence loss: arms x seeds, table and plots.
 
-Arms differ in `losses.independence` alone. All arms of a seed are one run until
-step `start`, where the loss begins, so that part is trained once, by the arm
-without the loss ("none"), and the others go on from its checkpoint. Each run is
-a folder WORKDIR/ARM/seed_N as `mmdcodec train` makes it; what is finished there
-is not done again when the command is given again.
+Arms differ only in `losses.independence`. Until step `start`, where the loss
+begins, all arms of a seed are the same run. The arm without the loss ("none")
+trains that part, and the others continue from its checkpoint. Each run is a
+folder WORKDIR/ARM/seed_N, as `mmdcodec train` makes it, and a stage of a job:
+the same command again does only what is missing.
 """
 
 import copy
@@ -14,18 +14,19 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.experiments import arm_report, arm_run
 from mmdcodec.experiments.arms import ARMS, BASELINE
 from mmdcodec.platform import cpus
+from mmdcodec.store import atomic
+from mmdcodec.store import jobs as job_lib
 
 
 def run(
-  config: Mapping,
+  config: Mapping[str, Any],
   workdir: str | os.PathLike,
   *,
   held_out: str,
@@ -36,8 +37,8 @@ def run(
   clip_seconds: float = 10.0,
   curves: bool = True,
   jobs: int | None = None,
-  log: Callable = print,
-) -> dict:
+  log: Callable[[str], None] = print,
+) -> dict[str, dict[int, dict]]:
   """Trains and measures every arm with every seed, and writes the report.
 
   Args:
@@ -45,57 +46,48 @@ def run(
     workdir: of the experiment.
     held_out: data sets to measure on, as `config.data.valid`.
     arms: names of ARMS.
-    seeds: so many, from `config.seed` on.
-    gradient_ratio: how hard the loss pulls when it begins; see `run.weight`.
+    seeds: number of seeds, from `config.seed` on.
+    gradient_ratio: how hard the loss pulls when it begins; see
+      `arm_run.weight`.
     clips: to measure on.
     clip_seconds: of each.
     curves: measure earlier checkpoints as well, after all else.
     jobs: runs at a time; by default one for each CPU, or one on an accelerator.
-    log: takes one line of text.
+    log: receives one line of text.
 
   Returns:
     {arm: {seed: result}}.
 
   Raises:
-    UserError: a setting that can't be, or a run that failed.
+    UserError: an impossible setting, settings other than those of the workdir,
+      or a run that failed.
   """
   config = json.loads(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
   )
   workdir = pathlib.Path(workdir).absolute()
   _check(config, arms, seeds, gradient_ratio, clips, clip_seconds)
-  common = dict(
-    held_out=held_out, clips=clips, clip_seconds=clip_seconds, config=config
-  )
-  workdir.mkdir(parents=True, exist_ok=True)
-  arm_run.remember(
-    workdir / "experiment.json", {**common, "gradient_ratio": gradient_ratio}
-  )
+  jobs = jobs or default_jobs()
+  common = dict(held_out=held_out, clips=clips, clip_seconds=clip_seconds)
   numbers = range(config["seed"], config["seed"] + seeds)
-  runs = {}  # folder -> the runs that it waits for
-  first = workdir / BASELINE / f"seed_{numbers[0]}"
+  runs, curve_stages = [], []
   for seed in numbers:
-    base = workdir / BASELINE / f"seed_{seed}"
     for arm in dict.fromkeys((BASELINE, *arms)):
-      folder = workdir / arm / f"seed_{seed}"
-      folder.mkdir(parents=True, exist_ok=True)
       mine = copy.deepcopy(config)
       mine["seed"], mine["keep"] = seed, 1_000_000
       mine["losses"]["independence"].update(copy.deepcopy(ARMS[arm]))
-      job = {
-        **common,
-        "config": mine,
-        "shared": "" if arm == BASELINE else str(base),
-        "gradient_ratio": 0.0 if arm == BASELINE else gradient_ratio,
-        "calibrate": str(first),
-      }
-      arm_run.write(folder / arm_run.JOB, job)
-      runs[folder] = () if arm == BASELINE else (first, base)
-  jobs = jobs or default_jobs()
-  _work(runs, (), arm_run.RESULT, jobs, log)
-  found = arm_report.write(workdir)
-  if curves:
-    _work(dict.fromkeys(runs, ()), ("--curve",), arm_run.CURVE, jobs, log)
+      settings = {**common, "config": mine, "gradient_ratio": 0.0}
+      starts: dict[str, int] = {}
+      if arm != BASELINE:
+        settings["gradient_ratio"] = gradient_ratio
+        # A run starts from its seed's run without the loss; the weight of the
+        # loss is measured on that of the first seed.
+        starts = {"shared": seed, "calibrate": numbers[0]}
+      run = _Run(workdir, arm, settings, starts, one_core=jobs > 1)
+      runs.append(run.stage())
+      curve_stages.append(run.curve_stage())
+  for stages in (runs, curve_stages if curves else []):
+    job_lib.run_stages(workdir, stages, force=None, workers=jobs, log=log)
     found = arm_report.write(workdir)
   return found
 
@@ -112,8 +104,19 @@ def default_jobs() -> int:
   return cpus() if on_cpu else 1
 
 
-def _check(config, arms, seeds, gradient_ratio, clips, clip_seconds) -> None:
-  """What would else be found out after the training, or by each run."""
+def _check(
+  config: Mapping[str, Any],
+  arms: Sequence[str],
+  seeds: int,
+  gradient_ratio: float,
+  clips: int,
+  clip_seconds: float,
+) -> None:
+  """Finds mistakes that would otherwise show after the training.
+
+  Raises:
+    UserError: names the first one.
+  """
   for arm in arms:
     if arm not in ARMS:
       raise UserError(f"no arm {arm!r}; there are {', '.join(ARMS)}.")
@@ -142,82 +145,113 @@ def _check(config, arms, seeds, gradient_ratio, clips, clip_seconds) -> None:
     )
 
 
-def _work(runs: Mapping, options, result: str, jobs: int, log) -> None:
-  """Runs processes, `jobs` at a time, until every run has its result.
+class _Run:
+  """One run of the grid, in a process of its own."""
 
-  Args:
-    runs: folder -> folders of the runs that must be finished before.
-    options: of the command of a run.
-    result: name of the file that a finished run leaves.
-    jobs: processes at a time.
-    log: takes one line of text.
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    arm: str,
+    settings: Mapping[str, Any],
+    starts: Mapping[str, int],
+    *,
+    one_core: bool,
+  ) -> None:
+    """Sets up a run.
 
-  Raises:
-    UserError: a run failed; those under way were stopped.
-  """
-  done = lambda folder: (folder / result).exists()
-  left = [folder for folder in runs if not done(folder)]
-  begin, number, active = time.monotonic(), len(left), {}
-  name = lambda folder: f"{folder.parent.name} {folder.name.replace('_', ' ')}"
-  try:
-    while left or active:
-      ready = [f for f in left if all(map(done, runs[f]))]
-      while ready and len(active) < jobs:
-        folder = ready.pop(0)
-        left.remove(folder)
-        active[folder] = _start(folder, options, jobs), time.monotonic()
-        log(f"{name(folder)}: started, see {folder / 'log.txt'}")
-      time.sleep(0.2)
-      for folder, (process, since) in list(active.items()):
-        if process.poll() is None:
-          continue
-        del active[folder]
-        if process.returncode or not done(folder):
-          last = (folder / "log.txt").read_text().strip().splitlines()[-1:]
-          raise UserError(
-            f"{name(folder)} failed: {' '.join(last)} ({folder / 'log.txt'})"
-          )
-        now = time.monotonic()
-        finished = number - len(left) - len(active)
-        rest = (now - begin) / finished * (number - finished)
-        log(
-          f"{name(folder)}: done in {formatting.duration(now - since)};"
-          f" {finished}/{number}, {formatting.duration(rest)} left"
-        )
-  finally:
-    for process, _ in active.values():
-      process.terminate()
-    for process, _ in active.values():
-      process.wait()
+    Args:
+      workdir: of the experiment.
+      arm: one of `ARMS`.
+      settings: of the run, see `arm_run`.
+      starts: seeds of the runs without the loss that it starts from
+        ("shared") and that gives the weight ("calibrate"); empty for none.
+      one_core: several runs share the machine.
+    """
+    self._folder = workdir / arm / f"seed_{settings['config']['seed']}"
+    self._name = f"{arm} seed {settings['config']['seed']}"
+    self._settings, self._starts = settings, starts
+    self._one_core, self._cancelled = one_core, False
+    self._process: subprocess.Popen | None = None
 
-
-def _start(folder: pathlib.Path, options, jobs: int) -> subprocess.Popen:
-  """A process that does the job of a run."""
-  env = dict(os.environ)
-  if jobs > 1:
-    # One core each: several runs side by side get more done than one run
-    # on several cores.
-    env["XLA_FLAGS"] = (
-      env.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-      " intra_op_parallelism_threads=1"
+  def stage(self) -> job_lib.Stage:
+    """Training, and the measures of the last checkpoint."""
+    return job_lib.Stage(
+      self._name,
+      self._train,
+      {**self._settings, "starts": self._starts},
+      [self._folder, self._folder / arm_run.RESULT],
+      resumes=True,
+      needs=[f"{BASELINE} seed {seed}" for seed in self._starts.values()],
+      stop=self._cancel,
     )
-    env["OMP_NUM_THREADS"] = "1"
-  # glibc gives large arrays back to the system after each use and asks for
-  # them again: a quarter of a training step on a CPU is page faults then.
-  env.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
-  env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
-  with (folder / "log.txt").open("a") as output:
-    return subprocess.Popen(
-      [
-        sys.executable,
-        "-m",
-        arm_run.__name__,
-        str(folder),
-        *options,
-      ],
-      stdout=output,
-      stderr=subprocess.STDOUT,
-      env=env,
-      # Ctrl-C stops this process, which tells them to save and end.
-      start_new_session=True,
+
+  def curve_stage(self) -> job_lib.Stage:
+    """The measures of earlier checkpoints."""
+    return job_lib.Stage(
+      f"{self._name}, curve",
+      lambda: self._start("--curve"),
+      {},
+      [self._folder / arm_run.CURVE],
+      needs=[self._name],
+      stop=self._cancel,
     )
+
+  def _train(self) -> str:
+    self._folder.mkdir(parents=True, exist_ok=True)
+    base = self._folder.parents[1] / BASELINE
+    starts = {k: str(base / f"seed_{v}") for k, v in self._starts.items()}
+    job = {"shared": "", **self._settings, **starts}
+    atomic.write_json(self._folder / arm_run.JOB, job)
+    return self._start()
+
+  def _start(self, *options: str) -> str:
+    """Waits for a process that does the run's job.
+
+    Raises:
+      UserError: it failed.
+    """
+    env = dict(os.environ)
+    if self._one_core:
+      # Several runs on one core each get more done than one after the other
+      # on several cores.
+      env["XLA_FLAGS"] = (
+        env.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+        " intra_op_parallelism_threads=1"
+      )
+      env["OMP_NUM_THREADS"] = "1"
+    # glibc gives large arrays back to the system after each use and asks for
+    # them again: without this, a quarter of a training step on a CPU is page
+    # faults.
+    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
+    env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
+    path = self._folder / "log.txt"
+    with path.open("a") as output:
+      self._process = subprocess.Popen(
+        [sys.executable, "-m", arm_run.__name__, str(self._folder), *options],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=env,
+        # Ctrl-C stops the parent, which tells its runs to save and end.
+        start_new_session=True,
+      )
+    try:
+      if self._cancelled:
+        self._stop()
+      code = self._process.wait()
+    finally:
+      self._stop()
+    if code:
+      last = path.read_text().strip().splitlines()[-1:]
+      raise UserError(f"{self._name} failed: {' '.join(last)} ({path})")
+    return f"see {path}"
+
+  def _cancel(self) -> None:
+    """Ends the run from another thread, whether or not it has started."""
+    self._cancelled = True
+    self._stop()
+
+  def _stop(self) -> None:
+    """Tells the process to save and end, and waits for it."""
+    if self._process is not None and self._process.poll() is None:
+      self._process.terminate()
+      self._process.wait()

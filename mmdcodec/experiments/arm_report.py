@@ -1,20 +1,25 @@
-"""What the runs of an experiment say together: results.json, table.md, plots.
+"""Results of all runs of an experiment: results.json, table.md, plots.
 
-Seeds differ more than arms do (another start, other batches), so changes are
-between runs of one seed: each arm against the run without the loss whose first
-steps are its own.
+Seeds differ more than arms do (another start, other batches). So changes are
+between runs of one seed: each arm against the run without the loss with which
+it shares its first steps.
 """
 
 import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
-from mmdcodec.experiments import arm_plots
+from mmdcodec.experiments import arm_plots, tables
 from mmdcodec.experiments.arm_run import CURVE, RESULT
 from mmdcodec.experiments.arms import ARMS, BASELINE
+from mmdcodec.store import atomic
+
+# {arm: {seed: result}}
+Results = dict[str, dict[int, dict]]
 
 # Column -> value of a result, and the number of digits.
 DEPENDENCE = {
@@ -39,12 +44,12 @@ CODES = {
 }
 
 
-def collect(workdir: str | os.PathLike) -> dict:
+def collect(workdir: str | os.PathLike) -> Results:
   """Results of all finished runs: {arm: {seed: result}}, `curve` where it is.
 
   Arms are in the order of `arms.ARMS`, others after them.
   """
-  found = {}
+  found: Results = {}
   for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
     result = json.loads(path.read_text())
     if "use" in result:  # the older name
@@ -64,7 +69,7 @@ def collect(workdir: str | os.PathLike) -> dict:
   }
 
 
-def dependence_table(found: dict) -> tuple[list, list]:
+def dependence_table(found: Results) -> tuple[list[str], list[list[str]]]:
   """(columns, rows of text): dependence beside reconstruction, with changes.
 
   Args:
@@ -77,14 +82,14 @@ def dependence_table(found: dict) -> tuple[list, list]:
   for arm, results in found.items():
     row = [arm, str(len(results))]
     for value, digits in DEPENDENCE.values():
-      row.append(spread([value(r) for r in results.values()], digits))
+      row.append(tables.spread([value(r) for r in results.values()], digits))
       known = [c for c in changes(found, arm, value) if not math.isnan(c)]
-      row.append("" if arm == BASELINE else spread(known, 1, "+"))
+      row.append("" if arm == BASELINE else tables.spread(known, 1, "+"))
     rows.append(row)
   return columns, rows
 
 
-def codes_table(found: dict) -> tuple[list, list]:
+def codes_table(found: Results) -> tuple[list[str], list[list[str]]]:
   """(columns, rows of text): the codes themselves.
 
   Args:
@@ -98,12 +103,14 @@ def codes_table(found: dict) -> tuple[list, list]:
       if values.ndim == 2:  # one a codebook: of the mean over seeds
         row.append(", ".join(f"{v:.{digits}f}" for v in values.mean(0)))
       else:
-        row.append(spread(values, digits))
+        row.append(tables.spread(values, digits))
     rows.append(row)
   return ["arm", *CODES], rows
 
 
-def changes(found: dict, arm: str, value) -> list[float]:
+def changes(
+  found: Results, arm: str, value: Callable[[dict], float]
+) -> list[float]:
   """Changes in % against the run without the loss, for each seed of both.
 
   Args:
@@ -112,8 +119,8 @@ def changes(found: dict, arm: str, value) -> list[float]:
     value: result -> number.
 
   Returns:
-    One for each seed, NaN where the run without the loss has 0 or less: a
-    total correlation is estimated, and where there is none it comes to that.
+    One for each seed, NaN where the run without the loss has 0 or less: an
+    estimated total correlation may, where there is none.
   """
   base = found.get(BASELINE, {})
   pairs = [
@@ -127,24 +134,7 @@ def changes(found: dict, arm: str, value) -> list[float]:
   ]
 
 
-def spread(values, digits: int, sign: str = "") -> str:
-  """`mean ± standard deviation`; the mean alone of one value."""
-  values = np.asarray(values, np.float64)
-  if not values.size:
-    return ""
-  mean = f"{values.mean():{sign}.{digits}f}"
-  if values.size == 1:
-    return mean
-  return f"{mean} ± {values.std(ddof=1):.{digits}f}"
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-  """A Markdown table; all columns but the first to the right."""
-  lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def write(workdir: str | os.PathLike) -> dict:
+def write(workdir: str | os.PathLike) -> Results:
   """results.json, table.md and the plots, of what is finished.
 
   Args:
@@ -155,9 +145,11 @@ def write(workdir: str | os.PathLike) -> dict:
   """
   workdir = pathlib.Path(workdir)
   found = collect(workdir)
-  (workdir / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+  atomic.write_json(workdir / "results.json", found)
   (workdir / "table.md").write_text(
-    markdown(*dependence_table(found)) + "\n" + markdown(*codes_table(found))
+    tables.markdown(*dependence_table(found))
+    + "\n"
+    + tables.markdown(*codes_table(found))
   )
   arm_plots.tradeoff(found, path=workdir / "tradeoff.png")
   if any("curve" in r for results in found.values() for r in results.values()):

@@ -29,7 +29,7 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import metrics, renamed
+from mmdcodec.store import atomic, metrics
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import FOLDER, Checkpoints
 from mmdcodec.train import loop, program, settings
@@ -49,14 +49,14 @@ def main(arguments: list[str]) -> None:
     # The first is that of the shared run.
     steps = curve_steps(job["config"])[1 if job["shared"] else 0 :]
     found = [measure(run, step, clips, both=False) for step in steps]
-    return write(run / CURVE, found)
+    return atomic.write_json(run / CURVE, found)
   config = job["config"]
   take_over(run, job)
   config["losses"]["independence"]["weight"] = weight(run, job)
   loop.train(config, run)
   result = measure(run, config["steps"], held_out(job))
   result["weight"] = config["losses"]["independence"]["weight"]
-  return write(run / RESULT, result)
+  return atomic.write_json(run / RESULT, result)
 
 
 def take_over(run: pathlib.Path, job: dict) -> None:
@@ -74,13 +74,9 @@ def take_over(run: pathlib.Path, job: dict) -> None:
   shared, step = pathlib.Path(job["shared"]), str(start_of(job["config"]))
   if (run / FOLDER / step).exists():
     return
-  # Whole or not at all: copied beside it, then renamed.
-  part = run / "part"
-  shutil.rmtree(part, ignore_errors=True)
-  shutil.copytree(shared / FOLDER / step, part)
   shutil.copy(shared / metrics.FILE, run / metrics.FILE)
-  (run / FOLDER).mkdir(exist_ok=True)
-  part.rename(run / FOLDER / step)
+  with atomic.folder(run / FOLDER / step) as part:
+    shutil.copytree(shared / FOLDER / step, part, dirs_exist_ok=True)
 
 
 def start_of(config: dict) -> int:
@@ -248,34 +244,6 @@ def measure(
     }
     found["entropy"] = float(total.entropy.sum())
   return found
-
-
-def remember(path: pathlib.Path, now: dict) -> None:
-  """Writes the settings of an experiment; a workdir keeps to them.
-
-  Args:
-    path: of the file, in the workdir.
-    now: JSON-able.
-
-  Raises:
-    UserError: there are other settings.
-  """
-  now = json.loads(json.dumps(now))
-  before = run_files.read_json(path) if path.exists() else now
-  renamed.update(before)
-  if before != now:
-    raise UserError(
-      f"{path.parent} holds an experiment with other settings, see {path.name};"
-      " give the same ones, or another --workdir."
-    )
-  write(path, now)
-
-
-def write(path: pathlib.Path, content) -> None:
-  """JSON, whole or not at all."""
-  fresh = path.with_suffix(".new")
-  fresh.write_text(json.dumps(content, indent=2) + "\n")
-  fresh.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The experiment of the joint model against those that factorise.
+"""Language models of the same codes under several patterns.
 
-The same codes, the same size of model, the same clips, under several patterns:
-`flatten` predicts one code at a time and is exact; `delay` and `parallel`
-predict several at once, as if they were independent given the past. What that
-costs is the language model's own measure of what independence is worth, in bits
-per frame on held-out music; beside it, how fast each one generates. Over codecs
-with and without the independence loss (arXiv 2406.02315, 5).
+`delay` and `parallel` predict several codes in a step, as if they were
+independent given the past. `flatten` predicts one code at a time and assumes
+nothing, but it also takes one step per code: with K codebooks it computes K
+times as much per frame. The difference in held-out bits per frame therefore
+measures compute as well as factorization. Beside it stands how fast each model
+generates, over codecs with and without the independence loss (arXiv
+2406.02315, 5).
 
     WORKDIR/CODEC/tokens/{train,valid}    codes
     WORKDIR/CODEC/PATTERN/seed_N          runs, as `mmdcodec train` makes them
@@ -16,10 +17,12 @@ import copy
 import itertools
 import json
 import math
+import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,21 +31,22 @@ from mmdcodec import bundle
 from mmdcodec.data import record_source, token_records, tokenization
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import likelihood
-from mmdcodec.experiments import arm_report, arm_run
+from mmdcodec.experiments import tables
+from mmdcodec.store import atomic, jobs
 from mmdcodec.train import loop, settings
 
-JOINT, RESULT = "flatten", "result.json"
+FLAT, RESULT = "flatten", "result.json"
 SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
 
 
 def run(
   config: Mapping,
-  workdir: pathlib.Path,
+  workdir: str | os.PathLike,
   *,
   codecs: Mapping[str, str],
   train: str,
   valid: str,
-  patterns: Sequence[str] = ("delay", "parallel", JOINT),
+  patterns: Sequence[str] = ("delay", "parallel", FLAT),
   seeds: int = 1,
   log: Callable[[str], None] = print,
 ) -> dict:
@@ -73,58 +77,112 @@ def run(
   )
   if seeds < 1 or not codecs or not patterns:
     raise UserError("expected at least one codec, one pattern and one seed.")
-  workdir, found = pathlib.Path(workdir).absolute(), {}
-  workdir.mkdir(parents=True, exist_ok=True)
-  settings_now = dict(config=config, codecs=dict(codecs))
-  arm_run.remember(
-    workdir / "experiment.json", settings_now | dict(train=train, valid=valid)
-  )
+  workdir = pathlib.Path(workdir).absolute()
+  numbers = range(config["seed"], config["seed"] + seeds)
+
+  def folder_of(codec: str, pattern: str, seed: int) -> pathlib.Path:
+    return workdir / codec / pattern / f"seed_{seed}"
+
+  stages = []
   for name, path in codecs.items():
-    folder = workdir / name
-    log(f"{name}: codes")
-    sets = make_tokens(folder / "tokens", path, train=train, valid=valid)
-    unigram, bigram = entropies(sets["train"], sets["valid"])
-    found[name] = {"unigram": unigram, "bigram": bigram}
-    base = with_codes(config, sets, path)
-    runs = {}
-    for pattern, seed in itertools.product(patterns, range(seeds)):
-      log(f"{name}, {pattern}, seed {seed}")
-      mine = copy.deepcopy(base)
-      mine["seed"] = config["seed"] + seed
+    stages.append(_codes_stage(workdir / name, path, train, valid))
+    sets = _token_sets(workdir / name / "tokens", train=train, valid=valid)
+    for pattern, seed in itertools.product(patterns, numbers):
+      mine = copy.deepcopy(config)
+      mine["seed"] = seed
       mine["model"]["pattern"] = {"name": pattern}
-      result = train_one(mine, folder / pattern / f"seed_{mine['seed']}", log)
-      found[name].setdefault(pattern, {"bits_per_frame": []})
-      found[name][pattern]["bits_per_frame"].append(result)
-      runs.setdefault(pattern, folder / pattern / f"seed_{mine['seed']}")
+      run = folder_of(name, pattern, seed)
+      stages.append(_run_stage(run, path, mine, sets, log))
+  jobs.run_stages(workdir, stages, force=None, log=log)
+  found: dict[str, dict[str, Any]] = {}
+  for name in codecs:
+    sets = _token_sets(workdir / name / "tokens", train=train, valid=valid)
+    unigram, bigram = entropies(list(sets["train"]), list(sets["valid"]))
+    found[name] = {"unigram": unigram, "bigram": bigram}
+    runs = {p: folder_of(name, p, numbers[0]) for p in patterns}
     for pattern, speed in speeds(runs).items():
-      found[name][pattern] |= speed
+      folders = [folder_of(name, pattern, seed) for seed in numbers]
+      results = [json.loads((f / RESULT).read_text()) for f in folders]
+      bits = [result["bits_per_frame"] for result in results]
+      found[name][pattern] = {"bits_per_frame": bits, **speed}
   compare(found)
   write(workdir, config, found)
   return found
 
 
-def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> dict:
-  """Codes of data sets of audio, where they are not there yet.
+def _codes_stage(
+  folder: pathlib.Path, codec: str, train: str, valid: str
+) -> jobs.Stage:
+  """Makes the codes of a codec."""
+
+  def work() -> str:
+    make_tokens(folder / "tokens", codec, train=train, valid=valid)
+    return f"in {folder / 'tokens'}"
+
+  return jobs.Stage(
+    f"{folder.name}, codes",
+    work,
+    {"codec": codec, "train": train, "valid": valid},
+    [folder / "tokens"],
+    resumes=True,
+    needs=[],
+  )
+
+
+def _run_stage(
+  run: pathlib.Path,
+  codec: str,
+  config: dict[str, Any],
+  sets: Mapping[str, Mapping[str, str]],
+  log: Callable[[str], None],
+) -> jobs.Stage:
+  """Trains and measures one language model."""
+
+  def work() -> str:
+    # The sizes of the data sets are known only now.
+    paths = {split: list(found) for split, found in sets.items()}
+    bits = train_one(with_codes(config, paths, codec), run, log)
+    return f"{bits:.3f} bits per frame"
+
+  name = run.parents[1].name
+  return jobs.Stage(
+    f"{name}, {run.parent.name}, seed {config['seed']}",
+    work,
+    {"config": config},
+    [run, run / RESULT],
+    resumes=True,
+    needs=[f"{name}, codes"],
+  )
+
+
+def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> None:
+  """Encodes data sets of audio, unless their codes exist.
 
   Args:
-    folder: where they are made.
+    folder: of the token data sets.
     codec: bundle or workdir.
-    **splits: data sets by what they are for, as `config.data.train`.
-
-  Returns:
-    {split: paths of token data sets}.
+    **splits: data sets by their use, as `config.data.train`.
   """
-  sets, loaded = {}, None
-  for split, datasets in splits.items():
-    sets[split] = []
-    for i, dataset in enumerate(settings.parse_datasets(datasets)):
-      path = folder / (f"{split}-{i}" if i else split)
-      sets[split].append(str(path))
-      if not (path / record_source.SUMMARY).exists():
+  loaded = None
+  for paths in _token_sets(folder, **splits).values():
+    for path, dataset in paths.items():
+      if not (pathlib.Path(path) / record_source.SUMMARY).exists():
         folder.mkdir(parents=True, exist_ok=True)
         loaded = loaded or bundle.load_codec(codec)
         tokenization.tokenize(dataset, path, loaded)
-  return sets
+
+
+def _token_sets(
+  folder: pathlib.Path, **splits: str
+) -> dict[str, dict[str, str]]:
+  """Where the codes of data sets are: {split: {token data set: data set}}."""
+  return {
+    split: {
+      str(folder / (f"{split}-{i}" if i else split)): dataset
+      for i, dataset in enumerate(settings.parse_datasets(datasets))
+    }
+    for split, datasets in splits.items()
+  }
 
 
 def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
@@ -150,22 +208,22 @@ def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
   return config
 
 
-def train_one(config: dict, run: pathlib.Path, log: Callable) -> float:
+def train_one(
+  config: dict[str, Any], run: pathlib.Path, log: Callable[[str], None]
+) -> float:
   """Trains one run to its end; bits per frame of all held-out music."""
-  path = run / RESULT
-  if not path.exists():
-    loop.train(config, run, log=lambda line: log("  " + line))
-    with tempfile.TemporaryDirectory() as folder:
-      bundle.export(run, f"{folder}/bundle", step=config["steps"])
-      music = mmdcodec.load(f"{folder}/bundle")
-    records = list(_records(config["data"]["valid"]))
-    found = likelihood.measure(
-      music,
-      [record["codes"] for record in records],
-      [record["caption"] for record in records],
-    )
-    arm_run.write(path, {"bits_per_frame": found.bits_per_frame})
-  return json.loads(path.read_text())["bits_per_frame"]
+  loop.train(config, run, log=lambda line: log("  " + line))
+  with tempfile.TemporaryDirectory() as folder:
+    bundle.export(run, f"{folder}/bundle", step=config["steps"])
+    music = mmdcodec.load(f"{folder}/bundle")
+  records = list(_records(config["data"]["valid"]))
+  bits = likelihood.measure(
+    music,
+    [record["codes"] for record in records],
+    [record["caption"] for record in records],
+  ).bits_per_frame
+  atomic.write_json(run / RESULT, {"bits_per_frame": bits})
+  return bits
 
 
 def entropies(
@@ -218,16 +276,15 @@ def _records(datasets: Sequence[str]) -> Iterator[dict]:
 
 
 def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
-  """How fast models generate, measured in turns so that a machine's moods are
-  shared.
+  """How fast models generate, in turns, so that other load slows all of them.
 
   Args:
     runs: workdirs by pattern.
 
   Returns:
-    By pattern `seconds_per_second`, of music for one of work: batch 1, without
-    guidance, the median of `SPEED_ROUNDS`; and `times_faster` than the joint
-    model, the median of the ratios within a round, where there is one.
+    By pattern: `seconds_per_second` of music per second of work at batch 1
+    without guidance, the median of `SPEED_ROUNDS`. If there is a flattened
+    model, `times_faster` than it, the median of the ratios within a round.
   """
   models = {name: mmdcodec.load(run) for name, run in runs.items()}
   took = {name: [] for name in models}
@@ -242,33 +299,33 @@ def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
     out[name] = {
       "seconds_per_second": SPEED_SECONDS / float(np.median(seconds))
     }
-    if JOINT in took:
-      ratio = np.array(took[JOINT]) / np.array(seconds)
+    if FLAT in took:
+      ratio = np.array(took[FLAT]) / np.array(seconds)
       out[name]["times_faster"] = float(np.median(ratio))
   return out
 
 
 def compare(found: Mapping) -> None:
-  """Adds to each pattern's result what it loses against the joint model.
+  """Adds to each pattern's result its difference to the flattened model.
 
   Args:
-    found: results by codec and pattern, see `run`. Where there is a joint
-      model, each gets `gap`, what it costs more over the same codes with the
-      same seed, in bits per frame; and where there are several codecs `closed`,
-      the share of the first codec's gap that is not there any more.
+    found: results by codec and pattern, see `run`. If there is a flattened
+      model, each pattern gets `gap`, the bits per frame that it needs more over
+      the same codes with the same seed. If there are several codecs, the others
+      get `closed`, the share by which the gap is smaller than the first one's.
   """
   first = next(iter(found.values()))
   for results in found.values():
     for pattern in results.keys() - {"unigram", "bigram"}:
-      if JOINT not in results:
+      if FLAT not in results:
         continue
-      mine, joint = (
-        np.array(results[name]["bits_per_frame"]) for name in (pattern, JOINT)
+      mine, flat = (
+        np.array(results[name]["bits_per_frame"]) for name in (pattern, FLAT)
       )
-      results[pattern]["gap"] = (mine - joint).tolist()
+      results[pattern]["gap"] = (mine - flat).tolist()
       widest = np.array(first[pattern]["gap"])
-      if results is not first and pattern != JOINT and (widest > 0).all():
-        closed = 1 - (mine - joint) / widest
+      if results is not first and pattern != FLAT and (widest > 0).all():
+        closed = 1 - (mine - flat) / widest
         results[pattern]["closed"] = closed.tolist()
 
 
@@ -292,9 +349,9 @@ def table(found: Mapping) -> tuple[list[str], list[list]]:
           codec,
           pattern,
           str(len(result["bits_per_frame"])),
-          arm_report.spread(result["bits_per_frame"], 3),
-          arm_report.spread(result.get("gap", []), 3),
-          arm_report.spread(closed, 0),
+          tables.spread(result["bits_per_frame"], 3),
+          tables.spread(result.get("gap", []), 3),
+          tables.spread(closed, 0),
           results["unigram"],
           results["bigram"],
           result["seconds_per_second"],
@@ -314,4 +371,4 @@ def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
     [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row]
     for row in rows
   ]
-  (workdir / "table.md").write_text(arm_report.markdown(columns, cells))
+  (workdir / "table.md").write_text(tables.markdown(columns, cells))

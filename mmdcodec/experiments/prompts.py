@@ -1,39 +1,41 @@
-"""The experiment of prompts: does music have what its prompt asked for?
+"""Does generated music have what its prompt asked for?
 
 On built-in music, whose captions are true. Classifiers learn the traits of
-songs (`evaluate/traits.py`) from what the model's codec makes of them, so that
-they know how it sounds; their word on songs that they have not heard says how
-far they can be trusted. Then the model makes a piece from a caption of each of
-these songs, one that tells the whole band, and the classifiers say what they
-hear in it. Neither set of songs is one that `mmdcodec quickstart` trains on.
+songs (`evaluate/traits.py`) from the codec's reconstructions, so that they know
+how it sounds. Their accuracy on other songs says how far they can be trusted.
+Then the model makes a piece from a caption of each of these songs, one that
+names the whole band, and the classifiers judge it. `mmdcodec quickstart` trains
+on neither set of songs.
 
     WORKDIR/songs/{learned,asked}      built-in music, with captions
     WORKDIR/made/                      what the model made of the captions
-    WORKDIR/experiment.json            settings, which a workdir keeps to
     WORKDIR/results.json, table.md
 """
 
 import json
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmdcodec.audio import files, song_captions, song_files
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
-from mmdcodec.experiments import arm_report, arm_run
+from mmdcodec.experiments import tables
+from mmdcodec.store import atomic, jobs
 from mmdcodec.tokenizers.loaded_codec import fingerprint
 
-# Of sets of songs, other ones than anybody trains on.
+# Of the sets of songs; nothing else uses them.
 SEEDS = {"learned": 1_000_001, "asked": 1_000_002}
 RESULTS = "results.json"
 BATCH = 16
 
 
 def run(
-  music,
-  workdir: pathlib.Path,
+  music: Any,
+  workdir: str | os.PathLike,
   *,
   songs: int,
   pieces: int,
@@ -42,8 +44,8 @@ def run(
   guidance: float = 3.0,
   name: str = "",
   show: Callable[[str], Callable] = lambda what: lambda done, total: None,
-) -> dict:
-  """Asks a music model for songs, and listens to what comes.
+) -> dict[str, dict]:
+  """Asks a music model for songs and judges what it makes.
 
   Args:
     music: a `LoadedMusic` that takes text.
@@ -62,33 +64,56 @@ def run(
 
   Raises:
     UserError: the model takes no text, or none as long as a caption; a number
-      that can't be; or settings other than those of the workdir.
+      is out of bounds; or the workdir has other settings.
   """
   if not music.model.text:
-    raise UserError("this model takes no text: there is nothing to ask it.")
+    raise UserError("this model takes no text, so it cannot follow prompts.")
   if songs < 10 or pieces < 2:
     raise UserError(
       f"{songs} songs and {pieces} pieces are too few; at least 10 and 2."
     )
   if not 2 <= seconds < np.inf:
-    # A slow beat has to come again.
+    # A slow beat has to repeat.
     raise UserError(f"--seconds is {seconds:g}; it must be at least 2.")
-  # What can't be is said now and not after hundreds of songs.
+  # Impossible options are found now, not after hundreds of songs.
   music.check(["a"], seconds=seconds, seed=seed, guidance=guidance)
   workdir = pathlib.Path(workdir).absolute()
-  workdir.mkdir(parents=True, exist_ok=True)
   about = dict(
     model=name, codec=music.codec.hash, weights=fingerprint(
       music.config, music.variables["params"]
     ),
     songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,
   )  # fmt: skip
-  arm_run.remember(workdir / "experiment.json", about)
-  sets = {}
-  for each, count in (("learned", songs), ("asked", pieces)):
-    sets[each] = _songs(
-      music, workdir / "songs" / each, SEEDS[each], count, seconds, show
-    )
+  counts = {"learned": songs, "asked": pieces}
+
+  def write_songs() -> str:
+    for each, count in counts.items():
+      song_files.write_songs(
+        workdir / "songs" / each,
+        songs=count,
+        seconds=seconds,
+        rate=music.rate,
+        seed=SEEDS[each],
+        progress=show(f"songs ({each})"),
+      )
+    return f"{songs} to learn from, {pieces} to ask for"
+
+  def make_pieces() -> str:
+    captions = _captions(_tags(workdir / "songs" / "asked"))
+    _make(music, workdir / "made", captions, seconds, seed, guidance, show)
+    return f"{pieces} pieces"
+
+  jobs.run_stages(
+    workdir,
+    [
+      jobs.Stage("songs", write_songs, about, [workdir / "songs"], True),
+      jobs.Stage("pieces", make_pieces, {}, [workdir / "made"], True),
+    ],
+    force=None,
+  )
+  sets = {
+    each: _through_codec(music, workdir / "songs" / each) for each in counts
+  }
   heard = {
     each: traits.features(found["audio"], music.rate)
     for each, found in sets.items()
@@ -96,16 +121,10 @@ def run(
   told = {each: traits.of_songs(found["tags"]) for each, found in sets.items()}
   classifiers = traits.Classifiers(heard["learned"], told["learned"])
 
-  asked = [
-    song_captions.caption(
-      tags, song_captions.WHOLE_BAND[i % len(song_captions.WHOLE_BAND)]
-    )
-    for i, tags in enumerate(sets["asked"]["tags"])
-  ]
-  made = _make(music, workdir / "made", asked, seconds, seed, guidance, show)
+  made = [files.read(path)[0].mean(-1) for path in _flac(workdir / "made")]
   by_ear = {
     "songs": classifiers(heard["asked"]),
-    "made": classifiers(traits.features(made, music.rate)),
+    "made": classifiers(traits.features(np.stack(made), music.rate)),
   }
   found = {
     trait: {
@@ -114,42 +133,60 @@ def run(
     }
     for trait in by_ear["songs"]
   }
-  arm_run.write(workdir / RESULTS, {"about": about, "traits": found})
+  atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
   columns, rows = table(found)
   cells = [[str(cell) for cell in row] for row in rows]
-  (workdir / "table.md").write_text(arm_report.markdown(columns, cells))
+  (workdir / "table.md").write_text(tables.markdown(columns, cells))
   return found
 
 
-def _songs(music, folder, seed, count, seconds, show) -> dict:
+def _flac(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The audio files of a folder, in order."""
+  return sorted(folder.glob("*.flac"))
+
+
+def _tags(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Tags of the songs in a folder, in order."""
+  sidecars = [path.with_suffix(".json") for path in _flac(folder)]
+  return [json.loads(path.read_text())["tags"] for path in sidecars]
+
+
+def _captions(tags: Sequence[dict[str, Any]]) -> list[str]:
+  """Captions that name the whole band, in turn by each of its templates."""
+  templates = song_captions.WHOLE_BAND
+  return [
+    song_captions.caption(each, templates[i % len(templates)])
+    for i, each in enumerate(tags)
+  ]
+
+
+def _through_codec(music: Any, folder: pathlib.Path) -> dict[str, Any]:
   """Songs: `audio` [songs, samples] as the codec gives it, and their `tags`."""
-  paths = song_files.write_songs(
-    folder,
-    songs=count,
-    seconds=seconds,
-    rate=music.rate,
-    seed=seed,
-    progress=show(f"songs ({folder.name})"),
-  )
-  audio = []
-  for start in range(0, count, BATCH):
+  paths, audio = _flac(folder), []
+  for start in range(0, len(paths), BATCH):
     x = np.stack([files.read(path)[0] for path in paths[start:][:BATCH]])
     y = music.codec.decode(music.codec.encode(x), length=x.shape[1])
     audio.append(np.asarray(y).mean(-1))
-  sidecars = [path.with_suffix(".json").read_text() for path in paths]
-  tags = [json.loads(sidecar)["tags"] for sidecar in sidecars]
-  return {"audio": np.concatenate(audio), "tags": tags}
+  return {"audio": np.concatenate(audio), "tags": _tags(folder)}
 
 
-def _make(music, folder, asked, seconds, seed, guidance, show) -> np.ndarray:
-  """Pieces [pieces, samples], one for each caption; written as they are made.
+def _make(
+  music: Any,
+  folder: pathlib.Path,
+  captions: Sequence[str],
+  seconds: float,
+  seed: int,
+  guidance: float,
+  show: Callable[[str], Callable],
+) -> None:
+  """Makes a piece for each caption, and writes it at once.
 
-  Those that are there were made by a run of the same settings that was ended.
+  Existing pieces are those of an interrupted run with the same settings.
   """
   folder.mkdir(exist_ok=True)
-  progress, made, samples = show("pieces"), [], round(seconds * music.rate)
-  for start in range(0, len(asked), BATCH):
-    texts = asked[start : start + BATCH]
+  progress, samples = show("pieces"), round(seconds * music.rate)
+  for start in range(0, len(captions), BATCH):
+    texts = captions[start : start + BATCH]
     paths = [folder / f"{start + i:03d}.flac" for i in range(len(texts))]
     if not all(path.with_suffix(".txt").exists() for path in paths):
       x = music.generate(
@@ -159,9 +196,7 @@ def _make(music, folder, asked, seconds, seed, guidance, show) -> np.ndarray:
         files.write(path, files.fit(each, samples), rate=music.rate)
         # Last: it says that the piece is whole.
         path.with_suffix(".txt").write_text(text + "\n")
-    made += [files.read(path)[0].mean(-1) for path in paths]
-    progress(len(made), len(asked))
-  return np.stack(made)
+    progress(start + len(texts), len(captions))
 
 
 def table(found: dict) -> tuple[list[str], list[list]]:

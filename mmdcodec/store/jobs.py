@@ -157,6 +157,7 @@ class _Job:
   def run_in_threads(self, workers: int) -> None:
     """Runs as many stages at a time as `workers`; an error stops them all."""
     left, active = list(self._stages), {}
+    start, number = time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
       try:
         while left or active:
@@ -174,6 +175,11 @@ class _Job:
             stage = active.pop(future)
             seconds, result = future.result()
             self._end(stage, seconds, result)
+            number += 1
+            if rest := len(left) + len(active):
+              spent = time.monotonic() - start
+              eta = formatting.duration(spent / number * rest)
+              self._log(f"  {rest} stages and {eta} left")
       finally:
         for stage in active.values():
           stage.stop()

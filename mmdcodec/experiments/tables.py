@@ -1,0 +1,23 @@
+"""Cells and tables of experiments, as text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def spread(values: ArrayLike, digits: int, sign: str = "") -> str:
+  """`mean ± standard deviation`; of one value only the value."""
+  values = np.asarray(values, np.float64)
+  if not values.size:
+    return ""
+  mean = f"{values.mean():{sign}.{digits}f}"
+  if values.size == 1:
+    return mean
+  return f"{mean} ± {values.std(ddof=1):.{digits}f}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table; all columns but the first are aligned to the right."""
+  lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
