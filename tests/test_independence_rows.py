@@ -21,8 +21,8 @@ from mmdcodec.quantize.independence import (
   dhsic,
   independence_loss,
   mmd2,
-  rows_of,
 )
+from mmdcodec.quantize.rows import of_streams
 
 KEY = jax.random.key(5)
 KERNEL = GaussianKernel((1.0, 3.0))
@@ -94,7 +94,7 @@ def test_rows_are_the_steps(name):
   place = place.reshape(batch, frames, books, 1)
   mask = np.ones((batch, frames), bool)
   mask[1, 6:] = False
-  found = rows_of(jnp.asarray(place), jnp.asarray(mask), pattern)
+  found = of_streams(jnp.asarray(place), jnp.asarray(mask), pattern)
   kinds = reference.groups(pattern(frames).steps)
   assert len(found) == len(kinds)
   for (z, valid), kind in zip(found, kinds, strict=True):
@@ -218,10 +218,16 @@ def test_impossible_arguments():
     dhsic(z[0, :1])
   with refused("rows"):
     mmd2(z[0, :1, 0], z[0, :, 1])
-  with refused("one d"):
+  with refused("the d of x"):
     mmd2(z[0, :, 0, :3], z[0, :, 1])
   with refused("codebooks"):
     dhsic(z)
+  with refused("one value per row"):
+    dhsic(z[0], valid=jnp.ones((3,), bool))
+  with refused("dim"):
+    independence_loss(z[0], KEY)
+  with refused("one value per frame"):
+    independence_loss(z, KEY, mask=jnp.ones((1, 2), bool))
   for loss in (
     lambda: dhsic(z[0], block_size=0),
     lambda: mmd2(z[0, :, 0], z[0, :, 1], block_size=0),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from small_quantizer import embed, evaluate, initial, latents, small, train
 
-from mmdcodec.quantize.residual import draw_levels
+from mmdcodec.quantize.residual import sample_levels
 
 # --- Padding -----------------------------------------------------------------
 
@@ -83,10 +83,10 @@ def test_all_padding_changes_nothing():
 
 def test_levels_are_drawn_per_example():
   """One draw for the whole batch; a level never or too often drawn."""
-  levels = draw_levels(jax.random.key(0), 4000, 4, 0.5)
+  levels = sample_levels(jax.random.key(0), 4000, 4, 0.5)
   share = np.bincount(levels, minlength=5) / 4000
   np.testing.assert_allclose(share, [0, 1 / 8, 1 / 8, 1 / 8, 5 / 8], atol=0.03)
-  assert (draw_levels(jax.random.key(0), 100, 4, 0.0) == 4).all()
+  assert (sample_levels(jax.random.key(0), 100, 4, 0.0) == 4).all()
 
 
 def test_dropped_levels_contribute_nothing():

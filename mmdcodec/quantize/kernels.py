@@ -1,17 +1,18 @@
 """Kernels between code vectors, for the losses in `independence.py`.
 
-A kernel is a sum over a bank of scales, k = sum_s k_s, and each k_s a function
-of one number per pair of vectors: their squared distance |x - y|^2, or their
-product <x, y> / d. `values` and `slopes` give k_s and its derivative for an
-array of those numbers, so that whoever walks over the pairs needs nothing else.
+A kernel is a sum over several scales, k = sum_s k_s. Each k_s is a function of
+one number u per pair of vectors: their squared distance |x - y|^2, or their
+product <x, y> / d. `terms` gives k_s and its derivative for an array of such
+numbers, which is all that the sums over pairs (`pairs.py`) need.
 
-With `relative=True` the radii are in units of the data: the median distance
-of each codebook's vectors counts as 1 (the median heuristic).
+With `relative=True` the unit of the radii is the median distance between the
+vectors of a codebook (the median heuristic).
 """
 
 import abc
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -20,18 +21,18 @@ import jax.numpy as jnp
 # Printed in arXiv 2406.02315, section 3.
 PAPER_RADII = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
 
-# A power p of an exponential has p times its rounding error, 6e-8.
+# The power p of an exponential has p times its relative error of 6e-8.
 _LARGEST_POWER = 8
 
 
 class Kernel(abc.ABC):
-  """What all kernels have in common.
+  """The interface of all kernels.
 
   Attributes:
-    of: "distance" or "product", what `values` takes.
-    relative: radii in units of the median distance.
+    of: what u is, "distance" (squared) or "product".
+    relative: radii are in units of the median distance.
     scales: number of terms.
-    multiplies: k_s(u) k_s(v) = k_s(u + v).
+    multiplies: whether k_s(u) k_s(v) = k_s(u + v).
     nowhere: the u at which every k_s is 0, for pairs that do not count.
   """
 
@@ -51,7 +52,7 @@ class Kernel(abc.ABC):
 
   @abc.abstractmethod
   def roots(self, u: jax.Array) -> list[jax.Array]:
-    """The costly functions of u, from which the rest is plain arithmetic."""
+    """The costly functions of u; `terms` is plain arithmetic on them."""
 
   @abc.abstractmethod
   def terms(
@@ -60,15 +61,15 @@ class Kernel(abc.ABC):
     """k_s and dk_s/du of every scale, from the roots."""
 
   def values(self, u: jax.Array) -> list[jax.Array]:
-    """k_s of u = |x - y|^2 or <x, y> / d, one array for each scale."""
+    """k_s of u, one array for each scale."""
     return self.terms(self.roots(u))[0]
 
 
-def _check_radii(radii) -> tuple[float, ...]:
+def _check_radii(radii: float | Sequence[float]) -> tuple[float, ...]:
   if isinstance(radii, (int, float)):
     radii = (radii,)
   radii = tuple(float(r) for r in radii)
-  # Their squares and the inverses of these must be float32 numbers.
+  # The squares and their inverses must fit into float32.
   if not radii or not all(1e-12 < r < 1e12 for r in radii):
     raise ValueError(f"radii are {radii}; expected numbers from 1e-12 to 1e12")
   return radii
@@ -90,12 +91,12 @@ class GaussianKernel(Kernel):
   radii: tuple[float, ...] = PAPER_RADII
   relative: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, "radii", _check_radii(self.radii))
 
   @classmethod
   def released(cls) -> "GaussianKernel":
-    """As the paper's released code reads the numbers: they are radius^2."""
+    """The radii of the paper's code, which takes the numbers as radius^2."""
     return cls(tuple(r**0.5 for r in PAPER_RADII))
 
   @property
@@ -104,18 +105,21 @@ class GaussianKernel(Kernel):
     return len(self.radii)
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
-    """An exponential for each radius that is no power of a wider one's."""
-    # The maximum changes nothing; without it XLA makes products of exponentials
-    # into exponentials of sums.
+    """The exponentials that are not powers of a wider radius's."""
+    # The maximum changes nothing, but keeps XLA from turning products of
+    # exponentials into exponentials of sums.
     return [
       jnp.maximum(jnp.exp(u * (-0.5 / self.radii[scale] ** 2)), 0.0)
       for scale, base, _ in _exponentials(self.radii)
       if base is None
     ]
 
-  def terms(self, roots):
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Powers of the exponentials; slopes -k_s / (2 radius_s^2)."""
-    values, left = [None] * self.scales, list(roots)
+    values: list[jax.Array] = [roots[0]] * self.scales
+    left = list(roots)
     for scale, base, power in _exponentials(self.radii):
       if base is None:
         values[scale] = left.pop(0)
@@ -127,19 +131,22 @@ class GaussianKernel(Kernel):
     return values, slopes
 
 
-def _exponentials(radii) -> list[tuple[int, int | None, int]]:
-  """How to get exp(-u / (2 r^2)) of every radius from few exponentials.
+def _exponentials(
+  radii: Sequence[float],
+) -> list[tuple[int, int | None, int]]:
+  """How to get exp(-u / (2 r^2)) for every radius from few exponentials.
 
-  From the widest to the narrowest radius: one whose rate is a whole multiple
-  of a wider one's is its power, as long as powers of powers stay small.
+  The plan goes from the widest to the narrowest radius. If 1 / r^2 is a whole
+  multiple of that of a wider radius, the exponential is a power of the wider
+  one's, as long as powers of powers stay small.
 
   Returns:
-    (scale, scale that it is a power of or None, power), in order.
+    (scale, the scale it is a power of or None, power), in order.
   """
   plan: list[tuple[int, int | None, int]] = []
-  total = {}
+  total: dict[int, int] = {}
   for scale in sorted(range(len(radii)), key=lambda s: -radii[s]):
-    best = (None, 1)
+    best: tuple[int | None, int] = (None, 1)
     for base, done in total.items():
       ratio = (radii[base] / radii[scale]) ** 2
       power = round(ratio)
@@ -156,13 +163,13 @@ def _exponentials(radii) -> list[tuple[int, int | None, int]]:
 class LaplacianKernel(Kernel):
   """sum_s exp(-|x - y| / radius_s), with the Euclidean distance.
 
-  Where two vectors are equal the slope counts as 0, a subgradient.
+  The slope at equal vectors is 0, a subgradient.
   """
 
   radii: tuple[float, ...] = PAPER_RADII
   relative: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, "radii", _check_radii(self.radii))
 
   @property
@@ -176,7 +183,9 @@ class LaplacianKernel(Kernel):
     inverse = jnp.where(u > 0, jax.lax.rsqrt(jnp.where(u > 0, u, 1.0)), 0.0)
     return [inverse, *(jnp.exp(distance * (-1.0 / r)) for r in self.radii)]
 
-  def terms(self, roots):
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Slopes -k_s / (2 radius_s |x - y|)."""
     inverse, *values = roots
     return values, [
@@ -191,7 +200,7 @@ class InverseMultiquadricKernel(Kernel):
   radii: tuple[float, ...] = PAPER_RADII
   relative: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, "radii", _check_radii(self.radii))
 
   @property
@@ -203,7 +212,9 @@ class InverseMultiquadricKernel(Kernel):
     """The values themselves."""
     return [jax.lax.rsqrt(1.0 + u * r**-2) for r in self.radii]
 
-  def terms(self, roots):
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Slopes -k_s^3 / (2 radius_s^2)."""
     return roots, [
       v * v * v * (-0.5 / r**2) for v, r in zip(roots, self.radii, strict=True)
@@ -214,8 +225,8 @@ class InverseMultiquadricKernel(Kernel):
 class LinearKernel(Kernel):
   """<x, y> / d: compares means only.
 
-  Permuting a codebook leaves its mean where it is, so the permuted MMD of this
-  kernel cannot see any dependence; it stands here for the paper's ablation.
+  Permuting a codebook does not change its mean, so the permuted MMD of this
+  kernel detects no dependence. It is here for the paper's ablation.
   """
 
   of: ClassVar[str] = "product"
@@ -225,7 +236,9 @@ class LinearKernel(Kernel):
     """The product itself."""
     return [u]
 
-  def terms(self, roots):
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Slope 1."""
     return roots, [jnp.ones_like(roots[0])]
 
@@ -243,10 +256,12 @@ class QuadraticKernel(Kernel):
     return -self.offset
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
-    """What is squared."""
+    """The number to square."""
     return [u + self.offset]
 
-  def terms(self, roots):
+  def terms(
+    self, roots: list[jax.Array]
+  ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Slope: twice the root."""
     return [roots[0] * roots[0]], [2.0 * roots[0]]
 

@@ -1,14 +1,14 @@
 """The tiles of `pairs.py` as Pallas kernels, for TPUs.
 
-XLA computes a tile (all pairs of two blocks of rows) in one operation after the
-other, each of which reads and writes arrays [block, block]. A Pallas kernel
-walks over the tile in parts of `PART` x `PART` pairs, all of whose intermediate
-results stay in the chip's vector memory: only the rows and what is added to
-them go to and fro.
+XLA computes a tile (all pairs of two blocks of rows) as a series of operations,
+each of which reads and writes arrays [block, block]. A Pallas kernel walks over
+the tile in parts of `PART` x `PART` pairs and keeps all intermediate results of
+a part in the chip's vector memory. Only the rows and their sums are read and
+written.
 
-What is computed for a part is the function that computes a tile anywhere else,
-given fewer rows, so the two cannot differ; Pallas only says where it runs. CPUs
-and GPUs are given the function itself, and XLA compiles it.
+The kernel calls the same function on a part, with fewer rows, that computes a
+whole tile on other platforms, so the two cannot differ. CPUs and GPUs get that
+function itself, and XLA compiles it.
 """
 
 from collections.abc import Callable
@@ -18,35 +18,35 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Rows in a part. A TPU's vectors have 128 lanes; with twice as many rows,
-# compiling takes twice as long and the vector memory for three dozen arrays of
-# pairs (dHSIC of four codebooks) gets short.
+# Rows in a part. A TPU's vectors have 128 lanes. With twice as many rows,
+# compiling takes twice as long, and three dozen arrays of pairs (dHSIC of four
+# codebooks) hardly fit into the vector memory.
 PART = 128
-# Bytes of results that the vector memory has room for, twice (one is filled
-# while the other is written out), beside the rest: 16 MiB is the limit.
+# Bytes of results that fit into the vector memory (16 MiB) beside the rest.
+# They need twice the room: one copy is filled while the other is written out.
 _RESULTS = 4 * 2**20
-# Of up to four dimensions `pairs` takes single columns, which v4 cannot read;
-# five to seven were not tried there.
+# With up to four dimensions `tiles` reads single columns, which v4 cannot do;
+# five to seven have not been tried there.
 _LEAST_DIM = 8
 
 
 def by_platform(tile: Callable) -> Callable:
   """The function that computes a tile on the platform it is compiled for.
 
-  The choice falls when the program is lowered, so it is right too for a program
-  that is compiled on a CPU for a TPU.
+  The choice is made when the program is lowered, so it also fits a program that
+  a CPU compiles for a TPU.
 
   Args:
-    tile: (block a, block b, weight) -> (what a gets, what b gets), as for
-      `tiled`, and right for any number of rows in a block.
+    tile: (block a, block b, weight) -> (contribution to a, contribution to b),
+      as for `tiled`, correct for any number of rows in a block.
 
   Returns:
-    The same, as a kernel on TPUs, if its results fit into the vector memory (of
-    512 rows, up to eight codebooks of 128), parts into its rows, and there are
-    eight dimensions or more.
+    The same function, as a kernel on TPUs if its results fit into the vector
+    memory (up to eight codebooks of 128 for 512 rows), the number of rows is a
+    multiple of `PART`, and there are eight dimensions or more.
   """
 
-  def choose(a, b, weight):
+  def choose(a: Any, b: Any, weight: jax.Array) -> tuple[Any, Any]:
     z = a[0].z
     too_large = 2 * z.size * z.dtype.itemsize > _RESULTS
     if z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
@@ -66,42 +66,45 @@ def tiled(
   part: int = PART,
   interpret: bool = False,
 ) -> tuple[Any, Any]:
-  """`tile(a, b, weight)` as one Pallas kernel, part after part.
+  """`tile(a, b, weight)` as one Pallas kernel, part by part.
 
   Args:
     tile: its results must be sums over the rows of the other block.
-    a: (`row_blocks.Blocks` of one block, anything). Arrays of the shape of z,
-      [codebooks, rows, dim], have the rows in the middle, all others at the
-      end. So have the results.
-    b: the same of the other block, with as many rows.
+    a: (`row_blocks.Blocks` of one block, any other arrays). Arrays of the shape
+      of z, [codebooks, rows, dim], have their rows in the middle, all others at
+      the end. This holds for the results too.
+    b: the same for the other block, with as many rows.
     weight: scalar.
-    part: rows of a part; must divide those of a block.
+    part: rows of a part, a divisor of the rows of a block.
     interpret: run it without a TPU, slowly.
 
   Returns:
-    What `tile` returns.
+    The results of `tile`.
   """
-  # Takes a second to import, and most programs have no need of it.
+  # It takes a second to import, and most programs do not need it.
   from jax.experimental import pallas as pl
   from jax.experimental.pallas import tpu as pltpu
 
   z = a[0].z
   rows = z.shape[1]
+  given: list[jax.Array]
+  tree: Any
   given, tree = jax.tree.flatten((a, b))
   small = [_with_rows(x, z, part) for x in given]
   small_a, small_b = tree.unflatten(small)
+  results_tree: Any
   results, results_tree = jax.tree.flatten(
     jax.eval_shape(tile, small_a, small_b, weight)
   )
   axes = [_axis(x, small_a[0].z) for x in results]
   whole = [_with_rows(x, small_a[0].z, rows) for x in results]
 
-  def kernel(weight, *refs):
+  def kernel(weight: Any, *refs: Any) -> None:
     at = pl.program_id(0), pl.program_id(1)
     sums = refs[len(given) :]
 
     @pl.when((at[0] == 0) & (at[1] == 0))
-    def _():
+    def _() -> None:
       for ref in sums:
         ref[...] = jnp.zeros_like(ref)
 
@@ -111,13 +114,13 @@ def tiled(
     ]
     found = jax.tree.leaves(tile(*tree.unflatten(values), weight[0]))
     for k, (ref, axis, x) in enumerate(zip(sums, axes, found, strict=True)):
-      # The first half of the results is for a.
+      # The first half of the results belongs to a.
       first = pl.multiple_of(at[2 * k // len(sums)] * part, part)
-      place = [slice(None)] * len(ref.shape)
+      place: list[Any] = [slice(None)] * len(ref.shape)
       place[axis - x.ndim] = pl.ds(first, part)
       ref[tuple(place)] += _wide(x)
 
-  def part_of(k, x):
+  def part_of(k: int, x: jax.ShapeDtypeStruct) -> Any:
     shape = _wide(x).shape
     axis = _axis(x, small_a[0].z) + len(shape) - x.ndim
     side = 2 * k // len(given)
@@ -145,19 +148,19 @@ def tiled(
   )
 
 
-def _axis(x, z) -> int:
-  """Which axis has the rows, see `tiled`."""
+def _axis(x: Any, z: Any) -> int:
+  """The axis of the rows: the middle one in arrays like z, else the last."""
   return 1 if x.shape == z.shape else x.ndim - 1
 
 
-def _with_rows(x, z, rows: int) -> jax.ShapeDtypeStruct:
+def _with_rows(x: Any, z: Any, rows: int) -> jax.ShapeDtypeStruct:
   shape = list(x.shape)
   shape[_axis(x, z)] = rows
   return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
 
 
-def _wide(x):
-  """A vector as a matrix of one row, which is how TPUs hold it."""
+def _wide(x: Any) -> Any:
+  """A vector as a matrix of one row, the form TPUs need."""
   if x.ndim > 1:
     return x
   if isinstance(x, jax.ShapeDtypeStruct):

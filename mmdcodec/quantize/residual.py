@@ -1,21 +1,22 @@
-"""Residual vector quantization: each codebook codes what the last one left.
+"""Residual vector quantization: each codebook codes the previous residual.
 
 SoundStream (arXiv 2107.03312), section III-C, and EnCodec (arXiv 2210.13438),
 section 3.2. With r_1 = z, level k chooses the code q_k nearest to r_k and
-passes r_{k+1} = r_k - q_k on; the output is the sum of the q_k.
+passes on r_{k+1} = r_k - q_k; the output is the sum of the q_k.
 
 No gradient goes through the search or the codebooks, so the levels run in one
-`lax.scan` over constants, stacked state [codebooks, size, dim] in and out, and
-the two things that carry gradient are written after it:
+`lax.scan` over the stacked state [codebooks, size, dim]. What has a gradient is
+computed after it:
 
   output      value sum_k q_k, gradient of z (straight through)
   streams     value q_k each, gradient of z (straight through, each)
   commitment  1 / (codebooks * rows * dim) * sum_k sum_rows |r_k - q_k|^2
-              over the rows that are not padding; every level pulls z.
+              over the rows that are not padding; every level pulls on z.
 """
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,28 +25,29 @@ from jax import lax
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import vector
 
-# Count of the random codes. Against the rows of the first batch it weighs
-# nothing, so codes in use jump to their rows and the others die in a few steps;
-# from a count of 1 the first codes would win everything and starve slowly.
+# Count of the random initial codes. It is negligible against the rows of the
+# first batch, so chosen codes jump to their rows and the others die in a few
+# steps. With a count of 1 a few codes would win all rows, and the rest would
+# starve slowly.
 FAINT = 1e-3
 
 
 class Quantized(NamedTuple):
   """What a residual quantizer returns.
 
-  Padded frames are 0 in every field. Quantizer dropout acts on `z`, the
-  commitment, the codebook statistics and the metrics; `codes` and `streams`
-  hold every level of every example as if nothing were dropped, because the
-  joint distribution of all levels is what an independence loss looks at.
+  Padded frames are 0 in every field. Quantizer dropout affects `z`, the
+  commitment, the codebook statistics and the metrics. `codes` and `streams`
+  have every level of every example as if nothing were dropped, because an
+  independence loss needs the joint distribution of all levels.
 
   Attributes:
-    z: [batch, frames, dim] float32, sum of the levels in use.
+    z: [batch, frames, dim] float32, sum of the active levels.
     codes: int32 [batch, frames, codebooks].
-    streams: [batch, frames, codebooks, dim] float32, vector of each codebook.
+    streams: [batch, frames, codebooks, dim] float32, one vector per codebook.
     commitment: scalar.
     metrics: float32 [codebooks] each: "usage" (share of the codes chosen in
       this batch), "perplexity" (of this batch), "replaced" (number of codes).
-    levels: int32 [batch], codebooks in use for each example.
+    levels: int32 [batch], number of active codebooks of each example.
   """
 
   z: jax.Array
@@ -57,7 +59,7 @@ class Quantized(NamedTuple):
 
 
 def encode(rows: jax.Array, embed: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Codes and code vectors of rows, level after level.
+  """Codes and code vectors of rows, level by level.
 
   Args:
     rows: [rows, dim].
@@ -67,7 +69,9 @@ def encode(rows: jax.Array, embed: jax.Array) -> tuple[jax.Array, jax.Array]:
     (codes int32 [codebooks, rows], vectors [codebooks, rows, dim]).
   """
 
-  def level(residual, embed):
+  def level(
+    residual: jax.Array, embed: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     codes = vector.nearest(residual, embed)
     q = embed[codes]
     return residual - q, (codes, q)
@@ -86,7 +90,9 @@ def decode(codes: jax.Array, embed: jax.Array) -> jax.Array:
     [..., dim].
   """
 
-  def level(total, inputs):
+  def level(
+    total: jax.Array, inputs: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, None]:
     codes, embed = inputs
     return total + embed[codes], None
 
@@ -94,49 +100,50 @@ def decode(codes: jax.Array, embed: jax.Array) -> jax.Array:
   return lax.scan(level, total, (jnp.moveaxis(codes, -1, 0), embed))[0]
 
 
-def draw_levels(
+def sample_levels(
   key: jax.Array, batch: int, codebooks: int, dropout: float
 ) -> jax.Array:
-  """Number of codebooks in use for each example (quantizer dropout).
+  """Samples the number of active codebooks per example (quantizer dropout).
 
   Args:
     key: random key.
     batch: number of examples.
     codebooks: number of codebooks.
-    dropout: probability that an example draws its number uniformly from
-      1..codebooks; the other examples use all.
+    dropout: probability that an example gets a number uniform in 1..codebooks;
+      the other examples use all.
 
   Returns:
     int32 [batch].
   """
   key, dropped = jax.random.split(key)
-  drawn = jax.random.randint(key, (batch,), 1, codebooks + 1)
+  fewer = jax.random.randint(key, (batch,), 1, codebooks + 1)
   dropped = jax.random.bernoulli(dropped, dropout, (batch,))
-  return jnp.where(dropped, drawn, codebooks).astype(jnp.int32)
+  return jnp.where(dropped, fewer, codebooks).astype(jnp.int32)
 
 
 class ResidualVectorQuantizer(nn.Module):
-  """Residual quantizer with EMA codebooks, in the collection "codebook".
+  """Residual quantizer whose codebooks are running means (SoundStream III-C).
 
-  Variables: "sum" [codebooks, size, dim], "count" [codebooks, size] and
-  "started" [] bool (k-means done); see `mmdcodec.quantize.vector`. Before any
-  training the codes are random with norm about 1 and a count of nearly
-  nothing, so that the first batches move those in use and replace the others.
-  Only a call with `train=True` changes them; it needs `mutable=["codebook"]`
-  and a random key "quantize". Under a mesh with the batch sharded, everything
-  is over the global batch.
+  The variables are in the collection "codebook": "sum" [codebooks, size, dim]
+  and "count" [codebooks, size], explained in `mmdcodec.quantize.vector`, and
+  "started" [] bool, whether k-means was done. Before training the codes are
+  random with norm about 1 and a tiny count, so that the first batches move the
+  chosen ones and replace the others. Only a call with `train=True` changes the
+  variables; it needs `mutable=["codebook"]` and a random key "quantize". Under
+  a mesh with a sharded batch, all statistics are those of the global batch.
 
   Attributes:
     codebooks: number of levels.
     size: codes per level.
     dim: width of z.
-    decay: of the running statistics.
-    epsilon: Laplace smoothing of the counts.
+    decay: of the running statistics, per step.
+    epsilon: pseudo-count of Laplace smoothing.
     threshold: below which a code is dead and replaced; 0 never replaces.
-    threshold_kind: "relative" to uniform use, or "absolute" in rows a step.
-    kmeans_iterations: of the start from the first training batch; 0 starts
+    threshold_kind: unit of the threshold, "relative" to uniform usage or
+      "absolute" in rows per step; `vector.replace_dead` has the details.
+    kmeans_iterations: k-means iterations on the first training batch; 0 starts
       from the random codes.
-    dropout: share of the examples that draw how many codebooks they use.
+    dropout: share of the examples that use a random number of codebooks.
   """
 
   codebooks: int
@@ -149,8 +156,8 @@ class ResidualVectorQuantizer(nn.Module):
   kmeans_iterations: int = 10
   dropout: float = 0.0
 
-  def setup(self):
-    """Declares the state."""
+  def setup(self) -> None:
+    """Declares the variables."""
     shape = (self.codebooks, self.size, self.dim)
     self.sum = self.variable(
       "codebook",
@@ -178,16 +185,31 @@ class ResidualVectorQuantizer(nn.Module):
 
     Args:
       z: [batch, frames, dim].
-      mask: [batch, frames] bool, False in padding; None: all valid.
-      train: also update the statistics, start, replace, and drop levels.
+      mask: [batch, frames] bool, False in padding; None means all valid.
+      train: also run k-means in the first call, drop levels, update the
+        statistics and replace dead codes.
 
     Returns:
-      Quantized. It was made with the codes from before this update, except
-      that the first training call starts the codebooks and uses them.
+      `Quantized`, with the codes from before this update, except that the first
+      training call uses the codes of its own k-means.
+
+    Raises:
+      ValueError: the shapes do not fit.
     """
+    chex.assert_shape(
+      z,
+      (None, None, self.dim),
+      custom_message="z must be [batch, frames, dim]",
+      exception_type=ValueError,
+    )
     batch, frames, dim = z.shape
-    if mask is None:
-      mask = jnp.ones((batch, frames), bool)
+    mask = jnp.ones((batch, frames), bool) if mask is None else mask
+    chex.assert_shape(
+      mask,
+      (batch, frames),
+      custom_message="mask must have one value per frame",
+      exception_type=ValueError,
+    )
     z = jnp.where(mask[..., None], z.astype(jnp.float32), 0.0)
     rows = lax.stop_gradient(z.reshape(batch * frames, dim))
     valid = mask.reshape(-1)
@@ -197,7 +219,7 @@ class ResidualVectorQuantizer(nn.Module):
       key = self.make_rng("quantize")
       if self.dropout:
         key, drop = jax.random.split(key)
-        levels = draw_levels(drop, batch, self.codebooks, self.dropout)
+        levels = sample_levels(drop, batch, self.codebooks, self.dropout)
       active = self._active(levels, mask)
       codes, vectors, counts, replaced = self._train(key, rows, valid, active)
     else:
@@ -212,8 +234,8 @@ class ResidualVectorQuantizer(nn.Module):
     vectors = jnp.moveaxis(vectors, 0, 1).reshape(batch, frames, -1, dim)
     active = active.T.reshape(batch, frames, -1, 1)
 
-    left = z[:, :, None] - jnp.cumsum(vectors, 2)
-    commitment = jnp.sum(jnp.where(active, left, 0.0) ** 2) / (
+    residual = z[:, :, None] - jnp.cumsum(vectors, 2)
+    commitment = jnp.sum(jnp.where(active, residual, 0.0) ** 2) / (
       jnp.maximum(mask.sum(), 1) * self.codebooks * dim
     )
     return Quantized(
@@ -235,12 +257,19 @@ class ResidualVectorQuantizer(nn.Module):
     codebooks: int | None = None,
     mask: jax.Array | None = None,
   ) -> jax.Array:
-    """Codes int32 [batch, frames, codebooks] of z [batch, frames, dim].
+    """Codes of latents.
 
-    With fewer codebooks the codes are the first of those of all codebooks.
+    Args:
+      z: [batch, frames, dim].
+      codebooks: how many to use; their codes are the first of all codes. None
+        means all.
+      mask: [batch, frames] bool, False in padding, where the codes are 0.
+
+    Returns:
+      int32 [batch, frames, codebooks].
 
     Raises:
-      UserError: if there are not that many codebooks.
+      UserError: there are not that many codebooks.
     """
     codebooks = self._check(self.codebooks if codebooks is None else codebooks)
     rows = z.astype(jnp.float32).reshape(-1, self.dim)
@@ -249,10 +278,16 @@ class ResidualVectorQuantizer(nn.Module):
     return codes if mask is None else jnp.where(mask[..., None], codes, 0)
 
   def decode(self, codes: jax.Array) -> jax.Array:
-    """Vectors [batch, frames, dim] of codes [batch, frames, k], k <= codebooks.
+    """Latents of codes.
+
+    Args:
+      codes: int32 [batch, frames, k], k at most `codebooks`.
+
+    Returns:
+      float32 [batch, frames, dim].
 
     Raises:
-      UserError: if there are more codes per frame than codebooks.
+      UserError: there are more codes per frame than codebooks.
     """
     return decode(codes, self.embed()[: self._check(codes.shape[-1])])
 
@@ -265,12 +300,20 @@ class ResidualVectorQuantizer(nn.Module):
     return codebooks
 
   def _active(self, levels: jax.Array, mask: jax.Array) -> jax.Array:
-    """[codebooks, rows] bool: neither padding nor dropped."""
+    """Entries that are neither padding nor dropped: bool [codebooks, rows]."""
     on = jnp.arange(self.codebooks)[:, None, None] < levels[None, :, None]
     return (on & mask[None]).reshape(self.codebooks, -1)
 
-  def _train(self, key, rows, valid, active):
-    """Quantizes with a start if needed, then updates the state.
+  def _train(
+    self, key: jax.Array, rows: jax.Array, valid: jax.Array, active: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Runs k-means if it is the first call, quantizes, updates the state.
+
+    Args:
+      key: random key.
+      rows: float32 [rows, dim].
+      valid: bool [rows], False in padding.
+      active: bool [codebooks, rows], from `_active`.
 
     Returns:
       (codes [codebooks, rows], vectors [codebooks, rows, dim], batch counts
@@ -278,22 +321,28 @@ class ResidualVectorQuantizer(nn.Module):
     """
     started = self.started.value
 
-    def start(sum, count, key, residual):
+    def start(
+      sum: jax.Array, count: jax.Array, key: jax.Array, residual: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
       sum, count = vector.kmeans(
         key, residual, valid, self.size, self.kmeans_iterations
       )
-      # One batch is worth one batch: with the weight of a long past, codes
-      # that fit it too closely (fewer rows than needed) would starve slowly.
+      # The first batch counts as one batch. With the weight of a long past,
+      # codes that overfit it (too few rows) would starve slowly.
       return (1.0 - self.decay) * sum, (1.0 - self.decay) * count
 
-    def keep(sum, count, key, residual):
+    def keep(
+      sum: jax.Array, count: jax.Array, key: jax.Array, residual: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
       return sum, count
 
-    def level(residual, inputs):
+    def level(
+      residual: jax.Array, inputs: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
       sum, count, key, active = inputs
       start_key, replace_key = jax.random.split(key)
       if self.kmeans_iterations:
-        # A real branch: once started, k-means costs nothing.
+        # A branch that is not taken costs nothing: k-means runs only once.
         sum, count = lax.cond(
           started | ~valid.any(), keep, start, sum, count, start_key, residual
         )

@@ -1,4 +1,4 @@
-"""Rows of code vectors cut into blocks, for walks over pairs of blocks."""
+"""Rows of code vectors, cut into blocks for sweeps over pairs of blocks."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ class Blocks(NamedTuple):
   Attributes:
     z: float32 [blocks, codebooks, block, dim].
     square: [blocks, codebooks, block], |z|^2.
-    source: int32 [blocks, sources, block], what each row was made of, -1 for
-      rows that do not count. A pair counts if it has no source in common.
+    source: int32 [blocks, sources, block], the rows that each row was made of,
+      -1 for rows that do not count. Two rows with a source in common are no
+      pair.
   """
 
   z: jax.Array
@@ -22,15 +23,15 @@ class Blocks(NamedTuple):
 
 
 def cut(z: jax.Array, source: jax.Array, block: int) -> Blocks:
-  """Rows [n, codebooks, dim] in blocks; the last one is filled up.
+  """Cuts rows [n, codebooks, dim] into blocks; pads the last one.
 
   Args:
-    z: finite rows; for precise distances their mean should be near 0.
+    z: finite rows. Distances are most precise if their mean is near 0.
     source: int32 [sources, n].
     block: rows in a block.
 
   Returns:
-    Blocks; what fills the last one up has no source, and does not count.
+    Blocks. Padding has no source, so it does not count.
   """
   z = jnp.pad(z, ((0, -len(z) % block), (0, 0), (0, 0)))
   z = jnp.swapaxes(z.reshape(-1, block, *z.shape[1:]), 1, 2)
@@ -43,13 +44,13 @@ def own_source(valid: jax.Array) -> jax.Array:
 
 
 def split(x: jax.Array, block: int, fill: float = 0) -> jax.Array:
-  """[..., n] -> [blocks, ..., block]."""
+  """Cuts the last axis: [..., n] -> [blocks, ..., block]."""
   pad = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]
   x = jnp.pad(x, pad, constant_values=fill)
   return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, block), -2, 0)
 
 
 def joined(x: jax.Array, n: int) -> jax.Array:
-  """[blocks, ..., block] -> [..., n]."""
+  """The inverse of `split`: [blocks, ..., block] -> [..., n]."""
   x = jnp.moveaxis(x, 0, -2)
   return x.reshape(*x.shape[:-2], -1)[..., :n]

@@ -9,13 +9,13 @@ The state of a codebook is two arrays, never the code vectors themselves:
   sum    [size, dim]  running sum of the vectors that chose each code
   count  [size]       running number of them, per step
 
-and the code vectors are `embed = sum / count`. Storing the mean instead is how
-reference implementations lose a replaced code one line later and shrink a fresh
-k-means codebook by its counts. Whoever sets a code must set both.
+and the code vectors are `embed = sum / count`. Code that sets one of the two
+must set the other: reference implementations that store the mean lose a
+replaced code one line later, and shrink a new k-means codebook by its counts.
 
 All functions take rows [rows, dim] and a weight or mask per row, in float32,
-and are plain sums over rows: under `jax.jit` with the rows sharded over a mesh
-the sums are global, and the same key picks the same rows on any mesh.
+and are plain sums over rows. Under `jax.jit` with the rows sharded over a mesh
+the sums are global, and one key picks the same rows on any mesh.
 """
 
 import jax
@@ -24,9 +24,9 @@ from jax import lax
 
 HIGHEST = lax.Precision.HIGHEST
 
-# A replaced code starts with this many times the count below which it would be
-# dead. At decay 0.99 that leaves it 69 steps to be chosen before it is
-# replaced again, and little inertia while it moves to its place.
+# A replaced code starts with this multiple of the count at which codes are
+# dead. At decay 0.99 it then has 69 steps to be chosen before it is replaced
+# again, and little inertia while it moves to its place.
 GRACE = 2.0
 
 
@@ -36,8 +36,8 @@ def embedding(
   """Code vectors of a codebook, `sum / count` with Laplace smoothing.
 
   The smoothed count `(count + epsilon) / (total + size * epsilon) * total`
-  only matters where the count is about epsilon: such a code falls to zero
-  instead of dividing by nothing.
+  matters only where the count is about epsilon: such a code becomes zero
+  instead of a division by zero.
 
   Args:
     sum: [..., size, dim].
@@ -49,7 +49,7 @@ def embedding(
   """
   total = count.sum(-1, keepdims=True)
   share = (count + epsilon) / (total + count.shape[-1] * epsilon)
-  # An all-zero codebook (total zero) has no scale of its own.
+  # An all-zero codebook has no scale of its own.
   return sum / (share * jnp.where(total > 0, total, 1.0))[..., None]
 
 
@@ -57,20 +57,20 @@ def nearest(rows: jax.Array, embed: jax.Array) -> jax.Array:
   """Index of the nearest code in Euclidean distance.
 
   |z - e|^2 = |z|^2 - 2 z.e + |e|^2, and |z|^2 is the same for every code, so
-  one matmul decides. It runs in full float32: with bfloat16 products the
-  winner among close codes would depend on the accelerator.
+  one matmul is enough. It runs in full float32: with bfloat16 products the
+  choice between close codes would depend on the accelerator.
 
   Args:
     rows: [rows, dim].
     embed: [size, dim].
 
   Returns:
-    int32 [rows]; the lowest index among equals.
+    int32 [rows]; the lowest index in a tie.
   """
   norms = jnp.sum(embed**2, -1)
   scores = norms - 2.0 * jnp.matmul(rows, embed.T, precision=HIGHEST)
   # Two plain reductions are four times faster on a CPU than argmin, which
-  # reduces pairs. The barrier keeps both on the very same rounded scores.
+  # reduces pairs. The barrier makes both read the same rounded scores.
   scores = lax.optimization_barrier(scores)
   index = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
   lowest = scores.min(-1, keepdims=True)
@@ -86,7 +86,7 @@ def statistics(
   Args:
     rows: [rows, dim].
     codes: int32 [rows].
-    weight: [rows]; 0 leaves a row out (also if it holds NaN), 1 counts it.
+    weight: [rows]; 0 leaves a row out (even if it holds NaN), 1 counts it.
     size: number of codes.
 
   Returns:
@@ -95,20 +95,24 @@ def statistics(
   weight = weight.astype(jnp.float32)
   rows = jnp.where(weight[:, None] > 0, rows * weight[:, None], 0.0)
 
-  def scatter(rows, codes, weight):
+  def scatter(
+    rows: jax.Array, codes: jax.Array, weight: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     return (
       jax.ops.segment_sum(rows, codes, size),
       jax.ops.segment_sum(weight, codes, size),
     )
 
-  def matmul(rows, codes, weight):
+  def matmul(
+    rows: jax.Array, codes: jax.Array, weight: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     chosen = jax.nn.one_hot(codes, size)
     sums = jnp.matmul(chosen.T, rows, precision=HIGHEST)
     return sums, jnp.sum(chosen * weight[:, None], 0)
 
-  # A CPU adds 1200 rows of 128 to 1024 codes in 0.15 ms and multiplies by the
-  # one-hot matrix in 4 ms. A TPU has a matrix unit, and no fast scatter; a GPU
-  # scatters in an order that changes from run to run.
+  # A CPU adds 1200 rows of 128 to 1024 codes in 0.15 ms; multiplying by the
+  # one-hot matrix takes it 4 ms. A TPU has a matrix unit and no fast scatter. A
+  # GPU scatters in an order that changes from run to run.
   return lax.platform_dependent(
     rows, codes, weight, cpu=scatter, default=matmul
   )
@@ -123,8 +127,8 @@ def ema_update(
 ) -> tuple[jax.Array, jax.Array]:
   """Moves the running statistics towards those of one batch.
 
-  A batch without a single row (all padding, or all dropped at this level)
-  leaves them alone.
+  A batch without rows (all padding, or all dropped at this level) changes
+  nothing.
 
   Args:
     sum: [size, dim] running sums.
@@ -146,20 +150,20 @@ def ema_update(
 def choose_rows(
   key: jax.Array, rows: jax.Array, weight: jax.Array, number: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws distinct rows, with probability in proportion to their weight.
+  """Samples distinct rows with probability in proportion to their weight.
 
-  Sampling without replacement by the Gumbel top-k trick: one random number a
-  row, whatever the mesh.
+  Without replacement, by the Gumbel top-k trick (Kool et al. 2019): one random
+  number per row on any mesh.
 
   Args:
     key: random key.
     rows: [rows, dim].
-    weight: [rows], non-negative; rows with weight 0 are never drawn.
+    weight: [rows], non-negative; rows with weight 0 are never chosen.
     number: how many.
 
   Returns:
-    (drawn [number, dim], valid [number] bool): the first entries are valid;
-    where fewer rows than `number` have weight, the others repeat the first.
+    (chosen [number, dim], valid [number] bool): the first entries are valid. If
+    fewer rows than `number` have weight, the others repeat the first.
   """
   available = rows.shape[0]
   scores = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)), 0)
@@ -181,10 +185,10 @@ def kmeans(
 ) -> tuple[jax.Array, jax.Array]:
   """Codebook statistics from data, by Lloyd's algorithm.
 
-  It starts from distinct rows. In each iteration a code that no row chose
-  moves to a row drawn in proportion to its squared error (the rule of
-  k-means++, Arthur and Vassilvitskii 2007), so that repeated rows (silence)
-  do not leave a part of the codebook unused.
+  It starts from distinct rows. In each iteration a code that no row chose moves
+  to a row sampled in proportion to its squared error (the rule of k-means++,
+  Arthur and Vassilvitskii 2007), so that repeated rows (silence) do not leave
+  part of the codebook unused.
 
   Args:
     key: random key.
@@ -194,24 +198,24 @@ def kmeans(
     iterations: of Lloyd's algorithm.
 
   Returns:
-    (sum [size, dim], count [size]). Count is the number of rows of each code,
-    which is the scale of the running counts; a code that no row chose, as when
-    there are fewer rows than codes, has count and sum zero, and is dead.
+    (sum [size, dim], count [size]), on the scale of the running statistics:
+    count is the number of rows of each code. A code that no row chose (there
+    may be fewer rows than codes) has count and sum zero, so it is dead.
   """
   start_key, loop_key = jax.random.split(key)
   embed, _ = choose_rows(start_key, rows, mask.astype(jnp.float32), size)
 
-  def lloyd(i, embed):
+  def lloyd(i: jax.Array, embed: jax.Array) -> jax.Array:
     codes = nearest(rows, embed)
     sums, counts = statistics(rows, codes, mask, size)
     error = jnp.where(mask, jnp.sum((rows - embed[codes]) ** 2, -1), 0.0)
     empty = counts == 0
     mean = sums / jnp.where(empty, 1.0, counts)[:, None]
-    drawn, valid = spread(
+    chosen, valid = spread(
       empty, *choose_rows(jax.random.fold_in(loop_key, i), rows, error, size)
     )
     embed = jnp.where(empty[:, None], embed, mean)
-    return jnp.where(valid[:, None], drawn, embed)
+    return jnp.where(valid[:, None], chosen, embed)
 
   embed = lax.fori_loop(0, iterations, lloyd, embed)
   _, counts = statistics(rows, nearest(rows, embed), mask, size)
@@ -219,13 +223,13 @@ def kmeans(
 
 
 def spread(
-  where: jax.Array, drawn: jax.Array, valid: jax.Array
+  where: jax.Array, chosen: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Deals the drawn rows out to the codes that need one, in order.
+  """Gives one chosen row to each code that needs one, in order.
 
   Args:
     where: [size] bool, codes that need a row.
-    drawn: [size, dim], from `choose_rows`.
+    chosen: [size, dim], from `choose_rows`.
     valid: [size] bool, from `choose_rows`.
 
   Returns:
@@ -233,7 +237,7 @@ def spread(
     got one.
   """
   turn = jnp.maximum(jnp.cumsum(where) - 1, 0)
-  return drawn[turn], where & valid[turn]
+  return chosen[turn], where & valid[turn]
 
 
 def replace_dead(
@@ -247,34 +251,36 @@ def replace_dead(
   threshold: float,
   kind: str = "relative",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Moves codes that are hardly chosen to rows of the batch.
+  """Moves dead codes, which hardly any row chooses, to rows of the batch.
 
-  A code is dead if its running share of the rows is below the limit:
-  `threshold` times that of uniform use (1 / size) for kind "relative", which
-  means the same at any batch size, or that of `threshold` rows of this batch
-  for kind "absolute" (SoundStream and EnCodec: 2), at most half of uniform
-  use. Shares and not counts,
-  because the counts of a codebook that has just started are still small. A
-  dead code takes a row of the batch as its vector, a different one for each
-  code, and GRACE times the limit as its count, in both parts of the state: it
-  is really there at the next step.
+  A code is dead if its running share of the rows is below a limit:
+
+    "relative"  `threshold` times the share of uniform usage, 1 / size; it means
+                the same at any batch size.
+    "absolute"  the share of `threshold` rows of this batch (SoundStream and
+                EnCodec: 2), at most half of uniform usage.
+
+  Shares are compared and not counts, because the counts of a new codebook are
+  still small. Each dead code gets a different row of the batch as its vector
+  and GRACE times the limit as its count. Both parts of the state are set, so
+  that the code survives the next step.
 
   Args:
     key: random key.
-    sum: [size, dim].
-    count: [size].
+    sum: [size, dim] running sums.
+    count: [size] running counts.
     rows: [rows, dim].
-    weight: [rows], non-negative: chance of a row to be taken; the squared
-      error of a row puts new codes where the codebook is poor.
+    weight: [rows], non-negative; a row is chosen in proportion to it. With the
+      squared error as weight, new codes go where the codebook is poor.
     number: of rows that chose a code in this batch.
-    threshold: see above; 0 replaces nothing.
+    threshold: of the limit; 0 replaces nothing.
     kind: "relative" or "absolute".
 
   Returns:
     (sum, count, replaced [size] bool).
 
   Raises:
-    ValueError: for another kind.
+    ValueError: the kind is unknown.
   """
   if kind not in ("relative", "absolute"):
     raise ValueError(
@@ -283,22 +289,24 @@ def replace_dead(
   size = count.shape[0]
   share = jnp.float32(threshold) / size
   if kind == "absolute":
-    # Of fewer rows than codes need, not every code can have its due: more than
-    # half of uniform use would replace most of them again and again.
+    # With few rows a limit above half of uniform usage would replace most codes
+    # again and again.
     share = threshold / jnp.maximum(number, 1)
     share = jnp.minimum(share, 0.5 / size)
   limit = share * count.sum()
-  drawn, replaced = spread(count < limit, *choose_rows(key, rows, weight, size))
+  chosen, replaced = spread(
+    count < limit, *choose_rows(key, rows, weight, size)
+  )
   fresh = GRACE * limit
   return (
-    jnp.where(replaced[:, None], drawn * fresh, sum),
+    jnp.where(replaced[:, None], chosen * fresh, sum),
     jnp.where(replaced, fresh, count),
     replaced,
   )
 
 
 def straight_through(z: jax.Array, q: jax.Array) -> jax.Array:
-  """Value of q, exactly; gradient of z (Bengio et al. 2013)."""
+  """The exact value of q with the gradient of z (Bengio et al. 2013)."""
   return lax.stop_gradient(q) + (z - lax.stop_gradient(z))
 
 

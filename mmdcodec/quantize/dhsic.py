@@ -1,0 +1,147 @@
+"""dHSIC: the mean squared MMD over all permutations, in closed form.
+
+For a product kernel k = prod_k k_k (Pfister et al. 2018, arXiv 1603.00285,
+definition 2.6):
+
+  mean_ij prod_k K^k_ij + prod_k mean_ij K^k_ij - 2 mean_i prod_k mean_j K^k_ij
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.quantize import pairs, rows
+from mmdcodec.quantize.kernels import GaussianKernel, Kernel
+
+
+def dhsic(
+  streams: jax.Array,
+  kernel: Kernel = GaussianKernel(),
+  *,
+  valid: jax.Array | None = None,
+  unbiased: bool = True,
+  block_size: int = pairs.BLOCK,
+) -> jax.Array:
+  """The mean MMD^2 over all permutations, dHSIC (Pfister et al. 2018).
+
+  Args:
+    streams: rows [n, codebooks, d].
+    kernel: k_s of each codebook's vectors; their product over the codebooks,
+      summed over the scales s, is the kernel of a row.
+    valid: bool [n], rows that count; None means all.
+    unbiased: leave out the pairs of a row with itself.
+    block_size: rows in a block of the computation.
+
+  Returns:
+    Scalar float32, differentiable with respect to the streams.
+
+  Raises:
+    ValueError: the shapes do not fit, or there are too few rows.
+  """
+  chex.assert_rank(
+    streams,
+    3,
+    custom_message="streams must be [n, codebooks, d]",
+    exception_type=ValueError,
+  )
+  rows.check_rows(len(streams), block_size, unbiased=unbiased)
+  z = rows.replicated(streams)
+  valid = jnp.ones((len(z),), bool) if valid is None else valid
+  chex.assert_shape(
+    valid,
+    (len(z),),
+    custom_message="valid must have one value per row",
+    exception_type=ValueError,
+  )
+  z = jnp.where(valid[:, None, None], z, 0.0)
+  if kernel.relative:
+    z = z / rows.median_distances(z, valid)[:, None]
+  (z,) = rows.centred(kernel, z)
+  own = rows.diagonal(kernel, jnp.swapaxes(z, 0, 1))  # [scales, codebooks, n]
+  return _dhsic(z, own, valid, kernel, unbiased, block_size)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _dhsic(
+  z: jax.Array,
+  own: jax.Array,
+  valid: jax.Array,
+  kernel: Kernel,
+  unbiased: bool,
+  block: int,
+) -> jax.Array:
+  joint, single = pairs.product_sums(z, valid, kernel, block)
+  return _closed_form(joint, single, own, valid, unbiased)
+
+
+def _dhsic_forward(
+  z: jax.Array,
+  own: jax.Array,
+  valid: jax.Array,
+  kernel: Kernel,
+  unbiased: bool,
+  block: int,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  # The loss is linear in the joint sums, so its gradient does not need them and
+  # they can come from the sweep that computes the gradient.
+  single = pairs.single_sums(z, valid, kernel, block)
+  of_sums = lambda joint, single, own: _closed_form(
+    joint, single, own, valid, unbiased
+  )
+  _, pull = jax.vjp(of_sums, jnp.zeros_like(single[0, 0]), single, own)
+  *weights, of_own = pull(jnp.float32(1.0))
+  joint, gradient = pairs.product_gradient(z, valid, weights, kernel, block)
+  return of_sums(joint, single, own), (gradient, of_own)
+
+
+def _dhsic_backward(
+  kernel: Kernel,
+  unbiased: bool,
+  block: int,
+  residuals: tuple[jax.Array, jax.Array],
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array, None]:
+  gradient, of_own = residuals
+  return cotangent * gradient, cotangent * of_own, None
+
+
+_dhsic.defvjp(_dhsic_forward, _dhsic_backward)
+
+
+def _closed_form(
+  joint: jax.Array,
+  single: jax.Array,
+  own: jax.Array,
+  valid: jax.Array,
+  unbiased: bool,
+) -> jax.Array:
+  """DHSIC from the sums over all pairs.
+
+  Args:
+    joint: [n], from `pairs.product_sums`.
+    single: [scales, codebooks, n], likewise.
+    own: [scales, codebooks, n], the kernel of each row with itself.
+    valid: bool [n], rows that count.
+    unbiased: leave `own` out.
+  """
+  if not unbiased:
+    joint, single = joint + own.prod(1).sum(0), single + own
+  count = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
+  others = jnp.maximum(count - 1, 1) if unbiased else count
+  mean = lambda v: jnp.sum(jnp.where(valid, v, 0.0), -1) / count
+  single = single / others
+  means = mean(single)[..., None]  # [scales, codebooks, 1]
+  # Differences row by row, so that rounding errors average out. The terms of
+  # first order in single - means have mean 0 up to the rounding of the means.
+  products = single.prod(1)
+  product = means.prod(1)
+  first = sum(
+    (single[:, k] - means[:, k])
+    * jnp.delete(means, k, axis=1, assume_unique_indices=True).prod(1)
+    for k in range(single.shape[1])
+  )
+  return mean(joint / others - products.sum(0)) - mean(
+    (products - product - first).sum(0)
+  )

@@ -1,0 +1,166 @@
+"""Squared MMD of two samples, and of rows and their permutations.
+
+The second is the estimator of arXiv 2406.02315, algorithm 1: permuting each
+codebook over all rows samples the product of the marginals.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.quantize import pairs, rows
+from mmdcodec.quantize.kernels import GaussianKernel, Kernel
+
+
+def mmd2(
+  x: jax.Array,
+  y: jax.Array,
+  kernel: Kernel = GaussianKernel(),
+  *,
+  unbiased: bool = True,
+  block_size: int = pairs.BLOCK,
+) -> jax.Array:
+  """Squared MMD between two samples (Gretton et al. 2012, lemma 6).
+
+  Args:
+    x: rows [n, d] of one distribution.
+    y: rows [m, d] of the other distribution, independent of x.
+    kernel: k; the result is the sum over its scales.
+    unbiased: leave out the pairs of a row with itself. Otherwise the value is
+      that of the empirical distributions and never below 0.
+    block_size: rows in a block of the computation.
+
+  Returns:
+    Scalar float32, differentiable with respect to x and y.
+
+  Raises:
+    ValueError: the shapes do not fit, or there are too few rows.
+  """
+  chex.assert_rank(
+    x,
+    2,
+    custom_message="x must be rows [n, d]",
+    exception_type=ValueError,
+  )
+  chex.assert_shape(
+    y,
+    (None, x.shape[1]),
+    custom_message="y must be rows [m, d] with the d of x",
+    exception_type=ValueError,
+  )
+  rows.check_rows(min(len(x), len(y)), block_size, unbiased=unbiased)
+  n, m = len(x), len(y)
+  x, y = rows.replicated(x), rows.replicated(y)
+  if kernel.relative:
+    both = jnp.concatenate([x, y])[:, None]
+    scale = rows.median_distances(both, jnp.ones((n + m,), bool))
+    x, y = x / scale, y / scale
+  x, y = rows.centred(kernel, x, y)
+  others = (n - 1, m - 1) if unbiased else (n, m)
+  weights = jnp.array(
+    [
+      [2.0 / (n * others[0]), -2.0 / (n * m)],
+      [-2.0 / (n * m), 2.0 / (m * others[1])],
+    ],
+    jnp.float32,
+  )
+  # Each sample fills whole blocks.
+  fill = lambda v: jnp.pad(v, ((0, -len(v) % block_size), (0, 0)))
+  x_filled, y_filled = fill(x), fill(y)
+  row = jnp.arange(len(x_filled) + len(y_filled))
+  counts = (row < n) | ((row >= len(x_filled)) & (row < len(x_filled) + m))
+  value = pairs.weighted_sum(
+    jnp.concatenate([x_filled, y_filled]),
+    jnp.where(counts, row, -1)[None],
+    (row[::block_size] >= len(x_filled)).astype(int),
+    weights,
+    kernel,
+    block_size,
+  )
+  if not unbiased:
+    value += sum(rows.diagonal(kernel, v).sum() / len(v) ** 2 for v in (x, y))
+  return value
+
+
+def permuted_mmd2(
+  z: jax.Array, valid: jax.Array, key: jax.Array, kernel: Kernel, block: int
+) -> jax.Array:
+  """MMD^2 of rows and the same rows with each codebook permuted.
+
+  Pairs of a row with itself, and of a row with a permuted row that holds a part
+  of it, are left out, so the estimate has no bias.
+
+  Args:
+    z: float32 [n, codebooks, dim].
+    valid: bool [n], rows that count.
+    key: of the permutations.
+    kernel: k, of whole rows.
+    block: rows in a block of the computation.
+
+  Returns:
+    Scalar float32, differentiable with respect to z.
+  """
+  n, books, dim = z.shape
+  z = rows.replicated(z)
+  if kernel.relative:
+    z = z / rows.median_distances(z, valid)[:, None]
+  # For each codebook the valid rows in random order, then the others.
+  noise = jax.random.uniform(key, (books, n), jnp.float32)
+  order = jnp.argsort(jnp.where(valid, noise, 2.0), axis=1)
+
+  # A permuted row is made of up to `books` rows and pairs with none of them.
+  count = valid.sum()
+  slot = jnp.arange(n)
+  own = jnp.broadcast_to(jnp.where(valid, slot, -1), (books, n))
+  source = jnp.where(slot < count, order, -1)
+  repeated = [
+    functools.reduce(
+      jnp.logical_or, [order[k] == o for o in order[:k]], jnp.zeros(n, bool)
+    )
+    for k in range(books)
+  ]
+  shared = sum(jnp.sum((slot < count) & ~r) for r in repeated)
+  count = count.astype(jnp.float32)
+  across_pairs = count * count - shared
+  # Two or three rows may leave nothing to compare.
+  any_pair = (across_pairs > 0).astype(jnp.float32)
+  within = any_pair * 2.0 / jnp.maximum(count * (count - 1), 1)
+  across = any_pair * -2.0 / jnp.maximum(across_pairs, 1)
+
+  # Each sample fills whole blocks.
+  fill = lambda v: jnp.pad(v, ((0, -n % block), (0, 0)))
+  fill_source = lambda s: jnp.pad(
+    s, ((0, 0), (0, -n % block)), constant_values=-1
+  )
+  both = jnp.concatenate(
+    [fill(z.reshape(n, -1)), fill(_reordered(z, order).reshape(n, -1))]
+  )
+  sources = jnp.concatenate([fill_source(own), fill_source(source)], 1)
+  blocks = sources.shape[1] // block
+  return pairs.weighted_sum(
+    both,
+    sources,
+    jnp.arange(blocks) // (blocks // 2),
+    jnp.array([[within, across], [across, within]]),
+    kernel,
+    block,
+  )
+
+
+@jax.custom_vjp
+def _reordered(z: jax.Array, order: jax.Array) -> jax.Array:
+  """Rows [n, codebooks, dim] in an order [codebooks, n] for each codebook.
+
+  The gradient gathers in the inverse order; that of plain indexing scatters.
+  """
+  n, books, dim = z.shape
+  entry = order.T * books + jnp.arange(books)
+  return z.reshape(-1, dim)[entry.reshape(-1)].reshape(z.shape)
+
+
+_reordered.defvjp(
+  lambda z, order: (_reordered(z, order), order),
+  lambda order, g: (_reordered(g, jnp.argsort(order, axis=1)), None),
+)
