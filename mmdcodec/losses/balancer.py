@@ -1,31 +1,31 @@
-"""Loss balancer: weights that are shares of the gradient (EnCodec 3.4).
+"""Loss balancer: weights that are shares of the gradient.
 
-Each loss i gives its gradient g_i with respect to the decoder's output. Instead
-of sum_i w_i g_i, what goes back into the model is
+EnCodec, arXiv 2210.13438, section 3.4 and equation 5. Each loss i has a
+gradient g_i with respect to the decoder's output. Instead of sum_i w_i g_i, the
+model gets
 
   sum_i  total_norm * w_i / sum_j w_j * g_i / <|g_i|>
 
-with <.> a running mean over steps, so that a weight says which share of the
-gradient a loss gets, whatever the scale of the loss (arXiv 2210.13438, equation
-5). Losses of something else than the output (commitment, independence) stay
-outside.
+where <.> is a running mean over steps. So a weight is the loss's share of the
+gradient, whatever the scale of the loss. Losses that are not on the decoder's
+output (commitment, independence) are not balanced.
 
-The norm of one loss is the mean over the batch of each example's norm, so every
-example of the result has a norm of about `total_norm`, and the gradient of the
-parameters, a sum over examples, grows with the batch. Adam does not see that,
-but clipping by the norm and losses outside of the balancer do: divide
-`total_norm` by the batch where this matters.
+The norm of a loss is the mean of the norms of the examples in the batch. So
+each example of the result has a norm of about `total_norm`, and the gradient of
+the parameters, a sum over examples, grows with the batch. That does not affect
+Adam, but it affects clipping by the norm and the losses outside of the
+balancer: divide `total_norm` by the batch size where this matters.
 
-A loss whose gradient is exactly zero in a step (a discriminator that is not
-switched on, a hinge that no example reaches) is treated as if it did not exist
-in that step: its running mean stays as it is, and the others share the whole
-norm. So a loss that begins late starts from its own first norm, not from an
-average with zeros that would make its first gradients enormous. A gradient that
-is not finite leaves the running mean as it is too, but comes out in the result,
-where the guard against such updates sees it.
+If a loss has a gradient of exactly zero in a step (a discriminator that has not
+started, a hinge that no example reaches), it is left out of that step: its
+running mean does not change, and the others share the whole norm. A loss that
+starts late therefore starts from its own first norm; an average with zeros
+would make its first gradients enormous. A gradient that is not finite does not
+change the running mean either, but it reaches the result, where training skips
+such updates.
 
-All sums are plain reductions over the global arrays: under jit on a mesh they
-are those of the global batch. (The released code averages the norms of the
+All sums are plain reductions over the global arrays, so under jit on a mesh
+they are those of the global batch. (The released code averages the norms of the
 workers' local batches, which is the same up to the order of summation.)
 """
 
@@ -40,8 +40,8 @@ import jax.numpy as jnp
 class BalancerState:
   """Running means of gradient norms; `norms[name] / weight[name]` is one.
 
-  Both decay alike and start at 0, so that the quotient is a weighted mean of
-  what was seen, from the first step on.
+  Both decay at the same rate and start at 0, so the quotient is a weighted mean
+  of the norms so far, from the first step on.
 
   Attributes:
     norms: decayed sum of the norms of each loss, float32 scalars.
@@ -53,7 +53,7 @@ class BalancerState:
 
 
 def init(names: Iterable[str]) -> BalancerState:
-  """A state that has seen nothing, for losses of these names."""
+  """The state before the first step, for losses of these names."""
   names = sorted(names)
   zeros = lambda: {name: jnp.zeros((), jnp.float32) for name in names}
   return BalancerState(norms=zeros(), weight=zeros())
@@ -66,8 +66,8 @@ def gradient_norm(
 
   Args:
     gradient: with respect to a batch of outputs.
-    per_batch_item: the mean over the batch of the norm of each example, else
-      the norm of everything.
+    per_batch_item: take the mean over the batch of the norm of each example.
+      False takes the norm of the whole array.
   """
   squares = jnp.square(gradient.astype(jnp.float32))
   if not per_batch_item:
@@ -86,28 +86,27 @@ def balance(
   rescale: bool = True,
   epsilon: float = 1e-12,
 ) -> tuple[jax.Array, BalancerState, dict[str, jax.Array]]:
-  """One gradient out of those of several losses.
+  """Balances the gradients of several losses into one.
 
   Args:
-    state: running means; may know of more losses than this step has.
-    grads: of each loss, not weighted, [batch, samples, channels].
-    weights: of each loss in `grads`, none negative; those of others have no
+    state: running means; may contain losses that this step does not have.
+    grads: unweighted gradient of each loss, [batch, samples, channels].
+    weights: weight of each loss in `grads`, not negative; other weights have no
       effect.
     decay: of the running means, per step in which the loss has a gradient; 1
       makes them plain means.
-    total_norm: of the result, approximately.
-    per_batch_item: see `gradient_norm`.
-    rescale: False makes it the plain sum of weight times gradient.
+    total_norm: approximate norm of the result.
+    per_batch_item: how to take norms, as in `gradient_norm`.
+    rescale: False returns the plain sum of weight times gradient.
     epsilon: added to the running means before dividing.
 
   Returns:
     gradient: float32 [batch, samples, channels].
-    state: the next one.
+    state: after this step.
     norms: `gradient_norm` of each loss in this step.
 
   Raises:
-    ValueError: no gradients, one that the state does not know, or one without
-      a weight.
+    ValueError: there are no gradients, or a loss has no state or no weight.
   """
   missing = [n for n in grads if n not in weights or n not in state.norms]
   if missing or not grads:
@@ -127,15 +126,17 @@ def balance(
       for old, value in ((sums[name], new), (seen[name], 1.0))
     )
   if rescale:
-    # What is not finite counts as there, so that the others are as usual.
-    there = {n: jnp.where(norms[n] == 0, 0.0, weights[n]) for n in names}
-    whole = sum(there.values())
-    share = {n: w / jnp.where(whole > 0, whole, 1.0) for n, w in there.items()}
+    # A gradient that is not finite counts, so that the others stay as they are.
+    active = {n: jnp.where(norms[n] == 0, 0.0, weights[n]) for n in names}
+    whole = sum(active.values())
+    share = {n: w / jnp.where(whole > 0, whole, 1.0) for n, w in active.items()}
     mean = {n: sums[n] / jnp.where(seen[n] > 0, seen[n], 1.0) for n in names}
     scale = {n: total_norm * share[n] / (epsilon + mean[n]) for n in names}
   else:
-    scale = {n: weights[n] for n in names}
-  gradient = sum(scale[n] * grads[n].astype(jnp.float32) for n in names)
+    scale = {n: jnp.float32(weights[n]) for n in names}
+  gradient = jnp.asarray(
+    sum(scale[n] * grads[n].astype(jnp.float32) for n in names)
+  )
   return gradient, BalancerState(norms=sums, weight=seen), norms
 
 
@@ -146,21 +147,21 @@ def scales(
   total_norm: float = 1.0,
   epsilon: float = 1e-12,
 ) -> dict[str, jax.Array]:
-  """What `balance` multiplies each loss's gradient with, by the running means.
+  """The factor of each loss's gradient in `balance`, by the running means.
 
   Args:
     state: running means.
-    weights: of each loss; one that has not been seen yet gets 0.
+    weights: weight of each loss; the factor is 0 before its first gradient.
     total_norm: as in `balance`.
     epsilon: as in `balance`.
   """
-  there = {
+  active = {
     n: jnp.where(state.weight[n] > 0, w, 0.0) for n, w in weights.items()
   }
-  whole = jnp.maximum(sum(there.values()), epsilon)
+  whole = jnp.maximum(sum(active.values()), epsilon)
   mean = {
-    n: state.norms[n] / jnp.maximum(state.weight[n], epsilon) for n in there
+    n: state.norms[n] / jnp.maximum(state.weight[n], epsilon) for n in active
   }
   return {
-    n: total_norm * w / whole / (epsilon + mean[n]) for n, w in there.items()
+    n: total_norm * w / whole / (epsilon + mean[n]) for n, w in active.items()
   }

@@ -2,18 +2,17 @@
 
 Every loss takes the target x and the reconstruction y, float32
 `[batch, samples, channels]`, and an optional mask `[batch, samples]` (True is
-signal) and returns a scalar. What the mask leaves out counts as zero in both
-signals and is left out of the mean, so that a padded clip adds what it would
-add alone. Channels are treated as more clips. The scalar is a mean over all
-frames of the batch: long clips weigh more than short ones.
+signal) and returns a scalar. Samples outside the mask count as zero in both
+signals and do not enter the mean, so that a padded clip contributes as much as
+it would alone. Channels are treated as separate clips. The scalar is a mean
+over all frames of the batch: long clips weigh more than short ones.
 
 Gradients are finite everywhere: the magnitude of a silent bin and the norm of
 a zero difference have gradient 0.
 
-Where the time goes: reading the target's spectrum needs no gradient, and
-most of the rest is memory traffic, because each of the scales turns a signal
-into four times as many windowed samples. Framing is done on hop-sized blocks
-(`transforms.frame`), and bands whose filters are empty are not computed.
+Most of the time is memory traffic, because each scale turns a signal into four
+times as many windowed samples. To keep it low, framing works on hop-sized
+blocks (`transforms.frame`), and bands with empty filters are not computed.
 """
 
 import math
@@ -29,8 +28,8 @@ SOUNDSTREAM_WINDOWS = (64, 128, 256, 512, 1024, 2048)
 ENCODEC_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 STFT_WINDOWS = (512, 1024, 2048)
 
-# Added to mel values and magnitudes before the logarithm. Near the spectrum
-# of 16-bit rounding noise: below it there is nothing to be true to.
+# Added to mel values and magnitudes before the logarithm. It is near the
+# spectrum of 16-bit rounding noise, below which no detail is worth matching.
 FLOOR = 1e-5
 
 
@@ -73,29 +72,28 @@ def multi_scale_mel(
     loss = reduce_s mean_t( |S_t(x) - S_t(y)|_1
                             + alpha_s |log S_t(x) - log S_t(y)|_2 )
 
-  Both norms are over the bands of one frame: |.|_1 their sum of absolute
-  values, |.|_2 the root (not the square) of their sum of squares, natural
-  logarithm of S + 1e-5. The papers sum over frames; the mean makes the
-  loss independent of the length and keeps the balance of the two terms.
+  Both norms are over the bands of one frame: |.|_1 is the sum of absolute
+  values, |.|_2 the root (not the square) of the sum of squares. The logarithm
+  is the natural one, of S + 1e-5. The papers sum over frames; the mean makes
+  the loss independent of the length and keeps the balance of the two terms.
 
   - "soundstream" (arXiv 2107.03312, section III-D): windows 2^6..2^11, plain
     STFT, alpha_s = sqrt(s / 2), sum over scales.
   - "encodec" (arXiv 2210.13438, section 3.4): windows 2^5..2^11, normalised
-    STFT, alpha = 1, mean over scales and halved. Its formula prints no
-    logarithm in the second term; the code that its authors train with has one
-    (in base 10, and squared), and we keep the logarithm: without it, quiet
-    parts hardly count.
+    STFT, alpha = 1, mean over scales, halved. The paper's formula has no
+    logarithm in the second term; the authors' training code has one (base 10,
+    squared). The logarithm stays here: without it, quiet parts hardly count.
 
-  Short windows have fewer bins than there are bands: some filters are empty
-  (`transforms.mel_filters`), S is 0 there in both signals and adds nothing.
-  They are not computed; every bin is still heard by another filter.
+  Short windows have fewer bins than bands, so some filters are empty
+  (`transforms.mel_filters`). S would be 0 there in both signals, so these bands
+  are not computed. Every bin is still covered by another filter.
 
   Args:
     x: target `[batch, samples, channels]`.
     y: reconstruction, same shape.
     rate: Hz.
-    windows: samples of each scale, multiples of 4; None is the paper's.
-    mels: bands.
+    windows: samples of each scale, multiples of 4; None means the paper's.
+    mels: number of mel bands.
     form: "soundstream" or "encodec".
     mask: `[batch, samples]` or None.
 
@@ -103,7 +101,7 @@ def multi_scale_mel(
     float32 scalar.
 
   Raises:
-    ValueError: unknown form.
+    ValueError: the form is unknown.
   """
   if form not in ("soundstream", "encodec"):
     raise ValueError(f"form is 'soundstream' or 'encodec', not {form!r}")
@@ -111,7 +109,7 @@ def multi_scale_mel(
   if windows is None:
     windows = SOUNDSTREAM_WINDOWS if soundstream else ENCODEC_WINDOWS
   x, y = _as_clips(x, mask), _as_clips(y, mask)
-  total = 0.0
+  total = jnp.float32(0.0)
   for window in windows:
     filters = _nonempty_filters(rate, window, mels)
     sx, sy = (
@@ -140,11 +138,11 @@ def multi_scale_stft(
 ) -> jax.Array:
   """Multi-resolution STFT loss: spectral convergence and log magnitude.
 
-  Mean over scales of  |X - Y|_F / |X|_F  (magnitudes of a clip, mean over
-  clips) plus the mean of |log X - log Y| over bins and frames. (Yamamoto et
-  al., "Parallel WaveGAN", arXiv 1910.11480, section 2.2; the norm is per clip,
-  so that a loud one does not hide the others.) Hop is a quarter of the
-  window, the STFT is normalised. A silent clip has the norm of the floor.
+  The mean over scales of |X - Y|_F / |X|_F (magnitudes of a clip, mean over
+  clips) plus the mean of |log X - log Y| over bins and frames (Yamamoto et al.,
+  "Parallel WaveGAN", arXiv 1910.11480, section 2.2). The norm is per clip, so
+  that a loud clip does not hide the others; that of a silent clip is the norm
+  of the floor. The hop is a quarter of the window, and the STFT is normalised.
 
   Args:
     x: target `[batch, samples, channels]`.
@@ -156,7 +154,7 @@ def multi_scale_stft(
     float32 scalar.
   """
   x, y = _as_clips(x, mask), _as_clips(y, mask)
-  total = 0.0
+  total = jnp.float32(0.0)
   for window in windows:
     sx, sy = (_magnitudes(u, window, normalized=True) for u in (x, y))
     weight = _frame_weight(mask, sx.shape[-2], window // 4)
@@ -166,7 +164,7 @@ def multi_scale_stft(
       for square in squares
     )
     silence = FLOOR * jnp.sqrt(jnp.sum(weight, axis=-1) * sx.shape[-1])
-    # At least 1e-9: a clip without any frame is 0 / 0 otherwise.
+    # At least 1e-9: a clip without frames would be 0 / 0.
     norm = jnp.maximum(jnp.maximum(norm, silence), 1e-9)
     convergence = jnp.mean(distance / norm)
     log_ratio = jnp.abs(jnp.log((sx + FLOOR) / (sy + FLOOR)))
@@ -176,14 +174,14 @@ def multi_scale_stft(
 
 
 def _as_clips(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """`[batch, samples, channels]` to float32 `[batch, channels, samples]`."""
+  """float32 `[batch, channels, samples]`, zero outside the mask."""
   x = jnp.swapaxes(x.astype(jnp.float32), 1, 2)
-  # where, not times: padding may hold anything, NaN included.
+  # `where` and not a product: padding may hold NaN.
   return x if mask is None else jnp.where(mask[:, None].astype(bool), x, 0.0)
 
 
 def _magnitudes(x: jax.Array, window: int, *, normalized: bool) -> jax.Array:
-  """`[..., frames, window // 2 + 1]` with a hop of a quarter of the window."""
+  """Magnitudes `[..., frames, window // 2 + 1]`; hop is window // 4."""
   spectrum = transforms.stft(
     x, window=window, hop=window // 4, normalized=normalized
   )
@@ -191,16 +189,17 @@ def _magnitudes(x: jax.Array, window: int, *, normalized: bool) -> jax.Array:
 
 
 def _nonempty_filters(rate: int, window: int, mels: int) -> np.ndarray:
+  """Mel filters `[bins, at most mels]` without the empty ones."""
   filters = transforms.mel_filters(rate, window, mels)
   return filters[:, filters.any(axis=0)]
 
 
 def _frame_weight(mask: jax.Array | None, frames: int, hop: int) -> jax.Array:
-  """1 for the frames that a clip would have if it were alone, 0 for others.
+  """1 for the frames that each clip would have alone, 0 for the others.
 
   Args:
     mask: `[batch, samples]` or None.
-    frames: how many there are; frame t is centred on sample t * hop.
+    frames: number of frames; frame t is centred on sample t * hop.
     hop: samples between frames.
 
   Returns:

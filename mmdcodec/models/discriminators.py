@@ -8,9 +8,9 @@
   params = model.init(key, x)["params"]
   for logits, features in model.apply({"params": params}, x): ...
 
-x is audio [batch, samples, channels]. Each sub-discriminator (one window, one
-scale, one period; they share nothing) gives logits, float32 with the batch
-first and one channel last, and the outputs of its layers, for feature matching.
+x is audio [batch, samples, channels]. Each sub-discriminator (one window, scale
+or period, with parameters of its own) returns logits, float32 with the batch
+first and one channel last, and the outputs of its layers for feature matching.
 
   name              from                            used by
   multi_scale_stft  EnCodec, arXiv 2210.13438       EnCodec, MusicGen
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
@@ -52,7 +53,7 @@ class Discriminators(nn.Module):
   depend on the number of channels, not on the length of the audio.
 
   Attributes:
-    members: of each discriminator, its name in `DISCRIMINATORS` and its fields
+    members: for each discriminator, its name in `DISCRIMINATORS` and its fields
       as pairs.
     dtype: of the computation, "float32" or "bfloat16". Parameters, spectra,
       logits and features are float32.
@@ -61,8 +62,8 @@ class Discriminators(nn.Module):
   members: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
   dtype: str = "float32"
 
-  def build(self, **options) -> list[nn.Module]:
-    """The discriminators; a second one of a kind is named kind_2."""
+  def build(self, **options: Any) -> list[Any]:
+    """The discriminators; the second one of a kind is named kind_2."""
     found, kinds = [], [kind for kind, _ in self.members]
     for i, (kind, fields) in enumerate(self.members):
       count = kinds[: i + 1].count(kind)
@@ -78,7 +79,7 @@ class Discriminators(nn.Module):
 
   @property
   def names(self) -> tuple[str, ...]:
-    """Of the sub-discriminators, as `__call__` returns them."""
+    """Names of the sub-discriminators in the order of `__call__`."""
     return tuple(
       f"{module.name}/{part}"
       for module in self.build(parent=None)
@@ -87,12 +88,12 @@ class Discriminators(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have."""
+    """Samples that a clip must have at least."""
     return max(module.shortest for module in self.build(parent=None))
 
   @nn.compact
-  def __call__(self, x):
-    """Looks at audio.
+  def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:
+    """Applies all discriminators to audio.
 
     Args:
       x: [batch, samples, channels].
@@ -100,8 +101,8 @@ class Discriminators(nn.Module):
     Returns:
       `(logits, features)` of each sub-discriminator: logits float32 [batch,
       ..., 1], features a list of float32 arrays, batch first, channels last.
-      On TPUs, features of narrow layers are `mmdcodec.nn.folding.Folded`
-      signals, which `folding.unfold` turns into arrays.
+      On TPUs features of narrow layers are `mmdcodec.nn.folding.Folded` signals,
+      which `folding.unfold` turns into arrays.
 
     Raises:
       UserError: the clips are shorter than a window.
@@ -119,16 +120,16 @@ class Discriminators(nn.Module):
 def from_config(
   config: Sequence[str | Mapping[str, Any]], dtype: str = "float32"
 ) -> Discriminators:
-  """Discriminators of a config.
+  """Discriminators from a config.
 
   Args:
-    config: of each discriminator its name, or a mapping of its `name` and the
-      fields that differ from its defaults (see the classes).
+    config: for each discriminator its name, or a mapping with its `name` and
+      the fields that differ from the defaults of its class.
     dtype: of the computation, "float32" or "bfloat16".
 
   Raises:
-    UserError: no discriminator, an unknown name or field, or a value that
-      can't be.
+    UserError: there is no discriminator, a name or field is unknown, or a value
+      is out of bounds.
   """
   if dtype not in DTYPES:
     raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
@@ -159,7 +160,7 @@ def _checked(name: str, fields: dict) -> tuple[tuple[str, Any], ...]:
   module = kind(**fields, parent=None)
   problem = module.problem()
   if len(set(module.parts)) < len(module.parts):
-    problem = "a value is there twice"
+    problem = "a value appears twice"
   if problem:
     raise UserError(f"discriminator {name}: {problem}")
   return tuple(sorted(fields.items()))

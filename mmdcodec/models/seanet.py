@@ -1,6 +1,6 @@
-"""Encoder and decoder of the codecs.
+"""SEANet: encoder and decoder of the codecs.
 
-One network for two published topologies, which differ in numbers only:
+One network covers two published topologies, which differ only in numbers:
 
   SEANet (EnCodec, arXiv 2210.13438, section 3.1): one residual layer with
     kernels 3 and 1 per block, LSTM over the latents, weight norm.
@@ -11,13 +11,15 @@ One network for two published topologies, which differ in numbers only:
     that doubles the channels, lstm (plus its input), conv_out to `dim`;
   decoder: the mirror image with transposed convolutions `up`.
 
-ELU comes before every convolution but the first of each half, so the residual
-path carries no activation. (SoundStream does not say where its ELUs are.)
-`lengths` is optional everywhere, see `mmdcodec.nn.conv`.
+An ELU comes before every convolution except the first of each half, so there is
+no activation on the residual path. (SoundStream does not say where its ELUs
+are.) Everywhere, `lengths` [batch] are the valid samples or frames of x; None
+means all (`mmdcodec.nn.conv`). x may be a folded signal (`mmdcodec.nn.folding`).
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,7 +38,7 @@ from mmdcodec.nn.lstm import LSTM
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """The fields of Codec that encoder and decoder need; see there."""
+  """The fields of `Codec` that encoder and decoder need, documented there."""
 
   topology: str
   channels: int
@@ -58,13 +60,13 @@ class Network:
   remat: bool
 
   def folds(self) -> list[int]:
-    """By how much the blocks are folded, from the audio to the latents."""
+    """Folding factors of the blocks, from the audio to the latents."""
     widths = tuple(self.filters * 2**i for i in range(len(self.ratios)))
     if self.norm == "time_group":
       return [1] * len(widths)
     return folding.wanted_factors(widths, self.ratios[::-1])
 
-  def conv(self, features: int, kernel: int, name: str, **options):
+  def conv(self, features: int, kernel: int, name: str, **options: Any) -> Conv:
     """A convolution with the common options."""
     return Conv(
       features,
@@ -77,7 +79,7 @@ class Network:
       **options,
     )
 
-  def up(self, features: int, ratio: int, name: str):
+  def up(self, features: int, ratio: int, name: str) -> ConvTranspose:
     """A transposed convolution with kernel 2 * ratio."""
     return ConvTranspose(
       features,
@@ -90,26 +92,26 @@ class Network:
       name=name,
     )
 
-  def lstm(self, width: int):
+  def lstm(self, width: int) -> LSTM:
     """The LSTM over the latents."""
     return LSTM(width, self.lstm_layers, jnp.dtype(self.dtype))
 
   @property
   def audio_kernel(self) -> int:
     """Taps of the last convolution of the decoder."""
-    # SoundStream shortens the kernel towards the latents only (its Fig. 3).
+    # SoundStream has the shorter kernel only at the latents (its figure 3).
     return self.kernel if self.topology == "soundstream" else self.last_kernel
 
 
-def elu(x):
+def elu(x: Any) -> Any:
   """ELU of an array or a folded signal.
 
-  By exp and not expm1, which takes a CPU 1.5 times as long in all: what that
-  loses near zero, up to 6e-8, is what float32 convolutions lose as well.
+  It uses exp, because expm1 takes a CPU 1.5 times as long in all. The error
+  near zero, up to 6e-8, is no larger than that of float32 convolutions.
   """
 
-  def one(x):
-    # In float32: bfloat16 has nothing between exp(x) - 1 and 0 near zero.
+  def one(x: jax.Array) -> jax.Array:
+    # In float32, because bfloat16 rounds exp(x) - 1 to 0 near zero.
     below = jnp.where(x > 0, 0, x).astype(jnp.float32)
     return jnp.where(x > 0, x, (jnp.exp(below) - 1).astype(x.dtype))
 
@@ -117,8 +119,8 @@ def elu(x):
 
 
 def _folds(module: nn.Module) -> list[int]:
-  """`Network.folds`, in the order of the encoder; none in a stream."""
-  network = module.network
+  """Folding factors in the order of the encoder; all 1 in streaming."""
+  network: Network = module.network
   return [1] * len(network.ratios) if streaming(module) else network.folds()
 
 
@@ -134,7 +136,7 @@ class Residual(nn.Module):
   dilation: int
 
   @nn.compact
-  def __call__(self, x, lengths=None):
+  def __call__(self, x: Any, lengths: jax.Array | None = None) -> Any:
     """[batch, time, channels] -> the same shape."""
     n, width = self.network, x.shape[-1]
     inner = n.conv(
@@ -148,13 +150,18 @@ class Residual(nn.Module):
 
 
 class Down(nn.Module):
-  """Block of the encoder: residual layers, then twice the channels."""
+  """Block of the encoder: residual layers, then `down`.
+
+  Attributes:
+    network: shape of the codec.
+    ratio: stride of `down`.
+  """
 
   network: Network
   ratio: int
 
   @nn.compact
-  def __call__(self, x, lengths=None):
+  def __call__(self, x: Any, lengths: jax.Array | None = None) -> Any:
     """[batch, time, width] -> [batch, ceil(time / ratio), 2 * width]."""
     n, width = self.network, x.shape[-1]
     for i, dilation in enumerate(n.dilations):
@@ -164,13 +171,18 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-  """Block of the decoder: half the channels, then residual layers."""
+  """Block of the decoder: `up`, then residual layers.
+
+  Attributes:
+    network: shape of the codec.
+    ratio: stride of `up`.
+  """
 
   network: Network
   ratio: int
 
   @nn.compact
-  def __call__(self, x, lengths=None):
+  def __call__(self, x: Any, lengths: jax.Array | None = None) -> Any:
     """[batch, time, width] -> [batch, time * ratio, width / 2]."""
     n, width = self.network, x.shape[-1]
     x = n.up(width // 2, self.ratio, "up")(elu(x), lengths)
@@ -180,21 +192,26 @@ class Up(nn.Module):
     return x
 
 
-def _recurrent(lstm: LSTM | None, x, lengths):
-  """LSTM with a skip connection; needs no mask before, being causal."""
+def _recurrent(
+  lstm: LSTM | None, x: jax.Array, lengths: jax.Array | None
+) -> jax.Array:
+  """LSTM with a skip connection. It is causal, so its input needs no mask."""
   return x if lstm is None else mask_after(x + lstm(x)[0], lengths)
 
 
 class Encoder(nn.Module):
-  """Audio to latents, one every prod(ratios) samples.
+  """Audio to latents, one frame every prod(ratios) samples.
 
-  In three parts: before the LSTM (`front`), the LSTM (`recurrent`; nothing in
-  a network without one) and after it (`back`).
+  It has three parts: `front` before the LSTM, `recurrent`, the LSTM (the
+  identity in a network without one), and `back` after it.
+
+  Attributes:
+    network: shape of the codec.
   """
 
   network: Network
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds the layers."""
     n = self.network
     block = nn.remat(Down) if n.remat else Down
@@ -204,14 +221,16 @@ class Encoder(nn.Module):
     self.lstm = n.lstm(width) if n.lstm_layers else None
     self.conv_out = n.conv(n.dim, n.last_kernel, "conv_out")
 
-  def __call__(self, x, lengths=None):
+  def __call__(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
     """[batch, samples, channels] -> [batch, frames, dim] float32."""
     x = self.front(x, lengths)
     if lengths is not None:
       lengths = frames(lengths, math.prod(self.network.ratios))
     return self.back(self.recurrent(x, lengths), lengths)
 
-  def front(self, x, lengths=None):
+  def front(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """[batch, samples, channels] -> [batch, frames, width]."""
     folds = _folds(self)
     x = self.conv_in(folding.refold(x, folds[0]), lengths)
@@ -222,21 +241,27 @@ class Encoder(nn.Module):
       lengths = None if lengths is None else frames(lengths, ratio)
     return folding.unfold(x)
 
-  def recurrent(self, x, lengths=None):
+  def recurrent(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
     """[batch, frames, width] -> the same shape."""
     return _recurrent(self.lstm, x, lengths)
 
-  def back(self, x, lengths=None):
+  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """[batch, frames, width] -> [batch, frames, dim] float32."""
     return self.conv_out(elu(x), lengths).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
-  """Latents to audio; in three parts like the encoder."""
+  """Latents to audio, in three parts like `Encoder`.
+
+  Attributes:
+    network: shape of the codec.
+  """
 
   network: Network
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds the layers."""
     n = self.network
     block = nn.remat(Up) if n.remat else Up
@@ -246,25 +271,29 @@ class Decoder(nn.Module):
     self.block = [block(n, ratio) for ratio in n.ratios]
     self.conv_out = n.conv(n.channels, n.audio_kernel, "conv_out")
 
-  def __call__(self, z, lengths=None):
+  def __call__(
+    self, z: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
     """[batch, frames, dim] -> [batch, frames * stride, channels] float32."""
     x = self.recurrent(self.front(z, lengths), lengths)
     return self.back(x, lengths)
 
-  def front(self, z, lengths=None):
+  def front(self, z: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """[batch, frames, dim] -> [batch, frames, width]."""
     return self.conv_in(z, lengths)
 
-  def recurrent(self, x, lengths=None):
+  def recurrent(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
     """[batch, frames, width] -> the same shape."""
     return _recurrent(self.lstm, x, lengths)
 
-  def back(self, x, lengths=None):
+  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """[batch, frames, width] -> [batch, frames * stride, channels] float32."""
     for block, ratio, factor in zip(
       self.block, self.network.ratios, reversed(_folds(self)), strict=True
     ):
-      # Transposed by s, a signal is folded by s times as much.
+      # A convolution transposed by s multiplies the fold of a signal by s.
       x = folding.unfold(x) if factor == 1 else folding.fold(x, factor // ratio)
       x = block(x, lengths)
       lengths = None if lengths is None else lengths * ratio

@@ -1,7 +1,7 @@
-"""Discriminators that look at complex spectra (EnCodec, SoundStream).
+"""Discriminators on complex spectra (EnCodec, SoundStream).
 
-On TPUs their narrow layers run with frames folded into channels, and the first
-one with bins too.
+On TPUs, narrow layers fold frames into channels, and the first layer folds bins
+as well.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
 def complex_spectrum(x: jax.Array, *, window: int, hop: int) -> jax.Array:
-  """Real and imaginary parts of the normalized STFT, nothing padded.
+  """Real and imaginary parts of the normalised STFT without padding.
 
   Args:
     x: [batch, samples, channels].
@@ -39,7 +39,7 @@ def complex_spectrum(x: jax.Array, *, window: int, hop: int) -> jax.Array:
 
 
 class SpectrumNetwork(nn.Module):
-  """One window of `MultiScaleSTFTDiscriminator`; see there."""
+  """One window of `MultiScaleSTFTDiscriminator`, with fields of that class."""
 
   window: int
   filters: int
@@ -49,12 +49,12 @@ class SpectrumNetwork(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     """[batch, samples, channels] -> logits [batch, frames, bins, 1], list."""
     y = complex_spectrum(x, window=self.window, hop=self.window // 4)
     square = (self.kernel[0],) * 2
-    # The first one has no weight norm in the released code.
-    layers = [dict(taps=self.kernel, norm="none")]
+    # The first layer has no weight norm in the released code.
+    layers: list[dict[str, Any]] = [dict(taps=self.kernel, norm="none")]
     layers += [
       dict(taps=self.kernel, strides=(1, 2), dilations=(step, 1))
       for step in self.dilations
@@ -71,20 +71,21 @@ class SpectrumNetwork(nn.Module):
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):
-  """Convolutions over complex spectra of several windows (EnCodec 3.4).
+  """Convolutions over complex spectra of several windows.
 
-  Per window: STFT with a hop of a quarter, real and imaginary parts as
-  channels; a convolution, one for each dilation (in time) with stride 2 in
-  frequency, a square one, and a square one to the logits. The released code
-  has kernels of 3 x 9 where the paper says 3 x 8.
+  EnCodec, arXiv 2210.13438, section 3.4. Per window: an STFT whose hop is a
+  quarter of the window, with real and imaginary parts as channels; a
+  convolution; one per dilation (in time) with stride 2 in frequency; a square
+  one; and a square one to the logits. The released code has kernels of 3 x 9
+  where the paper says 3 x 8.
 
   Attributes:
     filters: channels of every layer.
-    windows: samples; one sub-discriminator each.
+    windows: samples of each window; one sub-discriminator per window.
     kernel: taps in time and frequency.
     dilations: in time, of the strided layers.
-    slope: of LeakyReLU below 0. 0.3 is what EnCodec and MusicGen were trained
-      with (the released configs); the default of the released class is 0.2.
+    slope: of LeakyReLU below 0. EnCodec and MusicGen were trained with 0.3
+      (the released configs); the default of the released class is 0.2.
     dtype: of the computation.
   """
 
@@ -102,7 +103,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have."""
+    """Samples that a clip must have at least."""
     return max(self.windows)
 
   def problem(self) -> str | None:
@@ -114,7 +115,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
     return None
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:
     """[batch, samples, channels] -> (logits, features) per window."""
     return [
       SpectrumNetwork(
@@ -131,12 +132,12 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """Two convolutions, the second strided, and a strided 1 x 1 around them.
+  """Two convolutions, the second strided, and a strided 1 x 1 shortcut.
 
   Attributes:
-    inner: channels between the two.
+    inner: channels between the two convolutions.
     features: output channels.
-    strides: in time and frequency; the second kernel is 2 longer.
+    strides: in time and frequency; the second kernel is longer by 2.
     slope: of LeakyReLU below 0.
     dtype: of the computation.
   """
@@ -148,8 +149,12 @@ class ResidualBlock(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):
-    """[batch, frames, bins, channels] -> sizes / strides, rounded up."""
+  def __call__(self, x: Any) -> Any:
+    """[batch, frames, bins, channels], an array or a folded signal.
+
+    Returns:
+      [batch, frames / strides[0], bins / strides[1], features], rounded up.
+    """
     conv = lambda features, taps, name, **options: ConvNd(
       features, taps, dtype=self.dtype, name=name, **options
     )
@@ -160,20 +165,21 @@ class ResidualBlock(nn.Module):
     taps = tuple(stride + 2 for stride in self.strides)
     y = leaky_relu(conv(self.inner, (3, 3), "conv_0")(x), self.slope)
     y = conv(self.features, taps, "conv_1", strides=self.strides, pads=pads)(y)
-    around = conv(self.features, (1, 1), "shortcut", strides=self.strides)
-    return leaky_relu(y + around(x), self.slope)
+    shortcut = conv(self.features, (1, 1), "shortcut", strides=self.strides)
+    return leaky_relu(y + shortcut(x), self.slope)
 
 
 class STFTDiscriminator(nn.Module):
   """Residual blocks over the complex spectrum of one window.
 
-  SoundStream, section III-D and figure 4: a 7 x 7 convolution, six blocks, a
-  convolution over all that is left of the frequencies to logits over time. The
-  paper counts window / 2 bins: the highest is left out. It names neither
-  activation nor norm: these are as in the others.
+  SoundStream, arXiv 2107.03312, section III-D and figure 4: a 7 x 7
+  convolution, six blocks, and a convolution over all remaining frequencies to
+  logits over time. The paper counts window / 2 bins, so the highest is left
+  out. It names neither activation nor norm; they are those of the other
+  discriminators.
 
   Attributes:
-    filters: channels of the first layer; 16 times as many in the last.
+    filters: channels of the first layer; the last one has 16 times as many.
     window: samples, a multiple of 128.
     hop: samples between frames.
     slope: of LeakyReLU below 0.
@@ -186,7 +192,7 @@ class STFTDiscriminator(nn.Module):
   slope: float = 0.2
   dtype: Any = jnp.float32
 
-  # Of each block, channels inside and after it and strides.
+  # For each block, its inner and outer channels per filter, and its strides.
   BLOCKS = (
     (1, 2, (1, 2)),
     (2, 4, (2, 2)),
@@ -203,7 +209,7 @@ class STFTDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have."""
+    """Samples that a clip must have at least."""
     return self.window
 
   def problem(self) -> str | None:
@@ -211,7 +217,7 @@ class STFTDiscriminator(nn.Module):
     return "`window` must be a multiple of 128" if self.window % 128 else None
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:
     """[batch, samples, channels] -> one pair; logits [batch, frames / 8, 1]."""
     y = complex_spectrum(x, window=self.window, hop=self.hop)[:, :, :-1]
     first = ConvNd(self.filters, (7, 7), dtype=self.dtype, name="conv_in")

@@ -1,7 +1,8 @@
-"""Discriminators that look at the waveform (MelGAN, HiFi-GAN).
+"""Discriminators on the waveform (MelGAN, HiFi-GAN).
 
-On TPUs the narrow layers of MelGAN's run with time folded into channels, their
-groups as one kernel with zeros. HiFi-GAN's are as they are: no recipe has them.
+On TPUs, narrow layers of MelGAN's discriminators fold time into channels, and
+their groups become one kernel with zeros. HiFi-GAN's do not, because no recipe
+uses them.
 """
 
 from typing import Any
@@ -16,23 +17,28 @@ from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
 def halve(x: jax.Array) -> jax.Array:
-  """Means of 4 samples, every 2; [batch, time, channels] -> time // 2.
+  """Means of 4 samples with stride 2.
 
-  The first begins one sample before the signal (and the last may end one
-  after); what lies outside does not count in the mean.
+  The first window starts one sample before the signal, and the last one may end
+  one sample after it. Samples outside do not count in the mean.
+
+  Args:
+    x: [batch, time, channels].
+
+  Returns:
+    [batch, time // 2, channels].
   """
   time, half = x.shape[1], x.shape[1] // 2
   pairs = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))[:, : 2 * half + 2]
   pairs = pairs.reshape(x.shape[0], half + 1, 2, -1).sum(2)
-  inside = np.arange(-1, 2 * half + 1)
-  inside = (inside >= 0) & (inside < time)
-  inside = inside.reshape(-1, 2).sum(1)
+  position = np.arange(-1, 2 * half + 1)
+  inside = ((position >= 0) & (position < time)).reshape(-1, 2).sum(1)
   count = (inside[:-1] + inside[1:]).astype(np.float32)
   return (pairs[:, :-1] + pairs[:, 1:]) / count[:, None]
 
 
 class WaveNetwork(nn.Module):
-  """One scale of `MultiScaleWaveDiscriminator`; see there."""
+  """One scale of `MultiScaleWaveDiscriminator`, with fields of that class."""
 
   filters: int
   max_filters: int
@@ -40,24 +46,26 @@ class WaveNetwork(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     """[batch, samples, channels] -> logits [batch, samples / 256, 1], list."""
     y = jnp.pad(x, ((0, 0), (7, 7), (0, 0)), mode="reflect")
     width = self.filters
-    layers = [dict(features=width, taps=(15,), pads=((0, 0),))]
+    layers: list[dict[str, Any]] = [
+      dict(features=width, taps=(15,), pads=((0, 0),))
+    ]
     for _ in range(4):
       groups, width = width // 4, min(4 * width, self.max_filters)
       layers.append(
         dict(features=width, taps=(41,), strides=(4,), groups=groups)
       )
     layers.append(dict(features=min(2 * width, self.max_filters), taps=(5,)))
-    # By how much to fold what each layer gives, and the stride of the next.
+    # The fold of each layer's output depends on the stride of the next layer.
     strides = [layer.get("strides", (1,))[0] for layer in layers[1:]]
     folds = folding.wanted_factors(
       [layer["features"] for layer in layers], [*strides, 1]
     )
     features = []
-    # The first layer has no stride: it takes what it gives.
+    # The first layer has no stride: its input is folded like its output.
     for i, (layer, factor) in enumerate(
       zip(layers, [folds[0], *folds[:-1]], strict=True)
     ):
@@ -70,15 +78,18 @@ class WaveNetwork(nn.Module):
 
 
 class MultiScaleWaveDiscriminator(nn.Module):
-  """Strided grouped convolutions over the waveform (MelGAN; SoundStream III-D).
+  """Strided grouped convolutions over the waveform.
 
-  Per scale (the signal, and averaged down by 2 and 4): a convolution, four
-  with stride 4 and groups of 4 input channels, two more to the logits.
+  MelGAN, arXiv 1910.06711; SoundStream, arXiv 2107.03312, section III-D. Per
+  scale (the signal, and its averages over 2 and 4 samples): a
+  convolution, four with stride 4 and groups of 4 input channels, and two more
+  to the logits.
 
   Attributes:
-    filters: channels of the first layer, a multiple of 4; times 4 per layer.
-    max_filters: most channels.
-    scales: number of them, each half as long as the one before.
+    filters: channels of the first layer, a multiple of 4; each strided layer
+      has 4 times as many.
+    max_filters: upper bound of the channels.
+    scales: number of scales, each half as long as the one before.
     slope: of LeakyReLU below 0.
     dtype: of the computation.
   """
@@ -96,7 +107,7 @@ class MultiScaleWaveDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have; reflection takes 8 of the last scale."""
+    """Samples that a clip must have; padding reflects 8 of the last scale."""
     return 8 * 2 ** (self.scales - 1)
 
   def problem(self) -> str | None:
@@ -110,7 +121,7 @@ class MultiScaleWaveDiscriminator(nn.Module):
     return None
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:
     """[batch, samples, channels] -> (logits, features) per scale."""
     found = []
     for i, name in enumerate(self.parts):
@@ -123,7 +134,7 @@ class MultiScaleWaveDiscriminator(nn.Module):
 
 
 class PeriodNetwork(nn.Module):
-  """One period of `MultiPeriodDiscriminator`; see there."""
+  """One period of `MultiPeriodDiscriminator`, with fields of that class."""
 
   period: int
   filters: int
@@ -132,12 +143,12 @@ class PeriodNetwork(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     """[batch, samples, channels] -> logits [batch, period, time, 1], list."""
     batch, samples, channels = x.shape
     pad = -samples % self.period
     y = jnp.pad(x, ((0, 0), (0, pad), (0, 0)), mode="reflect")
-    # Kernels are one wide across the period: its phases are more clips.
+    # Kernels have width 1 across the period, so its phases act as more clips.
     y = y.reshape(batch, -1, self.period, channels).swapaxes(1, 2)
     y = y.reshape(batch * self.period, -1, channels)
     unfold = lambda y: y.reshape(batch, self.period, *y.shape[1:])
@@ -155,16 +166,16 @@ class PeriodNetwork(nn.Module):
 
 
 class MultiPeriodDiscriminator(nn.Module):
-  """Convolutions over every p-th sample (HiFi-GAN, section 2.3).
+  """Convolutions over every p-th sample (HiFi-GAN, arXiv 2010.05646, 2.3).
 
-  Per period p: the waveform as p interleaved signals, to which the same
-  convolutions over time apply: four with stride 3, one without, one to the
-  logits. As in the published code, the logits are the last of the features.
+  Per period p: the waveform as p interleaved signals, with the same
+  convolutions over time for each: four with stride 3, one without, and one to
+  the logits. As in the published code, the logits are the last feature.
 
   Attributes:
-    filters: channels of the first layer; times 4 in each of the next.
-    max_filters: most channels.
-    periods: samples; one sub-discriminator each.
+    filters: channels of the first layer; each next one has 4 times as many.
+    max_filters: upper bound of the channels.
+    periods: samples of each period; one sub-discriminator per period.
     slope: of LeakyReLU below 0.
     dtype: of the computation.
   """
@@ -182,7 +193,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have, for its reflection."""
+    """Samples that a clip must have, because padding reflects it."""
     return max(self.periods)
 
   def problem(self) -> str | None:
@@ -190,7 +201,7 @@ class MultiPeriodDiscriminator(nn.Module):
     return None
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:
     """[batch, samples, channels] -> (logits, features) per period."""
     return [
       PeriodNetwork(
