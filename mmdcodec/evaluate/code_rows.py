@@ -1,10 +1,10 @@
-"""Rows of codes: what one step of a language model predicts together.
+"""Rows of codes: the codes that one step of a language model predicts.
 
-Measures of dependence look at rows and not at frames. Without a pattern a row
-is a frame; under the delay pattern it holds frame t - k of codebook k. Rows
-stay in the order of time and know their clip, because neighbours in time are
-alike: whoever splits or shuffles them must keep them together. So are clips of
-one piece of music, which repeats itself: rows know their piece as well.
+Measures of dependence use rows instead of frames. Without a pattern a row is a
+frame; under the delay pattern it holds frame t - k of codebook k. Rows stay in
+temporal order and record their clip and their piece of music. Neighbours in
+time are similar, and so are clips of one piece, because music repeats itself:
+code that splits or shuffles rows must keep them together.
 """
 
 import dataclasses
@@ -15,20 +15,23 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.patterns import PatternMaker
 
-# With fewer, too many orders of pieces leave one where it was.
+# Codes in each codebook: one number for all, or one per codebook.
+Sizes = int | Sequence[int] | np.ndarray
+
+# With fewer pieces, too many permutations leave one in its place.
 MANY_PIECES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """Rows of one kind: piece after piece, their clips in the order of time.
+  """Rows of one kind of step: piece by piece, each clip in temporal order.
 
   Attributes:
-    codebooks: which ones stand in a row, k of them, rising.
+    codebooks: the k codebooks of a row, in increasing order.
     codes: int32 [rows, k].
-    frames: int32 [rows, k], the frame that each code is of.
-    clip: int32 [rows], the clip that each row is of.
-    piece: int32 [rows], the piece of music that each row is of, never falling.
+    frames: int32 [rows, k], the frame of each code.
+    clip: int32 [rows], the clip of each row.
+    piece: int32 [rows], the piece of music of each row, in increasing order.
   """
 
   codebooks: tuple[int, ...]
@@ -42,17 +45,17 @@ class Rows:
     return len(self.codes)
 
   def units(self, least: int = 20) -> np.ndarray:
-    """What is held out or drawn again: whole pieces, where there are many.
+    """The units to hold out or resample: whole pieces if there are many.
 
-    If there are fewer than `MANY_PIECES`, each is cut into equal stretches of
-    time. These are not independent: what a piece repeats, or what is at a seam,
-    is then on both sides of a split.
+    Fewer than `MANY_PIECES` pieces are cut into equal stretches of time. These
+    are not independent: repetitions within a piece, and the music at a cut, are
+    then on both sides of a split.
 
     Args:
-      least: number of stretches wanted, where pieces are few.
+      least: number of stretches wanted if there are few pieces.
 
     Returns:
-      int32 [rows], numbered from 0, never falling.
+      int32 [rows], numbered from 0, in increasing order.
     """
     pieces, counts = np.unique(self.piece, return_counts=True)
     few = len(pieces) < MANY_PIECES
@@ -62,11 +65,11 @@ class Rows:
     return np.unique(unit, return_inverse=True)[1].astype(np.int32)
 
   def previous(self, codes: np.ndarray, nothing: int) -> np.ndarray:
-    """What stood one row earlier in the same clip.
+    """The codes of the previous row in the same clip.
 
     Args:
       codes: [rows].
-      nothing: stands for it in the first row of a clip.
+      nothing: the value for the first row of a clip.
 
     Returns:
       [rows].
@@ -76,35 +79,34 @@ class Rows:
     return np.where(first, nothing, before)
 
   def shuffled(self, random: np.random.Generator) -> np.ndarray:
-    """Where each codebook's rows come from in an order without dependence.
+    """Indices that shuffle the codebooks independently of each other.
 
-    The pieces of each codebook are laid end to end in an order of its own; if
-    they are few, the whole is turned by a random number of rows as well. Every
-    codebook keeps its codes and their order in time; only what stood beside
-    what is lost.
+    Each codebook gets its own random order of the pieces. If there are few, its
+    rows are also rotated by a random number. Every codebook keeps its codes and
+    their temporal order; only the pairing between codebooks is lost.
 
     Args:
-      random: what draws.
+      random: the random generator.
 
     Returns:
-      int [rows, k].
+      int [rows, k], the row that each code comes from.
     """
     starts = np.flatnonzero(np.diff(self.piece, prepend=-1))
     pieces = np.split(np.arange(len(self)), starts[1:])
-    out = np.empty(self.codes.shape, np.int64)
+    out = np.empty_like(self.codes, np.int64)
     for k in range(out.shape[1]):
       order = random.permutation(len(pieces))
       at = np.concatenate([pieces[i] for i in order])
-      turn = random.integers(len(at)) if len(pieces) < MANY_PIECES else 0
-      out[:, k] = np.roll(at, turn)
+      shift = random.integers(len(at)) if len(pieces) < MANY_PIECES else 0
+      out[:, k] = np.roll(at, shift)
     return out
 
 
 def pad(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """Codes of clips of different length as one array.
+  """Pads codes of clips of different lengths into one array.
 
   Args:
-    codes: of each clip [frames, codebooks].
+    codes: of each clip, int [frames, codebooks].
 
   Returns:
     (codes int32 [clips, frames, codebooks], mask bool [clips, frames]).
@@ -117,17 +119,23 @@ def pad(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   return out, mask
 
 
-def sizes_of(size: int | Sequence[int], codebooks: int) -> np.ndarray:
-  """Codes in each codebook: int64 [codebooks] of one number or of many."""
+def sizes_of(size: Sizes, codebooks: int) -> np.ndarray:
+  """Codebook sizes, int64 [codebooks], from one number or one per codebook.
+
+  Raises:
+    ValueError: a size is less than 1.
+  """
   sizes = np.broadcast_to(np.asarray(size, np.int64), (codebooks,))
   if sizes.min() < 1:
-    raise ValueError(f"sizes of codebooks are {sizes.tolist()}")
+    raise ValueError(
+      f"codebook sizes are {sizes.tolist()}; expected at least 1 each"
+    )
   return sizes
 
 
 def gather(
   codes: np.ndarray,
-  size: int | Sequence[int],
+  size: Sizes,
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
@@ -137,21 +145,23 @@ def gather(
 
   Args:
     codes: int [clips, frames, codebooks].
-    size: codes in a codebook, one number or one for each.
-    pattern: codes of one step make a row; None for those of one frame.
-    mask: bool [clips, frames], False where there is no frame; rows that touch
-      one are left out.
-    pieces: [clips], a number or name of the piece of music that each clip is
-      of; clips with the same one are held out, shuffled and drawn again
-      together. None: each clip is a piece of its own.
+    size: codes in a codebook, one number or one per codebook.
+    pattern: the codes of one step make a row; None means the codes of a frame.
+    mask: bool [clips, frames], False in padding; rows with a padded frame are
+      left out.
+    pieces: [clips], a number or name for the piece of music of each clip. Clips
+      of one piece are held out, shuffled and resampled together. None means
+      that each clip is a piece.
 
   Returns:
     Rows of each kind of step (`Pattern.groups`), largest first. No codebook is
-    in two kinds, so what is found per row of each is per frame.
+    in two kinds, so bits per row of each kind add up to bits per frame.
 
   Raises:
     UserError: a code is outside of its codebook, every step of the pattern
-      holds one code only, kinds of step share a codebook, or no row is whole.
+      holds only one code, kinds of steps share a codebook, or no row is
+      complete.
+    ValueError: the shapes do not fit.
   """
   codes = np.asarray(codes)
   if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
@@ -179,29 +189,29 @@ def gather(
     groups = pattern(frames).groups
   if not groups or books < 2:
     raise UserError(
-      "every step of the pattern predicts one code, so none can depend on one"
-      " that is predicted with it; choose another pattern."
+      "every step of the pattern predicts only one code, so there is no"
+      " dependence to measure; choose another pattern."
     )
-  all_held = [book for held, _ in groups for book in held]
-  if len(all_held) > len(set(all_held)):
-    # A codebook would have several values, each of a part of its frames.
+  every = [book for members, _ in groups for book in members]
+  if len(every) > len(set(every)):
+    # A codebook would get several values, each for a part of its frames.
     raise UserError(
-      "the pattern predicts a codebook in steps of several kinds, with"
-      f" codebooks {' and '.join(str(held) for held, _ in groups)}, in clips of"
-      f" {frames} frames; choose a pattern that always predicts it with the"
-      " same ones, or longer clips if the pattern is a delay."
+      "the pattern predicts one codebook in steps of several kinds, with"
+      f" codebooks {' and '.join(str(members) for members, _ in groups)}, in"
+      f" clips of {frames} frames; choose a pattern that always predicts the"
+      " same codebooks together, or longer clips if the pattern is a delay."
     )
   found = []
-  for held, at in groups:
-    books_of = np.asarray(held)
+  for members, at in groups:
+    columns = np.asarray(members)
     whole = valid[:, at].all(-1)  # [clips, steps]
     clip, step = np.nonzero(whole)
     order = np.argsort(pieces[clip], kind="stable")
     clip, step = clip[order], step[order]
     found.append(
       Rows(
-        tuple(held),
-        codes[clip[:, None], at[step], books_of].astype(np.int32),
+        tuple(members),
+        codes[clip[:, None], at[step], columns].astype(np.int32),
         at[step].astype(np.int32),
         clip.astype(np.int32),
         pieces[clip].astype(np.int32),
@@ -209,6 +219,7 @@ def gather(
     )
   if not all(len(rows) for rows in found):
     raise UserError(
-      f"the clips, of {frames} frames at most, are too short for the pattern."
+      f"clips of at most {frames} frames are too short for the pattern; use"
+      " longer clips."
     )
   return found

@@ -1,9 +1,9 @@
 """Codebook usage: counts, perplexity, entropy, bits per second.
 
-A histogram [codebooks, size] over all frames of a test set comes first;
-histograms of batches add up. Everything else follows from it. Entropy is that
-of each codebook alone, as the histogram has it (no correction for few frames,
-so it is too low when there are fewer than about ten frames per code).
+All measures follow from a histogram [codebooks, size] over the frames of a test
+set; histograms of batches add up. Entropy is that of each codebook alone and
+comes straight from the histogram, without a correction for few frames. So it is
+too low if there are fewer than about ten frames per code.
 """
 
 import jax
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.quantize import vector
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
-def vectors(codec) -> np.ndarray:
+def vectors(codec: LoadedCodec) -> np.ndarray:
   """The code vectors of a `LoadedCodec`: float32 [codebooks, size, dim]."""
   return np.asarray(
     codec.model.apply(
@@ -23,14 +24,16 @@ def vectors(codec) -> np.ndarray:
 
 
 def histogram(
-  codes: jax.Array, size: int, mask: jax.Array | None = None
+  codes: jax.Array | np.ndarray,
+  size: int,
+  mask: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
   """How often each code was chosen.
 
   Args:
     codes: int32 [..., frames, codebooks].
     size: codes per codebook.
-    mask: [..., frames], False leaves a frame out.
+    mask: [..., frames], False in padding.
 
   Returns:
     float32 [codebooks, size].
@@ -43,7 +46,7 @@ def histogram(
   return vector.histogram(codes.reshape(-1, codes.shape[-1]).T, weight, size)
 
 
-def statistics(counts: jax.Array) -> dict[str, np.ndarray]:
+def statistics(counts: jax.Array | np.ndarray) -> dict[str, np.ndarray]:
   """Usage and perplexity of each codebook.
 
   Args:
@@ -60,20 +63,30 @@ def statistics(counts: jax.Array) -> dict[str, np.ndarray]:
   }
 
 
-def entropy(counts: jax.Array) -> np.ndarray:
-  """Entropy of the choice of code in bits.
+def entropy(counts: jax.Array | np.ndarray) -> np.ndarray:
+  """Entropy of each codebook in bits.
 
   Args:
     counts: [codebooks, size].
 
   Returns:
-    float64 [codebooks]; 0 where nothing was counted.
+    float64 [codebooks]; 0 for an empty histogram.
   """
   counts = np.asarray(counts, np.float64)
   p = counts / np.maximum(counts.sum(-1, keepdims=True), 1e-300)
   return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), -1)
 
 
-def entropy_bits_per_second(frame_rate: float, counts: jax.Array) -> float:
-  """Rate if each codebook had an ideal entropy coder of its own."""
+def entropy_bits_per_second(
+  frame_rate: float, counts: jax.Array | np.ndarray
+) -> float:
+  """Bit rate with an ideal entropy coder for each codebook.
+
+  Args:
+    frame_rate: Hz.
+    counts: [codebooks, size].
+
+  Returns:
+    Bits per second.
+  """
   return frame_rate * float(entropy(counts).sum())

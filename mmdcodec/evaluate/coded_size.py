@@ -1,24 +1,24 @@
-"""How small an adaptive coder makes codes, and what conditions are worth.
+"""The size of codes under an adaptive coder, and the bits that contexts save.
 
-A coder that knows nothing at first counts what it has seen, and spends
--log2 p bits on each code, p being its estimate from the codes before. No
-network, no training: the size is real, learning included.
+The coder starts without knowledge, counts the codes so far, and spends -log2 p
+bits on each code, where p is its estimate from those counts. There is no
+network and no training: the size includes the cost of learning.
 
-Every estimate backs off from a longer context to a shorter one,
+Each estimate backs off from a longer context to a shorter one,
 
     p_d(x | context) = (n(context, x) + b p_{d-1}(x)) / (n(context) + b)
     p_0(x) = (n(x) + a / size) / (n + a)
 
-as in PPM with a fixed escape weight b (or a Dirichlet prior with mean
-p_{d-1}). Several weights and contexts are tried at once by a Bayesian mixture:
-its size is -log2 of the mean over the coders of 2^-size, at most log2(coders)
-bits in all above the best one.
+as in PPM with a fixed escape weight b (a Dirichlet prior with mean p_{d-1}). A
+Bayesian mixture tries several weights and contexts at once: its size is -log2
+of the mean over the coders of 2^-size, in total at most log2(coders) bits more
+than the best coder.
 
 Counts of the past come from sorting, so there is no loop over rows.
 
-An adaptive coder learns each clip while it codes it, so these sizes also hold
-what a clip repeats. What earlier codebooks are worth to a coder that knows the
-time before is `previous` minus `both`.
+An adaptive coder learns each clip while it codes it, so repetitions within a
+clip make it smaller. Earlier codebooks save `previous` minus `both` bits for a
+coder that knows the previous row.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ import numpy as np
 from mmdcodec.evaluate import code_rows
 from mmdcodec.patterns import PatternMaker
 
-PRIORS = (1.0, 16.0, 256.0)  # a: imagined codes, spread over the codebook
+PRIORS = (1.0, 16.0, 256.0)  # a: pseudo-counts, spread over the codebook
 WEIGHTS = (2.0, 8.0, 32.0)  # b
 DEPTH = 2  # codes in the longest context
 
@@ -43,7 +43,7 @@ class CodedSize:
   Attributes:
     alone: each codebook by itself.
     earlier: given earlier codebooks of the row.
-    previous: given the same codebook's code one row before.
+    previous: given the same codebook's code in the previous row.
     both: given either or both.
   """
 
@@ -55,24 +55,24 @@ class CodedSize:
 
 def coded_size(
   codes: np.ndarray,
-  size: int | Sequence[int],
+  size: code_rows.Sizes,
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
 ) -> CodedSize:
-  """Codes of clips, one after the other, by an ideal adaptive coder.
+  """Code lengths of clips, one after the other, under an adaptive coder.
 
   Args:
     codes: int [clips, frames, codebooks].
-    size: codes in a codebook, one number or one for each.
-    pattern: what is predicted together; None for the codes of a frame.
-    mask: bool [clips, frames], False where there is no frame.
+    size: codes in a codebook, one number or one per codebook.
+    pattern: of the language model; None means all codes of a frame.
+    mask: bool [clips, frames], False in padding.
 
   Returns:
-    See `CodedSize`.
+    `CodedSize`.
 
   Raises:
-    UserError: no rows; see `code_rows.gather`.
+    UserError: `code_rows.gather` finds no rows.
   """
   books = np.asarray(codes).shape[-1]
   sizes = code_rows.sizes_of(size, books)
@@ -86,9 +86,11 @@ def coded_size(
 def _sizes(rows: code_rows.Rows, k: int, size: int) -> np.ndarray:
   """Bits of column k of rows: alone, earlier, previous, both."""
   x = rows.codes[:, k]
-  sequences = {j: rows.codes[:, j] for j in range(k)}
+  sequences: dict[int | str, np.ndarray] = {
+    j: rows.codes[:, j] for j in range(k)
+  }
   sequences["previous"] = rows.previous(x, size)
-  alone = {()}
+  alone: set[tuple] = {()}
   near, far = range(k - 1, -1, -1), range(k)
   earlier = {
     tuple(order[: depth + 1])
@@ -115,22 +117,22 @@ def _sizes(rows: code_rows.Rows, k: int, size: int) -> np.ndarray:
 
 
 def mixture_bits(lengths: Sequence[np.ndarray]) -> float:
-  """Bits of the Bayesian mixture of coders that need so many bits each."""
-  lengths = np.concatenate(lengths)
-  best = lengths.min()
-  return float(best - np.log2(np.mean(2.0 ** (best - lengths))))
+  """Bits of the Bayesian mixture of coders with these numbers of bits."""
+  bits = np.concatenate(lengths)
+  best = bits.min()
+  return float(best - np.log2(np.mean(2.0 ** (best - bits))))
 
 
 def coder_bits(
   x: np.ndarray, size: int, chain: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """Bits of a sequence given a context, for all priors and weights.
+  """Bits of a sequence given a context, for every prior and weight.
 
   Args:
     x: int [rows].
     size: number of codes.
-    chain: sequences [rows] that are known before x, in the order in which the
-      context grows; none for a coder without a context.
+    chain: sequences [rows] that are known before x, in the order in which they
+      extend the context; empty for a coder without a context.
 
   Returns:
     float64 [priors * weights], or [priors] without a context.
@@ -152,13 +154,13 @@ def coder_bits(
 
 
 def _number(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Small numbers for pairs, int64 [rows]."""
+  """Numbers the distinct pairs from 0: int64 [rows]."""
   pair = a.astype(np.int64) * (int(b.max()) + 1) + b
   return np.unique(pair, return_inverse=True)[1]
 
 
 def _past(x: np.ndarray) -> np.ndarray:
-  """How often each entry stood earlier in the sequence: int64 [rows]."""
+  """How often each entry occurred earlier in the sequence: int64 [rows]."""
   order = np.argsort(x, kind="stable")
   ordered = x[order]
   new = np.concatenate([[True], ordered[1:] != ordered[:-1]])

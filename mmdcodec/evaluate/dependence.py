@@ -9,7 +9,8 @@ codebook usage and entropy.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +30,20 @@ from mmdcodec.evaluate.total_correlation import (
   total_correlation,
 )
 
-# Below so many frames for each code, weak dependence stays unseen.
+# With fewer frames per code, weak dependence goes undetected.
 FRAMES_PER_CODE = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """The measures on one kind of row."""
+  """All measures on one kind of row.
+
+  Attributes:
+    total: total correlation.
+    pairs: mutual information of pairs of codebooks.
+    coded: size under an adaptive coder.
+    kernel: kernel measures, or None without code vectors.
+  """
 
   total: TotalCorrelation
   pairs: MutualInformation
@@ -48,16 +56,16 @@ class Dependence:
   """Dependence between the codebooks of a codec.
 
   Attributes:
-    aligned: of the codes of a frame.
-    together: of the codes that one step of the pattern predicts; the same
-      object as `aligned` if there is no pattern.
-    counts: [codebooks, size] how often each code was chosen.
+    aligned: measures on the codes of a frame.
+    together: measures on the codes of one step of the pattern; the same object
+      as `aligned` if there is no pattern.
+    counts: [codebooks, size], how often each code was chosen.
     usage: share of the codes chosen at all, [codebooks].
     perplexity: [codebooks].
-    frames: that were looked at.
-    clips: of which they are.
+    frames: number of frames.
+    clips: number of clips.
     sizes: codes in each codebook.
-    warnings: what makes these figures doubtful, one sentence each.
+    warnings: reasons to doubt these figures, one sentence each.
   """
 
   aligned: Measured
@@ -72,7 +80,7 @@ class Dependence:
 
   def summary(self) -> dict[str, float]:
     """One row of numbers; bits are per frame."""
-    row = {"frames": self.frames, "clips": self.clips}
+    row: dict[str, float] = {"frames": self.frames, "clips": self.clips}
     row["usage"] = float(self.usage.mean())
     row["perplexity"] = float(self.perplexity.mean())
     row["entropy"] = float(self.aligned.total.entropy.sum())
@@ -95,14 +103,14 @@ class Dependence:
     return row
 
   def to_dict(self) -> dict:
-    """Everything, as JSON takes it (None for what is not a number)."""
+    """Everything in a form for JSON, with None for NaN and infinity."""
     fields = dataclasses.asdict(self)
     return {"summary": _plain(self.summary()), **_plain(fields)}
 
 
 def measure(
   codes: np.ndarray,
-  size: int | Sequence[int],
+  size: code_rows.Sizes,
   *,
   pattern: patterns.PatternMaker | None | str = "delay",
   mask: np.ndarray | None = None,
@@ -114,23 +122,23 @@ def measure(
   """All measures of dependence, for frames and for the steps of a pattern.
 
   Args:
-    codes: int [clips, frames, codebooks], of at least two codebooks.
-    size: codes in a codebook, one number or one for each.
-    pattern: name of a pattern or one of `mmdcodec.patterns`; None
-      or "parallel": codes of a frame are predicted together.
-    mask: bool [clips, frames], False where there is no frame.
-    pieces: [clips], a number or name of the piece of music that each clip is
-      of; None: each is of its own. See `code_rows.gather`.
-    vectors: [codebooks, size, dim], of each code, for kernel measures.
+    codes: int [clips, frames, codebooks], at least two codebooks.
+    size: codes in a codebook, one number or one per codebook.
+    pattern: of the language model, from `mmdcodec.patterns`, or its name; None
+      or "parallel" means all codes of a frame.
+    mask: bool [clips, frames], False in padding.
+    pieces: [clips], a number or name for the piece of music of each clip, as in
+      `code_rows.gather`; None means that each clip is a piece.
+    vectors: code vectors [codebooks, size, dim], for the kernel measures.
     seed: of everything random.
     progress: called with (measures done, measures in all), first with 0 done.
 
   Returns:
-    See `Dependence`.
+    `Dependence`.
 
   Raises:
-    UserError: one codebook, codes outside of the codebooks, or a pattern that
-      has no rows in these clips; see `code_rows.gather`.
+    UserError: there is only one codebook, a code is outside of its codebook, or
+      the pattern has no rows in these clips.
   """
   codes = np.asarray(codes)
   clips, _, books = codes.shape
@@ -138,12 +146,12 @@ def measure(
     name = pattern
     pattern = None if name == "parallel" else patterns.make(name, books)
   sizes = code_rows.sizes_of(size, books)
-  # Refuses what it must before the minutes of work.
+  # Raises its errors before the minutes of work.
   rows = code_rows.gather(
     codes, sizes, pattern=pattern, mask=mask, pieces=pieces
   )[0]
   kinds = [None] if pattern is None else [None, pattern]
-  given = dict(mask=mask, pieces=pieces)
+  given: dict[str, Any] = dict(mask=mask, pieces=pieces)
   done, total = itertools.count(), len(kinds) * (3 + (vectors is not None))
   count = lambda: progress and progress(next(done), total)
   count()
@@ -170,17 +178,36 @@ def measure(
   )
 
 
-def _measure(codes, sizes, pattern, given, vectors, seed, count) -> Measured:
+def _measure(
+  codes: np.ndarray,
+  sizes: np.ndarray,
+  pattern: patterns.PatternMaker | None,
+  given: dict[str, Any],
+  vectors: np.ndarray | None,
+  seed: int,
+  count: Callable[[], Any],
+) -> Measured:
+  """All measures under one pattern.
+
+  Args:
+    codes: int [clips, frames, codebooks].
+    sizes: codes in each codebook.
+    pattern: of the language model, or None.
+    given: `mask` and `pieces`.
+    vectors: [codebooks, size, dim], or None.
+    seed: of everything random.
+    count: called after each measure.
+  """
   given = dict(given, pattern=pattern)
 
-  def counted(measure, *what, **how):
-    found = measure(*what, **how)
+  def counted(measure: Callable, *args: Any, **options: Any) -> Any:
+    found = measure(*args, **options)
     count()
     return found
 
   kernel = None
   if vectors is not None:
-    # Of the largest kind of step, where a pattern has several.
+    # The largest kind of step, if a pattern has several.
     rows = code_rows.gather(codes, sizes, **given)[0]
     kernel = counted(kernel_dependence, vectors, rows, seed=seed)
   coded = dict(pattern=pattern, mask=given["mask"])
@@ -192,31 +219,34 @@ def _measure(codes, sizes, pattern, given, vectors, seed, count) -> Measured:
   )
 
 
-def _warnings(frames, pieces, sizes, measured):
-  """What a reader must know before believing the numbers."""
+def _warnings(
+  frames: int, pieces: int, sizes: np.ndarray, measured: Measured
+) -> Iterator[str]:
+  """Reasons to doubt the numbers."""
   largest = int(sizes.max())
   if frames < FRAMES_PER_CODE * largest:
     yield (
       f"{frames:,} frames are few for codebooks of {largest}: total correlation"
       " is a lower bound that may miss most of a weak dependence, and entropies"
-      f" are too low. {FRAMES_PER_CODE * largest:,} frames or more are better."
+      f" are too low. Use {FRAMES_PER_CODE * largest:,} frames or more."
     )
   if pieces < code_rows.MANY_PIECES:
     yield (
       f"{pieces} pieces of music are few: they were cut into stretches to hold"
-      " some out, so what they repeat counts as dependence, and errors are too"
-      f" small. {code_rows.MANY_PIECES} pieces or more are better."
+      " some out, so repetitions within a piece count as dependence, and the"
+      f" errors are too small. Use {code_rows.MANY_PIECES} pieces or more."
     )
   null, bits = measured.pairs.null, measured.pairs.bits
   if np.nanmean(null) > max(0.1, np.nanmean(bits)):
     yield (
-      "by chance alone, histograms of two codebooks share"
-      f" {np.nanmean(null):.2f} bits here: read mutual information with its"
-      " error."
+      "histograms of two independent codebooks would share"
+      f" {np.nanmean(null):.2f} bits by chance here: read mutual information"
+      " together with its error."
     )
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
+  """Nested values as plain Python objects for JSON."""
   if isinstance(value, dict):
     return {key: _plain(each) for key, each in value.items()}
   if isinstance(value, (list, tuple)):

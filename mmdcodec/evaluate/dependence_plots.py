@@ -1,4 +1,4 @@
-"""A heat map of which codebooks tell of which, as PNG bytes."""
+"""A heat map of the mutual information of codebooks, as PNG bytes."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from mmdcodec.evaluate.figures import (
 )
 from mmdcodec.evaluate.mutual_information import MutualInformation
 
-LABELLED = 10  # codebooks at most, for a number in every field
+LABELLED = 10  # up to so many codebooks, each field has a number
 
 
 def heat_map(
@@ -24,11 +24,11 @@ def heat_map(
 ) -> bytes:
   """Mutual information of pairs of codebooks, side by side on one scale.
 
-  Fields that are above chance have a dot; the others are pale. Two codebooks
-  that are never predicted together have no field.
+  Significant fields have a dot. Two codebooks that are never predicted together
+  have no field.
 
   Args:
-    pairs: title -> what is shown below it.
+    pairs: title -> mutual information to show.
     path: of a PNG file to write, or None.
 
   Returns:
@@ -50,7 +50,7 @@ def heat_map(
     marked = each.significant & np.isfinite(each.bits)
     row, column = np.nonzero(marked)
     bright = each.bits[row, column] > 0.5 * top
-    # Beside the number, if there is one.
+    # Below the number, if there is one.
     lower = 0.3 if books <= LABELLED else 0.0
     axis.scatter(
       column,

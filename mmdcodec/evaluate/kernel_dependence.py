@@ -1,22 +1,23 @@
-"""Dependence of code vectors as the independence loss sees it, from 0 to 1.
+"""Dependence of code vectors by the independence loss, scaled to 0..1.
 
-dHSIC (Pfister et al. 2018) is the squared distance in kernel space between the
-joint distribution of the codebooks' vectors and the product of their
-marginals: the mean over all permutations of arXiv 2406.02315's MMD^2. Its size
-depends on the kernel and the code, so it is divided by what it would be if
-every codebook were a copy of the others, by geometric mean over the codebooks:
+dHSIC (Pfister et al. 2018, arXiv 1603.00285) is the squared distance in kernel
+space between the joint distribution of the codebooks' vectors and the product
+of their marginals: the mean over all permutations of the MMD^2 of arXiv
+2406.02315. Its size depends on the kernel and the codes. So it is divided by
+its value for copies of one codebook, in the geometric mean over the codebooks:
 
     dHSIC(z_1, ..., z_K) / prod_k dHSIC(z_k, ..., z_k)^(1/K)
 
 For two codebooks this is normalised HSIC, also known as centred kernel
-alignment (Cortes et al. 2012; Kornblith et al. 2019). 0 is independent, and 1
-that each codebook tells all others and their vectors lie at the same distances
-of one another. Codes that tell all others through a table come to less.
+alignment (Cortes et al. 2012; Kornblith et al. 2019). 0 means independent. 1
+means that each codebook determines all others and that their vectors have the
+same distances to each other. If codebooks determine each other but distances
+differ, the value is lower.
 
-A codebook that is idle, of which one vector is (nearly) always in use, depends
-on nothing and would make the denominator (nearly) 0. It is left out, and the
-rest is compared. For more than two codebooks 1 is no strict bound: those that
-are used little shrink the denominator more than the numerator.
+An idle codebook, with one vector in (nearly) all rows, depends on nothing and
+would make the denominator (nearly) 0, so it is left out. For more than two
+codebooks 1 is no strict bound: codebooks with low usage shrink the denominator
+more than the numerator.
 """
 
 import dataclasses
@@ -28,9 +29,9 @@ import numpy as np
 from mmdcodec.evaluate.code_rows import Rows
 from mmdcodec.quantize import independence, kernels
 
-ROWS = 2048  # looked at; all pairs of them are
+ROWS = 2048  # at most; the cost is that of all pairs
 SHUFFLES = 8
-IDLE = 0.95  # share of the rows that have the same vector, or more
+IDLE = 0.95  # from this share of rows with the same vector on
 # In units of the median distance, for two codebooks.
 RADII = (0.5, 1.0, 2.0)
 
@@ -40,13 +41,12 @@ class KernelDependence:
   """Kernel measures of the vectors of rows.
 
   Attributes:
-    normalised: dHSIC from 0 (independent) to 1 (equal vectors), with a kernel
-      whose radii are relative to the data, of the codebooks that are not idle;
-      NaN if fewer than two are left.
-    null: mean of the same for shuffled codes; what chance gives.
-    null_error: standard deviation of the same, over the shuffles.
-    loss: the independence loss itself with the paper's kernel, without the
-      noise of permutations, of all codebooks.
+    normalised: dHSIC from 0 (independent) to 1 (equal vectors) of the codebooks
+      that are not idle, with radii relative to the data; NaN if fewer than two
+      are left.
+    null: mean of the same over shuffled codes, the value by chance.
+    null_error: standard deviation of the same over the shuffles.
+    loss: the independence loss ("dhsic", the paper's kernel) of all codebooks.
   """
 
   normalised: float
@@ -62,21 +62,21 @@ def kernel_dependence(
 
   Args:
     vectors: [codebooks, size, dim], the vector of each code.
-    rows: which codes stand together, from `code_rows.gather`.
+    rows: from `code_rows.gather`.
     seed: of the shuffles.
-    limit: at most so many rows; time goes with its square.
+    limit: largest number of rows; the time grows with its square.
 
   Returns:
-    See `KernelDependence`.
+    `KernelDependence`.
   """
   random = np.random.default_rng(seed)
   count, books = rows.codes.shape
   chosen = np.arange(min(count, limit)) * count // min(count, limit)
-  held = np.asarray(rows.codebooks)
+  columns = np.asarray(rows.codebooks)
 
-  def look_up(codes):
+  def look_up(codes: np.ndarray) -> np.ndarray:
     """Vectors [chosen rows, k, dim] of codes [chosen rows, k]."""
-    return np.asarray(vectors[held, codes], np.float32)
+    return np.asarray(vectors[columns, codes], np.float32)
 
   z = look_up(rows.codes[chosen])
   loss = float(_dhsic(z, kernel=kernels.GaussianKernel()))
@@ -84,22 +84,22 @@ def kernel_dependence(
     np.unique(z[:, k], axis=0, return_counts=True)[1].max() / len(z)
     for k in range(books)
   ]
-  busy = np.flatnonzero(np.array(most) < IDLE)
-  if len(busy) < 2:
+  active = np.flatnonzero(np.array(most) < IDLE)
+  if len(active) < 2:
     return KernelDependence(np.nan, np.nan, np.nan, loss)
-  # Distances of k vectors add up, and so must the squares of the radii.
-  wide = tuple(r * (len(busy) / 2) ** 0.5 for r in RADII)
+  # Squared distances add up over the codebooks, so squared radii must too.
+  wide = tuple(r * (len(active) / 2) ** 0.5 for r in RADII)
   kernel = kernels.GaussianKernel(wide, relative=True)
   value = functools.partial(_dhsic, kernel=kernel)
-  copies = [float(value(z[:, [k] * len(busy)])) for k in busy]
+  copies = [float(value(z[:, [k] * len(active)])) for k in active]
   scale = float(np.exp(np.mean(np.log(copies))))
   chance = []
   for _ in range(SHUFFLES):
     order = rows.shuffled(random)[chosen]
     shuffled = look_up(rows.codes[order, np.arange(books)])
-    chance.append(float(value(shuffled[:, busy])) / scale)
+    chance.append(float(value(shuffled[:, active])) / scale)
   return KernelDependence(
-    normalised=float(value(z[:, busy])) / scale,
+    normalised=float(value(z[:, active])) / scale,
     null=float(np.mean(chance)),
     null_error=float(np.std(chance, ddof=1)),
     loss=loss,
@@ -107,8 +107,8 @@ def kernel_dependence(
 
 
 @functools.partial(jax.jit, static_argnames="kernel")
-def _dhsic(z, *, kernel):
-  """The independence loss of rows [rows, k, dim] in its closed form."""
+def _dhsic(z: jax.Array, *, kernel: kernels.Kernel) -> jax.Array:
+  """The independence loss "dhsic" of rows [rows, k, dim]."""
   return independence.independence_loss(
     z[None], jax.random.key(0), kernel=kernel, estimator="dhsic"
   )

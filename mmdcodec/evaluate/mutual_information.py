@@ -1,20 +1,19 @@
-"""How many bits two codebooks say about each other, and whether it is chance.
+"""Mutual information of pairs of codebooks, corrected for chance.
 
-Mutual information of two histograms is never negative and grows with the
-number of codes squared over the number of rows, also between codebooks that
-have nothing to do with each other. What chance alone gives is found by
-shuffling, and taken off.
+The mutual information of two histograms is never negative, and even for
+independent codebooks it grows with the squared number of codes over the number
+of rows. The value by chance is estimated by shuffling, and subtracted.
 
-The shuffle (`Rows.shuffled`) gives each codebook an order of whole clips of its
-own (of pieces, where they are known), so that codes keep their order in time.
-Shuffling rows would not do: codes last for several rows, so there are fewer
-independent ones than rows, and any two slow streams would seem dependent.
-Turning each clip in itself would not do either: it keeps which codes belong to
-which clip, and that two codebooks both know the clip is dependence, as far as
-one step of a language model goes.
+The shuffle (`Rows.shuffled`) gives each codebook its own order of whole clips
+(of pieces, if they are known), so that codes keep their temporal order.
+Shuffling single rows would be wrong: a code lasts for several rows, so there
+are fewer independent codes than rows, and any two slow streams would seem
+dependent. Rotating each clip would be wrong too: it keeps the codes of a clip
+together, and two codebooks that both depend on the clip are dependent, as far
+as one step of a language model is concerned.
 
-What it cannot tell apart: codebooks that only change at the same moments have
-fewer independent pairs than their shuffles, and show a little too much.
+One limit: codebooks that only change at the same moments have fewer independent
+pairs than their shuffles, and so the value is a little too high.
 """
 
 import dataclasses
@@ -26,24 +25,24 @@ from mmdcodec.evaluate import code_rows
 from mmdcodec.patterns import PatternMaker
 
 SHUFFLES = 100
-LEVEL = 0.05  # chance that any pair of independent codebooks is marked
+LEVEL = 0.05  # chance that any pair of independent codebooks is significant
 CHUNK = 1 << 22  # codes sorted at once
 
 
 @dataclasses.dataclass(frozen=True)
 class MutualInformation:
-  """Of every pair of codebooks that stand in a row, in bits per row.
+  """Mutual information of all pairs of codebooks in a row, in bits per row.
 
-  All [codebooks, codebooks], symmetric; NaN on the diagonal, and for two
+  Symmetric arrays [codebooks, codebooks]; NaN on the diagonal, and for two
   codebooks that no step predicts together.
 
   Attributes:
-    bits: of the histograms, less the mean of the shuffles.
-    error: standard error: pieces drawn again (to first order: their means of
-      log p(a, b) / p(a) p(b)) and the spread of the shuffles.
-    null: mean of the shuffles, what was taken off.
-    significant: above nearly all shuffles; at most LEVEL is the chance that
-      one of the pairs is marked if all codebooks are independent.
+    bits: of the histograms, minus the mean of the shuffles.
+    error: standard error, from resampling pieces (to first order, by their
+      means of log p(a, b) / p(a) p(b)) and from the spread of the shuffles.
+    null: mean of the shuffles, which was subtracted.
+    significant: above nearly all shuffles. If all codebooks are independent,
+      the chance that any pair is significant is at most LEVEL.
   """
 
   bits: np.ndarray
@@ -53,13 +52,13 @@ class MutualInformation:
 
   @property
   def interval(self) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds between which the bits lie in 95 of 100 cases (normal)."""
+    """Bounds of the 95% confidence interval of the bits (normal)."""
     return self.bits - 1.96 * self.error, self.bits + 1.96 * self.error
 
 
 def mutual_information(
   codes: np.ndarray,
-  size: int | Sequence[int],
+  size: code_rows.Sizes,
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
@@ -71,19 +70,19 @@ def mutual_information(
 
   Args:
     codes: int [clips, frames, codebooks].
-    size: codes in a codebook, one number or one for each.
-    pattern: what is predicted together; None for the codes of a frame.
-    mask: bool [clips, frames], False where there is no frame.
-    pieces: [clips], a number or name of the piece of music that each clip is
-      of; None: each is of its own. See `code_rows.gather`.
+    size: codes in a codebook, one number or one per codebook.
+    pattern: of the language model; None means all codes of a frame.
+    mask: bool [clips, frames], False in padding.
+    pieces: [clips], a number or name for the piece of music of each clip, as in
+      `code_rows.gather`; None means that each clip is a piece.
     seed: of the shuffles.
-    shuffles: how many; at least 20, for a level of 5%.
+    shuffles: number of shuffles, at least 20 for a level of 5%.
 
   Returns:
-    See `MutualInformation`.
+    `MutualInformation`.
 
   Raises:
-    UserError: no rows; see `code_rows.gather`.
+    UserError: `code_rows.gather` finds no rows.
   """
   kinds = code_rows.gather(
     codes, size, pattern=pattern, mask=mask, pieces=pieces
@@ -92,37 +91,37 @@ def mutual_information(
   bits, error, null = np.full((3, books, books), np.nan)
   significant = np.zeros((books, books), bool)
   random = np.random.default_rng(seed)
-  pairs, found, chance, spread = [], [], [], []
+  pairs, values, nulls, errors = [], [], [], []
   for rows in kinds:
     first, second = np.triu_indices(len(rows.codebooks), 1)
-    held = np.asarray(rows.codebooks)
-    pairs.append((held[first], held[second]))
-    values, errors = _with_error(rows, first, second)
-    found.append(values)
-    spread.append(errors)
+    members = np.asarray(rows.codebooks)
+    pairs.append((members[first], members[second]))
+    value, spread = _with_error(rows, first, second)
+    values.append(value)
+    errors.append(spread)
     alone = _entropies(rows.codes.T)
-    books_of = np.arange(len(held))
+    columns = np.arange(len(members))
     joint = [
-      _joint(rows.codes[rows.shuffled(random), books_of], first, second)
+      _joint(rows.codes[rows.shuffled(random), columns], first, second)
       for _ in range(shuffles)
     ]
-    chance.append(alone[first] + alone[second] - np.array(joint))
+    nulls.append(alone[first] + alone[second] - np.array(joint))
   a, b = np.concatenate(pairs, 1)
-  found, spread = np.concatenate(found), np.concatenate(spread)
-  chance = np.concatenate(chance, 1)  # [shuffles, pairs]
+  found, spread = np.concatenate(values), np.concatenate(errors)
+  chance = np.concatenate(nulls, 1)  # [shuffles, pairs]
   mean, deviation = chance.mean(0), chance.std(0, ddof=1)
-  # Westfall and Young (1993): the largest pair of each shuffle is what the
-  # largest of the data has to beat, so many pairs need no other correction.
+  # Westfall and Young (1993): comparing with the largest pair of each shuffle
+  # corrects for the number of pairs.
   unit = np.maximum(deviation, 1e-9)
   largest = np.sort(((chance - mean) / unit).max(1))
   threshold = largest[min(shuffles - 1, int(np.ceil((1 - LEVEL) * shuffles)))]
-  values = (
+  filled: tuple[tuple[np.ndarray, np.ndarray], ...] = (
     (bits, found - mean),
     (error, np.hypot(spread, deviation)),
     (null, mean),
     (significant, (found - mean) / unit > threshold),
   )
-  for matrix, value in values:
+  for matrix, value in filled:
     matrix[a, b] = matrix[b, a] = value
   return MutualInformation(bits, error, null, significant)
 
@@ -139,13 +138,15 @@ def _entropies(values: np.ndarray) -> np.ndarray:
   return np.log2(rows) - total / rows
 
 
-def _chunks(pairs: int, rows: int):
-  """Slices of pairs, so that little memory is needed."""
+def _chunks(pairs: int, rows: int) -> list[slice]:
+  """Slices of the pairs that bound the memory."""
   step = max(1, CHUNK // rows)
   return [slice(i, i + step) for i in range(0, pairs, step)]
 
 
-def _joint(codes: np.ndarray, first, second) -> np.ndarray:
+def _joint(
+  codes: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
   """Entropy in bits of pairs of columns of [rows, k]."""
   columns = np.ascontiguousarray(codes.T)
   width = int(columns.max()) + 1  # at most 2048: a pair fits into 32 bits
@@ -157,11 +158,14 @@ def _joint(codes: np.ndarray, first, second) -> np.ndarray:
   )
 
 
-def _with_error(rows, first, second) -> tuple[np.ndarray, np.ndarray]:
-  """Mutual information of pairs in bits, and its error by pieces.
+def _with_error(
+  rows: code_rows.Rows, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mutual information of pairs in bits, and its standard error.
 
-  The error is that of the mean of log p(a, b) / p(a) p(b) over rows, the
-  influence of each row on the value, with all rows of a piece moving together.
+  The error is that of the mean over rows of log p(a, b) / p(a) p(b), the
+  influence of each row on the value, with all rows of a piece resampled
+  together.
   """
   unit, count = rows.units(), len(rows)
   pieces = np.bincount(unit)

@@ -1,8 +1,8 @@
-"""How close a reconstruction is: SI-SDR, mel distance, STFT distance.
+"""Reconstruction quality: SI-SDR, mel distance, STFT distance.
 
 Each takes the original x and the reconstruction y, [batch, samples, channels]
 in NumPy or JAX, and returns one finite number per clip, float32 [batch]. With
-`lengths` [batch], a padded clip gets the number that it gets alone. All may
+`lengths` [batch], a padded clip gets the same number as alone. All of them can
 be jitted.
 """
 
@@ -16,11 +16,11 @@ from mmdcodec.audio import transforms
 WINDOWS = (512, 1024, 2048)
 MELS = 80
 
-# Mel values and magnitudes below are silence: near 16-bit rounding noise.
+# Smaller mel values and magnitudes are silence: near 16-bit rounding noise.
 FLOOR = 1e-5
-# Mean power of a signal that counts as silent: that of 16-bit rounding.
+# Mean power up to which a signal is silent: that of 16-bit rounding noise.
 SILENCE = 1e-10
-# SI-SDR is kept within this many dB of 0.
+# SI-SDR is clipped to this many dB on either side of 0.
 LIMIT = 100.0
 
 
@@ -29,11 +29,11 @@ def si_sdr(
 ) -> jax.Array:
   """Scale-invariant signal-to-distortion ratio in dB; higher is better.
 
-  With the means of each channel removed and both channels as one vector,
+  With the mean of each channel removed and both channels as one vector,
   a = <x, y> / <x, x> and SI-SDR = 10 log10(|a x|^2 / |y - a x|^2) (Le Roux et
-  al., "SDR - half-baked or well done?", arXiv 1811.02508). Within +-100 dB.
-  A silent original has no scale to compare with and gives 0 dB; a silent
-  reconstruction of anything else gives -100 dB.
+  al., "SDR - half-baked or well done?", arXiv 1811.02508), clipped to +-100 dB.
+  A silent original has no scale and gives 0 dB; a silent reconstruction of
+  anything else gives -100 dB.
 
   Args:
     x: original [batch, samples, channels].
@@ -46,8 +46,8 @@ def si_sdr(
   x, y, count = _prepare(x, y, lengths)
   valid = jnp.arange(x.shape[1]) < count[:, None]
 
-  def normalized(u):
-    """Zero mean, norm 1 (or 0 for silence)."""
+  def normalized(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """U with mean 0 and norm 1 (0 for silence), and whether it sounds."""
     mean = u.sum(1, keepdims=True) / count[:, None, None]
     u = jnp.where(valid[..., None], u - mean, 0.0)
     power = jnp.sum(u**2, (1, 2)) / (count * u.shape[2])
@@ -63,7 +63,7 @@ def si_sdr(
   a = jnp.sum(x * y, (1, 2))
   distortion = jnp.sum((y - a[:, None, None] * x) ** 2, (1, 2))
   ratio = jnp.maximum(a**2, 1e-30) / jnp.maximum(distortion, 1e-30)
-  # One exact clip, or one that is all wrong, must not decide a mean.
+  # One perfect or completely wrong clip must not dominate a mean.
   ratio = jnp.clip(10 * jnp.log10(ratio), -LIMIT, LIMIT)
   return jnp.where(x_sounds, jnp.where(y_sounds, ratio, -LIMIT), 0.0)
 
@@ -88,7 +88,7 @@ def mel_distance(
     float32 [batch].
   """
   x, y, count = _prepare(x, y, lengths)
-  total = 0.0
+  total = jnp.float32(0.0)
   for window in WINDOWS:
     a, b = (
       transforms.log_mel(
@@ -132,7 +132,7 @@ def stft_distance(
   del rate
   x, y, count = _prepare(x, y, lengths)
   norm = lambda u: jnp.sqrt(jnp.sum(u**2, (1, 2, 3)))
-  total = 0.0
+  total = jnp.float32(0.0)
   for window in WINDOWS:
     a, b = (
       jnp.abs(
@@ -176,8 +176,10 @@ def compare(
   }
 
 
-def _prepare(x, y, lengths):
-  """Float32, silent beyond the end, and the number of valid samples."""
+def _prepare(
+  x: jax.Array, y: jax.Array, lengths: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """X and y in float32 with silent padding, and the number of valid samples."""
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
   if x.ndim != 3 or x.shape != y.shape:
     raise ValueError(
@@ -191,14 +193,14 @@ def _prepare(x, y, lengths):
   return x, y, jnp.maximum(jnp.asarray(lengths), 1)
 
 
-def _valid_frames(values, count, hop):
-  """[batch, 1, frames, 1] bool: the frames that the clip has alone."""
+def _valid_frames(values: jax.Array, count: jax.Array, hop: int) -> jax.Array:
+  """The frames that each clip has alone: bool [batch, 1, frames, 1]."""
   frames = jnp.arange(values.shape[2]) < (1 + count // hop)[:, None]
   return frames[:, None, :, None]
 
 
-def _frame_mean(values, count, hop):
-  """[batch] means of [batch, channels, frames, bins] over valid frames."""
+def _frame_mean(values: jax.Array, count: jax.Array, hop: int) -> jax.Array:
+  """Means of [batch, channels, frames, bins] over valid frames: [batch]."""
   valid = _valid_frames(values, count, hop)
   number = valid.sum((1, 2, 3)) * values.shape[1] * values.shape[3]
   return jnp.where(valid, values, 0.0).sum((1, 2, 3)) / number

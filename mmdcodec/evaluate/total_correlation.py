@@ -1,27 +1,27 @@
-"""How many bits the codes of a step say about one another.
+"""Total correlation of the codes of a step, in bits.
 
-Total correlation TC = sum_k H(code k) - H(codes) = sum_k I(code k; codes < k):
-what a language model loses in each step that predicts the codes as if they
-were independent. It sees every dependence, also that of three codes of which
-any two are independent.
+TC = sum_k H(code k) - H(codes) = sum_k I(code k; codes < k). A memoryless
+language model loses this many bits per step if it predicts the codes as if they
+were independent. It covers every dependence, even of three codes that are
+independent in pairs.
 
-It is estimated from held-out codes. For every codebook a small network gives
-the probability of its code from the codes before it in the row (the form of
-NADE, Larochelle and Murray 2011: one sum of embeddings, grown codebook by
-codebook). Its logits are the log of the marginal plus a learned correction
-that starts at 0, and it is mixed with the marginal: p = a network + (1 - a)
-marginal. When to stop and the share a are chosen on other clips, so that a
-network that finds nothing is the marginal itself. The gain over the marginal
-in cross-entropy, on clips that neither saw, is the estimate.
+The estimate comes from held-out codes. For each codebook a small network
+predicts its code from the earlier codes of the row (like NADE, Larochelle and
+Murray 2011: a sum of embeddings that grows by one codebook at a time). Its
+logits are the log of the marginal plus a learned correction that starts at 0,
+and its output is mixed with the marginal: p = a network + (1 - a) marginal. The
+number of steps and the share a are chosen on other clips, so that a network
+that learns nothing equals the marginal. The estimate is the gain over the
+marginal in cross-entropy, on clips that were used for neither.
 
-It is a lower bound of TC (up to noise, and to what the marginal itself missed),
-and weak dependence between large codebooks takes many rows to learn: of the
-0.58 bits of four codebooks of 64 that copy one code in ten, 20,000 rows show
-half, 100,000 three quarters. Compare figures of the same number of rows only.
+It is a lower bound of TC (up to noise and errors of the marginal itself). Weak
+dependence between large codebooks takes many rows to learn: of the 0.58 bits of
+four codebooks of 64 that copy one code in ten, 20,000 rows show half and
+100,000 three quarters. Only compare figures from the same number of rows.
 
-Clips, not rows, are held out: neighbours in time are nearly copies. So are
-clips of music that repeats itself, and those of one piece are held out together
-where the caller tells which they are.
+Whole clips are held out instead of rows, because neighbours in time are nearly
+equal. The same holds for clips of one piece of music, which repeats itself:
+they are held out together if the caller names the pieces.
 """
 
 import dataclasses
@@ -37,17 +37,21 @@ from mmdcodec.evaluate import code_rows
 from mmdcodec.patterns import PatternMaker
 from mmdcodec.tokenizers import loaded_codec
 
-FOLDS = 5  # one is held out, one says when to stop, the others train
+FOLDS = 5  # one is held out, one stops the training, the others train
 HIDDEN = 64
 BATCH = 256
 EPOCHS = 24
 STEPS = (600, 6000)  # of training, at least and at most
-CHECKS = 24  # how often the inner clips are asked
+CHECKS = 24  # evaluations on the inner clips during training
 PATIENCE = 5  # checks without a gain in any codebook
-RATE = 2e-3
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # of the network, the rest the marginal
+LEARNING_RATE = 2e-3
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # of the network in the mixture
 LARGEST = 1 << 24  # logits of one batch
-DRAWS = 500  # of the bootstrap
+RESAMPLES = 500  # of the bootstrap
+
+Params = dict[str, jax.Array]
+# Row indices [batches, batch] and their number.
+Indices = tuple[np.ndarray, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +60,15 @@ class TotalCorrelation:
 
   Attributes:
     bits: the estimate, summed over the codebooks; about 0 if independent.
-    error: its standard error, by drawing pieces again.
-    per_codebook: float64 [codebooks], what the codes before it in its row say
-      about each; 0 for the first.
-    per_codebook_error: float64 [codebooks].
-    entropy: float64 [codebooks], held-out cross-entropy of each alone.
-    share: bits / sum of `entropy`, the part of the rate that is said twice.
-    rows: number of rows looked at, of the largest kind of step.
-    clips: number of units among them that were held out in turn, see
-      `code_rows.Rows.units`.
+    error: its standard error, by resampling pieces.
+    per_codebook: float64 [codebooks], bits about each code from the earlier
+      codes of its row; 0 for the first codebook.
+    per_codebook_error: float64 [codebooks], standard errors.
+    entropy: float64 [codebooks], held-out cross-entropy of each codebook alone.
+    share: bits / sum of `entropy`, the redundant part of the bit rate.
+    rows: number of rows, of the largest kind of step.
+    clips: number of units among them (`code_rows.Rows.units`), each held out
+      once.
   """
 
   bits: float
@@ -79,7 +83,7 @@ class TotalCorrelation:
 
 def total_correlation(
   codes: np.ndarray,
-  size: int | Sequence[int],
+  size: code_rows.Sizes,
   *,
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
@@ -88,25 +92,23 @@ def total_correlation(
 ) -> TotalCorrelation:
   """Held-out variational total correlation.
 
-  Where the steps of a pattern are of several kinds (such as two codebooks,
-  then two others), the bits of all kinds are added up. Kinds that share a
-  codebook are refused.
+  If a pattern has several kinds of steps (such as two codebooks, then two
+  others), their bits are added up. Kinds that share a codebook are refused.
 
   Args:
     codes: int [clips, frames, codebooks].
-    size: codes in a codebook, one number or one for each.
-    pattern: what is predicted together; None for the codes of a frame.
-    mask: bool [clips, frames], False where there is no frame.
-    pieces: [clips], a number or name of the piece of music that each clip is
-      of; None: each is of its own. See `code_rows.gather`.
-    seed: of the split, the start and the batches. The same one, the same
-      result.
+    size: codes in a codebook, one number or one per codebook.
+    pattern: of the language model; None means all codes of a frame.
+    mask: bool [clips, frames], False in padding.
+    pieces: [clips], a number or name for the piece of music of each clip, as in
+      `code_rows.gather`; None means that each clip is a piece.
+    seed: of the split, the initial parameters and the batches.
 
   Returns:
-    See `TotalCorrelation`.
+    `TotalCorrelation`.
 
   Raises:
-    UserError: no rows; see `code_rows.gather`.
+    UserError: `code_rows.gather` finds no rows.
   """
   codes = np.asarray(codes)
   books = codes.shape[-1]
@@ -117,13 +119,13 @@ def total_correlation(
   gain, error, entropy = np.zeros((3, books))
   variance = 0.0
   for rows in kinds:
-    held = np.asarray(rows.codebooks)
+    members = np.asarray(rows.codebooks)
     unit = rows.units()
-    gains, alone = held_out(rows.codes, sizes[held], unit, seed=seed)
-    draws = bootstrap(np.c_[gains, gains.sum(1)], unit, seed=seed)
-    gain[held], entropy[held] = gains.mean(0), alone.mean(0)
-    error[held] = draws[:, :-1].std(0)
-    variance += draws[:, -1].var()
+    gains, alone = held_out(rows.codes, sizes[members], unit, seed=seed)
+    means = bootstrap(np.c_[gains, gains.sum(1)], unit, seed=seed)
+    gain[members], entropy[members] = gains.mean(0), alone.mean(0)
+    error[members] = means[:, :-1].std(0)
+    variance += means[:, -1].var()
   return TotalCorrelation(
     bits=float(gain.sum()),
     error=float(variance**0.5),
@@ -139,17 +141,17 @@ def total_correlation(
 def held_out(
   codes: np.ndarray, sizes: np.ndarray, unit: np.ndarray, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """What codes before it say about each code, where it was held out.
+  """Held-out bits about each code from the earlier codes of its row.
 
   Args:
     codes: int32 [rows, k].
     sizes: [k] codes in each codebook.
-    unit: int [rows], the piece that each row is of; pieces are held out whole.
+    unit: int [rows], the unit of each row; units are held out whole.
     seed: of everything random.
 
   Returns:
-    float64 [rows, k] in bits: gain over the marginal, and the marginal's own
-    length.
+    (gain over the marginal, code length under the marginal), float64 [rows, k]
+    in bits.
   """
   rows, books = codes.shape
   width = int(sizes.max())
@@ -179,16 +181,18 @@ def held_out(
   return gain, alone
 
 
-def bootstrap(values: np.ndarray, unit: np.ndarray, *, seed: int = 0):
-  """Means over rows, with pieces drawn again.
+def bootstrap(
+  values: np.ndarray, unit: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+  """Means over rows with units resampled.
 
   Args:
     values: [rows, columns].
-    unit: int [rows], the piece that each row is of.
-    seed: of the draws.
+    unit: int [rows], the unit of each row.
+    seed: of the resampling.
 
   Returns:
-    float64 [draws, columns].
+    float64 [resamples, columns].
   """
   pieces = int(unit.max()) + 1
   total = np.stack(
@@ -196,15 +200,17 @@ def bootstrap(values: np.ndarray, unit: np.ndarray, *, seed: int = 0):
   )
   count = np.bincount(unit, minlength=pieces)
   random = np.random.default_rng(seed)
-  drawn = random.multinomial(pieces, np.full(pieces, 1 / pieces), DRAWS)
-  return drawn @ total / (drawn @ count)[:, None]
+  times = random.multinomial(pieces, np.full(pieces, 1 / pieces), RESAMPLES)
+  return times @ total / (times @ count)[:, None]
 
 
-def _log_marginal(codes, sizes, width) -> np.ndarray:
-  """Natural log of the smoothed frequencies [k, width], -1e9 for no code.
+def _log_marginal(
+  codes: np.ndarray, sizes: np.ndarray, width: int
+) -> np.ndarray:
+  """Natural log of the smoothed frequencies [k, width], -1e9 beyond the size.
 
-  Smoothed by one count in all: more would leave the network a marginal to
-  mend, and that is no dependence.
+  The smoothing adds one count in all. With more, the network could gain by
+  correcting the marginal, which is no dependence.
   """
   books = len(sizes)
   counts = np.zeros((books, width))
@@ -214,11 +220,11 @@ def _log_marginal(codes, sizes, width) -> np.ndarray:
   return np.where(np.arange(width) < sizes, np.log(p), -1e9)
 
 
-def _indices(chosen: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
-  """Numbers of the chosen rows, in batches [batches, batch], and how many.
+def _indices(chosen: np.ndarray, batch: int) -> Indices:
+  """Indices of the chosen rows in batches [batches, batch], and their number.
 
-  The number of batches is one of few, so that sets of rows of about one size
-  share a program.
+  The number of batches is rounded up to one of a few, so that sets of rows of
+  similar sizes share a compiled program.
   """
   at = np.nonzero(chosen)[0]
   batches = loaded_codec.bucket(-(-len(chosen) // batch))
@@ -227,8 +233,8 @@ def _indices(chosen: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
   return out.reshape(batches, batch), len(at)
 
 
-def _start(key, books, width):
-  """Parameters of the networks of all codebooks but the first."""
+def _initial(key: jax.Array, books: int, width: int) -> Params:
+  """Parameters of the networks, one for each codebook after the first."""
   k = jax.random.split(key, 2)
   return {
     "embed": 0.5 * jax.random.normal(k[0], (books, width, HIDDEN)),
@@ -239,11 +245,13 @@ def _start(key, books, width):
   }
 
 
-def _losses(params, codes, log_marginal):
-  """Gain of each code in nats [k - 1, rows] over the marginal.
+def _gains(
+  params: Params, codes: jax.Array, log_marginal: jax.Array
+) -> jax.Array:
+  """Gain of each code over the marginal in nats: [k - 1, rows].
 
   Args:
-    params: of `_start`.
+    params: from `_initial`.
     codes: [rows, k].
     log_marginal: [k - 1, width].
   """
@@ -254,22 +262,31 @@ def _losses(params, codes, log_marginal):
   correction = x @ params["out"]
   pick = lambda values: jnp.take_along_axis(values, target[..., None], -1)
   chosen = pick(correction)[..., 0]
-  # log of E[exp(correction)] under the marginal: 0 where there is none.
+  # log of E[exp(correction)] under the marginal: 0 without a correction.
   return chosen - jax.nn.logsumexp(correction + log_marginal[:, None], -1)
 
 
 @functools.partial(jax.jit, static_argnames="batch")
-def _fit(codes, train, inner, test, log_marginal, key, *, batch):
-  """Trains on some rows, stops by others, and gives the gain on a third kind.
+def _fit(
+  codes: jax.Array,
+  train: Indices,
+  inner: Indices,
+  test: Indices,
+  log_marginal: jax.Array,
+  key: jax.Array,
+  *,
+  batch: int,
+) -> jax.Array:
+  """Trains on some rows, stops by others, and returns the gain on a third set.
 
-  Every codebook stops for itself: what counts is its gain on the test rows at
-  the check, and with the share, where its gain on the inner rows was largest.
+  Each codebook stops separately: its gain on the test rows is taken at the
+  check, and with the share, where its gain on the inner rows was largest.
 
   Args:
     codes: [rows, k].
-    train: (indices [batches, batch], how many).
-    inner: likewise.
-    test: likewise.
+    train: from `_indices`, rows to train on.
+    inner: likewise, rows to choose the stop and the share by.
+    test: likewise, rows to measure on.
     log_marginal: [k - 1, width].
     key: random key.
     batch: rows in a step.
@@ -279,60 +296,60 @@ def _fit(codes, train, inner, test, log_marginal, key, *, batch):
   """
   books, width = log_marginal.shape
   key, start = jax.random.split(key)
-  params = _start(start, books, width)
+  params = _initial(start, books, width)
   steps = jnp.clip(EPOCHS * train[1] // batch, *STEPS)
   every = jnp.maximum(1, steps // CHECKS)
   schedule = lambda step: (
-    RATE
+    LEARNING_RATE
     * 0.5
     * (1 + jnp.cos(jnp.pi * jnp.minimum(step / (every * CHECKS), 1.0)))
   )
   optimizer = optax.adam(schedule)
   places = train[0].reshape(-1)
 
-  def loss(params, chosen):
-    return -_losses(params, codes[chosen], log_marginal).mean(1).sum()
+  def loss(params: Params, chosen: jax.Array) -> jax.Array:
+    return -_gains(params, codes[chosen], log_marginal).mean(1).sum()
 
-  def step(_, state):
+  def step(_: jax.Array, state: tuple) -> tuple:
     params, moments, key = state
-    key, draw = jax.random.split(key)
-    chosen = places[jax.random.randint(draw, (batch,), 0, train[1])]
+    key, sample = jax.random.split(key)
+    chosen = places[jax.random.randint(sample, (batch,), 0, train[1])]
     gradient = jax.grad(loss)(params, chosen)
     update, moments = optimizer.update(gradient, moments)
     return optax.apply_updates(params, update), moments, key
 
-  def gains(params, indices):
-    """[k - 1, batches, batch]; only the batches that hold rows are computed."""
+  def gains(params: Params, indices: Indices) -> jax.Array:
+    """Gains [k - 1, batches, batch]; batches without rows are skipped."""
     at, count = indices
     out = jnp.zeros((books, *at.shape))
 
-    def one(i, out):
-      found = _losses(params, codes[at[i]], log_marginal)
+    def one(i: jax.Array, out: jax.Array) -> jax.Array:
+      found = _gains(params, codes[at[i]], log_marginal)
       return jax.lax.dynamic_update_index_in_dim(out, found, i, 1)
 
     out = jax.lax.fori_loop(0, -(-count // batch), one, out)
     real = jnp.arange(at.size).reshape(at.shape) < count
     return jnp.where(real, out, 0.0)
 
-  def mixed(gain):
+  def mixed(gain: jax.Array) -> jax.Array:
     """Gains [shares, ...] of mixtures of network and marginal."""
     share = np.array(SHARES)[:, None, None, None]
     with np.errstate(divide="ignore"):
       network, marginal = np.log(share), np.log(1 - share)
     return jnp.logaddexp(jnp.float32(marginal), jnp.float32(network) + gain)
 
-  def check(state):
-    trained, number, idle, best, kept = state
+  def check(state: tuple) -> tuple:
+    trained, number, idle, best, result = state
     trained = jax.lax.fori_loop(0, every, step, trained)
     found = mixed(gains(trained[0], inner)).sum((2, 3))  # [shares, k - 1]
     share, now = found.argmax(0), found.max(0)
     better = now > best
-    held = mixed(gains(trained[0], test))[share, jnp.arange(books)]
-    kept = jnp.where(better[:, None, None], held, kept)
+    measured = mixed(gains(trained[0], test))[share, jnp.arange(books)]
+    result = jnp.where(better[:, None, None], measured, result)
     idle = jnp.where(better.any(), 0, idle + 1)
-    return trained, number + 1, idle, jnp.where(better, now, best), kept
+    return trained, number + 1, idle, jnp.where(better, now, best), result
 
-  state = ((params, optimizer.init(params), key), 0, 0)
+  state: tuple = ((params, optimizer.init(params), key), 0, 0)
   state += (jnp.zeros(books), jnp.zeros((books, *test[0].shape)))
   going = lambda s: (s[1] < CHECKS) & (s[2] < PATIENCE)
   return jax.lax.while_loop(going, check, state)[-1]

@@ -1,9 +1,8 @@
-"""Traits of built-in music, and classifiers that hear them.
+"""Traits of built-in music, and classifiers that recognise them in audio.
 
-Built-in music (`mmdcodec.audio.synth`) knows of each song what its caption
-says. From songs with their traits a linear classifier learns to tell each trait
-by ear, and can then be asked about music whose traits nobody knows: what a
-model made from a prompt.
+The tags of built-in music (`mmdcodec.audio.synth`) say what is in each song. A
+linear classifier per trait learns from such songs and can then classify other
+music: does a piece generated from a prompt have the traits in the prompt?
 """
 
 import functools
@@ -16,8 +15,8 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from mmdcodec.audio import transforms
 
-# By name, from the tags of a song. Major and minor are not among them: told of
-# 300 songs, these classifiers were right about 47% of 96 others.
+# Name -> trait from the tags of a song. Major and minor are missing: after
+# training on 300 songs, these classifiers were right for 47% of 96 others.
 TRAITS = {
   "drums": lambda tags: "with" if tags["drums"] else "without",
   "bass": lambda tags: "with" if tags["bass"] else "without",
@@ -27,33 +26,34 @@ TRAITS = {
 }
 _HOP, _WINDOW = 0.02, 0.06  # seconds
 _BANDS, _GROUPS = 64, 4
-# Seconds after which a beat comes again: 40 to 240 beats a minute.
+# Seconds between beats: 40 to 240 beats a minute.
 _PERIODS = (0.25, 1.5)
 
 
 def of_songs(tags: Sequence[Mapping]) -> dict[str, list[str]]:
-  """The traits of songs: {trait: value of each song}."""
+  """Traits of songs with these tags: {trait: value of each song}."""
   return {name: [of(each) for each in tags] for name, of in TRAITS.items()}
 
 
 def features(x: np.ndarray, rate: int) -> np.ndarray:
-  """What a linear classifier can hear a trait in.
+  """Features for the linear classifiers.
 
   Args:
     x: [clips, samples], all of one length.
     rate: Hz.
 
   Returns:
-    float32 [clips, features]: mean and deviation of the level and of its rise
-    in each mel band (dB), and how alike the rise of groups of bands is to
-    itself some time later (autocorrelation), by that time.
+    float32 [clips, features]: mean and standard deviation of the level and of
+    its rise in each mel band (dB), and the autocorrelation of the rise in
+    groups of bands, by lag.
   """
-  # One at a time: a batch of spectrograms need not fit in memory.
-  return np.stack([np.asarray(_features(clip, rate)) for clip in np.float32(x)])
+  # One clip at a time: a batch of spectrograms may not fit in memory.
+  clips = np.asarray(x, np.float32)
+  return np.stack([np.asarray(_features(clip, rate)) for clip in clips])
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _features(x, rate):
+def _features(x: jax.Array, rate: int) -> jax.Array:
   """`features` of one clip [samples]."""
   level = transforms.log_mel(
     x,
@@ -80,19 +80,21 @@ def _features(x, rate):
 class Classifiers:
   """A linear classifier for each trait."""
 
-  def __init__(self, heard: np.ndarray, traits: Mapping[str, Sequence[str]]):
-    """Learns from songs.
+  def __init__(
+    self, heard: np.ndarray, traits: Mapping[str, Sequence[str]]
+  ) -> None:
+    """Trains the classifiers.
 
     Args:
       heard: `features` of the songs.
-      traits: of them, see `of_songs`. One that all songs share can't be
-        learned and is left out.
+      traits: of the same songs, from `of_songs`. A trait with the same value in
+        all songs can't be learned and is left out.
     """
-    self._fitted = {}
+    self._fitted: dict[str, pipeline.Pipeline] = {}
     for name, values in traits.items():
       if len(set(values)) < 2:
         continue
-      # Regularised as much as leaving out each song in turn asks for.
+      # Leave-one-out cross-validation chooses the regularisation.
       classifier = linear_model.RidgeClassifierCV(np.logspace(0, 5, 11))
       fitted = pipeline.make_pipeline(
         preprocessing.StandardScaler(), classifier
@@ -100,7 +102,7 @@ class Classifiers:
       self._fitted[name] = fitted.fit(heard, values)
 
   def __call__(self, heard: np.ndarray) -> dict[str, list[str]]:
-    """What they take the traits of clips for: {trait: value of each}."""
+    """Classifies clips by their `features`: {trait: value of each clip}."""
     return {
       name: fitted.predict(heard).tolist()
       for name, fitted in self._fitted.items()
@@ -110,17 +112,17 @@ class Classifiers:
 def agreement(
   told: Sequence[str], heard: Sequence[str], *, shuffles: int = 10_000
 ) -> dict[str, float]:
-  """How often what is heard is what was told.
+  """How often the trait in the prompt agrees with the trait in the audio.
 
   Args:
-    told: of each clip.
-    heard: of each clip.
-    shuffles: of the null distribution.
+    told: value of a trait in the prompt of each clip.
+    heard: value of the trait in the audio of each clip, by the classifier.
+    shuffles: number of random pairings for the null distribution.
 
   Returns:
-    `share` of the clips that agree; `chance`, the share of all pairs of what
-    was told to one clip and heard of another that do; and `p`, in what share of
-    random pairings (this one among them) at least as many agree.
+    `share`: share of the clips that agree. `chance`: the same over all pairs of
+    one clip's prompt and another clip's audio. `p`: share of random pairings
+    (this one included) in which at least as many agree.
   """
   same = np.array(told)[:, None] == np.array(heard)
   count = len(same)
