@@ -1,17 +1,17 @@
-"""Public weights become models of ours: one file per public model.
+"""Conversion of public weights to our models, one file per public model.
 
   encodec.py          EnCodec at 24, 32 and 48 kHz
-  encodec_config.py   what its config.json says, as fields of our codec
-  musicgen.py         MusicGen with its text encoder and its codec, for melodies
-                      too
-  musicgen_config.py  what its config.json says, as fields of our models
+  encodec_config.py   its config.json to fields of our codec
+  musicgen.py         MusicGen with its text encoder and codec, with or without
+                      melody
+  musicgen_config.py  its config.json to fields of our models
   musicgen_decoder.py its language model
-  musicgen_release.py the names of the authors' own weights
-  t5.py               encoders of T5, parts of other models: not for `read`,
-                      but a training can begin with one
-  fields.py           what a field of a config.json may be
+  musicgen_release.py weights of the authors' own release
+  t5.py               T5 encoders, as parts of other models; `read` does not
+                      convert them, but training can start from one
+  fields.py           checks of the fields of a config.json
   weights.py          tensors from safetensors files, each used exactly once
-  hub.py              folders out of the Hugging Face Hub
+  hub.py              folders from the Hugging Face Hub
 
 `read` opens a folder of public weights; `mmdcodec convert` writes what it
 returns as a bundle, `mmdcodec.load` runs it.
@@ -38,27 +38,28 @@ def read(
 
   Args:
     path: folder with config.json (of transformers) and model.safetensors, or
-      the latter's name; or weights of an original release alone: a .safetensors
-      file, or a folder with one, or with the parts of a MusicGen (see
-      `mmdcodec.convert.musicgen_release`).
-    preset: of the codec or language model, that tells what such weights can't,
-      see `mmdcodec.convert.encodec.guess`.
+      the path of the latter. For an original release: a .safetensors file, a
+      folder with one, or a folder with the parts of a MusicGen
+      (`mmdcodec.convert.musicgen_release`).
+    preset: of the codec or language model, for what the weights of a release
+      do not tell (`mmdcodec.convert.encodec.guess`).
 
   Returns:
-    (config, variables, further files by name); `config["source"]` says where
-    they come from.
+    (config, variables, further files by name); `config["source"]` is the origin
+    of the weights.
 
   Raises:
-    UserError: no model that is known here, or not all of it.
+    UserError: the model is unknown, or incomplete.
   """
   import importlib
 
   from mmdcodec.convert import musicgen_release, weights
 
   path = pathlib.Path(path)
+  arrays: dict[str, Any] | None
   if path.is_file():
     folder, arrays, config = path.parent, weights.read(path), None
-    # Weights of a release may lie beside a config.json that isn't theirs.
+    # Weights of a release may be next to a config.json that isn't theirs.
     if weights.named_by_transformers(arrays):
       beside = weights.read_config(folder)
       config = beside if is_public(beside) else None
@@ -67,8 +68,10 @@ def read(
     arrays = weights.read(path) if config is None else None
   if config is not None:
     kind = config.get("model_type")
+  elif arrays is not None and musicgen_release.is_release(arrays):
+    kind = "musicgen"
   else:
-    kind = "musicgen" if musicgen_release.named_so(arrays) else "encodec"
+    kind = "encodec"
   if not isinstance(kind, str) or kind not in KINDS:
     raise UserError(
       f"{path} holds a model of type {kind!r}; what can be converted is"
@@ -76,7 +79,7 @@ def read(
     )
   if config is not None and preset is not None:
     raise UserError(
-      f"{path} says in its config.json what it is: leave --preset away."
+      f"{path} has a config.json that describes the model: omit --preset."
     )
   if arrays is None:
     arrays = weights.read(path)
@@ -94,22 +97,21 @@ def is_public(config: Any) -> bool:
 
 
 def spare(folder: str | pathlib.Path) -> None:
-  """Refuses to write where public weights are.
+  """Makes sure that a folder to be written has no public weights.
 
-  Their files have the names of a bundle's, so nothing else would keep them from
-  being replaced.
+  Their files are named like those of a bundle, so a bundle would replace them.
 
   Args:
     folder: to be written or replaced.
 
   Raises:
-    UserError: it holds public weights.
+    UserError: the folder has public weights.
   """
   from mmdcodec.convert import weights
 
   try:
     config = weights.read_config(pathlib.Path(folder).resolve())
-  except UserError:  # no JSON: damaged, but nobody's weights
+  except UserError:  # no JSON: damaged, but not public weights
     return
   if is_public(config):
     raise UserError(

@@ -6,24 +6,25 @@ Two sources are known:
   the releases   of the authors, encodec and audiocraft: tensors like
                  `encoder.model.3.conv.conv...`, no config.json
 
-each with weight norm under its old (`weight_g`, `weight_v`) or new name. All
-names are brought to those of transformers with the new one (`canonical`), then
-one list of rules says what each tensor becomes. Layers are numbered as in
-PyTorch, where an ELU is a layer too.
+each with weight norm under its old (`weight_g`, `weight_v`) or new name.
+`canonical` maps all names to those of transformers with the new weight norm;
+then one list of rules maps each tensor to a parameter. Layers are numbered as
+in PyTorch, where an ELU is a layer too.
 
-The state of a codebook is `sum` and `count` here (`mmdcodec.quantize.vector`),
-in the public weights the code vectors themselves, `embed`, beside the running
-`cluster_size` and `embed_avg` that they were made of. Every code gets the same
+Our state of a codebook is `sum` and `count` (`mmdcodec.quantize.vector`).
+Public weights have the code vectors themselves, `embed`, and the running
+`cluster_size` and `embed_avg` they came from. Here every code gets the same
 count, a power of two near the mean of `cluster_size`, and `sum = embed *
-count`: then sum over smoothed count is `embed` to the last bit on any machine.
-From the counts as they are it would be off by rounding. Training goes on from
-there with the inertia that the codebook had; which codes are dead it finds out
-within a few hundred steps, as the counts follow their use.
+count`. Then sum over smoothed count equals `embed` bit for bit on any machine,
+while the original counts would add rounding errors. Training continues from
+there with the inertia of the original codebook. It detects dead codes within a
+few hundred steps, when the counts have adapted.
 """
 
 import math
 import pathlib
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,10 +37,10 @@ from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 
-# The published models, whose numbers tell them apart.
+# The published models, which differ in their sizes.
 PRESETS = ("encodec_24khz", "encodec_32khz", "encodec_48khz")
 
-# What a tensor's shape or name can't tell: from the preset.
+# Fields that do not follow from the tensors: the preset has them.
 UNSEEN = (
   "rate",
   "causal",
@@ -60,18 +61,21 @@ def bundled(
   preset: str | None,
   folder: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-  """What a bundle of these weights holds: see `convert`.
+  """The contents of a bundle of these weights.
 
   Args:
-    arrays: see there; `config` and `preset` too.
-    config: see there.
-    preset: see there.
-    folder: where they lie.
+    arrays: tensors by name, as in the file.
+    config: config.json of transformers; None for a release without one.
+    preset: as in `guess`.
+    folder: folder of the weights; no other file in it is needed.
 
   Returns:
     (config, variables, further files by name).
+
+  Raises:
+    UserError: a field or tensor is unknown, missing, or left over.
   """
-  del folder  # There is nothing else in it.
+  del folder
   fields, variables = convert(arrays, config, preset)
   return {"kind": "codec", "model": fields}, variables, {}
 
@@ -81,24 +85,26 @@ def convert(
   config: dict[str, Any] | None = None,
   preset: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """An EnCodec of ours with public weights.
+  """Converts a public EnCodec.
 
   Args:
-    arrays: tensors by name, as the file has them.
-    config: config.json of transformers; None for a release without.
-    preset: see `guess`.
+    arrays: tensors by name, as in the file.
+    config: config.json of transformers; None for a release without one.
+    preset: as in `guess`.
 
   Returns:
     (fields of the Codec, variables).
 
   Raises:
-    UserError: a field or a tensor that is not understood, missing, or over.
+    UserError: a field or tensor is unknown, missing, or left over.
   """
   renamed: dict[str, str] = {}
   for name in arrays:
     other = renamed.setdefault(canonical(name), name)
     if other != name:
-      raise UserError(f"{other} and {name} are two tensors for one purpose.")
+      raise UserError(
+        f"{other} and {name} are the same tensor; expected only one of them."
+      )
   arrays = {new: arrays[old] for new, old in renamed.items()}
   fields = guess(arrays, preset) if config is None else fields_of(config)
   model = codec_model.from_config(fields)
@@ -108,7 +114,7 @@ def convert(
 
 
 def canonical(name: str) -> str:
-  """A tensor's name in transformers of today."""
+  """A tensor's name in current versions of transformers."""
   for pattern, new in (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.conv\.conv\.|\.convtr\.convtr\.", ".conv."),
@@ -126,16 +132,20 @@ def guess(
 ) -> dict[str, Any]:
   """Fields of the Codec from the shapes of its tensors.
 
-  Shapes tell the widths, kernels, strides, norm, LSTM and codebooks. Rate,
-  causality, padding and chunks they can't: those are taken from a preset.
+  Shapes determine the widths, kernels, strides, norm, LSTM and codebooks, but
+  not rate, causality, padding and chunks: these come from a preset.
 
   Args:
     arrays: tensors by their canonical names.
-    preset: name of one; None: the published model with these very shapes.
+    preset: name of the preset; None means the published model with the same
+      shapes.
+
+  Returns:
+    Fields of the Codec.
 
   Raises:
-    UserError: the tensors are those of no EnCodec, or of none that was
-      published and no preset is given.
+    UserError: the tensors are not those of an EnCodec, or they match no
+      published one and there is no preset.
   """
   seen = _seen(arrays)
   if preset is None:
@@ -143,7 +153,7 @@ def guess(
     found = [name for name in PRESETS if like(name)]
     if len(found) != 1:
       raise UserError(
-        "there is no config.json, and these shapes are of no published EnCodec:"
+        "there is no config.json, and no published EnCodec has these shapes:"
         " give --preset with the name of the codec preset that has the rate,"
         f" causality and padding of these weights, such as {PRESETS[0]}."
       )
@@ -154,15 +164,15 @@ def guess(
 
 
 def _seen(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  """The fields that shapes tell."""
+  """The fields that follow from shapes."""
 
-  def shape(key):
+  def shape(key: str) -> Any:
     for end in ("parametrizations.weight.original1", "weight"):
       if f"{key}.conv.{end}" in arrays:
         return arrays[f"{key}.conv.{end}"].shape
     return None
 
-  def layers(half):
+  def layers(half: str) -> list[str]:
     found = {
       int(match[1])
       for name in arrays
@@ -193,7 +203,7 @@ def _seen(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
       ratios=tuple(ratios),
       residual_kernel=inner[2],
       compress=first[0] // inner[0],
-      # Both releases grow by 2; none of their models has more than one.
+      # Dilations double in both releases; no published model has more than one.
       dilations=tuple(2**i for i in range(len(residual) // len(down))),
       shortcut="conv" if shape(f"{residual[0]}.shortcut") else "identity",
       lstm_layers=len(lstm),
@@ -206,10 +216,10 @@ def _seen(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def rules(model: codec_model.Codec) -> list[Rule]:
-  """What each tensor of an EnCodec becomes."""
+  """The rules for the tensors of an EnCodec."""
   blocks, layers = len(model.ratios), len(model.dilations)
   lstm = 1 if model.lstm_layers else 0
-  block = layers + 2  # its residual layers, an ELU, a convolution
+  block = layers + 2  # residual layers, an ELU, a convolution
   out = []
   for half in ("encoder", "decoder"):
     encodes = half == "encoder"
@@ -234,9 +244,9 @@ def rules(model: codec_model.Codec) -> list[Rule]:
 
 
 def _conv(norm: str, to: str, key: str, *, up: bool = False) -> list[Rule]:
-  """A convolution, with its norm; `up` if it is a transposed one."""
+  """A convolution with its norm; `up` means a transposed one."""
   # [out, in, taps], transposed [in, out, taps] -> [taps, in, out]. Weight norm
-  # has one g per first axis of the source in either case.
+  # has one g per entry of the source's first axis in both cases.
   order = (2, 0, 1) if up else (2, 1, 0)
   kernel = lambda a: (a.transpose(order),)
   out = [Rule((f"{to}/bias",), (f"{key}.conv.bias",))]
@@ -254,7 +264,7 @@ def _conv(norm: str, to: str, key: str, *, up: bool = False) -> list[Rule]:
 
 
 def _residual(model: codec_model.Codec, to: str, key: str) -> list[Rule]:
-  """A residual layer; 0 and 2 of its block are ELUs."""
+  """A residual layer; layers 0 and 2 of its block are ELUs."""
   out = _conv(model.norm, f"{to}/conv_0", f"{key}.block.1")
   out += _conv(model.norm, f"{to}/conv_1", f"{key}.block.3")
   if model.shortcut == "conv":
@@ -263,7 +273,7 @@ def _residual(model: codec_model.Codec, to: str, key: str) -> list[Rule]:
 
 
 def _lstm(layers: int, to: str, key: str) -> list[Rule]:
-  """A stack of LSTM layers; two biases of a layer are only ever added."""
+  """A stack of LSTM layers; the two biases of a layer are added."""
   out = []
   for i in range(layers):
     for path, name in (
@@ -277,10 +287,10 @@ def _lstm(layers: int, to: str, key: str) -> list[Rule]:
   return out
 
 
-def _sum(names: tuple[str, str]):
-  """Adds two tensors, and never broadcasts one."""
+def _sum(names: Sequence[str]) -> Callable[..., tuple[np.ndarray]]:
+  """Adds two tensors without broadcasting."""
 
-  def make(a, b):
+  def make(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray]:
     if a.shape != b.shape:
       raise weights.Misfit(names)
     return (a + b,)
@@ -292,12 +302,12 @@ def _codebooks(count: int) -> Rule:
   """The state of all codebooks."""
   names = lambda what: tuple(CODEBOOK.format(i, what) for i in range(count))
 
-  def make(*arrays):
+  def make(*arrays: Any) -> tuple[np.ndarray, ...]:
     embed, averages, sizes, inited = (
       arrays[i * count : (i + 1) * count] for i in range(4)
     )
-    # Averages are embed times smoothed count, so nothing new; but not of
-    # another codebook.
+    # Averages are embed times smoothed count, so they add nothing. Their shape
+    # shows whether they belong to this codebook.
     for i, e in enumerate(embed):
       for what, array, shape in (
         ("embed_avg", averages[i], e.shape),
@@ -321,12 +331,12 @@ def _codebooks(count: int) -> Rule:
 def codebook_state(
   embed: np.ndarray, mean: list[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Sum and count of which `embedding` gives the code vectors bit for bit.
+  """Sum and count from which `embedding` gets the code vectors bit for bit.
 
   Args:
-    embed: [codebooks, size, dim] float32; exact for a size that is a power of
-      two, within a rounding otherwise.
-    mean: of the counts of each codebook; 0 where it is not known.
+    embed: [codebooks, size, dim] float32. The result is exact if the size is a
+      power of two, and within rounding otherwise.
+    mean: mean count of each codebook; 0 if unknown.
 
   Returns:
     (sum [codebooks, size, dim], count [codebooks, size]) float32.

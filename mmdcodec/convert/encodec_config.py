@@ -1,9 +1,11 @@
-"""What transformers' config.json of an EnCodec says, as fields of our Codec."""
+"""Fields of our Codec from the config.json of an EnCodec (transformers)."""
 
 import math
 from typing import Any
 
 from mmdcodec.convert.fields import (
+  Check,
+  check_known,
   flag,
   get,
   null_or,
@@ -14,13 +16,12 @@ from mmdcodec.convert.fields import (
   whole,
   wholes,
 )
-from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 
-# Field of transformers' config -> field of ours, what it is where an old config
-# does not say it, and what it may be. The bounds are far beyond any published
-# model, and near enough to refuse a model that no memory holds.
-FIELDS = {
+# Field of transformers' config -> (our field, default in old configs, check).
+# The bounds are far beyond any published model, but refuse models that do not
+# fit into any memory.
+FIELDS: dict[str, tuple[str, Any, Check]] = {
   "sampling_rate": ("rate", 24000, whole(1, 1_000_000)),
   "audio_channels": ("channels", 1, whole(1, 64)),
   "normalize": ("normalize", False, flag()),
@@ -37,8 +38,8 @@ FIELDS = {
   "codebook_size": ("codebook_size", 1024, whole(2, 1 << 16)),
 }
 
-# Field -> (ours, value if absent, {value: ours}): any other value is refused.
-CHOICES = {
+# Field -> (our field, default, {their value: ours}).
+CHOICES: dict[str, tuple[str, Any, dict[Any, str]]] = {
   "norm_type": (
     "norm",
     "weight_norm",
@@ -56,8 +57,8 @@ CHOICES = {
   ),
 }
 
-# Of these together something is made: (value if absent, what it may be).
-OTHERS = {
+# Fields that are combined into ours: (default, check).
+OTHERS: dict[str, tuple[Any, Check]] = {
   "target_bandwidths": ((1.5, 3.0, 6.0, 12.0, 24.0), numbers(0, 1e5, 64)),
   "num_residual_layers": (1, whole(1, 8)),
   "dilation_growth_rate": (2, whole(1, 8)),
@@ -66,10 +67,10 @@ OTHERS = {
   "codebook_dim": (None, null_or(whole(1, 1 << 14))),
 }
 
-# Codebooks that a file of codes can have.
+# Limit of the .mmdc file format.
 MOST_CODEBOOKS = 4096
 
-# Said of every model by transformers; nothing in the network depends on them.
+# Fields in every config of transformers that do not affect the network.
 BOOKKEEPING = (
   "_attn_implementation_autoset",
   "_commit_hash",
@@ -95,16 +96,16 @@ BOOKKEEPING = (
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   """Fields of the Codec that a config.json of transformers describes.
 
+  Args:
+    config: the parsed config.json.
+
+  Returns:
+    Fields of the Codec.
+
   Raises:
-    UserError: a field that is not known, or has a value that is not supported.
+    UserError: a field is unknown, or its value is not supported.
   """
-  known = {*FIELDS, *CHOICES, *OTHERS, *BOOKKEEPING}
-  for key in config:
-    if key not in known:
-      raise UserError(
-        f"config.json has a field {key!r}, which the EnCodec of this version"
-        " does not know."
-      )
+  check_known(config, {*FIELDS, *CHOICES, *OTHERS, *BOOKKEEPING}, "EnCodec")
   fields: dict[str, Any] = {}
   for key, (ours, default, check) in FIELDS.items():
     value = get(config, key, default, check)
@@ -129,18 +130,18 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     if seconds * fields["rate"] < stride:
       raise refused("chunk_length_s", seconds, "at least one frame")
     if overlap is None:
-      raise refused("overlap", None, "a number, as there is chunk_length_s")
+      raise refused("overlap", None, "a number, because chunk_length_s is set")
     fields["overlap"] = overlap
   fields["chunk_seconds"] = seconds or 0.0
 
   kbps = others["target_bandwidths"]
-  # As many as the widest needs, with the whole bits and hertz of the source.
+  # The largest bandwidth, with bits and frame rate rounded up as in the source.
   frames = math.ceil(fields["rate"] / stride)
   bits = math.ceil(math.log2(fields["codebook_size"]))
   fields["codebooks"] = int(1000 * max(kbps) // (frames * bits))
   if not 1 <= fields["codebooks"] <= MOST_CODEBOOKS:
     wanted = f"kbps of 1 to {MOST_CODEBOOKS} codebooks"
     raise refused("target_bandwidths", kbps, wanted)
-  # Several bandwidths are the choices that were drawn from in training.
+  # Training sampled from the bandwidths if there are several.
   fields["quantizer_dropout"] = float(len(kbps) > 1)
   return codec_model.preset("encodec_24khz", **fields)

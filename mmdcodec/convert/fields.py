@@ -1,22 +1,22 @@
-"""What the fields of a config.json may be, checked before anything is computed.
+"""Checks of the fields of a config.json, before anything is computed.
 
-A file from elsewhere may hold anything: text for a number, a list for a name,
-numbers so large that the model alone would fill the memory.
+A file from elsewhere may contain anything: text for a number, a list for a
+name, or numbers so large that the model would fill the memory.
 """
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from mmdcodec.errors import UserError
 
 
 class Check(NamedTuple):
-  """What a value must be.
+  """A condition on a value.
 
   Attributes:
-    holds: whether it is.
-    wanted: the same in words.
+    holds: whether a value meets it.
+    wanted: the condition in words.
   """
 
   holds: Callable[[Any], bool]
@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
 
 def whole(least: int, most: int) -> Check:
-  """A whole number in bounds, and no truth value."""
+  """A whole number in bounds, not a Boolean."""
   return Check(
     lambda v: type(v) is int and least <= v <= most,
     f"a whole number from {least} to {most}",
@@ -43,7 +43,7 @@ def wholes(least: int, most: int, count: int) -> Check:
 def number(least: float, most: float) -> Check:
   """A finite number in bounds."""
   return Check(
-    # NaN is in no bounds.
+    # NaN is out of any bounds.
     lambda v: type(v) in (int, float) and least <= v <= most,
     f"a number from {least:g} to {most:g}",
   )
@@ -63,8 +63,8 @@ def flag() -> Check:
   return Check(lambda v: type(v) is bool, "true or false")
 
 
-def one_of(choices) -> Check:
-  """One of a few values of its type."""
+def one_of(choices: Collection[Any]) -> Check:
+  """One of a few values, of the same type."""
   return Check(
     lambda v: any(type(v) is type(c) and v == c for c in choices),
     " or ".join(map(repr, choices)),
@@ -72,15 +72,21 @@ def one_of(choices) -> Check:
 
 
 def null_or(check: Check) -> Check:
-  """Null, which is as if the field were not there."""
+  """Null, which stands for a missing field, or another check."""
   return Check(lambda v: v is None or check.holds(v), f"null or {check.wanted}")
 
 
 def get(config: dict[str, Any], key: str, default: Any, check: Check) -> Any:
-  """The value of a field, or what it is where a config does not say it.
+  """The value of a field.
+
+  Args:
+    config: of a file.
+    key: name of the field.
+    default: value if the field is missing; it is not checked.
+    check: for the value.
 
   Raises:
-    UserError: it is nothing that the field can be.
+    UserError: the value does not pass the check.
   """
   value = config.get(key, default)
   if key in config and not check.holds(value):
@@ -88,8 +94,29 @@ def get(config: dict[str, Any], key: str, default: Any, check: Check) -> Any:
   return value
 
 
+def check_known(
+  config: dict[str, Any], names: Collection[str], model: str
+) -> None:
+  """Checks that a config has no fields but these.
+
+  Args:
+    config: of a file.
+    names: of the known fields.
+    model: its name in the error.
+
+  Raises:
+    UserError: there is another field.
+  """
+  for key in config:
+    if key not in names:
+      raise UserError(
+        f"config.json has a field {key!r}, which the {model} of this version"
+        " does not know."
+      )
+
+
 def refused(key: str, value: Any, wanted: str) -> UserError:
-  """The error for a value of a field."""
+  """The error for an unsupported value of a field."""
   return UserError(
     f"config.json has {key} = {reprlib.repr(value)}, which is not supported:"
     f" expected {wanted}."

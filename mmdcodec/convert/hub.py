@@ -1,11 +1,11 @@
-"""Models of the Hugging Face Hub by their id, "facebook/encodec_24khz"."""
+"""Models from the Hugging Face Hub by id, such as facebook/encodec_24khz."""
 
 import pathlib
 import re
 
 from mmdcodec.errors import UserError
 
-# Never a pickle, whatever else the repository holds.
+# Never pickles, whatever else is in the repository.
 PATTERNS = [
   "config.json",
   "*.safetensors",
@@ -15,25 +15,25 @@ PATTERNS = [
 
 
 def is_id(text: str) -> bool:
-  """Whether a text that names no path here may be a model's id: OWNER/NAME."""
+  """Whether a text looks like a model's id, OWNER/NAME, and not like a path."""
   word = r"[A-Za-z0-9][A-Za-z0-9._-]*"
   if not re.fullmatch(f"{word}/{word}", text):
     return False
-  # "runs/smal" in a folder with "runs" is a slip, not a model of somebody's.
+  # "runs/smal" in a folder with "runs" is a typing error, not an id.
   return not pathlib.Path(text).parent.exists()
 
 
 def find(source: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a model, downloaded if need be.
+  """The folder of a model, downloaded if necessary.
 
   Args:
-    source: a path; or, if there is nothing and it looks like one, an id.
+    source: a path, or an id if the path does not exist.
 
   Returns:
-    The path as it is, or the folder in the Hub's cache.
+    The same path, or the folder in the Hub's cache.
 
   Raises:
-    UserError: the model can't be had, or huggingface_hub is not installed.
+    UserError: the download fails, or huggingface_hub is not installed.
   """
   path = pathlib.Path(source)
   if path.exists() or not is_id(str(source)):
@@ -42,17 +42,17 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
     import huggingface_hub
   except ImportError:
     raise UserError(
-      f"{source} is no folder here; to get a model of that name from the"
-      " Hugging Face Hub, pip install 'mmdcodec[hub]'."
+      f"{source} is no folder here; to download a model of that name from the"
+      " Hugging Face Hub, run: pip install 'mmdcodec[hub]'."
     ) from None
   try:
     folder = huggingface_hub.snapshot_download(
       str(source), allow_patterns=PATTERNS
     )
-  except Exception as error:  # of many kinds: network, rights, names
+  except Exception as error:  # network, rights, names and more
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(
-      f"{source} is no folder here, and no model of that name could be had"
-      f" from the Hugging Face Hub: {reason}"
+      f"{source} is no folder here, and the download from the Hugging Face Hub"
+      f" failed: {reason}"
     ) from None
   return pathlib.Path(folder)

@@ -1,14 +1,14 @@
-"""MusicGen (arXiv 2306.05284): public weights to a music model of ours.
+"""MusicGen (arXiv 2306.05284): public weights to our music model.
 
-A public file holds all parts of the model in transformers' names:
+A public file has all parts of the model under the names of transformers:
 
-  text_encoder.*            an encoder of T5, see t5.py
-  audio_encoder.*           the EnCodec whose codes it speaks, see encodec.py
+  text_encoder.*            a T5 encoder (t5.py)
+  audio_encoder.*           its EnCodec (encodec.py)
   enc_to_dec_proj           text to the width of the decoder, if they differ
-  audio_enc_to_dec_proj     pitch classes to it, in a model for melodies
-  decoder.*                 the language model, see musicgen_decoder.py
+  audio_enc_to_dec_proj     pitch classes to that width, in melody models
+  decoder.*                 the language model (musicgen_decoder.py)
 
-Weights of the authors' own release: see musicgen_release.py.
+musicgen_release.py converts weights of the authors' own release.
 """
 
 import pathlib
@@ -35,26 +35,26 @@ def bundled(
   preset: str | None,
   folder: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-  """What a bundle of these weights holds.
+  """The contents of a bundle of these weights.
 
   Args:
     arrays: tensors by name.
     config: config.json of transformers; None for a release.
-    preset: of the language model, for a release; see `musicgen_release`.
-    folder: where they lie, with the files that belong to them.
+    preset: of the language model, for a release, as in
+      `musicgen_release.convert`.
+    folder: folder of the weights and their other files.
 
   Returns:
     (config, variables, further files by name).
 
   Raises:
-    UserError: a field or a tensor that is not understood, missing, or over; a
-      file that is missing.
+    UserError: a field or tensor is unknown, missing, or left over, or a file is
+      missing.
   """
-  # First: models are large, and so are the files that are to be read.
-  release = config is None
-  beside = folder / musicgen_release.TEXT_FOLDER if release else folder
-  assets = {TOKENIZER_FILE: tokenizer(beside)}
-  if release:
+  # The tokenizer comes first, because reading the model takes long.
+  text_folder = musicgen_release.TEXT_FOLDER if config is None else "."
+  assets = {TOKENIZER_FILE: tokenizer(folder / text_folder)}
+  if config is None:
     fields, codec, variables = musicgen_release.convert(arrays, preset, folder)
     channels = musicgen_release.channels(fields, codec)
   else:
@@ -69,10 +69,10 @@ def bundled(
 
 
 def tokenizer(folder: pathlib.Path) -> bytes:
-  """The file that tells how prompts become tokens.
+  """The contents of the text tokenizer's file.
 
   Raises:
-    UserError: it is not there.
+    UserError: the folder does not have one.
   """
   file = folder / TOKENIZER_FILE
   if file.is_file():
@@ -81,18 +81,18 @@ def tokenizer(folder: pathlib.Path) -> bytes:
   raise UserError(
     f"{folder} holds no {TOKENIZER_FILE}"
     + (" (its spiece.model is not enough)" if spiece else "")
-    + ", which tells how prompts become tokens: put that of the model's T5"
-    " (google-t5/t5-base for the published ones) there."
+    + ", the tokenizer of prompts: put that of the model's T5 there"
+    " (google-t5/t5-base for the published models)."
   )
 
 
 def convert(
   arrays: dict[str, np.ndarray], config: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-  """A music model of ours with public weights in transformers' names.
+  """Converts a public MusicGen with the names of transformers.
 
   Args:
-    arrays: tensors by name, as the file has them.
+    arrays: tensors by name, as in the file.
     config: config.json of transformers.
 
   Returns:
@@ -100,7 +100,7 @@ def convert(
     "codec": variables of the Codec}`).
 
   Raises:
-    UserError: a field or a tensor that is not understood, missing, or over.
+    UserError: a field or tensor is unknown, missing, or left over.
   """
   fields, _ = musicgen_config.fields_of(config)
   with within("text_encoder"):

@@ -1,24 +1,33 @@
-"""What transformers' config.json of a MusicGen says, as fields of ours."""
+"""Fields of our models from the config.json of a MusicGen (transformers)."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from mmdcodec.convert import encodec_config, t5
-from mmdcodec.convert.fields import get, null_or, number, one_of, refused, whole
+from mmdcodec.convert.fields import (
+  Check,
+  check_known,
+  get,
+  null_or,
+  number,
+  one_of,
+  refused,
+  whole,
+)
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
 from mmdcodec.tokenizers.stereo_codec import FLAG, SIDES
 
-# Seconds of the clips that all published ones were trained on: no config says.
+# Seconds of the training clips of all published models; no config has it.
 SECONDS = 30
-# Tokens that T5 was trained on at once.
+# Tokens per text that T5 was trained on.
 LONGEST_TEXT = 512
 
-# Field of a decoder's config -> field of ours, what it is where a config does
-# not say it, and what it may be.
-FIELDS = {
+# Field of a decoder's config -> (our field, default, check).
+FIELDS: dict[str, tuple[str, Any, Check]] = {
   "vocab_size": ("codebook_size", 2048, whole(2, 1 << 16)),
   "num_codebooks": ("codebooks", 4, whole(1, 64)),
   "num_hidden_layers": ("layers", 24, whole(1, 256)),
@@ -29,8 +38,8 @@ FIELDS = {
   "dropout": ("dropout", 0.1, number(0, 1)),
 }
 
-# What has one value in every published model, or none that matters here: what
-# is only drawn in training, or computed for any length.
+# Fields with one value in every published model, or that do not matter here
+# because they affect training only, or because any length is computed.
 OTHERS = {
   "scale_embedding": one_of([False]),
   "tie_word_embeddings": one_of([False]),
@@ -42,16 +51,15 @@ OTHERS = {
   "initializer_factor": number(0, 1e3),
 }
 
-# Of the model around text encoder, codec and decoder.
+# Fields of the whole model: its parts, and those of melody models.
 PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": None}
 MELODY = {
   "num_chroma": (CHROMA["classes"], whole(1, 120)),
   "chroma_length": (CHROMA["frames"], whole(1, 1 << 16)),
 }
 
-# Said of every model and every part of one by the versions of transformers that
-# the published ones were written with, mostly of how text is generated; nothing
-# in the networks depends on them.
+# Fields that the transformers versions of the published models wrote for every
+# model and part, mostly about text generation. They do not affect the networks.
 BOOKKEEPING = {
   *encodec_config.BOOKKEEPING,
   "add_cross_attention",
@@ -104,11 +112,14 @@ BOOKKEEPING = {
 def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
   """Fields of a TokenLM and of its Codec, from a config.json of transformers.
 
+  Args:
+    config: the parsed config.json.
+
   Returns:
     (fields of the TokenLM, fields of the Codec).
 
   Raises:
-    UserError: a field that is not known, or has a value that is not supported.
+    UserError: a field is unknown, or its value is not supported.
   """
   melody = config.get("model_type") == "musicgen_melody"
   _known(config, {*PARTS, *(MELODY if melody else ())})
@@ -140,7 +151,7 @@ def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def codec_config(config: dict[str, Any]) -> dict[str, Any]:
-  """The config of the codec, as it is in a file of its own."""
+  """The config of the codec, as in a config.json of its own."""
   codec = config["audio_encoder"]
   return {key: codec[key] for key in codec if key not in BOOKKEEPING}
 
@@ -150,10 +161,13 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
   Args:
     config: of the decoder.
-    **more: fields that it does not tell: `text`, `melody`, `cross`.
+    **more: fields that are not in it: `text`, `melody`, `cross`.
+
+  Returns:
+    Fields of the TokenLM.
 
   Raises:
-    UserError: see `fields_of`.
+    UserError: a field is unknown, or its value is not supported.
   """
   _known(config, {*FIELDS, *OTHERS, "audio_channels"})
   fields = {
@@ -162,24 +176,27 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
   }
   for key, check in OTHERS.items():
     get(config, key, None, check)
-  # The token where a step has no code is the one after all codes.
+  # The token for a step without a code comes after all codes.
   special = null_or(one_of([fields["codebook_size"]]))
   for key in ("pad_token_id", "bos_token_id"):
     get(config, key, None, special)
   if get(config, "audio_channels", 1, one_of([1, 2])) == 2:
     more["pattern"] = stereo_pattern(fields["codebooks"])
-  # Of the published models everything else is alike.
+  # All other fields are the same in the published models.
   return token_lm.preset("musicgen_small", **{"text": None, **fields, **more})
 
 
 def stereo_pattern(codebooks: int) -> dict[str, Any]:
-  """Left and right take turns; either side's codebook k is k steps late.
+  """The pattern of stereo models: codebook k of both sides is k steps late.
 
   Args:
-    codebooks: of both sides together.
+    codebooks: of both sides together; left and right alternate.
+
+  Returns:
+    Config of the pattern.
 
   Raises:
-    UserError: they are not even in number.
+    UserError: the number is odd.
   """
   if codebooks % SIDES:
     raise refused("num_codebooks", codebooks, "an even number, for two sides")
@@ -192,38 +209,38 @@ def codec_of(
   """The config of a codec in a bundle.
 
   Args:
-    codec: fields of it.
-    codebooks: that the language model speaks of.
-    channels: that it speaks of: 2 is a mono codec on either side.
+    codec: fields of the Codec.
+    codebooks: of the language model.
+    channels: of the audio; 2 means a mono codec for each side.
 
   Raises:
-    UserError: these do not belong together.
+    UserError: the numbers do not fit together.
   """
-  found = {"kind": "codec", "model": codec}
+  found: dict[str, Any] = {"kind": "codec", "model": codec}
   if channels == 1:
     return found
   if codec["channels"] != 1 or codebooks != SIDES * codec["codebooks"]:
     raise UserError(
       f"the decoder of this MusicGen has {codebooks} codebooks for two sides,"
-      f" but its codec {codec['codebooks']} for {codec['channels']}: expected a"
-      " mono codec with half as many."
+      f" but its codec has {codec['codebooks']} for {codec['channels']}:"
+      " expected a mono codec with half as many."
     )
   return {**found, FLAG: True}
 
 
 def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:
-  """`TokenLM.text` of a T5."""
+  """The `text` field of a TokenLM with this T5 encoder."""
   return dict(tokenizer="t5", longest=LONGEST_TEXT, encoder=encoder)
 
 
 def frames_of(codec: dict[str, Any]) -> int:
-  """Frames of the clips that a MusicGen was trained on."""
+  """Frames of the training clips of a MusicGen."""
   return round(SECONDS * codec_model.from_config(codec).frame_rate)
 
 
 @contextlib.contextmanager
-def within(part: str):
-  """Says in a user's error which part of the model it is about."""
+def within(part: str) -> Iterator[None]:
+  """Adds the part of the model to the message of a UserError."""
   try:
     yield
   except UserError as error:
@@ -231,9 +248,4 @@ def within(part: str):
 
 
 def _known(config: dict[str, Any], names: set[str]) -> None:
-  for key in config:
-    if key not in names and key not in BOOKKEEPING:
-      raise UserError(
-        f"config.json has a field {key!r}, which the MusicGen of this version"
-        " does not know."
-      )
+  check_known(config, names | BOOKKEEPING, "MusicGen")

@@ -1,8 +1,8 @@
-"""The language model in a MusicGen: what each of its tensors becomes.
+"""The language model in a MusicGen: rules for its tensors.
 
-Names are those of transformers for a decoder by itself (`model_type`
-"musicgen_decoder"), and for the projections of its conditions. Positions are
-computed; older files hold them too.
+Names are those of transformers for a separate decoder (`model_type`
+"musicgen_decoder") and for the projections of its conditions. Positions are
+computed here; older files contain them.
 """
 
 from typing import Any
@@ -29,12 +29,15 @@ def convert(
 
   Args:
     arrays: tensors by name.
-    fields: of the TokenLM. One that has cross-attention and no text is handed
-      the conditions by somebody else.
+    fields: of the TokenLM. If it has cross-attention and no text, its
+      conditions come from outside of the model.
     text: parameters of its text encoder, if it has one.
 
+  Returns:
+    Nested parameters.
+
   Raises:
-    UserError: a tensor that is missing, over, or of a shape that does not fit.
+    UserError: a tensor is missing, left over, or of a wrong shape.
   """
   model = token_lm.from_config(fields)
   arrays = {name: a for name, a in arrays.items() if name != POSITIONS}
@@ -52,7 +55,7 @@ def convert(
 
 
 def rules(model: token_lm.TokenLM) -> list[Rule]:
-  """What each tensor becomes; those of the text encoder are not among them."""
+  """The rules for all tensors but those of the text encoder."""
   books = range(model.codebooks)
   embeddings = tuple(f"model.decoder.embed_tokens.{k}.weight" for k in books)
   heads = tuple(f"lm_heads.{k}.weight" for k in books)
@@ -68,7 +71,7 @@ def rules(model: token_lm.TokenLM) -> list[Rule]:
   if model.melody:
     out += _projection("melody_projection", "audio_enc_to_dec_proj")
 
-  # Path in a block -> (name in a layer, what to make of the tensor).
+  # Path in a block -> (name in a layer, conversion of the tensor).
   layers = {
     **_norm("feed_norm", "final_layer_norm"),
     "inner/kernel": ("fc1.weight", np.transpose),
@@ -103,7 +106,7 @@ def _norm(to: str, key: str) -> dict[str, tuple]:
 
 def _attention(model: token_lm.TokenLM, to: str, key: str) -> dict[str, tuple]:
   split = (model.heads, model.width // model.heads)
-  # Not -1: a tensor of the right size may have a wrong shape.
+  # No -1, because a tensor of the right size may have a wrong shape.
   into = lambda a: a.T.reshape(*a.shape[1:], *split)
   back = lambda a: a.T.reshape(*split, *a.shape[:1])
   return {

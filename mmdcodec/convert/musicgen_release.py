@@ -1,7 +1,7 @@
-"""MusicGen's weights as the authors' library, audiocraft, names them.
+"""MusicGen's weights with the names of the authors' library, audiocraft.
 
-Its `state_dict.bin` holds the language model alone. What it is made of lies in
-one folder here:
+Its `state_dict.bin` has only the language model. All parts must be in one
+folder:
 
   model.safetensors         `best_state` of state_dict.bin
   text_encoder/             the T5: config.json, model.safetensors and
@@ -9,7 +9,8 @@ one folder here:
   codec/                    the EnCodec, in any form that can be converted
                             (facebook/encodec_32khz)
 
-Tensors get the names of transformers; queries, keys and values lie in one here.
+`canonical` gives the tensors the names of transformers, and splits queries,
+keys and values, which are one tensor here.
 """
 
 import pathlib
@@ -33,7 +34,7 @@ from mmdcodec.tokenizers.stereo_codec import SIDES
 
 TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
 
-# The published models, whose numbers tell them apart.
+# The published models, which differ in their sizes.
 PRESETS = (
   "musicgen_small",
   "musicgen_medium",
@@ -55,31 +56,32 @@ NAMES = (
   (rf"^{CONDITIONERS}\.description\.output_proj\.", "enc_to_dec_proj."),
   (rf"^{CONDITIONERS}\.self_wav\.output_proj\.", "audio_enc_to_dec_proj."),
 )
-# The filters of the chromagram, which are computed.
+# The filters of the chromagram; we compute them.
 FILTERS = f"{CONDITIONERS}.self_wav.chroma."
 
 
-def named_so(arrays: dict[str, np.ndarray]) -> bool:
-  """Whether tensors have these names, and not those of a codec's release."""
+def is_release(arrays: dict[str, np.ndarray]) -> bool:
+  """Whether tensors have the names of a released language model."""
   return "emb.0.weight" in arrays
 
 
 def convert(
   arrays: dict[str, np.ndarray], preset: str | None, folder: pathlib.Path
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-  """A music model of ours with weights of a release.
+  """Converts a released MusicGen.
 
   Args:
     arrays: tensors of the language model by name.
-    preset: of the language model, that tells what shapes can't, such as the
-      number of heads; None: the published model with these very shapes.
-    folder: with the other parts.
+    preset: of the language model, for what shapes do not tell, such as the
+      number of heads; None means the published model with the same shapes.
+    folder: folder with the other parts.
 
   Returns:
-    As `musicgen.convert`.
+    (fields of the TokenLM, fields of the Codec, variables), as
+    `musicgen.convert`.
 
   Raises:
-    UserError: a part or a tensor that is missing, over, or not understood.
+    UserError: a part or tensor is unknown, missing, or left over.
   """
   arrays = canonical(arrays)
   fields = guess(arrays, preset)
@@ -106,17 +108,17 @@ def convert(
 
 
 def channels(fields: dict[str, Any], codec: dict[str, Any]) -> int:
-  """Of the audio: twice as many heads as the codec has codebooks are for two.
+  """Channels of the audio: 2 if there are two heads per codebook of the codec.
 
   Args:
     fields: of the TokenLM.
-    codec: fields of its codec.
+    codec: fields of its Codec.
   """
   return SIDES if fields["codebooks"] == SIDES * codec["codebooks"] else 1
 
 
 def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The tensors in transformers' names, for a decoder by itself."""
+  """The tensors with the names of transformers for a separate decoder."""
   out = {}
   for name, array in arrays.items():
     if name.startswith(FILTERS):
@@ -127,7 +129,9 @@ def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if start == name:
       out[name] = array
     elif len(array) % 3:
-      raise UserError(f"{name} {array.shape} is not three tensors in one.")
+      raise UserError(
+        f"{name} {array.shape} must be queries, keys and values in one tensor."
+      )
     else:
       for letter, each in zip("qkv", np.split(array, 3), strict=True):
         out[f"{start}{letter}_proj.weight"] = each
@@ -141,11 +145,14 @@ def guess(
 
   Args:
     arrays: tensors by their canonical names.
-    preset: see `convert`.
+    preset: as in `convert`.
+
+  Returns:
+    Fields of the TokenLM.
 
   Raises:
-    UserError: the tensors are those of no MusicGen, or of none that was
-      published and no preset is given.
+    UserError: the tensors are not those of a MusicGen, or they match no
+      published one and there is no preset.
   """
   layer = musicgen_decoder.LAYER
   try:
@@ -167,7 +174,7 @@ def guess(
     layers=count(r"model\.decoder\.layers\.\d+\.fc1\.weight"),
     cross=layer.format(0, "encoder_attn.q_proj.weight") in arrays,
   )
-  # Of stereo models everything else is that of the mono ones.
+  # Stereo models differ from mono models in the number of codebooks only.
   stereo = {"codebooks": 4} if seen["codebooks"] == SIDES * 4 else {}
   known = seen | stereo
   if preset is None:
@@ -178,9 +185,9 @@ def guess(
     found = [name for name in PRESETS if like(name)]
     if len(found) != 1:
       raise UserError(
-        "these shapes are of no published MusicGen: give --preset with the name"
-        " of the language model preset that has the heads and activation of"
-        f" these weights, such as {PRESETS[0]}."
+        "no published MusicGen has these shapes: give --preset with the name of"
+        " the language model preset that has the heads and activation of these"
+        f" weights, such as {PRESETS[0]}."
       )
     preset = found[0]
   heard = None if melody is None else CHROMA | {"classes": melody.shape[-1]}

@@ -1,6 +1,6 @@
-"""Encoders of T5, T5 1.1 and FLAN-T5 in transformers' names.
+"""Encoders of T5, T5 1.1 and FLAN-T5 with the names of transformers.
 
-A whole T5 has a decoder too: its tensors are left out on purpose.
+A whole T5 also has a decoder, whose tensors are left out.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
 
-# Name of transformers -> ours, with the bounds of what is plausible.
+# Field of transformers' config -> (our field, default, largest value).
 WHOLE = {
   "vocab_size": ("vocabulary", 32_128, 1 << 20),
   "d_model": ("width", 512, 1 << 14),
@@ -26,21 +26,27 @@ WHOLE = {
   "relative_attention_num_buckets": ("buckets", 32, 1 << 10),
   "relative_attention_max_distance": ("longest", 128, 1 << 20),
 }
-# What transformers calls the feed-forward layer, and the activation in it.
+# Feed-forward layers of transformers and their activation.
 FORMS = {"relu": "relu", "gated-gelu": "gelu_new"}
 
-# The two names of one table, of which a file holds either or both.
+# The two names of the embedding table; a file has one or both.
 TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   """Fields of the encoder from a config.json, with T5's defaults.
 
-  Those that say nothing of an encoder (`n_positions`, `task_specific_params`
-  and the like, which published files have) are passed over.
+  Fields that do not concern the encoder (`n_positions`, `task_specific_params`
+  and more in published files) are ignored.
+
+  Args:
+    config: the parsed config.json.
+
+  Returns:
+    Fields of the T5Encoder.
 
   Raises:
-    UserError: a field that is not supported.
+    UserError: the value of a field is not supported.
   """
   found = {
     ours: fields.get(config, name, default, fields.whole(1, most))
@@ -50,7 +56,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     raise fields.refused(
       "relative_attention_num_buckets",
       found["buckets"],
-      "an even number from 4 on",
+      "an even number of at least 4",
     )
   if found["longest"] <= found["buckets"] // 4:
     raise fields.refused(
@@ -60,7 +66,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     )
   form = fields.get(config, "feed_forward_proj", "relu", fields.one_of(FORMS))
   gated = form == "gated-gelu"
-  # Derived from the form, but a file may contradict itself.
+  # They follow from the form, but a file may contradict itself.
   fields.get(config, "dense_act_fn", None, fields.one_of([FORMS[form]]))
   fields.get(config, "is_gated_act", gated, fields.one_of([gated]))
   fields.get(config, "layer_norm_epsilon", 1e-6, fields.one_of([1e-6]))
@@ -70,26 +76,25 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
 def read(
   path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-  """A public encoder, to begin a training with.
+  """A public encoder, to start training from.
 
   Args:
     path: folder with config.json and model.safetensors of transformers, or an
-      id on the Hugging Face Hub, "google-t5/t5-base".
+      id on the Hugging Face Hub, such as "google-t5/t5-base".
 
   Returns:
-    See `convert`; None if the folder holds something else.
+    (fields of the T5Encoder, variables); None if the folder has no T5.
 
   Raises:
-    UserError: a T5 that is not understood, or damaged.
+    UserError: the T5 is damaged, or not supported.
   """
   folder = hub.find(path)
-  if not is_t5(folder):
-    return None
-  return convert(weights.read(folder), weights.read_config(folder))
+  config = weights.read_config(folder) if is_t5(folder) else None
+  return None if config is None else convert(weights.read(folder), config)
 
 
 def is_t5(folder: pathlib.Path) -> bool:
-  """Whether a folder holds a T5 of transformers."""
+  """Whether a folder has a T5 of transformers."""
   config = weights.read_config(folder) if folder.is_dir() else None
   return isinstance(config, dict) and config.get("model_type") == "t5"
 
@@ -97,7 +102,7 @@ def is_t5(folder: pathlib.Path) -> bool:
 def convert(
   arrays: dict[str, np.ndarray], config: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """An encoder of ours with public weights.
+  """Converts a public T5 encoder.
 
   Args:
     arrays: tensors by name.
@@ -107,7 +112,7 @@ def convert(
     (fields of the T5Encoder, variables).
 
   Raises:
-    UserError: a field or a tensor that is not understood, missing, or over.
+    UserError: a field or tensor is unknown, missing, or left over.
   """
   found = fields_of(config)
   model = text_encoder.T5Encoder(**found)
@@ -122,22 +127,22 @@ def convert(
 
 
 def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The tensors with the table of tokens under its first name alone."""
+  """The tensors with the embedding table under its first name only."""
   arrays = dict(arrays)
   again = arrays.pop(TABLES[1], None)
   if again is None:
     return arrays
   if not np.array_equal(arrays.setdefault(TABLES[0], again), again):
-    raise UserError(f"{' and '.join(TABLES)} differ; they are one in a T5.")
+    raise UserError(f"{' and '.join(TABLES)} differ; a T5 has only one table.")
   return arrays
 
 
 def rules(model: text_encoder.T5Encoder) -> list[Rule]:
-  """What each tensor becomes."""
+  """The rules for the tensors of an encoder."""
   block = "encoder.block.{}.layer.{}.{}.weight"
   split = (model.heads, model.head_dim)
   attention = "SelfAttention"
-  # Not -1: a tensor of the right size may have a wrong shape.
+  # No -1, because a tensor of the right size may have a wrong shape.
   into = lambda a: a.T.reshape(*a.shape[1:], *split)
   out = [
     Rule(("params/embedding/embedding",), TABLES[:1]),

@@ -1,8 +1,8 @@
-"""Tensors out of safetensors files, each to be used exactly once.
+"""Tensors from safetensors files, each used exactly once.
 
-A converter says what it makes of which tensors as a list of `Rule`s, before it
-touches one. So a file that does not fit is refused with everything that is
-missing and everything that is left over, and no tensor is silently ignored.
+A converter lists its conversions as `Rule`s before it reads a tensor. So the
+error for a file that does not fit lists everything that is missing or left
+over, and no tensor is silently ignored.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _SHOWN = 20  # names in an error message
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What is made of which tensors.
+  """A conversion of some tensors to some of our arrays.
 
   Attributes:
-    targets: paths of ours, "params/encoder/conv_in/bias".
-    names: of the tensors it needs.
-    make: takes them in this order, and gives one array per target.
-    optional: tensors it uses where they are there; `make` takes them after
-      those it needs, None for one that isn't there.
+    targets: our paths, such as "params/encoder/conv_in/bias".
+    names: of the required tensors.
+    make: takes the tensors in this order and returns one array per target.
+    optional: names of tensors that may be missing; `make` takes them after the
+      required ones, None for a missing one.
   """
 
   targets: tuple[str, ...]
@@ -46,10 +46,10 @@ class Misfit(ValueError):
   """Tensors that do not fit together.
 
   Attributes:
-    names: of them.
+    names: of the tensors.
   """
 
-  def __init__(self, names: Sequence[str]):
+  def __init__(self, names: Sequence[str]) -> None:
     super().__init__(", ".join(names))
     self.names = names
 
@@ -58,19 +58,19 @@ def stacked(
   names: Sequence[str],
   make: Callable[[np.ndarray], np.ndarray] = lambda array: array,
 ) -> Callable[..., Sequence[np.ndarray]]:
-  """A `Rule.make` for the tensors of all layers, one array of them all.
+  """A `Rule.make` that stacks the tensors of all layers into one array.
 
   Args:
     names: of the tensors, for the error.
-    make: what each becomes before.
+    make: conversion of each tensor before stacking.
 
   Returns:
-    A function of the tensors. It raises Misfit with those whose shape is not
-    that of the others.
+    A function of the tensors. It raises Misfit with the names of those whose
+    shape differs from that of the others.
   """
 
-  def stack(*arrays):
-    # Most of them are as they should be.
+  def stack(*arrays: np.ndarray) -> tuple[np.ndarray]:
+    # The most frequent shape is the right one.
     shapes = [a.shape for a in arrays]
     usual = max(shapes, key=shapes.count)
     other = [n for n, s in zip(names, shapes, strict=True) if s != usual]
@@ -86,21 +86,21 @@ def apply(
   arrays: dict[str, np.ndarray],
   shapes: dict[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-  """Uses every tensor once and makes every array that is wanted.
+  """Uses every tensor once and makes every array of a model.
 
   Args:
     rules: of one model.
     arrays: tensors by name.
-    shapes: of all arrays that are wanted, by path.
+    shapes: of all arrays of the model, by path.
 
   Returns:
-    arrays by path; floats as float32.
+    Arrays by path; floats as float32.
 
   Raises:
-    UserError: with the names of all tensors that are missing, left over, of
-      a shape that does not fit, no floats, or not finite.
-    ValueError: the rules use a tensor twice or do not make what is wanted: no
-      fault of the file's.
+    UserError: tensors are missing, left over, of a wrong shape, not floats, or
+      not finite; the message has their names.
+    ValueError: the rules use a tensor twice or do not fit the model, which is
+      no fault of the file.
   """
   uses = [name for rule in rules for name in (*rule.names, *rule.optional)]
   targets = [target for rule in rules for target in rule.targets]
@@ -122,11 +122,11 @@ def apply(
   bad += [n for n in arrays if not np.isfinite(arrays[n]).all()]
   if bad:
     raise UserError(
-      f"the weights can't be used: {len(bad)} of other numbers than finite"
-      f" floats ({_listed(bad)})."
+      "the weights can't be used: expected finite floats in every tensor, found"
+      f" others in {len(bad)} ({_listed(bad)})."
     )
   for rule in rules:
-    given = [arrays[name] for name in rule.names]
+    given: list[np.ndarray | None] = [arrays[name] for name in rule.names]
     given += [arrays.get(name) for name in rule.optional]
     try:
       made = rule.make(*given)
@@ -143,7 +143,7 @@ def apply(
   if wrong:
     raise UserError(
       f"the weights do not fit: {len(wrong)} of another shape than the config"
-      f" says ({_listed(wrong)})."
+      f" gives ({_listed(wrong)})."
     )
   return out
 
@@ -151,18 +151,18 @@ def apply(
 def fill(
   rules: Sequence[Rule], arrays: dict[str, np.ndarray], like: dict[str, Any]
 ) -> dict[str, Any]:
-  """`apply`, for a tree.
+  """Like `apply`, for nested variables.
 
   Args:
     rules: of one model.
     arrays: tensors by name.
-    like: variables of the model, or their shapes and dtypes, nested.
+    like: nested variables of the model, or their shapes and dtypes.
 
   Returns:
-    Variables nested alike.
+    Variables with the same nesting.
 
   Raises:
-    UserError, ValueError: as `apply`.
+    UserError, ValueError: as in `apply`.
   """
   shapes = flax.traverse_util.flatten_dict(like, sep="/")
   made = apply(rules, arrays, {path: s.shape for path, s in shapes.items()})
@@ -183,10 +183,13 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   Args:
     path: a .safetensors file; or a folder with model.safetensors, with its
-      parts and their index, or with one file of another name.
+      shards and their index, or with one file of another name.
+
+  Returns:
+    {name: array}.
 
   Raises:
-    UserError: there are none, only pickled ones, or they are damaged.
+    UserError: there is no such file, only a pickle, or a file is damaged.
   """
   out: dict[str, np.ndarray] = {}
   for file in _files(path):
@@ -214,7 +217,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   if found:
     raise UserError(
       f"{path} holds {len(found)} files of weights and no {INDEX_FILE}: give"
-      " the name of the one that is meant."
+      " the path of one file."
     )
   for pickled in sorted(path.iterdir()):
     if pickled.suffix in PICKLES:
@@ -229,7 +232,7 @@ def _parts(path: pathlib.Path) -> list[pathlib.Path]:
     raise UserError(f"{path / INDEX_FILE} has no weight_map.")
   names = sorted({str(name) for name in where.values()})
   for name in names:
-    # Nothing outside of the folder, whatever the index says.
+    # Read nothing outside of the folder, whatever the index says.
     if pathlib.PurePath(name).name != name or not (path / name).is_file():
       raise UserError(
         f"{name}, which {INDEX_FILE} names, is missing in {path}."
@@ -243,8 +246,8 @@ def _pickled(path: pathlib.Path) -> UserError:
     f" opened, and is not read. Get {WEIGHTS_FILE} of the same model, or make"
     f' it where PyTorch is installed: w = torch.load("{path.name}",'
     ' map_location="cpu", weights_only=True); safetensors.torch.save_file('
-    f'w.get("best_state", w), "{WEIGHTS_FILE}"), which takes a file of tensors'
-    " by name, or one of audiocraft, that has them under best_state"
+    f'w.get("best_state", w), "{WEIGHTS_FILE}"), which works for tensors by'
+    " name, and for audiocraft's files, which have them under best_state"
   )
 
 
@@ -256,8 +259,8 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
     raise UserError(f"{path} is damaged: {error}.") from None
-  # bfloat16 has no kind of its own in NumPy: "V". What overflows is refused
-  # with all that is not finite.
+  # bfloat16 has no kind of its own in NumPy: "V". Overflow gives infinities,
+  # which `apply` refuses.
   with np.errstate(over="ignore"):
     return {
       name: a.astype(np.float32) if a.dtype.kind in "fV" else a
@@ -266,7 +269,7 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def named_by_transformers(arrays: dict[str, np.ndarray]) -> bool:
-  """Whether tensors have the names of transformers, not of a release."""
+  """Whether tensors have the names of transformers, not those of a release."""
   first = re.compile(r"(encoder|decoder)\.layers\.|text_encoder\.")
   return any(first.match(name) for name in arrays)
 
@@ -297,9 +300,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def name_of(path: pathlib.Path) -> str:
-  """What to call a model: its id if it lies in the Hub's cache, else the file.
+  """The name of a model: its id in the Hub's cache, or else its file name.
 
-  The cache keeps `owner/name` in models--owner--name/snapshots/REVISION.
+  The cache has `owner/name` in models--owner--name/snapshots/REVISION.
   """
   path = path.resolve()
   parts = [p for p in path.parts if re.fullmatch(r"models--[^/]+", p)]

@@ -101,8 +101,8 @@ class Discriminators(nn.Module):
     Returns:
       `(logits, features)` of each sub-discriminator: logits float32 [batch,
       ..., 1], features a list of float32 arrays, batch first, channels last.
-      On TPUs features of narrow layers are `mmdcodec.nn.folding.Folded` signals,
-      which `folding.unfold` turns into arrays.
+      On TPUs, features of narrow layers are `mmdcodec.nn.folding.Folded`
+      signals, which `folding.unfold` turns into arrays.
 
     Raises:
       UserError: the clips are shorter than a window.

@@ -14,7 +14,8 @@ One network covers two published topologies, which differ only in numbers:
 An ELU comes before every convolution except the first of each half, so there is
 no activation on the residual path. (SoundStream does not say where its ELUs
 are.) Everywhere, `lengths` [batch] are the valid samples or frames of x; None
-means all (`mmdcodec.nn.conv`). x may be a folded signal (`mmdcodec.nn.folding`).
+means all (`mmdcodec.nn.conv`). x may also be a folded signal
+(`mmdcodec.nn.folding`).
 """
 
 import dataclasses
