@@ -551,7 +551,7 @@ def test_mistakes_are_named(tmp_path, fails):
   assert not out.exists()
   assert "tokenizer.json" in hub.PATTERNS
   (folder / "tokenizer.json").write_text("{}")
-  assert "--preset away" in fails("convert", folder, out, "--preset", "tiny")
+  assert "omit --preset" in fails("convert", folder, out, "--preset", "tiny")
   alone = folder / "model.safetensors"
   found = convert.read(alone)
   same(found[1], convert.read(folder)[1])
