@@ -7,6 +7,7 @@ own frame rate, so crops are found by their seconds.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
@@ -48,7 +49,7 @@ class AlignedTokens:
     whole = [round(r) for r in ratios if abs(r - round(r)) < _EPSILON]
     self.grid = math.lcm(*(r for r in whole if r))
 
-  def __getattr__(self, name: str):
+  def __getattr__(self, name: str) -> Any:
     """Attributes of the target."""
     if name == "target":  # while a copy is being made
       raise AttributeError(name)

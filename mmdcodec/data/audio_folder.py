@@ -1,4 +1,4 @@
-"""A folder of the user's music: which files are sound, and what each is for."""
+"""A folder of the user's music: readable files, and their split."""
 
 import concurrent.futures
 import hashlib
@@ -13,32 +13,28 @@ from mmdcodec.errors import UserError
 def split_files(
   paths: Sequence, root: pathlib.Path, *, test: bool = True
 ) -> dict[str, list]:
-  """Which file is for what: by a hash of its name, so always the same.
+  """Splits files by a hash of their names, so always in the same way.
 
   Args:
     paths: of audio files.
-    root: their names are relative to it.
-    test: whether some are held out for the end.
+    root: folder that their names are relative to.
+    test: also hold out files for a final test.
 
   Returns:
-    `train`, `valid` and, if asked for, `test`: a tenth of the files is for test
-    (1 to 12), a twentieth for valid (1 to 4), the rest to train on. Without
-    test, fewer than 4 files are all to train on.
+    `train`, `valid` and, if asked for, `test`: a tenth of the files (1 to 12)
+    for test, a twentieth (1 to 4) for validation, the rest for training.
+    Without test, fewer than 4 files are all for training.
 
   Raises:
     UserError: there are too few files.
   """
   if len(paths) < (3 if test else 1):
     raise UserError(
-      f"{root} has {len(paths)} audio files that can be read; at least"
-      + (
-        " 3 are needed, to train on, to watch the training, and to hold out."
-        if test
-        else " 1 is needed."
-      )
+      f"{root} has {len(paths)} readable audio files; expected at least"
+      + (" 3, for training, validation and test." if test else " 1.")
     )
 
-  def order(path) -> str:
+  def order(path: pathlib.Path) -> str:
     name = pathlib.PurePath(os.path.relpath(path, root)).as_posix()
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
 
@@ -54,22 +50,24 @@ def split_files(
   return found if test else {k: found[k] for k in ("train", "valid")}
 
 
-def readable(paths: Sequence) -> tuple[list, int]:
-  """Which files can be opened and read at their end; how many can't.
+def readable_files(paths: Sequence) -> tuple[list, int]:
+  """The files that can be read at their end, and how many cannot.
 
-  A split may be one file: were that one broken, the job would fail at the end.
+  A split may be a single file. If that one were broken, the job would fail at
+  its end.
   """
   from mmdcodec.audio import files
 
-  def problem(path) -> UserError | None:
+  def problem(path: pathlib.Path) -> UserError | None:
     try:
-      # The last second: what a broken download lacks is its end.
+      # The last second, because broken downloads lack their end.
       files.read(path, start=max(0.0, files.info(path).seconds - 1))
     except UserError as error:
       return error
+    return None
 
-  good, show = [], progress.counter("files looked at")
-  # Reading and decoding let other threads run.
+  good, show = [], progress.counter("files checked")
+  # Reading and decoding release the interpreter lock.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for done, error in enumerate(pool.map(problem, paths), 1):
       if error is None:

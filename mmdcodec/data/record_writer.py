@@ -161,7 +161,7 @@ def flac(x: np.ndarray, rate: int) -> bytes:
   return stream.getvalue()
 
 
-def readable(words: str) -> str:
+def valid_text(words: str) -> str:
   """Text as valid UTF-8, with invalid characters replaced.
 
   Old music collections have file names that are not UTF-8.
@@ -220,8 +220,8 @@ def _features(
 ) -> Iterator[dict]:
   encoded.spool.seek(0)
   position = 0
-  caption = readable(source.label.caption)
-  tags = readable(
+  caption = valid_text(source.label.caption)
+  tags = valid_text(
     json.dumps(
       source.label.tags, ensure_ascii=False, sort_keys=True, default=str
     )

@@ -258,13 +258,13 @@ def _sources(
   labels = builder.labels(folder, table, paths)
   found = {
     p: record_writer.Source(
-      p, record_writer.readable(str(p.relative_to(root))), labels(p)
+      p, record_writer.valid_text(str(p.relative_to(root))), labels(p)
     )
     for p in paths
   }
   report.ambiguous = len(getattr(labels, "ambiguous", ()))
   report.skipped += [
-    (record_writer.readable(str(p.relative_to(root))), reason)
+    (record_writer.valid_text(str(p.relative_to(root))), reason)
     for p, reason in _unusable(folder)
   ]
   if not found:

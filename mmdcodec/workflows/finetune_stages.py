@@ -66,7 +66,9 @@ def audio_settings(job: Job) -> dict[str, Any]:
 
 def prepare(job: Job) -> str:
   """Splits the files, and cuts them into records at the codec's rate."""
-  paths, broken = audio_folder.readable(audio_files(job.folder, job.workdir))
+  paths, broken = audio_folder.readable_files(
+    audio_files(job.folder, job.workdir)
+  )
   split = audio_folder.split_files(paths, job.folder, test=False)
   reports = {}
   for name in SPLITS:

@@ -70,7 +70,7 @@ def make_music(job: Job) -> str:
 def link_music(job: Job) -> str:
   """Links the files of the user's folder, with captions beside them."""
   assert job.audio is not None
-  found, broken = audio_folder.readable(_audio_files(job))
+  found, broken = audio_folder.readable_files(_audio_files(job))
   split = audio_folder.split_files(found, job.audio)
   for name, paths in split.items():
     for path in paths:
