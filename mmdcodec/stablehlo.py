@@ -4,23 +4,24 @@
 
   encode.stablehlo   (weights, x, lengths) -> {"codes", "frames", "scale"}
   decode.stablehlo   (weights, codes, lengths, scale) -> audio
-  weights.npz        arguments of both, by path as in a bundle
+  weights.npz        the weights, arguments of both, by path as in a bundle
   signature.json     rates, shapes, sizes
   README.txt         the same in words, with an example
 
 The programs are `jax.export` artefacts: StableHLO lowered for CPU, CUDA and TPU
-at once, with batch and length left open. Weights are arguments, so programs are
-small, compile fast, and take those of another training step as well.
+at once, for any batch and length. Weights are arguments, so the programs are
+small, compile fast, and accept weights of another training step.
 
-Length is open in whole units (frames; in a codec with chunks, chunks), because
-the shapes of every layer must follow from it: the user pads the audio with
-anything to the next unit and gives the true `lengths`, which decide where it
-ends, to the sample. Below a few units, edges of the clip would overlap in ways
-that shapes decide; shorter audio is padded to the `least` number.
+Lengths are whole units (frames; chunks, in a codec with chunks), as the shapes
+of all layers must follow from them. The user pads the audio to the next unit,
+with any values, and gives the true `lengths`, which decide where it ends to the
+sample. In a clip of few units its two edges would overlap in ways that depend
+on the shape, so shorter audio is padded to the `least` number of units.
 """
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
@@ -45,12 +46,12 @@ FILES = (
 
 
 class Unit(NamedTuple):
-  """The piece of a clip that its length is counted in.
+  """The unit that lengths of clips are counted in.
 
   Attributes:
-    samples: that it has.
-    frames: of codes that it has.
-    least: number of them that a program takes.
+    samples: in a unit.
+    frames: of codes in a unit.
+    least: smallest number of units that a program takes.
   """
 
   samples: int
@@ -59,12 +60,12 @@ class Unit(NamedTuple):
 
 
 def unit_of(model: Codec) -> Unit:
-  """The unit in which a codec's programs count."""
+  """The unit of the programs of a codec."""
   if model.chunk is not None:
     size, hop = model.chunk
-    # One chunk alone would be coded as a clip that has no chunks.
+    # A single chunk would be coded like a clip without chunks.
     return Unit(hop, -(-size // model.stride), 2)
-  # So many frames that no layer's padding is longer than its input.
+  # Enough frames that no layer's padding is longer than its input.
   reach = (model.residual_kernel - 1) * max(model.dilations) + 1
   within = -(-reach // model.ratios[0])
   return Unit(model.stride, 1, max(model.kernel, model.last_kernel, within, 2))
@@ -88,17 +89,22 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
 
   unit = unit_of(model)
   nested = lambda flat: flax.traverse_util.unflatten_dict(flat, sep="/")
+  Weights = dict[str, jax.Array]
 
-  def encode(weights, x, lengths):
-    out = model.apply(nested(weights), x, lengths, method="encode")
+  def encode(
+    weights: Weights, x: jax.Array, lengths: jax.Array
+  ) -> dict[str, jax.Array]:
+    out: Any = model.apply(nested(weights), x, lengths, method="encode")
     units = x.shape[1] // unit.samples
-    # The last chunk has fewer frames; whole chunks are what decode takes.
+    # The last chunk has fewer frames, but decode takes whole chunks.
     short = units * unit.frames - out.codes.shape[1]
     codes = jnp.pad(out.codes, ((0, 0), (0, short), (0, 0)))
     scale = {} if out.scale is None else {"scale": out.scale}
     return {"codes": codes, "frames": out.lengths, **scale}
 
-  def decode(weights, codes, lengths, *scale):
+  def decode(
+    weights: Weights, codes: jax.Array, lengths: jax.Array, *scale: jax.Array
+  ) -> Any:
     return model.apply(
       nested(weights),
       codes,
@@ -111,8 +117,8 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
   weights = {name: array(a.shape, a.dtype) for name, a in flat.items()}
 
-  def make(f):
-    def export_unfolded(*arguments):
+  def make(f: Callable) -> Callable:
+    def export_unfolded(*arguments: Any) -> Any:
       with folding.forced(False):
         return export.export(jax.jit(f), platforms=PLATFORMS)(*arguments)
 
@@ -124,7 +130,7 @@ def programs(model: Codec, variables: dict) -> dict[str, Any]:
   x = array((b, n * unit.samples, model.channels), jnp.float32)
   encoder = make(encode)(weights, x, array((b,), jnp.int32))
 
-  # Every symbol of a scope must occur among the arguments: k has its own.
+  # Each symbol of a scope must occur among the arguments: k needs a new scope.
   free += ["k >= 1", f"k <= {model.codebooks}"]
   b, n, k = export.symbolic_shape("b, n, k", constraints=free)
   codes = array((b, n * unit.frames, k), jnp.int32)
@@ -141,23 +147,25 @@ def export_codec(
   *,
   force: bool = False,
 ) -> dict[str, int]:
-  """Writes the programs of a codec, and what a user needs to call them.
+  """Writes the programs of a codec, and everything needed to call them.
 
   Args:
     codec: from `mmdcodec.load`.
-    folder: made; it must not hold anything yet, unless force.
-    force: replace the programs that are there.
+    folder: to make; it must be empty or absent, unless force.
+    force: replace the programs in the folder.
 
   Returns:
-    bytes of each file by name.
+    Size of each file in bytes, by name.
 
   Raises:
-    UserError: the folder is in use.
+    UserError: the folder holds something else.
   """
   with bundle.replacing(folder, FILES, force=force, what="export") as fresh:
     for name, program in programs(codec.model, codec.variables).items():
       (fresh / f"{name}.stablehlo").write_bytes(program.serialize())
-    weights = loaded_codec.flatten(jax.device_get(codec.variables))
+    weights: dict[str, Any] = loaded_codec.flatten(
+      jax.device_get(codec.variables)
+    )
     np.savez(fresh / "weights.npz", **weights)
     about = signature(codec)
     (fresh / "signature.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -166,7 +174,7 @@ def export_codec(
 
 
 def signature(codec: loaded_codec.LoadedCodec) -> dict[str, Any]:
-  """What the programs take and give: JSON-able."""
+  """Arguments and results of the programs, for JSON."""
   model, unit = codec.model, unit_of(codec.model)
   audio = f"float32 [b, {unit.samples} * n, {model.channels}]"
   frames = "n" if unit.frames == 1 else f"{unit.frames} * n"
@@ -229,10 +237,10 @@ channel(s), {about["codebooks"]} x {about["codebook_size"]} codes.
 
 {chr(10).join(rows)}
 
-Batch b and length n >= {about["least_units"]} are free; pad audio at its end to
-a multiple of {about["unit_samples"]} samples, and say in lengths where it ends:
-what lies after that changes nothing. The first k codebooks are a coder of their
-own. StableHLO for {", ".join(about["platforms"])}, written by JAX \
+Batch b and length n >= {about["least_units"]} are free. Pad audio at its end to
+a multiple of {about["unit_samples"]} samples, and give its true length in
+lengths: samples after that change nothing. The first k codebooks can be decoded
+alone. StableHLO for {", ".join(about["platforms"])}, written by JAX \
 {about["jax"]}; to load it, JAX needs the package flatbuffers.
 
   import jax, numpy as np
@@ -250,5 +258,5 @@ own. StableHLO for {", ".join(about["platforms"])}, written by JAX \
   y = decode(weights, out["codes"], lengths{', out["scale"]' if scaled else ""})
   y = np.asarray(y)[0, : len(x)]
 
-A new shape compiles anew: pad to a few lengths if there are many files.
+Each new shape is compiled: pad to a few lengths if there are many files.
 """

@@ -1,11 +1,12 @@
 """Processes and the device mesh.
 
-One mesh with three named axes serves every model: `data` (batch), `fsdp`
-(batch, and parameters cut along it) and `model` (tensor parallel). What goes
-where on it is said in `rules.py`.
+One mesh with three named axes serves every model: `data` divides the batch,
+`fsdp` the batch and the parameters, `model` the parameters alone (tensor
+parallelism). `rules.py` decides which array goes where.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mmdcodec.errors import UserError
 
 AXES = ("data", "fsdp", "model")
-# A batch is cut over both axes that do not cut the computation of one example.
+# Both axes that do not divide the computation of one example.
 BATCH_AXES = ("data", "fsdp")
 
 
@@ -26,13 +27,13 @@ def start(
 ) -> None:
   """Joins this process to the others of the run; call it before any use of JAX.
 
-  On Cloud TPU, GKE, SLURM and Open MPI the arguments are found by
-  `jax.distributed`; a plain machine runs alone.
+  On Cloud TPU, GKE, SLURM and Open MPI, `jax.distributed` finds the arguments.
+  Anywhere else a process without arguments runs alone.
 
   Args:
     coordinator: `host:port` of process 0, for processes started by hand.
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
+    num_processes: number of processes.
+    process_id: of this one, from 0.
   """
   if jax.distributed.is_initialized():
     return
@@ -42,30 +43,31 @@ def start(
   try:
     jax.distributed.initialize()
   except ValueError:
-    # No cluster here.
+    # This is no cluster.
     pass
   except RuntimeError as error:
-    # A program that has used JAX before it calls us is a single process. Any
-    # other failure must end the run: each host would train alone.
+    # A program that used JAX before this call is a single process. Any other
+    # failure must end the run: otherwise each host would train alone.
     if "must be called before" not in str(error):
       raise
 
 
 def make_mesh(
-  shape: Mapping[str, int] | None = None, devices: list | None = None
+  shape: Mapping[str, int] | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Builds the mesh.
 
   Args:
-    shape: sizes of the axes `data`, `fsdp` and `model`; one of them may be -1
-      and takes the devices that are left. An axis that is not named has size 1,
-      `data` takes what is left.
+    shape: sizes of the axes `data`, `fsdp` and `model`. One of them may be -1,
+      which stands for the remaining devices. The default is -1 for `data`, and
+      1 for the others.
     devices: those to use; all by default.
 
   Returns:
-    A mesh with axes `("data", "fsdp", "model")`, every one of them Auto: the
-    compiler propagates shardings through lookups, scans and caches, which
-    explicit axes refuse.
+    A mesh with axes `("data", "fsdp", "model")`, all of them Auto: the compiler
+    propagates shardings through lookups, scans and caches, which explicit axes
+    do not allow.
 
   Raises:
     UserError: the sizes do not fit the number of devices.
@@ -96,42 +98,43 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Leading axis over the devices, everything else whole."""
+  """Divides the leading axis among the devices; other axes stay whole."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:
-  """Makes sure that every device, and every process, gets its own rows.
+  """Makes sure that every device and every process gets rows of its own.
 
   Raises:
-    UserError: the mesh does not cut the global batch so.
+    UserError: the mesh does not divide the global batch like that.
   """
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if batch % parts:
     raise UserError(
-      f"batch is {batch}, but the mesh cuts it into {parts} parts (data x"
-      " fsdp); make it a multiple."
+      f"batch is {batch}, but the mesh divides it into {parts} parts (data x"
+      " fsdp); make it a multiple of that."
     )
   places = batch_sharding(mesh).addressable_devices_indices_map((batch,))
-  rows = {row for (cut,) in places.values() for row in range(batch)[cut]}
+  cuts = [index[0] for index in places.values() if index is not None]
+  rows = {row for cut in cuts for row in range(batch)[cut]}
   if len(rows) * jax.process_count() != batch:
     raise UserError(
       f"the mesh gives {len(rows)} of {batch} rows to one of"
-      f" {jax.process_count()} processes: each must read rows of its own, so"
+      f" {jax.process_count()} processes, but each must read rows of its own:"
       " make data x fsdp a multiple of the number of processes."
     )
 
 
-def place(batch: dict, mesh: Mesh) -> dict:
-  """Makes one global batch of what each process has read.
+def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes one global batch from the rows that each process has read.
 
   Args:
-    batch: arrays [local batch, ...] of this process, which reads
+    batch: arrays [local batch, ...] of this process: it reads
       `global batch / process count` rows (see `check_batch`).
-    mesh: where it goes.
+    mesh: that the batch goes to.
 
   Returns:
-    Global arrays, cut along their leading axis.
+    Global arrays, divided along their leading axis.
   """
   sharding, processes = batch_sharding(mesh), jax.process_count()
   return {

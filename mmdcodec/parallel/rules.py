@@ -1,8 +1,8 @@
-"""Which array is cut along which mesh axis: rules on parameter paths.
+"""Sharding: which mesh axis divides which array, by rules on parameter paths.
 
-A table of `(pattern, PartitionSpec)` per model family, the first match wins.
-Optimizer state and weight averages follow the parameters, for their paths
-contain the parameter's. Modules know nothing of meshes.
+Each model family has a table of `(pattern, PartitionSpec)`; the first match
+wins. Optimizer state and averages of weights follow the parameters, as their
+paths contain those of the parameters. Modules know nothing about meshes.
 """
 
 import math
@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Rules = Sequence[tuple[str, P]]
+AnyMesh = Mesh | AbstractMesh
 
-# Codecs are small (12 M parameters): data parallelism is what they want, and
-# the rules are there for wide ones. Kernels are [taps, in, out]; a codebook
-# [levels, codes, dim] is cut along its codes, each device then searches its
+# Codecs are small (12 M parameters): data parallelism is enough for them, and
+# these rules are for wide ones. Kernels are [taps, in, out]. A codebook
+# [levels, codes, dim] is divided along its codes, and each device searches its
 # share.
 CODEC_RULES: Rules = (
   (r"(^|/)codebook/.*sum$", P(None, "model", None)),
@@ -29,8 +30,8 @@ CODEC_RULES: Rules = (
 
 # Language models: heads and hidden units over `model`, as in Megatron-LM
 # (arXiv 1909.08053), the width over `fsdp`. Kernels of attention are [..., in,
-# heads, head_dim] and [..., heads, head_dim, out]. Tables of tokens have a row
-# more than codes, so they are cut along the width.
+# heads, head_dim] and [..., heads, head_dim, out]. Embeddings of tokens have
+# one row more than there are codes, so they are divided along the width.
 LM_RULES: Rules = (
   (r"/(query|key|value)/kernel$", P("fsdp", "model", None)),
   (r"/out/kernel$", P("model", None, "fsdp")),
@@ -42,17 +43,17 @@ LM_RULES: Rules = (
 )
 
 
-def path_name(path) -> str:
-  """`params/encoder/conv_in/kernel` of a tree path."""
+def path_name(path: tuple[Any, ...]) -> str:
+  """The name of a tree path, such as `params/encoder/conv_in/kernel`."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
-  """Aligns the last axes, and leaves out mesh axes that do not divide."""
+def _fit(spec: P, shape: Sequence[int], mesh: AnyMesh) -> P:
+  """Aligns the last axes, and leaves out mesh axes that do not divide them."""
   missing = max(len(shape) - len(spec), 0)
   aligned = (None,) * missing + tuple(spec)[max(len(spec) - len(shape), 0) :]
 
-  def parts(axis) -> int:
+  def parts(axis: Any) -> int:
     names = axis if isinstance(axis, tuple) else (axis,)
     return math.prod(mesh.shape[name] for name in names)
 
@@ -65,20 +66,20 @@ def _fit(spec: P, shape: Sequence[int], mesh: Mesh) -> P:
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
-  """A NamedSharding for every array of a tree, by its path.
+  """A NamedSharding for each array of a tree, by its path.
 
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s.
-    mesh: what they are laid out on.
-    rules: `(regular expression, PartitionSpec)`, searched in the path. The
-      spec's last axis belongs to the array's last axis; an axis whose size does
-      not divide by the mesh's is left whole.
+    mesh: that they are laid out on.
+    rules: `(regular expression, PartitionSpec)`; the expression is searched in
+      the path. The last axis of the spec is that of the array. An axis that
+      the mesh axis does not divide stays whole.
 
   Raises:
-    ValueError: a path that no rule matches.
+    ValueError: no rule matches a path.
   """
 
-  def one(path, leaf):
+  def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     name = path_name(path)
     for pattern, spec in rules:
       if re.search(pattern, name):
@@ -89,27 +90,27 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def activation_spec(
-  shape: Sequence[int], mesh: Mesh, *axes: str | tuple | None
+  shape: Sequence[int], mesh: AnyMesh, *axes: str | tuple[str, ...] | None
 ) -> P:
-  """How an activation is cut.
+  """How a mesh divides an activation.
 
   Args:
     shape: of the activation.
-    mesh: that cuts it.
-    *axes: see `constrain`.
+    mesh: that divides it.
+    *axes: for each axis of the activation, see `constrain`.
   """
   spec = P(*(("data", "fsdp") if axis == "batch" else axis for axis in axes))
   return _fit(spec, shape, mesh)
 
 
-def constrain(x: jax.Array, *axes: str | tuple | None) -> jax.Array:
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
   """Pins an activation to mesh axes; does nothing outside a mesh.
 
   Args:
     x: the activation.
     *axes: one for each axis of x: a mesh axis, a tuple of them, or None.
-      "batch" stands for the axes that cut the batch. An axis whose size does
-      not divide is left whole.
+      "batch" stands for the axes that divide the batch. An axis that the mesh
+      axis does not divide stays whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:

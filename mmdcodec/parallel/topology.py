@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Sequence
 
 import jax
 
@@ -80,7 +81,7 @@ class Compiled:
     return "\n".join(f"{name:<38}{value}" for name, value in rows)
 
 
-def topology_devices(name: str) -> list[jax.Device]:
+def topology_devices(name: str) -> Sequence[jax.Device]:
   """Devices of a described TPU slice.
 
   Args:
@@ -132,6 +133,7 @@ def account(topology: str, chips: int, lowered: jax.stages.Lowered) -> Compiled:
   """
   compiled = lowered.compile()
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  assert memory is not None and cost is not None
   return Compiled(
     topology=topology,
     chips=chips,
@@ -152,7 +154,9 @@ def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
   try:
     text = compiled.as_text()
   except jax.errors.JaxRuntimeError:
-    # jaxlib cannot print some asynchronous operations of libtpu's.
+    # jaxlib cannot print some asynchronous operations of libtpu.
+    return None
+  if text is None:
     return None
   return {
     kind: count

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: state and position in the data, by Orbax.
+"""Checkpoints of a run: its state and its position in the data, by Orbax.
 
     WORKDIR/checkpoints/<step>/{state,data,metrics}
 
-Saving is asynchronous and atomic: a run killed while it writes finds the
-checkpoint before. A state is restored straight onto the mesh of the new run,
-which may have another number of devices or another layout.
+Saving is asynchronous and atomic: a run that is killed while it writes resumes
+from the checkpoint before. A state is restored directly onto the mesh of the
+new run, which may have another number of devices or another layout.
 """
 
 import math
@@ -38,9 +38,9 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: how many of the latest checkpoints stay.
-      best: name of the evaluation metric whose best checkpoint stays as well.
+      best: held-out metric whose best checkpoint stays as well.
       best_mode: "min" or "max".
-      read_only: only restore.
+      read_only: write nothing.
 
     Raises:
       UserError: read_only, and there is no checkpoint.
@@ -67,16 +67,16 @@ class Checkpoints:
       folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        # Makes the manager write metrics; the policies above say what stays.
+        # With this the manager writes metrics; the policies decide what stays.
         best_fn=(lambda metrics: metrics[best]) if best else None,
         best_mode=best_mode,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
-        # The loop decides when to save.
+        # The training loop decides when to save.
         save_interval_steps=1,
       ),
-      # Said here, so that a folder can be read before anything was saved.
+      # Given here, so that a folder can be read before anything was saved.
       item_handlers={
         "state": ocp.StandardCheckpointHandler(),
         "data": ocp.JsonCheckpointHandler(),
@@ -85,31 +85,36 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The last saved step, None if there is none."""
+    """The last saved step; None if there is none."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """The saved step with the best value of the metric, None if none has it."""
-    scores = {}
+    """The saved step with the best value of the metric; None without any."""
+    scores: dict[int, float] = {}
     for step in self._manager.all_steps():
       metrics = self._manager.metrics(step)
       if metrics and math.isfinite(metrics.get(self.best, math.nan)):
         scores[step] = metrics[self.best]
     if not scores:
       return None
-    return (min if self._best_mode == "min" else max)(scores, key=scores.get)
+    choose = min if self._best_mode == "min" else max
+    return choose(scores, key=lambda step: scores[step])
 
   def save(
-    self, step: int, state: Any, data: dict, metrics: dict | None = None
+    self,
+    step: int,
+    state: Any,
+    data: dict[str, int],
+    metrics: dict[str, float] | None = None,
   ) -> None:
-    """Starts to write a checkpoint; a step already there is left as it is.
+    """Starts to write a checkpoint; does nothing if the step has one.
 
     Args:
       step: updates done.
-      state: tree of arrays. The call returns once they are copied off the
-        device, so that the next step may overwrite them.
-      data: position in the data, JSON-able.
-      metrics: of the evaluation at this step, to find the best one.
+      state: tree of arrays. They are copied from the device before this
+        returns, so that the next step may overwrite them.
+      data: position in the data, for JSON.
+      metrics: of the evaluation at this step, to find the best checkpoint.
     """
     if step in self._manager.all_steps():
       return
@@ -122,16 +127,18 @@ class Checkpoints:
       force=True,
     )
 
-  def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict]:
+  def restore(
+    self, abstract: Any, step: int | None = None
+  ) -> tuple[Any, dict[str, int]]:
     """Reads a checkpoint.
 
     Args:
-      abstract: TrainState of `jax.ShapeDtypeStruct` with shardings: shapes must
-        be those that were saved, shardings may be others.
-      step: the last one by default.
+      abstract: a `TrainState` of `jax.ShapeDtypeStruct` with shardings. Shapes
+        must be those of the checkpoint, shardings may differ.
+      step: of the checkpoint; the last one by default.
 
     Returns:
-      The state, laid out as asked, and the position in the data.
+      The state on the given shardings, and the position in the data.
     """
     step = self.latest if step is None else step
     saved = self._manager.item_metadata(step).state.tree
@@ -151,17 +158,24 @@ class Checkpoints:
     )
     return abstract.replace(**_todays(restored.state)), restored.data
 
-  def restore_arrays(self, step: int | None = None) -> dict:
-    """Reads a checkpoint's state as nested dicts of NumPy arrays, whole."""
+  def restore_arrays(self, step: int | None = None) -> dict[str, Any]:
+    """Reads the state of a checkpoint as nested dicts of whole NumPy arrays.
+
+    Args:
+      step: of the checkpoint; the last one by default.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
     step = self.latest if step is None else step
     if step is None:
       raise UserError(
-        f"{self._manager.directory.parent} holds no finished checkpoint yet;"
-        " train on, or wait for the first one."
+        f"{self._manager.directory.parent} has no complete checkpoint yet;"
+        " continue its training, or wait for the first one."
       )
     if step not in self._manager.all_steps():
       raise UserError(
-        f"there is no checkpoint of step {step}; there are those of"
+        f"there is no checkpoint of step {step}; expected one of"
         f" {sorted(self._manager.all_steps())}."
       )
     item = self._manager.item_metadata(step).state.tree
@@ -180,11 +194,11 @@ class Checkpoints:
     return _todays(jax.device_get(restored.state))
 
   def wait(self) -> None:
-    """Returns when everything is on disk."""
+    """Waits until everything is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes what is under way."""
+    """Finishes saving, and closes the folder."""
     self._manager.close()
 
 

@@ -1,20 +1,19 @@
-"""Discriminators in codec training: when they learn, and what the codec hears.
+"""Discriminators in codec training: one step of both sides.
 
-`models/discriminators.py` has the networks and `losses/adversarial.py` the
-losses; here is one step of both sides. Discriminators and codec move at the
-same time, from one forward pass over the original and one over the
-reconstruction: both are pulled back for the discriminators' parameters, the
-second also for each loss of the codec, whose gradient ends there. Neither
-side's gradient can reach the other's parameters. (Released PyTorch trainers
-look at both again, and let the codec hear the discriminators of after this
-step.)
+`models/discriminators.py` has the networks, `losses/adversarial.py` the losses.
+Discriminators and codec are updated at the same time, from one forward pass
+over the original and one over the reconstruction. Both passes give the gradient
+for the discriminators' parameters; the second also gives the gradient of each
+loss of the codec in the reconstruction. Neither gradient can reach the
+parameters of the other side. (Released PyTorch trainers make two more passes,
+so that the codec's losses are those of the updated discriminators.)
 
-  start    updates before there are any discriminators: nothing is computed
-  warmup   updates in which they learn but are not heard
-  every    they learn in one of so many steps: 1.5 is two of three, as
-           EnCodec's (arXiv 2210.13438, section 3.4) do in the mean
+  start    updates before the discriminators act: nothing is computed
+  warmup   updates in which they learn, but the codec does not hear them
+  every    they learn in one of so many steps: 1.5 is two of three, which is
+           the mean of EnCodec (arXiv 2210.13438, section 3.4)
 
-They judge whole arrays: where a clip ends early, silence against silence.
+They judge whole arrays: after the end of a short clip, silence against silence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,20 +33,18 @@ from mmdcodec.train import optimizer as optimizer_lib
 
 # The losses of the codec that come from discriminators.
 NAMES = ("adversarial", "features")
-# A loss below this is as good as none: the discriminators have nothing left to
-# learn.
+# Below this loss the discriminators have nothing left to learn.
 SILENT_LOSS = 1e-3
 SILENT_STEPS = 100
 
 
-@flax.struct.dataclass
-class AdversaryState:
-  """What is kept of the discriminators.
+class AdversaryState(flax.struct.PyTreeNode):
+  """The state of the discriminators.
 
   Attributes:
     params: of all of them.
     opt_state: of their own optimizer.
-    silent: int32, steps in a row in which their loss was nothing.
+    silent: int32, steps in a row with a loss below SILENT_LOSS.
   """
 
   params: Any
@@ -64,7 +61,7 @@ class Adversary:
 
   def __init__(
     self,
-    config: Mapping,
+    config: Mapping[str, Any],
     *,
     names: Sequence[str],
     steps: int,
@@ -74,12 +71,12 @@ class Adversary:
 
     Args:
       config: `config.adversarial` of configs/common.py.
-      names: of NAMES, those that the codec hears.
+      names: of NAMES, the losses that the codec has.
       steps: of the run.
       channels: of the audio.
 
     Raises:
-      UserError: a setting that can't be.
+      UserError: a setting that is not possible.
     """
     if config["loss"] not in adversarial.KINDS:
       raise UserError(
@@ -110,11 +107,15 @@ class Adversary:
     x = jnp.zeros((1, samples, self._channels))
     params = self.model.init(key, x)["params"]
     return AdversaryState(
-      params, self._optimizer.init(params), jnp.zeros((), jnp.int32)
+      params=params,
+      opt_state=self._optimizer.init(params),
+      silent=jnp.zeros((), jnp.int32),
     )
 
-  def losses(self, params: Any, x: jax.Array, y: jax.Array) -> dict:
-    """What the codec hears of them, unweighted.
+  def losses(
+    self, params: Any, x: jax.Array, y: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The losses of the codec, unweighted.
 
     Args:
       params: of the discriminators.
@@ -127,22 +128,22 @@ class Adversary:
     return self._heard(self._judge(params, x), self._judge(params, y))
 
   def acts(self, step: int) -> bool:
-    """Whether there are discriminators after `step` updates."""
+    """Whether the discriminators act after `step` updates."""
     return step >= self._config["start"]
 
   def heard(self, step: int | jax.Array) -> bool | jax.Array:
-    """Whether the codec hears of them after `step` updates."""
+    """Whether the codec hears them after `step` updates."""
     return step >= self._config["start"] + self._config["warmup"]
 
   def absent(
     self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
   ) -> tuple[AdversaryState, dict, dict, dict]:
-    """What `step` returns, of discriminators that do nothing yet."""
+    """What `step` returns before the discriminators act."""
     found = jax.eval_shape(self.step, state, x, y, step)[1:]
     *nothing, metrics = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype), found
     )
-    # No measure is not a measure of 0, which would be an alarm.
+    # NaN where nothing was measured: a 0 would be an alarm.
     metrics = {
       name: jnp.full_like(value, jnp.nan)
       if jnp.issubdtype(value.dtype, jnp.floating)
@@ -151,13 +152,15 @@ class Adversary:
     }
     return state, *nothing, metrics
 
-  def _judge(self, params, x):
+  def _judge(self, params: Any, x: jax.Array) -> tuple[list, list]:
     """Logits and features, a list of each over sub-discriminators."""
     judged = self.model.apply({"params": params}, x)
     return [logits for logits, _ in judged], [found for _, found in judged]
 
-  def _heard(self, real, fake) -> dict:
-    """Losses of the codec on what `_judge` gave of both."""
+  def _heard(
+    self, real: tuple[list, list], fake: tuple[list, list]
+  ) -> dict[str, jax.Array]:
+    """Losses of the codec, from what `_judge` returned for both."""
     losses = {
       "adversarial": adversarial.generator_loss(fake[0], self._config["loss"]),
       "features": adversarial.feature_matching(
@@ -178,13 +181,13 @@ class Adversary:
       step: int32, updates done.
 
     Returns:
-      The new state; value and gradient in y of the losses of the codec, by
-      name, zero while they are not heard; metrics.
+      The new state; values, and gradients in y, of the losses of the codec,
+      zero while the codec does not hear them; metrics.
     """
     config, heard = self._config, self.heard(step)
     # Not as one batch: the losses of the codec go back through one of the two
-    # only (a quarter of the time), and on a TPU taking a batch apart copies
-    # every feature.
+    # passes only (a quarter of the time), and splitting a batch would copy
+    # every feature on a TPU.
     real, back_real = jax.vjp(lambda p: self._judge(p, x), state.params)
     fake, back_fake = jax.vjp(self._judge, state.params, y)
     values, pulls = gradients.each(lambda fake: self._heard(real, fake), fake)
@@ -193,14 +196,14 @@ class Adversary:
       lambda found: jnp.where(heard, found, 0.0), (values, pulls)
     )
 
-    def judge_loss(real, fake):
+    def judge_loss(real: tuple, fake: tuple) -> jax.Array:
       return adversarial.discriminator_loss(real[0], fake[0], config["loss"])
 
     loss, (pull_real, pull_fake) = jax.value_and_grad(judge_loss, (0, 1))(
       real, fake
     )
 
-    def learn(state):
+    def learn(state: AdversaryState) -> tuple[AdversaryState, jax.Array]:
       grads = jax.tree.map(
         jnp.add, back_real(pull_real)[0], back_fake(pull_fake)[0]
       )
@@ -209,22 +212,22 @@ class Adversary:
       )
       params = optax.apply_updates(state.params, updates)
       norm = optax.tree.norm(grads)
-      # The codec's gradient may be sound where this one is not.
+      # The codec's gradient may be finite where this one is not.
       good = jnp.isfinite(norm) & jnp.isfinite(loss)
-      new, old = (params, opt_state), (state.params, state.opt_state)
-      kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-      return AdversaryState(*kept, state.silent), norm
+      new = state.replace(params=params, opt_state=opt_state)
+      keep = lambda n, o: jnp.where(good, n, o)
+      return jax.tree.map(keep, new, state), norm
 
     if config["every"] == 1:
       state, norm = learn(state)
     else:
-      # Whole steps of a clock that ticks once in `every` steps.
+      # Ticks of a clock that ticks once in `every` steps.
       ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
       learns, still = ticks(step + 1) > ticks(step), (state, jnp.float32("nan"))
-      # A phase for it (see `CodecTask.phase`) would be one more program, which
-      # takes a TPU's compiler minutes.
+      # Not a phase (see `Task.phase`): one more program would take the compiler
+      # of a TPU minutes.
       if platform.traced_for() == "cpu":
-        # In a branch it would take ten times as long.
+        # Inside a branch it would take ten times as long.
         state, norm = jax.tree.map(
           lambda new, old: jnp.where(learns, new, old), learn(state), still
         )
@@ -248,10 +251,10 @@ class Adversary:
 
 
 def warnings(values: Mapping[str, float]) -> list[str]:
-  """What is to be said loudly of a step's metrics.
+  """Warnings about the metrics of a step.
 
   Args:
-    values: flat, as they are logged.
+    values: by full name, as they are logged.
   """
   silent = values.get("train/discriminator/silent_steps", 0)
   if silent < SILENT_STEPS:
@@ -264,17 +267,17 @@ def warnings(values: Mapping[str, float]) -> list[str]:
   ]
 
 
-def _mean(logits: list) -> jax.Array:
-  """Mean over everything, each network counting the same."""
+def _mean(logits: list[jax.Array]) -> jax.Array:
+  """Mean over all logits; each network has the same weight."""
   return jnp.mean(jnp.stack([jnp.mean(one) for one in logits]))
 
 
-def _ratio(fake: list, loss: jax.Array, kind: str) -> jax.Array:
-  """How far the codec is from passing, over how far they are from telling.
+def _ratio(fake: list[jax.Array], loss: jax.Array, kind: str) -> jax.Array:
+  """The codec's adversarial loss over the discriminators' loss.
 
-  Both sides in the form that is never negative: well above 1, the
-  discriminators win; near 0 they are deceived. At the start, when all logits
-  are 0, it is 1 / 2 for hinge losses and 1 for least squares.
+  Both in the form that is never negative. Well above 1 the discriminators win,
+  near 0 they are deceived. At the start, when all logits are 0, it is 1 / 2 for
+  hinge losses and 1 for least squares.
   """
   clamped = "least_squares" if kind == "least_squares" else "hinge_clamped"
   passing = adversarial.generator_loss(fake, clamped)

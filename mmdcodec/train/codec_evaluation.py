@@ -51,7 +51,7 @@ class CodecEvaluation:
     metrics = {name: sum(s[name] for s in sums) / clips for name in sums[0]}
     if self._term is not None:
       metrics["independence"] = float(self._dependence(held))
-    return {**metrics, **codebooks.statistics(sum(counts))}
+    return {**metrics, **codebooks.statistics(np.sum(counts, 0))}
 
   def _measure_batch(
     self, variables: dict[str, Any], batch: dict[str, jax.Array]

@@ -158,7 +158,7 @@ class CodecTask(Task):
   def init(self, key: jax.Array) -> dict[str, Any]:
     """Fresh variables; parameters do not depend on the length of the input."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
-    return self.codec.init(key, x)
+    return dict(self.codec.init(key, x))
 
   def init_extra_state(self, key: jax.Array) -> dict[str, Any] | None:
     """Fresh discriminators and running gradient norms, if the run has them."""
@@ -217,7 +217,7 @@ class CodecTask(Task):
     independence.
     """
     x, lengths = batch["audio"], batch["lengths"]
-    out, changed = self.codec.apply(
+    applied: Any = self.codec.apply(
       {"params": params, **collections},
       x,
       lengths,
@@ -225,6 +225,7 @@ class CodecTask(Task):
       rngs={"quantize": key},
       mutable=list(collections),
     )
+    out, changed = applied
     y = jax.lax.stop_gradient(out.audio)
     mask = length_mask(lengths, x.shape[1])
     found, pulls = gradients.each(
@@ -262,7 +263,8 @@ class CodecTask(Task):
 
   def uses_history(self, step: int) -> bool:
     """Whether independence is taken over several batches in this step."""
-    return self.history > 1 and self.independence.due(step)
+    term = self.independence
+    return term is not None and term.history > 1 and bool(term.due(step))
 
   def history_gradient(
     self,
@@ -273,6 +275,7 @@ class CodecTask(Task):
     step: jax.Array,
   ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """The independence loss of several batches; see `Task.history_gradient`."""
+    assert self.independence is not None
     value, grads, _ = encoder_gradients.independence_of_batches(
       self.codec, self.independence, params, collections, batches, key
     )
@@ -336,6 +339,7 @@ class CodecTask(Task):
     key: jax.Array,
   ) -> dict[str, jax.Array]:
     """Norms without weights; `judges` are parameters of discriminators."""
+    assert self.independence is not None
 
     def losses(
       x: jax.Array, y: jax.Array, mask: jax.Array

@@ -1,37 +1,39 @@
 """The independence loss as a term of codec training (arXiv 2406.02315).
 
-`quantize/independence.py` has the loss; here is when it acts, on what, with
-which weight, and how it collects more rows than one batch has.
+`quantize/independence.py` has the loss. This file decides when it acts, on
+which vectors and with which weight, and how it gets more rows than one batch
+has.
 
-Streams. "quantized": the value is the code vector q_k, as in the paper's
-algorithm 1; "residual": what quantizer k has left over, as in the authors' last
-release. Both have the gradient of the encoder's output z (straight through),
-and none in the codebooks. With quantizer dropout the streams are still those of
-all codebooks of every example: what a language model will see.
+Streams. "quantized": the code vector q_k, as in the paper's algorithm 1;
+"residual": what is left after quantizer k, as in the authors' last release.
+Both hand their gradient to the encoder's output z (straight through), and none
+to the codebooks. With quantizer dropout the streams are still those of all
+codebooks of every example, as a language model will see them.
 
 Weight. The loss is the U-statistic over n rows. The released code divides by
-the number of clips instead, which makes its value larger by the square of the
-rows in a clip: its weight of 1000 on 46 rows is one of 2e6 here, and it acts on
-gradients that a loss balancer has rescaled. Such numbers do not carry over:
-compare `train/gradient/independence` with the other losses' gradients. Past
-some weight the codebooks collapse, so watch their usage as well.
+the number of clips instead, so its value is larger by the square of the rows in
+a clip: its weight of 1000 on 46 rows is one of 2e6 here, and it acts on
+gradients that a loss balancer has rescaled. Weights from there do not apply
+here: compare `train/gradient/independence` with the gradients of other losses.
+Too large a weight collapses the codebooks, so watch their usage as well.
 
-Scale. A standardised stream cannot be pushed towards or away from the origin,
-but the streams all hand their gradient to the same z, and together they shrink
-it, step after step; the codebooks follow too late, their outer codes die, and
-the total correlation falls because the entropy does. `keep_scale` takes out of
-the loss's gradient in z what changes the mean or the scale of a coordinate.
+Scale. The loss cannot push a standardised stream towards the origin or away
+from it. But all streams hand their gradient to the same z, and together they
+shrink it step by step; the codebooks follow too late, their outer codes die,
+and the total correlation falls because the entropy does. `keep_scale` removes
+from the gradient in z whatever changes the mean or scale of a coordinate.
 
-Macro-batch. With few rows the estimate is mostly noise, and more rows than one
-batch has would need the memory of a larger batch. With `rows` above those of a
-batch the loss is taken over the last batches together, all encoded with the
-parameters of this step (`gradients.cached`), in addition to the step's other
-losses. The paper does so with 32 batches, once every 32 steps.
+Macro-batch. With few rows the estimate is mostly noise. If `rows` is more than
+one batch has, the loss is taken over the last batches together, all encoded
+with the parameters of this step (`gradients.cached`), in the memory of one
+batch, and added to the other losses of the step. The paper takes 32 batches,
+once every 32 steps.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ from mmdcodec.quantize import independence
 from mmdcodec.quantize.kernels import KERNELS, Kernel
 
 STREAMS = ("quantized", "residual")
-# Folded into a step's key, so that its other draws stay what they were.
+# Folded into the key of a step, so that its other random numbers stay the same.
 _SALT = 240602315
 
 
@@ -54,15 +56,15 @@ class Term:
     loss: (streams [batch, frames, codebooks, dim], key, mask=[batch, frames])
       -> scalar, unweighted.
     streams: one of STREAMS.
-    keep_scale: the gradient in z changes neither mean nor scale.
-    weight: once it has risen.
-    start: updates before it begins.
+    keep_scale: whether the gradient in z leaves mean and scale as they are.
+    weight: at the end of the ramp.
+    start: updates before it acts.
     ramp: updates over which the weight rises linearly.
-    every: it acts in the steps (counted from 1) that are multiples of it.
-    history: batches whose rows it takes together.
+    every: it acts in steps (counted from 1) that are multiples of this.
+    history: number of batches whose rows it takes together.
   """
 
-  loss: Callable
+  loss: Callable[..., jax.Array]
   streams: str
   keep_scale: bool
   weight: float
@@ -76,7 +78,7 @@ class Term:
     return (step >= self.start) & ((step + 1) % self.every == 0)
 
   def weight_at(self, step: jax.Array) -> jax.Array:
-    """Weight after `step` updates: from the first of the ramp on above 0."""
+    """Weight after `step` updates; above 0 from the first step of the ramp."""
     risen = (step - self.start + 1) / max(self.ramp, 1)
     return self.weight * jnp.clip(risen, 0.0, 1.0)
 
@@ -87,14 +89,14 @@ class Term:
 
     Args:
       z: latents [batch, frames, dim].
-      vectors: of the codes [batch, frames, codebooks, dim], with the gradient
-        of z.
+      vectors: of the codes [batch, frames, codebooks, dim]; their gradient goes
+        to z.
       mask: bool [batch, frames], False in padding.
       key: of this step.
     """
     if self.streams == "residual":
       vectors = z[:, :, None] - jnp.cumsum(vectors, 2)
-    # The value of the vectors exactly, so that equal codes stay equal.
+    # The exact value of the vectors, so that equal codes stay equal.
     pull = keep_scale(z, mask) if self.keep_scale else z
     pull = (pull - jax.lax.stop_gradient(pull))[:, :, None]
     vectors = jax.lax.stop_gradient(vectors) + pull
@@ -111,10 +113,10 @@ class Term:
     """What it adds to the loss of a step, and the unweighted value.
 
     Args:
-      z: see `value`, as `vectors`, `mask` and `key`.
-      vectors: see there.
-      mask: see there.
-      key: see there.
+      z: latents [batch, frames, dim].
+      vectors: of the codes [batch, frames, codebooks, dim].
+      mask: bool [batch, frames], False in padding.
+      key: of this step.
       step: int32, updates done.
 
     Returns:
@@ -122,7 +124,7 @@ class Term:
       cost nothing.
     """
 
-    def act(z, vectors):
+    def act(z: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
       value = self.value(z, vectors, mask, key)
       return self.weight_at(step) * value, jax.lax.stop_gradient(value)
 
@@ -134,25 +136,29 @@ class Term:
 
 @jax.custom_vjp
 def keep_scale(z: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns z; its gradient leaves mean and scale of z where they are.
+  """Returns z, with a gradient that leaves mean and scale of z as they are.
 
   Args:
     z: [batch, frames, dim].
-    mask: bool [batch, frames], frames that count.
+    mask: bool [batch, frames], False in padding.
 
   Returns:
-    z. A gradient g in it becomes, for each coordinate over all frames that
-    count, g less its mean and less its component along the centred z.
+    z. A gradient g in it becomes, for each coordinate over all valid frames, g
+    minus its mean and minus its component along the centred z.
   """
   del mask
   return z
 
 
-def _keep_scale_forward(z, mask):
+def _keep_scale_forward(
+  z: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   return z, (z, mask)
 
 
-def _keep_scale_backward(kept, g):
+def _keep_scale_backward(
+  kept: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, None]:
   z, mask = kept
   mask = mask[..., None]
   count = jnp.maximum(mask.sum(), 1)
@@ -167,9 +173,9 @@ keep_scale.defvjp(_keep_scale_forward, _keep_scale_backward)
 
 
 def make_term(
-  config: Mapping, *, codebooks: int, frames: int, batch: int
+  config: Mapping[str, Any], *, codebooks: int, frames: int, batch: int
 ) -> Term | None:
-  """The term of a config, None if its weight is 0.
+  """The term of a config; None if its weight is 0.
 
   Args:
     config: `config.losses.independence` of configs/common.py.
@@ -178,7 +184,7 @@ def make_term(
     batch: clips of a step, over all devices.
 
   Raises:
-    UserError: a setting that can't be.
+    UserError: a setting that is not possible.
   """
   _check(config)
   if not config["weight"]:
@@ -186,7 +192,7 @@ def make_term(
   if codebooks < 2:
     raise UserError(
       "losses.independence.weight is not 0, but the codec has one codebook;"
-      " independence takes at least two."
+      " independence needs at least two."
     )
   options = dict(config["pattern"])
   pattern = patterns.make(options.pop("name"), codebooks, **options)
@@ -194,22 +200,24 @@ def make_term(
   if not per_clip:
     raise UserError(
       f"losses.independence.pattern {config['pattern']['name']!r} predicts no"
-      f" two codes together in clips of {frames} frames: there is nothing to"
-      " make independent. Choose parallel, delay or coarse_first, shorter"
+      f" two codes together in clips of {frames} frames, so there is nothing to"
+      " make independent: choose parallel, delay or coarse_first, shorter"
       " delays, or longer clips."
     )
   history = max(1, math.ceil(config["rows"] / (batch * per_clip)))
   if history > config["every"]:
     raise UserError(
       f"losses.independence.rows is {config['rows']}, which takes {history}"
-      f" batches of {batch * per_clip} rows, and every is {config['every']}:"
+      f" batches of {batch * per_clip} rows, but every is {config['every']}, so"
       f" each batch would be encoded {math.ceil(history / config['every'])}"
-      f" times again. Set every to {history} or more, or rows to"
+      f" more times: set every to {history} or more, or rows to"
       f" {config['every'] * batch * per_clip} or less."
     )
   kernel = make_kernel(config["kernel"])
 
-  def loss(streams, key, *, mask=None):
+  def loss(
+    streams: jax.Array, key: jax.Array, *, mask: jax.Array | None = None
+  ) -> jax.Array:
     return independence.independence_loss(
       streams,
       key,
@@ -232,11 +240,11 @@ def make_term(
   )
 
 
-def make_kernel(config: Mapping) -> Kernel:
+def make_kernel(config: Mapping[str, Any]) -> Kernel:
   """The kernel of a config: `name`, `radii`, `relative`.
 
   Raises:
-    UserError: unknown name, or radii that can't be.
+    UserError: an unknown name, or radii that are not possible.
   """
   name, radii = config["name"], config["radii"]
   if name not in KERNELS:
@@ -260,8 +268,8 @@ def make_kernel(config: Mapping) -> Kernel:
     ) from None
 
 
-def _check(config: Mapping) -> None:
-  """Numbers and names that stand for themselves."""
+def _check(config: Mapping[str, Any]) -> None:
+  """Raises a UserError for a choice or number out of its range."""
   where = "losses.independence"
   for key, choices in (
     ("estimator", independence.ESTIMATORS),

@@ -126,7 +126,8 @@ def train(
       # The device still computes the step before while the host reads.
       recent.append(mesh_lib.place(next(data), mesh))
       before, phase = metrics, task.phase(step)
-      if len(recent) == task.history and task.uses_history(step):
+      full = len(recent) == task.history
+      if program.long_step and full and task.uses_history(step):
         take, given = program.long_step, tuple(recent)
       else:
         take, given = program.step, recent[-1]

@@ -110,13 +110,14 @@ class ReconstructionLosses:
         decay=self._config["balancer"]["decay"],
         total_norm=self._norm_of_a_clip,
       )
-    pull = sum(self.weights[name] * one for name, one in pulls.items())
+    weighted = [self.weights[name] * one for name, one in pulls.items()]
+    pull = sum(weighted[1:], weighted[0])
     norms = {name: balancer.gradient_norm(g) for name, g in pulls.items()}
     return pull, None, norms
 
   def scales(
     self, state: balancer.BalancerState | None
-  ) -> dict[str, jax.Array]:
+  ) -> Mapping[str, float | jax.Array]:
     """The factor of each loss in `combine`."""
     if state is None:
       return self.weights

@@ -1,4 +1,4 @@
-"""Settings of a run: what they must be, and that a workdir keeps to them."""
+"""Settings of a run: their checks, and the record of them in the workdir."""
 
 import copy
 import json
@@ -27,10 +27,10 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any]) -> None:
-  """Settings that the type alone does not rule out.
+  """Checks the settings that the loop reads.
 
   Raises:
-    UserError: names the first one.
+    UserError: the first one that is not possible.
   """
   for key in ("steps", "batch", "log_every", "eval_every", "save_every", "keep",
               "max_skipped"):  # fmt: skip
@@ -130,24 +130,27 @@ def _check_same(
 
 
 def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
-  """Data sets as `pipeline.batches` takes them.
+  """The data sets of a config: paths, or their weights by path.
 
   Args:
-    text: `"A,B"`, drawn from as one; `"A=0.7,B=0.3"`, with weights; or a list
-      or mapping, which is left as it is (for paths with a comma in them).
+    text: `"A,B"`, sampled as one data set; `"A=0.7,B=0.3"`, with weights; or a
+      list or mapping of the same (for paths with a comma in them).
 
   Raises:
-    UserError: some have a weight and others have none.
+    UserError: some data sets have a weight and others have none.
   """
+  if isinstance(text, Mapping):
+    return dict(text)
   if not isinstance(text, str):
-    return text
+    return list(text)
   parts = [part.strip() for part in text.split(",") if part.strip()]
-  weighted = [
+  matches = [
     re.fullmatch(r"(.+)=((?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?)", p) for p in parts
   ]
-  if not any(weighted):
+  weighted = [match for match in matches if match]
+  if not weighted:
     return parts
-  if not all(weighted):
+  if len(weighted) < len(parts):
     raise UserError(
       f"{text!r}: either every data set has a weight (PATH=0.7,PATH=0.3) or"
       " none has (PATH,PATH)."
@@ -179,7 +182,11 @@ def parse_streams(text: str | Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def use_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs on disk, so that a restart skips minutes of it."""
+  """Keeps compiled programs on disk, so that a restart need not compile again.
+
+  Args:
+    folder: "" for one in the user's cache, "off" for none.
+  """
   if folder == "off":
     return
   cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")

@@ -332,6 +332,7 @@ def _load(place: str) -> types.ModuleType:
     return importlib.import_module(place)
   path = pathlib.Path(place).resolve()
   spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
