@@ -1,10 +1,10 @@
-"""The `.mmdc` file: the codes of one piece of audio, small and safe.
+"""The `.mmdc` file format: the codes of one piece of audio.
 
-Codes are written in chunks of some seconds, packed or entropy coded, each with
-checksums and each decodable by itself (`header`, `chunk`). So a file can be
-written to a pipe (`writer`), read from any second on, and read around damage
-(`reader`). `write` and `read` do all at once for those who hold all codes
-(`whole`). EnCodec's own files are read as well (`ecdc`).
+A file holds chunks of some seconds, packed or entropy coded. Each has checksums
+and decodes by itself (`header`, `chunk`). So a file can be written to a pipe
+(`writer`), read from any second on, and read around damage (`reader`). `write`
+and `read` handle all codes at once (`complete_stream`). `ecdc` reads EnCodec's
+own files.
 """
 
 from mmdcodec.bitstream.complete_stream import (
@@ -19,7 +19,7 @@ from mmdcodec.bitstream.complete_stream import (
   write,
 )
 from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, VERSION, Header
-from mmdcodec.bitstream.in_memory import Held, Piece
+from mmdcodec.bitstream.in_memory import InMemoryReader, Piece
 from mmdcodec.bitstream.packing import (
   code_bits,
   pack_codes,
@@ -37,7 +37,7 @@ __all__ = [
   "SUFFIX",
   "VERSION",
   "Header",
-  "Held",
+  "InMemoryReader",
   "Piece",
   "Reader",
   "Stream",

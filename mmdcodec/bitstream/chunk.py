@@ -1,4 +1,4 @@
-"""Chunks, the parts of a `.mmdc` file after its header.
+"""Chunks: the parts of a `.mmdc` file after its header.
 
 Version 2, all numbers little-endian:
 
@@ -6,13 +6,13 @@ Version 2, all numbers little-endian:
            | payload CRC-32 | head CRC-32 | payload
   payload  scales f32 [scales] | codes
 
-Chunk number i holds frames from i * chunk_frames on. The CRC of a head begins
-from the header's, so that a chunk of a file with other settings, or of another
-model, is no chunk of this one. Of two files with the same header only the
-`trailer` tells chunks apart: where it is lost, a chunk of the other file that
-was put in this one passes for its own.
+Chunk number i holds the frames from i * chunk_frames on. The CRC of a chunk's
+head continues the header's, so a chunk of a file with other settings or of
+another model is not valid here. Only the `trailer` distinguishes chunks of two
+files with the same header: without it, a chunk copied from the other file
+passes for a chunk of this one.
 
-Raw codes are packed frame by frame. Entropy-coded ones lie codebook by
+Raw codes are packed frame by frame. Entropy-coded ones are stored codebook by
 codebook, each after its number of bytes (LEB128), so that codebooks can be
 dropped by leaving out bytes.
 """
@@ -31,14 +31,14 @@ from mmdcodec.errors import UserError
 SYNC = b"\x8bMC\x96"
 HEAD = struct.Struct("<4sIIIII")
 
-# A chunk has at least a byte for so many codes: what a reader allocates, and
-# the time that it takes, are bounded by the bytes that are there, whatever a
-# file claims. Only silence would take fewer; it is filled up with zeros.
+# A chunk has at least one byte per so many codes. So the size of a file bounds
+# the memory and time of a reader, whatever the file claims. Only silence would
+# take fewer bytes; it is padded with zeros.
 CODES_PER_BYTE = 16
 
 
 class Damaged(Exception):
-  """Bytes that no writer wrote. The message says what is wrong."""
+  """Raised for bytes that no writer writes; the message says what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Head:
   crc: int
 
   def to_bytes(self, seed: int) -> bytes:
-    """As it stands in a file whose header has the CRC `seed`."""
+    """Its bytes in a file whose header has the CRC `seed`."""
     data = HEAD.pack(SYNC, *dataclasses.astuple(self), 0)[:-4]
     return data + struct.pack("<I", zlib.crc32(data, seed))
 
 
 def parse_head(data: bytes, header: Header, seed: int) -> Head | None:
-  """The head in `HEAD.size` bytes, or None if there is no valid one."""
+  """Parses a head from `HEAD.size` bytes; None if it is not valid."""
   if len(data) < HEAD.size or data[:4] != SYNC:
     return None
   *fields, crc = HEAD.unpack(data)[1:]
@@ -68,14 +68,14 @@ def parse_head(data: bytes, header: Header, seed: int) -> Head | None:
   if (
     not 1 <= head.frames <= header.chunk_frames
     or codes > CODES_PER_BYTE * head.payload
-    or head.payload > most_payload(header)
+    or head.payload > max_payload(header)
   ):
     return None
   return head
 
 
 class Place(NamedTuple):
-  """Where the payload of a chunk lies in a file, and what its head must be."""
+  """Offset of a chunk's payload in a file, and its expected head."""
 
   offset: int
   head: Head
@@ -84,7 +84,7 @@ class Place(NamedTuple):
 def read_payload(
   file: BinaryIO, place: Place, header: Header, seed: int
 ) -> bytes | None:
-  """The payload, or None if it or its head are not what they should be."""
+  """Reads a payload; None if it or its head does not match `place`."""
   file.seek(place.offset - HEAD.size)
   head = parse_head(file.read(HEAD.size), header, seed)
   if head != place.head:
@@ -95,10 +95,10 @@ def read_payload(
   return data
 
 
-def most_payload(header: Header) -> int:
-  """Bytes of the largest payload that a chunk can have.
+def max_payload(header: Header) -> int:
+  """Bytes of the largest payload of a chunk.
 
-  A code costs at most the coder's 24 bits.
+  A code takes at most the 24 bits of the coder's precision.
   """
   frames = header.chunk_frames
   return (
@@ -111,7 +111,7 @@ def most_payload(header: Header) -> int:
 def to_payload(
   codes: np.ndarray, scale: np.ndarray | None, header: Header
 ) -> bytes:
-  """Scales and codes [frames, codebooks] of one chunk as bytes."""
+  """Codes the scales and codes [frames, codebooks] of one chunk as bytes."""
   data = b"" if scale is None else np.asarray(scale, "<f4").tobytes()
   if header.coding == "raw":
     data += packing.pack_codes(codes, header.codebook_size)
@@ -123,13 +123,13 @@ def to_payload(
 def from_payload(
   data: bytes, frames: int, header: Header
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Undoes `to_payload`.
+  """Inverse of `to_payload`.
 
   Returns:
     int32 codes [frames, codebooks], and float32 scales or None.
 
   Raises:
-    Damaged: the bytes are not what a writer makes of such a chunk.
+    Damaged: no writer writes these bytes for such a chunk.
   """
   count = header.scales(frames)
   if len(data) < 4 * count:
@@ -139,11 +139,13 @@ def from_payload(
     raise Damaged("a scale is not a finite number")
   data = data[4 * count :]
   if header.coding == "raw":
-    shape = dict(
-      frames=frames, codebooks=header.codebooks, size=header.codebook_size
-    )
     try:
-      codes = packing.unpack_codes(data, **shape)
+      codes = packing.unpack_codes(
+        data,
+        frames=frames,
+        codebooks=header.codebooks,
+        size=header.codebook_size,
+      )
     except UserError as error:
       raise Damaged(str(error).rstrip(".")) from None
   else:
@@ -156,7 +158,7 @@ def from_payload(
 
 
 def join(parts: list[bytes]) -> bytes:
-  """Puts the codebooks of a chunk one after the other."""
+  """Concatenates the codebooks of a chunk, each after its number of bytes."""
   out = bytearray()
   for part in parts:
     count = len(part)
@@ -169,7 +171,7 @@ def join(parts: list[bytes]) -> bytes:
 
 
 def split(data: bytes, codebooks: int) -> list[bytes]:
-  """Undoes `join`; zero bytes may follow.
+  """Inverse of `join`; zero bytes may follow.
 
   Raises:
     Damaged: the lengths do not fit the data.
@@ -197,18 +199,21 @@ def split(data: bytes, codebooks: int) -> list[bytes]:
 def keep_codebooks(
   data: bytes, frames: int, header: Header, kept: Header
 ) -> bytes:
-  """The payload of a chunk with the first codebooks only.
+  """Reduces the payload of a chunk to its first codebooks.
 
-  Entropy-coded codebooks are copied as they are; no model is needed.
+  Entropy-coded codebooks are copied unchanged; no model is needed.
 
   Args:
     data: the payload.
-    frames: of the chunk.
-    header: of the file it is from.
-    kept: the same with fewer codebooks.
+    frames: number of frames in the chunk.
+    header: of the file.
+    kept: the same header with fewer codebooks.
+
+  Returns:
+    The smaller payload.
 
   Raises:
-    Damaged: the bytes are not what a writer makes of such a chunk.
+    Damaged: no writer writes these bytes for such a chunk.
   """
   if header.coding == "raw":
     codes, scale = from_payload(data, frames, header)

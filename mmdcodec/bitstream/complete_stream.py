@@ -1,19 +1,22 @@
-"""All codes of a `.mmdc` file at once."""
+"""Writes, reads and recodes `.mmdc` files with all codes in memory."""
 
 import dataclasses
 import io
 import os
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mmdcodec.bitstream import chunk
-from mmdcodec.bitstream.header import MOST_ENTRIES, Header, most_frames
-from mmdcodec.bitstream.in_memory import Held
+from mmdcodec.bitstream.header import MAX_ENTRIES, Header, max_frames
+from mmdcodec.bitstream.in_memory import InMemoryReader
 from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.writer import create
 from mmdcodec.errors import UserError
 
-# Long enough to learn what music it is, short enough to lose.
+if TYPE_CHECKING:  # takes seconds to import
+  from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+
+# Long enough for the entropy coder to adapt, short enough to lose to damage.
 CHUNK_SECONDS = 30.0
 
 
@@ -26,13 +29,14 @@ def chunk_frames(
   codebook_size: int = 2,
   coding: str = "raw",
 ) -> int:
-  """Frames of a chunk of about so many seconds.
+  """Number of frames of a chunk of about so many seconds.
 
   Args:
-    seconds: wanted, more than 0.
+    seconds: length of a chunk, more than 0.
     frame_rate: frames per second.
     codebooks: codes per frame.
-    segment_frames: a chunk is a multiple of it (0: of one frame).
+    segment_frames: frames of a segment; chunks are whole segments. 0 for codecs
+      without segments.
     codebook_size: entries of a codebook.
     coding: one of `CODINGS`.
 
@@ -40,19 +44,19 @@ def chunk_frames(
     At least one frame or segment, and no more than a chunk may hold.
   """
   unit = segment_frames or 1
-  most = max(1, most_frames(codebooks, codebook_size, coding) // unit)
+  most = max(1, max_frames(codebooks, codebook_size, coding) // unit)
   return unit * round(min(most, max(1, seconds * frame_rate / unit)))
 
 
 def header_of(
   stream: Stream, *, coding: str = "raw", seconds: float = CHUNK_SECONDS
 ) -> Header:
-  """The header of a file that is to hold a stream.
+  """Makes the header of a file for a stream.
 
   Args:
-    stream: what the file will hold.
+    stream: the codes of the file.
     coding: one of `CODINGS`.
-    seconds: length of a chunk.
+    seconds: approximate length of a chunk.
   """
   header = Header(
     rate=int(stream.rate),
@@ -83,25 +87,25 @@ def _in_chunks(header: Header, seconds: float) -> Header:
 
 
 def header_for(
-  codec,
+  codec: "LoadedCodec",
   *,
   codebooks: int | None = None,
   coding: str = "conditional",
   seconds: float = CHUNK_SECONDS,
 ) -> Header:
-  """The header of a file that is to hold codes of a codec.
+  """Makes the header of a file for codes of a codec.
 
   Args:
-    codec: a `mmdcodec.tokenizers.loaded_codec.LoadedCodec`.
-    codebooks: how many are written; all by default.
-    coding: one of `CODINGS`; what cannot be entropy coded is written raw.
-    seconds: length of a chunk.
+    codec: makes the codes.
+    codebooks: number of codebooks in the file; None means all.
+    coding: one of `CODINGS`; codebooks too large for entropy coding are raw.
+    seconds: approximate length of a chunk.
   """
   model, segment_frames, segment_hop = codec.model, 0, 0
   if model.chunk is not None:
     size, segment_hop = model.chunk
     segment_frames = -(-size // model.stride)
-  if model.codebook_size > MOST_ENTRIES:
+  if model.codebook_size > MAX_ENTRIES:
     coding = "raw"
   header = Header(
     rate=codec.rate,
@@ -128,13 +132,13 @@ def write(
 ) -> int:
   """Writes one stream as a `.mmdc` file.
 
-  A path is written aside and renamed, so a crash leaves no half file.
+  A path gets the file when it is complete, so a crash leaves no partial file.
 
   Args:
     target: path or binary file.
-    stream: what to write.
+    stream: the codes to write.
     coding: one of `CODINGS`.
-    seconds: length of a chunk, which is what a damaged byte costs.
+    seconds: approximate length of a chunk; a damaged byte costs one chunk.
 
   Returns:
     The number of bytes written.
@@ -154,10 +158,12 @@ def write(
   return writer.bytes
 
 
-def to_bytes(stream: Stream, **options) -> bytes:
-  """The whole file as bytes; see `write`."""
+def to_bytes(
+  stream: Stream, *, coding: str = "raw", seconds: float = CHUNK_SECONDS
+) -> bytes:
+  """Like `write`, but returns the file as bytes."""
   buffer = io.BytesIO()
-  write(buffer, stream, **options)
+  write(buffer, stream, coding=coding, seconds=seconds)
   return buffer.getvalue()
 
 
@@ -168,14 +174,14 @@ def read(
 
   Args:
     source: path or binary file.
-    recover: take what is left of a damaged file; `Stream.lost` says what is
-      only filled in.
+    recover: reads what is left of a damaged file; `Stream.lost` lists the
+      frames that are filled in.
 
   Returns:
-    The stream, with every checksum and range verified.
+    The stream, with all checksums and ranges verified.
 
   Raises:
-    UserError: the file cannot be read, is no `.mmdc` file, has an unknown
+    UserError: the file cannot be read, is not a `.mmdc` file, has an unknown
       version, or is damaged.
   """
   with opened(source, recover=recover) as reader:
@@ -183,25 +189,27 @@ def read(
 
 
 def drop_codebooks(
-  reader: Reader | Held, target: str | os.PathLike | BinaryIO, codebooks: int
+  reader: Reader | InMemoryReader,
+  target: str | os.PathLike | BinaryIO,
+  codebooks: int,
 ) -> int:
-  """Writes a file again with its first codebooks only: coarser, and smaller.
+  """Writes a coarser, smaller copy of a file with only its first codebooks.
 
-  No audio is coded again, and no model is needed.
+  It needs no model and does not code the audio again.
 
   Args:
-    reader: of the file; not one that recovers.
+    reader: of the file; it must not recover.
     target: path or binary file.
-    codebooks: how many to keep.
+    codebooks: number of codebooks to keep.
 
   Returns:
     The number of bytes written.
 
   Raises:
-    UserError: there are not so many, the file is damaged, or the target cannot
+    UserError: the file has fewer codebooks or is damaged, or the target cannot
       be written.
   """
-  if isinstance(reader, Held):
+  if isinstance(reader, InMemoryReader):
     return recode(reader, target, codebooks, coding="raw")
   _check_codebooks(reader, codebooks)
   header = reader.header
@@ -218,34 +226,34 @@ def drop_codebooks(
 
 
 def recode(
-  reader: Reader | Held,
+  reader: Reader | InMemoryReader,
   target: str | os.PathLike | BinaryIO,
   codebooks: int,
   *,
   coding: str,
   seconds: float | None = None,
 ) -> int:
-  """Writes the codes of a file again, coded in another way.
+  """Writes a copy of a file with another coding.
 
   Args:
     reader: of the file.
     target: path or binary file.
-    codebooks: how many to keep.
+    codebooks: number of codebooks to keep.
     coding: one of `CODINGS`.
-    seconds: length of a chunk; as it is by default.
+    seconds: approximate length of a chunk; None keeps the file's.
 
   Returns:
     The number of bytes written.
 
   Raises:
-    UserError: there are not so many, the file is damaged, or the target cannot
+    UserError: the file has fewer codebooks or is damaged, or the target cannot
       be written.
   """
   _check_codebooks(reader, codebooks)
   header = reader.header
   if seconds is None:
     seconds = header.chunk_frames / header.frame_rate
-    if isinstance(reader, Held):
+    if isinstance(reader, InMemoryReader):
       seconds = CHUNK_SECONDS
   header = _in_chunks(
     dataclasses.replace(header, codebooks=codebooks, coding=coding), seconds
@@ -259,11 +267,11 @@ def recode(
   return writer.bytes
 
 
-def _check_codebooks(reader: Reader | Held, codebooks: int) -> None:
+def _check_codebooks(reader: Reader | InMemoryReader, codebooks: int) -> None:
   most = reader.header.codebooks
   if not 1 <= codebooks <= most:
     raise UserError(f"codebooks is {codebooks}; {reader.name} has 1 to {most}.")
-  scale = reader.read().scale if isinstance(reader, Held) else None
+  scale = reader.read().scale if isinstance(reader, InMemoryReader) else None
   if scale is not None and len(scale) > 1:
     raise UserError(
       f"{reader.name} is of version 1, which does not say to what its scales"

@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 
 from mmdcodec.bitstream import ecdc
-from mmdcodec.bitstream.in_memory import Held
+from mmdcodec.bitstream.in_memory import InMemoryReader
 from mmdcodec.bitstream.reader import Reader
 from mmdcodec.bitstream.reader import opened as opened_mmdc
 from mmdcodec.errors import UserError
@@ -24,7 +24,7 @@ _AROUND = 4.0
 @contextlib.contextmanager
 def opened(
   source: Path | IO[bytes], *, recover: bool = False
-) -> Iterator[Reader | Held]:
+) -> Iterator[Reader | InMemoryReader]:
   """Opens a `.mmdc` file or a raw `.ecdc` file of EnCodec.
 
   Args:
@@ -38,11 +38,11 @@ def opened(
     UserError: it cannot be read, is damaged, or holds no audio.
   """
   with contextlib.ExitStack() as stack:
-    reader: Reader | Held
+    reader: Reader | InMemoryReader
     suffix = getattr(source, "suffix", "").lower()
     if suffix == ecdc.SUFFIX or begins_with(source, ecdc.MAGIC):
       name = str(source) if isinstance(source, Path) else source.name
-      reader = Held(ecdc.read(source), name)
+      reader = InMemoryReader(ecdc.read(source), name)
     else:
       reader = stack.enter_context(opened_mmdc(source, recover=recover))
     if not reader.samples:
@@ -64,8 +64,8 @@ def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
 
 
 def check_codec(
-  reader: Reader | Held, codec: LoadedCodec, name: str
-) -> Reader | Held:
+  reader: Reader | InMemoryReader, codec: LoadedCodec, name: str
+) -> Reader | InMemoryReader:
   """Makes sure that a codec made the codes.
 
   Args:
@@ -121,16 +121,16 @@ def check_codec(
   raise UserError(f"{source} is damaged: its header does not fit its model.")
 
 
-def _scales(reader: Reader | Held) -> int:
+def _scales(reader: Reader | InMemoryReader) -> int:
   """How many scales a file has; a chunk has as many as it must."""
-  if not isinstance(reader, Held):
+  if not isinstance(reader, InMemoryReader):
     return reader.header.scales(reader.frames)
   scale = reader.read().scale
   return 0 if scale is None else len(scale)
 
 
 def decode_part(
-  codec: LoadedCodec, reader: Reader | Held, begin: int, end: int
+  codec: LoadedCodec, reader: Reader | InMemoryReader, begin: int, end: int
 ) -> Iterator[np.ndarray]:
   """Decodes a part of a file of any length.
 
@@ -171,7 +171,7 @@ def decode_part(
 
 
 def _pieces(
-  reader: Reader | Held, first: int, last: int
+  reader: Reader | InMemoryReader, first: int, last: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
   """(codes, scale) as `decode_blocks` takes them."""
   whole = not reader.header.segment_frames
@@ -180,7 +180,9 @@ def _pieces(
     yield piece.codes, None if whole and i else piece.scale
 
 
-def _muted(x: np.ndarray, at: int, reader: Reader | Held) -> np.ndarray:
+def _muted(
+  x: np.ndarray, at: int, reader: Reader | InMemoryReader
+) -> np.ndarray:
   """Audio from sample `at` on, silent where codes are lost."""
   header = reader.header
   hop = header.stride

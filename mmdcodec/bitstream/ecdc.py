@@ -1,4 +1,4 @@
-"""EnCodec's `.ecdc` files, as its released code writes them (`encodec --raw`).
+"""Reads EnCodec's `.ecdc` files, as `encodec --raw` writes them.
 
 All numbers big-endian:
 
@@ -6,9 +6,9 @@ All numbers big-endian:
 
 The JSON names the model ("m"), samples ("al"), codebooks ("nc") and whether a
 language model drove an arithmetic coder ("lm"). A segment is a scale f32, if
-the model normalises, and the packed codes (`packing`), filled to a whole byte.
-The 24 kHz model has one segment, the 48 kHz model one of a second every 0.99 s.
-(arXiv 2210.13438; its released code.)
+the model normalises, and the packed codes (`packing`), padded to a whole byte.
+The 24 kHz model has one segment; the 48 kHz model has one of 1 s every 0.99 s
+(Défossez et al. 2022, arXiv 2210.13438, and its released code).
 """
 
 import json
@@ -28,7 +28,7 @@ MAGIC = b"ECDC"
 _HEAD = struct.Struct(">4sBI")
 _SCALE = struct.Struct(">f")
 _ENTRIES = 1024
-_MOST_HEADER = 1 << 16
+_MAX_HEADER = 1 << 16
 # name -> rate, channels, stride, most codebooks, segment and hop in samples
 _MODELS = {
   "encodec_24khz": (24_000, 1, 320, 32, 0, 0),
@@ -43,13 +43,13 @@ def read(source: str | os.PathLike | BinaryIO) -> Stream:
     source: path or binary file.
 
   Returns:
-    The stream. Its `model` is zeros: the file names no weights.
+    The stream. Its `model` is zeros because the file names no weights.
 
   Raises:
-    UserError: the file cannot be read, is none, is cut off, or needs EnCodec's
-      language model.
+    UserError: the file cannot be read, is not an `.ecdc` file, is truncated, or
+      needs EnCodec's language model.
   """
-  if hasattr(source, "read"):
+  if not isinstance(source, str | os.PathLike):
     return _read(source.read(), name_of(source))
   try:
     with open(source, "rb") as file:
@@ -85,8 +85,9 @@ def _read(data: bytes, name: str) -> Stream:
       raise UserError(f"{name}: {error}") from None
     at, place = end, place + (hop or samples)
     if place < samples:
-      # A clip that ends in the overlap of its last two segments has a last but
-      # one that is not full; here all but the last are, by frames not heard.
+      # If a clip ends in the overlap of its last two segments, the first of the
+      # two is short. All but the last must be full here, so inaudible frames
+      # fill it.
       short = max(0, segment // stride - frames)
       piece = np.pad(piece, ((0, short), (0, 0)), mode="edge")
     codes.append(piece)
@@ -113,17 +114,20 @@ def _read(data: bytes, name: str) -> Stream:
 def _header(data: bytes, name: str) -> tuple[str, int, int, int]:
   """Model, samples, codebooks, and where the codes begin."""
   if data[:4] != MAGIC:
-    raise UserError(f"{name} is not a {SUFFIX} file (it does not start so).")
+    raise UserError(
+      f"{name} is not a {SUFFIX} file: it does not begin with {MAGIC.decode()}."
+    )
   damaged = f"{name} is damaged: "
   if len(data) < _HEAD.size:
     raise UserError(damaged + "it ends within its header.")
   _, version, length = _HEAD.unpack_from(data)
   if version:
     raise UserError(
-      f"{name} is a {SUFFIX} file of version {version}; only 0 is known."
+      f"{name} is a {SUFFIX} file of version {version}; only version 0 is"
+      " supported."
     )
   end = _HEAD.size + length
-  if length > _MOST_HEADER or end > len(data):
+  if length > _MAX_HEADER or end > len(data):
     raise UserError(damaged + "it ends within its header.")
   try:
     fields = json.loads(data[_HEAD.size : end])
@@ -133,17 +137,17 @@ def _header(data: bytes, name: str) -> tuple[str, int, int, int]:
     raise UserError(damaged + "its header is not the JSON expected.") from None
   if not isinstance(model, str) or model not in _MODELS:
     raise UserError(
-      f"{name} was made by model {model!r}; known are {', '.join(_MODELS)}."
+      f"{name} was made by model {model!r}; supported are {', '.join(_MODELS)}."
     )
   if coded is not False:
     raise UserError(
-      f"{name} is coded with EnCodec's language model, which no other machine"
-      " is sure to reproduce; write it again by `encodec` without --lm."
+      f"{name} is coded with EnCodec's language model, which other machines may"
+      " not reproduce; write it again with `encodec` without --lm."
     )
   most = _MODELS[model][3]
   if type(codebooks) is not int or not 1 <= codebooks <= most:
     raise UserError(damaged + f"it has {codebooks} codebooks, not 1 to {most}.")
-  # A code takes more than a bit, so that bytes bound what is allocated.
+  # A code takes more than a bit, so the size of the file bounds the memory.
   if type(samples) is not int or not 0 <= samples <= 8 * 320 * len(data):
     raise UserError(damaged + f"it cannot hold {samples} samples.")
   return model, samples, codebooks, end

@@ -1,45 +1,46 @@
-"""Entropy coding of codes by counting, in integers.
+"""Entropy coding of codes with adaptive counts, in integer arithmetic.
 
-A code is coded by range coding with the probabilities that the codes before it
-suggest. Several *experts* count: one what was there at all ("adaptive"), others
-what followed the same code of the previous frame, or stood above the same codes
-of earlier codebooks ("conditional"). Every expert backs off to one that knows
-less,
+Each code is range coded with probabilities estimated from the codes before it.
+Several *experts* count codes: one counts all codes of the codebook
+("adaptive"); others count those in one context, such as the code of the
+previous frame or the codes of lower codebooks ("conditional"). Every expert
+backs off to one with a shorter context,
 
     p_e(x | context) = (n(context, x) + b p_parent(x)) / (n(context) + b)
 
-and the mixture trusts each by how well it predicted so far (Bayesian weights
-with a fixed share, Herbster and Warmuth 1998). Counting begins anew in every
-call, so that every chunk decodes by itself.
+and the mixture weights each by its predictions so far (Bayesian weights with a
+fixed share, Herbster and Warmuth 1998). Every call starts with empty counts, so
+that every chunk decodes by itself.
 
-All of it is done in integers, and the coder gets integers that sum to exactly
-the number that it would scale them to: no rounding decides a probability, and
-bytes decode alike on every machine. Each codebook has bytes of its own and is
-conditioned on those below it only, so that the upper ones can be dropped; one
-in which there is nothing to learn is packed.
+Everything is integer arithmetic, and the integers sum to exactly the total that
+the coder would scale them to. So rounding never changes a probability, and
+bytes decode alike on every machine. Each codebook has its own bytes and is
+conditioned only on lower ones, so that the upper ones can be dropped. A
+codebook without structure is packed.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mmdcodec.bitstream import packing
 from mmdcodec.errors import UserError
 
-# Bits of constriction's probabilities. It adds one to each that it is given.
+# Bits of constriction's probabilities. It adds 1 to each count it gets.
 _PRECISION = 24
 _ONE = 1 << 20  # an expert's probability of 1
-_TRUST = 1 << 16  # all weights together
-_SHARE = 7  # 2^-7 of the trust is shared out anew after every code
+_TOTAL_WEIGHT = 1 << 16  # of all experts
+_SHARE = 7  # after every code, 2^-7 of the weight is shared equally
 _BACKOFF = 24
 _BATCH = 64
-# Followers of a context from which on they are kept as a row, too.
+# Contexts with more different codes also keep their counts as a row.
 _MANY = 32
 
 
 def encode(codes: np.ndarray, size: int, coding: str) -> list[bytes]:
-  """Codes a chunk.
+  """Codes the codebooks of a chunk.
 
   Args:
     codes: integers [frames, codebooks] in [0, size), at least one frame.
@@ -47,7 +48,7 @@ def encode(codes: np.ndarray, size: int, coding: str) -> list[bytes]:
     coding: "adaptive" or "conditional".
 
   Returns:
-    bytes of every codebook.
+    The bytes of every codebook.
   """
   return [
     _encode_codebook(codes, k, size, coding == "conditional")
@@ -58,19 +59,19 @@ def encode(codes: np.ndarray, size: int, coding: str) -> list[bytes]:
 def decode(
   parts: Sequence[bytes], frames: int, size: int, coding: str
 ) -> np.ndarray:
-  """Undoes `encode`.
+  """Inverse of `encode`.
 
   Args:
-    parts: bytes of every codebook, or of the first ones.
+    parts: bytes of all codebooks, or of the first ones.
     frames: number of frames.
     size: entries of a codebook.
-    coding: as it was encoded.
+    coding: as passed to `encode`.
 
   Returns:
     int32 codes [frames, codebooks].
 
   Raises:
-    ValueError: the bytes are none that `encode` makes.
+    ValueError: `encode` does not make such bytes.
   """
   codes = np.zeros((frames, len(parts)), np.int32)
   for k, data in enumerate(parts):
@@ -81,15 +82,17 @@ def decode(
 
 
 @functools.cache
-def _family():
-  """Probabilities of each code, as they are given."""
+def _family() -> Any:
+  """The coder's model, which takes the probabilities with every code."""
   from constriction import stream
 
-  # Never the default, which has changed between versions.
+  # Set explicitly: the default of `perfect` changed between versions.
   return stream.model.Categorical(perfect=False)
 
 
-def _encode_codebook(codes, k: int, size: int, conditional: bool) -> bytes:
+def _encode_codebook(
+  codes: np.ndarray, k: int, size: int, conditional: bool
+) -> bytes:
   from constriction import stream
 
   coder = stream.queue.RangeEncoder()
@@ -105,15 +108,15 @@ def _encode_codebook(codes, k: int, size: int, conditional: bool) -> bytes:
 
   _predict(codes, k, size, conditional, put)
   data = coder.get_compressed().astype("<u4").tobytes()
-  # Codes that follow no rule are packed; the length tells.
+  # Codes without structure are packed; the decoder knows it by the length.
   if len(data) >= packing.packed_bytes(len(codes), 1, size):
     data = packing.pack_codes(symbols, size)
   return data
 
 
 def _decode_codebook(
-  data: bytes, codes, k: int, size: int, conditional: bool
-) -> Sequence[int]:
+  data: bytes, codes: np.ndarray, k: int, size: int, conditional: bool
+) -> Any:
   from constriction import stream
 
   if len(data) == packing.packed_bytes(len(codes), 1, size):
@@ -150,15 +153,15 @@ def _predict(
   conditional: bool,
   code: Callable[[int, np.ndarray], int],
 ) -> list[int]:
-  """Goes through a codebook, predicts each code, and learns it.
+  """Predicts and then counts every code of a codebook.
 
   Args:
-    codes: [frames, codebooks], of which those below k are known.
-    k: which codebook.
-    size: entries of it.
-    conditional: whether to condition.
-    code: gets the frame and the counts [size] (float32 integers that sum to
-      2^24 - size) and returns the code.
+    codes: [frames, codebooks]; the codebooks below k are known.
+    k: number of the codebook.
+    size: entries of the codebook.
+    conditional: whether to use contexts.
+    code: takes the number of a frame and the counts [size] (float32 integers
+      that sum to 2^24 - size), and returns the frame's code.
 
   Returns:
     The codes of the codebook.
@@ -166,18 +169,18 @@ def _predict(
   total = (1 << _PRECISION) - size
   below = [codes[:, j].tolist() for j in range(max(0, k - 2), k)][::-1]
   parents = _parents(k) if conditional else ()
-  tables: list[dict] = [{} for _ in parents]  # of each expert, by context
+  tables: list[dict] = [{} for _ in parents]  # one per expert, by context
   scratch = np.zeros(size, np.float32)
-  trust = [_TRUST // (len(parents) + 1)] * (len(parents) + 1)
+  weights = [_TOTAL_WEIGHT // (len(parents) + 1)] * (len(parents) + 1)
   plain, seen = np.zeros(size, np.float32), 0
   row, out, counted = np.zeros(size, np.float32), [], [0] * size
   for t, keys in enumerate(_contexts(k, out, below, len(codes), conditional)):
     found = [
       table.get(key) or _Seen() for table, key in zip(tables, keys, strict=True)
     ]
-    # Each expert's part of the total, then what it leaves to those behind it.
-    whole = sum(trust)
-    parts = [total * weight // whole for weight in trust]
+    # Each expert's part of the total, and what it passes to its parents.
+    whole = sum(weights)
+    parts = [total * weight // whole for weight in weights]
     parts[0] += total - sum(parts)
     each = [0] * len(found)
     for e in range(len(found) - 1, -1, -1):
@@ -192,7 +195,7 @@ def _predict(
       parts[second] += part - half
     one = parts[0] // (seen + size)
     np.multiply(plain, one, out=row)
-    # What is left over by rounding goes to code 0.
+    # The remainder of the integer divisions goes to code 0.
     rest = parts[0] - one * seen
     row += rest // size
     row[0] += rest % size
@@ -205,7 +208,7 @@ def _predict(
           row[x] += times * number
     x = code(t, row)
     out.append(x)
-    # How probable each found it.
+    # The probability that each expert gave to the code.
     chance = [((counted[x] << 20) + _ONE) // (seen + size)]
     for here, (first, second) in zip(found, parents, strict=True):
       behind = chance[first] + chance[second] >> 1
@@ -214,10 +217,10 @@ def _predict(
         ((count << 20) + _BACKOFF * behind) // (here.number + _BACKOFF)
       )
     if parents:
-      mean = sum(map(int.__mul__, trust, chance)) // whole + 1
-      trust = [w * p // mean for w, p in zip(trust, chance, strict=True)]
-      new = (_TRUST >> _SHARE) // len(trust)
-      trust = [w - (w >> _SHARE) + new for w in trust]
+      mean = sum(map(int.__mul__, weights, chance)) // whole + 1
+      weights = [w * p // mean for w, p in zip(weights, chance, strict=True)]
+      new = (_TOTAL_WEIGHT >> _SHARE) // len(weights)
+      weights = [w - (w >> _SHARE) + new for w in weights]
     counted[x] += 1
     plain[x] += 1
     seen += 1
@@ -228,19 +231,21 @@ def _predict(
 
 
 class _Seen:
-  """What followed a context.
+  """Counts of the codes in one context.
 
   Attributes:
-    number: of codes that followed.
+    number: number of codes counted.
     counts: code -> number.
-    row: the same, float32 [size], where so many codes followed that going
-      through them is slow; else None.
+    row: the same counts as float32 [size], if iterating over many different
+      codes would be slow; else None.
   """
 
   __slots__ = ("counts", "number", "row")
 
-  def __init__(self):
-    self.number, self.counts, self.row = 0, {}, None
+  def __init__(self) -> None:
+    self.number = 0
+    self.counts: dict[int, int] = {}
+    self.row: np.ndarray | None = None
 
   def learn(self, x: int, size: int) -> None:
     counts = self.counts
@@ -256,7 +261,7 @@ class _Seen:
 def _parents(k: int) -> tuple[tuple[int, int], ...]:
   """The two experts to which each conditional expert backs off.
 
-  Expert 0 is the one without a context. See `_contexts`.
+  Expert 0 has no context; `_contexts` lists the others.
   """
   if k == 0:
     return (0, 0), (0, 0), (1, 2)
@@ -266,18 +271,17 @@ def _parents(k: int) -> tuple[tuple[int, int], ...]:
 def _contexts(
   k: int, own: list[int], below: list[list[int]], frames: int, conditional: bool
 ) -> Iterator[tuple]:
-  """The context of each conditional expert, frame after frame.
+  """The contexts of the conditional experts in every frame.
 
-  Those are a, the code of the previous frame; b and c, the codes one and two
-  codebooks below; and pairs of them. Where there are not two codebooks below,
-  another code stands for c: the next one of the codebook below, which is known
-  already, or the last but one of the only codebook.
+  These are a, the code of the previous frame; b and c, the codes one and two
+  codebooks below; and pairs of them. With one codebook below, c is its next
+  code, which is already known. With none, c is the code two frames before.
   """
   if not conditional:
     yield from [()] * frames
     return
-  b = below[0] if k else None
-  c = below[1] if k > 1 else [*b[1:], -1] if k else None
+  b = below[0] if k else []
+  c = below[1] if k > 1 else [*b[1:], -1]
   for t in range(frames):
     a = own[t - 1] if t else -1
     if k:

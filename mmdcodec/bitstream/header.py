@@ -1,11 +1,11 @@
-"""What a `.mmdc` file says of itself, and the bounds of what it may say.
+"""The header of a `.mmdc` file, and its limits.
 
 Version 2, all numbers little-endian:
 
   "MMDC" | version u8 | flags u8 | header bytes u16 | fields | CRC-32
 
 The CRC covers everything before it. The first eight bytes are the same in
-every version, so that an old reader can name what it does not know.
+every version, so that an old reader can name a version it does not know.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ CRC = struct.Struct("<I")
 _FIELDS = struct.Struct("<IHHIIIIIBB8s")
 _BYTES = PREFIX.size + _FIELDS.size
 
-# What a sane stream can say. A forged header with valid checksums must not
-# make a reader allocate: every size is also tied to the bytes that are there.
+# Limits of plausible streams. A forged header with valid checksums must not
+# make a reader allocate memory, so the size of the file limits every size too.
 LIMITS = {
   "rate": (1, 10_000_000),
   "channels": (1, 1024),
@@ -33,28 +33,28 @@ LIMITS = {
   "codebook_size": (2, 1 << 24),
   "stride": (1, 1 << 20),
 }
-# Codes in one chunk at most.
-MOST_CODES = 1 << 20
-# And what decoding an entropy-coded one costs: its codes times the entries of
-# their codebooks.
-MOST_WORK = 1 << 28
-# Codes of more entries than this are not entropy coded: their tables would
-# outgrow what a chunk can teach them.
-MOST_ENTRIES = 1 << 14
+# Most codes of a chunk.
+MAX_CODES = 1 << 20
+# Most cost of decoding an entropy-coded chunk: its codes times the entries of a
+# codebook.
+MAX_DECODE_COST = 1 << 28
+# Larger codebooks are not entropy coded: a chunk is too short to learn their
+# statistics.
+MAX_ENTRIES = 1 << 14
 
 
-def most_frames(codebooks: int, codebook_size: int, coding: str) -> int:
-  """Frames of the longest chunk; 0 if not even one frame can be coded so."""
-  most = MOST_CODES
+def max_frames(codebooks: int, codebook_size: int, coding: str) -> int:
+  """Frames of the longest possible chunk; 0 if not even one frame fits."""
+  most = MAX_CODES
   if coding != "raw":
-    most = min(most, MOST_WORK // max(1, codebook_size))
+    most = min(most, MAX_DECODE_COST // max(1, codebook_size))
   return most // max(1, codebooks)
 
 
 def frame_rate(
   rate: int, stride: int, segment_frames: int = 0, segment_hop: int = 0
 ) -> float:
-  """Frames per second of audio; segments that overlap have some twice."""
+  """Frames per second of audio; overlapping segments repeat some frames."""
   if segment_hop:
     return segment_frames * rate / segment_hop
   return rate / stride
@@ -62,7 +62,7 @@ def frame_rate(
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-  """What holds for a whole file.
+  """Settings of a whole file.
 
   Attributes:
     rate: of the codec, in Hz.
@@ -101,28 +101,28 @@ class Header:
 
   @property
   def raw_bits(self) -> int:
-    """Bits of a frame when packed."""
+    """Bits of a packed frame."""
     return self.codebooks * max(1, (self.codebook_size - 1).bit_length())
 
   def scales(self, frames: int) -> int:
-    """How many scales a chunk of so many frames carries."""
+    """Number of scales in a chunk of so many frames."""
     if not self.scaled:
       return 0
     return -(-frames // self.segment_frames) if self.segment_frames else 1
 
-  def most_samples(self, frames: int) -> int:
-    """Samples that so many frames can hold."""
+  def max_samples(self, frames: int) -> int:
+    """Most samples that so many frames can hold."""
     return frames * self.stride
 
   def contradiction(self) -> str | None:
-    """The first thing that cannot be, or None."""
+    """Describes the first impossible setting; None if all are possible."""
     for name, (low, high) in LIMITS.items():
       if not low <= getattr(self, name) <= high:
         return f"{name} is {getattr(self, name)}, not in [{low}, {high}]"
-    if not 1 <= self.chunk_frames * self.codebooks <= MOST_CODES:
+    if not 1 <= self.chunk_frames * self.codebooks <= MAX_CODES:
       return (
         f"a chunk of {self.chunk_frames} frames holds"
-        f" {self.chunk_frames * self.codebooks} codes, not 1 to {MOST_CODES}"
+        f" {self.chunk_frames * self.codebooks} codes, not 1 to {MAX_CODES}"
       )
     if bool(self.segment_frames) != bool(self.segment_hop):
       return "segments have frames but no hop, or a hop but no frames"
@@ -134,12 +134,12 @@ class Header:
         f"segments of {self.segment_frames} frames every {self.segment_hop}"
         f" samples do not fit chunks of {self.chunk_frames} frames"
       )
-    if self.coding != "raw" and self.codebook_size > MOST_ENTRIES:
+    if self.coding != "raw" and self.codebook_size > MAX_ENTRIES:
       return (
         f"codebooks of {self.codebook_size} entries are only written raw"
-        f" ({self.coding} coding takes up to {MOST_ENTRIES})"
+        f" ({self.coding} coding takes up to {MAX_ENTRIES})"
       )
-    if self.chunk_frames > most_frames(
+    if self.chunk_frames > max_frames(
       self.codebooks, self.codebook_size, self.coding
     ):
       return (
@@ -149,7 +149,7 @@ class Header:
     return None
 
   def to_bytes(self) -> bytes:
-    """The header as it stands in a file, with its CRC.
+    """The bytes of the header, with its CRC.
 
     Raises:
       ValueError: it contradicts itself.
@@ -185,30 +185,33 @@ def version_of(data: bytes, name: str) -> int:
     name: of the file, for messages.
 
   Raises:
-    UserError: it is no `.mmdc` file, is cut off, or of an unknown version.
+    UserError: it is not a `.mmdc` file, is truncated, or has an unknown
+      version.
   """
   if data[:4] != MAGIC:
-    raise UserError(f"{name} is not a {SUFFIX} file (it does not start so).")
+    raise UserError(
+      f"{name} is not a {SUFFIX} file: it does not begin with {MAGIC.decode()}."
+    )
   if len(data) < PREFIX.size:
     raise UserError(f"{name} is damaged: it ends within its header.")
   version = data[4]
   if version not in (1, VERSION):
     raise UserError(
       f"{name} is a {SUFFIX} file of version {version}; this mmdcodec reads"
-      f" versions 1 to {VERSION}: a newer mmdcodec may read it."
+      f" versions 1 to {VERSION}, a newer one may read it."
     )
   return version
 
 
 def parse(data: bytes, name: str) -> Header:
-  """Undoes `Header.to_bytes`.
+  """Inverse of `Header.to_bytes`.
 
   Args:
-    data: `SIZE` bytes, or fewer of a file that is cut off.
+    data: `SIZE` bytes, or fewer of a truncated file.
     name: of the file, for messages.
 
   Raises:
-    UserError: it is damaged.
+    UserError: the header is damaged.
   """
   damaged = f"{name} is damaged: "
   if len(data) < SIZE:
@@ -219,10 +222,12 @@ def parse(data: bytes, name: str) -> Header:
   if (magic, version, flags, length) != (MAGIC, VERSION, 0, _BYTES):
     raise UserError(damaged + f"its header is not one of version {VERSION}.")
   *numbers, coding, scaled, model = _FIELDS.unpack_from(data, PREFIX.size)
+  names = [field.name for field in dataclasses.fields(Header)]
   if coding >= len(CODINGS) or scaled > 1:
     raise UserError(damaged + f"it names coding {coding}, scales {scaled}.")
+  sizes = dict(zip(names, numbers, strict=False))
   header = Header(
-    *numbers, coding=CODINGS[coding], scaled=bool(scaled), model=model.hex()
+    **sizes, coding=CODINGS[coding], scaled=bool(scaled), model=model.hex()
   )
   if wrong := header.contradiction():
     raise UserError(damaged + wrong + ".")

@@ -1,4 +1,4 @@
-"""Codes in memory that are read as a file is."""
+"""Codes in memory behind the interface of a file reader."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmdcodec.bitstream.header import MOST_CODES, Header
+from mmdcodec.bitstream.header import MAX_CODES, Header
 from mmdcodec.bitstream.stream import Stream
 
-_PIECE = MOST_CODES >> 6
+_PIECE = MAX_CODES >> 6
 
 
 class Piece(NamedTuple):
@@ -19,8 +19,8 @@ class Piece(NamedTuple):
     first: number of its first frame.
     codes: int32 [frames, codebooks].
     scale: float32 [scales] or None.
-    lost: it was damaged; these are copies of the nearest frame before it (or
-      after it, at the beginning).
+    lost: whether the chunk was damaged; its codes are then copies of the
+      nearest frame before it, or after it at the beginning of a file.
   """
 
   first: int
@@ -29,25 +29,26 @@ class Piece(NamedTuple):
   lost: bool
 
 
-class Held:
-  """What `Reader` is for a file of version 2, for a stream that is all there.
+class InMemoryReader:
+  """Reads a stream in memory the way `Reader` reads a file.
 
   Attributes:
-    version: of the file that it is from; 0 if that was no `.mmdc` file.
-    header, chunks, frames, samples, damage, lost, name: as of `Reader`.
+    version: of the `.mmdc` file of the stream; 0 if it is from elsewhere.
+    header, chunks, frames, samples, damage, lost, name: as in `Reader`.
   """
 
-  def __init__(self, stream: Stream, name: str, *, version: int = 0):
-    """Takes the codes.
+  def __init__(self, stream: Stream, name: str, *, version: int = 0) -> None:
+    """Wraps a stream.
 
     Args:
       stream: the codes.
       name: of the file, for messages.
-      version: of it.
+      version: of the file.
     """
     self.name, self.version, self._stream = name, version, stream
     self.frames, self.samples = len(stream.codes), stream.samples
-    self.damage, self.lost = [], []
+    self.damage: list[str] = []
+    self.lost: list[tuple[int, int]] = []
     unit = stream.segment_frames or 1
     self.header = Header(
       rate=stream.rate,
@@ -63,19 +64,19 @@ class Held:
     )
     self.chunks = -(-self.frames // self.header.chunk_frames)
 
-  def in_segments(self, frames: int, hop: int) -> "Held":
-    """The same with segments, which files of version 1 do not tell of."""
+  def in_segments(self, frames: int, hop: int) -> "InMemoryReader":
+    """The same with segments, which files of version 1 do not record."""
     stream = dataclasses.replace(
       self._stream, segment_frames=frames, segment_hop=hop
     )
-    return Held(stream, self.name, version=self.version)
+    return InMemoryReader(stream, self.name, version=self.version)
 
   def time(self, frame: int) -> float:
-    """The second at which a frame begins."""
+    """Seconds from the beginning to a frame."""
     return frame / self.header.frame_rate
 
   def pieces(self, first: int = 0, end: int | None = None) -> Iterator[Piece]:
-    """As `Reader.pieces`."""
+    """See `Reader.pieces`."""
     end = self.frames if end is None else min(end, self.frames)
     unit, scale = self.header.segment_frames, self._stream.scale
     step = self.header.chunk_frames
@@ -91,4 +92,4 @@ class Held:
     return self._stream
 
   def check(self) -> None:
-    """Nothing: the codes were read, and so checked."""
+    """Does nothing: the codes were checked when they were read."""

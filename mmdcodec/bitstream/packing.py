@@ -1,15 +1,15 @@
-"""Codes as plain bits.
+"""Packs codes as plain bits.
 
-Bits are packed as EnCodec's `.ecdc` does (arXiv 2210.13438, released code):
-frame by frame, codebook by codebook, lowest bit first.
+The order is that of EnCodec's `.ecdc` (arXiv 2210.13438, released code): frame
+by frame, codebook by codebook, lowest bit first.
 """
 
 import numpy as np
 
 from mmdcodec.errors import UserError
 
-# Codes are handled in blocks of a multiple of 8, which end on a whole byte for
-# any number of bits: memory stays a small multiple of the codes themselves.
+# Codes per block. A multiple of 8 ends on a whole byte for any number of bits,
+# and blocks keep the memory a small multiple of the codes.
 _BLOCK = 1 << 15
 
 
@@ -19,7 +19,7 @@ def code_bits(size: int) -> int:
 
 
 def packed_bytes(frames: int, codebooks: int, size: int) -> int:
-  """Bytes that `pack_codes` makes of [frames, codebooks] codes."""
+  """Number of bytes of packed codes [frames, codebooks]."""
   return (frames * codebooks * code_bits(size) + 7) // 8
 
 
@@ -31,7 +31,7 @@ def pack_codes(codes: np.ndarray, size: int) -> bytes:
     size: entries of a codebook; any number from 2 up.
 
   Returns:
-    bytes, the last one filled with zero bits.
+    The packed bytes; zero bits fill the last one.
 
   Raises:
     ValueError: a code is outside [0, size).
@@ -52,7 +52,7 @@ def pack_codes(codes: np.ndarray, size: int) -> bytes:
 def unpack_codes(
   data: bytes, *, frames: int, codebooks: int, size: int
 ) -> np.ndarray:
-  """Undoes `pack_codes`.
+  """Inverse of `pack_codes`.
 
   Args:
     data: exactly `packed_bytes(frames, codebooks, size)` bytes.

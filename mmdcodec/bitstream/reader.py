@@ -1,8 +1,8 @@
-"""Reading a `.mmdc` file: in order, from any second on, or what is left of it.
+"""Reads a `.mmdc` file: in order, from any second on, or around damage.
 
-A whole file is read by its trailer, which knows where each chunk lies. A
-damaged one is searched for chunks whose checksums hold. Each of them decodes
-by itself, so what is lost is what was hit.
+The trailer of an intact file says where each chunk lies. A damaged file is
+searched for chunks with valid checksums. Each chunk decodes by itself, so only
+damaged chunks are lost.
 """
 
 import bisect
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from mmdcodec.bitstream import chunk, recovery, trailer, version1
 from mmdcodec.bitstream import header as header_lib
 from mmdcodec.bitstream.chunk import Place
 from mmdcodec.bitstream.header import CRC
-from mmdcodec.bitstream.in_memory import Held, Piece
+from mmdcodec.bitstream.in_memory import InMemoryReader, Piece
 from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
 from mmdcodec.formatting import count
@@ -31,31 +31,36 @@ class Reader:
   Attributes:
     version: of the file.
     name: of the file, for messages.
-    header: what holds for the whole file.
+    header: settings of the whole file.
     chunks: number of chunks, lost ones included.
-    frames: of the whole file, lost ones included.
-    samples: of the audio. If the trailer is lost, as many as the frames hold.
-    damage: sentences that say what is wrong; empty in a whole file.
-    lost: (first, end) frames of every lost stretch.
+    frames: number of frames, lost ones included.
+    samples: length of the audio per channel. If the trailer is lost, the number
+      of samples that the frames hold.
+    damage: sentences about what is wrong; empty for an intact file.
+    lost: (first, end) of every range of lost frames.
   """
 
   version = header_lib.VERSION
 
-  def __init__(self, file: BinaryIO, name: str, *, recover: bool = False):
+  def __init__(
+    self, file: BinaryIO, name: str, *, recover: bool = False
+  ) -> None:
     """Reads the header and finds the chunks.
 
     Args:
       file: seekable.
       name: of the file, for messages.
-      recover: search a damaged file for what is left.
+      recover: searches a damaged file for intact chunks.
 
     Raises:
-      UserError: it is no `.mmdc` file, of an unknown version, or damaged
-        (with recover: nothing is left, not even a header).
+      UserError: the file is not a `.mmdc` file, has an unknown version, or is
+        damaged. With recover: nothing is left, not even a header.
     """
-    self.name, self.damage, self.lost = name, [], []
+    self.name = name
+    self.damage: list[str] = []
+    self.lost: list[tuple[int, int]] = []
     self._file, self._recover = file, recover
-    # Number of a chunk -> where it may be.
+    # Number of a chunk -> candidates for its place.
     self._places: dict[int, list[Place]] = {}
     self.size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -68,28 +73,30 @@ class Reader:
         raise
       self.header, begin = self._header_from_end(end, error), 0
     (self._seed,) = CRC.unpack(self.header.to_bytes()[-4:])
-    known = end and trailer.parse(end[0], self.header, self._seed)
-    limit = end[1] if known else self.size
+    known, limit = None, self.size
+    if end is not None:
+      known = trailer.parse(end[0], self.header, self._seed)
+      limit = end[1] if known else self.size
     if recover:
-      self._recover_from(begin, known or None, limit)
+      self._recover_from(begin, known, limit)
     elif known:
       self._use_index(known, begin, limit)
     else:
       raise UserError(
-        f"{name} is damaged: it does not end as a whole file does. With"
-        " --recover you get what is left of it."
+        f"{name} is damaged: its end is missing. Use --recover to read what is"
+        " left of it."
       )
 
   def pieces(self, first: int = 0, end: int | None = None) -> Iterator[Piece]:
-    """The codes of a range of frames, chunk by chunk.
+    """Reads the codes of a range of frames, chunk by chunk.
 
     Args:
-      first: frame to begin with; the chunks around it are not read.
-      end: frame to stop before; the last one by default.
+      first: first frame; only the chunks of the range are read.
+      end: frame to stop before; None is the end of the file.
 
     Yields:
-      `Piece`s. In a codec with segments, pieces are cut between segments: the
-      first begins at or before `first`.
+      A `Piece` per chunk. In a codec with segments, pieces are cut between
+      segments, so the first may begin before `first`.
 
     Raises:
       UserError: a chunk is damaged (only without recover).
@@ -113,10 +120,10 @@ class Reader:
       yield Piece(piece.first + skip, piece.codes[skip:stop], scale, piece.lost)
 
   def payloads(self) -> Iterator[tuple[bytes, int]]:
-    """The chunks as they are: payload and frames of each.
+    """Reads the payload and number of frames of every chunk.
 
     Raises:
-      UserError: one is damaged or lost.
+      UserError: a chunk is damaged or lost.
     """
     for number in range(self.chunks):
       data = None
@@ -129,7 +136,7 @@ class Reader:
       yield data, place.head.frames
 
   def read(self) -> Stream:
-    """All codes at once.
+    """Reads all codes at once.
 
     Raises:
       UserError: a chunk is damaged (only without recover).
@@ -139,7 +146,7 @@ class Reader:
     codes = [piece.codes for piece in pieces]
     scale = None
     if header.scaled and pieces:
-      scales = [piece.scale for piece in pieces]
+      scales = [piece.scale for piece in pieces if piece.scale is not None]
       scale = np.concatenate(scales) if header.segment_frames else scales[0]
     return Stream(
       codes=np.concatenate([np.zeros((0, header.codebooks), np.int32), *codes]),
@@ -156,23 +163,23 @@ class Reader:
     )
 
   def time(self, frame: int) -> float:
-    """The second at which a frame begins."""
+    """Seconds from the beginning to a frame."""
     return frame / self.header.frame_rate
 
   def check(self) -> None:
-    """Reads every payload and compares its checksum.
+    """Reads every payload and verifies its checksum.
 
     Raises:
-      UserError: one is damaged (with recover, they were checked before).
+      UserError: a chunk is damaged. With recover, they are already checked.
     """
     if not self._recover:
       for _ in self.payloads():
         pass
 
-  # -- a whole file --------------------------------------------------------
+  # -- an intact file -----------------------------------------------------
 
   def _use_index(self, known: trailer.Trailer, begin: int, end: int) -> None:
-    """Believes the trailer; each chunk is checked when it is read."""
+    """Takes the chunks from the trailer; each is checked when it is read."""
     self.frames, self.samples = known.frames, known.samples
     self.chunks, at = len(known.heads), begin
     for head in known.heads:
@@ -181,12 +188,12 @@ class Reader:
       at += head.payload
     if at != end:
       raise UserError(
-        f"{self.name} is damaged: its chunks take {at - begin} bytes where"
-        f" {end - begin} are. With --recover you get what is left of it."
+        f"{self.name} is damaged: its chunks take {at - begin} bytes, but there"
+        f" are {end - begin}. Use --recover to read what is left of it."
       )
 
   def _piece(self, number: int) -> Piece | None:
-    """A chunk, or None if it is lost.
+    """Reads a chunk; None if it is lost.
 
     Raises:
       UserError: it is damaged (only without recover).
@@ -205,7 +212,7 @@ class Reader:
         first = number * self.header.chunk_frames
         return Piece(first, codes, scale, lost=False)
       except chunk.Damaged as error:
-        # Its checksum held, and yet it is none: a forgery, and found late.
+        # Its checksum is right but its content impossible: a forgery.
         if not self._recover:
           raise UserError(
             f"{self.name} is damaged: chunk {number}: {error}."
@@ -229,7 +236,7 @@ class Reader:
       return f"{self.name} is damaged: chunk {number} ({times}) is lost."
     return (
       f"{self.name} is damaged: the checksum of chunk {number} ({times}) is"
-      " wrong. With --recover you get the rest."
+      " wrong. Use --recover to read the rest."
     )
 
   # -- a damaged file ------------------------------------------------------
@@ -237,25 +244,25 @@ class Reader:
   def _header_from_end(
     self, end: tuple[bytes, int] | None, error: UserError
   ) -> header_lib.Header:
-    """The header's copy in the trailer.
+    """Reads the copy of the header in the trailer.
 
     Raises:
-      UserError: that is lost, too.
+      UserError: the copy is lost too.
     """
-    header = end and trailer.header_in(end[0], self.name)
-    if not header:
+    header = trailer.header_in(end[0], self.name) if end else None
+    if header is None:
       raise UserError(
-        f"{str(error).rstrip('.')}; nothing can be recovered, for the copy of"
-        " its header at its end is lost, too."
+        f"{str(error).rstrip('.')}; nothing can be recovered, because the copy"
+        " of the header at the end is lost too."
       )
-    self.damage.append("the header is lost; its copy at the end is whole")
+    self.damage.append("the header is lost; its copy at the end is intact")
     return header
 
   def _recover_from(
     self, begin: int, known: trailer.Trailer | None, end: int
   ) -> None:
-    """Searches for chunks, and says what is lost."""
-    left = recovery.search(
+    """Searches for chunks, and notes what is lost."""
+    found = recovery.search(
       self._file,
       self.header,
       self._seed,
@@ -264,9 +271,9 @@ class Reader:
       limit=end,
       name=self.name,
     )
-    self._places, self.chunks = left.places, left.chunks
-    self.frames, self.samples = left.frames, left.samples
-    self.damage += left.damage
+    self._places, self.chunks = found.places, found.chunks
+    self.frames, self.samples = found.frames, found.samples
+    self.damage += found.damage
     number = 0
     while number < self.chunks:
       first = number
@@ -278,7 +285,7 @@ class Reader:
       number += 1
 
   def _lose(self, begin: int, end: int, what: str) -> None:
-    """Notes that chunks from one up to another are lost."""
+    """Notes that the chunks from `begin` to before `end` are lost."""
     step = self.header.chunk_frames
     span = begin * step, min(end * step, self.frames)
     bisect.insort(self.lost, span)
@@ -286,14 +293,14 @@ class Reader:
     self.damage.append(f"{what.rstrip('.')} ({times})")
 
   def _neighbour(self, number: int) -> Piece | None:
-    """The nearest chunk before a lost one, or else after it."""
+    """The nearest intact chunk before a lost one, or else after it."""
     before = sorted((n for n in self._places if n < number), reverse=True)
     after = sorted(n for n in self._places if n > number)
     found = (self._piece(n) for n in (*before, *after))
     return next((piece for piece in found if piece is not None), None)
 
   def _fill(self, number: int, last: Piece | None) -> Piece:
-    """Copies of the nearest frame in place of a lost chunk."""
+    """Fills a lost chunk with copies of the nearest frame."""
     header, step = self.header, self.header.chunk_frames
     frames = min(step, self.frames - number * step)
     row, scale = np.zeros(header.codebooks, np.int32), 1.0
@@ -313,22 +320,22 @@ class Reader:
 @contextlib.contextmanager
 def opened(
   source: str | os.PathLike | BinaryIO, *, recover: bool = False
-) -> Iterator[Reader | Held]:
+) -> Iterator[Reader | InMemoryReader]:
   """Opens a `.mmdc` file.
 
   Args:
-    source: path or binary file. One that cannot be sought in, such as a pipe,
-      is copied to a temporary file first.
-    recover: search a damaged file for what is left of it.
+    source: path or binary file. A pipe is first copied to a temporary file.
+    recover: searches a damaged file for what is left of it.
 
   Yields:
-    A `Reader`; for a file of version 1 a `Held`.
+    A `Reader`; an `InMemoryReader` for a file of version 1.
 
   Raises:
     UserError: as `Reader`, or the file cannot be read.
   """
   with contextlib.ExitStack() as stack:
-    if hasattr(source, "read"):
+    file: Any
+    if not isinstance(source, str | os.PathLike):
       file, name = source, name_of(source)
       if not file.seekable():
         file = stack.enter_context(tempfile.TemporaryFile())
@@ -349,17 +356,19 @@ def opened(
     except UserError:
       if not recover:
         raise
-      version = header_lib.VERSION  # its end may tell what it is
+      version = header_lib.VERSION  # the trailer may still identify it
     if version == 1:
       yield _version1(file, name, recover=recover)
     else:
       yield Reader(file, name, recover=recover)
 
 
-def _version1(file: BinaryIO, name: str, *, recover: bool) -> Held | Reader:
-  """A file of version 1, or with recover one whose version was damaged."""
+def _version1(
+  file: BinaryIO, name: str, *, recover: bool
+) -> Reader | InMemoryReader:
+  """Reads a file of version 1, or one whose version number is damaged."""
   try:
-    return Held(version1.read(file, name), name, version=1)
+    return InMemoryReader(version1.read(file, name), name, version=1)
   except UserError:
     if recover:
       with contextlib.suppress(UserError):

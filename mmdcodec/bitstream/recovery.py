@@ -1,4 +1,4 @@
-"""What is left of a damaged `.mmdc` file: a search for whole chunks."""
+"""Searches a damaged `.mmdc` file for intact chunks."""
 
 import os
 from typing import BinaryIO, NamedTuple
@@ -11,24 +11,25 @@ from mmdcodec.errors import UserError
 from mmdcodec.formatting import count
 
 _BLOCK = 1 << 20
-# Forged chunks may lie within each other, and each must be read to be refused.
-_MOST_READ = 16
-# Chunks that all say to be the same one, of which each may have to be decoded.
-_MOST_ALIKE = 8
-# Codes that are filled in for each byte that is there, at most.
+# Forged chunks may overlap, and each must be read to be refused. The search
+# reads at most so many times the size of the file.
+_MAX_READS = 16
+# Most candidates for one chunk; each may have to be decoded.
+_MAX_CANDIDATES = 8
+# Most codes that are filled in per byte of the file.
 _LOST_PER_BYTE = 128
 
 
-class Left(NamedTuple):
-  """What is left.
+class Recovered(NamedTuple):
+  """The result of a search.
 
   Attributes:
-    places: number of a chunk -> where it may be; more than one place only where
-      nothing tells which is the right one.
+    places: number of a chunk -> candidates for its place; several only if
+      nothing tells which one is right.
     chunks: number of chunks, lost ones included.
-    frames: in them.
-    samples: of the audio.
-    damage: sentences that say what is wrong.
+    frames: number of frames in them.
+    samples: length of the audio, per channel.
+    damage: sentences about what is wrong.
   """
 
   places: dict[int, list[Place]]
@@ -47,25 +48,25 @@ def search(
   trailer: Trailer | None,
   limit: int,
   name: str,
-) -> Left:
-  """Finds all chunks of a file that are whole, in any order.
+) -> Recovered:
+  """Finds all intact chunks of a file, in any order.
 
   Args:
     file: seekable.
     header: of the file.
-    seed: its CRC.
+    seed: CRC of the header.
     start: byte to begin with.
-    trailer: of the file, or None if it is lost. Chunks that it does not know
-      are of another file.
+    trailer: of the file, or None if it is lost. Chunks that it does not list
+      belong to another file.
     limit: byte to stop before.
     name: of the file, for messages.
 
   Raises:
-    UserError: so many forged chunks lie within each other that it would take
-      too long.
+    UserError: so many forged chunks overlap that the search would take too
+      long.
   """
   places: dict[int, list[Place]] = {}
-  budget = _MOST_READ * file.seek(0, os.SEEK_END) + (64 << 20)
+  budget = _MAX_READS * file.seek(0, os.SEEK_END) + (64 << 20)
   scan, at, twice, foreign = _Scan(file, header, seed, limit), start, 0, 0
   while (place := scan.next(at)) is not None:
     head = place.head
@@ -81,7 +82,7 @@ def search(
     found = places.get(head.sequence, [])
     if trailer is not None and head != _at(trailer.heads, head.sequence):
       foreign += 1
-    elif len(found) == _MOST_ALIKE:
+    elif len(found) == _MAX_CANDIDATES:
       foreign += 1
     elif any(other.head == head for other in found):
       twice += 1
@@ -95,14 +96,16 @@ def search(
   return _account(file, header, trailer, places, damage)
 
 
-def _at(heads, number: int):
+def _at(heads: list[chunk.Head], number: int) -> chunk.Head | None:
   return heads[number] if number < len(heads) else None
 
 
 class _Scan:
-  """Looks for heads in a file, a window at a time."""
+  """Searches a file for chunk heads, a window at a time."""
 
-  def __init__(self, file: BinaryIO, header: Header, seed: int, limit: int):
+  def __init__(
+    self, file: BinaryIO, header: Header, seed: int, limit: int
+  ) -> None:
     self._file, self._header, self._seed = file, header, seed
     self._limit, self._window = limit, (0, b"")
 
@@ -131,16 +134,23 @@ class _Scan:
     return None
 
 
-def _account(file, header, trailer, places, damage) -> Left:
-  """How long the file was, and which of the chunks fit in it."""
+def _account(
+  file: BinaryIO,
+  header: Header,
+  trailer: Trailer | None,
+  places: dict[int, list[Place]],
+  damage: list[str],
+) -> Recovered:
+  """Finds out how long the file was, and which of the chunks fit in it."""
   step = header.chunk_frames
   if trailer is not None:
-    chunks, frames, samples = len(trailer.heads), *trailer[1:]
+    chunks = len(trailer.heads)
+    frames, samples = trailer.frames, trailer.samples
   else:
     damage.append(
-      "the end is lost: how long the audio was is only known to a chunk"
+      "the end is lost: the length of the audio is known only to a chunk"
     )
-    # Only the last chunk may be short, and it has one length.
+    # Only the last chunk may be short, and all its candidates must agree.
     last = max(places, default=-1)
     short = places[last][0].head.frames if places else 0
     fitting = {
@@ -152,7 +162,7 @@ def _account(file, header, trailer, places, damage) -> Left:
     places = {number: found for number, found in fitting.items() if found}
     chunks, frames, samples = _totals(header, places)
   missing = chunks - len(places)
-  # A forged number must not make a reader invent days of audio.
+  # A forged chunk number must not make a reader fill in days of audio.
   least = chunk.HEAD.size + step * header.codebooks // _LOST_PER_BYTE
   size = file.seek(0, os.SEEK_END)
   if missing > 8 + len(places) + size // least:
@@ -162,16 +172,18 @@ def _account(file, header, trailer, places, damage) -> Left:
     )
     places = dict(enumerate(found for _, found in sorted(places.items())))
     chunks, frames, samples = _totals(header, places)
-  return Left(places, chunks, frames, samples, damage)
+  return Recovered(places, chunks, frames, samples, damage)
 
 
-def _totals(header: Header, places) -> tuple[int, int, int]:
-  """Chunks, frames and samples of what was found, with the gaps between."""
+def _totals(
+  header: Header, places: dict[int, list[Place]]
+) -> tuple[int, int, int]:
+  """Chunks, frames and samples up to the last chunk found, gaps included."""
   last = max(places, default=-1)
   frames = 0
   if last >= 0:
     frames = last * header.chunk_frames + places[last][0].head.frames
-  samples = header.most_samples(frames)
+  samples = header.max_samples(frames)
   if header.segment_frames:
     whole, rest = divmod(frames, header.segment_frames)
     samples = min(samples, whole * header.segment_hop + rest * header.stride)

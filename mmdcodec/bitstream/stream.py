@@ -1,6 +1,7 @@
-"""The codes of one piece of audio, as they lie in memory."""
+"""The codes of one piece of audio in memory."""
 
 import dataclasses
+from typing import BinaryIO
 
 import numpy as np
 
@@ -8,15 +9,15 @@ from mmdcodec.bitstream.header import frame_rate
 from mmdcodec.bitstream.packing import code_bits
 
 
-def name_of(file) -> str:
-  """An open file in a message."""
+def name_of(file: BinaryIO) -> str:
+  """Name of an open file in messages."""
   name = getattr(file, "name", None)
   return name if isinstance(name, str) else "the stream"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-  """The codes of one piece of audio and what is needed to decode them.
+  """The codes of one piece of audio, and the settings to decode them.
 
   Attributes:
     codes: int32 [frames, codebooks].
@@ -27,13 +28,13 @@ class Stream:
     stride: samples per frame.
     model: 16 hex digits that name the weights which made the codes
       (`mmdcodec.tokenizers.loaded_codec.fingerprint`).
-    scale: float32 [scales] gains of a normalising codec, or None: one for all,
-      or one for each segment.
+    scale: float32 [scales], gains of a normalising codec: one for the whole
+      clip, or one per segment. None for other codecs.
     segment_frames: frames that share one scale in a codec that works in
       overlapping segments; 0 in others.
     segment_hop: samples from one such segment to the next; 0 in others.
-    lost: (first, end) of frames that were damaged in the file and are only
-      filled in.
+    lost: (first, end) of ranges of frames that were damaged in the file and
+      are filled in.
   """
 
   codes: np.ndarray

@@ -1,12 +1,11 @@
-"""The end of a `.mmdc` file: its length, and which chunks it has.
+"""The trailer of a `.mmdc` file: its length and an index of its chunks.
 
   trailer  (payload bytes u32 | payload CRC-32) [chunks] | frames u64
            | samples u64 | header | trailer bytes u32 | CRC-32 | end u32
 
-The CRC begins from the header's. As the index holds what each payload's
-checksum is, a chunk of another file is no chunk of this one, even if both files
-have the same settings. The copy of the header saves a file whose beginning is
-lost.
+The CRC continues the header's. The index holds the checksum of every payload,
+so a chunk of another file is not valid here even if both files have the same
+settings. The copy of the header saves a file whose beginning is lost.
 """
 
 import contextlib
@@ -30,12 +29,12 @@ _REST = _TOTALS.size + header_lib.SIZE + _TAIL.size  # all but the index
 
 
 class Trailer(NamedTuple):
-  """What a trailer says.
+  """Content of a trailer.
 
   Attributes:
-    heads: of every chunk, in order.
-    frames: of the whole file.
-    samples: of the audio.
+    heads: of all chunks, in order.
+    frames: number of frames of the file.
+    samples: length of the audio, per channel.
   """
 
   heads: list[Head]
@@ -46,7 +45,7 @@ class Trailer(NamedTuple):
 def to_bytes(
   heads: Sequence[Head], samples: int, header: Header, seed: int
 ) -> bytes:
-  """The trailer of a file with these chunks, and a header of CRC `seed`."""
+  """Trailer of a file with these chunks and a header of CRC `seed`."""
   index = [(head.payload, head.crc) for head in heads]
   data = np.array(index, "<u4").tobytes()
   frames = sum(head.frames for head in heads)
@@ -56,7 +55,7 @@ def to_bytes(
 
 
 def find(file: BinaryIO) -> tuple[bytes, int] | None:
-  """What may be the trailer, by the length it gives, and its place."""
+  """Finds what may be the trailer; returns its bytes and offset, or None."""
   size = file.seek(0, os.SEEK_END)
   if size < _REST:
     return None
@@ -70,14 +69,14 @@ def find(file: BinaryIO) -> tuple[bytes, int] | None:
 
 
 def header_in(data: bytes, name: str) -> Header | None:
-  """The copy of the header in what may be a trailer, if it is whole."""
+  """Copy of the header in what may be a trailer; None if it is damaged."""
   with contextlib.suppress(UserError):
     return header_lib.parse(data[: -_TAIL.size][-header_lib.SIZE :], name)
   return None
 
 
 def parse(data: bytes, header: Header, seed: int) -> Trailer | None:
-  """Undoes `to_bytes`; None for what is none, or says what cannot be."""
+  """Inverse of `to_bytes`; None if the bytes are not a possible trailer."""
   (crc,) = CRC.unpack(data[-8:-4])
   index, rest = data[:-_REST], data[-_REST : -_TAIL.size]
   if zlib.crc32(data[:-8], seed) != crc or len(index) % 8:
@@ -86,7 +85,7 @@ def parse(data: bytes, header: Header, seed: int) -> Trailer | None:
     return None
   frames, samples = _TOTALS.unpack_from(rest)
   step, index = header.chunk_frames, np.frombuffer(index, "<u4").reshape(-1, 2)
-  if len(index) != -(-frames // step) or samples > header.most_samples(frames):
+  if len(index) != -(-frames // step) or samples > header.max_samples(frames):
     return None
   heads = [
     Head(i, min(step, frames - i * step), *entry)

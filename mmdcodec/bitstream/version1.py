@@ -1,4 +1,4 @@
-"""Files of version 1, which are still read: all codes in one piece.
+"""Reads files of version 1, which hold all codes in one piece.
 
   magic "MMDC" | version u8 | flags u8 | header bytes u16 | fields | CRC-32
   scales f32 [scales] | codes, packed | CRC-32
@@ -9,7 +9,7 @@ codes).
 
 import struct
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,19 +27,19 @@ def read(file: BinaryIO, name: str) -> Stream:
   """Reads a whole file of version 1.
 
   Args:
-    file: at its beginning.
+    file: positioned at its beginning.
     name: of the file, for messages.
 
   Raises:
-    UserError: it is damaged. Nothing can be recovered: one checksum guards
-      all of the codes.
+    UserError: the file is damaged. Nothing can be recovered, because one
+      checksum covers all codes.
   """
   damaged = f"{name} is damaged: "
   fields = _read_fields(file, damaged)
   count, frames = fields["scales"], fields["frames"]
   shape = fields["codebooks"], fields["codebook_size"]
   expected = 4 * count + packed_bytes(frames, *shape)
-  # The rest is read as it is, never as the header says it were.
+  # Reads what is there, not the size that the header claims.
   rest = file.read()
   if len(rest) != expected + CRC.size:
     raise UserError(
@@ -66,8 +66,8 @@ def read(file: BinaryIO, name: str) -> Stream:
   )
 
 
-def _read_fields(file: BinaryIO, damaged: str) -> dict:
-  """Reads, checks and names the fields of the header."""
+def _read_fields(file: BinaryIO, damaged: str) -> dict[str, Any]:
+  """Reads and checks the fields of the header."""
   data = file.read(_BYTES + CRC.size)
   if len(data) < _BYTES + CRC.size:
     raise UserError(damaged + "it ends within its header.")
@@ -85,8 +85,8 @@ def _read_fields(file: BinaryIO, damaged: str) -> dict:
         damaged + f"{name} is {fields[name]}, not in [{low}, {high}]."
       )
   frames, samples, stride = (fields[n] for n in ("frames", "samples", "stride"))
-  # Codecs that work in overlapping chunks have more frames than the samples
-  # need, but no codec has fewer.
+  # Codecs with overlapping chunks have more frames than the samples need, but
+  # no codec has fewer.
   if samples > frames * stride:
     raise UserError(
       damaged + f"{samples} samples do not fit in {frames} frames of {stride}."

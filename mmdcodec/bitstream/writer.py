@@ -1,6 +1,6 @@
-"""Writing a `.mmdc` file from front to back, in constant memory.
+"""Writes a `.mmdc` file from front to back, in constant memory.
 
-Nothing written is touched again, so that a pipe is as good as a file.
+It never seeks, so a pipe works as well as a file.
 """
 
 import contextlib
@@ -22,23 +22,24 @@ class Writer:
   """Cuts codes into chunks and writes them.
 
   Attributes:
-    header: what holds for the whole file.
-    frames: given so far.
-    bytes: written so far.
+    header: settings of the whole file.
+    frames: number of frames received.
+    bytes: number of bytes written.
   """
 
-  def __init__(self, file: BinaryIO, header: Header):
+  def __init__(self, file: BinaryIO, header: Header) -> None:
     """Writes the header.
 
     Args:
       file: binary, open for writing.
-      header: what holds for the whole file.
+      header: settings of the whole file.
 
     Raises:
       ValueError: the header contradicts itself.
     """
     self.header, self.frames, self.bytes = header, 0, 0
-    self._file, self._heads, self._closed = file, [], False
+    self._file, self._closed = file, False
+    self._heads: list[chunk.Head] = []
     data = header.to_bytes()
     (self._seed,) = CRC.unpack(data[-4:])
     self._codes = np.zeros((0, header.codebooks), np.int32)
@@ -46,17 +47,17 @@ class Writer:
     self._put(data)
 
   def add(self, codes: np.ndarray, scale: np.ndarray | None = None) -> None:
-    """Adds frames.
+    """Appends frames.
 
     Args:
-      codes: integers [frames, codebooks], any number of frames; whole segments
-        in a codec that has them, but for the last call.
-      scale: float [scales] of a normalising codec: one for every segment in
-        codes, or, without segments, the one of the whole clip, at least in
-        the first call.
+      codes: integers [frames, codebooks], any number of frames; in a codec with
+        segments, whole segments except in the last call.
+      scale: float [scales] of a normalising codec: one per segment of the
+        codes; without segments, the scale of the whole clip, at least in the
+        first call.
 
     Raises:
-      ValueError: a shape is wrong, or a code outside of its codebook.
+      ValueError: a wrong shape, or a code outside its codebook.
     """
     header, codes = self.header, np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != header.codebooks:
@@ -83,25 +84,25 @@ class Writer:
       self._write_chunk(header.chunk_frames)
 
   def add_payload(self, data: bytes, frames: int) -> None:
-    """Adds a chunk that is coded already.
+    """Appends a chunk that is already coded.
 
     Args:
-      data: payload of a file with the same settings.
-      frames: in it: `chunk_frames`, but in the last chunk.
+      data: payload from a file with the same settings.
+      frames: its number of frames: `chunk_frames`, except in the last chunk.
     """
     self.frames += frames
     self._put_chunk(data, frames)
 
   def close(self, samples: int) -> None:
-    """Writes what is left, and the trailer.
+    """Writes the remaining frames and the trailer.
 
     Args:
       samples: length of the audio, per channel.
 
     Raises:
-      ValueError: the frames cannot hold so many.
+      ValueError: the frames cannot hold so many samples.
     """
-    most = self.header.most_samples(self.frames)
+    most = self.header.max_samples(self.frames)
     if not 0 <= samples <= most:
       raise ValueError(
         f"{samples} samples do not fit in {self.frames} frames of"
@@ -115,13 +116,13 @@ class Writer:
     self._closed = True
 
   def check_closed(self) -> None:
-    """Makes sure that the file is whole.
+    """Checks that the file is complete.
 
     Raises:
       ValueError: `close` was not called.
     """
     if not self._closed:
-      raise ValueError("the file is not whole: its writer was not closed")
+      raise ValueError("the file is incomplete: its writer was not closed")
 
   def _write_chunk(self, frames: int) -> None:
     codes, self._codes = self._codes[:frames], self._codes[frames:]
@@ -149,15 +150,19 @@ class Writer:
 def create(
   target: str | os.PathLike | BinaryIO, header: Header
 ) -> Iterator[Writer]:
-  """A writer to a path or file; `close` it at the end of the block.
+  """Opens a writer to a path or file; the block must end with its `close`.
 
-  A path is written aside and renamed, so a failure leaves no half file.
+  A path gets the file when it is complete, so a failure leaves no partial file.
+
+  Args:
+    target: path or binary file.
+    header: settings of the whole file.
 
   Raises:
     UserError: the path cannot be written.
-    ValueError: the block ended, and `close` was not called.
+    ValueError: the block ended without a call of `close`.
   """
-  if hasattr(target, "write"):
+  if not isinstance(target, str | os.PathLike):
     writer = Writer(target, header)
     yield writer
     writer.check_closed()
@@ -171,7 +176,7 @@ def create(
         yield writer
         writer.check_closed()
   except OSError as error:
-    # One of the block's own is not ours to tell of.
+    # Errors with other files, from inside the block, pass unchanged.
     ours = (None, str(partial), str(path))
     if partial is not None and error.filename not in ours:
       raise
