@@ -22,7 +22,7 @@ import soundfile
 from mmdcodec.audio import files
 from mmdcodec.bench import data as bench
 from mmdcodec.data import pipeline, record_order, record_writer, records
-from mmdcodec.data.record_source import crop
+from mmdcodec.data.record_source import Source, crop, describe
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips
 
@@ -354,8 +354,8 @@ def test_mistakes_are_named(data, tmp_path):
   ):
     with pytest.raises(UserError, match=words):
       pipeline.batches(wrong, **HOST, **good)
-  about = pipeline.describe(data.five)
-  assert about["records"] == len(pipeline.open_source(data.five)) == 5
+  about = describe(data.five)
+  assert about["records"] == len(Source(data.five)) == 5
   assert (about["seconds"], about["rate"], about["channels"]) == (10, RATE, 2)
 
 
@@ -376,7 +376,7 @@ def test_the_interpreter_ends_in_silence(data, end):
 
 def test_bench_measures_what_it_makes(tmp_path):
   dataset = bench.make(tmp_path)
-  about = pipeline.describe(dataset)
+  about = describe(dataset)
   assert (about["seconds"], about["rate"]) == (300, 24000)
   crops, cpu = bench.measure(
     dataset, batch=4, seconds=0.1, rate=24000, duration=0.05

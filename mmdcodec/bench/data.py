@@ -59,7 +59,7 @@ def add_arguments(parser) -> None:
 def run(args) -> int:
   """Measures, and prints the rate and the CPU time of a crop."""
   from mmdcodec import platform
-  from mmdcodec.data import pipeline
+  from mmdcodec.data import record_order
 
   with tempfile.TemporaryDirectory() as scratch:
     dataset = args.dataset or make(Path(scratch))
@@ -76,7 +76,7 @@ def run(args) -> int:
       for _ in range(3)
     ]
   cpus = platform.cpus()
-  threads = args.threads or pipeline.default_threads()
+  threads = args.threads or record_order.default_threads()
   print(
     f"{args.seconds:g} s crops at {args.rate} Hz, batch {args.batch},"
     f" {threads} threads, {cpus} CPUs"

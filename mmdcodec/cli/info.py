@@ -154,10 +154,10 @@ def describe_dataset(path: pathlib.Path) -> str:
     UserError: the folder holds none.
   """
   from mmdcodec.cli import common
-  from mmdcodec.data import pipeline
+  from mmdcodec.data import record_source
 
   try:
-    found = pipeline.describe(path)
+    found = record_source.describe(path)
   except UserError as error:
     raise UserError(
       f"{path} is no bundle, no training workdir and no data set ({error})"

@@ -8,34 +8,15 @@ That paper rejects sums that clip; here they are scaled down to full scale,
 because rejection would make the order depend on the content.
 """
 
-import os
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
 from mmdcodec.data import record_order
-from mmdcodec.data.record_order import Batches, Datasets, default_threads
-from mmdcodec.data.record_source import Source, crop, describe
+from mmdcodec.data.record_order import Batches, Datasets
+from mmdcodec.data.record_source import Source, crop
 from mmdcodec.errors import UserError
-
-__all__ = [
-  "Batches",
-  "batches",
-  "default_threads",
-  "describe",
-  "fixed_batches",
-  "open_source",
-]
-
-
-def open_source(dataset_dir: str | os.PathLike) -> Source:
-  """Random access to the records of a data set.
-
-  Raises:
-    UserError: the folder is not a data set.
-  """
-  return Source(dataset_dir)
 
 
 def batches(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.data import pipeline
+from mmdcodec.data import pipeline, record_order
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
@@ -100,7 +100,7 @@ class CodecTask(Task):
 
   # -------------------------------------------------------------------- data
 
-  def batches(self, *, seed: int) -> pipeline.Batches:
+  def batches(self, *, seed: int) -> record_order.Batches:
     """Clips of the training data, without end.
 
     Args:
