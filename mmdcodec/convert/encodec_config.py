@@ -8,13 +8,12 @@ from mmdcodec.convert.fields import (
   check_known,
   flag,
   get,
+  list_of,
   null_or,
   number,
-  numbers,
   one_of,
   refused,
   whole,
-  wholes,
 )
 from mmdcodec.models import codec as codec_model
 
@@ -27,7 +26,7 @@ FIELDS: dict[str, tuple[str, Any, Check]] = {
   "normalize": ("normalize", False, flag()),
   "hidden_size": ("dim", 128, whole(1, 1 << 14)),
   "num_filters": ("filters", 32, whole(1, 1 << 10)),
-  "upsampling_ratios": ("ratios", (8, 5, 4, 2), wholes(1, 256, 8)),
+  "upsampling_ratios": ("ratios", (8, 5, 4, 2), list_of(whole(1, 256), 8)),
   "kernel_size": ("kernel", 7, whole(1, 255)),
   "last_kernel_size": ("last_kernel", 7, whole(1, 255)),
   "residual_kernel_size": ("residual_kernel", 3, whole(1, 255)),
@@ -59,7 +58,10 @@ CHOICES: dict[str, tuple[str, Any, dict[Any, str]]] = {
 
 # Fields that are combined into ours: (default, check).
 OTHERS: dict[str, tuple[Any, Check]] = {
-  "target_bandwidths": ((1.5, 3.0, 6.0, 12.0, 24.0), numbers(0, 1e5, 64)),
+  "target_bandwidths": (
+    (1.5, 3.0, 6.0, 12.0, 24.0),
+    list_of(number(0, 1e5), 64),
+  ),
   "num_residual_layers": (1, whole(1, 8)),
   "dilation_growth_rate": (2, whole(1, 8)),
   "chunk_length_s": (None, null_or(number(0, 3600))),

@@ -31,15 +31,6 @@ def whole(least: int, most: int) -> Check:
   )
 
 
-def wholes(least: int, most: int, count: int) -> Check:
-  """A list of 1 to `count` whole numbers in bounds."""
-  each = whole(least, most)
-  return Check(
-    lambda v: _list(v, count) and all(map(each.holds, v)),
-    f"a list of 1 to {count} whole numbers from {least} to {most}",
-  )
-
-
 def number(least: float, most: float) -> Check:
   """A finite number in bounds."""
   return Check(
@@ -49,12 +40,15 @@ def number(least: float, most: float) -> Check:
   )
 
 
-def numbers(least: float, most: float, count: int) -> Check:
-  """A list of 1 to `count` finite numbers in bounds."""
-  each = number(least, most)
+def list_of(check: Check, count: int) -> Check:
+  """A list of 1 to `count` values that pass a check."""
   return Check(
-    lambda v: _list(v, count) and all(map(each.holds, v)),
-    f"a list of 1 to {count} numbers from {least:g} to {most:g}",
+    lambda v: (
+      isinstance(v, (list, tuple))
+      and 1 <= len(v) <= count
+      and all(map(check.holds, v))
+    ),
+    f"a list of 1 to {count} values, each {check.wanted}",
   )
 
 
@@ -121,7 +115,3 @@ def refused(key: str, value: Any, wanted: str) -> UserError:
     f"config.json has {key} = {reprlib.repr(value)}, which is not supported:"
     f" expected {wanted}."
   )
-
-
-def _list(value: Any, count: int) -> bool:
-  return isinstance(value, (list, tuple)) and 1 <= len(value) <= count

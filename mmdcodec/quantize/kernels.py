@@ -76,33 +76,40 @@ def _check_radii(radii: float | Sequence[float]) -> tuple[float, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianKernel(Kernel):
-  """sum_s exp(-|x - y|^2 / (2 radius_s^2)), arXiv 2406.02315, section 3.
-
-  A product over codebooks of Gaussians with one radius is the Gaussian of the
-  concatenated vectors.
+class RadialKernel(Kernel):
+  """A kernel of the distance with one scale per radius.
 
   Attributes:
-    radii: the standard deviations, as the paper prints them.
-    relative: see `Kernel`.
+    radii: one number or several, as the paper prints them.
+    relative: radii are in units of the median distance.
   """
 
-  multiplies: ClassVar[bool] = True
   radii: tuple[float, ...] = PAPER_RADII
   relative: bool = False
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "radii", _check_radii(self.radii))
 
-  @classmethod
-  def released(cls) -> "GaussianKernel":
-    """The radii of the paper's code, which takes the numbers as radius^2."""
-    return cls(tuple(r**0.5 for r in PAPER_RADII))
-
   @property
   def scales(self) -> int:
     """Number of radii."""
     return len(self.radii)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianKernel(RadialKernel):
+  """sum_s exp(-|x - y|^2 / (2 radius_s^2)), arXiv 2406.02315, section 3.
+
+  A product over codebooks of Gaussians with one radius is the Gaussian of the
+  concatenated vectors. The radii are standard deviations.
+  """
+
+  multiplies: ClassVar[bool] = True
+
+  @classmethod
+  def released(cls) -> "GaussianKernel":
+    """The radii of the paper's code, which takes the numbers as radius^2."""
+    return cls(tuple(r**0.5 for r in PAPER_RADII))
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
     """The exponentials that are not powers of a wider radius's."""
@@ -160,22 +167,11 @@ def _exponentials(
 
 
 @dataclasses.dataclass(frozen=True)
-class LaplacianKernel(Kernel):
+class LaplacianKernel(RadialKernel):
   """sum_s exp(-|x - y| / radius_s), with the Euclidean distance.
 
   The slope at equal vectors is 0, a subgradient.
   """
-
-  radii: tuple[float, ...] = PAPER_RADII
-  relative: bool = False
-
-  def __post_init__(self) -> None:
-    object.__setattr__(self, "radii", _check_radii(self.radii))
-
-  @property
-  def scales(self) -> int:
-    """Number of radii."""
-    return len(self.radii)
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
     """1 / distance (0 for 0), and an exponential for each radius."""
@@ -194,19 +190,8 @@ class LaplacianKernel(Kernel):
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseMultiquadricKernel(Kernel):
+class InverseMultiquadricKernel(RadialKernel):
   """sum_s (1 + |x - y|^2 / radius_s^2)^(-1/2)."""
-
-  radii: tuple[float, ...] = PAPER_RADII
-  relative: bool = False
-
-  def __post_init__(self) -> None:
-    object.__setattr__(self, "radii", _check_radii(self.radii))
-
-  @property
-  def scales(self) -> int:
-    """Number of radii."""
-    return len(self.radii)
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
     """The values themselves."""
