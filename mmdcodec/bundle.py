@@ -4,13 +4,14 @@ A bundle is a folder with a few files and nothing executable in them:
 
     config.json          {"kind": "codec", "model": {...}, ...}
     model.safetensors    arrays by path, "params/encoder/conv_in/kernel"
-    discriminators.safetensors    of a codec trained with them, to train on
-    tokenizer.json       of a music model whose prompts need it
+    discriminators.safetensors    of a codec, to continue its training with
+    tokenizer.json       of a music model, for its prompts
 
-A music model ("lm") has its codec in it: "codec" of the config, and the arrays
-under "codec/".
+A model may have parts, which are models themselves: a music model ("lm") has
+its codec, "codec" in the config, and its arrays under "codec/".
 
-`load` opens a bundle, or a training workdir at its best checkpoint.
+`load` opens a bundle, or the best checkpoint of a training workdir. Reading
+takes what stands in the files, and builds no training task.
 """
 
 import contextlib
@@ -35,11 +36,10 @@ from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
-# Files of other libraries that are kept as they are.
+# Files of other libraries, which are kept as they are.
 ASSETS = ("tokenizer.json",)
-
-
-# What opens a bundle, by its kind: "module:class or function".
+# Opens a bundle of each kind: "module:callable", which is called with config,
+# variables and assets.
 LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
@@ -52,44 +52,44 @@ class Contents(NamedTuple):
   Attributes:
     config: of the model.
     variables: nested dicts of arrays.
-    assets: further files by name.
-    discriminators: parameters, or None.
+    assets: contents of further files, by name.
+    discriminators: their parameters, or None.
   """
 
-  config: dict
-  variables: dict
+  config: dict[str, Any]
+  variables: dict[str, Any]
   assets: dict[str, bytes]
-  discriminators: dict | None
+  discriminators: dict[str, Any] | None
 
 
 def save(
   folder: str | pathlib.Path,
-  config: dict,
-  variables: dict,
+  config: Mapping[str, Any],
+  variables: Mapping[str, Any],
   *,
   assets: Mapping[str, bytes] | None = None,
-  discriminators: dict | None = None,
+  discriminators: Mapping[str, Any] | None = None,
   force: bool = False,
 ) -> None:
   """Writes a bundle.
 
   Args:
-    folder: made; it must not hold anything yet, unless force.
-    config: JSON-able, with `kind` and `model`.
+    folder: to make; it must be empty or absent, unless force.
+    config: for JSON, with `kind` and `model`.
     variables: nested dicts of arrays.
     assets: contents of further files, by names of ASSETS.
-    discriminators: parameters, if the model was trained with some.
-    force: replace a bundle that is there.
+    discriminators: their parameters, if the model was trained with some.
+    force: replace a bundle in the folder.
 
   Raises:
-    UserError: the folder is in use.
-    ValueError: a file of another name.
+    UserError: the folder holds something else.
+    ValueError: an asset of another name.
   """
   import safetensors.numpy
 
   assets = assets or {}
   if other := {*assets} - {*ASSETS}:
-    raise ValueError(f"no bundle has files {sorted(other)}")
+    raise ValueError(f"a bundle has no files {sorted(other)}")
   config = {**config, "mmdcodec": mmdcodec.__version__}
   arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
   with replacing(
@@ -115,21 +115,21 @@ def replacing(
   force: bool = False,
   what: str = "bundle",
 ) -> Iterator[pathlib.Path]:
-  """A folder to write to, which takes its place when all is in it.
+  """Writes a folder whole or not at all.
 
   Args:
-    folder: made; it must not hold anything yet, unless force.
-    required: names of files; a folder that holds them all, and nothing but
-      them and the optional ones, may be replaced.
+    folder: to make; it must be empty or absent, unless force.
+    required: names of its files. Only a folder with all of them, and no others
+      than these and the optional ones, may be replaced.
     optional: names of further files.
-    force: replace it.
-    what: it is, for the error.
+    force: replace the folder.
+    what: name of such a folder, for the error.
 
   Yields:
-    A folder beside it. Who opens `folder` finds all of it or none.
+    A folder to write to, which becomes `folder` when the block ends well.
 
   Raises:
-    UserError: the folder is in use, or holds public weights.
+    UserError: the folder holds something else, or public weights.
   """
   from mmdcodec import convert
 
@@ -144,7 +144,7 @@ def replacing(
         + (
           f"give --force to replace the {what} in it."
           if ours
-          else f"it is no {what}, so choose another name."
+          else f"it is not a {what}, so choose another name."
         )
       )
   with atomic.folder(folder) as fresh:
@@ -163,12 +163,15 @@ def export(
   Args:
     workdir: of the run.
     folder: of the bundle.
-    step: which checkpoint; the best one by default, the last if none was
+    step: of a checkpoint; by default the best one, or the last if none was
       evaluated.
-    force: replace a bundle that is there.
+    force: replace a bundle in the folder.
 
   Returns:
     The step that was exported.
+
+  Raises:
+    UserError: there is no such checkpoint, or the folder holds something else.
   """
   found = _read_workdir(pathlib.Path(workdir), step)
   save(
@@ -225,8 +228,8 @@ def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
   return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
-def _read_arrays(path: pathlib.Path) -> dict:
-  """Nested dicts of the arrays in a safetensors file."""
+def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
+  """The arrays of a safetensors file, as nested dicts."""
   import safetensors
   import safetensors.numpy
 
@@ -238,11 +241,11 @@ def _read_arrays(path: pathlib.Path) -> dict:
 
 
 def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
-  """What is at a path, as NumPy arrays.
+  """Reads the model at a path, with NumPy arrays.
 
   Args:
     path: of a bundle, a workdir or public weights, as for `load`.
-    discriminators: read those too.
+    discriminators: read their parameters as well.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -258,26 +261,28 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
   if (path / WEIGHTS_FILE).is_file():
     config = run_files.read_json(path / CONFIG_FILE)
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
-    # Larger than many a codec, which works without them.
+    # Not always: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
     return Contents(config, variables, _read_assets(path), critics)
   if (path / CONFIG_FILE).is_file():
     return _read_workdir(path)
   raise UserError(
-    f"{path} is no model: expected a bundle (a folder with {CONFIG_FILE} and"
+    f"{path} holds no model: expected a bundle (a folder with {CONFIG_FILE} and"
     f" {WEIGHTS_FILE}) or the --workdir of a training run."
   )
 
 
-def load_variables(path: str | pathlib.Path) -> tuple[dict, dict | None]:
-  """What a bundle or workdir holds for further training, as NumPy arrays.
+def load_variables(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+  """Reads the weights at a path to continue their training, as NumPy arrays.
 
   Args:
-    path: of a bundle or workdir.
+    path: as for `load`.
 
   Returns:
-    Parameters and collections of the model, those of its codec under "codec";
+    Parameters and collections of the model, those of a part under its name; and
     parameters of its discriminators, or None.
 
   Raises:
@@ -291,13 +296,13 @@ def load(path: str | pathlib.Path) -> Any:
   """Opens a trained model.
 
   Args:
-    path: of a bundle, or of a training workdir (its best checkpoint, averaged
-      weights if the run keeps them). Or of public weights that
-      `mmdcodec.convert` knows, or their id on the Hugging Face Hub,
+    path: of a bundle; of a training workdir (its best checkpoint, with averaged
+      weights if the run has them); of public weights that `mmdcodec.convert`
+      can read; or their id on the Hugging Face Hub, such as
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec`, the `StereoCodec` out of a stereo music model, or a
+    A `LoadedCodec`, the `StereoCodec` of a stereo music model, or a
     `LoadedMusic`.
 
   Raises:
@@ -307,8 +312,8 @@ def load(path: str | pathlib.Path) -> Any:
   kind = config.get("kind")
   if kind not in LOADERS:
     raise UserError(
-      f"{path} holds a model of kind {kind!r}; this version knows"
-      f" {sorted(LOADERS)}."
+      f"{path} holds a model of kind {kind!r}; this version can load"
+      f" {', '.join(sorted(LOADERS))}."
     )
   module, name = LOADERS[kind].split(":")
   loader = getattr(importlib.import_module(module), name)
@@ -316,8 +321,10 @@ def load(path: str | pathlib.Path) -> Any:
   return loader(config, variables, assets)
 
 
-def read_codec(path: str | pathlib.Path) -> tuple[dict, dict]:
-  """Config and variables of a codec, or of that in a music model.
+def read_codec(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Config and variables of a codec, or of the codec of a music model.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -329,7 +336,7 @@ def read_codec(path: str | pathlib.Path) -> tuple[dict, dict]:
 
 
 def load_codec(path: str | pathlib.Path) -> Any:
-  """Opens a codec, or that of a music model: see `load`.
+  """Opens a codec, or the codec of a music model; see `load`.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -338,21 +345,27 @@ def load_codec(path: str | pathlib.Path) -> Any:
   return getattr(model, "codec", model)
 
 
-def wanted(config: dict) -> dict:
-  """Shapes and types of the variables that a bundle's config asks for."""
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes and types of the variables that the config of a bundle expects."""
   if config["kind"] == "lm":
     from mmdcodec.models import token_lm
 
     shapes = token_lm.shapes(token_lm.from_config(config["model"]))
-    return shapes | {"codec": wanted({**config["codec"], "kind": "codec"})}
+    codec = {**config["codec"], "kind": "codec"}
+    return shapes | {"codec": expected_shapes(codec)}
   model = codec_model.from_config(config["model"])
   x = jnp.zeros((1, model.stride, model.channels))
-  return jax.eval_shape(model.init, jax.random.key(0), x)
+  return dict(jax.eval_shape(model.init, jax.random.key(0), x))
 
 
-def _check_complete(path, config: dict, variables: dict) -> None:
-  """Every array that the model needs is there, in its shape."""
-  shapes = flax.traverse_util.flatten_dict(wanted(config), sep="/")
+def _check_complete(
+  path: str | pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
+) -> None:
+  """Raises a UserError unless all arrays are there, in their shapes."""
+  # The loader of any other kind, which was added to LOADERS, checks its own.
+  if config["kind"] not in ("codec", "lm"):
+    return
+  shapes = flax.traverse_util.flatten_dict(expected_shapes(config), sep="/")
   found = flax.traverse_util.flatten_dict(variables, sep="/")
   wrong = sorted(
     name
@@ -365,5 +378,5 @@ def _check_complete(path, config: dict, variables: dict) -> None:
     raise UserError(
       f"the weights of {path} do not fit its config: {', '.join(wrong[:5])}"
       + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-      + " missing, left over or of another shape."
+      + " are missing, left over or of another shape."
     )
