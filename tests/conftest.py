@@ -5,16 +5,20 @@ import os
 # Before the first import of jax: a TPU library that is only there to compile
 # ahead of time would otherwise be asked for chips.
 os.environ["JAX_PLATFORMS"] = "cpu"
-DEVICES = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
 
 import fast_xla  # noqa: E402
 
+DEVICES = f"{fast_xla.GIVEN} --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{DEVICES} {fast_xla.FLAGS}"
 
 import collections  # noqa: E402
+import contextlib  # noqa: E402
+import hashlib  # noqa: E402
 import json  # noqa: E402
+import pathlib  # noqa: E402
+import platform  # noqa: E402
+import re  # noqa: E402
+import time  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -55,20 +59,27 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_programs(tmp_path_factory):
-  """A compilation cache that all processes of the tests share.
+def compiled_programs(request):
+  """A compilation cache of all processes of the tests, kept for the next run.
 
   The tests build the same models again and again, commands compile them anew,
-  and so do the processes that commands start.
+  and so do the processes that commands start. JAX's keys hold the program, the
+  flags and the version; what the processor can do is added here.
   """
-  folder = tmp_path_factory.getbasetemp()
-  if "PYTEST_XDIST_WORKER" in os.environ:
-    folder = folder.parent
+  cpu = pathlib.Path("/proc/cpuinfo")
+  kind = platform.processor() + platform.machine()
+  if cpu.exists():
+    kind = str(sorted(set(re.findall(r"^flags.*", cpu.read_text(), re.M))))
+  kind = hashlib.sha256(kind.encode()).hexdigest()[:16]
+  root = request.config.cache.mkdir(f"programs-{kind}")
   # mmdcodec itself puts programs there, see `use_compilation_cache`.
-  os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-  jax.config.update(
-    "jax_compilation_cache_dir", str(folder / "cache/mmdcodec/compiled")
-  )
+  os.environ["XDG_CACHE_HOME"] = str(root)
+  folder = root / "mmdcodec/compiled"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  for file in folder.glob("*"):
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+      if file.stat().st_mtime < time.time() - 7 * 86_400:
+        file.unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,8 +5,12 @@ rounding. A version of XLA that does not know a flag ends the process; so does
 the TPU compiler, which reads the same variable and knows none of the CPU's.
 """
 
+import os
+
 import jaxlib
 
+# Those with which the tests were started; conftest.py adds to the variable.
+GIVEN = os.environ.get("XLA_FLAGS", "")
 FLAGS = ""
 # Of later versions nothing was tried.
 if jaxlib.version.__version_info__ < (0, 11):
