@@ -148,7 +148,7 @@ def test_bench_independence_prints_every_way(capsys):
 
 
 @pytest.mark.slow
-def test_memory_of_the_macro_batch():
+def test_memory_of_the_macro_batch(optimized):
   """Catches arrays of n^2 numbers, and copies of the rows.
 
   11,776 rows of 4 x 128: all rows are 23 MiB.

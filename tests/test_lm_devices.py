@@ -78,7 +78,7 @@ def test_rules_match_and_cut_what_is_large():
 
 
 @pytest.mark.slow
-def test_the_step_on_a_tpu_slice():
+def test_the_step_on_a_tpu_slice(optimized):
   """Catches attention that is not splash, and a device that gets too much.
 
   Tables of tokens are cut along the width. The compiler is free to go on so,

@@ -147,7 +147,7 @@ def test_sharded(both):
 @pytest.mark.parametrize("estimator", independence.ESTIMATORS)
 @pytest.mark.parametrize("topology", ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1"))
 @pytest.mark.slow
-def test_compiles_for_tpus(topology, estimator):
+def test_compiles_for_tpus(topology, estimator, optimized):
   """Catches what the TPU compiler does not know, and too little memory."""
   pytest.importorskip("libtpu")
   compiled = compile_lib.compile_independence(
@@ -158,7 +158,7 @@ def test_compiles_for_tpus(topology, estimator):
 
 
 @pytest.mark.slow
-def test_narrow_codes_compile_without_the_kernel():
+def test_narrow_codes_compile_without_the_kernel(optimized):
   """Catches columns that v4 cannot read in a kernel: codes of 4 dimensions."""
   pytest.importorskip("libtpu")
   compiled = compile_lib.compile_independence(

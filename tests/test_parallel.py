@@ -83,7 +83,7 @@ def test_codec_rules_shard_what_is_large():
 
 
 @pytest.mark.slow
-def test_train_step_compiles_for_a_tpu_slice():
+def test_train_step_compiles_for_a_tpu_slice(optimized):
   """Catches what the TPU compiler refuses, with the whole training step."""
   from mmdcodec.train import config_files
 
