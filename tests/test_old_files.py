@@ -61,7 +61,7 @@ def close(found, want, name: str) -> None:
 
 @pytest.mark.parametrize("form", ["", "_bundle"])
 @pytest.mark.parametrize("name", CODECS)
-def test_codecs(old, expected, name, form, compile_fast):
+def test_codecs(old, expected, name, form):
   """Catches a codec that hears or sounds otherwise, or has another hash."""
   old(name)
   codec = mmdcodec.load(f"{name}{form}")
@@ -103,7 +103,7 @@ def make(music, request: dict, audio: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [*MUSIC, "stereo"])
-def test_logits(old, expected, name, compile_fast):
+def test_logits(old, expected, name):
   """Catches another function of the same weights, of bundles and workdirs."""
   old(name)
   music = mmdcodec.load(f"{name}_bundle")
@@ -133,7 +133,7 @@ PIECES = [f"{name}-{each}" for name in REQUESTS for each in REQUESTS[name]]
   "name, piece",
   tiered(PIECES, core="text-windows melody-melody joint-joint"),
 )
-def test_music(old, expected, name, piece, compile_fast):
+def test_music(old, expected, name, piece):
   """Catches other music of the same seed."""
   old(name)
   music = mmdcodec.load(f"{name}_bundle")
@@ -142,7 +142,7 @@ def test_music(old, expected, name, piece, compile_fast):
 
 
 @pytest.mark.parametrize("name", tiered(COMMANDS, core="joint"))
-def test_runs_go_on(old, expected, name, compile_fast, capsys):
+def test_runs_go_on(old, expected, name, capsys):
   """Catches a command line of version 0.1 that fails, or goes on elsewhere.
 
   The same command with one more step, for which version 0.1 measured the same.
@@ -174,9 +174,7 @@ def check_step(name: str, expected: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "codec"])
-def test_a_run_goes_on_with_the_config_that_it_kept(
-  old, expected, name, compile_fast
-):
+def test_a_run_goes_on_with_the_config_that_it_kept(old, expected, name):
   """Catches a key of config.json that is passed over or not known."""
   old("data", "codec", name)
   config = json.loads(pathlib.Path(name, "config.json").read_text())
