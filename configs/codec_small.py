@@ -3,21 +3,23 @@
     mmdcodec train --config=codec_small --workdir=runs/small \
         --config.data.train=DATASET --config.data.valid=DATASET
 
-24 kHz mono with a stride of 480: 50 frames a second, 8 codebooks of 256,
+24 kHz mono with a stride of 480: 50 frames per second, 8 codebooks of 256,
 3.2 kbps, 1.6 M parameters, no LSTM.
 
 `--config=codec_small:adversarial` adds small discriminators (19,000 parameters)
-and the balancer: reconstruction alone for 600 steps, then the discriminators
-learn, and from step 700 on they are heard. Such a step takes about twice as
-long. What to expect of both: docs/RESULTS.md; in so short a training the second
-costs mel distance and SI-SDR. It was not trained to its end.
+and the balancer. For 600 steps it trains reconstruction alone, then the
+discriminators too, and from step 700 on they act on the codec. Such a step
+takes about twice as long. docs/RESULTS.md has the results of both; in so short
+a training, discriminators cost mel distance and SI-SDR. The adversarial run was
+not trained to its end.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The experiment.
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config.
 
   Args:
     arg: "", "adversarial", or "tiny" for tests.
@@ -38,8 +40,7 @@ def get_config(arg: str = ""):
   )
   config.steps = 1_600
   config.batch = 16
-  # No discriminator looks after the waveform here, and mel losses do not hear
-  # phase.
+  # Mel losses ignore phase, and no discriminator makes up for it here.
   config.losses.waveform.weight = 10.0
   config.optimizer.learning_rate = 1e-3
   config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
@@ -48,7 +49,7 @@ def get_config(arg: str = ""):
   config.log_every = 25
   config.eval_every = config.save_every = 200
   if arg == "adversarial":
-    # Shares of the gradient: half of it for the discriminators.
+    # Weights are shares of the gradient: half is for the discriminators.
     common.balance(config)
     config.losses.waveform.weight = 1.0
     config.losses.mel.weight = 2.0
@@ -57,7 +58,7 @@ def get_config(arg: str = ""):
     config.adversarial.discriminators = (
       dict(name="multi_scale_stft", filters=8, windows=(1024, 512, 256)),
     )
-    # Faster than in long trainings: there are few steps.
+    # Higher than in long trainings, because there are few steps.
     config.adversarial.optimizer.learning_rate = 1e-3
     config.adversarial.start, config.adversarial.warmup = 600, 100
   return config

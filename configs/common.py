@@ -1,8 +1,10 @@
-"""The settings that experiments share; each config changes some of them.
+"""Settings that all experiments share; each config changes some of them.
 
 Any key can be changed on the command line, for example
 `--config.optimizer.learning_rate=1e-4`.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -12,10 +14,11 @@ from mmdcodec.quantize.kernels import PAPER_RADII
 
 
 def run_config(task: str) -> ConfigDict:
-  """Settings that every run has; those of a model are still missing.
+  """Settings of every run, without those of a model.
 
   Args:
-    task: of `mmdcodec.train.task.TASKS`, or a class of your own, see there.
+    task: a key of `mmdcodec.train.task.TASKS`, or the path of a class of your
+      own, as `mmdcodec.train.task` describes.
   """
   config = ConfigDict()
   config.task = task
@@ -39,30 +42,31 @@ def run_config(task: str) -> ConfigDict:
   config.optimizer.warmup = 0
   config.optimizer.final = 0.01  # last learning rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
-  # Parts of a batch, computed one after the other to save memory.
+  # Parts into which a batch is split, computed in turn to save memory.
   config.accumulate = 1
-  # The run ends after so many steps in a row that are not finite (checked
+  # The run ends after so many consecutive steps that are not finite (checked
   # whenever a line is logged).
   config.max_skipped = 20
 
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
-  # Bundle or workdir to start from; of a language model also a T5 alone.
+  # Bundle or workdir to start from; for a language model also a T5 alone.
   config.init_from = ""
   config.log_every = 100
   config.eval_every = 5_000
   config.save_every = 5_000
-  config.keep = 3  # latest checkpoints; the best one stays as well
-  config.profile = ConfigDict(dict(start=10, steps=0))  # after this start
-  config.compilation_cache = ""  # a folder; "off"; by default the user's cache
+  config.keep = 3  # latest checkpoints; the best one is kept too
+  # Traces so many steps, from the start-th step of this process on.
+  config.profile = ConfigDict(dict(start=10, steps=0))
+  config.compilation_cache = ""  # a folder, "off", or "": the user's cache
   return config
 
 
-def codec_config(preset: str, **changes) -> ConfigDict:
+def codec_config(preset: str, **changes: Any) -> ConfigDict:
   """Settings of a codec run.
 
   Args:
-    preset: of `mmdcodec.models.codec`.
-    **changes: fields of the codec that differ from it.
+    preset: a preset of `mmdcodec.models.codec`.
+    **changes: fields of the codec that differ from the preset.
   """
   config = run_config("codec")
   config.model = ConfigDict(codec.preset(preset, **changes))
@@ -91,7 +95,7 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   # arXiv 2406.02315; explained in mmdcodec/train/independence_term.py.
   config.losses.independence = ConfigDict(
     dict(
-      weight=0.0,  # 0: off; with a `start` after the end, measured but not used
+      weight=0.0,  # 0: off; a `start` after the last step only measures it
       estimator="mmd",  # or "dhsic"
       kernel=dict(
         name="gaussian",
@@ -101,11 +105,11 @@ def codec_config(preset: str, **changes) -> ConfigDict:
       pattern=dict(name="delay", delays=()),  # (): that pattern's default
       streams="quantized",  # or "residual"
       standardize=True,
-      keep_scale=True,  # of the latents, which the loss would shrink
+      keep_scale=True,  # keeps the loss from shrinking the latents
       start=0,  # step at which it begins ...
       ramp=0,  # ... and steps over which the weight rises
-      every=1,  # acts once every so many steps
-      rows=0,  # to collect over the last batches; 0: those of one batch
+      every=1,  # applied once every so many steps
+      rows=0,  # collected over recent batches; 0: the rows of one batch
     )
   )
 
@@ -113,12 +117,12 @@ def codec_config(preset: str, **changes) -> ConfigDict:
   config.adversarial = ConfigDict(
     dict(
       discriminators=(),  # dicts, see mmdcodec/models/discriminators.py
-      dtype="float32",  # of their computation, or "bfloat16"
+      dtype="float32",  # of the discriminators' computation, or "bfloat16"
       loss="hinge",  # or "hinge_clamped", "least_squares"
-      relative=True,  # feature matching as a share of the features' size
-      every=1.0,  # they learn in one of so many steps; 1.5: in two of three
-      start=0,  # step at which they begin to learn ...
-      warmup=0,  # ... and steps until the codec hears of it
+      relative=True,  # feature matching relative to the features' magnitude
+      every=1.0,  # steps per update of the discriminators; 1.5: two in three
+      start=0,  # step of the discriminators' first update ...
+      warmup=0,  # ... and steps from then until they act on the codec
       optimizer=dict(
         name="adam",
         learning_rate=3e-4,
@@ -132,42 +136,42 @@ def codec_config(preset: str, **changes) -> ConfigDict:
       ),
     )
   )
-  # EnCodec 3.4: the weights of the losses of the reconstruction become shares
-  # of its gradient. Commitment and independence stay outside: beside a gradient
-  # at the audio whose norms add up to total_norm over the clips of a batch, as
-  # the released trainings' do over the 8 clips of each worker.
+  # EnCodec 3.4: weights of reconstruction losses become shares of the gradient
+  # at the audio. Its norms add up to total_norm over the clips of a batch, as
+  # in the released trainings over the 8 clips of each worker. Commitment and
+  # independence stay outside.
   config.balancer = ConfigDict(dict(on=False, decay=0.999, total_norm=8.0))
   return config
 
 
-def lm_config(preset: str, **changes) -> ConfigDict:
+def lm_config(preset: str, **changes: Any) -> ConfigDict:
   """Settings of a language model run.
 
   Args:
-    preset: of `mmdcodec.models.token_lm`.
-    **changes: fields of the model that differ from it.
+    preset: a preset of `mmdcodec.models.token_lm`.
+    **changes: fields of the model that differ from the preset.
   """
   config = run_config("lm")
   config.steps = 100_000
   config.batch = 64
   config.model = ConfigDict(token_lm.preset(preset, **changes))
-  # Of the codes: bundle or workdir. It becomes part of the model.
+  # Bundle or workdir of the codec of the tokens. It becomes part of the model.
   config.codec = ""
 
   config.data.frame_rate = 50.0  # of the codec, in Hz
   # Tokens of other tokenizers over the same audio: NAME=TOKENS,NAME=TOKENS.
   config.data.streams = ""
-  config.data.text_tokens = 128  # of a caption, at most; the rest is cut
+  config.data.text_tokens = 128  # longer captions are cut
 
-  # Shares of the examples that are trained without any condition, for guidance,
-  # and without text or melody (arXiv 2306.05284, 4.2; of melodies the released
-  # training's).
+  # Shares of the examples trained without any condition (for guidance), without
+  # text, and without melody (arXiv 2306.05284, 4.2; the melody's share is that
+  # of the released training).
   config.condition_dropout = 0.2
   config.text_dropout = 0.0
   config.melody_dropout = 0.5
 
   # Explained in mmdcodec/train/trainable.py.
-  config.freeze = ""  # regular expression of parameters
+  config.freeze = ""  # regular expression for paths of parameters
   config.lora = ConfigDict(
     dict(rank=0, alpha=16.0, on=r"transformer/blocks/.*kernel$")
   )
@@ -193,8 +197,8 @@ def check_argument(arg: str, *choices: str) -> None:
   """Raises a UserError unless an experiment has this argument.
 
   Args:
-    arg: what stands after the colon of --config=NAME:ARG.
-    *choices: what may; "" may always.
+    arg: the part after the colon of --config=NAME:ARG.
+    *choices: possible arguments besides "".
   """
   if arg not in ("", *choices):
     raise UserError(
@@ -203,8 +207,8 @@ def check_argument(arg: str, *choices: str) -> None:
     )
 
 
-# Of each kind what makes it small, so that it takes clips of 2000 samples.
-TINY_DISCRIMINATORS = {
+# Fields of small discriminators of each kind, for clips of 2000 samples.
+TINY_DISCRIMINATORS: dict[str, dict[str, Any]] = {
   "multi_scale_stft": dict(filters=4, windows=(256, 128)),
   "multi_scale_wave": dict(filters=4, max_filters=16, scales=2),
   "stft": dict(filters=4, window=256, hop=64),
@@ -213,9 +217,9 @@ TINY_DISCRIMINATORS = {
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """The same experiment in seconds, for `:tiny`.
+  """Shrinks an experiment to seconds, for `:tiny`.
 
-  Discriminators keep the weights and learning rate of long trainings.
+  Discriminators keep their loss weights and learning rate.
   """
   config.steps = 20
   config.batch = 8
@@ -234,7 +238,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
 
 def shrink_lm(config: ConfigDict) -> ConfigDict:
-  """The same experiment of a language model in seconds, for `:tiny`."""
+  """Shrinks an experiment with a language model to seconds, for `:tiny`."""
   config.steps = 20
   config.batch = 8
   config.data.valid_batches = 1

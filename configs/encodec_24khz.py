@@ -3,16 +3,17 @@
     mmdcodec train --config=encodec_24khz --workdir=runs/encodec_24khz \
         --config.data.train=DATASET --config.data.valid=DATASET
 
-75 frames a second, 32 codebooks of 1024: up to 24 kbps. Each example draws
-from 1 to 32 codebooks (the paper draws 2, 4, 8, 16 or 32 for a batch, and has
-discriminators for each). Losses, discriminators and balancer are those of the
-paper's section 3.4, the discriminators learn in two of three steps.
+75 frames per second, 32 codebooks of 1024: up to 24 kbps. Each example samples
+1 to 32 codebooks (the paper samples 2, 4, 8, 16 or 32 per batch, with separate
+discriminators). Losses, discriminators and balancer are those of the paper's
+section 3.4; discriminators learn in two of three steps.
 
-Cost: 15 M parameters and 0.5 M of discriminators; the paper trains 600,000
+Cost: 15 M parameters and 0.5 M in discriminators; the paper trains 600,000
 steps of 64 x 1 s on 8 A100. Not trained here yet. train/discriminator/ratio
-begins at 0.5; well above 1 the discriminators win.
+begins at 0.5; far above 1 the discriminators win.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 DISCRIMINATORS = (
@@ -20,13 +21,13 @@ DISCRIMINATORS = (
 )
 
 
-def get_config(arg: str = "", preset: str = "encodec_24khz"):
-  """The experiment.
+def get_config(arg: str = "", preset: str = "encodec_24khz") -> ConfigDict:
+  """Makes the config.
 
   Args:
-    arg: "", or "tiny": small, for tests, and with discriminators that hardly
-      learn and weigh little.
-    preset: of `mmdcodec.models.codec`, if not the tiny one.
+    arg: "", or "tiny" for tests, with discriminators that hardly learn and have
+      small weights.
+    preset: a preset of `mmdcodec.models.codec`, unless tiny.
   """
   common.check_argument(arg, "tiny")
   tiny = arg == "tiny"
@@ -39,8 +40,8 @@ def get_config(arg: str = "", preset: str = "encodec_24khz"):
   common.balance(config)
   if not tiny:
     return config
-  # In the few steps of a tiny run discriminators help as long as they know next
-  # to nothing: docs/RESULTS.md, "With discriminators".
+  # In the few steps of a tiny run, discriminators help only while they know
+  # next to nothing: docs/RESULTS.md, "With discriminators".
   config.losses.adversarial.weight = 0.1
   config.losses.features.weight = 1.0
   config.adversarial.optimizer.learning_rate = 3e-6

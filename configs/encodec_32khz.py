@@ -3,35 +3,37 @@
     mmdcodec train --config=encodec_32khz --workdir=runs/encodec_32khz \
         --config.data.train=DATASET --config.data.valid=DATASET
 
-32 kHz with a stride of 640: 50 frames a second, 4 codebooks of 2048, 2.2 kbps,
-not causal. Losses, discriminators (in every step) and balancer are those of
-MusicGen's codec (arXiv 2306.05284, released recipe), and outside the balancer
-there is the independence loss of the paper: permuted MMD of delayed codes with
-its radii as sigma, over 11,776 rows (256 clips there, 4 batches here), once
-every 32 steps. Unlike there its gradient leaves the scale of the latents alone
-(`keep_scale`), which costs less reconstruction: docs/RESULTS.md.
+32 kHz with a stride of 640: 50 frames per second, 4 codebooks of 2048,
+2.2 kbps, not causal. Losses, discriminators (in every step) and balancer are
+those of MusicGen's codec (arXiv 2306.05284, released recipe). The paper's
+independence loss acts outside the balancer: permuted MMD of delayed codes, with
+its radii read as sigma, over 11,776 rows (256 clips in the paper, 4 batches
+here), once every 32 steps. Unlike in the paper, its gradient does not change
+the scale of the latents (`keep_scale`), which costs less reconstruction:
+docs/RESULTS.md.
 
-Its weight of 1000 belongs to released code that divides by the clips instead
-of the rows, 46^2 as much: 2e6 on the proper average. Small codecs without a
-balancer took 30 to 120 in every step (docs/RESULTS.md); under the balancer the
-other losses pull as hard as it says, whatever their values. 100 once every 32
-steps was not tuned at this size: look at train/gradient/independence, of the
-steps in which it acts, beside train/gradient/mel, where a ratio of 2 to 4 did
-best, and at train/usage. --config.losses.independence.weight=0 makes MusicGen's
+The paper's weight of 1000 belongs to released code that divides by clips
+instead of rows, 46^2 as much: it is 2e6 on the proper average. Small codecs
+without a balancer needed 30 to 120 in every step (docs/RESULTS.md); the
+balancer sets the gradients of the other losses, whatever their values. 100 once
+every 32 steps is not tuned at this size. Compare train/gradient/independence in
+the steps in which it acts with train/gradient/mel (a ratio of 2 to 4 did best),
+and watch train/usage. --config.losses.independence.weight=0 makes MusicGen's
 own codec.
 
-Cost: 57 M parameters and 0.5 M of discriminators; the paper trains 600,000
+Cost: 57 M parameters and 0.5 M in discriminators; the paper trains 600,000
 steps of 64 x 1 s on 8 V100.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The experiment; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   if arg == "tiny":
-    # What sets this codec apart, in small.
+    # The features of this codec in a small one.
     changes = dict(causal=False, shortcut="identity", pad_mode="constant")
     config = common.codec_config("encodec_tiny", **changes)
   else:

@@ -3,17 +3,17 @@
     mmdcodec experiment factorization --train DATASET --valid DATASET \
         --workdir runs/factorization --codecs plain=CODEC,independent=CODEC
 
-It trains in minutes on one CPU core and is told nothing but codes. Clips of
-2.5 s at 50 frames a second keep even the flattened model, which takes four
-steps a frame, quick. The codecs set the number of codebooks, their size and
-the frame rate.
+It trains in minutes on one CPU core and has no conditions. Clips of 2.5 s at 50
+frames per second keep even the flattened model fast, which takes four steps per
+frame. The codecs set the number of codebooks, their size and the frame rate.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The model that all patterns share; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config that all patterns share; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   if arg == "tiny":
     return common.shrink_lm(common.lm_config("tiny", text=None, cross=False))

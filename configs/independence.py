@@ -3,17 +3,18 @@
     mmdcodec experiment independence --train DATASET --valid DATASET \
         --workdir runs/independence
 
-16 kHz mono with a stride of 320: 50 frames a second, 4 codebooks of 64,
-1.2 kbps. Codebooks this small show their dependence in few frames of held-out
-music, and a step takes a quarter of a second on one CPU core. What to expect:
-docs/RESULTS.md.
+16 kHz mono with a stride of 320: 50 frames per second, 4 codebooks of 64,
+1.2 kbps. The dependence of codebooks this small can be measured on few frames
+of held-out music, and a step takes a quarter of a second on one CPU core.
+docs/RESULTS.md has the results.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The codec that all arms share; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config that all arms share; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   if arg == "tiny":
     config = common.shrink(
@@ -40,8 +41,7 @@ def get_config(arg: str = ""):
     config.data.seconds = 0.5
     config.data.valid_batches = 4
     config.losses.mel.windows = (64, 256, 1024, 2048)
-    # No discriminator looks after the waveform here, and mel losses do not
-    # hear phase.
+    # Mel losses ignore phase, and no discriminator makes up for it here.
     config.losses.waveform.weight = 60.0
     config.losses.independence.start = 200
     config.losses.independence.ramp = 20

@@ -4,15 +4,16 @@
     mmdcodec train --config=lm_small --workdir=runs/lm --config.codec=CODEC \
         --config.data.train=data/tokens --config.data.valid=data/valid_tokens
 
-For codecs of 4 codebooks of 256 codes at 50 Hz, such as the quickstart's: clips
-of 5 s, prompts of bytes.
+It is for codecs with 4 codebooks of 256 codes at 50 Hz, such as the
+quickstart's. Clips have 5 s, and prompts are bytes.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The experiment.
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config.
 
   Args:
     arg: "", or "tiny" for tests.
@@ -22,8 +23,9 @@ def get_config(arg: str = ""):
     return common.shrink_lm(common.lm_config("tiny"))
   config = common.lm_config("small")
   config.steps = 2_000
-  # Faster on CPUs too: to keep what attention made takes longer than to make it
-  # again (0.77 of the time of the quickstart's blocks, forward and backward).
+  # Faster on CPUs too: storing the results of attention takes longer than
+  # computing them again (forward and backward of the quickstart's blocks take
+  # 0.77 of the time).
   config.model.remat = "full"
   config.batch = 16
   config.optimizer.learning_rate = 1e-3

@@ -1,19 +1,18 @@
-"""MusicGen, arXiv 2306.05284, 4.1-4.2: 30 s of music a clip, prompts by T5.
+"""MusicGen (arXiv 2306.05284, 4.1-4.2): clips of 30 s, prompts read by T5.
 
     mmdcodec train --config=musicgen --workdir=runs/musicgen \
         --config.init_from=google-t5/t5-base --config.codec=CODEC \
         --config.data.train=TOKENS
 
-300 M parameters and T5-base, which stays as it is; `--config=musicgen:medium`
-and `:large` have 1.5 and 3.3 B. The published training: 1 M steps of 192 clips
-on 32 to 96 GPUs. `init_from` is where T5 comes from: from itself, as above, or
-with all of a MusicGen that is to learn more (`mmdcodec convert
-facebook/musicgen-small musicgen_small`). `bytes` trains a text encoder of its
-own instead, from nothing.
+300 M parameters and a frozen T5-base; `--config=musicgen:medium` and `:large`
+have 1.5 and 3.3 B. The published training takes 1 M steps of 192 clips on 32 to
+96 GPUs. `init_from` brings T5, as above, or a whole MusicGen to train further
+(`mmdcodec convert facebook/musicgen-small musicgen_small`). `bytes` trains a
+text encoder from scratch instead.
 
-Parameters and optimizer are cut over all chips. What 192 clips need of each
-chip of a TPU slice, by the compiler's analysis (`mmdcodec compile`); v5e has
-16 GB, v5p 95:
+Parameters and optimizer state are sharded over all chips. Memory per chip of a
+TPU slice for 192 clips, by the compiler's analysis (`mmdcodec compile`); v5e
+has 16 GB, v5p 95 GB:
 
     small   v5e:4x4                                            14.4 GiB
     medium  v5e:4x4    accumulate=4                            12.8 GiB
@@ -22,6 +21,9 @@ chip of a TPU slice, by the compiler's analysis (`mmdcodec compile`); v5e has
     large   v5p:2x2x4                                          54.6 GiB
 """
 
+from typing import Any
+
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 from mmdcodec.models import lm_presets
@@ -29,18 +31,18 @@ from mmdcodec.models import lm_presets
 SIZES = ("small", "medium", "large", "melody")
 
 
-def get_config(arg: str = ""):
-  """The experiment.
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config.
 
   Args:
-    arg: "small" (which "" is too), "medium", "large", "melody" (for which
-      conditions are a prefix, the tune first), "bytes", or "tiny" for tests.
+    arg: "small" (the same as ""), "medium", "large", "melody" (its conditions
+      are a prefix, melody first), "bytes", or "tiny" for tests.
   """
   common.check_argument(arg, *SIZES, "bytes", "tiny")
   if arg == "tiny":
     return common.shrink_lm(common.lm_config("tiny"))
   size = arg if arg in SIZES else "small"
-  changes = dict(dtype="bfloat16", remat="dots")
+  changes: dict[str, Any] = dict(dtype="bfloat16", remat="dots")
   if arg == "bytes":
     changes["text"] = lm_presets.BYTES
   config = common.lm_config(f"musicgen_{size}", **changes)

@@ -1,25 +1,26 @@
-"""Everything that trains a codec, on a few seconds of audio, in ten minutes.
+"""All parts of a codec's training on a few seconds of audio, in ten minutes.
 
     mmdcodec prepare CLIPS data/clips
     mmdcodec train --config=overfit --workdir=runs/overfit \
         --config.data.train=data/clips --config.data.valid=data/clips
 
-The first thing to run after a change of a codec, a loss or a discriminator, on
-a folder with about ten seconds of any music. A codec of 0.5 M parameters must
-learn it, discriminators and balancer at work from the start; the curve to
-compare with is in docs/RESULTS.md. Where something is wrong:
+Run it first after a change of a codec, a loss or a discriminator, on a folder
+with about ten seconds of any music. A codec of 0.5 M parameters must learn it,
+with discriminators and balancer active from the start. docs/RESULTS.md has the
+curve to compare with. Symptoms of a fault:
 
-  mel distance stays       the codec's gradient does not reach it
-  discriminator/loss at 2  the discriminators do not learn; at 0: they have won
-                           at once, and a warning says so
-  usage falls              codes die: look at the latents' scale
+  mel distance stays       the codec gets no gradient
+  discriminator/loss at 2  the discriminators do not learn; at 0 they win at
+                           once, and a warning says so
+  usage falls              codes die: check the scale of the latents
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import codec_small, common
 
 
-def get_config(arg: str = ""):
-  """The experiment; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   config = codec_small.get_config("adversarial")
   config.model.filters = 8
@@ -32,7 +33,7 @@ def get_config(arg: str = ""):
     dict(name="multi_scale_stft", filters=8, windows=(1024, 256)),
   )
   config.adversarial.start = config.adversarial.warmup = 0
-  # As fast as the codec: at 3e-4 their loss is still 2.00 after 400 steps.
+  # As high as the codec's: at 3e-4 their loss is still 2.00 after 400 steps.
   config.adversarial.optimizer.learning_rate = 2e-3
   config.log_every = 20
   config.eval_every = config.save_every = 100

@@ -2,15 +2,16 @@
 
     mmdcodec quickstart
 
-A smaller `codec_small`: 50 frames a second, 4 codebooks of 256, 1.6 kbps,
-0.5 M parameters, with the independence loss.
+A smaller `codec_small` with the independence loss: 50 frames per second, 4
+codebooks of 256, 1.6 kbps, 0.5 M parameters.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import codec_small, common
 
 
-def get_config(arg: str = ""):
-  """The run; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   config = codec_small.get_config(arg)
   if arg == "tiny":
@@ -18,8 +19,8 @@ def get_config(arg: str = ""):
   config.model.filters = 8
   config.model.codebooks = 4
   config.model.norm = "none"
-  # Independent codebooks, for the language model that follows; the loss begins
-  # when there is something to reconstruct.
+  # Independent codebooks help the language model that follows. The loss starts
+  # once the codec reconstructs something.
   config.losses.independence.weight = 20.0
   config.losses.independence.estimator = "dhsic"
   config.losses.independence.kernel.radii = (0.7, 1.5)

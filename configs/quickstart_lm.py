@@ -2,15 +2,16 @@
 
     mmdcodec quickstart
 
-Over the codes of the quickstart's codec (50 frames a second, 4 x 256): clips of
-4 s, 1.4 M parameters, few of which read the prompts.
+It models the codes of the quickstart's codec (50 frames per second, 4 x 256) in
+clips of 4 s, with 1.4 M parameters, few of them in the text encoder.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = ""):
-  """The run; `tiny` shrinks it for tests."""
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   if arg == "tiny":
     return common.shrink_lm(common.lm_config("tiny"))
@@ -22,8 +23,7 @@ def get_config(arg: str = ""):
   encoder.width, encoder.heads, encoder.head_dim = 64, 4, 16
   encoder.hidden = 128
   config.steps = 200
-  # Faster on CPUs too: to keep what attention made takes longer than to make it
-  # again (0.77 of the time of the quickstart's blocks, forward and backward).
+  # Faster on CPUs too, see lm_small.
   config.model.remat = "full"
   config.batch = 12
   config.optimizer.learning_rate = 3e-3

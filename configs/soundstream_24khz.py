@@ -3,25 +3,26 @@
     mmdcodec train --config=soundstream_24khz --workdir=runs/soundstream \
         --config.data.train=DATASET --config.data.valid=DATASET
 
-75 frames a second, 8 codebooks of 1024: 6 kbps, fewer by quantizer dropout.
-Losses as in section III-E: mel in the paper's form (L1, plus sqrt(s / 2) times
-the L2 of logarithms), hinge losses of a discriminator of spectra and of three
-of the waveform, and 100 times the plain distance of their features.
+75 frames per second, 8 codebooks of 1024: 6 kbps, or less with fewer codebooks
+(quantizer dropout). Losses follow section III-E: mel in the paper's form (L1
+plus sqrt(s / 2) times the L2 of logarithms), hinge losses of one discriminator
+of spectra and three of waveforms, and 100 times the distance of their features.
 
-Cost: 10 M parameters and 22 M of discriminators. The paper names neither batch
-nor steps; 32 x 1 s and 300,000 are this file's. Not trained here yet.
-train/discriminator/ratio begins at 0.5; well above 1 the discriminators win.
+Cost: 10 M parameters and 22 M in discriminators. The paper gives neither batch
+nor steps; 32 x 1 s and 300,000 are choices of this file. Not trained here yet.
+train/discriminator/ratio begins at 0.5; far above 1 the discriminators win.
 """
 
+from ml_collections import ConfigDict
 from mmdcodec.configs import common
 
 
-def get_config(arg: str = "", preset: str = "soundstream_24khz"):
-  """The experiment; `tiny` shrinks it for tests.
+def get_config(arg: str = "", preset: str = "soundstream_24khz") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests.
 
   Args:
     arg: "" or "tiny".
-    preset: of `mmdcodec.models.codec`, if not the tiny one.
+    preset: a preset of `mmdcodec.models.codec`, unless tiny.
   """
   common.check_argument(arg, "tiny")
   tiny = arg == "tiny"

@@ -1,8 +1,8 @@
-"""The one error that is the user's to mend."""
+"""The error for mistakes that the user can fix."""
 
 
 class UserError(Exception):
-  """A mistake in the input: one clear sentence says what was expected.
+  """A mistake in the input; its message says in one sentence what to do.
 
   The command line prints the sentence without a traceback and exits with 2.
   """

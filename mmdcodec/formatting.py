@@ -1,4 +1,4 @@
-"""Numbers and tables as people read them."""
+"""Formats numbers and tables for people."""
 
 import numbers
 from collections.abc import Sequence
@@ -44,6 +44,7 @@ def cell(value: Any) -> str:
     return str(value)
   if isinstance(value, numbers.Integral):
     return f"{value:,}"
+  value = float(value)
   if value != value:
     return "–"
   size = abs(value)
@@ -56,7 +57,7 @@ def cell(value: Any) -> str:
 
 
 def table(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
-  """Aligned columns for a terminal: words to the left, numbers to the right.
+  """Aligns columns for a terminal: words left, numbers right.
 
   Args:
     columns: names, or None for a table without a head.

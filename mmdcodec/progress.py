@@ -8,7 +8,7 @@ from mmdcodec import formatting
 
 
 class ProgressLine:
-  """A terminal has its line rewritten; a log gets one now and then.
+  """Rewrites its line on a terminal; prints one every 15 s to a log.
 
   Attributes:
     start: `time.monotonic()` when the work began.
@@ -27,20 +27,20 @@ class ProgressLine:
     return max(time.monotonic() - self.start, 1e-9)
 
   def due(self, *, last: bool = False) -> bool:
-    """Whether to show a line now.
+    """Whether it is time to show a line.
 
     Args:
-      last: the work is done. Then a line is due if one was shown before, so
+      last: the work is done. A line is then due if one was shown before, so
         that short work shows none.
     """
     return time.monotonic() >= self._next or (last and self._shown)
 
   def show(self, line: str, *, last: bool = False) -> None:
-    """Shows it, due or not.
+    """Shows a line, due or not.
 
     Args:
-      line: without an end.
-      last: it stays, and what comes next begins a new one.
+      line: text without a line end.
+      last: keeps the line on a terminal; later output starts a new one.
     """
     self._next = time.monotonic() + self._every
     self._shown = True
@@ -51,10 +51,10 @@ class ProgressLine:
 
 
 def counter(things: str) -> Callable[[int, int], None]:
-  """A function (done, total) that shows rate and time left on stderr.
+  """Makes a function (done, total) that shows rate and time left on stderr.
 
   Args:
-    things: what is counted, such as "songs".
+    things: name of what is counted, such as "songs".
   """
   line = ProgressLine()
   first: int | None = None
@@ -62,7 +62,7 @@ def counter(things: str) -> Callable[[int, int], None]:
   def show(done: int, total: int) -> None:
     nonlocal first
     if first is None:
-      first = done  # what an earlier run did took no time in this one
+      first = done  # work of an earlier run took no time in this one
     last = done == total
     if not line.due(last=last):
       return

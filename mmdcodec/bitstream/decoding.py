@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _AROUND = 4.0
 
 @contextlib.contextmanager
 def opened(
-  source: Path | IO[bytes], *, recover: bool = False
+  source: Path | BinaryIO, *, recover: bool = False
 ) -> Iterator[Reader | InMemoryReader]:
   """Opens a `.mmdc` file or a raw `.ecdc` file of EnCodec.
 
@@ -50,7 +50,7 @@ def opened(
     yield reader
 
 
-def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
+def begins_with(source: Path | BinaryIO, magic: bytes) -> bool:
   """Whether a path or a seekable file begins with these bytes."""
   if not isinstance(source, os.PathLike):
     start = source.read(len(magic))
@@ -91,7 +91,7 @@ def check_codec(
   if codec.model.chunk is not None:
     size, hop = codec.model.chunk
     segments = -(-size // codec.stride), hop
-    if reader.version == 1:
+    if reader.version == 1 and isinstance(reader, InMemoryReader):
       reader = reader.in_segments(*segments)
       header = reader.header
   found = (
