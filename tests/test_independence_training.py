@@ -280,7 +280,7 @@ def test_cached_gradient_equals_that_of_one_large_batch(estimator):
   close(found[8][1], found[1][1])
 
 
-def test_memory_of_a_macro_batch_is_that_of_one_batch(monkeypatch):
+def test_memory_of_a_macro_batch_is_that_of_one_batch(monkeypatch, optimized):
   """Catches residuals kept for every batch (CPUs keep them on purpose)."""
   monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
   task = make_task(configure(weight=1, rows=400, every=64))
