@@ -15,63 +15,30 @@ is lost or passed over; names of older files or of the authors' release that are
 not known; a bundle that can't be used.
 """
 
-import json
-import pathlib
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
-from random_music import random_music, word_tokenizer
+from musicgen_weights import NAMES, source, write_folder
+from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle, convert
-from mmdcodec.audio import files
 from mmdcodec.cli.main import main
 from mmdcodec.convert import (
   hub,
   musicgen,
   musicgen_config,
   musicgen_decoder,
-  musicgen_release,
 )
-from mmdcodec.data import tokenization
-from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Conditions, Inputs
-
-DATA = pathlib.Path(__file__).parent / "data"
-STEREO = "musicgen_stereo_tiny"
-NAMES = ("musicgen_tiny", "musicgen_melody_tiny", STEREO)
-
-
-def source(name):
-  """Config and tensors of a tiny public model, its input and output."""
-  arrays = dict(np.load(DATA / f"{name}.npz"))
-  config = json.loads((DATA / f"{name}.json").read_text())
-  w = {key[2:]: a for key, a in arrays.items() if key.startswith("w/")}
-  return config, w, arrays
-
-
-def write_folder(folder, config, w, tokenizer="{}"):
-  """A folder as the public library writes it."""
-  folder.mkdir(parents=True)
-  if config is not None:
-    (folder / "config.json").write_text(json.dumps(config))
-  if tokenizer is not None:
-    (folder / "tokenizer.json").write_text(tokenizer)
-  safetensors.numpy.save_file(w, folder / "model.safetensors")
-  return folder
-
-
-def same(a, b):
-  """Whether two sets of variables are equal to the last bit."""
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_logits_of_the_decoder(compile_fast):
@@ -202,220 +169,7 @@ def test_older_files_give_the_same_model():
   assert len(renamed.keys() - w.keys()) > 10
   found = musicgen.convert(renamed, old)
   assert found[:2] == want[:2]
-  same(found[2], want[2])
-
-
-def released(w):
-  """A decoder's tensors as the authors' library names and joins them.
-
-  Written from its module tree, and not with the converter's patterns.
-  """
-  conditioners = "condition_provider.conditioners"
-  projections = {"audio_enc": "self_wav", "enc": "description"}
-  parts = {
-    "self_attn_layer_norm": "norm1",
-    "encoder_attn_layer_norm": "norm_cross",
-    "final_layer_norm": "norm2",
-    "fc1": "linear1",
-    "fc2": "linear2",
-    "self_attn": "self_attn",
-    "encoder_attn": "cross_attention",
-  }
-  out = {}
-  for name, a in w.items():
-    words = name.removeprefix("decoder.").split(".")
-    if words[0].endswith("_to_dec_proj"):
-      kind = projections[words[0].removesuffix("_to_dec_proj")]
-      out[f"{conditioners}.{kind}.output_proj.{words[-1]}"] = a
-    elif words[0] == "lm_heads":
-      out[f"linears.{words[1]}.weight"] = a
-    elif words[2] == "embed_tokens":
-      out[f"emb.{words[3]}.weight"] = a
-    elif words[2] == "layer_norm":
-      out[f"out_norm.{words[-1]}"] = a
-    else:
-      layer = f"transformer.layers.{words[3]}.{parts[words[4]]}"
-      if words[5] in ("q_proj", "k_proj", "v_proj"):
-        joined = out.setdefault(f"{layer}.in_proj_weight", [None] * 3)
-        joined["qkv".index(words[5][0])] = a
-      else:
-        out[".".join([layer, *words[5:]])] = a
-  return {
-    k: np.concatenate(a) if isinstance(a, list) else a for k, a in out.items()
-  }
-
-
-def write_release(folder, config, w):
-  """A folder with the weights of the authors and the other parts."""
-  of = lambda prefix: {
-    name.removeprefix(prefix): a
-    for name, a in w.items()
-    if name.startswith(prefix)
-  }
-  for part, prefix in (("text_encoder", "text"), ("codec", "audio")):
-    prefix += "_encoder"
-    write_folder(folder / part, config[prefix], of(f"{prefix}."))
-  rest = {k: a for k, a in w.items() if not re.match("(text|audio)_encoder", k)}
-  rest = released(rest)
-  if config["model_type"] == "musicgen_melody":
-    chroma = "condition_provider.conditioners.self_wav.chroma"
-    rest[f"{chroma}.fbanks"] = np.ones((12, 9), np.float32)
-  safetensors.numpy.save_file(rest, folder / "any_name.safetensors")
-  return folder
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_release_is_the_same_model(tmp_path, name):
-  """Catches queries, keys and values mixed up, and names that are not known."""
-  config, w, _ = source(name)
-  want = musicgen.convert(w, config)
-  folder = write_release(tmp_path / "release", config, w)
-  with pytest.raises(UserError, match="no published MusicGen.*--preset"):
-    convert.read(folder)
-  for path in (folder, folder / "any_name.safetensors"):
-    found, variables, assets = convert.read(path, "tiny")
-    same(variables, want[2])
-    assert found["codec"]["model"] == want[1] and assets
-  ours, theirs = found["model"], want[0]
-  # What only a config tells: what is heard of a melody, and dropout.
-  assert ours["heads"] == theirs["heads"]
-  if ours["melody"]:
-    assert ours["melody"]["frames"] == 235
-    ours["melody"] = theirs["melody"]
-  assert ours | {"dropout": 0.1} == theirs
-
-
-@pytest.mark.slow
-def test_two_channels(tmp_path, dataset, capsys, compile_fast):
-  """Catches sides that swap or mix, in audio, in streams and on the way in."""
-  config, w, arrays = source(STEREO)
-  folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
-  music = mmdcodec.load(folder)
-  codes, want = arrays["out/codes_1"], arrays["out/audio_1"]
-  assert (music.channels, music.codec.codebooks) == (2, 8)
-  y = music.codec.decode(codes)
-  np.testing.assert_allclose(y, want, atol=1e-5 * np.abs(want).max())
-  assert np.abs(want[..., 0] - want[..., 1]).max() > 0.1 * np.abs(want).max()
-  # In: each side as if it were alone.
-  mono = music.codec.mono
-  x = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 80, 2))
-  found = music.codec.encode(x, lengths=[80, 43])
-  for i, length in enumerate((80, 43)):
-    for side in range(2):
-      alone = mono.encode(x[i, :length, side])[0]
-      np.testing.assert_array_equal(found[i, : len(alone), side::2], alone)
-  # One channel stands on both sides; another rate is resampled.
-  one = music.codec.encode(x[:1, :, :1])
-  np.testing.assert_array_equal(one[..., 0::2], one[..., 1::2])
-  assert music.codec.encode(x[:1], rate=800).shape == (1, 5, 8)
-  # Streamed audio is that of the whole.
-  given = dict(seconds=0.4, seed=1, audio=x[0, :40])
-  parts = [c.audio for c in music.stream(None, block=0.1, **given)]
-  whole = music.generate(None, **given)
-  assert whole.shape == (1, 160, 2)
-  np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-5)
-
-  # As a bundle, whose codec makes data sets and knows its own.
-  assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
-  again = bundle.load_codec(tmp_path / "out")
-  assert (again.channels, again.hash) == (2, music.codec.hash)
-  assert again.hash != mono.hash
-  capsys.readouterr()
-  assert main(["info", str(tmp_path / "out")]) == 0
-  shown = capsys.readouterr().out
-  assert re.search("channels +2", shown) and re.search("codebooks +8", shown)
-  # A data set of tokens, of music that gets resampled and stands on both sides.
-  tokenization.tokenize(dataset, tmp_path / "tokens", again)
-  record = TokenSource(tmp_path / "tokens")[0]["codes"]
-  assert record.shape[1] == 8
-  np.testing.assert_array_equal(record[:, 0::2], record[:, 1::2])
-  # What it makes, at the command line.
-  made = ["generate", "tune", str(tmp_path / "made.flac"), "--seconds", "0.2"]
-  assert main([*made, "--model", str(tmp_path / "out")]) == 0
-  assert files.read(tmp_path / "made.flac")[0].shape == (80, 2)
-  # Files are coded by the codec of a side.
-  wav, coded, back = (tmp_path / f"x.{s}" for s in ("wav", "mmdc", "flac"))
-  files.write(wav, x[0], rate=400)
-  model = ["--model", str(tmp_path / "out")]
-  assert main(["encode", str(wav), str(coded), *model]) == 0
-  assert main(["decode", str(coded), str(back), *model]) == 0
-  assert files.read(back)[0].shape == (80, 1)
-
-
-@pytest.mark.parametrize(
-  "channels, books, words",
-  [(2, 4, "8 codebooks|4 codebooks for two sides"), (1, 8, "belong together")],
-)
-def test_sides_that_do_not_fit(tmp_path, channels, books, words):
-  """Catches a guess at stereo, where a config says what it is."""
-  config, w, _ = source(STEREO if books == 8 else "musicgen_tiny")
-  config["decoder"] |= dict(audio_channels=channels, num_codebooks=books)
-  folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
-  with pytest.raises(UserError, match=words):
-    mmdcodec.load(folder)
-
-
-def test_what_a_stereo_codec_refuses(tmp_path):
-  """Catches words of NumPy or Python, where a sentence is due."""
-  config, w, arrays = source(STEREO)
-  folder = write_folder(tmp_path / "in", config, w, word_tokenizer())
-  codec = mmdcodec.load(folder).codec
-  codes = arrays["out/codes_1"]
-  for bad, words in (
-    (codes[..., :3], "even number"),
-    (codes[:, :0], "at least one frame"),
-    (codes[0, 0], "expected"),
-    (codes + 0.5, "integers"),
-  ):
-    with pytest.raises(UserError, match=words):
-      codec.decode(bad)
-  with pytest.raises(UserError, match="even number"):
-    codec.encode(np.zeros((80, 2)), codebooks=3)
-  for name in ("streamer", "encode_blocks", "decode_blocks"):
-    with pytest.raises(UserError, match="codec.mono"):
-      getattr(codec, name)([])
-  # The first codebooks of either side.
-  x = np.random.default_rng(0).uniform(-0.5, 0.5, (80, 2))
-  np.testing.assert_array_equal(
-    codec.encode(x, codebooks=4), codec.encode(x)[..., :4]
-  )
-  np.testing.assert_allclose(
-    codec.decode(codes[0]), codec.decode(codes)[:1], atol=1e-6
-  )
-
-
-def test_a_release_that_is_not_whole(tmp_path):
-  """Catches a missing part that is not named."""
-  config, w, _ = source("musicgen_tiny")
-  folder = write_release(tmp_path / "release", config, w)
-  (folder / "text_encoder" / "config.json").rename(folder / "kept")
-  with pytest.raises(UserError, match="text_encoder of this.*config.json"):
-    convert.read(folder, "tiny")
-  (folder / "kept").rename(folder / "text_encoder" / "config.json")
-  (folder / "codec" / "model.safetensors").unlink()
-  with pytest.raises(UserError, match="codec of this.*no model.safetensors"):
-    convert.read(folder, "tiny")
-  (folder / "text_encoder" / "tokenizer.json").unlink()
-  with pytest.raises(UserError, match="tokenizer.json"):
-    convert.read(folder, "tiny")
-
-
-def test_published_shapes_are_known():
-  """Catches a release that needs --preset, or is taken for another one."""
-  layer = musicgen_decoder.LAYER
-  for name in musicgen_release.PRESETS:
-    fields = token_lm.preset(name)
-    width, hidden = fields["width"], fields["hidden"]
-    shapes = {f"lm_heads.{k}.weight": (2048, width) for k in range(4)}
-    for i in range(fields["layers"]):
-      shapes[layer.format(i, "fc1.weight")] = (hidden, width)
-    if fields["cross"]:
-      shapes[layer.format(0, "encoder_attn.q_proj.weight")] = (width, width)
-    else:
-      shapes["audio_enc_to_dec_proj.weight"] = (width, 12)
-    arrays = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-    found = musicgen_release.guess(arrays)
-    assert token_lm.from_config(found) == token_lm.from_config(fields)
+  chex.assert_trees_all_equal(found[2], want[2])
 
 
 QUERY = "decoder.model.decoder.layers.1.self_attn.q_proj.weight"
@@ -507,8 +261,8 @@ def test_the_bundle(tmp_path, capsys, fails):
   music = mmdcodec.load(out)
   assert isinstance(music, LoadedMusic) and music.rate == 400
   want = musicgen.convert(w, config)[2]
-  same(music.variables, want)
-  same(bundle.load_variables(out)[0], want)
+  chex.assert_trees_all_equal(music.variables, want)
+  chex.assert_trees_all_equal(bundle.load_variables(out)[0], want)
   # Without a bundle in between, the same model.
   assert (
     mmdcodec.load(folder).config["model"] == convert.read(folder)[0]["model"]
@@ -554,6 +308,6 @@ def test_mistakes_are_named(tmp_path, fails):
   assert "omit --preset" in fails("convert", folder, out, "--preset", "tiny")
   alone = folder / "model.safetensors"
   found = convert.read(alone)
-  same(found[1], convert.read(folder)[1])
+  chex.assert_trees_all_equal(found[1], convert.read(folder)[1])
   (folder / "config.json").write_text('{"model_type": "musicgen_decoder"}')
   assert "'musicgen_decoder'" in fails("convert", folder, out)
