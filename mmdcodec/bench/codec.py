@@ -1,10 +1,12 @@
 """`mmdcodec bench codec`: where the time of a codec goes.
 
-Every part of the step is compiled and timed alone, forward and backward,
-beside its floor: the time that its operations or its bytes need at the speeds
-of this machine, measured in the same run. Then encoding and decoding are timed,
-see `coding.py`.
+Every part of the training step is compiled and timed by itself, forward and
+backward, beside its floor: the time that its operations or its bytes need at
+the speeds of this machine, which are measured in the same run. Then encoding
+and decoding are timed, see `coding.py`.
 """
+
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
 PARSES_REST = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the subject's arguments."""
   parser.add_argument(
     "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
@@ -109,7 +111,7 @@ def _cotangent(value):
   return jnp.zeros(value.shape, jax.dtypes.float0)
 
 
-def run(args, rest):
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Prints the table."""
   from mmdcodec.parallel import mesh as mesh_lib
   from mmdcodec.train import config_files
@@ -181,3 +183,4 @@ def run(args, rest):
       runs=args.runs,
     )
   )
+  return 0

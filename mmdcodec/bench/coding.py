@@ -1,11 +1,11 @@
 """The part of `mmdcodec bench codec` that times encoding and decoding.
 
-A loaded codec with random weights, from NumPy audio to NumPy codes and back, so
-with everything that a user waits for. All ways take turns in one run, so that
-whatever else the machine does slows all of them. Where `transformers` and
-PyTorch are installed, their EnCodec of the same shape takes its turns too, if
-there is one. Its weights are random as well, and not the same: times are
-compared, not codes.
+A loaded codec with random weights goes from NumPy audio to NumPy codes and
+back, which includes everything that a user waits for. All variants take turns
+in one run, so that other load slows all of them. If `transformers` and PyTorch
+are installed, their EnCodec of the same shape, if there is one, takes turns
+too. Its weights are random as well, not the same: times are compared, not
+codes.
 """
 
 import importlib.util

@@ -1,10 +1,11 @@
 """`mmdcodec bench data`: how many crops a second the input pipeline gives.
 
 Without a data set it makes one of five minutes of noisy tones, which FLAC
-packs about as well as music. A training step of B crops waits for its data
-unless the figure here is more than B divided by the time of the step.
+compresses about as well as music. A training step of B crops waits for its data
+unless the rate here is more than B divided by the time of the step.
 """
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ HELP = "crops per second of the input pipeline"
 EXAMPLE = "mmdcodec bench data --dataset data/music"
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   parser.add_argument(
     "--dataset", metavar="DIR", help="a prepared data set (default: made up)"
@@ -56,7 +57,7 @@ def add_arguments(parser) -> None:
   )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
   """Measures, and prints the rate and the CPU time of a crop."""
   from mmdcodec import platform
   from mmdcodec.data import record_order

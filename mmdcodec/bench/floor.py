@@ -1,4 +1,4 @@
-"""What a computation cannot do without: operations and bytes.
+"""The least that a computation needs: operations and bytes.
 
 Operations are counted in the jaxpr (matrix products, convolutions, FFTs, those
 of a loop as often as it runs); elementwise work is left out. Bytes are those of

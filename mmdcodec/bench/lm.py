@@ -1,12 +1,13 @@
-"""`mmdcodec bench lm`: how fast a language model draws, beside its floor.
+"""`mmdcodec bench lm`: how fast a language model samples, beside its floor.
 
-One token after the other, a batch of one must read every weight once per step:
-that is the floor, at the bandwidth of this machine measured in the same run.
-All ways take turns in one run. Where `transformers` and PyTorch are installed,
-their MusicGen decoder of the same shape takes its turns too; its weights are
-random as ours are, and not the same: times are compared, not codes.
+A batch of one must read every weight once per step. That is the floor, at the
+bandwidth of this machine, which is measured in the same run. All variants take
+turns. If `transformers` and PyTorch are installed, their MusicGen decoder of
+the same shape takes turns too. Both have random weights, not the same ones:
+times are compared, not codes.
 """
 
+import argparse
 import importlib.util
 
 import jax
@@ -28,10 +29,13 @@ PARSES_REST = True
 PROMPT = 16
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the subject's arguments."""
   parser.add_argument(
-    "--steps", type=int, default=200, help="to draw (default: %(default)s)"
+    "--steps",
+    type=int,
+    default=200,
+    help="steps to sample (default: %(default)s)",
   )
   parser.add_argument(
     "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
@@ -43,7 +47,7 @@ def add_arguments(parser):
   )
 
 
-def run(args, rest):
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Prints the table."""
   from mmdcodec.train import config_files
 
@@ -70,6 +74,7 @@ def run(args, rest):
       f" codebooks at least {model.codebooks}."
     )
   print(measure(model, steps=args.steps, runs=args.runs))
+  return 0
 
 
 def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:

@@ -1,16 +1,18 @@
 """`mmdcodec bench independence`: the loss beside the plain formula.
 
 Value and gradient over `--rows` rows, with the six radii of arXiv 2406.02315.
-All ways of computing it take turns in one run, so that whatever else the
-machine does slows all of them. Operations are those of the matrix products
-between rows: every pair of rows that the formula needs, for the kernel once and
-for the gradient twice (dHSIC computes the kernel twice). The floor is the time
-that they take at the matmul speed of this machine, measured in the same run.
+All variants take turns in one run, so that other load slows all of them.
+Operations are those of the matrix products between rows: every pair of rows
+that the formula needs, once for the kernel and twice for the gradient (dHSIC
+computes the kernel twice). The floor is the time that they take at the matmul
+speed of this machine, which is measured in the same run.
 """
 
+import argparse
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ EXAMPLE = "mmdcodec bench independence --rows 8192"
 MACRO_BATCH = 11_776
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
   for name, value, what in (
     ("rows", 8192, "rows that the loss is taken over"),
@@ -61,10 +63,13 @@ def plain(z: jax.Array, key: jax.Array) -> jax.Array:
   z = (z - z.mean(0)) / z.std(0, ddof=1)
   # Products as precise as those that it is compared with.
   with jax.default_matmul_precision("highest"):
-    return _mmd(*_joint_and_permuted(z, key), jnp)
+    x, y = _original_and_permuted(z, key)
+    return _mmd(x, y, jnp)
 
 
-def _joint_and_permuted(z, key):
+def _original_and_permuted(
+  z: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   permuted = jnp.stack(
     [
       jax.random.permutation(k, z[:, i])
@@ -75,7 +80,7 @@ def _joint_and_permuted(z, key):
   return z.reshape(len(z), -1), permuted.reshape(len(z), -1)
 
 
-def plain_torch(z, orders):
+def plain_torch(z: Any, orders: Sequence[Any]) -> Any:
   """`plain` in PyTorch, with permutations [codebooks, n]."""
   import torch
 
@@ -84,11 +89,11 @@ def plain_torch(z, orders):
   return _mmd(z.reshape(len(z), -1), permuted.reshape(len(z), -1), torch)
 
 
-def _mmd(x, y, library):
+def _mmd(x: Any, y: Any, library: Any) -> Any:
   """MMD^2 without the pairs of a row with itself; library: jnp or torch."""
   n = len(x)
 
-  def total(a, b):
+  def total(a: Any, b: Any) -> Any:
     distance = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * (a @ b.T)
     distance = distance.clip(0.0)
     return sum(library.exp(distance * (-0.5 / r**2)).sum() for r in PAPER_RADII)
@@ -109,7 +114,7 @@ def gflop(name: str, rows: int, codebooks: int, dim: int) -> float:
   return PRODUCTS[name] * 2.0 * rows**2 * codebooks * dim / 1e9
 
 
-def losses(estimators) -> dict[str, Callable]:
+def losses(estimators: Sequence[str]) -> dict[str, Callable]:
   """(z [n, codebooks, dim], key) -> scalar, by name."""
   found = {"plain jnp": plain}
   for estimator in estimators:
@@ -119,19 +124,19 @@ def losses(estimators) -> dict[str, Callable]:
   return found
 
 
-def compiled(loss: Callable, rows: int, codebooks: int, dim: int):
+def compiled(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:
   """Value and gradient, compiled for the default device but not run."""
   shape = jax.ShapeDtypeStruct((rows, codebooks, dim), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.jit(jax.value_and_grad(loss)).lower(shape, key).compile()
 
 
-def temporaries(program) -> float:
+def temporaries(program: Any) -> float:
   """MiB beside arguments and results, by the compiler's own analysis."""
   return program.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
   """Prints the table."""
   if min(args.rows, args.codebooks, args.dim) < 2 or args.runs < 1:
     raise UserError(
@@ -195,7 +200,7 @@ def _torch_way(z: np.ndarray) -> Callable:
 
   z = torch.tensor(z)
 
-  def way():
+  def way() -> Any:
     orders = [torch.randperm(len(z)) for _ in range(z.shape[1])]
     rows = z.clone().requires_grad_()
     plain_torch(rows, orders).backward()
@@ -204,9 +209,9 @@ def _torch_way(z: np.ndarray) -> Callable:
   return way
 
 
-def _take_turns(ways: dict, runs: int) -> dict[str, float]:
+def _take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, float]:
   """Median seconds of each, after one call to warm up."""
-  times = {name: [] for name in ways}
+  times: dict[str, list[float]] = {name: [] for name in ways}
   for _ in range(runs + 1):
     for name, way in ways.items():
       start = time.perf_counter()
@@ -215,7 +220,7 @@ def _take_turns(ways: dict, runs: int) -> dict[str, float]:
   return {name: float(np.median(found[1:])) for name, found in times.items()}
 
 
-def _slice(args, estimators) -> None:
+def _slice(args: argparse.Namespace, estimators: Sequence[str]) -> None:
   """What a TPU slice needs for it, by its compiler."""
   from mmdcodec.train import compile as compile_lib
 

@@ -1,4 +1,4 @@
-"""Many files in one command: a folder's tree, made again in another format."""
+"""Many files in one command: a folder tree converted to another format."""
 
 import collections
 import os
@@ -15,7 +15,7 @@ PIPE = "-"
 def plan(
   folder: Path, found: Sequence[Path], out: Path, suffix: str
 ) -> list[tuple[Path, Path]]:
-  """Which file becomes which.
+  """Chooses the name of each result.
 
   Args:
     folder: where the files are.
@@ -51,13 +51,13 @@ def run(
   *,
   force: bool,
 ) -> int:
-  """Does them one after the other; what cannot be done does not stop the rest.
+  """Converts files one after the other; a failure does not stop the rest.
 
   Args:
     jobs: (source, target) pairs; folders of targets are made.
     work: makes the target of a source.
-    force: make it again if it is there. (A target is only there when it is
-      whole, so a command that was stopped goes on where it was.)
+    force: replace targets that exist. (Targets appear only when they are
+      complete, so an interrupted command continues where it stopped.)
 
   Returns:
     Exit code: 0, or 1 if some failed.
@@ -96,7 +96,7 @@ def run(
 def check_folders(
   source: Path, target: str | os.PathLike, suffixes: tuple[str, ...]
 ) -> Path:
-  """The folder that a folder's results go to.
+  """Checks the folder for the results of a folder.
 
   Args:
     source: a folder.
@@ -107,11 +107,11 @@ def check_folders(
     UserError: the target is a file, named like one, a pipe, or the source.
   """
   if target == PIPE:
-    raise UserError(f"{source} is a folder; its files don't fit in one pipe.")
+    raise UserError(f"{source} is a folder; its files cannot go to one pipe.")
   out = Path(target)
   file_name = not out.is_dir() and out.suffix.lower() in suffixes
   if file_name or (out.exists() and not out.is_dir()):
     raise UserError(f"{source} is a folder, so {out} must be one, not a file.")
   if out.resolve() == source.resolve():
-    raise UserError(f"{out}: the results go to another folder than {source}.")
+    raise UserError(f"{out} is the input; give another folder for the results.")
   return out

@@ -1,5 +1,6 @@
-"""`mmdcodec bench`: speed and memory, beside the floor that nature sets."""
+"""`mmdcodec bench`: speed and memory, beside the least that is possible."""
 
+import argparse
 import importlib
 
 from mmdcodec.cli import common
@@ -16,12 +17,12 @@ SUBJECTS = {
 PARSES_REST = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds a subparser for each subject."""
   common.add_subjects(parser, "subject", SUBJECTS)
 
 
-def run(args, rest):
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Runs one benchmark; `rest` is for those that take a config."""
   module = importlib.import_module(SUBJECTS[args.subject])
   if getattr(module, "PARSES_REST", False):

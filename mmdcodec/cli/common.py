@@ -1,13 +1,20 @@
-"""What several verbs need: processes, files, audio, tables, progress."""
+"""What several verbs need: subparsers, files, models, processes, clips."""
 
 import argparse
 import importlib
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
+
+if TYPE_CHECKING:
+  from mmdcodec.audio.files import Info
+  from mmdcodec.evaluate.clips import Clip
+  from mmdcodec.generation.musicgen import LoadedMusic
+  from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
 def add_subjects(
@@ -42,7 +49,7 @@ def add_subjects(
 
 
 def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
-  """Makes sure that an output file can be written, before the work is done.
+  """Makes sure that an output file can be written, before the work starts.
 
   Args:
     path: of the file.
@@ -65,7 +72,7 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
 
 
 def check_input(path: str | os.PathLike) -> pathlib.Path:
-  """A file that is there.
+  """Makes sure that an input file exists.
 
   Raises:
     UserError: it is missing or a folder.
@@ -78,9 +85,11 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
   return path
 
 
-def load_codec(path: str | os.PathLike):
-  """Opens a codec for files: of a music model its own, of a stereo one the
-  mono codec of either channel, which takes any audio.
+def load_codec(path: str | pathlib.Path) -> "LoadedCodec":
+  """Opens a codec to encode and decode files with.
+
+  Of a music model its codec; of a stereo one the mono codec of either channel,
+  which takes any audio.
 
   Raises:
     UserError: there is no model.
@@ -90,7 +99,7 @@ def load_codec(path: str | os.PathLike):
   return bundle.load_codec(path).base
 
 
-def load_music(path: str | os.PathLike):
+def load_music(path: str | pathlib.Path) -> "LoadedMusic":
   """Opens a music model.
 
   Raises:
@@ -108,7 +117,7 @@ def load_music(path: str | os.PathLike):
   return music
 
 
-def add_process_arguments(parser) -> None:
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what `start_processes` reads."""
   parser.add_argument(
     "--coordinator",
@@ -119,7 +128,7 @@ def add_process_arguments(parser) -> None:
   parser.add_argument("--process_id", type=int)
 
 
-def start_processes(args) -> None:
+def start_processes(args: argparse.Namespace) -> None:
   """Joins the processes of a run, before any use of JAX; see `mesh.start`.
 
   Raises:
@@ -135,7 +144,7 @@ def start_processes(args) -> None:
   mesh.start(*manual)
 
 
-def audio_line(source, info, codec) -> str:
+def audio_line(source: Any, info: "Info", codec: "LoadedCodec") -> str:
   """One line that says what some audio was and what is changed for a codec.
 
   Args:
@@ -156,7 +165,9 @@ def audio_line(source, info, codec) -> str:
   return "; ".join([line, " and ".join(changes)] if changes else [line])
 
 
-def read_clips(args, codec) -> tuple[list, dict]:
+def read_clips(
+  args: argparse.Namespace, codec: Any
+) -> tuple[list["Clip"], dict[str, Any]]:
   """The clips of an `evaluate` command line.
 
   Args:
@@ -182,7 +193,7 @@ def read_clips(args, codec) -> tuple[list, dict]:
   return clips, {name: getattr(args, name) for name in names}
 
 
-def folder_size(path: str | os.PathLike) -> int:
+def folder_size(path: str | pathlib.Path) -> int:
   """Bytes of all files in a folder."""
   return sum(
     os.path.getsize(os.path.join(root, name))

@@ -1,6 +1,8 @@
-"""`mmdcodec compile`: a config's training step for a TPU slice, without one."""
+"""`mmdcodec compile`: compile a training step for a TPU slice, without one."""
 
-HELP = "compile a training step for a TPU slice, and say what it needs"
+import argparse
+
+HELP = "compile a training step for a TPU slice and report what it needs"
 EXAMPLE = (
   "mmdcodec compile --config=soundstream_24khz --topology=v5e:2x2"
   " --config.batch=32"
@@ -8,7 +10,7 @@ EXAMPLE = (
 PARSES_REST = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "--topology",
@@ -17,7 +19,7 @@ def add_arguments(parser):
   )
 
 
-def run(args, rest):
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Prints memory per chip, operations, traffic and collectives."""
   import time
 
@@ -28,3 +30,4 @@ def run(args, rest):
   start = time.perf_counter()
   print(ahead.compile_step(config, args.topology))
   print(f"compiled in {time.perf_counter() - start:.0f} s")
+  return 0

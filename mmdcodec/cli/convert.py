@@ -1,5 +1,6 @@
-"""`mmdcodec convert`: public weights become a bundle."""
+"""`mmdcodec convert`: make a bundle of public weights."""
 
+import argparse
 import pathlib
 
 from mmdcodec.errors import UserError
@@ -8,7 +9,7 @@ HELP = "make a bundle of public weights (EnCodec, MusicGen)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "source",
@@ -20,20 +21,20 @@ def add_arguments(parser):
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(
     "--preset",
-    help="preset of the codec or language model with what weights without a"
-    " config.json can't tell; not needed for the published ones",
+    help="preset of a codec or language model, for weights without a"
+    " config.json; not needed for published models",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace the bundle if it exists"
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Converts one model."""
   from mmdcodec import bundle, convert
   from mmdcodec.convert import hub
 
-  # Before anything is fetched; `bundle.save` looks again.
+  # Checked before anything is downloaded; `bundle.save` checks again.
   convert.spare(args.bundle)
   source = hub.find(args.source)
   folder = source.parent if source.is_file() else source
@@ -55,6 +56,7 @@ def run(args):
       f" {model['pad_mode']}, in chunks of {model['chunk_seconds']:g} s"
     )
   print("its licence is that of the weights")
+  return 0
 
 
 def describe_codec(config: dict) -> str:

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _coded(source: Path | IO[bytes]) -> bool:
+def _coded(source: Path | BinaryIO) -> bool:
   """Whether a path or stdin is coded already, or called so."""
   from mmdcodec import bitstream
   from mmdcodec.bitstream import decoding
@@ -115,7 +115,7 @@ def _coded(source: Path | IO[bytes]) -> bool:
   )
 
 
-def _stdin(stack: contextlib.ExitStack) -> IO[bytes]:
+def _stdin(stack: contextlib.ExitStack) -> BinaryIO:
   """Stdin as a seekable file."""
   from mmdcodec.audio import block_io
 
@@ -157,8 +157,8 @@ def _run_folder(args: argparse.Namespace, folder: Path) -> int:
 def encode_file(
   args: argparse.Namespace,
   codec: Any,
-  source: Path | IO[bytes],
-  target: Path | IO[bytes],
+  source: Path | BinaryIO,
+  target: Path | BinaryIO,
   say: Callable[[str], None] | None = None,
   *,
   show: bool = False,
@@ -240,15 +240,15 @@ def _result(name: Any, writer: Any, samples: int, was: int | None) -> str:
   return words + (f" (was {formatting.file_size(was)})" if was else "")
 
 
-def _size(source: Path | IO[bytes]) -> int | None:
+def _size(source: Path | BinaryIO) -> int | None:
   """Bytes of a file, which may be written over; None of a pipe."""
   return source.stat().st_size if isinstance(source, Path) else None
 
 
 def _recode(
   args: argparse.Namespace,
-  source: Path | IO[bytes],
-  target: Path | IO[bytes],
+  source: Path | BinaryIO,
+  target: Path | BinaryIO,
   say: Callable[[str], None],
 ) -> None:
   """Drops codebooks of a coded file or changes its coding, without a model."""

@@ -1,17 +1,18 @@
 """`mmdcodec evaluate`: measures of a model, in numbers and pictures.
 
-The first word names what is measured; without one it is `reconstruction`. Each
-measure is a module `evaluate_NAME` with `CLIPS`, how many it takes if it is
-not told, and `run(args, model)`.
+The first word names the measure; without one it is `reconstruction`. Each
+measure is a module `evaluate_NAME` with `CLIPS`, the default number of clips,
+and `run(args, model)`.
 """
 
+import argparse
 import importlib
 
 from mmdcodec.errors import UserError
 
 HELP = (
-  "measure how well a codec reconstructs, how its codebooks depend, or how well"
-  " a music model knows music"
+  "measure how well a codec reconstructs, how dependent its codebooks are, or"
+  " how well a music model predicts music"
 )
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
@@ -24,7 +25,7 @@ EXAMPLE = (
 MEASURES = ("reconstruction", "dependence", "lm")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "measure",
@@ -46,31 +47,32 @@ def add_arguments(parser):
     "--seconds",
     type=float,
     default=10.0,
-    help="of each file, from its middle, and of each sample of lm (default:"
-    " %(default)g)",
+    help="length of a clip, from the middle of its file, and of a sample of lm"
+    " (default: %(default)g)",
   )
   parser.add_argument(
     "--clips",
     type=int,
-    help="at most so many, spread evenly over the files (default: 32; 200 for"
+    help="the most clips, spread evenly over the files (default: 32; 200 for"
     " dependence)",
   )
   parser.add_argument(
     "--codebooks",
     type=int,
     metavar="N",
-    help="use only the first N codebooks: how it sounds with fewer bits",
+    help="use only the first N codebooks, for fewer bits",
   )
   parser.add_argument(
     "--pattern",
-    help="dependence of the codes that one step of this pattern predicts:"
-    " parallel, delay (default), coarse_first, or delays such as 0,1,1,1",
+    help="measure dependence among the codes that one step of this pattern"
+    " predicts: parallel, delay (default), coarse_first, or delays such as"
+    " 0,1,1,1",
   )
   parser.add_argument(
     "--prompt",
     action="append",
     metavar="TEXT",
-    help="lm makes a sample of this; may be repeated (default: captions of the"
+    help="prompt of a sample of lm; may be repeated (default: captions of the"
     " clips)",
   )
   parser.add_argument(
@@ -78,7 +80,7 @@ def add_arguments(parser):
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Evaluates, prints the tables, writes what was asked for."""
   from mmdcodec.cli import common
   from mmdcodec.evaluate import clips as clips_lib
@@ -100,3 +102,4 @@ def run(args):
   else:
     model = common.load_codec(args.model)
   measure.run(args, model)
+  return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mmdcodec.errors import UserError
@@ -46,7 +47,9 @@ def run(args: argparse.Namespace, codec: Any) -> None:
     print(f"\nresults and plots: {args.out}\npage: {page}")
 
 
-def parse_pattern(name: str, codebooks: int) -> "Pattern | None":
+def parse_pattern(
+  name: str, codebooks: int
+) -> "Callable[[int], Pattern] | None":
   """The pattern that the command line names; None for parallel.
 
   Args:

@@ -1,16 +1,17 @@
-"""`mmdcodec experiment`: runs that belong together, from data to table.
+"""`mmdcodec experiment`: runs to compare, from data to table.
 
 Each experiment is a module `experiment_NAME` with `HELP`, `EXAMPLE`,
 `add_arguments(parser)` and `run(args, rest)`.
 """
 
+import argparse
 import importlib
 import pathlib
 
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
-HELP = "codecs with the independence loss, patterns, prompts: runs to compare"
+HELP = "compare codecs, patterns of language models, or prompts and music"
 EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence"
@@ -20,34 +21,38 @@ OLD_NAMES = {"joint": "factorization"}
 PARSES_REST = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds a subparser for each experiment."""
   modules = {name: f"mmdcodec.cli.experiment_{name}" for name in EXPERIMENTS}
   common.add_subjects(parser, "name", modules, aliases=OLD_NAMES)
 
 
-def run(args, rest):
-  """Runs what is missing, prints the table; 75 if asked to stop before."""
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+  """Runs what is missing and prints the table; 75 if asked to stop."""
   name = OLD_NAMES.get(args.name, args.name)
   module = importlib.import_module(f"mmdcodec.cli.experiment_{name}")
   return module.run(args, rest)
 
 
-def add_common(parser, *, seeds: int) -> None:
-  """Adds what every experiment needs.
+def add_common(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+  """Adds the arguments of experiments that train.
 
   Args:
     parser: of the experiment.
-    seeds: by default.
+    seeds: default number of runs of each kind.
   """
   parser.add_argument("--train", required=True, metavar="DATASET[,DATASET]")
   parser.add_argument(
     "--valid",
     required=True,
     metavar="DATASET[,DATASET]",
-    help="music that is not trained on, for everything that is measured",
+    help="held-out music, for everything that is measured",
   )
-  parser.add_argument("--workdir", required=True, help="one folder a run")
+  parser.add_argument(
+    "--workdir",
+    required=True,
+    help="everything goes here, each run in a folder",
+  )
   parser.add_argument(
     "--seeds",
     type=int,
@@ -57,10 +62,10 @@ def add_common(parser, *, seeds: int) -> None:
 
 
 def check_datasets(train: str, valid: str) -> None:
-  """Both are there, and no folder is in both, however its path is written.
+  """Checks that the data sets exist and that none is in both lists.
 
   Raises:
-    UserError: a data set is missing, or is trained on and measured on.
+    UserError: a data set is missing, or would be both trained and measured on.
   """
   from mmdcodec.data import record_source
   from mmdcodec.train import settings

@@ -1,5 +1,7 @@
 """`mmdcodec experiment factorization`: language models of several patterns."""
 
+import argparse
+
 from mmdcodec import formatting
 from mmdcodec.cli import experiment
 from mmdcodec.errors import UserError
@@ -12,7 +14,7 @@ EXAMPLE = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the experiment's arguments."""
   experiment.add_common(parser, seeds=1)
   parser.add_argument(
@@ -34,8 +36,8 @@ def add_arguments(parser):
   )
 
 
-def run(args, rest):
-  """Runs what is missing, prints the table; 75 if asked to stop before."""
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+  """Runs what is missing and prints the table; 75 if asked to stop."""
   from mmdcodec import patterns
   from mmdcodec.experiments import factorization
   from mmdcodec.train import config_files, preemption

@@ -1,5 +1,6 @@
 """`mmdcodec experiment independence`: codecs with and without the loss."""
 
+import argparse
 import signal
 
 from mmdcodec import formatting
@@ -11,7 +12,7 @@ EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence --seeds 3"
 )
-# Those of `experiments/arms.py`, which imports JAX: too slow for --help.
+# As in `experiments/arms.py`, whose import of JAX is too slow for --help.
 ARMS = (
   "none",
   "mmd_frame",
@@ -28,7 +29,7 @@ ARMS = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   experiment.add_common(parser, seeds=3)
   parser.add_argument(
@@ -41,20 +42,29 @@ def add_arguments(parser):
     "--gradient_ratio",
     type=float,
     default=4.0,
-    help="norm of the loss's gradient at the encoder's output, as a multiple of"
-    " that of the reconstruction losses, when it begins; sets its weight",
+    help="norm of the loss's gradient at the encoder's output when the loss"
+    " begins, as a multiple of that of the reconstruction losses; sets its"
+    " weight (default: %(default)g)",
   )
-  parser.add_argument("--clips", type=int, default=120, help="to measure on")
   parser.add_argument(
-    "--clip_seconds", type=float, default=10.0, help="of each of them"
+    "--clips",
+    type=int,
+    default=120,
+    help="clips to measure on (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--clip_seconds",
+    type=float,
+    default=10.0,
+    help="length of a clip (default: %(default)g)",
   )
   parser.add_argument(
     "--no_curves",
     action="store_true",
-    help="measure the last checkpoint only",
+    help="measure only the last checkpoint",
   )
   parser.add_argument(
-    "--jobs", type=int, help="runs at a time (one for each CPU)"
+    "--jobs", type=int, help="runs at a time (default: one for each CPU)"
   )
   parser.description = (
     HELP + ". --config=NAME[:argument] is the codec (independence), and"
@@ -62,8 +72,8 @@ def add_arguments(parser):
   )
 
 
-def run(args, rest):
-  """Runs what is missing, then prints the table."""
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+  """Runs what is missing and prints the table."""
   from mmdcodec.experiments import arm_grid, arm_report
   from mmdcodec.experiments import arms as arms_lib
   from mmdcodec.train import config_files
@@ -82,7 +92,7 @@ def run(args, rest):
     arms = [name.strip() for name in args.arms.split(",") if name.strip()]
   if args.jobs is not None and args.jobs < 1:
     raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
-  # As Ctrl-C: the runs under way save and end, and can be continued.
+  # As for Ctrl-C: active runs save and end, and can be continued.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     found = arm_grid.run(
@@ -104,3 +114,4 @@ def run(args, rest):
   for table in (arm_report.dependence_table, arm_report.codes_table):
     print("\n" + formatting.table(*table(found)))
   print(f"\nresults, table.md and plots: {args.workdir}")
+  return 0

@@ -1,15 +1,17 @@
-"""`mmdcodec experiment prompts`: whether music is what its prompt asked for."""
+"""`mmdcodec experiment prompts`: does music have what its prompt asked for?"""
+
+import argparse
 
 from mmdcodec import formatting, progress
 
-HELP = "whether a model of built-in music makes what its prompts ask for"
+HELP = "does a model of built-in music make what its prompts ask for?"
 EXAMPLE = (
   "mmdcodec experiment prompts --model mmdcodec-quickstart/music_bundle"
   " --workdir runs/prompts"
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the experiment's arguments."""
   parser.add_argument(
     "--model", required=True, help="bundle or workdir of a music model"
@@ -19,19 +21,19 @@ def add_arguments(parser):
     "--songs",
     type=int,
     default=300,
-    help="that classifiers learn from (default: %(default)s)",
+    help="songs that classifiers learn from (default: %(default)s)",
   )
   parser.add_argument(
     "--pieces",
     type=int,
     default=96,
-    help="made from captions of further songs (default: %(default)s)",
+    help="pieces to make, from captions of other songs (default: %(default)s)",
   )
   parser.add_argument(
     "--seconds",
     type=float,
     default=8.0,
-    help="of each song and piece (default: %(default)g)",
+    help="length of a song and of a piece (default: %(default)g)",
   )
   parser.add_argument(
     "--seed", type=int, default=0, help="of the pieces (default: %(default)s)"
@@ -40,12 +42,12 @@ def add_arguments(parser):
     "--guidance",
     type=float,
     default=3.0,
-    help="how much prompts count, 1: as learned (default: %(default)g)",
+    help="weight of the prompt; 1 for none extra (default: %(default)g)",
   )
 
 
-def run(args, rest):
-  """Makes, listens, prints the table."""
+def run(args: argparse.Namespace, rest: list[str]) -> int:
+  """Makes music, judges it, prints the table."""
   from mmdcodec.cli import common
   from mmdcodec.errors import UserError
   from mmdcodec.experiments import prompts
@@ -66,7 +68,8 @@ def run(args, rest):
   )
   print(formatting.table(*prompts.table(found)))
   print(
-    "\nby chance: with the captions of other pieces; p: of so many right by"
-    " chance, for each trait by itself"
+    "\nby chance: compared with the captions of other pieces; p: probability of"
+    " as many matches by chance, for each trait by itself"
   )
-  print(f"results.json, table.md and what was made: {args.workdir}")
+  print(f"results.json, table.md and the pieces: {args.workdir}")
+  return 0

@@ -1,4 +1,6 @@
-"""`mmdcodec export`: a training run becomes a bundle, or a model programs."""
+"""`mmdcodec export`: make a bundle of a run, or programs of a model."""
+
+import argparse
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
@@ -7,12 +9,12 @@ HELP = "make a bundle of a training run, or StableHLO programs of a model"
 EXAMPLE = "mmdcodec export runs/small bundles/small"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "workdir",
     metavar="WORKDIR",
-    help="of mmdcodec train; for stablehlo a bundle will do as well",
+    help="of mmdcodec train; for stablehlo also a bundle",
   )
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(
@@ -25,14 +27,14 @@ def add_arguments(parser):
   parser.add_argument(
     "--step",
     type=int,
-    help="which checkpoint; by default the best one, or the last",
+    help="checkpoint to export (default: the best one, or the last)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what an export made there"
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Exports one model."""
   from mmdcodec import bundle
 
@@ -42,15 +44,17 @@ def run(args):
     args.workdir, args.bundle, step=args.step, force=args.force
   )
   print(f"{args.bundle}: step {step} of {args.workdir}")
+  return 0
 
 
-def _run_stablehlo(args):
+def _run_stablehlo(args: argparse.Namespace) -> int:
+  """Exports the programs."""
   from mmdcodec import stablehlo
   from mmdcodec.cli import common
 
   if args.step is not None:
     raise UserError(
-      "--step belongs to bundles: export the step as a bundle, and that as"
+      "--step is for bundles: export the step as a bundle, then the bundle as"
       " stablehlo."
     )
   sizes = stablehlo.export_codec(
@@ -62,3 +66,4 @@ def _run_stablehlo(args):
       None, [(name, formatting.file_size(size)) for name, size in sizes.items()]
     )
   )
+  return 0

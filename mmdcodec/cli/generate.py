@@ -1,5 +1,6 @@
-"""`mmdcodec generate`: a prompt becomes music."""
+"""`mmdcodec generate`: music from a prompt."""
 
+import argparse
 import pathlib
 
 from mmdcodec import formatting, progress
@@ -14,10 +15,10 @@ EXAMPLE = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
-    "prompt", metavar="PROMPT", help='what the music is to be; "" for anything'
+    "prompt", metavar="PROMPT", help='what the music should be; "" for anything'
   )
   parser.add_argument("output", metavar="OUT", help="wav, flac or ogg file")
   parser.add_argument(
@@ -28,79 +29,79 @@ def add_arguments(parser):
     type=float,
     default=8.0,
     metavar="S",
-    help="of music, what --continue gives included (default: %(default)s)",
+    help="length, including the audio of --continue (default: %(default)s)",
   )
   parser.add_argument(
     "--seed",
     type=int,
     default=0,
     metavar="N",
-    help="another number, other music (default: %(default)s)",
+    help="random seed (default: %(default)s)",
   )
   parser.add_argument(
     "--count",
     type=int,
     default=1,
     metavar="N",
-    help="so many pieces, of seeds N, N + 1, ...: OUT-1, OUT-2, ...",
+    help="pieces to make, each with the next seed: OUT-1, OUT-2, ...",
   )
   parser.add_argument(
     "--temperature",
     type=float,
     default=1.0,
     metavar="T",
-    help="0: the likeliest code always (default: %(default)s)",
+    help="0 always takes the most likely code (default: %(default)s)",
   )
   parser.add_argument(
     "--top-k",
     type=int,
     default=250,
     metavar="K",
-    help="draw from so many of the likeliest codes, 0: all (default:"
+    help="sample from the K most likely codes; 0 for all (default:"
     " %(default)s)",
   )
   parser.add_argument(
     "--top-p",
     type=float,
     metavar="P",
-    help="draw from the likeliest codes that have this probability together",
+    help="sample from the most likely codes whose probabilities sum to P",
   )
   parser.add_argument(
     "--guidance",
     type=float,
     default=3.0,
     metavar="G",
-    help="how much the prompt counts; 1: as learned, which takes half the work"
-    " (default: %(default)s)",
+    help="weight of the prompt; 1 adds none and takes half the work (default:"
+    " %(default)s)",
   )
   parser.add_argument(
     "--text-guidance",
     type=float,
     metavar="G",
-    help="how much the text counts beside --melody",
+    help="weight of the text beside --melody",
   )
   parser.add_argument(
     "--continue",
     dest="audio",
     metavar="AUDIO",
-    help="go on from the end of this audio",
+    help="continue this audio",
   )
   parser.add_argument(
-    "--melody", metavar="AUDIO", help="take the tune of this audio"
+    "--melody", metavar="AUDIO", help="use the melody of this audio"
   )
   parser.add_argument(
     "--stride",
     type=float,
     metavar="S",
-    help="music longer than the model's is made in windows, each so many"
-    " seconds further (default: 60 %% of one)",
+    help="music longer than the model's window is made in windows that begin"
+    " S seconds apart (default: 60 %% of a window)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Makes one piece or several."""
   from mmdcodec.audio import files
   from mmdcodec.cli import common

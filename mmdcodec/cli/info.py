@@ -1,5 +1,6 @@
-"""`mmdcodec info`: what a model, a coded file or a data set is."""
+"""`mmdcodec info`: describe a model, a coded file or a data set."""
 
+import argparse
 import pathlib
 
 from mmdcodec import formatting
@@ -9,12 +10,12 @@ HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
 EXAMPLE = "mmdcodec info bundles/small"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument("path", metavar="BUNDLE|WORKDIR|FILE.mmdc|DATASET")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Prints a table."""
   path = pathlib.Path(args.path)
   if path.is_file():
@@ -25,6 +26,7 @@ def run(args):
     print(describe_dataset(path))
   else:
     raise UserError(f"{path}: no such file or folder.")
+  return 0
 
 
 def describe_file(path: pathlib.Path) -> str:

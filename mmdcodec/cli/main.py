@@ -1,9 +1,9 @@
-"""The `mmdcodec` command: finds its verbs, and speaks plainly of mistakes.
+"""The `mmdcodec` command: finds its verbs, and reports mistakes in plain words.
 
 A verb is a module of `mmdcodec.cli` with `HELP` (one line), `EXAMPLE` (a
-command line), `add_arguments(parser)` and `run(args)`. One that reads the rest
-of the command line by itself has `PARSES_REST = True`, and its `run` takes the
-list of arguments as well.
+command line), `add_arguments(parser)` and `run(args)`, which returns the exit
+code. A verb with `PARSES_REST = True` reads the rest of the command line by
+itself: its `run` takes that list of arguments as well.
 """
 
 import argparse
@@ -12,11 +12,12 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 import mmdcodec
 from mmdcodec.errors import UserError
 
-# In the order in which they are needed.
+# In the order in which a user needs them.
 VERBS = (
   "quickstart",
   "prepare",
@@ -36,7 +37,7 @@ VERBS = (
 )
 
 
-def make_parser(verbs=VERBS) -> argparse.ArgumentParser:
+def make_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
   """The parser, with a subparser for each of the verbs."""
   parser = argparse.ArgumentParser(
     prog="mmdcodec",
@@ -73,20 +74,19 @@ def main(argv: list[str] | None = None) -> int:
     130 if interrupted.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
-  # Checkpoint and data libraries tell of their inner life there.
+  # Checkpoint and data libraries log their internals there.
   logging.getLogger("absl").setLevel(logging.ERROR)
-  # Only the verb that is run is imported: `mmdcodec info` must not wait for
-  # the data pipeline.
+  # Import only the verb that runs: `mmdcodec info` must not wait for the data
+  # pipeline.
   known = bool(argv) and argv[0] in VERBS
   parser = make_parser((argv[0],) if known else VERBS)
-  module = importlib.import_module(f"mmdcodec.cli.{argv[0]}") if known else None
   try:
+    args, rest = parser.parse_known_args(argv)
+    module = importlib.import_module(f"mmdcodec.cli.{args.verb}")
     if getattr(module, "PARSES_REST", False):
-      args, rest = parser.parse_known_args(argv)
       code = module.run(args, rest) or 0
     else:
-      args = parser.parse_args(argv)
-      code = module.run(args) or 0
+      code = module.run(parser.parse_args(argv)) or 0
     sys.stdout.flush()
     return code
   except UserError as error:
@@ -98,11 +98,11 @@ def main(argv: list[str] | None = None) -> int:
   except BrokenPipeError:
     if _stdout_works():
       raise
-    # The reader of our output went away (`| head`); so do we, quietly.
+    # Whoever read our output has gone (`| head`), so end quietly.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except OSError as error:
-    # A path of the user's that can't be read or made, or a full disk.
+    # A path that cannot be read or made, or a full disk.
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if error.filename is None and not full:
       raise

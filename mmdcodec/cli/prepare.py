@@ -1,4 +1,6 @@
-"""`mmdcodec prepare`: a folder of audio becomes a data set."""
+"""`mmdcodec prepare`: make a data set of a folder of audio."""
+
+import argparse
 
 HELP = "cut a folder of audio into a data set of FLAC records"
 EXAMPLE = (
@@ -8,11 +10,9 @@ EXAMPLE = (
 )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the command's arguments."""
-  parser.add_argument(
-    "folder", help="audio files; folders in it are searched too"
-  )
+  parser.add_argument("folder", help="audio files, in any of its folders")
   parser.add_argument("dataset", help="the folder to write")
   parser.add_argument(
     "--captions",
@@ -40,8 +40,8 @@ def add_arguments(parser) -> None:
     type=float,
     default=20.0,
     metavar="S",
-    help="length of a record; the last of a file has from half to one and a"
-    " half of it (default: %(default)s)",
+    help="length of a record; the last one of a file has 0.5 to 1.5 times this"
+    " (default: %(default)s)",
   )
   parser.add_argument(
     "--only",
@@ -54,7 +54,7 @@ def add_arguments(parser) -> None:
     "--workers",
     type=int,
     metavar="N",
-    help="files in work at a time (default: one for each CPU)",
+    help="files processed at a time (default: one for each CPU)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace a data set that exists"
@@ -62,7 +62,7 @@ def add_arguments(parser) -> None:
   parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
   """Runs the command."""
   from mmdcodec.data.records import prepare
   from mmdcodec.errors import UserError

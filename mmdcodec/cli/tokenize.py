@@ -1,13 +1,15 @@
-"""`mmdcodec tokenize`: an audio data set becomes codes for language models."""
+"""`mmdcodec tokenize`: encode an audio data set for language models."""
+
+import argparse
 
 from mmdcodec import progress
 from mmdcodec.cli import common
 
-HELP = "encode a data set of audio to tokens, which language models train on"
+HELP = "encode a data set of audio as tokens, which language models train on"
 EXAMPLE = "mmdcodec tokenize data/music data/music_tokens --model bundles/small"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument("dataset", help="audio, of `mmdcodec prepare`")
   parser.add_argument("tokens", help="the folder to write")
@@ -28,10 +30,12 @@ def add_arguments(parser):
   )
   parser.add_argument("--quiet", action="store_true", help="no progress line")
   common.add_process_arguments(parser)
-  parser.description = HELP + ". The same command again goes on where it was."
+  parser.description = (
+    HELP + ". The same command again continues where it stopped."
+  )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Encodes; in the first process, prints what was made."""
   common.start_processes(args)
 
@@ -57,3 +61,4 @@ def run(args):
       f" {formatting.file_size(common.folder_size(args.tokens))},"
       f" {found['tokenizer']} {found['hash']}"
     )
+  return 0

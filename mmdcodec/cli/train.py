@@ -1,4 +1,6 @@
-"""`mmdcodec train`: trains what a config describes."""
+"""`mmdcodec train`: train what a config describes."""
+
+import argparse
 
 from mmdcodec.cli import common
 
@@ -10,7 +12,7 @@ EXAMPLE = (
 PARSES_REST = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "--workdir", required=True, help="checkpoints and metrics go here"
@@ -22,7 +24,7 @@ def add_arguments(parser):
   )
 
 
-def run(args, rest):
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Trains; 75 if the run was preempted and can be continued."""
   from mmdcodec.train import config_files
 
@@ -35,3 +37,4 @@ def run(args, rest):
     loop.train(config, args.workdir)
   except preemption.Preempted:
     return preemption.EXIT_CODE
+  return 0

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.audio import transforms
@@ -83,7 +84,7 @@ def _mel_level(x: np.ndarray, rate: int) -> np.ndarray:
   # No more frames than the picture has pixels.
   hop *= max(1, 2 ** round(math.log2(max(1, len(x) / hop / 700))))
   level = transforms.log_mel(
-    x, rate=rate, window=window, hop=min(hop, window), mels=BANDS
+    jnp.asarray(x), rate=rate, window=window, hop=min(hop, window), mels=BANDS
   )
   return np.asarray(level)
 

@@ -20,15 +20,15 @@ from mmdcodec.evaluate import (
 from mmdcodec.evaluate.dependence import Dependence
 from mmdcodec.patterns import Pattern
 from mmdcodec.store import atomic
-from mmdcodec.tokenizers.interface import AudioCodec
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
 def measure(
-  codec: AudioCodec,
+  codec: LoadedCodec,
   clips: Sequence[clips_lib.Clip],
   *,
   used: int,
-  pattern: Pattern | None,
+  pattern: Callable[[int], Pattern] | None,
 ) -> Dependence:
   """Encodes clips and measures the dependence of their codes.
 

@@ -59,7 +59,7 @@ def write_png(figure: Any, path: str | os.PathLike | None = None) -> bytes:
   return data
 
 
-def shades(number: int) -> list[tuple[float, ...]]:
+def shades(number: int) -> list[tuple[float, float, float, float]]:
   """One colour a level, from dark (first) to light (last)."""
   from matplotlib import colormaps
 

@@ -164,7 +164,7 @@ def make_samples(
     prompts: what to make; None for captions of the clips.
     seconds: of each sample.
   """
-  wanted: list[tuple[str, clips_lib.Clip | None]]
+  wanted: Sequence[tuple[str, clips_lib.Clip | None]]
   if prompts is not None:
     wanted = [(prompt, None) for prompt in prompts]
   else:

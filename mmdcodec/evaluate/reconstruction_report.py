@@ -69,20 +69,19 @@ def measures_section(
   columns = ["measure", "mean", "std"]
   if baseline is not None:
     columns = ["measure", "trained", "std", "untrained", "std", "margin"]
+  results = [result] if baseline is None else [result, baseline]
   lines = [
-    (heading, result.summary[name], baseline and baseline.summary[name])
+    (heading, [each.summary[name] for each in results])
     for name, (heading, _) in COLUMNS.items()
   ]
   for index, heading in enumerate(("bit rate", "entropy-coded bit rate")):
-    line = [
-      (bit_rates(each)[index], NAN) for each in (result, baseline) if each
-    ]
-    lines.append((f"{heading} (kbps)", line[0], line[-1]))
+    pairs = [(bit_rates(each)[index], NAN) for each in results]
+    lines.append((f"{heading} (kbps)", pairs))
   rows = []
-  for heading, here, there in lines:
-    row: list = [heading, *here]
+  for heading, pairs in lines:
+    row: list = [heading, *(value for pair in pairs for value in pair)]
     if baseline is not None:
-      row += [*there, here[0] - there[0]]
+      row.append(pairs[0][0] - pairs[1][0])
     rows.append(row)
   better = "; ".join(f"{title}: {words}" for title, words in COLUMNS.values())
   note = (
@@ -214,7 +213,9 @@ def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
     ("codebook_usage.png", figure),
     *(("curves.png", each) for each in curves),
   ):
-    (folder / name).write_bytes(section.images[0])
+    image = section.images[0]
+    assert isinstance(image, bytes)
+    (folder / name).write_bytes(image)
   return report.write_report(
     folder / "report.html",
     [

@@ -1,11 +1,11 @@
-"""One run of the independence experiment, in a process of its own.
+"""One run of the independence experiment, in its own process.
 
     python -m mmdcodec.experiments.arm_run RUN [--curve]
 
-reads RUN/job.json. It takes over what all arms of a seed have in common,
-works out the weight of the loss, trains, and measures the last checkpoint on
-held-out music: RUN/result.json. With --curve it measures earlier checkpoints:
-RUN/curve.json. What is done already is not done again.
+reads RUN/job.json. It copies the part that all arms of a seed share, computes
+the weight of the loss, trains, and measures the last checkpoint on held-out
+music: RUN/result.json. With --curve it measures earlier checkpoints:
+RUN/curve.json. An interrupted run continues.
 """
 
 import json
@@ -13,6 +13,8 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,7 +43,7 @@ POINTS = 4  # of a curve, and the last
 
 
 def main(arguments: list[str]) -> None:
-  """Does the job of a run's folder."""
+  """Does the job described in a run's folder."""
   run = pathlib.Path(arguments[0])
   job = json.loads((run / JOB).read_text())
   if "--curve" in arguments:
@@ -59,7 +61,7 @@ def main(arguments: list[str]) -> None:
   return atomic.write_json(run / RESULT, result)
 
 
-def take_over(run: pathlib.Path, job: dict) -> None:
+def take_over(run: pathlib.Path, job: Mapping[str, Any]) -> None:
   """Starts a run from the checkpoint that all arms of its seed share.
 
   Until `start` the loss has no weight, so that the run without it is, so far,
@@ -79,26 +81,25 @@ def take_over(run: pathlib.Path, job: dict) -> None:
     shutil.copytree(shared / FOLDER / step, part, dirs_exist_ok=True)
 
 
-def start_of(config: dict) -> int:
-  """Step at which arms part."""
+def start_of(config: Mapping[str, Any]) -> int:
+  """Step at which the arms begin to differ."""
   return config["losses"]["independence"]["start"]
 
 
-def curve_steps(config: dict) -> list[int]:
+def curve_steps(config: Mapping[str, Any]) -> list[int]:
   """Steps of up to `POINTS` checkpoints from `start` on, without the last."""
   steps = range(start_of(config), config["steps"], config["save_every"])
   return list(steps[:: -(-len(steps) // POINTS)])
 
 
-def weight(run: pathlib.Path, job: dict) -> float:
+def weight(run: pathlib.Path, job: Mapping[str, Any]) -> float:
   """Weight of the loss that gives its gradient the size that was asked for.
 
-  Weights of different kernels and estimators cannot be compared. What can: how
-  hard the loss pulls at the encoder's output, beside what the reconstruction
-  losses pull there. That is measured once, where the arms of the first seed
-  part, and holds for all seeds: their own measurements differ by more than
-  what is worth having (1.7 times for three seeds), and would make them
-  different experiments.
+  Weights of different kernels and estimators cannot be compared, but how hard
+  the loss pulls at the encoder's output can, relative to the reconstruction
+  losses. That is measured once, at step `start` of the first seed, and used for
+  all seeds: measurements of their own differed by 1.7 times over three seeds,
+  and would make them different experiments.
 
   Args:
     run: folder of the run.
@@ -135,7 +136,7 @@ def weight(run: pathlib.Path, job: dict) -> float:
 
 
 def gradient_norms(
-  run: pathlib.Path, config: dict, *, batches: int, seed: int
+  run: pathlib.Path, config: dict[str, Any], *, batches: int, seed: int
 ) -> list[tuple[float, float]]:
   """How hard the losses pull at the encoder's output at step `start`.
 
@@ -149,7 +150,7 @@ def gradient_norms(
     (norm of the weighted loss's gradient, root sum of squares of those of the
     reconstruction losses) of each batch.
   """
-  task = make_task(config)
+  task: Any = make_task(config)
   names = task.reconstruction.weights
   one = mesh_lib.make_mesh(devices=jax.devices()[:1])
   abstract = program.make_program(task, config, one).abstract
@@ -167,7 +168,7 @@ def gradient_norms(
   return found
 
 
-def held_out(job: dict) -> list[dict]:
+def held_out(job: Mapping[str, Any]) -> list[dict]:
   """Clips to measure on, always the same: `pipeline.fixed_batches` of one.
 
   At most as many as there are records: more would be the same music twice.
@@ -215,7 +216,7 @@ def measure(
   pieces = [clip["source"][0] for clip in clips]
   vectors = codebooks.vectors(codec)
   counts = codebooks.histogram(codes, size, mask)
-  found = {
+  found: dict[str, Any] = {
     "step": step,
     **{
       k: np.asarray(v).tolist() for k, v in codebooks.statistics(counts).items()
@@ -223,11 +224,11 @@ def measure(
   }
   for name in rows[0] if rows else ():
     found[name] = float(np.mean([row[name] for row in rows]))
-  kinds = {"delay": patterns.delay(codec.codebooks)}
+  kinds: dict[str, Any] = {"delay": patterns.delay(codec.codebooks)}
   if both:
     kinds["same_frame"] = None
   for name, pattern in kinds.items():
-    given = dict(pattern=pattern, mask=mask, pieces=pieces)
+    given: dict[str, Any] = dict(pattern=pattern, mask=mask, pieces=pieces)
     total = total_correlation.total_correlation(codes, size, **given)
     kernel = kernel_dependence.kernel_dependence(
       vectors, code_rows.gather(codes, size, **given)[0]

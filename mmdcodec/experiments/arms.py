@@ -1,18 +1,23 @@
 """The arms of the independence experiment: name -> `losses.independence`.
 
-What an arm leaves out is as in the config.
+The config gives what an arm leaves out.
 """
+
+from typing import Any
 
 from mmdcodec.quantize.kernels import PAPER_RADII, GaussianKernel
 
 BASELINE = "none"  # without the loss; what the others are compared with
-RELATIVE = dict(radii=(0.7, 1.5), relative=True)
+RELATIVE: dict[str, Any] = dict(radii=(0.7, 1.5), relative=True)
 
 
 def _arm(
-  estimator: str = "mmd", pattern: str = "delay", keep_scale=True, **kernel
-) -> dict:
-  """The loss of arXiv 2406.02315, but for what is said and `keep_scale`."""
+  estimator: str = "mmd",
+  pattern: str = "delay",
+  keep_scale: bool = True,
+  **kernel: Any,
+) -> dict[str, Any]:
+  """The loss of arXiv 2406.02315 with these changes, and with `keep_scale`."""
   return dict(
     estimator=estimator,
     pattern=dict(name=pattern, delays=()),
@@ -21,7 +26,7 @@ def _arm(
   )
 
 
-GRID = {
+GRID: dict[str, dict[str, Any]] = {
   BASELINE: {},
   "mmd_frame": _arm(pattern="parallel"),
   "mmd_delay": _arm(),
@@ -30,7 +35,7 @@ GRID = {
 }
 # Kernels of the permuted MMD under the delay pattern; that of `mmd_delay` is
 # the Gaussian with the paper's radii as sigma.
-ABLATION = {
+ABLATION: dict[str, dict[str, Any]] = {
   BASELINE: {},
   "mmd_delay": _arm(),
   # As in the paper: the loss may shrink the latents.

@@ -185,7 +185,11 @@ def _token_sets(
   }
 
 
-def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
+def with_codes(
+  config: Mapping[str, Any],
+  sets: Mapping[str, Sequence[str]],
+  codec: str | os.PathLike,
+) -> dict[str, Any]:
   """The config of a language model over these codes.
 
   Args:
@@ -193,19 +197,17 @@ def with_codes(config: dict, sets: Mapping[str, str], codec: str) -> dict:
     sets: `train` and `valid`, lists of token data sets.
     codec: bundle or workdir that they are of.
   """
-  config, about = (
-    copy.deepcopy(config),
-    record_source.describe(sets["train"][0]),
-  )
-  config["codec"] = str(codec)
-  config["model"]["codebooks"] = about["codebooks"]
-  config["model"]["codebook_size"] = max(about["codebook_sizes"])
-  config["data"] |= {
+  made = copy.deepcopy(dict(config))
+  about = record_source.describe(sets["train"][0])
+  made["codec"] = str(codec)
+  made["model"]["codebooks"] = about["codebooks"]
+  made["model"]["codebook_size"] = max(about["codebook_sizes"])
+  made["data"] |= {
     "train": sets["train"],
     "valid": sets["valid"],
     "frame_rate": about["frame_rate"],
   }
-  return config
+  return made
 
 
 def train_one(

@@ -165,7 +165,7 @@ def untrained(job: Job) -> LoadedCodec:
   With codebooks fitted to what the random encoder gives, it is the strongest
   codec that needs no training.
   """
-  task = make_task(job.config)
+  task: Any = make_task(job.config)
   key = jax.random.key(job.config["seed"])
   variables = jax.jit(task.init)(key)
   (batch,) = pipeline.fixed_batches(

@@ -28,14 +28,15 @@ PROMPTS_FILE = "prompts.json"
 
 def tokenize(job: Job) -> str:
   """Writes the codes of the music for training."""
-  codec, found = mmdcodec.load(job.workdir / "bundle"), {}
+  codec = mmdcodec.load(job.workdir / "bundle")
+  found: dict[str, Any] = {}
   (job.workdir / "tokens").mkdir(exist_ok=True)
   for split in ("train", "valid"):
     found[split] = tokenization.tokenize(
       job.workdir / "data" / split,
       job.workdir / "tokens" / split,
       codec,
-      # What is short needs no more room than this.
+      # Short records gain nothing from larger batches.
       batch=4,
       force=True,
       show=progress.counter(f"records ({split})"),
