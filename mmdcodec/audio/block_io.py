@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -31,7 +31,7 @@ _WRITE_BLOCK = 1 << 14
 
 @contextlib.contextmanager
 def read(
-  path: str | os.PathLike | BinaryIO, *, rate: int, channels: int
+  path: str | os.PathLike | IO[bytes], *, rate: int, channels: int
 ) -> Iterator[tuple[Info, Iterator[np.ndarray]]]:
   """Reads a file at a given rate and number of channels.
 
@@ -221,7 +221,7 @@ class _Stdin(io.BufferedRandom):
 
 
 @contextlib.contextmanager
-def spooled(stream: BinaryIO) -> Iterator[BinaryIO]:
+def spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
   """Copies a pipe to a seekable temporary file, named `stdin` in messages."""
   with _Stdin(tempfile.TemporaryFile(buffering=0)) as file:
     shutil.copyfileobj(stream, file)

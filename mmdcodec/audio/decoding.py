@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -48,7 +48,9 @@ class Info(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike | BinaryIO) -> Iterator[soundfile.SoundFile]:
+def opened(
+  path: str | os.PathLike | IO[bytes],
+) -> Iterator[soundfile.SoundFile]:
   """Opens a file for reading after checking all that its header shows.
 
   Args:
@@ -62,10 +64,10 @@ def opened(path: str | os.PathLike | BinaryIO) -> Iterator[soundfile.SoundFile]:
 
 
 def _open(
-  path: str | os.PathLike | BinaryIO, stack: contextlib.ExitStack
+  path: str | os.PathLike | IO[bytes], stack: contextlib.ExitStack
 ) -> soundfile.SoundFile:
   name = name_of(path)
-  source: bytes | BinaryIO
+  source: bytes | IO[bytes]
   if isinstance(path, str | os.PathLike):
     path = Path(path)
     if path.is_dir():
@@ -152,7 +154,7 @@ def decode(
   return x
 
 
-def name_of(path: str | os.PathLike | BinaryIO) -> str:
+def name_of(path: str | os.PathLike | IO[bytes]) -> str:
   """Name of a path or file object in messages."""
   if isinstance(path, str | os.PathLike):
     return str(path)

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import soxr
@@ -50,7 +50,7 @@ __all__ = [
 _RESAMPLE_MARGIN = 256
 
 
-def info(path: str | os.PathLike | BinaryIO) -> Info:
+def info(path: str | os.PathLike | IO[bytes]) -> Info:
   """Reads length, rate and channels of a file without decoding it.
 
   Args:
@@ -64,7 +64,7 @@ def info(path: str | os.PathLike | BinaryIO) -> Info:
 
 
 def read(
-  path: str | os.PathLike | BinaryIO,
+  path: str | os.PathLike | IO[bytes],
   *,
   rate: int | None = None,
   channels: int | None = None,

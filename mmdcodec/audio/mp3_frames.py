@@ -9,7 +9,7 @@ missing tag in front.
 """
 
 import io
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 _KBPS = {
   1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -56,7 +56,7 @@ class Layout(NamedTuple):
   cut: bool
 
 
-def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
+def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
   """Counts the frames of an MP3 file.
 
   Args:
@@ -103,7 +103,7 @@ def layout(stream: BinaryIO, start: int, size: int) -> Layout | None:
   return Layout(begin - start, first, count, samples, promised, cut)
 
 
-def tagged(stream: BinaryIO, start: int, found: Layout) -> BinaryIO:
+def tagged(stream: IO[bytes], start: int, found: Layout) -> IO[bytes]:
   """The stream from its first frame on, with a Xing tag in front.
 
   Args:
@@ -127,7 +127,7 @@ def tagged(stream: BinaryIO, start: int, found: Layout) -> BinaryIO:
 class _Joined(io.RawIOBase):
   """Bytes followed by a stream from an offset on, which it never closes."""
 
-  def __init__(self, head: bytes, stream: BinaryIO, start: int) -> None:
+  def __init__(self, head: bytes, stream: IO[bytes], start: int) -> None:
     self._head, self._stream, self._start = head, stream, start
     self._position = 0
     self._size = len(head) + stream.seek(0, io.SEEK_END) - start
@@ -155,7 +155,7 @@ class _Joined(io.RawIOBase):
     return len(data)
 
 
-def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
+def _sync(stream: IO[bytes], position: int, end: int) -> int | None:
   """The first position with several frames of one kind; None without one."""
   data = _at(stream, position, min(_JUNK, max(0, end - position)))
   at = data.find(b"\xff")
@@ -166,7 +166,7 @@ def _sync(stream: BinaryIO, position: int, end: int) -> int | None:
   return None
 
 
-def _in_a_row(stream: BinaryIO, position: int, end: int) -> bool:
+def _in_a_row(stream: IO[bytes], position: int, end: int) -> bool:
   """Whether several frames of one kind follow; one may look so by chance."""
   first = head = _at(stream, position, 4)
   for _ in range(_ROW):
@@ -203,6 +203,6 @@ def _frame(head: bytes) -> _Frame | None:
   return _Frame(size, samples, 4 + side)
 
 
-def _at(stream: BinaryIO, position: int, count: int) -> bytes:
+def _at(stream: IO[bytes], position: int, count: int) -> bytes:
   stream.seek(position)
   return stream.read(count)

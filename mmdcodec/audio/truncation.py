@@ -1,7 +1,7 @@
 """Detects audio files whose end is missing, by their containers."""
 
 import os
-from typing import BinaryIO
+from typing import IO
 
 from mmdcodec.audio import mp3_frames
 from mmdcodec.errors import UserError
@@ -14,7 +14,7 @@ MP3_SLACK = 4 * 1152
 _MAX_CHUNKS = 1000
 
 
-def check(stream: BinaryIO, name: str) -> BinaryIO:
+def check(stream: IO[bytes], name: str) -> IO[bytes]:
   """Checks that a file is as long as its container promises.
 
   Args:
@@ -60,7 +60,7 @@ def check(stream: BinaryIO, name: str) -> BinaryIO:
   return stream
 
 
-def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+def _wave_is_cut(stream: IO[bytes], start: int, size: int) -> bool:
   """Whether the chunk of samples reaches past the end of the file."""
   position = 12
   for _ in range(_MAX_CHUNKS):
@@ -77,7 +77,7 @@ def _wave_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
   return False
 
 
-def _ogg_is_cut(stream: BinaryIO, start: int, size: int) -> bool:
+def _ogg_is_cut(stream: IO[bytes], start: int, size: int) -> bool:
   """Whether the last page (at most 65307 bytes) is incomplete."""
   tail = min(size, 65536)
   stream.seek(start + size - tail)

@@ -20,7 +20,7 @@ dropped by leaving out bytes.
 import dataclasses
 import struct
 import zlib
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Place(NamedTuple):
 
 
 def read_payload(
-  file: BinaryIO, place: Place, header: Header, seed: int
+  file: IO[bytes], place: Place, header: Header, seed: int
 ) -> bytes | None:
   """Reads a payload; None if it or its head does not match `place`."""
   file.seek(place.offset - HEAD.size)

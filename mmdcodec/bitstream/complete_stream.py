@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from mmdcodec.bitstream import chunk
 from mmdcodec.bitstream.header import MAX_ENTRIES, Header, max_frames
@@ -124,7 +124,7 @@ def header_for(
 
 
 def write(
-  target: str | os.PathLike | BinaryIO,
+  target: str | os.PathLike | IO[bytes],
   stream: Stream,
   *,
   coding: str = "raw",
@@ -168,7 +168,7 @@ def to_bytes(
 
 
 def read(
-  source: str | os.PathLike | BinaryIO, *, recover: bool = False
+  source: str | os.PathLike | IO[bytes], *, recover: bool = False
 ) -> Stream:
   """Reads a `.mmdc` file of any version.
 
@@ -190,7 +190,7 @@ def read(
 
 def drop_codebooks(
   reader: Reader | InMemoryReader,
-  target: str | os.PathLike | BinaryIO,
+  target: str | os.PathLike | IO[bytes],
   codebooks: int,
 ) -> int:
   """Writes a coarser, smaller copy of a file with only its first codebooks.
@@ -227,7 +227,7 @@ def drop_codebooks(
 
 def recode(
   reader: Reader | InMemoryReader,
-  target: str | os.PathLike | BinaryIO,
+  target: str | os.PathLike | IO[bytes],
   codebooks: int,
   *,
   coding: str,

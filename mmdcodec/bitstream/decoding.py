@@ -1,10 +1,10 @@
-"""Audio out of coded files: any of them, any part, in constant memory."""
+"""Decodes coded files, whole or in part, in constant memory."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -16,26 +16,26 @@ from mmdcodec.errors import UserError
 from mmdcodec.tokenizers import piecewise
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
-# Seconds decoded before and after a part: a decoder remembers, and one that
-# looks ahead must see.
+# Seconds decoded before and after a part, because decoders have memory and may
+# look ahead.
 _AROUND = 4.0
 
 
 @contextlib.contextmanager
 def opened(
-  source: Path | BinaryIO, *, recover: bool = False
+  source: Path | IO[bytes], *, recover: bool = False
 ) -> Iterator[Reader | InMemoryReader]:
   """Opens a `.mmdc` file or a raw `.ecdc` file of EnCodec.
 
   Args:
     source: path, or seekable file with a name.
-    recover: read what is left of a damaged file.
+    recover: reads what is left of a damaged file.
 
   Yields:
-    The reader.
+    A reader of its codes.
 
   Raises:
-    UserError: it cannot be read, is damaged, or holds no audio.
+    UserError: the file cannot be read, is damaged, or holds no audio.
   """
   with contextlib.ExitStack() as stack:
     reader: Reader | InMemoryReader
@@ -50,7 +50,7 @@ def opened(
     yield reader
 
 
-def begins_with(source: Path | BinaryIO, magic: bytes) -> bool:
+def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
   """Whether a path or a seekable file begins with these bytes."""
   if not isinstance(source, os.PathLike):
     start = source.read(len(magic))
@@ -60,25 +60,25 @@ def begins_with(source: Path | BinaryIO, magic: bytes) -> bool:
     with open(source, "rb") as file:
       return file.read(len(magic)) == magic
   except OSError:
-    return False  # whoever opens it next says why
+    return False  # the next function to open it reports the error
 
 
 def check_codec(
   reader: Reader | InMemoryReader, codec: LoadedCodec, name: str
 ) -> Reader | InMemoryReader:
-  """Makes sure that a codec made the codes.
+  """Checks that a codec made the codes.
 
   Args:
     reader: of the codes.
-    codec: to decode with.
+    codec: the codec to decode with.
     name: of the codec, for messages.
 
   Returns:
-    The reader; of a file of version 1, with the codec's segments.
+    The reader, with the codec's segments for a file of version 1.
 
   Raises:
-    UserError: another codec made them, so that decoding would give noise; or
-      the header contradicts this codec.
+    UserError: another codec made the codes, so that decoding would give noise,
+      or the header contradicts this codec.
   """
   header, source = reader.header, reader.name
   if reader.version and header.model != codec.hash:
@@ -114,15 +114,15 @@ def check_codec(
   if not reader.version:
     raise UserError(
       f"{source} was made by a codec of {header.rate} Hz with"
-      f" {header.codebooks} x {header.codebook_size} codes; {name} is another"
-      " one."
+      f" {header.codebooks} x {header.codebook_size} codes; {name} is a"
+      " different codec."
     )
-  # The hash covers the settings, so the header was changed.
+  # The hash covers the settings, so the header is damaged.
   raise UserError(f"{source} is damaged: its header does not fit its model.")
 
 
 def _scales(reader: Reader | InMemoryReader) -> int:
-  """How many scales a file has; a chunk has as many as it must."""
+  """Number of scales in a file."""
   if not isinstance(reader, InMemoryReader):
     return reader.header.scales(reader.frames)
   scale = reader.read().scale
@@ -134,12 +134,12 @@ def decode_part(
 ) -> Iterator[np.ndarray]:
   """Decodes a part of a file of any length.
 
-  Only the chunks around it are read. A decoder with an LSTM remembers more
-  than the `_AROUND` seconds before: its part is close to that of the whole,
-  not equal.
+  It reads only the chunks around the part. The memory of an LSTM is longer than
+  `_AROUND`, so with one the result is close to that of the whole file but not
+  equal.
 
   Args:
-    codec: the model.
+    codec: the codec that made the codes.
     reader: of the codes.
     begin: first sample.
     end: sample to stop before.
@@ -153,7 +153,7 @@ def decode_part(
     unit, hop = 1, header.stride
     around = int(_AROUND * header.frame_rate)
     if header.segment_frames:
-      # Segments are coded on their own, and overlap with the next ones.
+      # Segments are coded separately and overlap with the next ones.
       unit, hop, around = header.segment_frames, header.segment_hop, 1
     first = max(0, begin // hop - around) * unit
     last = min(last, (-(-end // hop) + around) * unit)
@@ -173,17 +173,17 @@ def decode_part(
 def _pieces(
   reader: Reader | InMemoryReader, first: int, last: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-  """(codes, scale) as `decode_blocks` takes them."""
+  """Codes and scales in the form that `decode_blocks` takes."""
   whole = not reader.header.segment_frames
   for i, piece in enumerate(reader.pieces(first, last)):
-    # The one scale of a whole clip stands in every chunk.
+    # The scale of a whole clip is repeated in every chunk.
     yield piece.codes, None if whole and i else piece.scale
 
 
 def _muted(
   x: np.ndarray, at: int, reader: Reader | InMemoryReader
 ) -> np.ndarray:
-  """Audio from sample `at` on, silent where codes are lost."""
+  """Silences audio that begins at sample `at` where codes are lost."""
   header = reader.header
   hop = header.stride
   if header.segment_frames:

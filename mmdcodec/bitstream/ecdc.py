@@ -14,7 +14,7 @@ The 24 kHz model has one segment; the 48 kHz model has one of 1 s every 0.99 s
 import json
 import os
 import struct
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -36,7 +36,7 @@ _MODELS = {
 }
 
 
-def read(source: str | os.PathLike | BinaryIO) -> Stream:
+def read(source: str | os.PathLike | IO[bytes]) -> Stream:
   """Reads the codes of a raw `.ecdc` file.
 
   Args:

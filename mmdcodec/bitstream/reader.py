@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Reader:
   version = header_lib.VERSION
 
   def __init__(
-    self, file: BinaryIO, name: str, *, recover: bool = False
+    self, file: IO[bytes], name: str, *, recover: bool = False
   ) -> None:
     """Reads the header and finds the chunks.
 
@@ -319,7 +319,7 @@ class Reader:
 
 @contextlib.contextmanager
 def opened(
-  source: str | os.PathLike | BinaryIO, *, recover: bool = False
+  source: str | os.PathLike | IO[bytes], *, recover: bool = False
 ) -> Iterator[Reader | InMemoryReader]:
   """Opens a `.mmdc` file.
 
@@ -364,7 +364,7 @@ def opened(
 
 
 def _version1(
-  file: BinaryIO, name: str, *, recover: bool
+  file: IO[bytes], name: str, *, recover: bool
 ) -> Reader | InMemoryReader:
   """Reads a file of version 1, or one whose version number is damaged."""
   try:

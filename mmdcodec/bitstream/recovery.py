@@ -1,7 +1,7 @@
 """Searches a damaged `.mmdc` file for intact chunks."""
 
 import os
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from mmdcodec.bitstream import chunk
 from mmdcodec.bitstream.chunk import Place
@@ -40,7 +40,7 @@ class Recovered(NamedTuple):
 
 
 def search(
-  file: BinaryIO,
+  file: IO[bytes],
   header: Header,
   seed: int,
   *,
@@ -104,7 +104,7 @@ class _Scan:
   """Searches a file for chunk heads, a window at a time."""
 
   def __init__(
-    self, file: BinaryIO, header: Header, seed: int, limit: int
+    self, file: IO[bytes], header: Header, seed: int, limit: int
   ) -> None:
     self._file, self._header, self._seed = file, header, seed
     self._limit, self._window = limit, (0, b"")
@@ -135,7 +135,7 @@ class _Scan:
 
 
 def _account(
-  file: BinaryIO,
+  file: IO[bytes],
   header: Header,
   trailer: Trailer | None,
   places: dict[int, list[Place]],

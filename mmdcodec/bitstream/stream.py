@@ -1,7 +1,7 @@
 """The codes of one piece of audio in memory."""
 
 import dataclasses
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from mmdcodec.bitstream.header import frame_rate
 from mmdcodec.bitstream.packing import code_bits
 
 
-def name_of(file: BinaryIO) -> str:
+def name_of(file: IO[bytes]) -> str:
   """Name of an open file in messages."""
   name = getattr(file, "name", None)
   return name if isinstance(name, str) else "the stream"

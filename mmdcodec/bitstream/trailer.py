@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def to_bytes(
   return data + CRC.pack(zlib.crc32(data, seed)) + _END
 
 
-def find(file: BinaryIO) -> tuple[bytes, int] | None:
+def find(file: IO[bytes]) -> tuple[bytes, int] | None:
   """Finds what may be the trailer; returns its bytes and offset, or None."""
   size = file.seek(0, os.SEEK_END)
   if size < _REST:

@@ -9,7 +9,7 @@ codes).
 
 import struct
 import zlib
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ _BYTES = PREFIX.size + _FIELDS.size
 _NAMES = "rate channels codebooks codebook_size stride scales frames samples"
 
 
-def read(file: BinaryIO, name: str) -> Stream:
+def read(file: IO[bytes], name: str) -> Stream:
   """Reads a whole file of version 1.
 
   Args:
@@ -66,7 +66,7 @@ def read(file: BinaryIO, name: str) -> Stream:
   )
 
 
-def _read_fields(file: BinaryIO, damaged: str) -> dict[str, Any]:
+def _read_fields(file: IO[bytes], damaged: str) -> dict[str, Any]:
   """Reads and checks the fields of the header."""
   data = file.read(_BYTES + CRC.size)
   if len(data) < _BYTES + CRC.size:

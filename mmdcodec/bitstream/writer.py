@@ -8,7 +8,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Writer:
     bytes: number of bytes written.
   """
 
-  def __init__(self, file: BinaryIO, header: Header) -> None:
+  def __init__(self, file: IO[bytes], header: Header) -> None:
     """Writes the header.
 
     Args:
@@ -148,7 +148,7 @@ class Writer:
 
 @contextlib.contextmanager
 def create(
-  target: str | os.PathLike | BinaryIO, header: Header
+  target: str | os.PathLike | IO[bytes], header: Header
 ) -> Iterator[Writer]:
   """Opens a writer to a path or file; the block must end with its `close`.
 

@@ -1,1 +1,13 @@
-"""Layers that the models are made of."""
+"""Layers.
+
+conv              convolutions of codecs, of whole clips or in a stream
+conv_nd           convolutions of discriminators
+norms             weight norm and norms over time
+reflect_padding   reflection at the ends of clips
+folding           time folded into channels, for narrow layers on TPUs;
+                  folded_conv convolves such signals
+lstm              LSTM layers with explicit state
+attention         attention and its projections; splash is its TPU kernel
+positions         encodings of positions
+transformer       the decoder Transformer; cache runs it token by token
+"""
