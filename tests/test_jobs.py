@@ -102,6 +102,14 @@ def test_settings_of_unfinished_work_count_as_well(job):
     job()
 
 
+def test_settings_of_earlier_versions(job):
+  """Catches work refused because a key of its config has a new name."""
+  job.settings["b"] = {"config": {"optimizer": {"rate": 0.1}}}
+  assert job() == ["a", "b", "c"]
+  job.settings["b"] = {"config": {"optimizer": {"learning_rate": 0.1}}}
+  assert job() == []
+
+
 def test_a_deleted_output_is_made_again_with_what_follows(job):
   job()
   (job.folder / "a").unlink()

@@ -20,7 +20,7 @@ from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, locks
+from mmdcodec.store import atomic, locks, renamed
 
 FILE = "stages.json"
 LOCK = "stages.lock"
@@ -305,6 +305,7 @@ def _read(workdir: pathlib.Path) -> dict[str, dict]:
     return {}
   try:
     known = json.loads(path.read_text())
+    renamed.update(known)
     if not all({"settings", "done"} <= {*entry} for entry in known.values()):
       raise ValueError("it does not list stages")
   except (ValueError, AttributeError, TypeError) as error:
