@@ -14,14 +14,12 @@ os.environ["XLA_FLAGS"] = f"{DEVICES} {fast_xla.FLAGS}"
 import collections  # noqa: E402
 import contextlib  # noqa: E402
 import hashlib  # noqa: E402
-import json  # noqa: E402
 import pathlib  # noqa: E402
 import platform  # noqa: E402
 import re  # noqa: E402
 import time  # noqa: E402
 
 import jax  # noqa: E402
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 # Here the CPU's part of XLA reads its flags. The TPU compiler is not to, nor
@@ -92,26 +90,10 @@ def forgotten_programs():
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
   """A prepared data set: 3 files of 12 s of simple music at 24 kHz."""
-  import soundfile
-
-  from mmdcodec.data import records
+  from tunes import prepare_tunes
 
   folder = tmp_path_factory.mktemp("music")
-  rate, time = 24_000, np.arange(12 * 24_000) / 24_000
-  for i in range(3):
-    random = np.random.default_rng(i)
-    x = 0.01 * random.standard_normal(time.size)
-    for start in np.arange(0, 12, 0.25):
-      pitch = 110 * 2 ** (random.integers(0, 36) / 12)
-      t = np.clip(time - start, 0, None)
-      x += 0.2 * (t > 0) * np.exp(-5 * t) * np.sin(2 * np.pi * pitch * t)
-    soundfile.write(folder / f"tune{i}.wav", np.clip(x, -1, 1), rate)
-    (folder / f"tune{i}.json").write_text(
-      json.dumps({"caption": f"tune number {i}"})
-    )
-  out = tmp_path_factory.mktemp("data") / "tunes"
-  records.prepare(folder, out, rate=rate, seconds=10.0, progress=False)
-  return out
+  return prepare_tunes(folder, tmp_path_factory.mktemp("data") / "tunes")
 
 
 @pytest.fixture

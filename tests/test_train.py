@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training_runs import CONFIG
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
@@ -18,15 +19,6 @@ from mmdcodec.train import config_files, loop, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import make_task
-
-# With discriminators and balancer: all that a state can hold. Rate and weights
-# are those of the recipe that is not tiny.
-CONFIG = (
-  "--config=encodec_24khz:tiny",
-  "--config.adversarial.optimizer.learning_rate=3e-4",
-  "--config.losses.adversarial.weight=3.0",
-  "--config.losses.features.weight=3.0",
-)
 
 PLAIN = (
   *CONFIG,

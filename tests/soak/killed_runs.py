@@ -1,0 +1,69 @@
+"""Kills a training at random moments, resumes it, and compares the end.
+
+    python tests/soak/killed_runs.py --seed 0 --kills 100
+
+Every chain has up to five kills before its run may finish. The end must equal
+that of a run without kills to the last bit: parameters, codebooks, optimizers,
+running averages, losses of all steps and the position in the data.
+"""
+
+import argparse
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import training_runs as runs  # noqa: E402
+from tunes import prepare_tunes  # noqa: E402
+
+
+def kill_after(seconds, workdir, dataset):
+  """Runs for so long, or to the end. Returns whether it had to be killed."""
+  process = subprocess.Popen(
+    runs.command(workdir, dataset),
+    env=runs.environment(),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    process.send_signal(signal.SIGKILL)
+  return process.wait() == -signal.SIGKILL
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--seed", type=int, default=0, help="of the moments")
+  parser.add_argument("--kills", type=int, default=100)
+  options = parser.parse_args()
+  random.seed(options.seed)
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    dataset = prepare_tunes(folder / "tunes", folder / "dataset")
+    runs.finish(folder / "whole", dataset)  # compiles
+    start = time.monotonic()
+    runs.finish(folder / "uninterrupted", dataset)
+    duration = time.monotonic() - start
+    kills, chain = 0, 0
+    while kills < options.kills:
+      workdir, chain = folder / f"chain{chain}", chain + 1
+      for _ in range(random.randint(1, 5)):
+        # Any moment, that of a save or of the start included.
+        if not kill_after(random.uniform(0, duration), workdir, dataset):
+          break
+        kills += 1
+      runs.finish(workdir, dataset)
+      runs.assert_same_end(workdir, folder / "uninterrupted")
+      print(
+        f"chain {chain}: {kills} kills, all resumed bit for bit", flush=True
+      )
+
+
+if __name__ == "__main__":
+  main()
