@@ -24,6 +24,7 @@ from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.stereo_codec import StereoCodec
+from mmdcodec.train import settings
 
 RATE, STRIDE = 8000, 20
 
@@ -266,3 +267,13 @@ def test_sets_of_earlier_versions(sets, tmp_path):
 
   with pytest.raises(UserError, match="was not made from the audio"):
     AlignedTokens(opened, {"loud": Other(sets / "user")})
+
+
+def test_streams_of_a_config():
+  """Catches data sets under the wrong name, and a name that is left out."""
+  found = settings.parse_streams("loud=A, loud=B,joint=C=1")
+  assert found == {"loud": ["A", "B"], "joint": ["C=1"]}
+  assert settings.parse_streams("") == settings.parse_streams({}) == {}
+  assert settings.parse_streams({"loud": "A,B"}) == {"loud": ["A", "B"]}
+  with pytest.raises(UserError, match="expected NAME=TOKENS"):
+    settings.parse_streams("A,loud=B")
