@@ -32,6 +32,7 @@ from mmdcodec.models import low_rank
 from mmdcodec.store import atomic
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import Checkpoints
+from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -335,14 +336,37 @@ def read_codec(
   return found.config, found.variables
 
 
-def load_codec(path: str | pathlib.Path) -> Any:
-  """Opens a codec, or the codec of a music model; see `load`.
+def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
+  """Opens a tokenizer, or the codec of a music model; see `load`.
 
   Raises:
-    UserError: there is no model at the path, or it is damaged.
+    UserError: there is no model at the path, it is damaged, or it is not a
+      tokenizer.
   """
   model = load(path)
-  return getattr(model, "codec", model)
+  tokenizer = getattr(model, "codec", model)
+  if not isinstance(tokenizer, Tokenizer):
+    raise UserError(
+      f"{path} holds no tokenizer; expected a codec, another tokenizer or a"
+      " music model."
+    )
+  return tokenizer
+
+
+def load_codec(path: str | pathlib.Path) -> AudioCodec:
+  """Opens a codec, or that of a music model; see `load`.
+
+  Raises:
+    UserError: there is no model at the path, it is damaged, or it cannot
+      decode.
+  """
+  codec = load_tokenizer(path)
+  if not isinstance(codec, AudioCodec):
+    raise UserError(
+      f"{path} holds a {codec.kind} tokenizer, which cannot turn codes into"
+      " audio; expected a codec or a music model."
+    )
+  return codec
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:

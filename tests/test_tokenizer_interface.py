@@ -137,7 +137,7 @@ def test_a_codec_without_pieces_decodes_at_the_end(tokenizers):
     rate, channels, frame_rate, stride = RATE, 1, 400.0, STRIDE
     hash, codebook_sizes = "constant", (8,)
 
-    def encode(self, x, rate=None, *, lengths=None):
+    def encode(self, x, rate=None, *, codebooks=None, lengths=None):
       x, _ = self.prepare(x, rate, lengths)
       return np.zeros((len(x), self.frames_of(x.shape[1]), 1), np.int32)
 

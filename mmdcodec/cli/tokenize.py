@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     required=True,
-    help="bundle of a codec or of a music model, or workdir of a training run",
+    help="bundle of a tokenizer, such as a codec, or of a music model; or the"
+    " workdir of a training run",
   )
   parser.add_argument(
     "--batch",
@@ -43,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
   from mmdcodec.data.tokenization import tokenize
 
   shown = {} if args.quiet else {"show": progress.counter("records")}
-  codec = bundle.load_codec(args.model)
+  tokenizer = bundle.load_tokenizer(args.model)
   found = tokenize(
     args.dataset,
     args.tokens,
-    codec,
+    tokenizer,
     batch=args.batch,
     force=args.force,
     **shown,

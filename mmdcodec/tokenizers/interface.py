@@ -124,6 +124,30 @@ class AudioCodec(Tokenizer):
   stride: int
 
   @abc.abstractmethod
+  def encode(
+    self,
+    x: Any,
+    rate: int | None = None,
+    *,
+    codebooks: int | None = None,
+    lengths: Any = None,
+  ) -> np.ndarray:
+    """Turns audio into codes; see `Tokenizer.encode`.
+
+    Args:
+      x: float audio.
+      rate: of x in Hz; None: the codec's own.
+      codebooks: use only the first so many; None for all.
+      lengths: valid samples of each item [batch]; None: all.
+
+    Returns:
+      int32 [batch, frames, codebooks].
+
+    Raises:
+      UserError: x has another shape or is not finite.
+    """
+
+  @abc.abstractmethod
   def decode(self, codes: Any, *, length: int | None = None) -> np.ndarray:
     """Turns codes into audio.
 
