@@ -260,7 +260,7 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
     assert content(out) == content(told)
 
 
-def test_a_share_that_is_missing_is_noticed(tmp_path, audio, monkeypatch):
+def test_a_share_that_is_missing_is_noticed(tmp_path, audio, few, monkeypatch):
   """Catches half a data set, of hosts that do not see the same folder."""
   monkeypatch.setattr(tokenization, "write_share", lambda *_, **__: None)
   with pytest.raises(UserError, match="only 0 of 4 shards"):

@@ -96,7 +96,8 @@ def load_codec(path: str | pathlib.Path) -> "LoadedCodec":
   """
   from mmdcodec import bundle
 
-  return bundle.load_codec(path).base
+  codec: Any = bundle.load_codec(path).base
+  return codec
 
 
 def load_music(path: str | pathlib.Path) -> "LoadedMusic":
