@@ -15,6 +15,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.cli.main import main
 from mmdcodec.data.token_records import TokenSource
+from mmdcodec.evaluate import code_entropy
 from mmdcodec.experiments import factorization
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models.conditioning import Inputs
@@ -133,8 +134,8 @@ def test_entropies(tmp_path, monkeypatch):
     def __getitem__(self, index):
       return self.record
 
-  monkeypatch.setattr(factorization.tokens, "TokenSource", Source)
-  unigram, bigram = factorization.entropies(["train"], ["valid"])
+  monkeypatch.setattr(code_entropy.token_records, "TokenSource", Source)
+  unigram, bigram = code_entropy.entropies(["train"], ["valid"])
   share = np.bincount(first) / len(first)
   own = -(share * np.log2(share)).sum()
   # One of four in turns: 2 bits alone, none after the one before.

@@ -21,16 +21,16 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.data import record_source, token_records, tokenization
+from mmdcodec.data import record_source, tokenization
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import likelihood
+from mmdcodec.evaluate import code_entropy, likelihood
 from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, jobs
 from mmdcodec.train import loop, settings
@@ -40,7 +40,7 @@ SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
 
 
 def run(
-  config: Mapping,
+  config: Mapping[str, Any],
   workdir: str | os.PathLike,
   *,
   codecs: Mapping[str, str],
@@ -49,28 +49,28 @@ def run(
   patterns: Sequence[str] = ("delay", "parallel", FLAT),
   seeds: int = 1,
   log: Callable[[str], None] = print,
-) -> dict:
+) -> dict[str, dict[str, Any]]:
   """Trains and measures a model of every pattern over every codec.
 
   Args:
     config: of the language model; its codebooks, frame rate, data, codec and
       pattern are set here.
-    workdir: of the experiment; what is finished there is not done again.
-    codecs: bundles or workdirs by the name that the table gives them.
+    workdir: of the experiment, which continues what it finds there.
+    codecs: bundles or workdirs by their names in the table.
     train: data set of audio.
     valid: data set of audio that is not trained on.
-    patterns: names of `generation.patterns.MAKERS`.
-    seeds: so many, from `config.seed` on.
-    log: takes one line of text.
+    patterns: names of `patterns.MAKERS`.
+    seeds: number of seeds, from `config.seed` on.
+    log: receives one line of text.
 
   Returns:
     {codec: {"unigram", "bigram": bits per frame, pattern: {"bits_per_frame": of
     each seed, "seconds_per_second", "times_faster", "gap", "closed"}}}, see
-    `compare`. All bits are of all frames of `valid`, under the last checkpoint:
-    nothing was chosen on them.
+    `compare`. All bits are those of all frames of `valid` at the last
+    checkpoint, so nothing was chosen on them.
 
   Raises:
-    UserError: a setting that can't be, or other than those of the workdir.
+    UserError: an impossible setting, or others than those of the workdir.
   """
   config = json.loads(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
@@ -85,8 +85,8 @@ def run(
 
   stages = []
   for name, path in codecs.items():
-    stages.append(_codes_stage(workdir / name, path, train, valid))
     sets = _token_sets(workdir / name / "tokens", train=train, valid=valid)
+    stages.append(_codes_stage(workdir / name / "tokens", path, sets))
     for pattern, seed in itertools.product(patterns, numbers):
       mine = copy.deepcopy(config)
       mine["seed"] = seed
@@ -97,7 +97,7 @@ def run(
   found: dict[str, dict[str, Any]] = {}
   for name in codecs:
     sets = _token_sets(workdir / name / "tokens", train=train, valid=valid)
-    unigram, bigram = entropies(list(sets["train"]), list(sets["valid"]))
+    unigram, bigram = code_entropy.entropies(*map(list, sets.values()))
     found[name] = {"unigram": unigram, "bigram": bigram}
     runs = {p: folder_of(name, p, numbers[0]) for p in patterns}
     for pattern, speed in speeds(runs).items():
@@ -111,19 +111,24 @@ def run(
 
 
 def _codes_stage(
-  folder: pathlib.Path, codec: str, train: str, valid: str
+  folder: pathlib.Path, codec: str, sets: Mapping[str, Mapping[str, str]]
 ) -> jobs.Stage:
-  """Makes the codes of a codec."""
+  """Encodes data sets of audio, unless their codes exist."""
 
   def work() -> str:
-    make_tokens(folder / "tokens", codec, train=train, valid=valid)
-    return f"in {folder / 'tokens'}"
+    loaded = bundle.load_codec(codec)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, dataset in itertools.chain(*(s.items() for s in sets.values())):
+      if not (pathlib.Path(path) / record_source.SUMMARY).exists():
+        tokenization.tokenize(dataset, path, loaded)
+    return f"in {folder}"
 
+  given = {split: list(found.values()) for split, found in sets.items()}
   return jobs.Stage(
-    f"{folder.name}, codes",
+    f"{folder.parent.name}, codes",
     work,
-    {"codec": codec, "train": train, "valid": valid},
-    [folder / "tokens"],
+    {"codec": codec, **given},
+    [folder],
     resumes=True,
     needs=[],
   )
@@ -136,12 +141,23 @@ def _run_stage(
   sets: Mapping[str, Mapping[str, str]],
   log: Callable[[str], None],
 ) -> jobs.Stage:
-  """Trains and measures one language model."""
+  """Trains one language model to its end and measures it on held-out music."""
 
   def work() -> str:
     # The sizes of the data sets are known only now.
     paths = {split: list(found) for split, found in sets.items()}
-    bits = train_one(with_codes(config, paths, codec), run, log)
+    made = with_codes(config, paths, codec)
+    loop.train(made, run, log=lambda line: log("  " + line))
+    with tempfile.TemporaryDirectory() as folder:
+      bundle.export(run, f"{folder}/bundle", step=made["steps"])
+      music = mmdcodec.load(f"{folder}/bundle")
+    records = list(code_entropy.read_records(paths["valid"]))
+    bits = likelihood.measure(
+      music,
+      [record["codes"] for record in records],
+      [record["caption"] for record in records],
+    ).bits_per_frame
+    atomic.write_json(run / RESULT, {"bits_per_frame": bits})
     return f"{bits:.3f} bits per frame"
 
   name = run.parents[1].name
@@ -153,23 +169,6 @@ def _run_stage(
     resumes=True,
     needs=[f"{name}, codes"],
   )
-
-
-def make_tokens(folder: pathlib.Path, codec: str, **splits: str) -> None:
-  """Encodes data sets of audio, unless their codes exist.
-
-  Args:
-    folder: of the token data sets.
-    codec: bundle or workdir.
-    **splits: data sets by their use, as `config.data.train`.
-  """
-  loaded = None
-  for paths in _token_sets(folder, **splits).values():
-    for path, dataset in paths.items():
-      if not (pathlib.Path(path) / record_source.SUMMARY).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        loaded = loaded or bundle.load_codec(codec)
-        tokenization.tokenize(dataset, path, loaded)
 
 
 def _token_sets(
@@ -208,73 +207,6 @@ def with_codes(
     "frame_rate": about["frame_rate"],
   }
   return made
-
-
-def train_one(
-  config: dict[str, Any], run: pathlib.Path, log: Callable[[str], None]
-) -> float:
-  """Trains one run to its end; bits per frame of all held-out music."""
-  loop.train(config, run, log=lambda line: log("  " + line))
-  with tempfile.TemporaryDirectory() as folder:
-    bundle.export(run, f"{folder}/bundle", step=config["steps"])
-    music = mmdcodec.load(f"{folder}/bundle")
-  records = list(_records(config["data"]["valid"]))
-  bits = likelihood.measure(
-    music,
-    [record["codes"] for record in records],
-    [record["caption"] for record in records],
-  ).bits_per_frame
-  atomic.write_json(run / RESULT, {"bits_per_frame": bits})
-  return bits
-
-
-def entropies(
-  train: Sequence[str], valid: Sequence[str]
-) -> tuple[float, float]:
-  """What the codes cost without a language model, in bits per frame.
-
-  Args:
-    train: token data sets that the probabilities are counted on.
-    valid: those that they are asked of.
-
-  Returns:
-    Cross-entropy of each codebook's own distribution, summed; and of each code
-    given the one before it in the same codebook. Where the latter has hardly
-    been seen, it leans on the former.
-  """
-  about = token_records.TokenSource(train[0])
-  size, books = about.codebook_size, about.codebooks
-  one, two = np.ones((books, size)), np.zeros((books, size, size))
-  for codes in (record["codes"] for record in _records(train)):
-    for k in range(books):
-      np.add.at(one[k], codes[:, k], 1)
-      np.add.at(two[k], (codes[:-1, k], codes[1:, k]), 1)
-  one /= one.sum(1, keepdims=True)
-  # As many invented counts as there are codes seen after a code (Witten-Bell).
-  kinds = (two > 0).sum(2, keepdims=True)
-  total = two.sum(2, keepdims=True)
-  seen = total > 0
-  share = np.where(
-    seen,
-    (two + kinds * one[:, None]) / np.where(seen, total + kinds, 1),
-    one[:, None],
-  )
-  bits, count = np.zeros(2), 0
-  for codes in (record["codes"] for record in _records(valid)):
-    count += len(codes)
-    for k in range(books):
-      alone = np.log2(one[k, codes[:, k]])
-      bits[0] -= alone.sum()
-      # Nothing is before the first one.
-      bits[1] -= alone[0] + np.log2(share[k, codes[:-1, k], codes[1:, k]]).sum()
-  return float(bits[0] / count), float(bits[1] / count)
-
-
-def _records(datasets: Sequence[str]) -> Iterator[dict]:
-  """The records of token data sets, one after the other."""
-  for path in datasets:
-    opened = token_records.TokenSource(path)
-    yield from (opened[i] for i in range(len(opened)))
 
 
 def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
@@ -334,7 +266,7 @@ def compare(found: Mapping) -> None:
 def table(found: Mapping) -> tuple[list[str], list[list]]:
   """Columns and rows of the results, one row per codec and pattern.
 
-  Of several seeds mean and standard deviation; of one, what it gave.
+  Mean and standard deviation of several seeds; of one, its value.
   """
   columns = [
     "codec", "pattern", "seeds", "bits per frame", "gap (bits)", "closed (%)",
