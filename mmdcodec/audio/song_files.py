@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,26 @@ from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
 
-# Path, seed, seconds, rate and choices of a song.
-Job = tuple[Path, int, float | None, int, dict[str, Any]]
+
+class _Job(NamedTuple):
+  """A song to be rendered, with the arguments of `synth.render`."""
+
+  path: str
+  seed: int
+  seconds: float | None
+  rate: int
+  choices: dict[str, Any]
+
+  @property
+  def sidecar(self) -> Path:
+    return Path(self.path).with_suffix(".json")
+
+  @property
+  def request(self) -> dict[str, Any]:
+    """Everything that determines the song, in the form that JSON returns."""
+    choices = {k: v for k, v in sorted(self.choices.items()) if v is not None}
+    request = {"seed": self.seed, "seconds": self.seconds, "rate": self.rate}
+    return json.loads(json.dumps(request | choices, default=str))
 
 
 def write_songs(
@@ -58,27 +76,27 @@ def write_songs(
   song_plan.plan(seed, choices)
   folder = Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  jobs: list[Job] = []
+  jobs = []
   for i in range(songs):
     own = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
-    path = folder / f"song_{i:05d}.flac"
-    jobs.append((path, own, seconds, rate, choices))
-  missing = [job for job in jobs if not _is_written(*job)]
+    path = str(folder / f"song_{i:05d}.flac")
+    jobs.append(_Job(path, own, seconds, rate, choices))
+  missing = [job for job in jobs if not _is_written(job)]
   report = progress or (lambda done, songs: None)
   written = songs - len(missing)
   report(written, songs)
   workers = min(workers or cpus(), len(missing))
   if workers <= 1:
     for i, job in enumerate(missing, 1):
-      _write_song(*job)
+      _write_song(job)
       report(written + i, songs)
   else:
     for i, _ in enumerate(_in_processes(missing, workers), 1):
       report(written + i, songs)
-  return [job[0] for job in jobs]
+  return [Path(job.path) for job in jobs]
 
 
-def _in_processes(jobs: list[Job], workers: int) -> Iterator[str]:
+def _in_processes(jobs: list[_Job], workers: int) -> Iterator[str]:
   """Runs `_write_song` in other processes; yields after each song.
 
   multiprocessing does not fit: forked children would inherit locks of JAX's
@@ -105,11 +123,10 @@ def _in_processes(jobs: list[Job], workers: int) -> Iterator[str]:
         stdout=subprocess.PIPE,
       )
       pool.append(process)
-      share = [(str(path), *rest) for path, *rest in jobs[i::workers]]
       # The exit status will tell if the process has died already.
       with contextlib.suppress(BrokenPipeError):
         assert process.stdin is not None
-        process.stdin.write(json.dumps(share))
+        process.stdin.write(json.dumps(jobs[i::workers]))
         process.stdin.close()
       threading.Thread(target=follow, args=(process,), daemon=True).start()
     running, made = workers, 0
@@ -136,44 +153,29 @@ def _in_processes(jobs: list[Job], workers: int) -> Iterator[str]:
 
 def _serve() -> None:
   """Main program of a process of `_in_processes`."""
-  for path, *rest in json.load(sys.stdin):
-    _write_song(Path(path), *rest)
-    print(path, flush=True)
+  for fields in json.load(sys.stdin):
+    job = _Job(*fields)
+    _write_song(job)
+    print(job.path, flush=True)
 
 
-def _write_song(
-  path: Path,
-  seed: int,
-  seconds: float | None,
-  rate: int,
-  choices: dict[str, Any],
-) -> None:
-  song = synth.render(seed, seconds=seconds, rate=rate, **choices)
-  files.write(path, song.audio, rate=rate)
-  request = _request(seed, seconds, rate, choices)
-  sidecar = {"caption": song.caption, "tags": song.tags, "_request": request}
-  atomic.write_json(path.with_suffix(".json"), sidecar, indent=1)
+def _write_song(job: _Job) -> None:
+  song = synth.render(
+    job.seed, seconds=job.seconds, rate=job.rate, **job.choices
+  )
+  files.write(job.path, song.audio, rate=job.rate)
+  content = {
+    "caption": song.caption,
+    "tags": song.tags,
+    "_request": job.request,
+  }
+  atomic.write_json(job.sidecar, content, indent=1)
 
 
-def _is_written(
-  path: Path,
-  seed: int,
-  seconds: float | None,
-  rate: int,
-  choices: dict[str, Any],
-) -> bool:
+def _is_written(job: _Job) -> bool:
   try:
-    made_for = json.loads(path.with_suffix(".json").read_text())["_request"]
-    files.info(path)
+    written_for = json.loads(job.sidecar.read_text())["_request"]
+    files.info(job.path)
   except (OSError, ValueError, KeyError, TypeError, UserError):
     return False
-  return made_for == _request(seed, seconds, rate, choices)
-
-
-def _request(
-  seed: int, seconds: float | None, rate: int, choices: dict[str, Any]
-) -> dict[str, Any]:
-  """Everything that determines a song, in the form that JSON returns."""
-  choices = {k: v for k, v in sorted(choices.items()) if v is not None}
-  request = {"seed": seed, "seconds": seconds, "rate": rate, **choices}
-  return json.loads(json.dumps(request, default=str))
+  return written_for == job.request

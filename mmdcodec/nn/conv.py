@@ -271,8 +271,8 @@ class Conv(nn.Module):
       lengths: [batch] valid samples, or None.
 
     Returns:
-      [batch, ceil(time / stride), features], folded if x was and the factor
-      is more than the stride; zero after ceil(lengths / stride).
+      [batch, ceil(time / stride), features], zero after ceil(lengths / stride);
+      folded if x was, except with "time_group".
     """
     if self.pad_mode not in PAD_MODES:
       raise ValueError(f"pad_mode must be one of {PAD_MODES}")
@@ -355,8 +355,8 @@ class ConvTranspose(nn.Module):
       lengths: [batch] valid frames, or None.
 
     Returns:
-      [batch, time * stride, features], folded if x was; zero after lengths *
-      stride.
+      [batch, time * stride, features], zero after lengths * stride; folded if
+      x was, except with "time_group".
     """
     if self.norm == "time_group":
       x = folding.unfold(x)  # statistics run over all of time
