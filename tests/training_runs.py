@@ -11,8 +11,8 @@ import fast_xla
 import jax
 import numpy as np
 
+from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import metrics
 
 # A codec with discriminators and balancer: all that a state can hold. Rate and
 # weights are those of the recipe that is not tiny.
