@@ -370,3 +370,15 @@ def test_encode_and_decode():
   assert errors[0] > errors[1] > errors[2]
   with pytest.raises(UserError, match="has 3 codebooks, 4 were asked"):
     encode(z, 4)
+
+
+def test_shapes_that_do_not_fit():
+  """Catches latents of another width, and a mask that broadcasts."""
+  quantizer = ResidualVectorQuantizer(2, 8, 4)
+  key = jax.random.key(0)
+  with pytest.raises(ValueError, match="dim"):
+    jax.eval_shape(quantizer.init, key, jnp.zeros((2, 3, 5)))
+  with pytest.raises(ValueError, match="one value per frame"):
+    jax.eval_shape(
+      quantizer.init, key, jnp.zeros((2, 3, 4)), jnp.ones((2, 1), bool)
+    )
