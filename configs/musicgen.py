@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
   size = arg if arg in SIZES else "small"
   changes: dict[str, Any] = dict(dtype="bfloat16", remat="dots")
   if arg == "bytes":
-    changes["text"] = lm_presets.BYTES
+    changes["conditions"] = {"text": lm_presets.BYTES}
   config = common.lm_config(f"musicgen_{size}", **changes)
   config.steps = 1_000_000
   config.batch = 192

@@ -9,17 +9,17 @@ from random_codec import write_random_codec
 
 from mmdcodec import bundle
 from mmdcodec.models import token_lm
-from mmdcodec.models.conditioning import Conditions
+from mmdcodec.models.conditioning import EncodedConditions
 
 
 def random_params(model, seed=0, scale=0.4):
   """Parameters that are no start of a training: every one matters."""
-  conditions = None
-  if model.cross and not model.conditioned:
+  encoded = None
+  if model.cross and not model.conditions:
     # A decoder by itself, which is handed its vectors.
     states = np.zeros((1, 2, model.width), np.float32)
-    conditions = Conditions(states, np.ones((1, 2), bool))
-  shapes = token_lm.shapes(model, conditions)["params"]
+    encoded = EncodedConditions(states, np.ones((1, 2), bool))
+  shapes = token_lm.shapes(model, encoded)["params"]
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):

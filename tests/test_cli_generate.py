@@ -93,9 +93,9 @@ def test_mistakes(tmp_path, music, model, fails):
   assert "--count is 0" in fails(*argv, "--count", "0")
   assert "no such file" in fails(*argv, "--continue", tmp_path / "none.wav")
   assert "takes no melody" in fails(*argv, "--melody", _silence(tmp_path))
-  longest = mmdcodec.load(music).model.text["longest"]
+  longest = mmdcodec.load(music).conditions[0].longest
   error = fails("generate", "x" * longest, out, "--model", music)
-  assert f"{longest + 1} tokens; this model takes {longest}" in error
+  assert f"{longest + 1} tokens; this model takes at most {longest}" in error
   assert not out.exists()
 
 

@@ -38,7 +38,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.models import token_lm
-from mmdcodec.models.conditioning import Conditions, Inputs
+from mmdcodec.models.conditioning import EncodedConditions, drop
 
 
 def test_logits_of_the_decoder(compile_fast):
@@ -51,7 +51,7 @@ def test_logits_of_the_decoder(compile_fast):
   mask = arrays["in/encmask"] > 0
   assert 0 < mask.sum() < mask.size
   y = token_lm.from_config(fields).apply(
-    {"params": params}, codes, conditions=Conditions(arrays["in/enc"], mask)
+    {"params": params}, codes, encoded=EncodedConditions(arrays["in/enc"], mask)
   )
   np.testing.assert_allclose(y, want, atol=1e-5 * np.abs(want).max())
 
@@ -59,20 +59,23 @@ def test_logits_of_the_decoder(compile_fast):
 def greedy(model, params, inputs, *, frames, guidance):
   """The likeliest codes, one step after the other."""
   params, groups = {"params": params}, [inputs]
-  batch = len(inputs.text)
+  batch = len(inputs["text"]["tokens"])
   if guidance != 1:
-    groups.append(inputs.without(np.zeros(batch, bool)))
-  found = [model.apply(params, each, method="condition") for each in groups]
+    nobody = np.zeros(batch, bool)
+    groups.append(drop(model.make_conditions(), inputs, nobody))
+  found = [
+    model.apply(params, each, method="encode_conditions") for each in groups
+  ]
   pattern = model.pattern_of(frames)
   given = np.where(pattern.frame_of < 0, model.special, -1)
-  request = decoding.Request(
-    conditions=jax.tree.map(lambda *x: jnp.concatenate(x), *found),
+  request = decoding.DecodeRequest(
+    encoded=jax.tree.map(lambda *x: jnp.concatenate(x), *found),
     given=np.repeat(given[None], batch, axis=0),
     keys=jax.random.split(jax.random.key(0), batch),
     temperature=jnp.float32(0),
     top_p=None,
     guidance=jnp.float32(guidance),
-    text_guidance=jnp.float32(1),
+    double_guidance=jnp.float32(1),
   )
   state = decoding.prefill(
     model, params["params"], request, 1, count=0, groups=len(groups)
@@ -103,12 +106,13 @@ def test_greedy_codes_are_those_of_the_source(
   model = token_lm.from_config(found["model"])
   mask = arrays["in/mask"] > 0
   assert 0 < mask.sum() < mask.size
-  inputs = Inputs(
-    text=arrays["in/ids"],
-    text_mask=mask,
-    has_text=np.ones(len(mask), bool),
-    melody=arrays.get("in/melody"),
-  )
+  given = np.ones(len(mask), bool)
+  assert (np.diff(mask.astype(int), axis=1) <= 0).all()
+  inputs = {
+    "text": dict(tokens=arrays["in/ids"], lengths=mask.sum(1), given=given)
+  }
+  if "in/melody" in arrays:
+    inputs["melody"] = dict(classes=arrays["in/melody"], given=given)
   want = arrays[f"out/codes_{guidance}"]
   assert len(np.unique(want, axis=1)) > 1
   codes = greedy(
@@ -126,14 +130,14 @@ def test_what_is_not_in_a_tensor():
   config, w, _ = source("musicgen_tiny")
   fields, codec = musicgen_config.fields_of(config)
   assert fields["frames"] == 30 * 50 and codec["rate"] == 400
-  assert fields["text"]["tokenizer"] == "t5" and fields["cross"]
+  assert fields["conditions"]["text"]["tokenizer"] == "t5" and fields["cross"]
   model = token_lm.from_config(fields)
   assert [step[-1] for step in model.pattern_of(9).steps[:5]] == [
     (0, 0), (0, 1), (0, 2), (0, 3), (1, 3),
   ]  # fmt: skip
   config, w, _ = source("musicgen_melody_tiny")
   fields, _ = musicgen_config.fields_of(config)
-  assert fields["melody"]["frames"] == 6 and not fields["cross"]
+  assert fields["conditions"]["melody"]["frames"] == 6 and not fields["cross"]
 
 
 # As transformers wrote it into every part of a config when the public models
@@ -206,7 +210,7 @@ def test_a_text_of_the_same_width():
   """Catches a projection that is made up, or one that is passed over."""
   config, w, _ = source("musicgen_tiny")
   fields, _ = musicgen_config.fields_of(config)
-  fields["text"]["encoder"]["width"] = fields["width"]
+  fields["conditions"]["text"]["encoder"]["width"] = fields["width"]
   decoder = {
     k.removeprefix("decoder."): a
     for k, a in w.items()

@@ -67,11 +67,9 @@ def test_the_numbers_of_training(music):
       [np.pad(c, ((0, FRAMES - len(c)), (0, 0))) for c in codes]
     ),
     "lengths": np.array(lengths),
-    "caption": np.array(TEXTS, object),
+    "conditions": {"text": music.conditions[0].arrays(TEXTS, 0.0)},
   }
-  want = task.evaluate(
-    {"params": music.variables["params"]}, [task._placeable()(batch)]
-  )
+  want = task.evaluate({"params": music.variables["params"]}, [batch])
   assert want.keys() == found.summary.keys()
   for name in want:
     np.testing.assert_allclose(found.summary[name], want[name], rtol=1e-5)

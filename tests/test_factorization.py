@@ -17,18 +17,18 @@ from mmdcodec.cli.main import main
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.evaluate import code_entropy
 from mmdcodec.experiments import factorization
-from mmdcodec.losses import cross_entropy
-from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.code_likelihood import nats_of_codes
 
 
 def by_hand(music, folder):
   """Bits per frame of all validation music, window by window."""
   source, nats, frames = TokenSource(folder / "tokens" / "valid"), 0.0, 0
   size = music.model.frames
-  run = jax.jit(functools.partial(cross_entropy.cross_entropy, music.model))
+  run = jax.jit(functools.partial(nats_of_codes, music.model))
   for record in (source[i] for i in range(len(source))):
     text = np.array([[*record["caption"].encode(), 256]])
-    inputs = Inputs(text, np.ones(text.shape, bool), np.ones(1, bool))
+    lengths, given = np.array([text.shape[1]]), np.ones(1, bool)
+    inputs = {"text": dict(tokens=text, lengths=lengths, given=given)}
     for start in range(0, len(record["codes"]), size):
       part = record["codes"][start : start + size]
       codes = np.pad(part, ((0, size - len(part)), (0, 0)))[None]

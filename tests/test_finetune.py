@@ -161,8 +161,9 @@ def test_configs(made):
   plain = finetune_job.make_config(Options(), LoadedMusic(config, variables))
   assert plain["freeze"] == "" and plain["lora"]["rank"] == 0
   assert plain["batch"] == 8 == jax.device_count()
-  text = {**config["model"]["text"], "tokenizer": "t5"}
-  pieces = {**config, "model": {**config["model"], "text": text}}
+  text = {**config["model"]["conditions"]["text"], "tokenizer": "t5"}
+  model = {**config["model"], "conditions": {"text": text}}
+  pieces = {**config, "model": model}
   options = Options(steps=3, lora=4, seconds=99.0)
   found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
   frozen = Trainable(freeze=found["freeze"]).split(

@@ -5,6 +5,7 @@ a draw that is not of the model's distribution; a seam between windows; an audio
 prompt or a melody that is not what was given; mistakes without a clear word.
 """
 
+import dataclasses
 import itertools
 
 import jax
@@ -16,9 +17,11 @@ from random_music import random_music
 from mmdcodec.errors import UserError
 from mmdcodec.generation import sampling, windows
 from mmdcodec.generation.musicgen import LoadedMusic
-from mmdcodec.generation.request import make_order, melody_from
+from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import text_tokens
-from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.conditioning import drop
+from mmdcodec.models.melody_condition import Melody
+from mmdcodec.models.text_condition import Text
 from mmdcodec.nn import cache
 from mmdcodec.parallel import mesh as mesh_lib
 
@@ -46,18 +49,20 @@ def naive(music, codes, text, *, guidance, pattern):
   """Greedy codes of one item: the whole sequence again for every step."""
   model, params = music.model, {"params": music.variables["params"]}
   tokens = [*text.encode(), 256]
-  inputs = Inputs(
-    text=np.array([tokens]),
-    text_mask=np.ones((1, len(tokens)), bool),
-    has_text=np.ones(1, bool),
-  )
+  inputs = {
+    "text": dict(
+      tokens=np.array([tokens]),
+      lengths=np.array([len(tokens)]),
+      given=np.ones(1, bool),
+    )
+  }
+  none = drop(music.conditions, inputs, np.zeros(1, bool))
   apply = jax.jit(model.apply)
   table = pattern.frame_of
   sequence = np.full((1, *table.shape), model.special)
   for step in range(1, len(table)):
     given = apply(params, sequence, inputs)[0, step - 1]
-    free = apply(params, sequence, inputs.without(np.zeros(1, bool)))
-    free = free[0, step - 1]
+    free = apply(params, sequence, none)[0, step - 1]
     best = np.argmax(free + guidance * (given - free), axis=-1)
     for k in range(model.codebooks):
       frame = table[step, k]
@@ -105,7 +110,7 @@ def test_an_item_is_alone(music, compile_fast):
 
 def test_a_model_without_text(folder, compile_fast):
   """Catches empty prompts that do not count, and texts that are passed over."""
-  given = dict(frames=FRAMES, text=None, cross=False)
+  given = dict(frames=FRAMES, conditions={}, cross=False)
   music = LoadedMusic(*random_music(folder / "free", **given))
   seconds = seconds_of(music, 6)
   codes = music.generate_codes(["", None, ""], seconds=seconds, seed=3)
@@ -140,7 +145,7 @@ def test_eight_devices(folder, sizes, compile_fast):
   want = music.generate_codes(texts, **options)
   mesh = mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, sizes, strict=True)))
   music.place(mesh)
-  kernel = music._params["transformer"]["blocks"][0]["inner"]["kernel"]
+  kernel = music.sampler._params["transformer"]["blocks"][0]["inner"]["kernel"]
   parts = {shard.data.shape for shard in kernel.addressable_shards}
   assert parts == {(32 // sizes[1], 64 // sizes[2])}
   np.testing.assert_array_equal(music.generate_codes(texts, **options), want)
@@ -272,12 +277,78 @@ def test_melody_and_joint_tokens(folder, compile_fast):
   )
 
 
-def test_a_tune_begins_again():
-  """Catches a tune of another item's length, and one that is cut."""
-  tunes = [np.array([5]), np.arange(1, 8)]
-  found = melody_from(tunes, 5, 9)
-  np.testing.assert_array_equal(found[0], [5] * 9)
-  np.testing.assert_array_equal(found[1], [6, 7, 1, 2, 3, 4, 5, 6, 7])
+def test_a_melody_begins_again():
+  """Catches a melody of another item's length, and one that is cut."""
+  condition = Melody(
+    name="melody", classes=12, frames=9, rate=8000, window=512, hop=256
+  )
+  melodies = [np.array([5]), None, np.arange(1, 8)]
+  found = condition.arrays(melodies, 5 * 256 / 8000)
+  np.testing.assert_array_equal(found["classes"][0], [5] * 9)
+  np.testing.assert_array_equal(
+    found["classes"][2], [6, 7, 1, 2, 3, 4, 5, 6, 7]
+  )
+  np.testing.assert_array_equal(found["given"], [True, False, True])
+
+
+def test_conditions_change_between_windows(music, compile_fast):
+  """Catches a state that keeps the conditions of the window before."""
+  sampler, frames = music.sampler, 2 * FRAMES
+  options = sampling.SamplingOptions(temperature=0.0)
+
+  def run(*texts):
+    codes = np.full((1, frames, 4), -1, np.int32)
+    state = sampler.start(codes, jax.random.split(jax.random.key(0), 1))
+    for text in texts:
+      window = sampler.next_window(state, FRAMES // 2)
+      inputs = {"text": music.conditions[0].arrays([text], 0.0)}
+      (state,) = sampler.sample_window(state, window, inputs, options)
+      assert state.done == window.end
+    assert sampler.next_window(state, FRAMES // 2) is None
+    return state.codes
+
+  assert isinstance(sampler, TokenSampler)
+  calm, story = run("calm", "calm", "calm"), run("calm", "drums", "calm")
+  seconds = seconds_of(music, frames)
+  stride = seconds_of(music, FRAMES // 2)
+  whole = music.generate_codes(
+    "calm", seconds=seconds, temperature=0, stride=stride
+  )
+  np.testing.assert_array_equal(calm, whole)
+  np.testing.assert_array_equal(calm[:, :FRAMES], story[:, :FRAMES])
+  assert np.any(calm[:, FRAMES:] != story[:, FRAMES:])
+
+
+def test_tokens_and_embeddings(folder, compile_fast):
+  """Catches conditions of other names that are passed over or misplaced."""
+  kinds = {
+    "semantic": dict(kind="tokens", size=9, frames=3, frame_rate=100.0),
+    "mood": dict(kind="embedding", size=2),
+  }
+  music = LoadedMusic(
+    *random_music(
+      folder / "tokens", frames=FRAMES, cross=False, conditions=kinds
+    )
+  )
+  run = lambda **given: music.generate_codes(
+    seconds=seconds_of(music, 5), temperature=0, conditions=given
+  )
+  plain, tokens = run(), np.array([[3, 8, 1, 2, 0]])
+  for given in (dict(semantic=tokens), dict(mood=[[1.0, -1.0]])):
+    assert np.any(run(**given) != plain)
+  # Those of a window that starts later, and padding after the last.
+  semantic = next(each for each in music.conditions if each.name == "semantic")
+  found = semantic.arrays(semantic.check(tokens, 0), 0.03)
+  np.testing.assert_array_equal(found["tokens"][0, :, 0], [2, 0, 0])
+  np.testing.assert_array_equal(found["lengths"], [2])
+  for given, words in (
+    (dict(semantic=[[9]]), "semantic tokens must be .* below 9"),
+    (dict(semantic=[[0.5]]), "whole numbers"),
+    (dict(mood=[[1.0]]), r"mood must be finite numbers \[batch, 2\]"),
+    (dict(other=3), "takes no other; it takes mood, semantic"),
+  ):
+    with pytest.raises(UserError, match=words):
+      run(**given)
 
 
 def test_guidance_against_its_formula():
@@ -298,7 +369,7 @@ def frequencies(logits, **options):
   """How often each code is drawn, from 20,000 draws."""
   keys = jax.random.split(jax.random.key(0), 20_000)
   many = jnp.broadcast_to(jnp.asarray(logits), (len(keys), 1, len(logits)))
-  drawn = sampling.draw(
+  drawn = sampling.sample(
     many, keys, temperature=options.pop("temperature", 1.0),
     **{"top_p": None, "top_k": 0, **options},
   )  # fmt: skip
@@ -364,7 +435,7 @@ def test_mistakes(music, options, words):
   """Catches a mistake that computes for long, or ends in a traceback."""
   texts = options.pop("texts", None)
   with pytest.raises(UserError, match=words):
-    make_order(music.model, music.codec, music.tokenizer, texts, **options)
+    music.check(texts, **options)
 
 
 def test_prompts_as_pieces():
@@ -380,16 +451,24 @@ def test_prompts_as_pieces():
   made.enable_padding(length=9)
   made.enable_truncation(2)
   files = {text_tokens.TOKENIZER_FILE: made.to_str().encode()}
-  tokenizer = text_tokens.make_tokenizer("t5", files)
-  tokens, mask, asked = text_tokens.tokenize(
-    tokenizer, ["calm calm piano", "", "fast"], 9
+  condition = Text(
+    name="text", tokenizer="t5", longest=9, encoder={}, assets=files
   )
-  np.testing.assert_array_equal(tokens[0], [2, 2, 3, 1])
-  np.testing.assert_array_equal(tokens[2], [4, 1, 0, 0])
-  np.testing.assert_array_equal(mask.sum(1), [4, 1, 2])
-  np.testing.assert_array_equal(asked, [True, False, True])
-  with pytest.raises(UserError, match="takes 3"):
-    text_tokens.tokenize(tokenizer, ["calm calm piano"], 3)
+  found = condition.arrays(
+    condition.check(["calm calm piano", "", "fast"], 0), 0
+  )
+  np.testing.assert_array_equal(found["tokens"][0], [2, 2, 3, 1])
+  np.testing.assert_array_equal(found["tokens"][2], [4, 1, 0, 0])
+  np.testing.assert_array_equal(found["lengths"], [4, 1, 2])
+  np.testing.assert_array_equal(found["given"], [True, False, True])
+  short = dataclasses.replace(condition, longest=3)
+  with pytest.raises(UserError, match="at most 3"):
+    short.check(["calm calm piano"], 0)
+  # Captions are cut, and padded to one size for all batches.
+  cut = short.read({"caption": "calm calm piano"}, 0.0)
+  np.testing.assert_array_equal(cut["tokens"], [2, 2, 3])
+  padded = condition.read({"caption": "fast"}, 0.0)
+  assert padded["tokens"].shape == (9,) and padded["lengths"] == 2
   with pytest.raises(UserError, match=text_tokens.TOKENIZER_FILE):
     text_tokens.make_tokenizer("t5", {})
 
@@ -406,16 +485,16 @@ def test_bfloat16_weights_change_nothing(folder, compile_fast):
   """Catches a weight that is rounded before it would be, as tables are."""
   config, variables = random_music(folder / "low", dtype="bfloat16")
   music = LoadedMusic(config, variables)
-  made = music._params["transformer"]["blocks"][0]
+  made = music.sampler._params["transformer"]["blocks"][0]
   assert made["inner"]["kernel"].dtype == jnp.bfloat16
   assert made["feed_norm"]["scale"].dtype == jnp.float32
-  kept = music._params["embedding"]
+  kept = music.sampler._params["embedding"]
   assert kept.dtype == jnp.float32
   seconds = seconds_of(music, 8)
   found = music.generate_codes(["a"], seconds=seconds, temperature=0)
   whole = music.variables["params"]
-  music._params = {
-    **music._params,
+  music.sampler._params = {
+    **music.sampler._params,
     "head": whole["head"],
     "transformer": cache.by_block(whole["transformer"], music.model.layers),
   }

@@ -31,10 +31,10 @@ def two_steps(config, shape):
   with jax.set_mesh(mesh):
     state = jax.jit(make, out_shardings=made.layout)(params)
     for _ in range(2):
-      batch = {
-        name: random.integers(1, 30, x.shape).astype(x.dtype)
-        for name, x in task.batch_shapes(config["batch"]).items()
-      }
+      batch = jax.tree.map(
+        lambda x: random.integers(1, 30, x.shape).astype(x.dtype),
+        task.batch_shapes(config["batch"]),
+      )
       state, metrics = made.step(state, mesh_lib.place(batch, mesh))
       losses.append(metrics["loss"])
   return np.array(losses), jax.device_get(state.params)

@@ -54,14 +54,30 @@ def fresh(task=None, **changes):
 def make_batch(task, batch=4, seed=0):
   random = np.random.default_rng(seed)
   example = task.batch_shapes(batch)
+  tokens = example["conditions"]["text"]["tokens"].shape
   found = {
     "codes": random.integers(0, SIZE, (batch, FRAMES, BOOKS)),
     "lengths": random.integers(2, FRAMES + 1, batch),
-    "text": random.integers(0, 256, example["text"].shape),
-    "text_lengths": random.integers(1, 9, batch),
-    "has_text": np.ones(batch, bool),
+    "conditions": {
+      "text": {
+        "tokens": random.integers(0, 256, tokens),
+        "lengths": random.integers(1, 9, batch),
+        "given": np.ones(batch, bool),
+      }
+    },
   }
-  return {k: v.astype(example[k].dtype) for k, v in found.items()}
+  return jax.tree.map(
+    lambda a, like: a.astype(like.dtype),
+    found,
+    {**example, "conditions": {"text": example["conditions"]["text"]}},
+  )
+
+
+def other_text(batch):
+  """The batch with other prompts."""
+  text = batch["conditions"]["text"]
+  changed = {**text, "tokens": (text["tokens"] + 1) % 256}
+  return {**batch, "conditions": {**batch["conditions"], "text": changed}}
 
 
 def test_the_loss_against_its_definition(compile_fast):
@@ -78,7 +94,7 @@ def test_the_loss_against_its_definition(compile_fast):
     # Alone, without its padding, one code at a time.
     pattern = task.model.pattern_of(int(length))
     tokens = pattern.build(codes, SIZE)[None]
-    inputs = jax.tree.map(lambda a, i=i: a[i : i + 1], task._inputs(batch))
+    inputs = jax.tree.map(lambda a, i=i: a[i : i + 1], batch["conditions"])
     logits = task.model.apply({"params": state["params"]}, tokens, inputs)[0]
     share = np.float64(jax.nn.log_softmax(logits))
     for step, entries in enumerate(pattern.steps):
@@ -103,7 +119,7 @@ def test_the_loss_against_its_definition(compile_fast):
 def test_conditions_are_taken_away(compile_fast):
   """Catches a share of the examples that is not the one that was asked for."""
   batch = make_batch(make_task(), batch=64)
-  other = {**batch, "text": (batch["text"] + 1) % 256}
+  other = other_text(batch)
 
   def differs(**changes):
     task = make_task(**changes)
@@ -121,17 +137,20 @@ def test_conditions_are_taken_away(compile_fast):
 def test_melodies_are_conditions(compile_fast):
   """Catches melodies that do not reach the model, or are never taken away."""
   heard = dict(classes=12, frames=5, rate=32_000, window=16_384, hop=4096)
-  model = dict(melody=heard, cross=False)
+  text = lm_small.get_config("tiny").model.conditions.text.to_dict()
+  model = dict(conditions={"text": text, "melody": heard}, cross=False)
   make = lambda **changes: make_task(
     model=model, condition_dropout=0.0, **changes
   )
   task = make()
   batch = make_batch(task, batch=16)
-  batch["melody"] = np.ones((16, 5), np.int32)
-  other = {**batch, "melody": batch["melody"] + 3}
-  assert {k: v.shape for k, v in task.batch_shapes(16).items()} == {
-    k: v.shape for k, v in batch.items()
-  }
+  melody = {"classes": np.ones((16, 5), np.int32), "given": np.ones(16, bool)}
+  batch["conditions"]["melody"] = melody
+  changed = {**melody, "classes": melody["classes"] + 3}
+  conditions = {**batch["conditions"], "melody": changed}
+  other = {**batch, "conditions": conditions}
+  shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(task.batch_shapes(16)) == shapes(batch)
   params = fresh(task)["params"]
 
   def differs(share):
@@ -141,8 +160,8 @@ def test_melodies_are_conditions(compile_fast):
     return float(loss(batch)) != float(loss(other))
 
   assert differs(0.0) and differs(0.5) and not differs(1.0)
-  with pytest.raises(UserError, match="model.melody"):
-    make_task(model=dict(melody=heard | dict(hop=1)))
+  with pytest.raises(UserError, match="model.conditions.melody"):
+    make_task(model=dict(conditions={"melody": heard | dict(hop=1)}))
 
 
 def flat(tree):
@@ -304,9 +323,8 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   safetensors.numpy.save_file(weights, folder / "model.safetensors")
   (folder / "config.json").write_text(json.dumps(public | {"model_type": "t5"}))
   config = configure(model, tokens, steps=4, init_from=str(folder))
-  config["model"]["text"] = {
-    "tokenizer": "t5", "longest": 64, "encoder": fields
-  }  # fmt: skip
+  text = {"tokenizer": "t5", "longest": 64, "encoder": fields}
+  config["model"]["conditions"] = {"text": text}
   config |= dict(freeze="conditioner/text_encoder", ema=0.5)
   # Cut over devices: what comes with the T5 is put among it.
   config["mesh"] = dict(data=1, fsdp=4, model=2)
@@ -319,7 +337,7 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   encoder = music.variables["params"]["conditioner"]["text_encoder"]
   jax.tree.map(np.testing.assert_array_equal, encoder, variables["params"])
   assert music.generate_codes(["tune number 1"], seconds=0.05).size
-  config["model"]["text"]["encoder"] = {**fields, "width": 32}
+  text["encoder"] = {**fields, "width": 32}
   with pytest.raises(UserError, match="expected .*'width': "):
     loop.train(config, tmp_path / "other", **quiet)
 

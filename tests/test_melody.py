@@ -95,13 +95,3 @@ def test_long_short_and_silent_music():
   for x in (np.zeros((0, 1)), np.zeros((1, 2, 3)), np.full(9, np.nan)):
     with pytest.raises(UserError, match="melody has shape"):
       melody.pitch_classes(x, RATE)
-
-
-def test_a_melody_of_another_length():
-  """Catches a short one that is padded, and a long one that is squeezed."""
-  classes = np.array([[3, 1, 4], [2, 7, 1]])
-  np.testing.assert_array_equal(
-    melody.fit(classes, 7),
-    [[3, 1, 4, 3, 1, 4, 3], [2, 7, 1, 2, 7, 1, 2]],
-  )
-  np.testing.assert_array_equal(melody.fit(classes[0], 2), [3, 1])

@@ -7,6 +7,7 @@ is seen; sizes that are not the published ones.
 
 import dataclasses
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,15 +15,15 @@ import pytest
 from random_music import random_params
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import token_lm
-from mmdcodec.models.conditioning import Conditions, Inputs
+from mmdcodec.models import conditioning, token_lm
+from mmdcodec.models.conditioning import EncodedConditions
 from mmdcodec.nn import attention, cache, positions
 from mmdcodec.nn.transformer import Transformer
 
 FORMS = {
   "sinusoidal": dict(positions="sinusoidal"),
-  "rotary": dict(positions="rotary", normalize=True, key_heads=2, heads=4),
-  "relative": dict(positions="relative", activation="relu", key_heads=1),
+  "rotary": dict(positions="rotary", qk_norm=True, kv_heads=2, heads=4),
+  "relative": dict(positions="relative", activation="relu", kv_heads=1),
 }
 MELODY = dict(classes=12, frames=5, rate=8000, window=512, hop=128)
 
@@ -44,9 +45,9 @@ def some_conditions(model, batch, length=4, seed=1):
   x = random.normal(size=(batch, length, model.width)).astype(np.float32)
   mask = np.arange(length) < (length - np.arange(batch))[:, None]
   return (
-    Conditions(states=x, states_mask=mask)
+    EncodedConditions(states=x, states_mask=mask)
     if model.cross
-    else Conditions(prefix=x, prefix_mask=mask)
+    else EncodedConditions(prefix=x, prefix_mask=mask)
   )
 
 
@@ -54,7 +55,7 @@ def reference(model, params, tokens, conditions):
   """Logits of one item in float64, in loops, straight from the papers."""
   p = jax.tree.map(np.float64, params)
   heads, width = model.heads, model.width
-  size, shared = width // heads, heads // (model.key_heads or heads)
+  size, shared = width // heads, heads // (model.kv_heads or heads)
   t = p["transformer"]
 
   def norm(x, w):
@@ -78,7 +79,7 @@ def reference(model, params, tokens, conditions):
     q = np.einsum("tw,whd->thd", x, w["query"]["kernel"])
     k = np.einsum("tw,whd->thd", states, w["key"]["kernel"])
     v = np.einsum("tw,whd->thd", states, w["value"]["kernel"])
-    if model.normalize:
+    if model.qk_norm:
       q, k = unit(q, w["query_norm"]), unit(k, w["key_norm"])
     out = np.zeros((len(x), heads, size))
     for i in range(len(x)):
@@ -137,12 +138,10 @@ def reference(model, params, tokens, conditions):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_function(form, cross, compile_fast):
   """Catches any difference in structure, also in what padding does."""
-  model, params = make(**FORMS[form], cross=cross, text=None)
+  model, params = make(**FORMS[form], cross=cross, conditions={})
   tokens = codes(model, 2, 20)
   conditions = some_conditions(model, 2)
-  found = jax.jit(model.apply)(
-    {"params": params}, tokens, conditions=conditions
-  )
+  found = jax.jit(model.apply)({"params": params}, tokens, encoded=conditions)
   for i in range(2):
     # Alone, and without what pads it.
     alone = jax.tree.map(lambda a, i=i: a[i, : 4 - i], conditions)
@@ -157,9 +156,9 @@ def test_the_function(form, cross, compile_fast):
 @pytest.mark.parametrize("form", FORMS)
 def test_with_a_cache(form, cross, apart, compile_fast):
   """Catches places, masks or biases that are not those of teacher forcing."""
-  model, params = make(**FORMS[form], cross=cross, text=None)
+  model, params = make(**FORMS[form], cross=cross, conditions={})
   tokens, conditions = codes(model, 3, 12), some_conditions(model, 3)
-  want = model.apply({"params": params}, tokens, conditions=conditions)
+  want = model.apply({"params": params}, tokens, encoded=conditions)
   transformer = Transformer(**model.transformer_fields())
   own = params["transformer"]
   own = cache.by_block(own, model.layers) if apart else own
@@ -216,7 +215,7 @@ def test_merged_heads_change_nothing(kv_heads):
 def test_no_step_sees_those_after_it(compile_fast):
   """Catches a mask that is off by one: by the gradient, in every form."""
   for cross in (True, False):
-    model, params = make(cross=cross, text=None)
+    model, params = make(cross=cross, conditions={})
     conditions = some_conditions(model, 1)
 
     def at(x, step, model=model, params=params, conditions=conditions):
@@ -242,13 +241,13 @@ def test_no_step_sees_those_after_it(compile_fast):
 @pytest.mark.parametrize("remat", ("full", "dots"))
 def test_recomputing_changes_nothing(remat, compile_fast):
   """Catches a policy that drops what it needs, and dropout drawn twice."""
-  model, params = make(text=None, dropout=0.2)
+  model, params = make(conditions={}, dropout=0.2)
   tokens, conditions = codes(model, 2, 6), some_conditions(model, 2)
 
   def gradient(model):
     def loss(params):
       y = model.apply(
-        {"params": params}, tokens, conditions=conditions, train=True,
+        {"params": params}, tokens, encoded=conditions, train=True,
         rngs={"dropout": jax.random.key(3)},
       )  # fmt: skip
       return (jax.nn.log_softmax(y)[..., 0]).mean()
@@ -263,12 +262,12 @@ def test_recomputing_changes_nothing(remat, compile_fast):
 
 def test_dropout_acts_in_training_alone(compile_fast):
   """Catches dropout that is left out, or that evaluation has too."""
-  model, params = make(text=None, dropout=0.5)
+  model, params = make(conditions={}, dropout=0.5)
   tokens, conditions = codes(model, 1, 4), some_conditions(model, 1)
 
   def run(key, **options):
     return model.apply(
-      {"params": params}, tokens, conditions=conditions,
+      {"params": params}, tokens, encoded=conditions,
       rngs={"dropout": jax.random.key(key)}, **options,
     )  # fmt: skip
 
@@ -278,11 +277,11 @@ def test_dropout_acts_in_training_alone(compile_fast):
 
 def test_bfloat16_is_near(compile_fast):
   """Catches a type that is not passed on, or norms that are not float32."""
-  model, params = make(text=None)
+  model, params = make(conditions={})
   tokens, conditions = codes(model, 2, 8), some_conditions(model, 2)
-  want = model.apply({"params": params}, tokens, conditions=conditions)
+  want = model.apply({"params": params}, tokens, encoded=conditions)
   low = dataclasses.replace(model, dtype="bfloat16")
-  found = low.apply({"params": params}, tokens, conditions=conditions)
+  found = low.apply({"params": params}, tokens, encoded=conditions)
   assert found.dtype == jnp.float32
   error = np.abs(found - want).max() / np.abs(want).max()
   assert 1e-5 < error < 0.05
@@ -305,29 +304,82 @@ def test_the_published_sizes(name, millions):
 
 def test_what_a_condition_reaches(compile_fast):
   """Catches an empty text that is not empty, and one item's in another's."""
-  model, params = make(cross=False, melody=MELODY, joint=(2, 7))
+  text = token_lm.preset("tiny")["conditions"]["text"]
+  model, params = make(
+    cross=False,
+    conditions={
+      "text": text,
+      "melody": MELODY,
+      "joint": dict(kind="tokens", codebooks=2, size=7),
+      "semantic": dict(kind="tokens", size=9, frames=4, frame_rate=25.0),
+      "mood": dict(kind="embedding", size=3),
+    },
+  )
   tokens = np.repeat(codes(model, 1, 5), 3, axis=0)
   random = np.random.default_rng(0)
-  inputs = Inputs(
-    text=random.integers(0, 256, (3, 3)),
-    text_mask=np.arange(3) < np.array([3, 2, 3])[:, None],
-    has_text=np.ones(3, bool),
-    melody=random.integers(0, 12, (3, 5)),
-    joint=random.integers(0, 7, (3, 2)),
-    has_joint=np.ones(3, bool),
-  )
+  given = np.ones(3, bool)
+  draw = lambda size, *shape: random.integers(0, size, shape)
+  inputs = {
+    "text": dict(
+      tokens=draw(256, 3, 3), lengths=np.array([3, 2, 3]), given=given
+    ),
+    "melody": dict(classes=draw(12, 3, 5), given=given),
+    "joint": dict(
+      tokens=draw(7, 3, 1, 2), lengths=np.array([1, 1, 1]), given=given
+    ),
+    "semantic": dict(
+      tokens=draw(9, 3, 4, 1), lengths=np.array([4, 3, 4]), given=given
+    ),
+    "mood": dict(
+      vector=random.normal(size=(3, 3)).astype(np.float32), given=given
+    ),
+  }
+  conditions = model.make_conditions()
+  assert {each.name for each in conditions} == inputs.keys()
   run = jax.jit(lambda inputs: model.apply({"params": params}, tokens, inputs))
   y = run(inputs)
-  for kind in ("text", "melody", "joint"):
-    other = run(inputs.without(np.array([True, False, True]), kind))
+  for name in inputs:
+    kept = np.array([True, False, True])
+    other = run(conditioning.drop(conditions, inputs, kept, name))
     np.testing.assert_allclose(other[0], y[0], atol=1e-6)
-    assert np.abs(other[1] - y[1]).max() > 1e-3, kind
+    assert np.abs(other[1] - y[1]).max() > 1e-3, name
   # Without all of them, what they were does not matter.
-  none = inputs.without(np.zeros(3, bool))
-  changed = none.replace(
-    text=none.text + 1, joint=random.integers(0, 7, (3, 2))
-  )
+  none = conditioning.drop(conditions, inputs, np.zeros(3, bool))
+  changed = {
+    name: {k: x if k in ("given", "lengths") else x + 1 for k, x in a.items()}
+    for name, a in none.items()
+  }
+  changed["joint"]["tokens"] = draw(7, 3, 1, 2)
+  changed["semantic"]["tokens"] = draw(9, 3, 4, 1)
   np.testing.assert_array_equal(run(none), run(changed))
+  # Tokens in padding do not matter either.
+  inputs["semantic"]["tokens"][1, 3] = (
+    inputs["semantic"]["tokens"][1, 3] + 1
+  ) % 9
+  np.testing.assert_array_equal(run(inputs), y)
+
+
+def test_fields_of_earlier_versions():
+  """Catches an old bundle that becomes another model, or is refused."""
+  text = token_lm.preset("tiny")["conditions"]["text"]
+  old = token_lm.preset("tiny")
+  del old["conditions"], old["kv_heads"], old["qk_norm"]
+  old |= dict(text=text, melody=MELODY, joint=(2, 7), key_heads=1)
+  model = token_lm.from_config({**old, "normalize": True})
+  names = [each.name for each in model.make_conditions()]
+  assert names == ["melody", "text", "joint"]
+  assert (model.kv_heads, model.qk_norm) == (1, True)
+  flat = flax.traverse_util.flatten_dict(token_lm.shapes(model)["params"])
+  found = {path[1] for path in flat if path[0] == "conditioner"}
+  assert found == {
+    "text_encoder", "text_projection", "melody_projection", "joint_embedding",
+  }  # fmt: skip
+  plain = token_lm.from_config(
+    {**old, "text": None, "melody": None, "joint": ()}
+  )
+  assert not plain.conditions
+  changed = token_lm.preset("musicgen_melody", text=text)["conditions"]
+  assert changed.keys() == {"text", "melody"} and changed["text"] == text
 
 
 def test_positions():
@@ -345,9 +397,15 @@ def test_positions():
   (
     (dict(positions="none"), "positions"),
     (dict(heads=3), "width"),
-    (dict(key_heads=3), "heads"),
+    (dict(kv_heads=3), "heads"),
     (dict(pattern=dict(name="delays")), "pattern"),
     (dict(depth=3), "depth"),
+    (dict(first_codebook=-1), "first_codebook"),
+    (dict(conditions={"mood": {}}), "'mood' has the unknown kind"),
+    (dict(conditions={"text": {"size": 3}}), "'text' has no field 'size'"),
+    (dict(conditions={"x": {"kind": "embedding"}}), "'x' lacks size"),
+    (dict(conditions={"a b": {"kind": "tokens"}}), "letters"),
+    (dict(conditions={"x": {"kind": "tokens", "size": 0}}), "size of"),
   ),
 )
 def test_settings_that_can_not_be(changes, words):

@@ -36,6 +36,9 @@ from mmdcodec.data.token_batches import (
 )
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
+from mmdcodec.models import lm_presets
+from mmdcodec.models.condition import Condition
+from mmdcodec.models.melody_condition import Melody
 from mmdcodec.store import locks
 from mmdcodec.tokenizers import validation
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -347,8 +350,31 @@ def test_audio_and_tokens_are_told_apart(told, audio, tmp_path):
   assert describe(audio)["kind"] == "audio"
 
 
+class Caption(Condition):
+  """A kind of condition that only reads: whose record a crop is of."""
+
+  kind = "caption"
+
+  def shapes(self):  # noqa: D102
+    return {}
+
+  def encode(self, module, arrays):  # noqa: D102
+    raise NotImplementedError
+
+  def read(self, record, start):  # noqa: D102
+    return {"text": np.array(record["caption"], object)}
+
+  def check(self, value, rate):  # noqa: D102
+    return value
+
+  def arrays(self, items, start):  # noqa: D102
+    return {}
+
+
 def take(datasets, count, **kwargs):
-  kwargs = HOST | {"batch": 11, "frames": 70} | kwargs
+  kwargs = HOST | {
+    "batch": 11, "frames": 70, "conditions": [Caption(name="caption")]
+  } | kwargs  # fmt: skip
   with token_batches(datasets, **kwargs) as batches:
     return [next(batches) for _ in range(count)]
 
@@ -360,7 +386,10 @@ def test_crops_are_slices_from_all_over_the_records(told):
     assert batch["codes"].shape == (11, 70, 2)
     assert batch["codes"].dtype == batch["lengths"].dtype == np.int32
     for row, length, caption in zip(
-      batch["codes"], batch["lengths"], batch["caption"], strict=True
+      batch["codes"],
+      batch["lengths"],
+      batch["conditions"]["caption"]["text"],
+      strict=True,
     ):
       number = row[0, 0]
       assert caption == f"the song {number:02}" and type(caption) is str
@@ -381,11 +410,13 @@ def test_batches_go_on_exactly_on_any_number_of_hosts(told):
 
   def same(found, wanted):
     for a, b in zip(found, wanted, strict=True):
-      assert a.keys() == b.keys() == {"codes", "lengths", "caption"}
-      for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
+      assert a.keys() == b.keys() == {"codes", "lengths", "conditions"}
+      jax.tree.map(np.testing.assert_array_equal, a, b)
 
-  options = {"batch": 4, "frames": 70, "process_count": 2}
+  options = {
+    "batch": 4, "frames": 70, "process_count": 2,
+    "conditions": [Caption(name="caption")],
+  }  # fmt: skip
   shares = []
   for host in range(2):
     with token_batches(told, process_index=host, **options) as batches:
@@ -393,7 +424,7 @@ def test_batches_go_on_exactly_on_any_number_of_hosts(told):
       shares.append([next(batches) for _ in range(5)])
       assert batches.get_state() == {"index": 36}
   joined = [
-    {name: np.concatenate([a[name], b[name]]) for name in a}
+    jax.tree.map(lambda *x: np.concatenate(x), a, b)
     for a, b in zip(*shares, strict=True)
   ]
   same(joined, whole[4:])
@@ -421,25 +452,29 @@ def test_melodies_go_with_their_codes(tmp_path, few):
       assert len(found) and (found == notes[second]).all()
   # From two thirds of a half on, and begun again.
   count = len(made[1]["codes"])
-  got = crop(made, 1, 0.66, count // 2, 60)
+  heard = Melody(name="melody", **(lm_presets.CHROMA | {"frames": 60}))
+  got = crop(made, 1, 0.66, count // 2, [heard])["conditions"]["melody"]
   seconds = int(0.66 * (count - count // 2 + 1)) / made.frame_rate
   left = made[1]["melody"][round(seconds * 32_000 / 4096) :]
   assert 20 < len(left) < 40
-  np.testing.assert_array_equal(got["melody"], np.resize(left, 60))
+  np.testing.assert_array_equal(got["classes"], np.resize(left, 60))
+  assert got["given"]
 
 
 def test_fixed_batches_are_fixed_and_cover_the_records(told):
   """Catches evaluation on other crops each time, or on the first records."""
   first, again = (
-    fixed_token_batches(told, batch=4, frames=70, count=3) for _ in range(2)
+    fixed_token_batches(
+      told, batch=4, frames=70, count=3, conditions=[Caption(name="caption")]
+    )
+    for _ in range(2)
   )
   for a, b in zip(first, again, strict=True):
-    for name in a:
-      np.testing.assert_array_equal(a[name], b[name])
+    jax.tree.map(np.testing.assert_array_equal, a, b)
   songs = [row[0, 0] for batch in first for row in batch["codes"]]
   assert set(songs) == set(range(11)) and songs == sorted(songs)
   assert first[0]["lengths"].tolist() == [60, 67, 70, 70]
-  assert first[0]["caption"][1] == "the song 01"
+  assert first[0]["conditions"]["caption"]["text"][1] == "the song 01"
 
 
 def test_one_run_has_one_codec(told, audio, tmp_path):

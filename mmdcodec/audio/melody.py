@@ -66,16 +66,3 @@ def pitch_classes(
     energy = spectrum.real**2 + spectrum.imag**2
     found.append(np.argmax(energy.astype(np.float32) @ filters, axis=1))
   return np.concatenate(found).astype(np.int32)
-
-
-def fit(classes: np.ndarray, frames: int) -> np.ndarray:
-  """Repeats or cuts a melody to a model's number of frames.
-
-  Args:
-    classes: int [..., any number of frames], at least one.
-    frames: number of frames of the result.
-
-  Returns:
-    int [..., frames].
-  """
-  return classes[..., np.arange(frames) % classes.shape[-1]]

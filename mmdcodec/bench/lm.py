@@ -18,7 +18,7 @@ from mmdcodec.bench import coding, floor
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding, windows
 from mmdcodec.models import token_lm
-from mmdcodec.models.conditioning import Conditions
+from mmdcodec.models.conditioning import EncodedConditions
 from mmdcodec.nn import cache
 
 HELP = "a language model's decoding beside its floor"
@@ -65,8 +65,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     raise UserError("bench lm needs the config of a language model: lm_small.")
   # The conditions are handed over as vectors.
   model = token_lm.from_config(
-    config["model"]
-    | {"text": None, "melody": None, "joint": (), "pattern": None}
+    config["model"] | {"conditions": {}, "pattern": None}
   )
   if args.steps < model.codebooks:
     raise UserError(
@@ -82,7 +81,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
 
   Args:
     model: decoder alone; its conditions are `PROMPT` vectors.
-    steps: to draw.
+    steps: to sample.
     runs: of which the median counts.
   """
   params = random_params(model)
@@ -93,7 +92,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
     "batch 1, guidance": (1, 3.0),
     "batch 8": (8, 1.0),
   }.items():
-    ways[name] = drawing(model, params, steps, batch, guidance)
+    ways[name] = sampling(model, params, steps, batch, guidance)
     work[name] = bytes_of_step(model, params, steps, batch, guidance)
   reason = without_peer(model)
   if not reason:
@@ -133,7 +132,7 @@ def random_params(model: token_lm.TokenLM) -> dict:
   vectors = jnp.zeros((1, PROMPT, model.width))
   given = None
   if model.cross:
-    given = Conditions(vectors, jnp.ones((1, PROMPT), bool))
+    given = EncodedConditions(vectors, jnp.ones((1, PROMPT), bool))
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda s: 0.02 * rng.standard_normal(s.shape, np.float32),
@@ -142,8 +141,8 @@ def random_params(model: token_lm.TokenLM) -> dict:
   return decoding.prepare(model, jax.device_put(params))
 
 
-def drawing(model, params, steps: int, batch: int, guidance: float):
-  """A function that draws `steps` steps, prefill included."""
+def sampling(model, params, steps: int, batch: int, guidance: float):
+  """A function that samples `steps` steps, prefill included."""
   groups = 2 if guidance != 1 else 1
   pattern = windows.pattern_of(model, steps - model.codebooks + 1)
   given = windows.given_tokens(
@@ -154,8 +153,8 @@ def drawing(model, params, steps: int, batch: int, guidance: float):
   )
   vectors = jnp.ones((groups * batch, PROMPT, model.width))
   mask = jnp.ones((groups * batch, PROMPT), bool)
-  request = decoding.Request(
-    conditions=Conditions(
+  request = decoding.DecodeRequest(
+    encoded=EncodedConditions(
       *((vectors, mask) if model.cross else (None, None, vectors, mask))
     ),
     given=jnp.asarray(given),
@@ -163,17 +162,17 @@ def drawing(model, params, steps: int, batch: int, guidance: float):
     temperature=jnp.float32(1.0),
     top_p=None,
     guidance=jnp.float32(guidance),
-    text_guidance=jnp.float32(1.0),
+    double_guidance=jnp.float32(1.0),
   )
 
-  def draw():
+  def sample():
     state = decoding.prefill(model, params, request, 1, count=0, groups=groups)
     state = decoding.advance(
       model, params, request, state, steps + 1, groups=groups, top_k=250
     )
     return jax.block_until_ready(state.tokens)
 
-  return draw
+  return sample
 
 
 def bytes_of_step(model, params, steps, batch, guidance) -> float:
@@ -198,9 +197,9 @@ def bytes_of_step(model, params, steps, batch, guidance) -> float:
 def cache_bytes(model: token_lm.TokenLM, steps: int, items: int) -> int:
   """2 x layers x items x steps x width x bytes, for keys and values.
 
-  (Or width x key_heads / heads.)
+  (Or width x kv_heads / heads.)
   """
-  heads = model.key_heads or model.heads
+  heads = model.kv_heads or model.heads
   width = model.width * heads // model.heads
   size = jnp.dtype(model.dtype).itemsize
   return 2 * model.layers * items * steps * width * size
@@ -225,8 +224,8 @@ def without_peer(model: token_lm.TokenLM) -> str | None:
     "timed on CPUs only": jax.default_backend() != "cpu",
     "MusicGen has sinusoidal positions": model.positions != "sinusoidal",
     "MusicGen attends to its prompt": not model.cross,
-    "MusicGen's heads all have keys": model.key_heads not in (0, model.heads),
-    "MusicGen's queries and keys are as they are": model.normalize,
+    "MusicGen's heads all have keys": model.kv_heads not in (0, model.heads),
+    "MusicGen's queries and keys are as they are": model.qk_norm,
     "it computes in float32": model.dtype != "float32",
   } | {
     f"{name} is not installed": importlib.util.find_spec(name) is None

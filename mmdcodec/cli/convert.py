@@ -70,8 +70,7 @@ def describe_codec(config: dict) -> str:
 def describe_music(config: dict) -> str:
   """Size of the language model, what it takes, rate and codes of its codec."""
   model = config["model"]
-  takes = [name for name in ("text", "melody") if model[name]]
   return (
     f"a language model {model['layers']} x {model['width']} for"
-    f" {' and '.join(takes)}, {describe_codec(config['codec'])}"
+    f" {' and '.join(model['conditions'])}, {describe_codec(config['codec'])}"
   )

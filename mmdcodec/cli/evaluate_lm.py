@@ -38,13 +38,10 @@ def check_prompts(args: argparse.Namespace, music: "LoadedMusic") -> None:
   Raises:
     UserError: they cannot.
   """
-  from mmdcodec.models import text_tokens
-
   if args.prompt is None:
     return
   if not args.out:
     raise UserError("--prompt makes samples: say with --out where they go.")
-  if not music.model.text:
+  if not music.takes("text"):
     raise UserError(f"{args.model} takes no text, so no --prompt.")
-  longest = music.model.text["longest"]
-  text_tokens.tokenize(music.tokenizer, args.prompt, longest)
+  music.check(args.prompt)

@@ -141,9 +141,8 @@ def describe_model(path: pathlib.Path) -> str:
 def _music_rows(music) -> list[tuple[str, str]]:
   """What a music model has besides its codec."""
   model = music.model
-  takes = [name for name in ("text", "melody", "joint") if getattr(model, name)]
   return [
-    ("takes", ", ".join(takes) or "nothing"),
+    ("takes", ", ".join(each.name for each in music.conditions) or "nothing"),
     ("transformer", f"{model.layers} x {model.width}, {model.heads} heads"),
     ("trained on", f"clips of {music.seconds:g} s"),
   ]

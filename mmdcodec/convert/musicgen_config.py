@@ -135,13 +135,14 @@ def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
       )
   more: dict[str, Any] = {}
   with within("text_encoder"):
-    more["text"] = text_fields(t5.fields_of(config["text_encoder"]))
+    text = text_fields(t5.fields_of(config["text_encoder"]))
+    more["conditions"] = {"text": text}
   with within("audio_encoder"):
     codec = encodec_config.fields_of(codec_config(config))
   if melody:
     heard = {key: get(config, key, *rest) for key, rest in MELODY.items()}
     more["cross"] = False
-    more["melody"] = CHROMA | dict(
+    more["conditions"]["melody"] = CHROMA | dict(
       classes=heard["num_chroma"], frames=heard["chroma_length"]
     )
   with within("decoder"):
@@ -161,7 +162,7 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
   Args:
     config: of the decoder.
-    **more: fields that are not in it: `text`, `melody`, `cross`.
+    **more: fields that are not in it: `conditions`, `cross`.
 
   Returns:
     Fields of the TokenLM.
@@ -183,7 +184,9 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
   if get(config, "audio_channels", 1, one_of([1, 2])) == 2:
     more["pattern"] = stereo_pattern(fields["codebooks"])
   # All other fields are the same in the published models.
-  return token_lm.preset("musicgen_small", **{"text": None, **fields, **more})
+  return token_lm.preset(
+    "musicgen_small", **{"conditions": {}, **fields, **more}
+  )
 
 
 def stereo_pattern(codebooks: int) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def codec_of(
 
 
 def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:
-  """The `text` field of a TokenLM with this T5 encoder."""
+  """The condition of a TokenLM with this T5 encoder."""
   return dict(tokenizer="t5", longest=LONGEST_TEXT, encoder=encoder)
 
 

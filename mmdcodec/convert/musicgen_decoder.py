@@ -12,7 +12,7 @@ import numpy as np
 
 from mmdcodec.convert.weights import Rule, fill, stacked
 from mmdcodec.models import token_lm
-from mmdcodec.models.conditioning import Conditions
+from mmdcodec.models.conditioning import EncodedConditions
 
 LAYER = "model.decoder.layers.{}.{}"
 POSITIONS = "model.decoder.embed_positions.weights"
@@ -41,11 +41,11 @@ def convert(
   """
   model = token_lm.from_config(fields)
   arrays = {name: a for name, a in arrays.items() if name != POSITIONS}
-  conditions = None
-  if model.cross and not model.conditioned:
+  encoded = None
+  if model.cross and not model.conditions:
     states = jnp.zeros((1, 1, model.width))
-    conditions = Conditions(states, jnp.ones((1, 1), bool))
-  like = token_lm.shapes(model, conditions)
+    encoded = EncodedConditions(states, jnp.ones((1, 1), bool))
+  like = token_lm.shapes(model, encoded)
   if text is not None:
     del like["params"]["conditioner"]["text_encoder"]
   params = fill(rules(model), arrays, like)["params"]
@@ -66,9 +66,10 @@ def rules(model: token_lm.TokenLM) -> list[Rule]:
     Rule((f"{norm}/scale",), (f"{last}.weight",)),
     Rule((f"{norm}/bias",), (f"{last}.bias",)),
   ]
-  if model.text and model.text["encoder"]["width"] != model.width:
+  text = model.conditions.get("text")
+  if text and text["encoder"]["width"] != model.width:
     out += _projection("text_projection", "enc_to_dec_proj")
-  if model.melody:
+  if "melody" in model.conditions:
     out += _projection("melody_projection", "audio_enc_to_dec_proj")
 
   # Path in a block -> (name in a layer, conversion of the tensor).

@@ -101,7 +101,8 @@ def convert(
   if channels(fields, codec) == SIDES:
     pattern = musicgen_config.stereo_pattern(fields["codebooks"])
     fields["pattern"] = pattern
-  fields["text"] = musicgen_config.text_fields(text_fields)
+  text_condition = musicgen_config.text_fields(text_fields)
+  fields["conditions"] = {**fields["conditions"], "text": text_condition}
   fields["frames"] = musicgen_config.frames_of(codec)
   params = musicgen_decoder.convert(arrays, fields, text["params"])
   return fields, codec, {"params": params, "codec": codec_variables}
@@ -180,7 +181,8 @@ def guess(
   if preset is None:
     like = lambda name: (
       token_lm.preset(name).items() >= known.items()
-      and bool(token_lm.preset(name)["melody"]) == (melody is not None)
+      and ("melody" in token_lm.preset(name)["conditions"])
+      == (melody is not None)
     )
     found = [name for name in PRESETS if like(name)]
     if len(found) != 1:
@@ -190,5 +192,9 @@ def guess(
         f" weights, such as {PRESETS[0]}."
       )
     preset = found[0]
-  heard = None if melody is None else CHROMA | {"classes": melody.shape[-1]}
-  return token_lm.preset(preset, **seen, melody=heard)
+  found = token_lm.preset(preset, **seen)
+  found["conditions"].pop("melody", None)
+  if melody is not None:
+    classes = melody.shape[-1]
+    found["conditions"]["melody"] = CHROMA | {"classes": classes}
+  return found

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -80,10 +81,7 @@ def spread(sources: Sequence, count: int) -> Iterator[tuple[int, int, float]]:
 def stacked(examples: Sequence[dict], batch: int) -> list[dict]:
   """Batches of examples, in their order."""
   return [
-    {
-      key: np.stack([example[key] for example in examples[i : i + batch]])
-      for key in examples[0]
-    }
+    jax.tree.map(lambda *x: np.stack(x), *examples[i : i + batch])
     for i in range(0, len(examples), batch)
   ]
 

@@ -6,16 +6,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
 
-from mmdcodec.audio import melody as melody_lib
 from mmdcodec.data import aligned_tokens, record_order
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import Batches, Datasets
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
+from mmdcodec.models.condition import Condition
 
 
 def token_batches(
@@ -25,7 +26,7 @@ def token_batches(
   frames: int,
   seed: int = 0,
   codebooks: slice = slice(None),
-  melody: int = 0,
+  conditions: Sequence[Condition] = (),
   streams: Mapping[str, Datasets] | None = None,
   tokenizer_hash: str | None = None,
   threads: int | None = None,
@@ -44,9 +45,9 @@ def token_batches(
     frames: length of a crop.
     seed: of order and crops.
     codebooks: those to read; all by default.
-    melody: frames of melody that a crop begins with; 0: none.
+    conditions: of a language model, what a crop reads beside its codes.
     streams: by name, data sets of other tokenizers over the same audio, in any
-      order; see `aligned_tokens`.
+      order, for conditions to read; see `aligned_tokens`.
     tokenizer_hash: of the tokenizer that made `datasets`; None: any, but the
       same for all.
     threads: batches made at a time; None is one for each CPU, at most 16.
@@ -64,7 +65,7 @@ def token_batches(
   return record_order.batches(
     sources,
     weights,
-    _Crop(sources, frames, melody, codebooks),
+    _Crop(sources, frames, tuple(conditions), codebooks),
     batch=batch,
     seed=seed,
     threads=threads,
@@ -80,10 +81,10 @@ def fixed_token_batches(
   frames: int,
   count: int,
   codebooks: slice = slice(None),
-  melody: int = 0,
+  conditions: Sequence[Condition] = (),
   streams: Mapping[str, Datasets] | None = None,
   tokenizer_hash: str | None = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
   """Batches for evaluation: always the same crops, spread over all records.
 
   Args:
@@ -92,7 +93,7 @@ def fixed_token_batches(
     frames: length of a crop.
     count: number of batches.
     codebooks: as for `token_batches`.
-    melody: as for `token_batches`.
+    conditions: as for `token_batches`.
     streams: as for `token_batches`.
     tokenizer_hash: as for `token_batches`.
 
@@ -105,7 +106,7 @@ def fixed_token_batches(
   """
   sources, _ = _open(datasets, frames, tokenizer_hash, streams or {})
   rows = [
-    crop(sources[k], record, where, frames, melody, codebooks)
+    crop(sources[k], record, where, frames, conditions, codebooks)
     for k, record, where in record_order.spread(sources, batch * count)
   ]
   return record_order.stacked(rows, batch)
@@ -116,9 +117,9 @@ def crop(
   index: int,
   where: float,
   frames: int,
-  melody: int = 0,
+  conditions: Sequence[Condition] = (),
   codebooks: slice = slice(None),
-) -> dict:
+) -> dict[str, Any]:
   """Frames of a record, padded with zeros if it has fewer.
 
   Args:
@@ -126,30 +127,26 @@ def crop(
     index: of the record.
     where: in [0, 1), the start as a fraction of all possible starts.
     frames: length of the crop.
-    melody: frames of its melody, repeated if it is shorter; 0: none.
+    conditions: what to read from the record beside codes.
     codebooks: those to read; all by default.
 
   Returns:
     `codes`, int32 `[frames, codebooks]`; `lengths`, int32, the frames that are
-    not padding; `caption`, str; and `melody`, int32 `[melody]`, pitch classes,
-    if asked for.
+    not padding; `conditions`, the arrays of `Condition.read` by its name.
   """
   record = source[index]
   start = int(where * max(1, len(record["codes"]) - frames + 1))
   if isinstance(source, AlignedTokens):
     start -= start % source.grid
   codes = record["codes"][start : start + frames, codebooks]
-  found = {
+  seconds = start / source.frame_rate
+  return {
     "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),
     "lengths": np.int32(len(codes)),
-    # An object: a NumPy array of text takes rows times the longest text.
-    "caption": np.array(record["caption"], object),
+    "conditions": {
+      each.name: each.read(record, seconds) for each in conditions
+    },
   }
-  if melody:
-    per_frame = melody_lib.RATE / melody_lib.HOP / source.frame_rate
-    rest = record["melody"][round(start * per_frame) :]
-    found["melody"] = melody_lib.fit(rest, melody)
-  return found
 
 
 @dataclass(frozen=True)
@@ -158,19 +155,19 @@ class _Crop(grain.transforms.RandomMap):
 
   sources: Sequence[TokenSource | AlignedTokens]
   frames: int
-  melody: int
+  conditions: tuple[Condition, ...]
   codebooks: slice
 
   def random_map(
     self, element: tuple[int, int], rng: np.random.Generator
-  ) -> dict:
+  ) -> dict[str, Any]:
     k, record = element
     return crop(
       self.sources[k],
       record,
       rng.random(),
       self.frames,
-      self.melody,
+      self.conditions,
       self.codebooks,
     )
 

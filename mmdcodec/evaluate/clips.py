@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.tokenizers.loaded_codec import LoadedCodec, bucket
+from mmdcodec.platform import bucket
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, what it is)
 COLUMNS = {

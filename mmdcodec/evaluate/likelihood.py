@@ -1,24 +1,27 @@
-"""How well a music model knows music that it has not heard, in bits.
+"""How well a music model predicts music that it was not trained on, in bits.
 
-The cross-entropy of training (`losses.cross_entropy`) over whole clips: longer
-ones are cut into windows of what the model was trained on, each of which it
-begins knowing nothing but the text.
+The cross-entropy of training (`losses.cross_entropy`) over whole clips. Longer
+clips are cut into windows of the length that the model was trained on, and at
+the start of each it knows nothing but the text.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import coded_size
+from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.losses import cross_entropy
-from mmdcodec.models import text_tokens, token_lm
+from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
-from mmdcodec.tokenizers.loaded_codec import bucket
+from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.platform import bucket
 
 # Windows that are measured at a time.
 BATCH = 8
@@ -26,7 +29,7 @@ BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-  """What a model makes of clips.
+  """The cross-entropy of clips under a model.
 
   Attributes:
     nats: float64 [clips, codebooks], of all codes of a clip together.
@@ -37,7 +40,7 @@ class Likelihood:
   counts: np.ndarray
 
   @property
-  def summary(self) -> dict:
+  def summary(self) -> dict[str, Any]:
     """Over all clips, see `losses.cross_entropy.summary`."""
     return cross_entropy.summary(self.nats.sum(0), self.counts.sum(0))
 
@@ -53,7 +56,7 @@ class Likelihood:
 
 
 def measure(
-  music,
+  music: LoadedMusic,
   codes: Sequence[np.ndarray],
   texts: Sequence[str] | None = None,
   *,
@@ -84,7 +87,7 @@ def measure(
     raise UserError(
       f"there are {len(texts)} texts of {len(codes)} clips; give one of each."
     )
-  # Nothing is computed backwards.
+  # There is no backward pass.
   model = music.model.clone(remat="none")
   most = math.inf if seconds is None else round(seconds * music.frame_rate)
   most = max(1, min(most, model.frames))
@@ -93,9 +96,9 @@ def measure(
     for clip, each in enumerate(codes)
     for start in range(0, len(each), most)
   ]
-  # Sizes that few programs serve.
+  # Few different sizes, so that few programs are compiled.
   size = min(most, bucket(max(map(len, codes))))
-  inputs = _texts(music, texts)
+  inputs = _inputs(music, texts)
   params = jax.device_put(music.variables["params"])
   shape = (len(codes), model.codebooks)
   nats, counts = np.zeros(shape), np.zeros(shape, np.int64)
@@ -151,23 +154,23 @@ def counted(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums(model, params, codes, lengths, inputs):
+def _sums(
+  model: TokenLM,
+  params: dict[str, Any],
+  codes: jax.Array,
+  lengths: jax.Array,
+  inputs: Inputs,
+) -> tuple[jax.Array, jax.Array]:
   """Nats and number of the codes of each row: [batch, codebooks]."""
-  nats, mask = cross_entropy.cross_entropy(
-    model, params, codes, lengths, inputs
-  )
+  nats, mask = nats_of_codes(model, params, codes, lengths, inputs)
   return nats.sum(1), mask.sum(1)
 
 
-def _texts(music, texts: list[str]) -> Inputs | None:
-  """Inputs of all clips, NumPy arrays, with nothing but texts in them."""
-  inputs = jax.tree.map(np.asarray, token_lm.nothing(music.model, len(texts)))
-  if not music.model.text:
-    return inputs
-  longest = max(len(music.tokenizer.encode(each)) for each in texts)
-  size = min(bucket(longest), music.model.text["longest"])
-  tokens, lengths, has_text = text_tokens.tokenize_cut(
-    music.tokenizer, texts, size
-  )
-  mask = np.arange(size) < lengths[:, None]
-  return inputs.replace(text=tokens, text_mask=mask, has_text=has_text)
+def _inputs(music: LoadedMusic, texts: list[str]) -> Inputs:
+  """Conditions of all clips, NumPy arrays: texts, and nothing else."""
+  return {
+    each.name: each.arrays(texts, 0.0)
+    if each.name == "text"
+    else each.nothing(len(texts))
+    for each in music.conditions
+  }

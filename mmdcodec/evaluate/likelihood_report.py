@@ -11,6 +11,7 @@ import numpy as np
 
 from mmdcodec import bitstream, progress
 from mmdcodec.audio import files
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import likelihood, reconstruction_report, report
 from mmdcodec.evaluate.likelihood import Likelihood
@@ -92,7 +93,7 @@ def measure(
     codes.append(music.codec.encode(clip.audio[None])[0])
     show(done, len(clips))
   captions, found = [clip.caption.strip() for clip in clips], {}
-  if music.model.text and any(captions):
+  if music.takes("text") and any(captions):
     found[WITH] = likelihood.measure(
       music, codes, captions, progress=progress.counter(f"windows {WITH}")
     )
@@ -191,8 +192,11 @@ def make_samples(
 
 def fits(music: LoadedMusic, prompt: str) -> bool:
   """Whether a model takes a prompt without cutting it."""
-  text = music.model.text
-  return bool(text) and len(music.tokenizer.encode(prompt)) <= text["longest"]
+  try:
+    music.check(prompt)
+  except UserError:
+    return False
+  return True
 
 
 def write(

@@ -33,9 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mmdcodec import platform
 from mmdcodec.evaluate import code_rows
 from mmdcodec.patterns import PatternMaker
-from mmdcodec.tokenizers import loaded_codec
 
 FOLDS = 5  # one is held out, one stops the training, the others train
 HIDDEN = 64
@@ -159,7 +159,7 @@ def held_out(
   fold = random.permutation(int(unit.max()) + 1)[unit] % FOLDS
   gain, alone = np.zeros((2, rows, books))
   batch = min(BATCH, max(32, LARGEST // (books * width)))
-  padded = loaded_codec.bucket(rows)
+  padded = platform.bucket(rows)
   stacked = np.zeros((padded, books), np.int32)
   stacked[:rows] = codes
   for turn in range(FOLDS):
@@ -227,7 +227,7 @@ def _indices(chosen: np.ndarray, batch: int) -> Indices:
   similar sizes share a compiled program.
   """
   at = np.nonzero(chosen)[0]
-  batches = loaded_codec.bucket(-(-len(chosen) // batch))
+  batches = platform.bucket(-(-len(chosen) // batch))
   out = np.zeros(batches * batch, np.int32)
   out[: len(at)] = at
   return out.reshape(batches, batch), len(at)

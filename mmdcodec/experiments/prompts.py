@@ -66,7 +66,7 @@ def run(
     UserError: the model takes no text, or none as long as a caption; a number
       is out of bounds; or the workdir has other settings.
   """
-  if not music.model.text:
+  if not music.takes("text"):
     raise UserError("this model takes no text, so it cannot follow prompts.")
   if songs < 10 or pieces < 2:
     raise UserError(

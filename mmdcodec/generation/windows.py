@@ -60,7 +60,7 @@ def pattern_of(model: TokenLM, frames: int) -> Pattern:
 def given_tokens(
   pattern: Pattern, codes: np.ndarray, special: int, steps: int
 ) -> np.ndarray:
-  """What is known of a window's tokens, as `decoding.Request` has it.
+  """What is known of a window's tokens, as `decoding.DecodeRequest` has it.
 
   Args:
     pattern: of the window's frames.
@@ -79,7 +79,7 @@ def given_tokens(
 
 
 def first_unknown(given: np.ndarray) -> int:
-  """The first step of which a token is to be drawn, in any item."""
+  """The first step of which a token is to be sampled, in any item."""
   return int(np.argmax((given < 0).any(axis=(0, 2))))
 
 

@@ -5,6 +5,8 @@ of 2048 codes at 50 Hz, 30 s, prompts through T5-base. The tiny ones have a text
 encoder of their own, which reads bytes and is trained with them.
 """
 
+from typing import Any
+
 T5_BASE = dict(
   tokenizer="t5",
   longest=512,
@@ -33,11 +35,19 @@ BYTES = dict(
   ),
 )
 
+TINY_BYTES = BYTES | dict(
+  encoder=dict(
+    vocabulary=257, width=16, layers=1, heads=2, head_dim=8, hidden=32
+  )
+)
+
 # Windows of half a second at 32 kHz, 30 s of them.
 CHROMA = dict(classes=12, frames=235, rate=32_000, window=16_384, hop=4096)
 
 
-def _musicgen(width: int, layers: int, heads: int, **more) -> dict:
+def _musicgen(
+  width: int, layers: int, heads: int, **more: Any
+) -> dict[str, Any]:
   fields = dict(
     codebooks=4,
     codebook_size=2048,
@@ -46,7 +56,7 @@ def _musicgen(width: int, layers: int, heads: int, **more) -> dict:
     layers=layers,
     heads=heads,
     hidden=4 * width,
-    text=T5_BASE,
+    conditions={"text": T5_BASE},
   )
   return fields | more
 
@@ -55,8 +65,14 @@ PRESETS = {
   "musicgen_small": _musicgen(1024, 24, 16),
   "musicgen_medium": _musicgen(1536, 48, 24),
   "musicgen_large": _musicgen(2048, 48, 32),
-  # All conditions stand before the music.
-  "musicgen_melody": _musicgen(1536, 48, 24, cross=False, melody=CHROMA),
+  # All conditions are a prefix to the music.
+  "musicgen_melody": _musicgen(
+    1536,
+    48,
+    24,
+    cross=False,
+    conditions={"text": T5_BASE, "melody": CHROMA},
+  ),
   # For CPUs: experiments, the quickstart, tests.
   "small": dict(
     codebook_size=256,
@@ -66,7 +82,7 @@ PRESETS = {
     heads=4,
     hidden=1024,
     positions="rotary",
-    text=BYTES,
+    conditions={"text": BYTES},
   ),
   "tiny": dict(
     codebook_size=32,
@@ -75,12 +91,6 @@ PRESETS = {
     layers=2,
     heads=2,
     hidden=64,
-    text=dict(
-      tokenizer="bytes",
-      longest=256,
-      encoder=dict(
-        vocabulary=257, width=16, layers=1, heads=2, head_dim=8, hidden=32
-      ),
-    ),
+    conditions={"text": TINY_BYTES},
   ),
 }

@@ -1,18 +1,19 @@
-"""Texts as tokens: bytes, or the pieces that a T5 was trained with."""
+"""Tokens of texts: bytes, or the pieces that a T5 was trained with."""
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+import functools
+from collections.abc import Mapping
 
 from mmdcodec.errors import UserError
 
-# Of a bundle, beside its weights: what the `tokenizers` library reads.
+# A file of a bundle, beside its weights: what the `tokenizers` library reads.
 TOKENIZER_FILE = "tokenizer.json"
+# Tokenizers by name, and the files of a bundle that each of them needs.
+FILES: dict[str, tuple[str, ...]] = {"bytes": (), "t5": (TOKENIZER_FILE,)}
 _END = 256
 
 
 class Bytes:
-  """Any UTF-8 text as its bytes, and 256 at its end."""
+  """The UTF-8 bytes of a text, then 256."""
 
   def encode(self, text: str) -> list[int]:
     """Tokens of a text."""
@@ -39,13 +40,19 @@ class Pieces:
       raise UserError(
         f"the model's {TOKENIZER_FILE} can't be read: {error}."
       ) from None
-    # Padding and cutting are done here, for all tokenizers alike.
+    # Padding and cutting are done by the caller, for all tokenizers alike.
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
 
   def encode(self, text: str) -> list[int]:
-    """Tokens of a text, with the end that T5 expects."""
+    """Tokens of a text, with the end token that T5 expects."""
     return self._tokenizer.encode(text).ids
+
+
+def check_name(name: str) -> None:
+  """Raises a UserError unless there is such a tokenizer."""
+  if name not in FILES:
+    raise UserError(f"the tokenizer is {name!r}; it must be bytes or t5.")
 
 
 def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
@@ -56,69 +63,19 @@ def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
     assets: further files of a bundle by name, for "t5".
 
   Raises:
-    UserError: unknown name, or its file is missing.
+    UserError: the name is unknown, or the tokenizer's file is missing.
   """
+  check_name(name)
   if name == "bytes":
     return Bytes()
-  if name != "t5":
-    raise UserError(f"the tokenizer is {name!r}; it must be bytes or t5.")
   if TOKENIZER_FILE not in assets:
     raise UserError(
       f"the model has no {TOKENIZER_FILE}, which its prompts need: put that of"
       " its T5 beside its weights."
     )
-  return Pieces(assets[TOKENIZER_FILE])
+  return _pieces(assets[TOKENIZER_FILE])
 
 
-def tokenize_cut(
-  tokenizer: Bytes | Pieces, texts: Sequence[str], size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Texts as one array of a given size; what is longer is cut.
-
-  Args:
-    tokenizer: of the model.
-    texts: an empty one asks for nothing.
-    size: tokens of the array.
-
-  Returns:
-    (tokens int32 [batch, size], their number in each text int32 [batch], which
-    texts are not empty bool [batch]).
-  """
-  out = np.zeros((len(texts), size), np.int32)
-  lengths = np.zeros(len(texts), np.int32)
-  for i, text in enumerate(texts):
-    tokens = tokenizer.encode(text)[:size]
-    out[i, : len(tokens)], lengths[i] = tokens, len(tokens)
-  return out, lengths, np.array([bool(text.strip()) for text in texts])
-
-
-def tokenize(
-  tokenizer: Bytes | Pieces, texts: Sequence[str], longest: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Texts as one array.
-
-  Args:
-    tokenizer: of the model.
-    texts: an empty one asks for nothing.
-    longest: tokens that the model takes.
-
-  Returns:
-    (tokens int32 [batch, tokens], their mask bool [batch, tokens], which texts
-    are not empty bool [batch]).
-
-  Raises:
-    UserError: a text that is too long.
-  """
-  found = [tokenizer.encode(text) for text in texts]
-  for text, tokens in zip(texts, found, strict=True):
-    if len(tokens) > longest:
-      raise UserError(
-        f"the prompt {text[:40]!r}... has {len(tokens)} tokens; this model"
-        f" takes {longest} at most."
-      )
-  lengths = np.array([len(tokens) for tokens in found])
-  out = np.zeros((len(found), max(1, lengths.max())), np.int32)
-  for row, tokens in zip(out, found, strict=True):
-    row[: len(tokens)] = tokens
-  mask = np.arange(out.shape[1]) < lengths[:, None]
-  return out, mask, np.array([bool(text.strip()) for text in texts])
+@functools.lru_cache(4)
+def _pieces(description: str | bytes) -> Pieces:
+  return Pieces(description)

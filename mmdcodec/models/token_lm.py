@@ -1,16 +1,17 @@
 """The language model over K codebooks: one Transformer, K streams of codes.
 
 MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): the vectors of a step's K
-tokens are summed, a decoder Transformer follows, and K heads say what the next
-step holds. Which codes share a step is the pattern's business
-(`mmdcodec.patterns`); the model sees tokens [batch, steps,
-codebooks] in the pattern's order, and the special token where it has no code.
+tokens are summed, a decoder Transformer follows, and K heads predict the next
+step. The pattern (`mmdcodec.patterns`) says which codes share a step; the model
+sees tokens [batch, steps, codebooks] in the pattern's order, and the special
+token where a step has no code.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,12 @@ import numpy as np
 from mmdcodec import patterns
 from mmdcodec.errors import UserError
 from mmdcodec.models import fields
-from mmdcodec.models.conditioning import Conditioner, Conditions, Inputs
+from mmdcodec.models.condition import Condition, make_conditions
+from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
 from mmdcodec.models.lm_presets import PRESETS
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.transformer import ACTIVATIONS, REMAT, Transformer
+from mmdcodec.store import renamed
 
 CHOICES = {
   "positions": positions_lib.KINDS,
@@ -36,8 +39,9 @@ class TokenLM(nn.Module):
   """A Transformer that predicts the codes of each step from those before.
 
   Attributes:
-    codebooks: K.
+    codebooks: K, the number of codebooks that it models.
     codebook_size: codes of each; the special token has the number after them.
+    first_codebook: of the tokenizer's codebooks, the first one that it models.
     pattern: which codes share a step: `name` and options of `patterns.make`;
       None: the delay pattern.
     frames: of the clips that it is trained on; longer music is made in windows
@@ -45,18 +49,17 @@ class TokenLM(nn.Module):
     width: of a token's vector.
     layers: of the Transformer.
     heads: of attention.
-    key_heads: of keys and values, shared by several heads; 0: as many as heads.
+    kv_heads: heads of keys and values, each shared by several heads of queries;
+      0: as many as heads.
     hidden: width of the feed-forward layers.
     activation: "gelu" or "relu".
     positions: "sinusoidal", "rotary" or "relative".
-    normalize: queries and keys of attention.
-    cross: text reaches the model through cross-attention, else as a prefix.
-    text: `tokenizer` ("bytes" or "t5"), `longest` (tokens that it takes) and
-      `encoder` (fields of a T5Encoder); None for a model without text.
-    melody: `classes` (of pitch), `frames`, and how they are heard: `rate` (Hz),
-      `window` and `hop` (samples); None for a model without melody.
-    joint: (codebooks, size) of the tokens of a joint embedding, or ().
-    dropout: in training.
+    qk_norm: normalise queries and keys of attention.
+    cross: has cross-attention, for those conditions that use it; otherwise all
+      of them are a prefix to the music.
+    conditions: what the music can be asked for: the fields of each condition by
+      its name, see `condition.make_conditions`.
+    dropout: share of activations dropped in training.
     remat: "none", "full" or "dots", see `Transformer`.
     dtype: of the computation, "float32" or "bfloat16"; parameters, norms, sums
       and logits are float32.
@@ -64,20 +67,19 @@ class TokenLM(nn.Module):
 
   codebooks: int = 4
   codebook_size: int = 2048
-  pattern: Mapping = None
+  first_codebook: int = 0
+  pattern: Mapping[str, Any] | None = None
   frames: int = 1500
   width: int = 1024
   layers: int = 24
   heads: int = 16
-  key_heads: int = 0
+  kv_heads: int = 0
   hidden: int = 4096
   activation: str = "gelu"
   positions: str = "sinusoidal"
-  normalize: bool = False
+  qk_norm: bool = False
   cross: bool = True
-  text: Mapping | None = None
-  melody: Mapping | None = None
-  joint: Sequence[int] = ()
+  conditions: Mapping[str, Any] = flax.core.FrozenDict()
   dropout: float = 0.0
   remat: str = "none"
   dtype: str = "float32"
@@ -93,40 +95,50 @@ class TokenLM(nn.Module):
     name = options.pop("name", None)
     return patterns.make(name, self.codebooks, **options)(frames)
 
-  @property
-  def conditioned(self) -> bool:
-    """Whether the model takes anything but music."""
-    return bool(self.text or self.melody or self.joint)
+  def make_conditions(
+    self, assets: Mapping[str, bytes] | None = None
+  ) -> tuple[Condition, ...]:
+    """The model's conditions in their order; see `condition.make_conditions`.
 
-  def transformer_fields(self) -> dict:
+    Args:
+      assets: files of the model's bundle by name, to read texts with.
+    """
+    return make_conditions(self.conditions, assets)
+
+  def no_conditions(self, batch: int) -> Inputs:
+    """Inputs that ask for nothing, for a number of items."""
+    return {
+      condition.name: condition.nothing(batch)
+      for condition in self.make_conditions()
+    }
+
+  def transformer_fields(self) -> dict[str, Any]:
     """Fields of the Transformer."""
     return dict(
       layers=self.layers,
       width=self.width,
       heads=self.heads,
-      kv_heads=self.key_heads or self.heads,
+      kv_heads=self.kv_heads or self.heads,
       hidden=self.hidden,
       activation=self.activation,
       positions=self.positions,
-      qk_norm=self.normalize,
+      qk_norm=self.qk_norm,
       cross=self.cross,
       dropout=self.dropout,
       remat=self.remat,
       dtype=jnp.dtype(self.dtype),
     )
 
-  def conditioner_fields(self) -> dict:
+  def conditioner_fields(self) -> dict[str, Any]:
     """Fields of the conditioner."""
     return dict(
       width=self.width,
-      text=self.text["encoder"] if self.text else None,
-      melody=self.melody["classes"] if self.melody else 0,
-      joint=self.joint,
+      conditions=self.conditions,
       cross=self.cross,
       dtype=jnp.dtype(self.dtype),
     )
 
-  def setup(self):
+  def setup(self) -> None:
     """Builds embeddings, conditioner, Transformer and heads."""
     self.embedding = self.param(
       "embedding",
@@ -139,12 +151,14 @@ class TokenLM(nn.Module):
       nn.initializers.normal(self.width**-0.5),
       (self.codebooks, self.width, self.codebook_size),
     )
-    if self.conditioned:
+    if self.conditions:
       self.conditioner = Conditioner(**self.conditioner_fields())
 
-  def condition(self, inputs: Inputs | None) -> Conditions:
-    """Vectors of what is asked for."""
-    return self.conditioner(inputs) if self.conditioned else Conditions()
+  def encode_conditions(self, inputs: Inputs) -> EncodedConditions:
+    """Vectors of the conditions."""
+    if not self.conditions:
+      return EncodedConditions()
+    return self.conditioner(inputs)
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Sums of the vectors of each step's tokens.
@@ -173,36 +187,36 @@ class TokenLM(nn.Module):
     tokens: jax.Array,
     inputs: Inputs | None = None,
     *,
-    conditions: Conditions | None = None,
+    encoded: EncodedConditions | None = None,
     train: bool = False,
   ) -> jax.Array:
     """Logits of a whole sequence, each step's from the tokens up to it.
 
     Args:
       tokens: int [batch, steps, codebooks], as `Pattern.build` gives them.
-      inputs: what the music is to be like; None in a model that takes nothing.
-      conditions: vectors of it, in place of inputs.
+      inputs: the conditions; None in a model that takes none.
+      encoded: vectors of the conditions, in place of inputs.
       train: with dropout, from the random key "dropout".
 
     Returns:
       float32 [batch, steps, codebooks, codebook_size]: of the step after each.
     """
-    if conditions is None:
-      conditions = self.condition(inputs)
+    if encoded is None:
+      encoded = self.encode_conditions(inputs or {})
     x, valid, before = self.embed(tokens), None, 0
-    if conditions.prefix is not None:
-      before = conditions.prefix.shape[1]
-      x = jnp.concatenate([conditions.prefix, x], axis=1)
+    if encoded.prefix is not None:
+      before = encoded.prefix.shape[1]
+      x = jnp.concatenate([encoded.prefix, x], axis=1)
       valid = jnp.pad(
-        conditions.prefix_mask,
+        encoded.prefix_mask,
         ((0, 0), (0, tokens.shape[1])),
         constant_values=True,
       )
     x = self.transformer(
       x,
       valid=valid,
-      states=conditions.states,
-      states_mask=conditions.states_mask,
+      states=encoded.states,
+      states_mask=encoded.states_mask,
       train=train,
     )
     return self.logits(x[:, before:])
@@ -226,8 +240,8 @@ def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
 def flat_head(head: jax.Array) -> jax.Array:
   """The heads beside each other in one matrix: [width, codebooks * size].
 
-  For drawing one step after the other on a CPU, which would bring them into
-  this form at every step.
+  For sampling step by step on a CPU, which would otherwise bring them into this
+  form at every step.
 
   Args:
     head: [codebooks, width, size], as it is trained.
@@ -269,20 +283,24 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
+  of_preset = PRESETS.get(name, {}).get("conditions", {})
+  changes = renamed.update_lm(changes, of_preset)
   found = fields.preset(TokenLM, PRESETS, name, changes, "the language model")
-  if found["pattern"] is None:
-    # A dict, so that a command line can change what is in it.
-    found["pattern"] = dict(name="delay", delays=())
+  # Dicts, so that a command line can change what is in them.
+  found["pattern"] = found["pattern"] or dict(name="delay", delays=())
+  found["conditions"] = dict(found["conditions"])
   return found
 
 
-def from_config(config: Mapping) -> TokenLM:
+def from_config(config: Mapping[str, Any]) -> TokenLM:
   """A TokenLM from a mapping of its fields.
 
   Raises:
     UserError: an unknown key, or a value that the field cannot have.
   """
-  model = fields.build(TokenLM, config, "the language model", CHOICES)
+  model = fields.build(
+    TokenLM, renamed.update_lm(config), "the language model", CHOICES
+  )
   for name in (
     "codebooks", "codebook_size", "frames", "width", "layers", "heads", "hidden"
   ):  # fmt: skip
@@ -291,10 +309,15 @@ def from_config(config: Mapping) -> TokenLM:
         f"{name} of the language model is {getattr(model, name)}; it must be at"
         " least 1."
       )
+  if model.first_codebook < 0:
+    raise UserError(
+      f"first_codebook of the language model is {model.first_codebook}; it must"
+      " be at least 0."
+    )
   for what, size, parts in (
     ("width", model.width, 4),
     ("width", model.width, 2 * model.heads),
-    ("heads", model.heads, model.key_heads or model.heads),
+    ("heads", model.heads, model.kv_heads or model.heads),
   ):
     if size % parts:
       raise UserError(
@@ -302,41 +325,25 @@ def from_config(config: Mapping) -> TokenLM:
         f" {parts}."
       )
   model.pattern_of(1)
+  model.make_conditions()
   return model
 
 
 def shapes(
-  model: TokenLM, conditions: Conditions | None = None
+  model: TokenLM, encoded: EncodedConditions | None = None
 ) -> dict[str, Any]:
   """Shapes and types of a model's variables, without making them.
 
   Args:
     model: the language model.
-    conditions: in place of those that its own conditioner makes.
+    encoded: vectors of conditions, in place of those of its own conditioner.
 
   Returns:
     `{"params": ...}` of `jax.ShapeDtypeStruct`.
   """
   tokens = jnp.zeros((1, 1, model.codebooks), jnp.int32)
-  inputs = nothing(model, 1)
+  inputs = model.no_conditions(1)
   return jax.eval_shape(
-    lambda key: model.init(key, tokens, inputs, conditions=conditions),
+    lambda key: model.init(key, tokens, inputs, encoded=encoded),
     jax.random.key(0),
   )
-
-
-def nothing(model: TokenLM, batch: int) -> Inputs | None:
-  """Inputs that ask for nothing, for a number of items."""
-  if not model.conditioned:
-    return None
-  given = {}
-  if model.text:
-    given["text"] = jnp.zeros((batch, 1), jnp.int32)
-    given["text_mask"] = jnp.zeros((batch, 1), bool)
-    given["has_text"] = jnp.zeros(batch, bool)
-  if model.melody:
-    given["melody"] = jnp.zeros((batch, model.melody["frames"]), jnp.int32)
-  if model.joint:
-    given["joint"] = jnp.zeros((batch, model.joint[0]), jnp.int32)
-    given["has_joint"] = jnp.zeros(batch, bool)
-  return Inputs(**given)

@@ -14,22 +14,10 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import chunks
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames
+from mmdcodec.platform import bucket
 from mmdcodec.tokenizers import long_clips, piecewise, validation
 from mmdcodec.tokenizers.interface import AudioCodec
 from mmdcodec.tokenizers.streamer import Streamer
-
-# Audio is padded to one of a few lengths before it is encoded, so that a folder
-# of files compiles a handful of programs and not one per length. At most a
-# fifth of the work is padding.
-_STEPS_PER_OCTAVE = 4
-
-
-def bucket(frames: int) -> int:
-  """The next larger of four sizes per octave: 1..8, 10, 12, 14, 16, 20, ..."""
-  if frames <= 2 * _STEPS_PER_OCTAVE:
-    return max(frames, 1)
-  unit = 1 << ((frames - 1).bit_length() - 3)
-  return -(-frames // unit) * unit
 
 
 def flatten(variables: dict) -> dict[str, np.ndarray]:
@@ -125,6 +113,7 @@ class LoadedCodec(AudioCodec):
         self.model, self.variables, x, lengths, codebooks
       )
       return (codes, scale) if return_scale else codes
+    # Few different lengths, so that a folder of files compiles few programs.
     padded = bucket(frames(samples, self.stride)) * self.stride
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
     out = self._encode(self.variables, x, lengths, codebooks)

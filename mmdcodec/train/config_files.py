@@ -57,8 +57,7 @@ def parse(arguments: list[str]) -> ConfigDict:
       name, colon, rest = argument.removeprefix("--config=").partition(":")
       files.append(f"--config={_locate(name)}{colon}{rest}")
     elif argument.startswith("--config."):
-      key, equals, value = argument.removeprefix("--config.").partition("=")
-      overrides.append(f"--config.{renamed.update_key(key)}{equals}{value}")
+      overrides.append(argument.removeprefix("--config."))
     else:
       raise UserError(
         f"{argument!r} is not understood; expected --config=NAME_OR_FILE,"
@@ -70,9 +69,12 @@ def parse(arguments: list[str]) -> ConfigDict:
     )
   try:
     config = _parse(config_flags.DEFINE_config_file, files, lock_config=False)
-    # Before the overrides, which have today's keys.
     renamed.update(config)
     config.lock()
+    for i, override in enumerate(overrides):
+      key, equals, value = override.partition("=")
+      key = renamed.update_key(key, config)
+      overrides[i] = f"--config.{key}{equals}{value}"
     return _parse(config_flags.DEFINE_config_dict, overrides, config=config)
   except (
     flags.Error,

@@ -1,14 +1,14 @@
-"""Training a language model over codes, with the pattern inside of the loss.
+"""Training a language model over codes, with the pattern inside the loss.
 
-What is read are codes and captions (`mmdcodec tokenize`). A step puts the codes
-in the order of the pattern, takes conditions away from a part of the examples,
-which is what guidance needs (MusicGen, arXiv 2306.05284, 4.2), and asks for
-every code that is there: cross-entropy per codebook, means over codebooks.
+The data are codes and what their conditions read (`mmdcodec tokenize`). A step
+puts the codes in the order of the pattern, drops conditions from a part of the
+examples, which guidance needs (MusicGen, arXiv 2306.05284, 4.2), and predicts
+every code: cross-entropy per codebook, averaged over codebooks.
 """
 
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.audio import melody
 from mmdcodec.convert import hub, t5
-from mmdcodec.data import token_batches, token_records
+from mmdcodec.data import record_order, token_batches, token_records
 from mmdcodec.errors import UserError
 from mmdcodec.losses import cross_entropy
-from mmdcodec.models import text_tokens, token_lm
+from mmdcodec.models import token_lm
+from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
-from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
@@ -33,6 +33,8 @@ from mmdcodec.train.trainable import Trainable
 
 # In a workdir: the codec that the codes are of.
 CODEC = "codec"
+# In a config: the share of examples that go without any condition.
+ALL = "condition_dropout"
 
 
 class LMTask(Task):
@@ -68,18 +70,17 @@ class LMTask(Task):
       on=lora["on"],
     )
     self.low_rank_scale = self.trainable.scale
-    for name in ("condition_dropout", "text_dropout", "melody_dropout"):
-      if not 0 <= config[name] <= 1:
-        raise UserError(
-          f"{name} is {config[name]}; it is a share, from 0 to 1."
-        )
-    heard, names = self.model.melody, ("rate", "window", "hop", "classes")
-    ours = (melody.RATE, melody.WINDOW, melody.HOP, melody.CLASSES)
-    if heard and tuple(heard[name] for name in names) != ours:
-      raise UserError(
-        f"model.melody has another {', '.join(names)} than the melodies in data"
-        f" sets of tokens, {ours}."
-      )
+    self.conditions = tuple(
+      each.in_training(config["data"]) for each in self.model.make_conditions()
+    )
+    self._dropout = {
+      each.name: config.get(f"{each.name}_dropout", 0.0)
+      for each in self.conditions
+    }
+    shares = {f"{name}_dropout": x for name, x in self._dropout.items()}
+    for name, share in {ALL: config[ALL], **shares}.items():
+      if not 0 <= share <= 1:
+        raise UserError(f"{name} is {share}; it is a share, from 0 to 1.")
     self._measure = jax.jit(self._measure_batch)
 
   @property
@@ -94,14 +95,14 @@ class LMTask(Task):
 
   # -------------------------------------------------------------------- data
 
-  def batches(self, *, seed: int) -> "Batches":
-    """What a run is trained on, without end.
+  def batches(self, *, seed: int) -> record_order.Batches:
+    """The training data, without end.
 
     Args:
       seed: of order and crops.
 
     Raises:
-      UserError: there is no training data, or of another codec.
+      UserError: there is no training data, or it has codes of another codec.
     """
     datasets = settings.parse_datasets(self.config["data"]["train"])
     if not datasets:
@@ -110,41 +111,48 @@ class LMTask(Task):
         " DATASET TOKENS --model CODEC` and give --config.data.train=TOKENS."
       )
     self._check_data(datasets)
-    return Batches(
-      token_batches.token_batches(
-        datasets,
-        batch=self.config["batch"],
-        frames=self.model.frames,
-        melody=self.melody_frames,
-        seed=seed,
-        streams=settings.parse_streams(self.config["data"].get("streams", "")),
-        tokenizer_hash=self.codec_hash(),
-      ),
-      self._placeable(),
+    return token_batches.token_batches(
+      datasets, seed=seed, **self._crop_options()
     )
 
-  def held_out(self) -> list[dict]:
+  def held_out(self) -> list[dict[str, Any]]:
     """Batches for evaluation, always the same."""
     datasets = settings.parse_datasets(self.config["data"]["valid"])
     if not datasets:
       return []
     self._check_data(datasets)
-    return list(
-      map(
-        self._placeable(),
-        token_batches.fixed_token_batches(
-          datasets,
-          batch=self.config["batch"],
-          frames=self.model.frames,
-          melody=self.melody_frames,
-          count=self.config["data"]["valid_batches"],
-          streams=settings.parse_streams(
-            self.config["data"].get("streams", "")
-          ),
-          tokenizer_hash=self.codec_hash(),
-        ),
-      )
+    return token_batches.fixed_token_batches(
+      datasets,
+      count=self.config["data"]["valid_batches"],
+      **self._crop_options(),
     )
+
+  def _crop_options(self) -> dict[str, Any]:
+    """What a crop holds: options of `token_batches`."""
+    model, assets = self.model, self.assets()
+    first = model.first_codebook
+    return dict(
+      batch=self.config["batch"],
+      frames=model.frames,
+      conditions=[
+        each.in_training(self.config["data"])
+        for each in model.make_conditions(assets)
+      ],
+      codebooks=slice(first, first + model.codebooks),
+      streams=self._streams(),
+      tokenizer_hash=self.codec_hash(),
+    )
+
+  def _streams(self) -> dict[str, list[str]]:
+    """Data sets that conditions read, by the name of the condition."""
+    found = settings.parse_streams(self.config["data"].get("streams", ""))
+    names = [each.name for each in self.conditions]
+    if unknown := sorted(found.keys() - {*names}):
+      raise UserError(
+        f"data.streams has {', '.join(unknown)}; the model's conditions are"
+        f" {', '.join(names) or 'none'}."
+      )
+    return found
 
   def codec_hash(self) -> str | None:
     """Of the codec that the config names; None if it names none."""
@@ -154,13 +162,13 @@ class LMTask(Task):
 
     return bundle.load_codec(self.config["codec"]).hash
 
-  def _check_data(self, datasets) -> None:
-    """Makes sure that data sets speak the model's language."""
+  def _check_data(self, datasets: Iterable[str]) -> None:
+    """Raises a UserError unless the model can be trained on these data sets."""
     wanted = {
-      "model.codebooks": self.model.codebooks,
       "model.codebook_size": self.model.codebook_size,
       "data.frame_rate": self.config["data"]["frame_rate"],
     }
+    last = self.model.first_codebook + self.model.codebooks
     for path in datasets:
       source = token_records.TokenSource(path)
       for key, ours in wanted.items():
@@ -171,78 +179,50 @@ class LMTask(Task):
             f"{path} has {name} {theirs!r}, but the config {ours!r}: set"
             f" --config.{key}={theirs!r}."
           )
-
-  def _placeable(self):
-    """What turns the captions of a batch into tokens, which devices take."""
-    arrays = ("codes", "lengths", "melody")
-    take = lambda batch: {k: batch[k] for k in arrays if k in batch}
-    if not self.model.text:
-      return take
-    tokenizer = text_tokens.make_tokenizer(
-      self.model.text["tokenizer"], self.assets()
-    )
-
-    def convert(batch: dict) -> dict:
-      # One size for all batches.
-      text, lengths, has_text = text_tokens.tokenize_cut(
-        tokenizer, batch["caption"], self.text_tokens
-      )
-      return take(batch) | {
-        "text": text,
-        "text_lengths": lengths,
-        "has_text": has_text,
-      }
-
-    return convert
-
-  @property
-  def text_tokens(self) -> int:
-    """Of a caption, at most."""
-    return min(self.config["data"]["text_tokens"], self.model.text["longest"])
-
-  @property
-  def melody_frames(self) -> int:
-    """Of the melody of an example; 0 for a model without."""
-    return self.model.melody["frames"] if self.model.melody else 0
+      if last > source.codebooks:
+        raise UserError(
+          f"{path} has {source.codebooks} codebooks, but the model needs"
+          f" {last}: set --config.model.codebooks={source.codebooks}."
+        )
 
   def assets(self) -> dict[str, bytes]:
-    """Further files that a bundle of the model needs: its tokenizer's."""
-    if not self.model.text or self.model.text["tokenizer"] == "bytes":
+    """Files that the conditions need, of the model that the run begins with.
+
+    Raises:
+      UserError: that model does not have them.
+    """
+    needed = {name for each in self.conditions for name in each.files}
+    if not needed:
       return {}
     from mmdcodec import bundle
 
     source, found = self.config["init_from"], {}
     if source:
-      # Without the weights beside it, if it lies there.
       folder = hub.find(source)
-      file = folder / text_tokens.TOKENIZER_FILE
-      if file.is_file():
-        return {text_tokens.TOKENIZER_FILE: file.read_bytes()}
-      if not t5.is_t5(folder):
+      # If they are there, without reading the weights beside them.
+      files = [folder / name for name in sorted(needed)]
+      found = {file.name: file.read_bytes() for file in files if file.is_file()}
+      if len(found) < len(needed) and not t5.is_t5(folder):
         found = bundle.read(source).assets
-    if text_tokens.TOKENIZER_FILE not in found:
+    if missing := sorted(needed - {*found}):
       raise UserError(
-        "model.text.tokenizer is t5: init_from must be a music model, or a T5,"
-        f" with a {text_tokens.TOKENIZER_FILE}."
+        f"the conditions of this model need {', '.join(missing)}: init_from"
+        " must be a music model, or a T5, that has it."
       )
-    return found
+    return {name: found[name] for name in needed}
 
-  def batch_shapes(self, batch: int) -> dict:
+  def batch_shapes(self, batch: int) -> dict[str, Any]:
     """Shapes of a global batch."""
-    shape = lambda *axes, dtype=jnp.int32: jax.ShapeDtypeStruct(
-      (batch, *axes), dtype
-    )
-    found = {
-      "codes": shape(self.model.frames, self.model.codebooks),
-      "lengths": shape(),
+    model = self.model
+    return {
+      "codes": jax.ShapeDtypeStruct(
+        (batch, model.frames, model.codebooks), jnp.int32
+      ),
+      "lengths": jax.ShapeDtypeStruct((batch,), jnp.int32),
+      "conditions": {
+        each.name: each.example(batch) for each in self.conditions
+      },
     }
-    if self.model.text:
-      found["text"] = shape(self.text_tokens)
-      found["text_lengths"] = shape()
-      found["has_text"] = shape(dtype=jnp.bool_)
-    if self.melody_frames:
-      found["melody"] = shape(self.melody_frames)
-    return found
 
   # ------------------------------------------------------------------- model
 
@@ -252,7 +232,7 @@ class LMTask(Task):
       lambda s: jnp.zeros(s.shape, s.dtype), self.batch_shapes(1)
     )
     tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
-    variables = self.model.init(key, tokens, self._inputs(batch))
+    variables = self.model.init(key, tokens, batch["conditions"])
     return self.to_trained(variables, key)
 
   def to_trained(self, variables: dict, key: jax.Array) -> dict:
@@ -287,14 +267,23 @@ class LMTask(Task):
     if found is None:
       return None
     fields, encoder = found
-    ours = self.model.text and self.model.text["encoder"]
-    if not ours or T5Encoder(**ours) != T5Encoder(**fields):
+    texts = [each for each in self.conditions if isinstance(each, Text)]
+    fitting = [
+      each.name
+      for each in texts
+      if T5Encoder(**each.encoder) == T5Encoder(**fields)
+    ]
+    if not fitting:
       raise UserError(
-        "init_from is a T5, but model.text.encoder of the config is"
-        f" {dict(ours) if ours else None}: expected {dict(fields)}."
+        "init_from is a T5, but the encoder of the config's text condition is"
+        f" {[dict(each.encoder) for each in texts]}: expected {dict(fields)}."
       )
     flat = flax.traverse_util.flatten_dict(encoder["params"], sep="/")
-    new = {f"conditioner/text_encoder/{name}": a for name, a in flat.items()}
+    new = {
+      f"conditioner/{name}_encoder/{path}": array
+      for name in fitting
+      for path, array in flat.items()
+    }
 
     def put(path, old, where):
       # Trained, frozen or an average. All else stays where it is: spread over
@@ -313,24 +302,24 @@ class LMTask(Task):
     }
     return state.replace(**changed)
 
-  def _inputs(self, batch: dict) -> Inputs | None:
-    # Of what the data does not have there is none: tokens of a joint embedding.
-    inputs = token_lm.nothing(self.model, batch["codes"].shape[0])
-    if self.model.text:
-      inputs = inputs.replace(
-        text=batch["text"],
-        text_mask=length_mask(batch["text_lengths"], batch["text"].shape[1]),
-        has_text=batch["has_text"],
-      )
-    if self.melody_frames:
-      inputs = inputs.replace(melody=batch["melody"])
-    return inputs
+  def _drop(self, inputs: Inputs, keys: Sequence[jax.Array]) -> Inputs:
+    """Drops conditions at random: all together, then each by itself.
 
-  def _cross_entropy(self, params, batch, inputs, **options):
-    """See `losses.cross_entropy`."""
-    return cross_entropy.cross_entropy(
-      self.model, params, batch["codes"], batch["lengths"], inputs, **options
-    )
+    Args:
+      inputs: of a batch.
+      keys: one for all conditions together, then one for each, the last first.
+    """
+
+    def keep(key: jax.Array, given: jax.Array, share: float) -> jax.Array:
+      return jax.random.uniform(key, given.shape) >= share
+
+    dropped = {}
+    for key, each in zip(keys[1:], self.conditions[::-1], strict=True):
+      arrays = inputs[each.name]
+      together = keep(keys[0], arrays["given"], self.config[ALL])
+      alone = keep(key, arrays["given"], self._dropout[each.name])
+      dropped[each.name] = each.drop(arrays, together & alone)
+    return dropped
 
   def loss(
     self,
@@ -358,23 +347,19 @@ class LMTask(Task):
       The loss, and (collections, extra, metrics).
     """
     del step, phase
-    keys = jax.random.split(key, 4)
-    inputs, count = self._inputs(batch), batch["codes"].shape[0]
-    if inputs is not None:
-      keep = lambda key, share: jax.random.uniform(key, (count,)) >= share
-      inputs = inputs.without(keep(keys[0], self.config["condition_dropout"]))
-      inputs = inputs.without(
-        keep(keys[1], self.config["text_dropout"]), "text"
-      )
-      inputs = inputs.without(
-        keep(keys[3], self.config["melody_dropout"]), "melody"
-      )
-    nats, mask = self._cross_entropy(
+    # The order of earlier versions: their runs go on with the same numbers.
+    every, first, dropout, *others = jax.random.split(
+      key, 3 + len(self.conditions)
+    )
+    keys = [every, first, *others][: 1 + len(self.conditions)]
+    nats, mask = nats_of_codes(
+      self.model,
       self.trainable.join(params, collections),
-      batch,
-      inputs,
+      batch["codes"],
+      batch["lengths"],
+      self._drop(batch["conditions"], keys),
       train=True,
-      rngs={"dropout": keys[2]},
+      rngs={"dropout": dropout},
     )
     each = nats.sum((0, 1)) / jnp.maximum(mask.sum((0, 1)), 1)
     metrics = {
@@ -387,12 +372,18 @@ class LMTask(Task):
     """Sums over a batch [codebooks], so that batches of any number add up."""
     collections = dict(variables)
     params = self.trainable.join(collections.pop("params"), collections)
-    nats, mask = self._cross_entropy(params, batch, self._inputs(batch))
+    nats, mask = nats_of_codes(
+      self.model,
+      params,
+      batch["codes"],
+      batch["lengths"],
+      batch["conditions"],
+    )
     found = nats.sum((0, 1)), mask.sum((0, 1)).astype(jnp.float32)
     return jax.tree.map(rules.constrain, found)
 
   def evaluate(self, variables: dict, batches: list[dict]) -> dict:
-    """What the model makes of held-out music, prompts given.
+    """Cross-entropy of held-out music, given its conditions.
 
     Args:
       variables: of the run.
@@ -431,17 +422,3 @@ class LMTask(Task):
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
-
-
-class Batches(Iterator):
-  """Batches of codes whose captions have become tokens."""
-
-  def __init__(self, batches, convert):
-    """Takes `token_batches.token_batches(...)` and what is done to each."""
-    self._batches, self._convert = batches, convert
-    self.get_state, self.set_state = batches.get_state, batches.set_state
-    self.close = batches.close
-
-  def __next__(self) -> dict:
-    """The next batch, arrays alone."""
-    return self._convert(next(self._batches))

@@ -129,8 +129,9 @@ def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
   mesh.check_batch(config["batch"], mesh.make_mesh(config["mesh"]))
   config["steps"] = options.steps
   config["lora"]["rank"] = options.lora
-  if music.model.text and music.model.text["tokenizer"] == "t5":
-    config["freeze"] = "conditioner/text_encoder"
+  config["freeze"] = "|".join(
+    each.pretrained for each in music.conditions if each.pretrained
+  )
   default = LORA_LEARNING_RATE if options.lora else LEARNING_RATE
   config["optimizer"] |= dict(
     learning_rate=options.learning_rate or default,

@@ -1,0 +1,34 @@
+"""Audio that a user hands over in any form, as a list of clips."""
+
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.errors import UserError
+
+
+def clip_list(audio: Any, name: str) -> list[np.ndarray]:
+  """Audio in any form as a list of clips.
+
+  Args:
+    audio: [samples], [samples, channels], [batch, samples, channels], or a list
+      of the first two.
+    name: what the audio is, for the error.
+
+  Returns:
+    float32 [samples, channels] each.
+
+  Raises:
+    UserError: it has another shape, or is empty.
+  """
+  if not isinstance(audio, list | tuple):
+    audio = np.asarray(audio, np.float32)
+    audio = list(audio) if audio.ndim == 3 else [audio]
+  clips = [np.asarray(clip, np.float32) for clip in audio]
+  clips = [clip[:, None] if clip.ndim == 1 else clip for clip in clips]
+  if not clips or any(clip.ndim != 2 or not clip.size for clip in clips):
+    raise UserError(
+      f"{name} must be [samples], [samples, channels], [batch, samples,"
+      " channels] or a list of such, and not empty."
+    )
+  return clips

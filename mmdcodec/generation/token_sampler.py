@@ -1,0 +1,197 @@
+"""Sampling sequences of codes from a language model, window by window.
+
+The sampler knows a model, its cache, windows, guidance and sampling; codec and
+prompts are its caller's affair. State goes in and comes out, and every window
+gets its conditions anew, so that they may change between windows:
+
+  state = sampler.start(codes, keys)
+  while (window := sampler.next_window(state, stride)) is not None:
+    inputs = ...  # what the music is to be like from window.start on
+    *_, state = sampler.sample_window(state, window, inputs, options)
+    # state.codes[:, : state.done] are made.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.generation import decoding, windows
+from mmdcodec.generation.sampling import SamplingOptions
+from mmdcodec.generation.windows import Window
+from mmdcodec.models.conditioning import (
+  Conditioner,
+  EncodedConditions,
+  Inputs,
+  drop,
+)
+from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.parallel import rules
+from mmdcodec.platform import bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerState:
+  """How far a batch of sequences has come.
+
+  Attributes:
+    codes: int32 [batch, frames, codebooks]; -1 for what is to be sampled.
+    keys: random keys [batch].
+    done: frames at the start that are complete in every item.
+  """
+
+  codes: np.ndarray
+  keys: jax.Array
+  done: int
+
+
+class TokenSampler:
+  """Samples codes from a language model.
+
+  Attributes:
+    model: the language model.
+    conditions: of the model.
+  """
+
+  def __init__(self, model: TokenLM, params: dict[str, Any]):
+    """Takes a model and its parameters."""
+    self.model, self.conditions = model, model.make_conditions()
+    self._mesh: jax.sharding.Mesh | None = None
+    self._params = decoding.prepare(model, jax.device_put(params))
+    # Not `model.encode_conditions`: prepared heads have another shape than flax
+    # expects.
+    self._encode = jax.jit(
+      lambda params, inputs: Conditioner(**model.conditioner_fields()).apply(
+        {"params": params["conditioner"]}, inputs
+      )
+    )
+
+  def place(self, params: dict[str, Any], mesh: jax.sharding.Mesh) -> None:
+    """Spreads parameters and, from now on, items over a mesh.
+
+    Args:
+      params: of the model.
+      mesh: of `mmdcodec.parallel.mesh.make_mesh`.
+    """
+    self._mesh = mesh
+    where = rules.shardings(params, mesh, rules.LM_RULES)
+    self._params = decoding.prepare(self.model, jax.device_put(params, where))
+
+  def start(self, codes: np.ndarray, keys: jax.Array) -> SamplerState:
+    """The state before anything is sampled.
+
+    Args:
+      codes: int [batch, frames, codebooks], those of a prompt; -1 for what is
+        to be sampled.
+      keys: random keys [batch].
+    """
+    known = (codes >= 0).all(axis=(0, 2))
+    done = len(known) if known.all() else int(np.argmin(known))
+    return SamplerState(codes, keys, done)
+
+  def next_window(self, state: SamplerState, stride: int) -> Window | None:
+    """The next stretch to sample, or None if all is done.
+
+    Args:
+      state: where to go on.
+      stride: frames from the start of a window to that of the next; below
+        `model.frames`.
+    """
+    left = windows.windows(
+      state.codes.shape[1], state.done, self.model.frames, stride
+    )
+    return left[0] if left else None
+
+  def sample_window(
+    self,
+    state: SamplerState,
+    window: Window,
+    inputs: Inputs,
+    options: SamplingOptions,
+    part: int | None = None,
+  ) -> Iterator[SamplerState]:
+    """Samples the rest of a window.
+
+    Args:
+      state: where to go on.
+      window: of `next_window`.
+      inputs: conditions of the batch for this window.
+      options: how to sample.
+      part: frames after which to look; None: only at the end.
+
+    Yields:
+      States, the last of which is complete up to `window.end`.
+    """
+    model = self.model
+    codes = state.codes[:, window.start : window.end]
+    frames, done = codes.shape[1], state.done - window.start
+    pattern = windows.pattern_of(model, frames)
+    # Few different sizes, so that few programs are compiled.
+    steps = bucket(len(pattern.steps))
+    given = windows.given_tokens(pattern, codes, model.special, steps)
+    first = windows.first_unknown(given)
+    with self._on_mesh():
+      groups, encoded = self._encode_groups(inputs, options, len(codes))
+      request = decoding.DecodeRequest(
+        encoded=encoded,
+        given=jnp.asarray(given),
+        keys=jax.vmap(lambda key: jax.random.fold_in(key, window.start))(
+          state.keys
+        ),
+        temperature=jnp.float32(options.temperature),
+        top_p=None if options.top_p is None else jnp.float32(options.top_p),
+        guidance=jnp.float32(options.guidance),
+        double_guidance=jnp.float32(options.double_guidance or 1.0),
+      )
+      decoded = decoding.prefill(
+        model,
+        self._params,
+        request,
+        first,
+        count=min(bucket(first - 1), steps) if first > 1 else 0,
+        groups=groups,
+      )
+    complete = windows.complete_frames(pattern)
+    stops = range(frames, done, -part) if part else [frames]
+    for stop in reversed(stops):
+      with self._on_mesh():
+        decoded = decoding.advance(
+          model,
+          self._params,
+          request,
+          decoded,
+          # The step before which so many frames are complete.
+          int(np.searchsorted(complete, stop)),
+          groups=groups,
+          top_k=options.top_k,
+        )
+      tokens = np.asarray(decoded.tokens)
+      new = tokens[:, pattern.step_of[done:stop], np.arange(model.codebooks)]
+      codes = state.codes.copy()
+      codes[:, window.start + done : window.start + stop] = new
+      state = SamplerState(codes, state.keys, window.start + stop)
+      done = stop
+      yield state
+
+  def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+    mesh = self._mesh
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+  def _encode_groups(
+    self, inputs: Inputs, options: SamplingOptions, batch: int
+  ) -> tuple[int, EncodedConditions]:
+    """How many groups guidance needs, and the conditions of all of them."""
+    if not self.conditions:
+      return 1, EncodedConditions()
+    groups, nobody = [inputs], np.zeros(batch, bool)
+    without = lambda *names: drop(self.conditions, inputs, nobody, *names)
+    if options.double_guidance is not None:
+      groups.append(without(options.doubled))
+    if options.guidance != 1 or options.double_guidance is not None:
+      groups.append(without())
+    found = [self._encode(self._params, each) for each in groups]
+    return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)

@@ -1,0 +1,48 @@
+"""The likelihood of codes under a language model: training and evaluation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.losses.cross_entropy import cross_entropy
+from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.nn.conv import length_mask
+from mmdcodec.parallel import rules
+
+
+def nats_of_codes(
+  model: TokenLM,
+  params: Mapping[str, Any],
+  codes: jax.Array,
+  lengths: jax.Array,
+  inputs: Inputs,
+  **options: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Nats of every code of a batch, in the order of the model's pattern.
+
+  Every code is given all steps before its own; the codes of one step are
+  predicted together.
+
+  Args:
+    model: the language model.
+    params: its parameters.
+    codes: int [batch, frames, codebooks].
+    lengths: int [batch], frames that are not padding.
+    inputs: conditions.
+    **options: of the model's call, such as `train` and `rngs`.
+
+  Returns:
+    float32 [batch, steps, codebooks], 0 where there is no code; and a mask of
+    the same shape, True where there is one.
+  """
+  pattern, special = model.pattern_of(codes.shape[1]), model.special
+  # Padding is no code: it is neither read nor predicted.
+  valid = length_mask(lengths, codes.shape[1])[..., None]
+  tokens = pattern.build(jnp.where(valid, codes, special), special)
+  tokens = rules.constrain(tokens, "batch", None, None)
+  logits = model.apply({"params": params}, tokens[:, :-1], inputs, **options)
+  mask = (pattern.frame_of[1:] >= 0) & (tokens[:, 1:] != special)
+  return cross_entropy(logits, tokens[:, 1:], mask), mask

@@ -1,0 +1,232 @@
+"""What a kind of condition of a language model is: a base class and a registry.
+
+A language model's conditions are data: a mapping from the name of each to its
+kind and fields (`TokenLM.conditions`). A kind is a subclass of `Condition`. It
+knows everything about the condition that the rest of the library must know:
+which arrays hold it, how they become vectors, what "nothing" looks like, what
+a training crop reads from a record, and what a user may ask for. To add a kind,
+write a subclass; defining it registers it.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.models import fields as fields_lib
+from mmdcodec.nn.attention import kernel_init
+
+# One condition of a batch: arrays by name, the batch first. `given` is False
+# for items that go without the condition.
+Arrays = dict[str, Any]
+
+# Kinds by name.
+KINDS: dict[str, type["Condition"]] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition(abc.ABC):
+  """A condition of a language model, such as its prompt.
+
+  Subclasses are frozen dataclasses whose fields come from the model's config.
+  They set `kind`, which registers them under that name. Their parameters belong
+  to the `Conditioner` and have names that begin with that of the condition.
+
+  Attributes:
+    name: of the condition, unique in its model.
+    order: conditions stand in the order of this number, then of their names.
+    cross: whether the vectors go through cross-attention where the model has
+      it; otherwise they are a prefix to the music.
+    assets: files of the model's bundle by name, for conditions that need some.
+  """
+
+  kind: ClassVar[str]
+
+  name: str
+  order: int = 0
+  cross: bool = True
+  assets: Mapping[str, bytes] = dataclasses.field(
+    default_factory=dict, compare=False, repr=False
+  )
+
+  def __init_subclass__(cls, **options: Any):
+    """Registers a kind."""
+    super().__init_subclass__(**options)
+    if "kind" in cls.__dict__:
+      KINDS[cls.kind] = cls
+
+  # ------------------------------------------------------------------- model
+
+  @abc.abstractmethod
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """(shape, dtype) of each array of one item, `given` excluded."""
+
+  @abc.abstractmethod
+  def encode(
+    self, module: nn.Module, arrays: Arrays
+  ) -> tuple[jax.Array, jax.Array]:
+    """Vectors of a batch; an item's must not depend on the others.
+
+    Args:
+      module: the `Conditioner`, inside its compact call: makes the parameters,
+        and has `width` and `dtype`.
+      arrays: of the condition.
+
+    Returns:
+      (float32 [batch, length, width], bool [batch, length], False for places
+      that nothing may attend to). Where `given` is False the vectors are 0.
+    """
+
+  def example(self, batch: int) -> Arrays:
+    """`jax.ShapeDtypeStruct`s of a training batch."""
+    return {
+      name: jax.ShapeDtypeStruct((batch, *shape), dtype)
+      for name, (shape, dtype) in {
+        **self.shapes(),
+        "given": ((), jnp.bool_),
+      }.items()
+    }
+
+  def nothing(self, batch: int) -> Arrays:
+    """Arrays of items that go without the condition."""
+    return {
+      name: np.zeros(leaf.shape, leaf.dtype)
+      for name, leaf in self.example(batch).items()
+    }
+
+  def drop(self, arrays: Arrays, kept: jax.Array | np.ndarray) -> Arrays:
+    """Takes the condition away from the items where `kept` is False."""
+    return {**arrays, "given": arrays["given"] & kept}
+
+  # ---------------------------------------------------------------- training
+
+  @property
+  def files(self) -> tuple[str, ...]:
+    """Names of the bundle's files that the condition needs."""
+    return ()
+
+  @property
+  def pretrained(self) -> str:
+    """Regular expression of parameters that fine-tuning leaves alone, or ""."""
+    return ""
+
+  def in_training(self, data: Mapping[str, Any]) -> "Condition":
+    """The condition as a training run reads it.
+
+    Args:
+      data: the run's `config.data`.
+
+    Raises:
+      UserError: the data sets cannot have what the condition needs.
+    """
+    del data
+    return self
+
+  @abc.abstractmethod
+  def read(self, record: Mapping[str, Any], start: float) -> Arrays:
+    """What a crop of a record says of the condition.
+
+    Args:
+      record: of a token data set: `caption`, `melody`, `streams` (codes and
+        their frame rate by the name of the tokenizer) and so on.
+      start: of the crop, in seconds.
+
+    Returns:
+      NumPy arrays of one item, without the batch axis, always of `shapes`.
+    """
+
+  # -------------------------------------------------------------- generation
+
+  @abc.abstractmethod
+  def check(self, value: Any, rate: int) -> list[Any]:
+    """Checks what a user asks for.
+
+    Args:
+      value: as the user gave it.
+      rate: Hz of audio in it.
+
+    Returns:
+      One item for each piece of music, in a form that `arrays` takes.
+
+    Raises:
+      UserError: the value cannot be used.
+    """
+
+  @abc.abstractmethod
+  def arrays(self, items: Sequence[Any], start: float) -> Arrays:
+    """The arrays for a window of music.
+
+    Args:
+      items: of `check`; None for a piece that goes without.
+      start: of the window, in seconds.
+    """
+
+
+def check_positive(condition: Condition, *names: str) -> None:
+  """Raises a UserError unless fields of a condition are at least 1."""
+  for name in names:
+    value = getattr(condition, name)
+    if not value >= 1:
+      raise UserError(
+        f"{name} of the condition {condition.name!r} is {value}; it must be at"
+        " least 1."
+      )
+
+
+def dense(module: nn.Module, name: str) -> nn.Dense:
+  """A linear layer to the width of the language model."""
+  return nn.Dense(
+    module.width, kernel_init=kernel_init(), dtype=jnp.float32, name=name
+  )
+
+
+def first(arrays: Arrays) -> Arrays:
+  """The first item of a batch, without the batch axis."""
+  return {name: array[0] for name, array in arrays.items()}
+
+
+def make_conditions(
+  conditions: Mapping[str, Mapping[str, Any]],
+  assets: Mapping[str, bytes] | None = None,
+) -> tuple[Condition, ...]:
+  """Conditions from the data that describe them, in their order.
+
+  Args:
+    conditions: by name, the fields of each; its `kind` is the name by default.
+    assets: files of the model's bundle by name.
+
+  Raises:
+    UserError: an unknown kind or field, or a value that a field cannot have.
+  """
+  found = []
+  for name, given in conditions.items():
+    options = {"kind": name, **given}
+    kind = options.pop("kind")
+    if not name.isidentifier():
+      raise UserError(
+        f"a condition is named {name!r}; use letters, digits and underscores."
+      )
+    if kind not in KINDS:
+      raise UserError(
+        f"the condition {name!r} has the unknown kind {kind!r}; choose one of"
+        f" {', '.join(sorted(KINDS))}."
+      )
+    cls = KINDS[kind]
+    known = {field.name for field in dataclasses.fields(cls)}
+    what = f"the condition {name!r}"
+    fields_lib.check_known(options, sorted(known - {"name", "assets"}), what)
+    needed = {
+      field.name
+      for field in dataclasses.fields(cls)
+      if field.default is field.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(needed - {"name", *options}):
+      raise UserError(f"{what} lacks {', '.join(missing)}.")
+    found.append(cls(name=name, assets=assets or {}, **options))
+  return tuple(sorted(found, key=lambda each: (each.order, each.name)))

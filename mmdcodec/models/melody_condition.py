@@ -1,0 +1,113 @@
+"""A melody as a condition of a language model."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.audio import files
+from mmdcodec.audio import melody as melody_lib
+from mmdcodec.audio.clip_list import clip_list
+from mmdcodec.errors import UserError
+from mmdcodec.models.condition import (
+  Arrays,
+  Condition,
+  check_positive,
+  dense,
+  first,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Melody(Condition):
+  """A melody, as the strongest pitch class over time; see `audio.melody`.
+
+  MusicGen, arXiv 2306.05284, 3.1. Arrays: `classes` int [batch, frames]; class
+  0 throughout is the empty melody.
+
+  Attributes:
+    classes: pitch classes in an octave.
+    frames: of the melody that the model sees.
+    rate: Hz at which a melody is analysed.
+    window: samples of a frame.
+    hop: samples between frames.
+  """
+
+  kind = "melody"
+
+  cross: bool = False
+  classes: int
+  frames: int
+  rate: int
+  window: int
+  hop: int
+
+  def __post_init__(self) -> None:
+    """Raises a UserError for a value that cannot be."""
+    check_positive(self, "classes", "frames", "rate", "window", "hop")
+
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """See the base class."""
+    return {"classes": ((self.frames,), jnp.int32)}
+
+  def encode(
+    self, module: nn.Module, arrays: Arrays
+  ) -> tuple[jax.Array, jax.Array]:
+    """See the base class."""
+    classes = jnp.where(arrays["given"][:, None], arrays["classes"], 0)
+    x = jax.nn.one_hot(classes, self.classes)
+    x = dense(module, f"{self.name}_projection")(x)
+    return x, jnp.ones(x.shape[:2], bool)
+
+  def in_training(self, data: Mapping[str, Any]) -> "Melody":
+    """See the base class: data sets have melodies of one form only."""
+    del data
+    names = ("rate", "window", "hop", "classes")
+    theirs = dict(
+      rate=melody_lib.RATE,
+      window=melody_lib.WINDOW,
+      hop=melody_lib.HOP,
+      classes=melody_lib.CLASSES,
+    )
+    ours = {name: getattr(self, name) for name in names}
+    if ours != theirs:
+      raise UserError(
+        f"model.conditions.{self.name} has {ours}, but the melodies in token"
+        f" data sets {theirs}."
+      )
+    return self
+
+  def read(self, record: Mapping[str, Any], start: float) -> Arrays:
+    """See the base class; a melody that ends early begins again at `start`."""
+    rest = record["melody"][self._frame(start) :]
+    return first(self.arrays([rest], 0.0))
+
+  def check(self, value: Any, rate: int) -> list[Any]:
+    """See the base class: audio, see `audio.clip_list`."""
+    return [
+      melody_lib.pitch_classes(
+        files.resample(clip, rate=rate, to=self.rate),
+        self.rate,
+        window=self.window,
+        hop=self.hop,
+        classes=self.classes,
+      )
+      for clip in clip_list(value, self.name)
+    ]
+
+  def arrays(self, items: Sequence[np.ndarray | None], start: float) -> Arrays:
+    """See the base class; a melody begins again where it ends."""
+    at = self._frame(start) + np.arange(self.frames)
+    classes = np.zeros((len(items), self.frames), np.int32)
+    for row, melody in zip(classes, items, strict=True):
+      if melody is not None:
+        row[:] = melody[at % len(melody)]
+    given = np.array([melody is not None for melody in items])
+    return {"classes": classes, "given": given}
+
+  def _frame(self, seconds: float) -> int:
+    return round(seconds * self.rate / self.hop)

@@ -1,0 +1,149 @@
+"""Text as a condition of a language model: prompts and captions."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.models import text_tokens
+from mmdcodec.models.condition import (
+  Arrays,
+  Condition,
+  check_positive,
+  dense,
+  first,
+)
+from mmdcodec.models.text_encoder import T5Encoder
+from mmdcodec.nn.conv import length_mask
+from mmdcodec.platform import bucket
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Condition):
+  """A prompt, read by a T5 encoder.
+
+  MusicGen, Copet et al. 2023, arXiv 2306.05284, 2.4. Arrays: `tokens` int
+  [batch, tokens] and `lengths` [batch], the tokens that are not padding.
+
+  Attributes:
+    tokenizer: "bytes" or "t5".
+    longest: tokens of a prompt, at most.
+    encoder: fields of the `T5Encoder`.
+  """
+
+  kind = "text"
+
+  tokenizer: str
+  longest: int
+  encoder: Mapping[str, Any]
+
+  def __post_init__(self) -> None:
+    """Raises a UserError for a value that cannot be."""
+    text_tokens.check_name(self.tokenizer)
+    check_positive(self, "longest")
+
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """See the base class."""
+    return {"tokens": ((self.longest,), jnp.int32), "lengths": ((), jnp.int32)}
+
+  def nothing(self, batch: int) -> Arrays:
+    """See the base class; an empty text is one token of padding."""
+    return {
+      "tokens": np.zeros((batch, 1), np.int32),
+      "lengths": np.zeros(batch, np.int32),
+      "given": np.zeros(batch, bool),
+    }
+
+  def encode(
+    self, module: nn.Module, arrays: Arrays
+  ) -> tuple[jax.Array, jax.Array]:
+    """See the base class."""
+    tokens, given = arrays["tokens"], arrays["given"]
+    mask = length_mask(arrays["lengths"], tokens.shape[1])
+    encoder = T5Encoder(
+      **self.encoder, dtype=module.dtype, name=f"{self.name}_encoder"
+    )
+    x = encoder(tokens, mask)
+    # The public models have no projection where the widths agree.
+    if x.shape[-1] != module.width:
+      x = dense(module, f"{self.name}_projection")(x)
+    # Zeros are the empty text: attention to them adds nothing, and the public
+    # models were trained with them as a prefix.
+    return jnp.where((mask & given[:, None])[..., None], x, 0), mask
+
+  @property
+  def files(self) -> tuple[str, ...]:
+    """See the base class."""
+    return text_tokens.FILES[self.tokenizer]
+
+  @property
+  def pretrained(self) -> str:
+    """See the base class."""
+    # A T5 has read far more than captions of music.
+    if self.tokenizer == "t5":
+      return f"conditioner/{self.name}_encoder"
+    return ""
+
+  def in_training(self, data: Mapping[str, Any]) -> "Text":
+    """See the base class: captions are cut to `data.text_tokens`."""
+    longest = min(data["text_tokens"], self.longest)
+    return dataclasses.replace(self, longest=longest)
+
+  def read(self, record: Mapping[str, Any], start: float) -> Arrays:
+    """See the base class: the caption, padded to `longest` tokens."""
+    del start
+    return first(self._tokenize([record["caption"]], self.longest))
+
+  def check(self, value: Any, rate: int) -> list[Any]:
+    """See the base class: a text or a list of them; None asks for nothing."""
+    del rate
+    texts = text_list(value)
+    tokenizer = text_tokens.make_tokenizer(self.tokenizer, self.assets)
+    for text in texts:
+      count = len(tokenizer.encode(text))
+      if count > self.longest:
+        raise UserError(
+          f"the prompt {text[:40]!r}... has {count} tokens; this model takes at"
+          f" most {self.longest}."
+        )
+    return texts
+
+  def arrays(self, items: Sequence[str | None], start: float) -> Arrays:
+    """See the base class; what is longer than `longest` is cut."""
+    del start
+    return self._tokenize([text or "" for text in items])
+
+  def _tokenize(self, texts: list[str], size: int | None = None) -> Arrays:
+    """Arrays of texts, `size` tokens wide; None: as wide as they need."""
+    tokenizer = text_tokens.make_tokenizer(self.tokenizer, self.assets)
+    found = [tokenizer.encode(text)[: self.longest] for text in texts]
+    # Few different sizes, so that few programs are compiled.
+    size = size or bucket(max(map(len, found)))
+    tokens = np.zeros((len(texts), size), np.int32)
+    for row, each in zip(tokens, found, strict=True):
+      row[: len(each)] = each
+    return {
+      "tokens": tokens,
+      "lengths": np.array([len(each) for each in found], np.int32),
+      "given": np.array([bool(text.strip()) for text in texts]),
+    }
+
+
+def text_list(value: Any) -> list[str]:
+  """Prompts as a list; one that is None is empty.
+
+  Raises:
+    UserError: the value is neither a text nor a list of texts.
+  """
+  texts = [value] if isinstance(value, str) else list(value)
+  texts = ["" if text is None else text for text in texts]
+  if not texts or not all(isinstance(text, str) for text in texts):
+    raise UserError(
+      f"prompts are {texts!r}; expected a text or a list of at least one."
+    )
+  return texts

@@ -1,0 +1,220 @@
+"""Tokens and embeddings of other models as conditions of a language model."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.models.condition import (
+  Arrays,
+  Condition,
+  check_positive,
+  dense,
+  first,
+)
+from mmdcodec.nn.conv import length_mask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens(Condition):
+  """Tokens of another tokenizer over the same music.
+
+  For example the 12 tokens of a joint music-text embedding, or the semantic or
+  coarse acoustic tokens of MusicLM (Agostinelli et al. 2023, arXiv 2301.11325,
+  3.2). Each token becomes a vector; those of a frame stand next to each other.
+  Arrays: `tokens` int [batch, frames, codebooks] and `lengths` [batch], the
+  frames that are not padding.
+
+  Attributes:
+    codebooks: tokens of a frame.
+    size: of each codebook.
+    frames: that the model sees.
+    frame_rate: Hz; 0: the tokens describe a whole piece and not a time in it.
+  """
+
+  kind = "tokens"
+
+  codebooks: int = 1
+  size: int
+  frames: int = 1
+  frame_rate: float = 0.0
+
+  def __post_init__(self) -> None:
+    """Raises a UserError for a value that cannot be."""
+    check_positive(self, "codebooks", "size", "frames")
+    if not 0 <= self.frame_rate < np.inf:
+      raise UserError(
+        f"frame_rate of the condition {self.name!r} is {self.frame_rate}; it"
+        " must be 0 or above."
+      )
+
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """See the base class."""
+    return {
+      "tokens": ((self.frames, self.codebooks), jnp.int32),
+      "lengths": ((), jnp.int32),
+    }
+
+  def nothing(self, batch: int) -> Arrays:
+    """See the base class; its vectors are 0, but may be attended to."""
+    return self.arrays([None] * batch, 0.0)
+
+  def encode(
+    self, module: nn.Module, arrays: Arrays
+  ) -> tuple[jax.Array, jax.Array]:
+    """See the base class."""
+    table = module.param(
+      f"{self.name}_embedding",
+      nn.initializers.normal(1.0),
+      (self.codebooks, self.size, module.width),
+    )
+    # Parameters may be NumPy's, which can't be indexed by what is traced.
+    x = jnp.asarray(table)[np.arange(self.codebooks), arrays["tokens"]]
+    x = jnp.where(arrays["given"][:, None, None, None], x, 0)
+    mask = length_mask(arrays["lengths"], self.frames)
+    return (
+      x.reshape(len(x), -1, module.width),
+      jnp.repeat(mask, self.codebooks, axis=1),
+    )
+
+  def read(self, record: Mapping[str, Any], start: float) -> Arrays:
+    """See the base class: the stream of its name, from the crop's start on.
+
+    Without such a stream, training goes without the condition.
+    """
+    streams = record.get("streams", {})
+    if self.name not in streams:
+      return first(self.nothing(1))
+    tokens, frame_rate = streams[self.name]
+    if tokens.shape[1] != self.codebooks or tokens.max(initial=0) >= self.size:
+      raise UserError(
+        f"the condition {self.name!r} takes {self.codebooks} x {self.size}"
+        f" tokens; the data set has {tokens.shape[1]} x"
+        f" {tokens.max(initial=0) + 1} or more."
+      )
+    if self.frame_rate:
+      if not math.isclose(self.frame_rate, frame_rate):
+        raise UserError(
+          f"the condition {self.name!r} has a frame_rate of {self.frame_rate}"
+          f" Hz; the data set has {frame_rate} Hz."
+        )
+      return first(self.arrays([tokens], start))
+    # Near the end of the record the last frames are the nearest.
+    last = max(0, len(tokens) - self.frames)
+    at = min(_frame(start, frame_rate), last)
+    return first(self.arrays([tokens[at:]], 0.0))
+
+  def check(self, value: Any, rate: int) -> list[Any]:
+    """See the base class: whole numbers [batch, frames, codebooks].
+
+    Also [batch, tokens], if a frame has one token or there is one frame.
+    """
+    del rate
+    tokens = np.asarray(value)
+    if tokens.ndim == 2 and 1 in (self.codebooks, self.frames):
+      axis = 2 if self.codebooks == 1 else 1
+      tokens = np.expand_dims(tokens, axis)
+    if (
+      tokens.ndim != 3
+      or not tokens.size
+      or tokens.shape[2] != self.codebooks
+      or (not self.frame_rate and tokens.shape[1] > self.frames)
+      or not np.issubdtype(tokens.dtype, np.integer)
+      or tokens.min() < 0
+      or tokens.max() >= self.size
+    ):
+      shape = f"[batch, frames, {self.codebooks}]"
+      if not self.frame_rate:
+        shape = f"[batch, {self.frames}, {self.codebooks}]"
+      if 1 in (self.codebooks, self.frames):
+        count = "frames" if self.codebooks == 1 else self.codebooks
+        shape = f"[batch, {count}]"
+      raise UserError(
+        f"{self.name} tokens must be whole numbers {shape} below {self.size}."
+      )
+    return list(tokens.astype(np.int32))
+
+  def arrays(self, items: Sequence[np.ndarray | None], start: float) -> Arrays:
+    """See the base class; frames after the last are padding."""
+    at = _frame(start, self.frame_rate)
+    shape = (len(items), self.frames, self.codebooks)
+    tokens = np.zeros(shape, np.int32)
+    lengths = np.full(len(items), self.frames, np.int32)
+    for i, item in enumerate(items):
+      if item is not None:
+        part = item[at : at + self.frames]
+        tokens[i, : len(part)], lengths[i] = part, len(part)
+    given = np.array([item is not None for item in items])
+    return {"tokens": tokens, "lengths": lengths, "given": given}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedding(Condition):
+  """One vector of a piece, such as a joint music-text embedding.
+
+  Arrays: `vector` float32 [batch, size].
+
+  Attributes:
+    size: of the vector.
+  """
+
+  kind = "embedding"
+
+  size: int
+
+  def __post_init__(self) -> None:
+    """Raises a UserError for a value that cannot be."""
+    check_positive(self, "size")
+
+  def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """See the base class."""
+    return {"vector": ((self.size,), jnp.float32)}
+
+  def encode(
+    self, module: nn.Module, arrays: Arrays
+  ) -> tuple[jax.Array, jax.Array]:
+    """See the base class."""
+    x = dense(module, f"{self.name}_projection")(arrays["vector"])
+    x = jnp.where(arrays["given"][:, None], x, 0)[:, None]
+    return x, jnp.ones(x.shape[:2], bool)
+
+  def read(self, record: Mapping[str, Any], start: float) -> Arrays:
+    """See the base class: the record's entry of its name, if there is one."""
+    return first(self.arrays([record.get(self.name)], start))
+
+  def check(self, value: Any, rate: int) -> list[Any]:
+    """See the base class: finite numbers [batch, size]."""
+    del rate
+    vectors = np.asarray(value, np.float32)
+    if (
+      vectors.ndim != 2
+      or not vectors.size
+      or vectors.shape[1] != self.size
+      or not np.isfinite(vectors).all()
+    ):
+      raise UserError(
+        f"{self.name} must be finite numbers [batch, {self.size}], not"
+        f" {vectors.shape}."
+      )
+    return list(vectors)
+
+  def arrays(self, items: Sequence[np.ndarray | None], start: float) -> Arrays:
+    """See the base class."""
+    del start
+    vectors = np.zeros((len(items), self.size), np.float32)
+    for row, vector in zip(vectors, items, strict=True):
+      if vector is not None:
+        row[:] = vector
+    given = np.array([vector is not None for vector in items])
+    return {"vector": vectors, "given": given}
+
+
+def _frame(seconds: float, frame_rate: float) -> int:
+  """The frame at a time; frame rates are not exact in binary."""
+  return math.floor(seconds * frame_rate + 1e-6)
