@@ -142,7 +142,7 @@ def _music_rows(music) -> list[tuple[str, str]]:
   """What a music model has besides its codec."""
   model = music.model
   return [
-    ("takes", ", ".join(each.name for each in music.conditions) or "nothing"),
+    ("takes", ", ".join(music.model.conditions) or "nothing"),
     ("transformer", f"{model.layers} x {model.width}, {model.heads} heads"),
     ("trained on", f"clips of {music.seconds:g} s"),
   ]

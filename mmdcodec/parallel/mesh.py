@@ -125,11 +125,11 @@ def check_batch(batch: int, mesh: Mesh) -> None:
     )
 
 
-def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
   """Makes one global batch from the rows that each process has read.
 
   Args:
-    batch: arrays [local batch, ...] of this process: it reads
+    batch: tree of arrays [local batch, ...] of this process: it reads
       `global batch / process count` rows (see `check_batch`).
     mesh: that the batch goes to.
 
@@ -137,9 +137,9 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     Global arrays, divided along their leading axis.
   """
   sharding, processes = batch_sharding(mesh), jax.process_count()
-  return {
-    name: jax.make_array_from_process_local_data(
+  return jax.tree.map(
+    lambda value: jax.make_array_from_process_local_data(
       sharding, value, (value.shape[0] * processes, *value.shape[1:])
-    )
-    for name, value in batch.items()
-  }
+    ),
+    batch,
+  )
