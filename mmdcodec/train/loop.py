@@ -71,7 +71,7 @@ def train(
     # Every process reads all of these few examples, and places its own rows.
     mine = slice(jax.process_index(), None, jax.process_count())
     held_out = [
-      mesh_lib.place({k: v[mine] for k, v in batch.items()}, mesh)
+      mesh_lib.place(jax.tree.map(lambda x: x[mine], batch), mesh)
       for batch in task.held_out()
     ]
 
