@@ -22,7 +22,6 @@ import pytest
 
 import mmdcodec
 from mmdcodec.cli import main as cli
-from mmdcodec.models import text_tokens, token_lm
 from mmdcodec.train import loop
 
 DATA = pathlib.Path(__file__).parent / "data" / "version_0_1"
@@ -73,27 +72,24 @@ def test_codecs(old, expected, name, form):
 
 def logits(music, expected, name: str) -> np.ndarray:
   """Of fixed tokens under fixed conditions."""
-  model = music.model
-  inputs = token_lm.nothing(model, 2)
-  if model.text:
-    text, mask, has_text = text_tokens.tokenize(
-      music.tokenizer, ["calm piano", ""], model.text["longest"]
-    )
-    inputs = inputs.replace(text=text, text_mask=mask, has_text=has_text)
-  if model.melody:
-    inputs = inputs.replace(melody=expected[f"{name}/melody"])
-  if model.joint:
-    inputs = inputs.replace(
-      joint=expected[f"{name}/joint"], has_joint=np.array([True, False])
-    )
+  inputs = music.model.no_conditions(2)
+  asked = {"text": ["calm piano", ""]}
+  if music.takes("melody"):
+    asked["melody"] = list(expected[f"{name}/melody"])
+  if music.takes("joint"):
+    asked["joint"] = [expected[f"{name}/joint"][:1], None]
+  for condition in music.conditions:
+    inputs[condition.name] = condition.arrays(asked[condition.name], 0.0)
   variables = {"params": music.variables["params"]}
-  return jax.jit(model.apply)(variables, expected[f"{name}/tokens"], inputs)
+  return jax.jit(music.model.apply)(
+    variables, expected[f"{name}/tokens"], inputs
+  )
 
 
 def make(music, request: dict, audio: np.ndarray) -> np.ndarray:
   """Codes for a request of `requests.json`."""
   request = dict(request)
-  if not music.model.text:
+  if not music.takes("text"):
     request.pop("texts")
   clips = {"audio": audio[: round(0.03 * len(audio))], "melody": audio}
   for key, clip in clips.items():
