@@ -1,4 +1,4 @@
-"""Rows of code vectors: which there are, and their preparation for a kernel.
+"""Rows of code vectors: selection by a pattern, and preparation for a kernel.
 
 A row holds one vector per codebook [codebooks, dim]: the codes that one step of
 a language model predicts together under its pattern.
