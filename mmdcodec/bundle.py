@@ -31,7 +31,6 @@ from mmdcodec.models import codec as codec_model
 from mmdcodec.models import low_rank
 from mmdcodec.store import atomic
 from mmdcodec.store import workdir as run_files
-from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
 
@@ -188,6 +187,9 @@ def export(
 
 def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
   """The model of a checkpoint, whole; see `read` and `export`."""
+  # Orbax takes a second to import, and bundles do without it.
+  from mmdcodec.store.checkpoints import Checkpoints
+
   training = run_files.read_config(workdir)
   info = run_files.read_info(workdir)
   checkpoints = Checkpoints(
