@@ -7,6 +7,8 @@ and decoding are timed, see `coding.py`.
 """
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def parts(task, optimizer, state, batch) -> dict:
+def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
   """The parts of a training step as `(function, arguments)`, by name.
 
   Each returns what the next part needs of it, and its gradients, so that the
@@ -50,16 +52,16 @@ def parts(task, optimizer, state, batch) -> dict:
   z = jax.random.normal(jax.random.key(0), z.shape)
   y = 0.9 * x
 
-  def encoder(params, x):
+  def encoder(params: Any, x: Any) -> Any:
     run = lambda p: codec.apply(
       {"params": p, **state.collections}, x, lengths, method="latents"
     )
     latents, pull = jax.vjp(run, params)
     return latents, pull(latents)
 
-  def quantizer(collections, z):
+  def quantizer(collections: Any, z: Any) -> Any:
     # From outside the module: the codec's own quantizer, by its name.
-    def run(z):
+    def run(z: Any) -> Any:
       return codec.apply(
         {"params": state.params, **collections},
         z,
@@ -75,23 +77,23 @@ def parts(task, optimizer, state, batch) -> dict:
     cotangent = jax.tree.map(_cotangent, (ones, zeros[1]))
     return out, changed, pull(cotangent)
 
-  def decoder(params, z):
+  def decoder(params: Any, z: Any) -> Any:
     run = lambda p, z: codec.apply(
       {"params": p, **state.collections}, z, lengths, method="synthesize"
     )
     audio, pull = jax.vjp(run, params, z)
     return audio, pull(audio)
 
-  def losses(x, y):
+  def losses(x: Any, y: Any) -> Any:
     weights = task.config["losses"]
 
-    def total(y):
+    def total(y: Any) -> Any:
       found = task.reconstruction.values(x, y, mask)
       return sum(weights[name]["weight"] * v for name, v in found.items())
 
     return jax.value_and_grad(total)(y)
 
-  def optimize(grads, opt_state, params):
+  def optimize(grads: Any, opt_state: Any, params: Any) -> Any:
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return jax.tree.map(jnp.add, params, updates), opt_state
 
@@ -104,7 +106,7 @@ def parts(task, optimizer, state, batch) -> dict:
   }
 
 
-def _cotangent(value):
+def _cotangent(value: Any) -> Any:
   """The zero cotangent of integers, booleans and keys is of type float0."""
   if jnp.issubdtype(value.dtype, jnp.floating):
     return value
@@ -133,7 +135,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   # The codebooks start in the first step, which is not the one to time.
   state, _ = program.step(program.init(jax.random.key(0)), batch)
   # Timed again and again on one state, so it must not be consumed.
-  step = program.step.__wrapped__
+  timed: Any = program.step
+  step = timed.__wrapped__
 
   machine = floor.Machine.measure()
   print(
@@ -147,7 +150,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   header = f"{'part':<12}{'ms':>9}{'share':>8}{'GFLOP':>9}{'MiB':>9}"
   print(header + f"{'floor ms':>10}{'x floor':>9}{'GFLOP/s':>9}")
 
-  def measure(function, arguments):
+  def measure(function: Callable, arguments: tuple) -> Any:
     seconds = floor.median_seconds(
       jax.jit(function), *arguments, runs=args.runs
     )

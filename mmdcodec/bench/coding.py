@@ -53,10 +53,10 @@ def measure(
   x = (0.1 * x).astype(np.float32)
   codes, scale = codec.encode(x, codebooks=books, return_scale=True)
 
-  def encode():
+  def encode() -> Any:
     return codec.encode(x, codebooks=books)
 
-  def decode():
+  def decode() -> Any:
     return codec.decode(codes, scale=scale)
 
   work = {
@@ -191,11 +191,11 @@ def _peer(model: Codec, books: int, x: np.ndarray) -> dict[str, Callable]:
   peer = transformers.EncodecModel(config).eval()
   audio = torch.tensor(x).mT.contiguous()
 
-  def run(method, *args):
+  def run(method: Any, *args: Any) -> Any:
     with torch.inference_mode():
       return method(*args)
 
-  def encode():
+  def encode() -> Any:
     return run(peer.encode, audio, None, kbps)
 
   found = encode()

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-  dataset,
+  dataset: str | Path,
   *,
   batch: int,
   seconds: float,

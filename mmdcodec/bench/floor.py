@@ -9,7 +9,8 @@ operations by the measured matmul speed and bytes by the measured bandwidth.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,16 @@ import numpy as np
 from jax.extend import core
 
 
-def operations(function: Callable, *args) -> float:
+def operations(function: Callable, *args: Any) -> float:
   """Floating point operations of `function(*args)`, arrays or their shapes."""
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr) -> float:
+def _count(jaxpr: Any) -> float:
   return float(sum(_equation(equation) for equation in jaxpr.eqns))
 
 
-def _equation(equation) -> float:
+def _equation(equation: Any) -> float:
   name, params = equation.primitive.name, equation.params
   if not equation.outvars:
     return 0.0
@@ -63,7 +64,7 @@ def _equation(equation) -> float:
   return sum(_count(inner) for inner in _inner(params))
 
 
-def _inner(params):
+def _inner(params: Any) -> Iterator[Any]:
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
       if isinstance(item, core.ClosedJaxpr):
@@ -72,14 +73,14 @@ def _inner(params):
         yield item
 
 
-def size_in_bytes(tree) -> int:
+def size_in_bytes(tree: Any) -> int:
   """Bytes of all arrays of a tree, or of their shapes."""
   return sum(
     leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
   )
 
 
-def median_seconds(function: Callable, *args, runs: int) -> float:
+def median_seconds(function: Callable, *args: Any, runs: int) -> float:
   """Median time of a compiled function, after one call to warm up."""
   jax.block_until_ready(function(*args))
   times = []

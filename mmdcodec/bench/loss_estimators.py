@@ -116,12 +116,13 @@ def gflop(name: str, rows: int, codebooks: int, dim: int) -> float:
 
 def losses(estimators: Sequence[str]) -> dict[str, Callable]:
   """(z [n, codebooks, dim], key) -> scalar, by name."""
-  found = {"plain jnp": plain}
-  for estimator in estimators:
-    found[estimator] = lambda z, key, estimator=estimator: (
-      independence.independence_loss(z[None], key, estimator=estimator)
+
+  def make(estimator: str) -> Callable:
+    return lambda z, key: independence.independence_loss(
+      z[None], key, estimator=estimator
     )
-  return found
+
+  return {"plain jnp": plain, **{name: make(name) for name in estimators}}
 
 
 def compiled(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:

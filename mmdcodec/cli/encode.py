@@ -115,7 +115,7 @@ def _coded(source: Path | BinaryIO) -> bool:
   )
 
 
-def _stdin(stack: contextlib.ExitStack) -> BinaryIO:
+def _stdin(stack: contextlib.ExitStack) -> Any:
   """Stdin as a seekable file."""
   from mmdcodec.audio import block_io
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
@@ -52,7 +53,7 @@ def describe_file(path: pathlib.Path) -> str:
     raise error
 
 
-def _describe(path: pathlib.Path, reader) -> str:
+def _describe(path: pathlib.Path, reader: Any) -> str:
 
   header, size = reader.header, path.stat().st_size
   seconds = reader.samples / header.rate
@@ -138,7 +139,7 @@ def describe_model(path: pathlib.Path) -> str:
   return table + "\n\n" + formatting.table(("codebooks", "kbps"), rates)
 
 
-def _music_rows(music) -> list[tuple[str, str]]:
+def _music_rows(music: Any) -> list[tuple[str, str]]:
   """What a music model has besides its codec."""
   model = music.model
   return [

@@ -1,6 +1,7 @@
 """Pictures of the independence experiment, as PNG bytes."""
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def _colors(found: dict) -> list[str]:
   return [SOFT if arm == BASELINE else next(rest) for arm in found]
 
 
-def _legend(figure, axis) -> None:
+def _legend(figure: Any, axis: Any) -> None:
   """Names of the arms, right of the picture."""
   style_axis(axis)
   figure.legend(

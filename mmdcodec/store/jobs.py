@@ -111,7 +111,7 @@ class _Job:
     workdir: pathlib.Path,
     stages: Sequence[Stage],
     log: Callable[[str], None],
-  ):
+  ) -> None:
     self.known = _read(workdir)
     self._workdir, self._stages, self._log = workdir, list(stages), log
     names = [stage.name for stage in stages]
