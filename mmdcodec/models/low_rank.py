@@ -62,6 +62,7 @@ def join(
   for path, ab in flax.traverse_util.flatten_dict(
     added, is_leaf=lambda _, x: "a" in x, sep="/"
   ).items():
+    assert scale is not None
     change = jnp.einsum("lir,lro->lio", ab["a"], ab["b"])
     flat[path] = flat[path] + scale * change.reshape(flat[path].shape)
   return flax.traverse_util.unflatten_dict(flat, sep="/")

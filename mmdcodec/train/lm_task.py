@@ -233,7 +233,7 @@ class LMTask(Task):
     )
     tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
     variables = self.model.init(key, tokens, batch["conditions"])
-    return self.to_trained(variables, key)
+    return self.to_trained(dict(variables), key)
 
   def to_trained(self, variables: dict, key: jax.Array) -> dict:
     """A whole model's variables as those of a run.
@@ -329,7 +329,7 @@ class LMTask(Task):
     batch: dict,
     key: jax.Array,
     step: jax.Array,
-    phase: None = None,
+    phase: str | None = None,
   ) -> tuple[jax.Array, tuple]:
     """Mean cross-entropy of a batch, in nats per code.
 
