@@ -206,6 +206,8 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
     "model": training["model"],
     "training": {"step": int(state["step"]), "config": training},
   }
+  if target := run_files.read_target(workdir):
+    config["target"] = target
   variables = dict(state["collections"])
   params = state["params"] if state["ema"] is None else state["ema"]
   variables["params"] = low_rank.join(

@@ -2,6 +2,8 @@
 
     config.json    the configuration, of the last start
     run.json       what a loader must know: see `RunInfo`
+    target.json    which tokenizer's codes a language model learns, by kind and
+                   hash
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
 
@@ -18,6 +20,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, renamed
 
 CONFIG_FILE, RUN_FILE = "config.json", "run.json"
+TARGET_FILE = "target.json"
 
 
 class RunInfo(NamedTuple):
@@ -110,3 +113,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       f"{path} holds a {type(found).__name__}; expected a JSON object."
     )
   return found
+
+
+def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
+  """Writes which tokenizer's codes a run learns: `tokenizer` and `hash`."""
+  atomic.write_json(workdir / TARGET_FILE, target)
+
+
+def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
+  """What `write_target` wrote; None in runs that learn no codes."""
+  file = workdir / TARGET_FILE
+  return json.loads(file.read_text()) if file.is_file() else None

@@ -26,6 +26,7 @@ from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.parallel import rules
+from mmdcodec.store import workdir as run_files
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Task
@@ -405,20 +406,31 @@ class LMTask(Task):
     """Keeps what a bundle of the run needs, so that the workdir is complete.
 
     Raises:
-      UserError: a run that goes on, with codes of another codec.
+      UserError: the data sets have codes of another tokenizer than the run was
+        begun with.
     """
     from mmdcodec import bundle
 
-    if (workdir / CODEC).exists():
-      kept = bundle.load_codec(workdir / CODEC).hash
-      for split in ("train", "valid"):
-        for path in settings.parse_datasets(self.config["data"][split]):
-          if token_records.TokenSource(path).hash != kept:
-            raise UserError(
-              f"{path} has codes of another codec than {workdir}, which was"
-              f" begun with {kept}."
-            )
-    elif self.config["codec"]:
+    sources = [
+      token_records.TokenSource(path)
+      for split in ("train", "valid")
+      for path in settings.parse_datasets(self.config["data"][split])
+    ]
+    target = run_files.read_target(workdir)
+    if target is None and (workdir / CODEC).exists():
+      # Begun by a version that did not record it.
+      kept = bundle.load_codec(workdir / CODEC)
+      target = {"tokenizer": kept.kind, "hash": kept.hash}
+    for source in sources:
+      target = target or {"tokenizer": source.tokenizer, "hash": source.hash}
+      if source.hash != target["hash"]:
+        raise UserError(
+          f"{source.path} has codes of another {target['tokenizer']} than"
+          f" {workdir}, which was begun with {target['hash']}."
+        )
+    if target is not None:
+      run_files.write_target(workdir, target)
+    if self.config["codec"] and not (workdir / CODEC).exists():
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
