@@ -89,8 +89,9 @@ def measure(
     )
   # There is no backward pass.
   model = music.model.clone(remat="none")
-  most = math.inf if seconds is None else round(seconds * music.frame_rate)
-  most = max(1, min(most, model.frames))
+  most = model.frames
+  if seconds is not None:
+    most = max(1, min(most, round(seconds * music.frame_rate)))
   windows = [
     (clip, start)
     for clip, each in enumerate(codes)

@@ -117,12 +117,13 @@ def check_request(
   if request.audio is not None:
     clips = clip_list(request.audio, "audio")
   asked = _ask(conditions, request, texts, request.rate or codec.rate)
-  one_seed = np.ndim(request.seed) == 0
+  seed: Any = request.seed
+  seeds = list(seed) if np.ndim(seed) else None
   batch = _batch(
     {
       "texts": texts,
       "audio": clips,
-      "seed": None if one_seed else request.seed,
+      "seed": seeds,
       **asked,
     }
   )
@@ -133,10 +134,9 @@ def check_request(
       "text_guidance is what the text counts beside a melody or joint tokens;"
       " without them leave it out."
     )
-  seeds = [request.seed + i for i in range(batch)] if one_seed else request.seed
   return CheckedRequest(
     codes=_codes(request, model, codec, clips, batch),
-    keys=_keys(seeds),
+    keys=_keys(seeds or [seed + i for i in range(batch)]),
     conditions=conditions,
     items={
       each.name: _repeat(asked.get(each.name, [None]), batch)
@@ -211,7 +211,7 @@ def _repeat(values: Sequence[Any], batch: int) -> list[Any]:
   return list(values) if len(values) == batch else list(values) * batch
 
 
-def _keys(seeds: Sequence[int]) -> jax.Array:
+def _keys(seeds: Sequence[Any]) -> jax.Array:
   whole = all(isinstance(seed, int | np.integer) for seed in seeds)
   if not whole or not all(0 <= seed < 1 << 63 for seed in seeds):
     raise UserError(

@@ -89,8 +89,8 @@ class TokenSampler:
         to be sampled.
       keys: random keys [batch].
     """
-    known = (codes >= 0).all(axis=(0, 2))
-    done = len(known) if known.all() else int(np.argmin(known))
+    missing = np.flatnonzero((codes < 0).any(axis=(0, 2)))
+    done = int(missing[0]) if missing.size else codes.shape[1]
     return SamplerState(codes, keys, done)
 
   def next_window(self, state: SamplerState, stride: int) -> Window | None:

@@ -43,6 +43,8 @@ def nats_of_codes(
   valid = length_mask(lengths, codes.shape[1])[..., None]
   tokens = pattern.build(jnp.where(valid, codes, special), special)
   tokens = rules.constrain(tokens, "batch", None, None)
-  logits = model.apply({"params": params}, tokens[:, :-1], inputs, **options)
-  mask = (pattern.frame_of[1:] >= 0) & (tokens[:, 1:] != special)
+  logits = jnp.asarray(
+    model.apply({"params": params}, tokens[:, :-1], inputs, **options)
+  )
+  mask = jnp.asarray((pattern.frame_of[1:] >= 0) & (tokens[:, 1:] != special))
   return cross_entropy(logits, tokens[:, 1:], mask), mask

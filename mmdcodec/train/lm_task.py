@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,13 +22,12 @@ from mmdcodec.losses import cross_entropy
 from mmdcodec.models import token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
-from mmdcodec.models.text_condition import Text
-from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.parallel import rules
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
-from mmdcodec.train.task import Task
+from mmdcodec.train.task import Batch, Task
+from mmdcodec.train.text_encoder_start import start_with_t5
 from mmdcodec.train.trainable import Trainable
 
 # In a workdir: the codec that the codes are of.
@@ -52,7 +50,7 @@ class LMTask(Task):
   free_model_keys = ("dtype", "remat", "dropout")
   parts = (CODEC,)
 
-  def __init__(self, config: Mapping):
+  def __init__(self, config: Mapping[str, Any]):
     """Builds the model.
 
     Args:
@@ -227,7 +225,7 @@ class LMTask(Task):
 
   # ------------------------------------------------------------------- model
 
-  def init(self, key: jax.Array) -> dict:
+  def init(self, key: jax.Array) -> dict[str, Any]:
     """Fresh variables; parameters do not depend on the length of the input."""
     batch = jax.tree.map(
       lambda s: jnp.zeros(s.shape, s.dtype), self.batch_shapes(1)
@@ -236,8 +234,10 @@ class LMTask(Task):
     variables = self.model.init(key, tokens, batch["conditions"])
     return self.to_trained(dict(variables), key)
 
-  def to_trained(self, variables: dict, key: jax.Array) -> dict:
-    """A whole model's variables as those of a run.
+  def to_trained(
+    self, variables: dict[str, Any], key: jax.Array
+  ) -> dict[str, Any]:
+    """The variables of a whole model as those of a run.
 
     Args:
       variables: with `params`.
@@ -251,57 +251,8 @@ class LMTask(Task):
   def start_with_part(
     self, path: str, state: TrainState, layout: TrainState
   ) -> TrainState | None:
-    """The state with a T5 as its text encoder, if that is what is at a path.
-
-    Args:
-      path: folder of a public T5, or its id on the Hub; or of a whole model.
-      state: fresh.
-      layout: shardings of it.
-
-    Returns:
-      None for a whole model.
-
-    Raises:
-      UserError: the model reads texts otherwise than this T5.
-    """
-    found = t5.read(path)
-    if found is None:
-      return None
-    fields, encoder = found
-    texts = [each for each in self.conditions if isinstance(each, Text)]
-    fitting = [
-      each.name
-      for each in texts
-      if T5Encoder(**each.encoder) == T5Encoder(**fields)
-    ]
-    if not fitting:
-      raise UserError(
-        "init_from is a T5, but the encoder of the config's text condition is"
-        f" {[dict(each.encoder) for each in texts]}: expected {dict(fields)}."
-      )
-    flat = flax.traverse_util.flatten_dict(encoder["params"], sep="/")
-    new = {
-      f"conditioner/{name}_encoder/{path}": array
-      for name in fitting
-      for path, array in flat.items()
-    }
-
-    def put(path, old, where):
-      # Trained, frozen or an average. All else stays where it is: spread over
-      # the devices of all processes.
-      place = rules.path_name(path)
-      for name, array in new.items():
-        if place == name or place.endswith(f"/{name}"):
-          return jax.device_put(np.asarray(array, old.dtype), where)
-      return old
-
-    changed = {
-      name: jax.tree_util.tree_map_with_path(
-        put, getattr(state, name), getattr(layout, name)
-      )
-      for name in ("params", "collections", "ema")
-    }
-    return state.replace(**changed)
+    """Starts with a public T5 as text encoder; see `start_with_t5`."""
+    return start_with_t5(path, state, layout, self.conditions)
 
   def _drop(self, inputs: Inputs, keys: Sequence[jax.Array]) -> Inputs:
     """Drops conditions at random: all together, then each by itself.
@@ -325,13 +276,13 @@ class LMTask(Task):
   def loss(
     self,
     params: Any,
-    collections: dict,
-    extra: None,
-    batch: dict,
+    collections: dict[str, Any],
+    extra: Any,
+    batch: Batch,
     key: jax.Array,
     step: jax.Array,
     phase: str | None = None,
-  ) -> tuple[jax.Array, tuple]:
+  ) -> tuple[jax.Array, tuple[dict[str, Any], Any, dict[str, jax.Array]]]:
     """Mean cross-entropy of a batch, in nats per code.
 
     Args:
@@ -339,7 +290,7 @@ class LMTask(Task):
       collections: what is frozen.
       extra: nothing.
       batch: `codes` int32 [batch, frames, codebooks], `lengths` [batch], and
-        texts as tokens.
+        `conditions`, arrays by name.
       key: random key of the step.
       step: int32 scalar.
       phase: nothing.
@@ -369,7 +320,9 @@ class LMTask(Task):
     }
     return each.mean(), (collections, extra, metrics)
 
-  def _measure_batch(self, variables: dict, batch: dict):
+  def _measure_batch(
+    self, variables: dict[str, Any], batch: Batch
+  ) -> tuple[jax.Array, jax.Array]:
     """Sums over a batch [codebooks], so that batches of any number add up."""
     collections = dict(variables)
     params = self.trainable.join(collections.pop("params"), collections)
@@ -383,7 +336,9 @@ class LMTask(Task):
     found = nats.sum((0, 1)), mask.sum((0, 1)).astype(jnp.float32)
     return jax.tree.map(rules.constrain, found)
 
-  def evaluate(self, variables: dict, batches: list[dict]) -> dict:
+  def evaluate(
+    self, variables: dict[str, Any], batches: list[Batch]
+  ) -> dict[str, Any]:
     """Cross-entropy of held-out music, given its conditions.
 
     Args:
