@@ -110,6 +110,18 @@ def test_settings_of_earlier_versions(job):
   assert job() == []
 
 
+def test_settings_of_an_earlier_version_are_the_same(job):
+  """Catches a job that cannot go on after an update of the program."""
+  job.settings["b"] = {"optimizer": {"rate": 0.1, "warmup": 1}}
+  job()
+  now = {"learning_rate": 0.1, "warmup": 1, "new": 0}
+  job.settings["b"] = {"optimizer": now}
+  assert job() == []
+  job.settings["b"] = {"optimizer": {**now, "learning_rate": 0.2}}
+  with pytest.raises(UserError, match="learning_rate was 0.1, is 0.2"):
+    job()
+
+
 def test_a_deleted_output_is_made_again_with_what_follows(job):
   job()
   (job.folder / "a").unlink()

@@ -277,9 +277,14 @@ def _timed(run: Callable[[], str]) -> tuple[float, str]:
 
 
 def _difference(before: Mapping, now: Mapping, prefix: str = "") -> str:
-  """`steps was 600, is 100`, for the first three differences."""
+  """`steps was 600, is 100`, for the first three differences.
+
+  A nested key that only one of them has came or went with a version of the
+  program, so nobody changed it.
+  """
   found = []
-  for key in sorted({*before, *now}):
+  keys = {*before} & {*now} if prefix else {*before, *now}
+  for key in sorted(keys):
     old, new = before.get(key), now.get(key)
     if isinstance(old, dict) and isinstance(new, dict):
       inner = _difference(old, new, f"{prefix}{key}.")
