@@ -7,6 +7,7 @@ that is not released, or not taken over; an alarm that never sounds, or always.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,10 +210,8 @@ def test_steps_in_which_they_do_not_learn(monkeypatch):
     moved = jax.tree.map(np.array_equal, after.params, before.params)
     assert all(jax.tree.leaves(moved)) == (step == 0)
     for kind in ("gpu", "tpu"):
-      jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
-        found[kind][step],
-        found["cpu"][step],
+      chex.assert_trees_all_close(
+        found[kind][step], found["cpu"][step], rtol=1e-3, atol=1e-5
       )
 
 
@@ -346,7 +345,7 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   config.adversarial.optimizer.learning_rate = 0.0
   loop.train(config, tmp_path / "next", log=lines.append)
   _, after = bundle.load_variables(tmp_path / "next")
-  jax.tree.map(np.testing.assert_array_equal, after, released)
+  chex.assert_trees_all_equal(after, released)
   # Other discriminators begin anew.
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=3, windows=(64,)),

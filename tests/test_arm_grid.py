@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_arm_from_the_shared_start_is_the_arm_trained_alone(
   arm_run.take_over(run, {"shared": str(shared), "config": config})
   loop.train(config, run, log=lambda line: None)
   a, b = arrays(tmp_path / "alone", 20), arrays(run, 20)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  chex.assert_trees_all_equal(a, b)
   # And the loss does something from there on.
   none = arrays(shared, 20)
   same = jax.tree.map(np.array_equal, a["params"], none["params"])

@@ -5,6 +5,7 @@ takes up steps in which a loss was off, weights that are not shares, norms of a
 device's part of the batch instead of the batch, one bad gradient that stays.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,7 +167,7 @@ def test_losses_that_are_left_out():
   off = {n: g if n in few else np.zeros_like(g) for n, g in grads.items()}
   z, after_off, _ = balancer.balance(state, off, WEIGHTS)
   np.testing.assert_allclose(y, z, rtol=1e-6)
-  jax.tree.map(np.testing.assert_array_equal, after, after_off)
+  chex.assert_trees_all_equal(after, after_off)
   with pytest.raises(ValueError, match="unknown"):
     balancer.balance(state, {"unknown": grads["mel"]}, WEIGHTS)
   with pytest.raises(ValueError, match="no gradients"):
@@ -189,6 +190,4 @@ def test_norms_of_the_global_batch():
   spread = NamedSharding(mesh, PartitionSpec("data"))
   got = step(state, jax.device_put(grads, spread))
   assert len(got[0].sharding.device_set) == 8
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want
-  )
+  chex.assert_trees_all_close(got, want, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,9 +46,7 @@ def noise(*shape, seed=3):
 
 def test_every_array_comes_back(saved, codec):
   """Catches arrays that change their shape, dtype or value on disk."""
-  jax.tree.map(
-    np.testing.assert_array_equal, dict(saved[1]), dict(codec.variables)
-  )
+  chex.assert_trees_all_equal(dict(saved[1]), dict(codec.variables))
   assert {p.name for p in saved[0].iterdir()} == {
     "config.json",
     "model.safetensors",
@@ -71,7 +70,7 @@ def test_weights_are_its_own(codec):
   made = loaded_codec.LoadedCodec(codec.config, given)
   for leaf in jax.tree.leaves(given):
     leaf[...] = 0
-  jax.tree.map(np.testing.assert_array_equal, made.variables, codec.variables)
+  chex.assert_trees_all_equal(made.variables, codec.variables)
 
 
 def test_codes_are_those_of_the_model_alone(codec):

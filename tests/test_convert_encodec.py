@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_codes_and_audio_are_those_of_the_source(tmp_path, name, request):
 
 def same(a, b):
   """Whether two sets of variables are equal to the last bit."""
-  jax.tree.map(np.testing.assert_array_equal, a, b)
+  chex.assert_trees_all_equal(a, b)
 
 
 def released(name):

@@ -8,6 +8,7 @@ memory; batches lost by a restart; a loss of each device instead of the batch.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -453,7 +454,7 @@ def test_a_macro_batch_survives_a_restart(tmp_path, dataset):
   straight, rows, _ = run(tmp_path / "straight", 8)
   run(tmp_path / "stopped", 6)
   resumed, again, everything = run(tmp_path / "stopped", 8)
-  jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+  chex.assert_trees_all_equal(resumed, straight)
   acted = [r["step"] for r in rows if "train/independence" in r]
   assert acted == [4, 8]
   same = ("train/loss", "train/independence", "train/gradient_norm")

@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -335,7 +336,7 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   loop.train(config, tmp_path / "run", **quiet)
   music = mmdcodec.load(tmp_path / "run")
   encoder = music.variables["params"]["conditioner"]["text_encoder"]
-  jax.tree.map(np.testing.assert_array_equal, encoder, variables["params"])
+  chex.assert_trees_all_equal(encoder, variables["params"])
   assert music.generate_codes(["tune number 1"], seconds=0.05).size
   text["encoder"] = {**fields, "width": 32}
   with pytest.raises(UserError, match="expected .*'width': "):

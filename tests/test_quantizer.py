@@ -8,6 +8,7 @@ quantizing. Padding and dropout: `test_quantizer_masks.py`.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -298,11 +299,11 @@ def test_evaluation_changes_nothing():
   module, z = small(), latents(0)
   init = functools.partial(module.init, jax.random.key(0), z)
   variables = jax.jit(functools.partial(init, train=True))()
-  jax.tree.map(np.testing.assert_array_equal, variables, initial(module, z))
+  chex.assert_trees_all_equal(variables, initial(module, z))
   assert not variables["codebook"]["started"]
   apply = functools.partial(module.apply, mutable=["codebook"])
   _, after = jax.jit(apply)(variables, z)
-  jax.tree.map(np.testing.assert_array_equal, variables, dict(after))
+  chex.assert_trees_all_equal(variables, dict(after))
 
 
 # --- Devices -----------------------------------------------------------------

@@ -6,6 +6,7 @@ codes, codebooks or gradients.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def test_padding_leaves_no_trace_in_training():
     return outputs, jax.device_get(variables)
 
   clean, dirty = run(0.0), run(np.nan)
-  jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+  chex.assert_trees_all_equal(clean, dirty)
   outputs, variables = clean
   # Nor does padding come in as zeros: every code of level 1 is near the data.
   assert np.linalg.norm(embed(variables)[0], axis=-1).min() > 20
@@ -74,7 +75,7 @@ def test_all_padding_changes_nothing():
   out, after = train(
     module, variables, z, jax.random.key(1), np.zeros((4, 40), bool)
   )
-  jax.tree.map(np.testing.assert_array_equal, variables, after)
+  chex.assert_trees_all_equal(variables, after)
   assert out.commitment == 0 and not out.z.any()
 
 

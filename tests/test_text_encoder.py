@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,7 +203,7 @@ def test_weights_of_the_gated_form():
   )  # fmt: skip
   fields, variables = t5.convert(public_names(params), config)
   assert text_encoder.T5Encoder(**fields) == model
-  jax.tree.map(np.testing.assert_array_equal, variables["params"], dict(params))
+  chex.assert_trees_all_equal(variables["params"], dict(params))
 
 
 QUERY = "encoder.block.{}.layer.0.SelfAttention.q.weight"
@@ -241,7 +242,7 @@ def test_one_name_of_the_table_is_enough(name):
   (other,) = {*t5.TABLES} - {name}
   del w[other]
   _, variables = t5.convert(w, config)
-  jax.tree.map(np.testing.assert_array_equal, variables, want)
+  chex.assert_trees_all_equal(variables, want)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
   restored, position = checkpoints.restore(abstract)
   checkpoints.close()
   assert position == {"index": 7} and restored.extra is None
-  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  chex.assert_trees_all_equal(restored, state)
 
 
 def test_a_workdir_keeps_to_its_state(tmp_path):
@@ -282,11 +282,7 @@ def test_a_run_can_start_from_another_and_go_on(
   started = checkpoints.restore_arrays()
   checkpoints.close()
   # Released weights are averaged ones where there is an average.
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-    started["params"],
-    trained["ema"],
-  )
+  chex.assert_trees_all_close(started["params"], trained["ema"], rtol=1e-6)
 
   # The same run again: nothing to do; with more steps and another clip, on.
   loop.train(config, second, log=lines.append)
