@@ -51,9 +51,14 @@ def shared(dataset, tmp_path_factory):
 
 @pytest.mark.slow
 def test_arm_from_the_shared_start_is_the_arm_trained_alone(
-  dataset, shared, tmp_path
+  dataset, tmp_path, optimized
 ):
-  """Catches a start that isn't shared: other data, weights or schedule."""
+  """Catches a start that isn't shared: other data, weights or schedule.
+
+  Steps with and without the loss round alike as XLA compiles them for users.
+  """
+  shared = tmp_path / "shared"
+  loop.train(tiny(dataset), shared, log=lambda line: None)
   config = tiny(dataset, **arms.ARMS["mmd_delay"], weight=30.0)
   loop.train(config, tmp_path / "alone", log=lambda line: None)
   run = tmp_path / "on"
@@ -74,6 +79,7 @@ def test_arm_from_the_shared_start_is_the_arm_trained_alone(
   assert steps == [5, 10, 15, 20]
 
 
+@pytest.mark.slow
 def test_weight_gives_the_gradient_its_size(dataset, shared, tmp_path):
   """Catches an inverse ratio, and weights that ignore the estimator."""
   weights = {}

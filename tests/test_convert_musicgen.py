@@ -278,7 +278,7 @@ def test_the_bundle(tmp_path, capsys, fails):
   # A bundle with a tokenizer is a bundle too, and is replaced as one.
   assert main(["convert", str(folder), str(out), "--force"]) == 0
   (out / "more").write_text("")
-  assert "no bundle" in fails("convert", folder, out, "--force")
+  assert "not a bundle" in fails("convert", folder, out, "--force")
 
 
 def test_a_bundle_without_all_its_arrays(tmp_path):
