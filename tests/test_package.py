@@ -1,7 +1,9 @@
 """What importing costs, and the settings on the command line."""
 
+import ast
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -40,6 +42,21 @@ def test_models_import_with_jax_flax_and_numpy():
     " mmdcodec.losses.spectral, mmdcodec.audio.transforms"
   )
   assert not (found - own) & set(HEAVY), (found - own) & set(HEAVY)
+
+
+def test_every_folder_says_what_its_files_do():
+  """Catches a file that the map in its folder's `__init__.py` leaves out."""
+  package = pathlib.Path(mmdcodec.__file__).parent
+  missing = []
+  for init in package.glob("*/__init__.py"):
+    text = ast.get_docstring(ast.parse(init.read_text()))
+    missing += [
+      str(path.relative_to(package))
+      for path in init.parent.glob("*.py")
+      if path != init and not re.search(rf"\b{path.stem}\b", text)
+    ]
+  # The verbs of the command are listed by `mmdcodec --help`.
+  assert not [name for name in missing if not name.startswith("cli/")]
 
 
 def test_public_names_resolve():

@@ -6,6 +6,7 @@ formats        suffixes, containers, codings and their rates
 decoding       opening and decoding; truncation and mp3_frames find out
                whether a file is complete
 resampling     rates, lengths and channels of arrays
+clip_list      audio in any form that a user may give, as a list of clips
 transforms     STFT, mel and chroma in JAX
 melody         the strongest pitch class of each frame
 synth          renders a song from a seed: song_plan, composition, instruments

@@ -1,10 +1,18 @@
 """The `.mmdc` file format: the codes of one piece of audio.
 
 A file holds chunks of some seconds, packed or entropy coded. Each has checksums
-and decodes by itself (`header`, `chunk`). So a file can be written to a pipe
-(`writer`), read from any second on, and read around damage (`reader`). `write`
-and `read` handle all codes at once (`complete_stream`). `ecdc` reads EnCodec's
-own files.
+and decodes by itself, so a file can be written to a pipe, read from any second
+on, and read around damage.
+
+header            what a file says of itself, and its limits
+chunk, trailer    the parts after it; stream holds codes in memory
+packing, entropy  codes as plain bits, and with fewer
+writer            writes a file from front to back
+reader            reads one; recovery searches a damaged one, in_memory reads
+                  codes in memory, version1 old files
+complete_stream   `write` and `read`: all codes at once
+decoding          coded files to audio, in constant memory
+ecdc              EnCodec's own files
 """
 
 from mmdcodec.bitstream.complete_stream import (

@@ -1,1 +1,7 @@
-"""Training losses."""
+"""Training losses. The independence loss is in `mmdcodec.quantize`.
+
+spectral        waveform L1, multi-scale mel and STFT losses
+adversarial     losses on the logits and features of discriminators
+balancer        weights of losses as shares of one gradient
+cross_entropy   the loss of language models
+"""
