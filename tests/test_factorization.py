@@ -141,3 +141,11 @@ def test_entropies(tmp_path, monkeypatch):
   # One of four in turns: 2 bits alone, none after the one before.
   assert unigram == pytest.approx(own + 2, abs=0.06)
   assert bigram == pytest.approx(own, abs=0.06)
+
+
+def test_the_earlier_name_of_the_command(tmp_path, dataset, fails):
+  """Catches scripts that stop working because the experiment was renamed."""
+  argv = ["--train", dataset, "--valid", dataset, "--codecs", "a=b"]
+  argv += ["--workdir", tmp_path / "job"]
+  for name in ("joint", "factorization"):
+    assert "measure on other music" in fails("experiment", name, *argv)
