@@ -4,4 +4,8 @@ spectral        waveform L1, multi-scale mel and STFT losses
 adversarial     losses on the logits and features of discriminators
 balancer        weights of losses as shares of one gradient
 cross_entropy   the loss of language models
+
+A new loss of a codec's reconstruction takes three steps: its formula here, its
+value in `mmdcodec/train/reconstruction_losses.py`, its weight in
+`configs/common.py`.
 """

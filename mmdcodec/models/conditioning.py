@@ -1,12 +1,12 @@
-"""From conditions to the vectors that a language model sees.
+"""Turns conditions into the vectors that a language model attends to.
 
 Conditions of all kinds become vectors of the language model's width. They reach
 it in one of two ways (MusicGen, Copet et al. 2023, arXiv 2306.05284, 2.4 and
 3.3): through cross-attention, or as a prefix to the music.
 
-A condition that is not given is still a condition, the empty one: training
-drops conditions from a part of the examples, and guidance needs that (Ho and
-Salimans 2022, arXiv 2207.12598).
+A missing condition is replaced by an empty one. Training drops conditions from
+some of the examples, which classifier-free guidance requires (Ho and Salimans
+2022, arXiv 2207.12598).
 """
 
 from collections.abc import Mapping, Sequence

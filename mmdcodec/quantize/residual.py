@@ -138,7 +138,8 @@ class ResidualVectorQuantizer(nn.Module):
     dim: width of z.
     decay: of the running statistics, per step.
     epsilon: pseudo-count of Laplace smoothing.
-    threshold: below which a code is dead and replaced; 0 never replaces.
+    threshold: below which a code is dead and replaced; 0 never replaces. A
+      `Codec` sets it from its own field of this name.
     threshold_kind: unit of the threshold, "relative" to uniform usage or
       "absolute" in rows per step; `vector.replace_dead` has the details.
     kmeans_iterations: k-means iterations on the first training batch; 0 starts

@@ -1,7 +1,7 @@
 """What a tokenizer is: audio in, integer codes out.
 
-Token data sets, language models, generation and evaluation know a tokenizer
-by this interface alone. To add one, subclass `Tokenizer`, set its attributes
+Token data sets, language models, generation and evaluation use tokenizers only
+through this interface. To add one, subclass `Tokenizer`, set its attributes
 and write `encode`:
 
   class Loudness(Tokenizer):
@@ -180,5 +180,5 @@ class AudioCodec(Tokenizer):
 
   @property
   def base(self) -> "AudioCodec":
-    """The codec that does the work: itself, or that of one of its channels."""
+    """This codec, or the mono codec that it applies to each channel."""
     return self

@@ -1,8 +1,8 @@
 """The training loop, for every task; it reads from top to bottom.
 
-A task (`task.py`) says what is trained: data, variables, loss, held-out
-measures. Here is everything that is the same for all of them: processes, mesh,
-state, resuming, steps, logging, evaluation and saving.
+A task (`task.py`) defines what is trained: data, variables, loss, held-out
+measures. This file has what all tasks share: processes, mesh, state, resuming,
+steps, evaluation and saving. `reporting.py` prints and logs.
 """
 
 import collections
@@ -136,7 +136,7 @@ def train(
           jax.profiler.StepTraceAnnotation("train", step_num=step)
         )
         if (take, phase) not in compiled:
-          # Its first call compiles it, which is no speed of training.
+          # The first call compiles: its time is not a training speed.
           compiled.add((take, phase))
           around.enter_context(report.paused())
         state, metrics = take(state, given, phase)
