@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import mmdcodec
+from mmdcodec import bitstream
 from mmdcodec.cli import main as cli
 from mmdcodec.train import loop
 
@@ -68,6 +69,18 @@ def test_codecs(old, expected, name, form):
   codes = codec.encode(expected[f"{name}/audio"], rate=8000)
   np.testing.assert_array_equal(codes, expected[f"{name}/codes"])
   close(codec.decode(codes), expected[f"{name}/decoded"], name)
+
+
+def test_coded_files(old, expected, capsys):
+  """Catches a .mmdc file of version 0.1 that is read otherwise, or refused."""
+  old("codec")
+  file = str(DATA / "song.mmdc")
+  assert not cli.main(["info", file])
+  assert str(expected["codec/hash"]) in capsys.readouterr().out
+  with bitstream.opened(file) as reader:
+    codes = reader.read().codes
+  np.testing.assert_array_equal(codes, expected["codec/codes"][0])
+  assert not cli.main(["decode", file, "song.wav", "--model=codec_bundle"])
 
 
 def logits(music, expected, name: str) -> np.ndarray:

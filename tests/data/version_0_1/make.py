@@ -272,6 +272,7 @@ def make(folder: str) -> None:
     soundfile.write(f"songs/{i}.wav", song(i, 3.0), RATE)
     pathlib.Path(f"songs/{i}.txt").write_text(caption)
   run("prepare", "songs", "audio", f"--rate={RATE}", "--seconds=1.5", "--quiet")
+  soundfile.write("song.wav", song(7, 0.5), RATE)
   found = {}
   for name in ("codec", "adversarial"):
     train(name, COMMANDS[name])
@@ -279,6 +280,7 @@ def make(folder: str) -> None:
     found |= {f"{name}/{key}": value for key, value in codec.items()}
     for key, value in of_codec(f"{name}_bundle").items():
       np.testing.assert_array_equal(value, codec[key])
+  run("encode", "song.wav", str(HERE / "song.mmdc"), "--model=codec_bundle")
   run("tokenize", "audio", "tokens", "--model=codec_bundle", "--quiet")
   for name in ("text", "lora", "melody", "joint", "bare"):
     train(name, COMMANDS[name])
