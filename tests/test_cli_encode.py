@@ -211,7 +211,7 @@ def test_ecdc_of_encodec(tmp_path, model, fails):
   codes = np.random.default_rng(0).integers(0, 1024, (30, 2))
   path, out = tmp_path / "a.ecdc", tmp_path / "a.wav"
   path.write_bytes(make_ecdc("encodec_24khz", 30 * 320 - 5, 2, [codes]))
-  assert "another one" in fails("decode", path, out, "--model", model)
+  assert "a different codec" in fails("decode", path, out, "--model", model)
   bundle = write_random_codec(
     tmp_path / "encodec",
     3,
