@@ -10,6 +10,7 @@ package itself reads no file, data set or plotting library.
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -23,11 +24,11 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
   if name in _PUBLIC:
     return getattr(importlib.import_module(_PUBLIC[name]), name)
   raise AttributeError(f"module 'mmdcodec' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
   return sorted([*globals(), *_PUBLIC])

@@ -2,19 +2,20 @@
 
 A codec gives K codes per frame. A model that predicts them one after another
 is exact and K times as slow; one that predicts several in a step treats them
-as independent given the past. A pattern says which (frame, codebook) entries
-belong to which step (Copet et al. 2023, "MusicGen", arXiv 2306.05284, section
-2.3). It is data: a tuple of steps, each a tuple of entries.
+as independent given the past. A pattern assigns (frame, codebook) entries to
+steps (Copet et al. 2023, "MusicGen", arXiv 2306.05284, section 2.3). It is
+data: a tuple of steps, each a tuple of entries.
 
     delay(4)(frames=6)      step s holds frame s - k of codebook k
 
-Entries of one step are what an independence loss must make independent
-(`Pattern.groups`; arXiv 2406.02315, algorithm 1).
+The independence loss acts on the entries that share a step (`Pattern.groups`;
+arXiv 2406.02315, algorithm 1).
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,34 +28,34 @@ Entry = tuple[int, int]  # (frame, codebook)
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-  """An arrangement of codes in steps, for a number of frames.
+  """An arrangement of the codes of some frames in steps.
 
-  A sequence of tokens [batch, steps + 1, codebooks] begins with one step that
-  holds no code, from which the first one is predicted. Where a step has no
-  entry of a codebook, the token is the special one.
+  A sequence of tokens [batch, steps + 1, codebooks] begins with one step
+  without codes, from which the model predicts the first one. Where a step has
+  no entry of a codebook, the token is the special one.
 
   Attributes:
     frames: of the codes.
     codebooks: of the codec.
-    steps: entries (frame, codebook) of each step. Every entry stands in one
-      step; a codebook has at most one entry in a step, and its frames come in
-      order.
+    steps: entries (frame, codebook) of each step. Every entry is in exactly
+      one step; a codebook has at most one entry in a step, and its frames are
+      in order.
   """
 
   frames: int
   codebooks: int
   steps: tuple[tuple[Entry, ...], ...]
 
-  def __post_init__(self):
-    """Checks the pattern.
+  def __post_init__(self) -> None:
+    """Checks the steps.
 
     Raises:
-      ValueError: it can't be; says why.
+      ValueError: an entry is missing, repeated or out of order.
     """
     last = [-1] * self.codebooks
     count = 0
     for number, step in enumerate(self.steps):
-      seen = set()
+      seen: set[int] = set()
       for frame, codebook in step:
         if not (0 <= frame < self.frames and 0 <= codebook < self.codebooks):
           raise ValueError(
@@ -73,7 +74,7 @@ class Pattern:
         count += 1
     if count != self.frames * self.codebooks:
       raise ValueError(
-        f"{self.frames * self.codebooks - count} entries stand in no step"
+        f"{self.frames * self.codebooks - count} entries are in no step"
       )
 
   @functools.cached_property
@@ -94,7 +95,7 @@ class Pattern:
     return table
 
   def build(self, codes: jax.Array, special: int) -> jax.Array:
-    """Codes in the order of a model.
+    """Arranges codes in steps.
 
     Args:
       codes: [..., frames, codebooks].
@@ -102,6 +103,9 @@ class Pattern:
 
     Returns:
       tokens [..., steps + 1, codebooks].
+
+    Raises:
+      ValueError: codes have another shape.
     """
     if codes.shape[-2:] != (self.frames, self.codebooks):
       raise ValueError(
@@ -112,7 +116,17 @@ class Pattern:
     return jnp.where(self.frame_of >= 0, tokens, special)
 
   def revert(self, tokens: jax.Array) -> jax.Array:
-    """Undoes `build`: tokens [..., steps + 1, codebooks] -> codes."""
+    """The inverse of `build`.
+
+    Args:
+      tokens: [..., steps + 1, codebooks].
+
+    Returns:
+      codes [..., frames, codebooks].
+
+    Raises:
+      ValueError: tokens have another shape.
+    """
     if tokens.shape[-2:] != self.frame_of.shape:
       raise ValueError(
         f"tokens {tokens.shape} do not end in {self.frame_of.shape}"
@@ -120,14 +134,17 @@ class Pattern:
     return jnp.asarray(tokens)[..., self.step_of, np.arange(self.codebooks)]
 
   def revert_logits(self, logits: jax.Array) -> jax.Array:
-    """Logits of every code, where the model gave them.
+    """Arranges logits by frame: the inverse of the pattern, for logits.
 
     Args:
-      logits: [..., steps, codebooks, size] of `tokens[..., :-1, :]`: those of a
-        step say what the next one holds.
+      logits: [..., steps, codebooks, size], from `tokens[..., :-1, :]`; those
+        at a step predict the next step.
 
     Returns:
       [..., frames, codebooks, size].
+
+    Raises:
+      ValueError: logits have another shape.
     """
     if logits.shape[-3:-1] != (len(self.steps), self.codebooks):
       raise ValueError(
@@ -140,10 +157,10 @@ class Pattern:
 
   @functools.cached_property
   def groups(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
-    """What is predicted together: (codebooks, frames) of every kind of step.
+    """The codes that share a step: (codebooks, frames) of each kind of step.
 
-    Steps that hold only a part of what other steps hold, as at the ends of a
-    delayed clip, are left out, as are those of a single code.
+    Left out are steps of a single code, and steps whose codebooks are a subset
+    of those of other steps, as at the ends of a delayed clip.
 
     Returns:
       (codebooks, frames int32 [steps, len(codebooks)]) for each set of
@@ -162,7 +179,7 @@ class Pattern:
     return tuple((held, np.stack(kinds[held])) for held in whole)
 
 
-# Frames -> pattern: what a config names, and a model calls for its length.
+# Frames -> pattern. A config names one; a model calls it with its length.
 PatternMaker = Callable[[int], Pattern]
 
 
@@ -202,22 +219,26 @@ def delay(
 
   Args:
     codebooks: of the codec.
-    delays: one for each, never falling; 0, 1, 2, ... by default.
-    flatten_first: so many frames at the start are predicted code by code.
-    empty_initial: so many steps without a code come first.
+    delays: one for each codebook, in ascending order; 0, 1, 2, ... by default.
+    flatten_first: number of frames at the start that are predicted code by
+      code.
+    empty_initial: number of steps without a code before the first one.
 
   Returns:
     A function of the number of frames.
+
+  Raises:
+    ValueError: delays are negative, descending or of another number.
   """
   delays = _check_delays(
     codebooks, range(codebooks) if delays is None else delays
   )
   if delays != sorted(delays):
-    raise ValueError(f"delays must not fall, but are {delays}")
+    raise ValueError(f"delays must ascend, but are {delays}")
 
   def make(frames: int) -> Pattern:
     flat = min(flatten_first, frames)
-    steps = [()] * empty_initial
+    steps: list[tuple[Entry, ...]] = [()] * empty_initial
     steps += [((t, k),) for t in range(flat) for k in range(codebooks)]
     for start in range(flat, frames + delays[-1]):
       steps.append(
@@ -252,6 +273,9 @@ def unroll(
 
   Returns:
     A function of the number of frames.
+
+  Raises:
+    ValueError: a list has another length, or delays differ within a group.
   """
   groups = list(range(codebooks)) if flattening is None else list(flattening)
   late = _check_delays(codebooks, delays)
@@ -340,9 +364,9 @@ def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
   return make
 
 
-# By the name that a config gives: the maker, and what it takes besides the
-# number of codebooks.
-MAKERS = {
+# By the name that a config gives: the maker, and its options besides the number
+# of codebooks.
+MAKERS: dict[str, tuple[Callable[..., PatternMaker], tuple[str, ...]]] = {
   "parallel": (parallel, ()),
   "delay": (delay, ("delays", "flatten_first", "empty_initial")),
   "unroll": (unroll, ("flattening", "delays")),
@@ -352,19 +376,19 @@ MAKERS = {
 }
 
 
-def make(name: str, codebooks: int, **options) -> PatternMaker:
+def make(name: str, codebooks: int, **options: Any) -> PatternMaker:
   """The pattern that a config names.
 
   Args:
     name: one of MAKERS.
     codebooks: of the codec.
-    **options: as the maker of that name takes them; 0 or nothing: its default.
+    **options: of that maker; 0 or an empty value means the default.
 
   Returns:
     A function of the number of frames.
 
   Raises:
-    UserError: unknown name, or an option that it can't have.
+    UserError: the name is unknown, or the pattern has no such option.
   """
   if name not in MAKERS:
     raise UserError(

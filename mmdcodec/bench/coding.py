@@ -46,7 +46,7 @@ def measure(
   codec = loaded_codec.LoadedCodec(
     {"kind": "codec", "model": dict(config)}, jax.device_get(variables)
   )
-  model = codec.model
+  model: Any = codec.model
   books = codec.codebooks if codebooks is None else codebooks
   samples = round(seconds * codec.rate)
   x = np.random.default_rng(0).standard_normal((1, samples, codec.channels))
