@@ -103,6 +103,7 @@ def test_weight_gives_the_gradient_its_size(dataset, shared, tmp_path):
   assert weights["mmd_delay"] != pytest.approx(weights["dhsic_delay"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_weight_is_taken_on_the_audio_that_is_trained_on(
   dataset, shared, tmp_path, monkeypatch
 ):

@@ -273,6 +273,7 @@ def configure(model, tokens, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   """Catches a run that does not learn, go on, or become a music model."""
   config = configure(model, tokens, steps=40)
