@@ -43,7 +43,7 @@ def short():
   config.adversarial.discriminators = (
     dict(name="multi_scale_stft", filters=4, windows=(64,)),
   )
-  return config.to_dict()
+  return config
 
 
 def music(seed, config):
@@ -115,7 +115,7 @@ def test_one_device_equals_eight_and_restores_elsewhere(tmp_path, shape):
   round otherwise, and training multiplies the difference, with discriminators
   tenfold every few steps.
   """
-  config = short()
+  config = short().to_dict()
   alone, one = program_on(1, {"data": 1}, config)
   mesh, eight = program_on(8, shape, config)
   shardings = jax.tree.map(lambda a: a.sharding, eight.abstract)
@@ -243,12 +243,9 @@ def test_mistakes_before_the_first_step(tmp_path, dataset):
     loop.train(config, tmp_path)
 
 
-@pytest.mark.slow
-def test_a_loss_that_stays_not_finite_ends_the_run(
-  tmp_path, dataset, compile_fast
-):
+def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
   """Catches endless training on NaN."""
-  config = config_files.parse([*CONFIG])
+  config = short()
   config.data.train = str(dataset)
   config.log_every, config.max_skipped = 2, 4
   config.losses.waveform.weight = float("inf")
@@ -260,11 +257,9 @@ def test_a_loss_that_stays_not_finite_ends_the_run(
 
 
 @pytest.mark.slow
-def test_a_run_can_start_from_another_and_go_on(
-  tmp_path, dataset, compile_fast
-):
+def test_a_run_can_start_from_another_and_go_on(tmp_path, dataset):
   """Catches lost start weights, and settings that can't change."""
-  config = config_files.parse([*CONFIG])
+  config = short()
   config.data.train = str(dataset)
   config.steps = config.save_every = 2
   config.log_every = 1
