@@ -120,7 +120,7 @@ def test_impossible_patterns_are_refused(steps, words):
   [
     (lambda: patterns.delay(3, (0, 1)), "3 numbers"),
     (lambda: patterns.delay(3, (0, -1, 2)), "negative"),
-    (lambda: patterns.delay(3, (2, 1, 0)), "fall"),
+    (lambda: patterns.delay(3, (2, 1, 0)), "ascend"),
     (lambda: patterns.unroll(3, (0, 1, 1), (0, 1, 2)), "same delay"),
     (lambda: patterns.grouped(5, 2), "groups"),
     (lambda: patterns.delay(2)(4).build(jnp.zeros((4, 3)), 0), "do not end"),

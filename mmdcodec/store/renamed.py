@@ -20,6 +20,8 @@ LM_KEYS = {
   "text": "conditions.text",
   "melody": "conditions.melody",
 }
+# Configs that ship with the package.
+CONFIGS = {"joint": "factorization"}
 # Fields of `TrainState` in checkpoints.
 STATE = {"carried": "extra"}
 

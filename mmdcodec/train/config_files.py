@@ -23,7 +23,7 @@ def _locate(name: str) -> str:
   spec = importlib.util.find_spec("mmdcodec.configs")
   assert spec is not None and spec.origin is not None
   folder = pathlib.Path(spec.origin).parent
-  found = folder / f"{name}.py"
+  found = folder / f"{renamed.CONFIGS.get(name, name)}.py"
   if not found.is_file():
     names = sorted(
       p.stem
