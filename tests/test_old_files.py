@@ -173,11 +173,14 @@ def check_step(name: str, expected: dict[str, np.ndarray]) -> None:
   prefix = f"{name}/step/"
   wanted = [key for key in expected if key.startswith(prefix)]
   assert len(wanted) > 2
+  # That norm differs by 1e-4 between instruction sets; the loss before the
+  # update and the held-out measures after it agree to 1e-6.
+  wanted = [k for k in wanted if k != "adversarial/step/train/gradient_norm"]
   for key in wanted:
     # The use of codes is called usage now.
     now = key.removeprefix(prefix).replace("valid/use/", "valid/usage/")
     np.testing.assert_allclose(
-      found[now], expected[key], rtol=1e-4, err_msg=key
+      found[now], expected[key], rtol=1e-5, err_msg=key
     )
 
 
