@@ -61,7 +61,9 @@ def healthy(kmeans_iterations, mean):
   return run(variables, jax.random.key(4), mean, STEPS)
 
 
-@pytest.mark.parametrize("mean", [0.0, 2.0])
+@pytest.mark.parametrize(
+  "mean", [0.0, pytest.param(2.0, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kmeans_iterations", [10, 0])
 def test_codes_stay_in_use(kmeans_iterations, mean):
   """Collapse: reference implementations end with 10 to 57 codes of 256."""
