@@ -101,14 +101,7 @@ class CodecTask(Task):
   # -------------------------------------------------------------------- data
 
   def batches(self, *, seed: int) -> record_order.Batches:
-    """Clips of the training data, without end.
-
-    Args:
-      seed: of order, crops and augmentation.
-
-    Raises:
-      UserError: there is no training data, or a setting is not possible.
-    """
+    """Clips of the training data; see `Task.batches`."""
     data = self.config["data"]
     datasets = settings.parse_datasets(data["train"])
     if not datasets:

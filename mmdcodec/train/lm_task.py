@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bundle
 from mmdcodec.convert import hub, t5
 from mmdcodec.data import record_order, token_batches, token_records
 from mmdcodec.errors import UserError
@@ -26,9 +27,9 @@ from mmdcodec.parallel import rules
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
-from mmdcodec.train.task import Batch, Task
-from mmdcodec.train.text_encoder_start import start_with_t5
+from mmdcodec.train.task import Batch, LossResult, Task
 from mmdcodec.train.trainable import Trainable
+from mmdcodec.train.warm_start import start_with_t5
 
 # In a workdir: the codec that the codes are of.
 CODEC = "codec"
@@ -57,7 +58,7 @@ class LMTask(Task):
       config: see `configs/common.py`, `lm_config`.
 
     Raises:
-      UserError: a setting that can't be.
+      UserError: a setting that is not possible.
     """
     self.config = config
     self.model = token_lm.from_config(config["model"])
@@ -95,14 +96,7 @@ class LMTask(Task):
   # -------------------------------------------------------------------- data
 
   def batches(self, *, seed: int) -> record_order.Batches:
-    """The training data, without end.
-
-    Args:
-      seed: of order and crops.
-
-    Raises:
-      UserError: there is no training data, or it has codes of another codec.
-    """
+    """The training data; see `Task.batches`."""
     datasets = settings.parse_datasets(self.config["data"]["train"])
     if not datasets:
       raise UserError(
@@ -157,8 +151,6 @@ class LMTask(Task):
     """Of the codec that the config names; None if it names none."""
     if not self.config["codec"]:
       return None
-    from mmdcodec import bundle
-
     return bundle.load_codec(self.config["codec"]).hash
 
   def _check_data(self, datasets: Iterable[str]) -> None:
@@ -193,8 +185,6 @@ class LMTask(Task):
     needed = {name for each in self.conditions for name in each.files}
     if not needed:
       return {}
-    from mmdcodec import bundle
-
     source, found = self.config["init_from"], {}
     if source:
       folder = hub.find(source)
@@ -237,12 +227,7 @@ class LMTask(Task):
   def to_trained(
     self, variables: dict[str, Any], key: jax.Array
   ) -> dict[str, Any]:
-    """The variables of a whole model as those of a run.
-
-    Args:
-      variables: with `params`.
-      key: random key, for what is added to them.
-    """
+    """Moves parameters, or adds to them; see `Trainable.split`."""
     trained, collections = self.trainable.split(
       variables["params"], jax.random.fold_in(key, 1)
     )
@@ -257,9 +242,7 @@ class LMTask(Task):
   def _drop(self, inputs: Inputs, keys: Sequence[jax.Array]) -> Inputs:
     """Drops conditions at random: all together, then each by itself.
 
-    Args:
-      inputs: of a batch.
-      keys: one for all conditions together, then one for each, the last first.
+    There is a key for all together, then one for each, the last first.
     """
 
     def keep(key: jax.Array, given: jax.Array, share: float) -> jax.Array:
@@ -282,22 +265,8 @@ class LMTask(Task):
     key: jax.Array,
     step: jax.Array,
     phase: str | None = None,
-  ) -> tuple[jax.Array, tuple[dict[str, Any], Any, dict[str, jax.Array]]]:
-    """Mean cross-entropy of a batch, in nats per code.
-
-    Args:
-      params: to differentiate.
-      collections: what is frozen.
-      extra: nothing.
-      batch: `codes` int32 [batch, frames, codebooks], `lengths` [batch], and
-        `conditions`, arrays by name.
-      key: random key of the step.
-      step: int32 scalar.
-      phase: nothing.
-
-    Returns:
-      The loss, and (collections, extra, metrics).
-    """
+  ) -> LossResult:
+    """Mean cross-entropy of a batch, in nats per code; see `Task.loss`."""
     del step, phase
     # The order of earlier versions: their runs go on with the same numbers.
     every, first, dropout, *others = jax.random.split(
@@ -339,15 +308,7 @@ class LMTask(Task):
   def evaluate(
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
-    """Cross-entropy of held-out music, given its conditions.
-
-    Args:
-      variables: of the run.
-      batches: placed global batches.
-
-    Returns:
-      See `cross_entropy.summary`.
-    """
+    """`cross_entropy.summary` of held-out music, given its conditions."""
     found = [
       jax.tree.map(np.float64, jax.device_get(self._measure(variables, batch)))
       for batch in batches
@@ -364,8 +325,6 @@ class LMTask(Task):
       UserError: the data sets have codes of another tokenizer than the run was
         begun with.
     """
-    from mmdcodec import bundle
-
     sources = [
       token_records.TokenSource(path)
       for split in ("train", "valid")
