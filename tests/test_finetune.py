@@ -23,8 +23,7 @@ from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train.trainable import Trainable
-from mmdcodec.workflows import finetune_job
-from mmdcodec.workflows import finetune_stages as work
+from mmdcodec.workflows import finetune, finetune_job
 from mmdcodec.workflows.finetune_job import Options
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -90,7 +89,7 @@ def test_additions_interrupted_then_continued(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(work, "export", interrupt)
+    patch.setattr(finetune, "export", interrupt)
     assert main(argv) == 130
   first = capsys.readouterr().out
   for words in (
@@ -200,12 +199,12 @@ def test_changes_are_noticed(songs, music):
     music=mmdcodec.load(music),
     options=Options(),
   )
-  before = work.audio_settings(job)
+  before = finetune.audio_settings(job)
   (songs / "run").mkdir()
   soundfile.write(songs / "run" / "new.wav", np.zeros(800), 8000)
-  assert work.audio_settings(job) == before
+  assert finetune.audio_settings(job) == before
   (songs / "2.txt").write_text("another")
-  assert work.audio_settings(job) != before
+  assert finetune.audio_settings(job) != before
 
 
 def test_mistakes(tmp_path, model, music, songs, fails):

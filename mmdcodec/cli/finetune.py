@@ -87,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
   check(args)
   from mmdcodec.audio import files
   from mmdcodec.cli import common
+  from mmdcodec.data import audio_folder
   from mmdcodec.store import jobs
   from mmdcodec.train import preemption
-  from mmdcodec.workflows import finetune, finetune_stages
+  from mmdcodec.workflows import finetune
   from mmdcodec.workflows.finetune_job import Options, make_job
 
   folder = pathlib.Path(args.folder).expanduser()
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
   if args.captions is not None:
     captions = common.check_input(args.captions).resolve()
   workdir = pathlib.Path(args.workdir).expanduser().resolve()
-  if not finetune_stages.audio_files(folder.resolve(), workdir):
+  if not audio_folder.find(folder.resolve(), workdir):
     raise UserError(
       f"{args.folder} has no audio files; expected {' '.join(files.SUFFIXES)}."
     )
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
   except preemption.Preempted:
     return preemption.EXIT_CODE
   bundle = job.workdir / "bundle"
-  prompt = shlex.quote(finetune_stages.a_prompt(job))
+  prompt = shlex.quote(finetune.a_prompt(job))
   print(
     f"\nthe new model: {bundle}\n"
     f"try: mmdcodec generate {prompt} new.wav --model"

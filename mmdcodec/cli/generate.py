@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if path is not None:
       common.check_input(path)
   music = common.load_music(args.model)
-  given = {}
+  given: dict[str, Any] = {}
   for name in ("audio", "melody"):
     if (path := getattr(args, name)) is not None:
       x, rate = files.read(path)

@@ -7,7 +7,16 @@ import pathlib
 from collections.abc import Sequence
 
 from mmdcodec import progress
+from mmdcodec.audio import files
 from mmdcodec.errors import UserError
+
+
+def find(folder: pathlib.Path, workdir: pathlib.Path) -> list[pathlib.Path]:
+  """The audio in a folder, without what is in a workdir below it."""
+  paths = files.find(folder)
+  if workdir.is_relative_to(folder):
+    paths = [path for path in paths if not path.is_relative_to(workdir)]
+  return paths
 
 
 def split_files(
@@ -56,7 +65,6 @@ def readable_files(paths: Sequence) -> tuple[list, int]:
   A split may be a single file. If that one were broken, the job would fail at
   its end.
   """
-  from mmdcodec.audio import files
 
   def problem(path: pathlib.Path) -> UserError | None:
     try:

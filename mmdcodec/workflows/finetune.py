@@ -1,16 +1,41 @@
-"""The job of `mmdcodec finetune`: a music model learns from a folder of audio.
+"""The stages of `mmdcodec finetune`: a model learns from a folder of audio.
 
-Splits and prepares the files at the rate of the model's codec, encodes them
-with it, trains on from the model's weights, and makes a bundle of the result.
-What the stages do is in `finetune_stages.py`.
+    WORKDIR/codec                  the model's codec
+    WORKDIR/data/{train,valid}     data sets of audio
+    WORKDIR/tokens/{train,valid}   their codes
+    WORKDIR/run                    training: checkpoints, metrics
+    WORKDIR/bundle                 the new music model
+    WORKDIR/results.json           bits per frame of held-out music
+
+A stage is a function that takes the job and says what exists now.
 """
 
-from collections.abc import Callable, Mapping
+import collections
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmdcodec.store import jobs
-from mmdcodec.workflows import finetune_stages as work
+import mmdcodec
+from mmdcodec import bundle, formatting, progress
+from mmdcodec.audio import files
+from mmdcodec.data import (
+  audio_folder,
+  captions,
+  record_source,
+  records,
+  tokenization,
+)
+from mmdcodec.data.token_records import TokenSource
+from mmdcodec.evaluate import likelihood
+from mmdcodec.store import atomic, jobs
+from mmdcodec.train import loop
 from mmdcodec.workflows.finetune_job import Job
+
+SPLITS = ("train", "valid")
+# Records encoded at a time: the codecs of music models need much memory.
+ENCODED = 4
+# Held-out records, at most, on which the new model is compared with the old.
+COMPARED = 32
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
@@ -28,10 +53,164 @@ def make_stages(job: Job) -> list[jobs.Stage]:
 
   model = {"model": job.model, "codec": job.codec}
   return [
-    stage("codec", work.write_codec, model, "codec"),
-    stage("prepare", work.prepare, work.audio_settings(job), "data"),
-    stage("tokenize", work.tokenize, {}, "tokens", resumes=True),
-    stage("train", work.train, job.config, "run", resumes=True),
-    stage("export", work.export, {}, "bundle"),
-    stage("compare", work.compare, {}, "results.json"),
+    stage("codec", write_codec, model, "codec"),
+    stage("prepare", prepare, audio_settings(job), "data"),
+    stage("tokenize", tokenize, {}, "tokens", resumes=True),
+    stage("train", train, job.config, "run", resumes=True),
+    stage("export", export, {}, "bundle"),
+    stage("compare", compare, {}, "results.json"),
   ]
+
+
+def write_codec(job: Job) -> str:
+  """Makes a bundle of the model's codec, which the training needs by itself."""
+  codec = bundle.read_codec(job.model)
+  bundle.save(job.workdir / "codec", *codec, force=True)
+  return f"{job.rate} Hz, {job.seconds:g} s at a time, of {job.model}"
+
+
+def audio_settings(job: Job) -> dict[str, Any]:
+  """What the records depend on: files, captions, and how they are cut."""
+  paths = audio_folder.find(job.folder, job.workdir)
+  beside = [each for path in paths for each in captions.sidecars(path)]
+  read = paths + sorted({each for each in beside if each.is_file()})
+  read += [job.captions] if job.captions else []
+  return {
+    "folder": str(job.folder),
+    "captions": job.captions and str(job.captions),
+    "files": audio_folder.fingerprint(read, job.folder),
+    "seconds": job.record_seconds,
+  }
+
+
+def prepare(job: Job) -> str:
+  """Splits the files, and cuts them into records at the codec's rate."""
+  paths, broken = audio_folder.readable_files(
+    audio_folder.find(job.folder, job.workdir)
+  )
+  split = audio_folder.split_files(paths, job.folder, test=False)
+  reports = {}
+  for name in SPLITS:
+    if split[name]:
+      reports[name] = records.prepare(
+        job.folder,
+        job.workdir / "data" / name,
+        rate=job.rate,
+        channels=job.channels,
+        seconds=job.record_seconds,
+        captions=job.captions,
+        paths=split[name],
+        force=True,
+      )
+  skipped = [each for report in reports.values() for each in report.skipped]
+  for path, reason in skipped:
+    print(f"  left out: {path}: {reason}", flush=True)
+  used = sum(report.files for report in reports.values())
+  captioned = sum(report.captioned for report in reports.values())
+  words = [
+    f"{used} files,"
+    f" {formatting.duration(reports['train'].seconds)} to train on",
+    f"{captioned} of {used} have a caption",
+    *changes(paths, job),
+    f"{reports['valid'].files} held out" if "valid" in reports
+    else "none held out: too few files",
+  ]  # fmt: skip
+  left = broken + len(skipped)
+  return "; ".join(words + ([f"{left} left out"] if left else []))
+
+
+def changes(paths: Sequence[pathlib.Path], job: Job) -> list[str]:
+  """How files are converted that differ from the codec, in words."""
+  infos = [files.info(path) for path in paths]
+  rates = collections.Counter(info.rate for info in infos)
+  rates.pop(job.rate, None)
+  mixed = sum(info.channels != job.channels for info in infos)
+  found = []
+  if rates:
+    of = ", ".join(f"{n} of {rate} Hz" for rate, n in sorted(rates.items()))
+    found.append(f"resampled to {job.rate} Hz: {of}")
+  if mixed:
+    found.append(f"{mixed} mixed to {formatting.channels(job.channels)}")
+  return found
+
+
+def tokenize(job: Job) -> str:
+  """Encodes the records."""
+  codec = mmdcodec.load(job.workdir / "codec")
+  frames = 0
+  for name, data in datasets(job, "data").items():
+    out = job.workdir / "tokens" / name
+    if not (out / record_source.SUMMARY).exists():
+      out.parent.mkdir(exist_ok=True)
+      tokenization.tokenize(
+        data,
+        out,
+        codec,
+        batch=ENCODED,
+        show=progress.counter(f"records ({name})"),
+      )
+    frames += record_source.describe(out)["frames"]
+  return f"{frames:,} frames of {codec.codebooks} codebooks"
+
+
+def train(job: Job) -> str:
+  """Trains on from the model, from where an interrupted run stopped."""
+  found = datasets(job, "tokens")
+  # A mapping: in text, `,` and `=` would have a meaning.
+  paths = {name: {str(path): 1.0} for name, path in found.items()}
+  config = job.config | dict(
+    init_from=job.model,
+    codec=str(job.workdir / "codec"),
+    data=job.config["data"] | paths,
+  )
+  loop.train(
+    config,
+    job.workdir / "run",
+    log=lambda line: print("  " + line, flush=True),
+  )
+  return f"{job.config['steps']} steps"
+
+
+def export(job: Job) -> str:
+  """Makes the bundle of the best checkpoint, additions merged."""
+  folder = job.workdir / "bundle"
+  step = bundle.export(job.workdir / "run", folder, force=True)
+  return f"step {step}, in {folder}"
+
+
+def compare(job: Job) -> str:
+  """Measures held-out music under the model as it was and as it is."""
+  found, path = {}, datasets(job, "tokens").get("valid")
+  if path is not None:
+    tokens = TokenSource(path)
+    held_out = [tokens[i] for i in range(min(len(tokens), COMPARED))]
+    for name, model in (
+      ("before", job.model),
+      ("after", job.workdir / "bundle"),
+    ):
+      found[name] = likelihood.measure(
+        mmdcodec.load(model),
+        [record["codes"] for record in held_out],
+        [record["caption"] for record in held_out],
+        seconds=job.seconds,
+      ).bits_per_frame
+  atomic.write_json(job.workdir / "results.json", {"bits_per_frame": found})
+  if not found:
+    return "nothing is held out to compare on"
+  return (
+    f"held-out music takes {found['after']:.3f} bits per frame,"
+    f" {found['before']:.3f} before"
+  )
+
+
+def datasets(job: Job, kind: str) -> dict[str, pathlib.Path]:
+  """Data sets of a kind, "data" or "tokens", by split; valid may be missing."""
+  found = {name: job.workdir / kind / name for name in SPLITS}
+  return {name: path for name, path in found.items() if path.exists()}
+
+
+def a_prompt(job: Job) -> str:
+  """A caption of the music, as an example."""
+  tokens = TokenSource(job.workdir / "tokens" / "train")
+  found = (tokens[i]["caption"] for i in range(len(tokens)))
+  return next((caption for caption in found if caption.strip()), "")

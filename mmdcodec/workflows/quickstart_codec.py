@@ -12,7 +12,6 @@ Each function is a stage: it takes the job and says what exists now.
 import functools
 import json
 import os
-import pathlib
 import shutil
 from typing import Any
 
@@ -20,8 +19,8 @@ import jax
 
 import mmdcodec
 from mmdcodec import bundle, formatting, progress
-from mmdcodec.audio import files, song_files
-from mmdcodec.data import audio_folder, pipeline, records
+from mmdcodec.audio import song_files
+from mmdcodec.data import audio_folder, captions, pipeline, records
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.train import loop
@@ -37,7 +36,8 @@ def music_settings(job: Job) -> dict[str, Any]:
       "seconds": job.song_seconds,
       "rate": job.rate,
     }
-  known = audio_folder.fingerprint(_audio_files(job), job.audio)
+  paths = audio_folder.find(job.audio, job.workdir)
+  known = audio_folder.fingerprint(paths, job.audio)
   return {"folder": str(job.audio), "files": known}
 
 
@@ -70,14 +70,14 @@ def make_music(job: Job) -> str:
 def link_music(job: Job) -> str:
   """Links the files of the user's folder, with captions beside them."""
   assert job.audio is not None
-  found, broken = audio_folder.readable_files(_audio_files(job))
+  found, broken = audio_folder.readable_files(
+    audio_folder.find(job.audio, job.workdir)
+  )
   split = audio_folder.split_files(found, job.audio)
   for name, paths in split.items():
     for path in paths:
-      # As `data.captions.sidecar` looks for them.
-      sidecars = [path.with_suffix(suffix) for suffix in (".json", ".txt")]
-      sidecars += [pathlib.Path(f"{path}{s}") for s in (".json", ".txt")]
-      for source in (path, *(s for s in sidecars if s.is_file())):
+      beside = [each for each in captions.sidecars(path) if each.is_file()]
+      for source in (path, *beside):
         relative = os.path.relpath(source, job.audio)
         target = job.workdir / "music" / name / relative
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,12 +200,3 @@ def with_data(job: Job) -> dict[str, Any]:
     # A mapping: in text, `,` and `=` would have a meaning.
     config["data"][split] = {str(job.workdir / "data" / split): 1.0}
   return config
-
-
-def _audio_files(job: Job) -> list[pathlib.Path]:
-  """The user's files, without what this job put there."""
-  assert job.audio is not None
-  paths = files.find(job.audio)
-  if job.workdir.is_relative_to(job.audio):
-    paths = [path for path in paths if not path.is_relative_to(job.workdir)]
-  return paths
