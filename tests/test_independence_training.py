@@ -204,7 +204,7 @@ def test_rows_become_batches():
     (dict(weight=1, every=0), "every is 0"),
     (dict(weight=1, rows=-5), "rows is -5"),
     (dict(weight=1, start=-1), "start is -1"),
-    (dict(weight=1, rows=600, every=2), "takes 3 batches of 296.*Set every"),
+    (dict(weight=1, rows=600, every=2), "takes 3 batches of 296.*set every"),
   ],
 )
 def test_settings_that_cannot_be(settings, words):
