@@ -43,10 +43,11 @@ class DecodeRequest:
       a prompt, and the special one where the pattern has no code; -1 where one
       is to be sampled.
     keys: random keys [batch].
-    temperature: scalar, see `sampling.sample`.
-    top_p: scalar or None, see `sampling.sample`.
-    guidance: scalar, see `sampling.guide`.
-    double_guidance: scalar, see `sampling.guide`.
+    temperature: scalar; it and the next three are arguments of
+      `sampling.sample` and `sampling.guide`.
+    top_p: scalar or None.
+    guidance: scalar.
+    double_guidance: scalar.
   """
 
   encoded: EncodedConditions

@@ -163,7 +163,8 @@ class LoadedMusic:
       stride=stride,
     )  # fmt: skip
     if callback is None:
-      return self.codec.decode(self._make_codes(request, None))
+      parts = list(self._parts(self._check(request), None))
+      return self.codec.decode(np.concatenate(parts, axis=1))
     heard = []
     for chunk in self._stream(request, block):
       heard.append(chunk.audio)
@@ -213,25 +214,15 @@ class LoadedMusic:
     self,
     texts: str | Sequence[str | None] | None = None,
     *,
-    seconds: float = 8.0,
-    seed: int | Sequence[int] = 0,
-    temperature: float = 1.0,
-    top_k: int = 250,
-    top_p: float | None = None,
-    guidance: float = 3.0,
-    text_guidance: float | None = None,
-    audio: Any = None,
-    melody: Any = None,
-    rate: int | None = None,
-    joint: Any = None,
-    conditions: Mapping[str, Any] | None = None,
-    stride: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
   ) -> np.ndarray:
     """Makes music, as codes.
 
-    Takes the options of `generate`; `progress` is told (frames made, frames in
-    all) every second of music.
+    Args:
+      texts: as for `generate`.
+      progress: called with (frames made, frames in all) every second of music.
+      **options: as for `generate`; see `GenerationRequest`.
 
     Returns:
       int32 [batch, frames, codebooks].
@@ -239,13 +230,15 @@ class LoadedMusic:
     Raises:
       UserError: see `generate`.
     """
-    request = GenerationRequest(
-      texts=texts, seconds=seconds, seed=seed, temperature=temperature,
-      top_k=top_k, top_p=top_p, guidance=guidance, text_guidance=text_guidance,
-      audio=audio, melody=melody, rate=rate, joint=joint, conditions=conditions,
-      stride=stride,
-    )  # fmt: skip
-    return self._make_codes(request, progress)
+    checked = self.check(texts, **options)
+    part = None if progress is None else max(1, round(self.frame_rate))
+    parts, done = [], 0
+    for codes in self._parts(checked, part):
+      parts.append(codes)
+      done += codes.shape[1]
+      if progress is not None:
+        progress(done, checked.codes.shape[1])
+    return np.concatenate(parts, axis=1)
 
   def check(
     self, texts: str | Sequence[str | None] | None = None, **options: Any
@@ -261,26 +254,8 @@ class LoadedMusic:
     """
     return self._check(GenerationRequest(texts=texts, **options))
 
-  # ----------------------------------------------------------------- in steps
-
   def _check(self, request: GenerationRequest) -> CheckedRequest:
     return check_request(request, self.model, self.codec, self.conditions)
-
-  def _make_codes(
-    self,
-    request: GenerationRequest,
-    progress: Callable[[int, int], None] | None,
-  ) -> np.ndarray:
-    """See `generate_codes`."""
-    checked = self._check(request)
-    part = None if progress is None else max(1, round(self.frame_rate))
-    parts, done = [], 0
-    for codes in self._parts(checked, part):
-      parts.append(codes)
-      done += codes.shape[1]
-      if progress is not None:
-        progress(done, checked.codes.shape[1])
-    return np.concatenate(parts, axis=1)
 
   def _stream(
     self, request: GenerationRequest, block: float

@@ -119,14 +119,7 @@ def check_request(
   asked = _ask(conditions, request, texts, request.rate or codec.rate)
   seed: Any = request.seed
   seeds = list(seed) if np.ndim(seed) else None
-  batch = _batch(
-    {
-      "texts": texts,
-      "audio": clips,
-      "seed": seeds,
-      **asked,
-    }
-  )
+  batch = _batch({"texts": texts, "audio": clips, "seed": seeds, **asked})
   if request.text_guidance is not None and (
     "text" not in asked or len(conditions) < 2
   ):
@@ -197,7 +190,7 @@ def _ask(
 def _batch(given: Mapping[str, Sequence[Any] | None]) -> int:
   """The number of items; what was given once goes for all of them."""
   counts = {k: len(v) for k, v in given.items() if v is not None}
-  batch = max(counts.values(), default=1)
+  batch = max([1, *counts.values()])
   for name, count in counts.items():
     if count not in (1, batch):
       raise UserError(

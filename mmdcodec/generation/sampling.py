@@ -15,11 +15,12 @@ class SamplingOptions:
   """How codes are sampled.
 
   Attributes:
-    temperature: see `sample`; `top_k` and `top_p` too.
-    top_k: see `sample`.
-    top_p: see `sample`.
-    guidance: see `guide`.
-    double_guidance: see `guide`; None: guidance is not double.
+    temperature: 0 always takes the likeliest code.
+    top_k: sample from so many of the likeliest codes; 0: from all.
+    top_p: sample from the likeliest codes that together have this probability.
+    guidance: how much the conditions count; 1: as learned.
+    double_guidance: how much one of them counts beside the others; None:
+      guidance is not double.
     doubled: name of the condition that double guidance is about.
   """
 
