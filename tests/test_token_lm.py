@@ -162,7 +162,7 @@ def test_with_a_cache(form, cross, apart, compile_fast):
   transformer = Transformer(**model.transformer_fields())
   own = params["transformer"]
   own = cache.by_block(own, model.layers) if apart else own
-  x = model.apply({"params": params}, tokens, method="embed")
+  x = token_lm.embed(tokens, params["embedding"])
   valid = np.ones((1, 12), bool)
   crosses, before = None, 0
   if cross:
@@ -191,7 +191,9 @@ def test_with_a_cache(form, cross, apart, compile_fast):
       at += count
     return jnp.concatenate(out, axis=1)[:, before:]
 
-  found = model.apply({"params": params}, run(own, crosses), method="logits")
+  found = token_lm.logits(
+    run(own, crosses), params["head"], model.codebooks, jnp.dtype(model.dtype)
+  )
   np.testing.assert_allclose(
     found, want, atol=1e-5 * np.abs(want).max(), rtol=0
   )

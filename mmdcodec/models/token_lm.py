@@ -160,28 +160,6 @@ class TokenLM(nn.Module):
       return EncodedConditions()
     return self.conditioner(inputs)
 
-  def embed(self, tokens: jax.Array) -> jax.Array:
-    """Sums of the vectors of each step's tokens.
-
-    Args:
-      tokens: int [batch, steps, codebooks].
-
-    Returns:
-      float32 [batch, steps, width].
-    """
-    return embed(tokens, self.embedding)
-
-  def logits(self, x: jax.Array) -> jax.Array:
-    """What the next step holds.
-
-    Args:
-      x: [batch, steps, width] out of the Transformer.
-
-    Returns:
-      float32 [batch, steps, codebooks, codebook_size].
-    """
-    return logits(x, self.head, self.codebooks, jnp.dtype(self.dtype))
-
   def __call__(
     self,
     tokens: jax.Array,
@@ -203,7 +181,7 @@ class TokenLM(nn.Module):
     """
     if encoded is None:
       encoded = self.encode_conditions(inputs or {})
-    x, valid, before = self.embed(tokens), None, 0
+    x, valid, before = embed(tokens, self.embedding), None, 0
     if encoded.prefix is not None:
       before = encoded.prefix.shape[1]
       x = jnp.concatenate([encoded.prefix, x], axis=1)
@@ -219,7 +197,8 @@ class TokenLM(nn.Module):
       states_mask=encoded.states_mask,
       train=train,
     )
-    return self.logits(x[:, before:])
+    dtype = jnp.dtype(self.dtype)
+    return logits(x[:, before:], self.head, self.codebooks, dtype)
 
 
 def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
