@@ -215,7 +215,7 @@ def make_conditions(
     if kind not in KINDS:
       raise UserError(
         f"the condition {name!r} has the unknown kind {kind!r}; choose one of"
-        f" {', '.join(sorted(KINDS))}."
+        f" {', '.join(sorted(KINDS))}, or import the module that defines it."
       )
     cls = KINDS[kind]
     known = {field.name for field in dataclasses.fields(cls)}
