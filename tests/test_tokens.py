@@ -40,8 +40,8 @@ from mmdcodec.models import lm_presets
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.melody_condition import Melody
 from mmdcodec.store import locks
-from mmdcodec.tokenizers import validation
 from mmdcodec.tokenizers.interface import Tokenizer
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 RATE, STRIDE = 8000, 20
 HOST = {"process_index": 0, "process_count": 1}
@@ -74,9 +74,7 @@ class Teller(Tokenizer):
     """Another one with the same list of calls, as weights elsewhere are."""
     return copy.copy(self)
 
-  def check_codes_suffice(self):
-    """Of its model, like `LoadedCodec`."""
-    validation.codes_suffice(self.model)
+  check_codes_suffice = LoadedCodec.check_codes_suffice
 
   def encode(self, x, rate=None, *, lengths=None):
     """Reads off what `song` wrote."""

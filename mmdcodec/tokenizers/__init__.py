@@ -4,8 +4,8 @@ interface      what a tokenizer is, and a codec
 loaded_codec   a codec with its weights: audio in, codes out, and back
 stereo_codec   a mono codec applied to left and right
 streamer       coding while the audio arrives, for blocks of any size
-long_clips     clips of any length in constant memory. piecewise chooses how:
-               window_coder for codecs that look ahead, chunk_coder for those
-               that code in chunks; pieces has what they share
+long_clips     clips of any length in constant memory, in pieces. piecewise
+               chooses how and codes causal codecs and chunks, window_coder
+               codecs that look ahead; pieces has what they share
 validation     checks of what a user gives to a tokenizer
 """

@@ -137,14 +137,8 @@ class AudioCodec(Tokenizer):
     Args:
       x: float audio.
       rate: of x in Hz; None: the codec's own.
-      codebooks: use only the first so many; None for all.
+      codebooks: use only the first so many; None: all.
       lengths: valid samples of each item [batch]; None: all.
-
-    Returns:
-      int32 [batch, frames, codebooks].
-
-    Raises:
-      UserError: x has another shape or is not finite.
     """
 
   @abc.abstractmethod

@@ -134,7 +134,17 @@ class LoadedCodec(AudioCodec):
 
   def check_codes_suffice(self) -> None:
     """Raises a UserError if a language model cannot use the codes alone."""
-    validation.codes_suffice(self.model)
+    if self.model.normalize:
+      raise UserError(
+        "the codec normalises: it keeps the loudness beside the codes, where a"
+        " language model does not see it; choose a codec that does not."
+      )
+    if self.model.chunk is not None:
+      raise UserError(
+        f"the codec codes chunks of {self.model.chunk_seconds:g} s by"
+        " themselves, so frames do not follow each other in time; choose a"
+        " codec without chunks."
+      )
 
   def decode(
     self, codes: Any, *, scale: Any = None, length: int | None = None

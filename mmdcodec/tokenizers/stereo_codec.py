@@ -95,19 +95,10 @@ class StereoCodec(AudioCodec):
     codebooks: int | None = None,
     lengths: Any = None,
   ) -> np.ndarray:
-    """Turns audio into codes.
+    """Turns audio into codes; see `AudioCodec.encode`.
 
-    Args:
-      x: see `LoadedCodec.encode`; mono audio is put on both channels.
-      rate: of x in Hz; None: the codec's own.
-      codebooks: use only the first so many, an even number.
-      lengths: valid samples of each item [batch], if they differ.
-
-    Returns:
-      NumPy int32 codes [batch, frames, codebooks].
-
-    Raises:
-      UserError: x has another shape or is not finite.
+    Mono audio is put on both channels. `codebooks` must be even, because those
+    of left and right alternate.
     """
     if codebooks is not None:
       _check_even(codebooks)
@@ -127,19 +118,7 @@ class StereoCodec(AudioCodec):
     self.mono.check_codes_suffice()
 
   def decode(self, codes: Any, *, length: int | None = None) -> np.ndarray:
-    """Turns codes into audio.
-
-    Args:
-      codes: [batch, frames, codebooks] or [frames, codebooks]; with fewer
-        codebooks, an even number, the audio is coarser.
-      length: samples to return; all of the frames by default.
-
-    Returns:
-      NumPy float32 audio [batch, samples, 2].
-
-    Raises:
-      UserError: codes of another shape, not integers, or not this codec's.
-    """
+    """Turns an even number of codebooks into audio; see `AudioCodec.decode`."""
     codes = np.asarray(codes)
     codes = codes[None] if codes.ndim == 2 else codes
     if codes.ndim != 3 or not codes.size:

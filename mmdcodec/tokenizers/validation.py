@@ -120,17 +120,3 @@ def codebooks(model: Codec, count: int | None) -> None:
     raise UserError(
       f"codebooks is {count}; this codec has 1 to {model.codebooks}."
     )
-
-
-def codes_suffice(model: Codec) -> None:
-  """Raises a UserError if a language model cannot use the codes alone."""
-  if model.normalize:
-    raise UserError(
-      "the codec normalises: it keeps the loudness beside the codes, where a"
-      " language model does not see it; choose a codec that does not."
-    )
-  if model.chunk is not None:
-    raise UserError(
-      f"the codec codes chunks of {model.chunk_seconds:g} s by themselves, so"
-      " frames do not follow each other in time; choose a codec without chunks."
-    )
