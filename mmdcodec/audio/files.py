@@ -16,9 +16,8 @@ import soxr
 
 from mmdcodec.audio import block_io, formats
 from mmdcodec.audio.decoding import Info, decode, name_of, opened
-from mmdcodec.audio.formats import SUFFIXES, UNSUPPORTED
+from mmdcodec.audio.formats import SUFFIXES
 from mmdcodec.audio.resampling import (
-  MAX_RATE,
   checked_rate,
   fit,
   mix,
@@ -26,23 +25,6 @@ from mmdcodec.audio.resampling import (
   resampled_length,
 )
 from mmdcodec.errors import UserError
-
-__all__ = [
-  "MAX_RATE",
-  "SUFFIXES",
-  "UNSUPPORTED",
-  "Info",
-  "find",
-  "fit",
-  "info",
-  "mix",
-  "opened",
-  "read",
-  "resample",
-  "resampled_length",
-  "walk",
-  "write",
-]
 
 # Source samples (at the lower rate) decoded on each side of a part before it is
 # resampled. soxr HQ reaches less far, so a part equals the same part of the

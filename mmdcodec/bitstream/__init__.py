@@ -26,14 +26,8 @@ from mmdcodec.bitstream.complete_stream import (
   to_bytes,
   write,
 )
-from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, VERSION, Header
-from mmdcodec.bitstream.in_memory import InMemoryReader, Piece
-from mmdcodec.bitstream.packing import (
-  code_bits,
-  pack_codes,
-  packed_bytes,
-  unpack_codes,
-)
+from mmdcodec.bitstream.header import CODINGS, MAGIC, SUFFIX, Header
+from mmdcodec.bitstream.packing import code_bits, pack_codes, unpack_codes
 from mmdcodec.bitstream.reader import Reader, opened
 from mmdcodec.bitstream.stream import Stream
 from mmdcodec.bitstream.writer import Writer, create
@@ -43,10 +37,7 @@ __all__ = [
   "CODINGS",
   "MAGIC",
   "SUFFIX",
-  "VERSION",
   "Header",
-  "InMemoryReader",
-  "Piece",
   "Reader",
   "Stream",
   "Writer",
@@ -58,7 +49,6 @@ __all__ = [
   "header_of",
   "opened",
   "pack_codes",
-  "packed_bytes",
   "read",
   "recode",
   "to_bytes",

@@ -101,10 +101,7 @@ def header_for(
     coding: one of `CODINGS`; codebooks too large for entropy coding are raw.
     seconds: approximate length of a chunk.
   """
-  model, segment_frames, segment_hop = codec.model, 0, 0
-  if model.chunk is not None:
-    size, segment_hop = model.chunk
-    segment_frames = -(-size // model.stride)
+  model = codec.model
   if model.codebook_size > MAX_ENTRIES:
     coding = "raw"
   header = Header(
@@ -114,8 +111,8 @@ def header_for(
     codebook_size=model.codebook_size,
     stride=model.stride,
     chunk_frames=1,
-    segment_frames=segment_frames,
-    segment_hop=segment_hop,
+    segment_frames=model.frames_per_chunk,
+    segment_hop=model.chunk[1] if model.chunk else 0,
     coding=coding,
     scaled=model.normalize,
     model=codec.hash,

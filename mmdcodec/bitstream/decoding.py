@@ -89,8 +89,7 @@ def check_codec(
     )
   segments: tuple[int, int] = 0, 0
   if codec.model.chunk is not None:
-    size, hop = codec.model.chunk
-    segments = -(-size // codec.stride), hop
+    segments = codec.model.frames_per_chunk, codec.model.chunk[1]
     if reader.version == 1 and isinstance(reader, InMemoryReader):
       reader = reader.in_segments(*segments)
       header = reader.header

@@ -75,11 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Decodes one file, or all of a folder."""
-  from mmdcodec.audio import block_io, files
+  from mmdcodec.audio import block_io, resampling
   from mmdcodec.bitstream import decoding
   from mmdcodec.cli import batch, common
 
-  if args.rate is not None and not 1 <= args.rate <= files.MAX_RATE:
+  if args.rate is not None and not 1 <= args.rate <= resampling.MAX_RATE:
     raise UserError(f"--rate is {args.rate}; it is in Hz, such as 44100.")
   source, target = Path(args.input), args.output
   if args.input != batch.PIPE and source.is_dir():

@@ -13,6 +13,7 @@ import soundfile
 import soxr
 
 from mmdcodec.audio import files, truncation
+from mmdcodec.audio.decoding import reason_of
 from mmdcodec.errors import UserError
 
 # Samples (of all channels) decoded at a time.
@@ -106,7 +107,7 @@ def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
         x = sound.read(frames, dtype="float32", always_2d=True)
       except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise Damaged(
-          f"truncated or damaged after {read / rate:.1f} s ({_why(error)})"
+          f"truncated or damaged after {read / rate:.1f} s ({reason_of(error)})"
         ) from error
       if not len(x):
         break
@@ -138,11 +139,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
     reason = str(error).removeprefix(f"{path}: ").rstrip(".")
     raise Damaged(reason) from error
   except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-    raise Damaged(f"cannot be opened ({_why(error)})") from error
+    raise Damaged(f"cannot be opened ({reason_of(error)})") from error
   if sound.samplerate < MIN_RATE:
     raise Damaged(f"claims a rate of {sound.samplerate} Hz")
   return sound
-
-
-def _why(error: Exception) -> str:
-  return str(error).rpartition(": ")[2].rstrip(". ")

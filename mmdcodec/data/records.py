@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 import mmdcodec
-from mmdcodec.audio import files
+from mmdcodec.audio import files, formats, resampling
 from mmdcodec.data import captions, fma, musiccaps, record_writer
 from mmdcodec.data.dataset_folder import (
   Unfinished,
@@ -191,7 +191,7 @@ def prepare(
   folder, out = Path(folder), Path(os.path.realpath(out))
   table = Path(captions) if captions is not None else None
   for name, value, least, most in (
-    ("rate", rate, 1000, files.MAX_RATE),
+    ("rate", rate, 1000, resampling.MAX_RATE),
     ("channels", channels, 1, 8),
     ("seconds", seconds, 0.1, 3600),
     ("workers", workers or 1, 1, 1024),
@@ -296,7 +296,7 @@ def _unusable(folder: Path) -> list[tuple[Path, str]]:
     found += [
       (root / name, f"{suffix[1:]} is not supported; convert it to flac")
       for name in names
-      if (suffix := Path(name).suffix.lower()) in files.UNSUPPORTED
+      if (suffix := Path(name).suffix.lower()) in formats.UNSUPPORTED
     ]
   return sorted(found)
 
