@@ -9,6 +9,7 @@ nothing, and two processes in one workdir.
 
 import dataclasses
 import fcntl
+import json
 import threading
 
 import pytest
@@ -120,6 +121,23 @@ def test_settings_of_an_earlier_version_are_the_same(job):
   job.settings["b"] = {"optimizer": {**now, "learning_rate": 0.2}}
   with pytest.raises(UserError, match="learning_rate was 0.1, is 0.2"):
     job()
+
+
+def test_an_experiment_of_version_0_1_goes_on(job):
+  """Catches old experiments refused, done again, or mixed with others."""
+  job.folder.mkdir()
+  for name in "ab":
+    (job.folder / name).write_text("old")
+  old = {"config": {"optimizer": {"rate": 1.0}}}
+  (job.folder / "experiment.json").write_text(json.dumps(old))
+  stages = [job.stage(name) for name in "abc"]
+  now = {"config": {"optimizer": {"learning_rate": 1.0}}, "clips": 2}
+  with pytest.raises(UserError, match="clips was None, is 2"):
+    jobs.adopt(job.folder, now, stages)
+  del now["clips"]
+  jobs.adopt(job.folder, now, stages)
+  assert job() == ["c"]
+  assert (job.folder / "a").read_text() == "old"
 
 
 def test_a_deleted_output_is_made_again_with_what_follows(job):

@@ -86,6 +86,11 @@ def run(
       run = _Run(workdir, arm, settings, starts, one_core=jobs > 1)
       runs.append(run.stage())
       curve_stages.append(run.curve_stage())
+  job_lib.adopt(
+    workdir,
+    {**common, "config": config, "gradient_ratio": gradient_ratio},
+    [*runs, *curve_stages],
+  )
   for stages in (runs, curve_stages if curves else []):
     job_lib.run_stages(workdir, stages, force=None, workers=jobs, log=log)
     found = arm_report.write(workdir)

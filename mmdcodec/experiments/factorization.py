@@ -93,6 +93,8 @@ def run(
       mine["model"]["pattern"] = {"name": pattern}
       run = folder_of(name, pattern, seed)
       stages.append(_run_stage(run, path, mine, sets, log))
+  given = dict(config=config, codecs=codecs, train=train, valid=valid)
+  jobs.adopt(workdir, given, stages)
   jobs.run_stages(workdir, stages, force=None, log=log)
   found: dict[str, dict[str, Any]] = {}
   for name in codecs:
@@ -114,13 +116,18 @@ def _codes_stage(
   folder: pathlib.Path, codec: str, sets: Mapping[str, Mapping[str, str]]
 ) -> jobs.Stage:
   """Encodes data sets of audio, unless their codes exist."""
+  datasets = {
+    pathlib.Path(path) / record_source.SUMMARY: dataset
+    for found in sets.values()
+    for path, dataset in found.items()
+  }
 
   def work() -> str:
     loaded = bundle.load_codec(codec)
     folder.mkdir(parents=True, exist_ok=True)
-    for path, dataset in itertools.chain(*(s.items() for s in sets.values())):
-      if not (pathlib.Path(path) / record_source.SUMMARY).exists():
-        tokenization.tokenize(dataset, path, loaded)
+    for summary, dataset in datasets.items():
+      if not summary.exists():
+        tokenization.tokenize(dataset, summary.parent, loaded)
     return f"in {folder}"
 
   given = {split: list(found.values()) for split, found in sets.items()}
@@ -128,7 +135,7 @@ def _codes_stage(
     f"{folder.parent.name}, codes",
     work,
     {"codec": codec, **given},
-    [folder],
+    [folder, *datasets],
     resumes=True,
     needs=[],
   )

@@ -103,14 +103,13 @@ def run(
     _make(music, workdir / "made", captions, seconds, seed, guidance, show)
     return f"{pieces} pieces"
 
-  jobs.run_stages(
-    workdir,
-    [
-      jobs.Stage("songs", write_songs, about, [workdir / "songs"], True),
-      jobs.Stage("pieces", make_pieces, {}, [workdir / "made"], True),
-    ],
-    force=None,
-  )
+  stages = [
+    jobs.Stage("songs", write_songs, about, [workdir / "songs"], True),
+    jobs.Stage("pieces", make_pieces, {}, [workdir / "made"], True),
+  ]
+  if (workdir / RESULTS).exists():
+    jobs.adopt(workdir, about, stages)
+  jobs.run_stages(workdir, stages, force=None)
   sets = {
     each: _through_codec(music, workdir / "songs" / each) for each in counts
   }

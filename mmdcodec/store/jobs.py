@@ -93,6 +93,44 @@ def run_stages(
     return sum(job.known[stage.name]["seconds"] for stage in stages)
 
 
+def adopt(
+  workdir: pathlib.Path, settings: Mapping[str, Any], stages: Sequence[Stage]
+) -> None:
+  """Takes over an experiment of version 0.1, which wrote no stages.json.
+
+  Call it before `run_stages`. Stages whose outputs are all there count as done.
+
+  Args:
+    workdir: of the experiment, with its settings in experiment.json.
+    settings: of this run.
+    stages: of this run.
+
+  Raises:
+    UserError: the experiment has other settings.
+  """
+  path = workdir / "experiment.json"
+  if (workdir / FILE).exists() or not path.exists():
+    return
+  before = json.loads(path.read_text())
+  renamed.update(before)
+  if words := _difference(before, _plain(settings)):
+    raise UserError(
+      f"{workdir} was begun with other settings ({words}); give another"
+      " workdir."
+    )
+  known = {
+    stage.name: {
+      "settings": _plain(stage.settings),
+      "done": all(output.exists() for output in stage.outputs),
+      "seconds": 0.0,
+      "result": "by version 0.1",
+    }
+    for stage in stages
+    if any(output.exists() for output in stage.outputs)
+  }
+  atomic.write_json(workdir / FILE, known)
+
+
 def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
   """Seconds that each finished stage took, by name."""
   known = _read(workdir)
