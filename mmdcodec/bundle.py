@@ -278,25 +278,6 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
   )
 
 
-def load_variables(
-  path: str | pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-  """Reads the weights at a path to continue their training, as NumPy arrays.
-
-  Args:
-    path: as for `load`.
-
-  Returns:
-    Parameters and collections of the model, those of a part under its name; and
-    parameters of its discriminators, or None.
-
-  Raises:
-    UserError: there is no model at the path, or it is damaged.
-  """
-  found = read(path, discriminators=True)
-  return found.variables, found.discriminators
-
-
 def load(path: str | pathlib.Path) -> Any:
   """Opens a trained model.
 

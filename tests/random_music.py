@@ -43,7 +43,7 @@ def random_music(folder, seed=0, codec=(), **changes):
   """Config and variables of a tiny music model with a tiny codec."""
   write_random_codec(folder, seed, **dict(codec))
   config = json.loads((folder / "config.json").read_text())
-  codec, _ = bundle.load_variables(folder)
+  codec = bundle.read(folder).variables
   model = token_lm.preset(
     "tiny",
     codebooks=config["model"]["codebooks"],

@@ -337,14 +337,16 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   assert names == {
     bundle.CONFIG_FILE, bundle.WEIGHTS_FILE, bundle.DISCRIMINATORS_FILE
   }  # fmt: skip
-  _, released = bundle.load_variables(tmp_path / "bundle")
+  released = bundle.read(
+    tmp_path / "bundle", discriminators=True
+  ).discriminators
   bundle.load(tmp_path / "bundle")
   bundle.export(tmp_path / "run", tmp_path / "bundle", force=True)
 
   config.init_from = str(tmp_path / "bundle")
   config.adversarial.optimizer.learning_rate = 0.0
   loop.train(config, tmp_path / "next", log=lines.append)
-  _, after = bundle.load_variables(tmp_path / "next")
+  after = bundle.read(tmp_path / "next", discriminators=True).discriminators
   chex.assert_trees_all_equal(after, released)
   # Other discriminators begin anew.
   config.adversarial.discriminators = (

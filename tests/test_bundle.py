@@ -242,14 +242,14 @@ def test_only_training_on_reads_the_discriminators(saved, tmp_path):
   critics = {"scale": {"kernel": noise(3, 1, 2)}}
   path = tmp_path / "adversarial"
   bundle.save(path, config, variables, discriminators=critics)
-  _, found = bundle.load_variables(path)
+  found = bundle.read(path, discriminators=True).discriminators
   np.testing.assert_array_equal(
     found["scale"]["kernel"], critics["scale"]["kernel"]
   )
   (path / "discriminators.safetensors").write_bytes(b"cut off")
   mmdcodec.load(path)
   with pytest.raises(UserError, match="discriminators.* damaged"):
-    bundle.load_variables(path)
+    bundle.read(path, discriminators=True)
 
 
 def test_the_hash_names_the_weights(saved, codec):

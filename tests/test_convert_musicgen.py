@@ -266,7 +266,7 @@ def test_the_bundle(tmp_path, capsys, fails):
   assert isinstance(music, LoadedMusic) and music.rate == 400
   want = musicgen.convert(w, config)[2]
   chex.assert_trees_all_equal(music.variables, want)
-  chex.assert_trees_all_equal(bundle.load_variables(out)[0], want)
+  chex.assert_trees_all_equal(bundle.read(out).variables, want)
   # Without a bundle in between, the same model.
   assert (
     mmdcodec.load(folder).config["model"] == convert.read(folder)[0]["model"]

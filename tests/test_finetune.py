@@ -71,7 +71,7 @@ def moved(before: str, after) -> set[str]:
       jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
       for path, x in jax.tree_util.tree_flatten_with_path(variables)[0]
     }
-    for variables in (bundle.load_variables(p)[0] for p in (before, after))
+    for variables in (bundle.read(p).variables for p in (before, after))
   ]
   assert flat[0].keys() == flat[1].keys()
   return {name for name in flat[0] if np.any(flat[0][name] != flat[1][name])}

@@ -85,7 +85,13 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   """
   path = pathlib.Path(workdir) / RUN_FILE
   if path.is_file():
-    found = RunInfo(**read_json(path))
+    try:
+      found = RunInfo(**read_json(path))
+    except TypeError as error:
+      raise UserError(
+        f"{path} is damaged: {error}; start the training once more, which"
+        " writes it anew."
+      ) from None
     return found._replace(parts=tuple(found.parts))
   config = read_config(workdir)
   if config["task"] not in _EARLIER:
@@ -123,4 +129,4 @@ def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
 def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
   """What `write_target` wrote; None in runs that learn no codes."""
   file = workdir / TARGET_FILE
-  return json.loads(file.read_text()) if file.is_file() else None
+  return read_json(file) if file.is_file() else None

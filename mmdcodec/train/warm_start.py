@@ -44,8 +44,9 @@ def start_from(
   begun = task.start_with_part(path, state, layout)
   if begun is not None:
     return begun
-  whole, discriminators = bundle.load_variables(path)
-  whole = {k: v for k, v in whole.items() if k not in task.parts}
+  begun_from = bundle.read(path, discriminators=True)
+  discriminators = begun_from.discriminators
+  whole = {k: v for k, v in begun_from.variables.items() if k not in task.parts}
   key = jax.random.key(task.config["seed"])
   variables = dict(task.to_trained(whole, key))
 
