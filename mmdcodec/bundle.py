@@ -16,7 +16,6 @@ takes what stands in the files, and builds no training task.
 
 import contextlib
 import importlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -98,7 +97,7 @@ def save(
     optional=(DISCRIMINATORS_FILE, *ASSETS),
     force=force,
   ) as fresh:
-    (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    atomic.write_json(fresh / CONFIG_FILE, config)
     for name, contents in assets.items():
       (fresh / name).write_bytes(contents)
     for name, tree in arrays.items():

@@ -19,7 +19,6 @@ sample. In a clip of few units its two edges would overlap in ways that depend
 on the shape, so shorter audio is padded to the `least` number of units.
 """
 
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn import folding
+from mmdcodec.store import atomic
 from mmdcodec.tokenizers import loaded_codec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -168,7 +168,7 @@ def export_codec(
     )
     np.savez(fresh / "weights.npz", **weights)
     about = signature(codec)
-    (fresh / "signature.json").write_text(json.dumps(about, indent=2) + "\n")
+    atomic.write_json(fresh / "signature.json", about)
     (fresh / "README.txt").write_text(_readme(about))
     return {name: (fresh / name).stat().st_size for name in FILES}
 

@@ -9,6 +9,8 @@ times are compared, not codes.
 
 import argparse
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,7 +143,13 @@ def random_params(model: token_lm.TokenLM) -> dict:
   return decoding.prepare(model, jax.device_put(params))
 
 
-def sampling(model, params, steps: int, batch: int, guidance: float):
+def sampling(
+  model: token_lm.TokenLM,
+  params: dict,
+  steps: int,
+  batch: int,
+  guidance: float,
+) -> Callable[[], jax.Array]:
   """A function that samples `steps` steps, prefill included."""
   groups = 2 if guidance != 1 else 1
   pattern = windows.pattern_of(model, steps - model.codebooks + 1)
@@ -165,7 +173,7 @@ def sampling(model, params, steps: int, batch: int, guidance: float):
     double_guidance=jnp.float32(1.0),
   )
 
-  def sample():
+  def sample() -> jax.Array:
     state = decoding.prefill(model, params, request, 1, count=0, groups=groups)
     state = decoding.advance(
       model, params, request, state, steps + 1, groups=groups, top_k=250
@@ -175,7 +183,13 @@ def sampling(model, params, steps: int, batch: int, guidance: float):
   return sample
 
 
-def bytes_of_step(model, params, steps, batch, guidance) -> float:
+def bytes_of_step(
+  model: token_lm.TokenLM,
+  params: dict,
+  steps: int,
+  batch: int,
+  guidance: float,
+) -> float:
   """What a step reads at the least: weights once, and half of the cache.
 
   Of tables of tokens a row each is read; keys and values of the condition are
@@ -205,7 +219,7 @@ def cache_bytes(model: token_lm.TokenLM, steps: int, items: int) -> int:
   return 2 * model.layers * items * steps * width * size
 
 
-def memory(model, params, steps: int) -> str:
+def memory(model: token_lm.TokenLM, params: dict, steps: int) -> str:
   """The cache that the loop really holds, beside the formula."""
   transformer = token_lm.Transformer(**model.transformer_fields())
   held = jax.eval_shape(
@@ -254,7 +268,7 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
   )
   theirs = transformers.MusicgenForCausalLM(config).eval()
 
-  def draw(guidance):
+  def sample(guidance: float | None) -> Any:
     items = 1 if guidance is None else 2
     with torch.inference_mode():
       return theirs.generate(
@@ -273,6 +287,6 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
       )
 
   return {
-    "batch 1, PyTorch": lambda: draw(None),
-    "batch 1, guidance, PyTorch": lambda: draw(3.0),
+    "batch 1, PyTorch": lambda: sample(None),
+    "batch 1, guidance, PyTorch": lambda: sample(3.0),
   }

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.platform import bucket
+from mmdcodec.store import atomic
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, what it is)
@@ -243,7 +244,7 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
     "counts": result.counts.tolist(),
     "rows": result.rows,
   }
-  (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+  atomic.write_json(folder / "results.json", results)
   with open(folder / "clips.csv", "w", newline="") as file:
     writer = csv.DictWriter(file, list(result.rows[0]))
     writer.writeheader()

@@ -187,17 +187,7 @@ def _measure(
   seed: int,
   count: Callable[[], Any],
 ) -> Measured:
-  """All measures under one pattern.
-
-  Args:
-    codes: int [clips, frames, codebooks].
-    sizes: codes in each codebook.
-    pattern: of the language model, or None.
-    given: `mask` and `pieces`.
-    vectors: [codebooks, size, dim], or None.
-    seed: of everything random.
-    count: called after each measure.
-  """
+  """All measures under one pattern; `count` is called after each."""
   given = dict(given, pattern=pattern)
 
   def counted(measure: Callable, *args: Any, **options: Any) -> Any:

@@ -248,13 +248,7 @@ def _initial(key: jax.Array, books: int, width: int) -> Params:
 def _gains(
   params: Params, codes: jax.Array, log_marginal: jax.Array
 ) -> jax.Array:
-  """Gain of each code over the marginal in nats: [k - 1, rows].
-
-  Args:
-    params: from `_initial`.
-    codes: [rows, k].
-    log_marginal: [k - 1, width].
-  """
+  """Gain of codes [rows, k] over the marginal in nats: [k - 1, rows]."""
   before, target = codes[:, :-1].T, codes[:, 1:].T
   x = jnp.cumsum(jax.vmap(lambda e, c: e[c])(params["embed"], before), 0)
   x = jax.nn.gelu(x + params["bias"][:, None])
@@ -280,19 +274,8 @@ def _fit(
   """Trains on some rows, stops by others, and returns the gain on a third set.
 
   Each codebook stops separately: its gain on the test rows is taken at the
-  check, and with the share, where its gain on the inner rows was largest.
-
-  Args:
-    codes: [rows, k].
-    train: from `_indices`, rows to train on.
-    inner: likewise, rows to choose the stop and the share by.
-    test: likewise, rows to measure on.
-    log_marginal: [k - 1, width].
-    key: random key.
-    batch: rows in a step.
-
-  Returns:
-    float32 [k - 1, batches, batch] gains of the test rows in nats.
+  check, and with the share, where its gain on the inner rows was largest. Codes
+  are [rows, k], the gains float32 [k - 1, batches, batch] in nats.
   """
   books, width = log_marginal.shape
   key, start = jax.random.split(key)

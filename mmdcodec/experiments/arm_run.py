@@ -143,8 +143,8 @@ def gradient_norms(
   Args:
     run: with the checkpoint of that step.
     config: of the run, with a weight of the loss.
-    batches: to look at.
-    seed: that they are drawn with.
+    batches: number of batches.
+    seed: of their order and crops.
 
   Returns:
     (norm of the weighted loss's gradient, root sum of squares of those of the

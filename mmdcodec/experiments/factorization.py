@@ -304,8 +304,8 @@ def table(found: Mapping) -> tuple[list[str], list[list]]:
 
 def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
   """results.json, and the table in Markdown."""
-  (workdir / "results.json").write_text(
-    json.dumps({"config": config, "results": found}, indent=2) + "\n"
+  atomic.write_json(
+    workdir / "results.json", {"config": config, "results": found}
   )
   columns, rows = table(found)
   cells = [

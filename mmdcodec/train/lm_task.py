@@ -201,7 +201,7 @@ class LMTask(Task):
     return {name: found[name] for name in needed}
 
   def batch_shapes(self, batch: int) -> dict[str, Any]:
-    """Shapes of a global batch."""
+    """`codes` [batch, frames, codebooks], `lengths` [batch], `conditions`."""
     model = self.model
     return {
       "codes": jax.ShapeDtypeStruct(

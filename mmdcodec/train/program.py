@@ -69,8 +69,8 @@ def make_program(
     phase: str | None = None,
     history: tuple[Batch, ...] = (),
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    # The key follows from the step, so that a resumed run draws the numbers of
-    # a run that was never stopped.
+    # The key follows from the step, so that a resumed run has the random
+    # numbers of a run that was never stopped.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (collections, extra, metrics)), grads = gradients.in_parts(
       functools.partial(task.loss, step=state.step, phase=phase),

@@ -50,11 +50,5 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     stage("train lm", music.train, job.lm, ["lm"], resumes=True),
     stage("export lm", music.export, {}, ["music_bundle"]),
     stage("generate", music.generate, pieces, ["generated"]),
-    stage("report", write_report, {}, ["report.html"]),
+    stage("report", quickstart_report.write, {}, ["report.html"]),
   ]
-
-
-def write_report(job: Job) -> str:
-  """Writes the page."""
-  path = quickstart_report.write(job)
-  return f"{path.stat().st_size / 1e6:.1f} MB"

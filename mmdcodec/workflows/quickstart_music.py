@@ -20,6 +20,7 @@ from mmdcodec import bundle, formatting, progress
 from mmdcodec.audio import files
 from mmdcodec.data import captions, tokenization
 from mmdcodec.experiments import factorization
+from mmdcodec.store import atomic
 from mmdcodec.train import loop
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -103,7 +104,7 @@ def generate(job: Job) -> str:
   for i, (each, y) in enumerate(zip(asked, audio, strict=True)):
     each["file"] = f"{i:02d}.flac"
     files.write(folder / each["file"], y, rate=music.rate)
-  (folder / PROMPTS_FILE).write_text(json.dumps(asked, indent=2) + "\n")
+  atomic.write_json(folder / PROMPTS_FILE, asked)
   seconds = formatting.duration(len(asked) * job.piece_seconds)
   return f"{len(asked)} pieces, {seconds}"
 

@@ -15,15 +15,8 @@ from mmdcodec.workflows import quickstart_music
 from mmdcodec.workflows.quickstart_job import Job
 
 
-def write(job: Job) -> pathlib.Path:
-  """Writes WORKDIR/report.html.
-
-  Args:
-    job: whose other stages are done.
-
-  Returns:
-    The path.
-  """
+def write(job: Job) -> str:
+  """Writes WORKDIR/report.html, and says how large it is."""
   folder = job.workdir
   trained, untrained = _results(folder)
   bundle = json.loads((folder / "bundle" / "config.json").read_text())
@@ -31,7 +24,7 @@ def write(job: Job) -> pathlib.Path:
   step, model = bundle["training"]["step"], bundle["model"]
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
   took = formatting.duration(seconds["train"])
-  return report.write_report(
+  path = report.write_report(
     folder / "report.html",
     [
       report.Text(
@@ -67,6 +60,7 @@ def write(job: Job) -> pathlib.Path:
       f" {margin(trained, untrained)}."
     ),
   )
+  return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 def music_section(workdir: pathlib.Path) -> report.Players:
@@ -113,10 +107,11 @@ def as_text(job: Job) -> str:
 
 def _results(workdir: pathlib.Path) -> tuple[Reconstruction, Reconstruction]:
   """Of the trained codec and the untrained one."""
-  folder = workdir / "evaluation"
-  return clips_lib.load(folder / "trained"), clips_lib.load(
-    folder / "untrained"
+  trained, untrained = (
+    clips_lib.load(workdir / "evaluation" / name)
+    for name in ("trained", "untrained")
   )
+  return trained, untrained
 
 
 def _captions(result: Reconstruction, workdir: pathlib.Path) -> dict[str, str]:
