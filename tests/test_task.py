@@ -7,7 +7,7 @@ import pytest
 
 from mmdcodec import bundle
 from mmdcodec.errors import UserError
-from mmdcodec.store import metrics, workdir
+from mmdcodec.store import metrics, renamed, workdir
 from mmdcodec.train import config_files, loop
 from mmdcodec.train.task import make_task
 
@@ -131,3 +131,18 @@ def test_names_of_earlier_versions(tmp_path):
   assert info.kind == "lm" and info.parts == ("codec",)
   assert info.best_metric == "valid/bits_per_frame"
   np.testing.assert_equal(info.low_rank_scale, 4.0)
+
+
+def test_old_names_are_those_of_the_package_alone():
+  """Catches fields of a user's own model taken for old ones of TokenLM."""
+  model = {"codebook_size": 8, "heads": 2, "normalize": True, "text": "rock"}
+  config = {"task": "mine.py:Mine", "model": dict(model)}
+  renamed.update(config)
+  assert config["model"] == model
+  # Some fields of a TokenLM, none of them a condition.
+  config = {"task": "lm", "model": {"codebook_size": 8, "heads": 2}}
+  renamed.update(config)
+  assert config["model"] == {"codebook_size": 8, "heads": 2}
+  config["model"]["key_heads"] = 1
+  renamed.update(config)
+  assert config["model"] == {"codebook_size": 8, "heads": 2, "kv_heads": 1}

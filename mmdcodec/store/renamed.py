@@ -39,12 +39,13 @@ def update(config: Any, inside: str = "") -> None:
   for key, value in list(config.items()):
     if hasattr(value, "items"):
       update(value, key)
-      if _is_language_model(key, value):
+      if key == "model" and _is_language_model(config):
         fields = update_lm(value)
         for name in value.keys() - fields.keys():
           del value[name]
-        for name in fields.keys() - value.keys() | {"conditions"}:
-          value[name] = fields[name]
+        for name, field in fields.items():
+          if name == "conditions" or name not in value:
+            value[name] = field
     new = KEYS.get(f"{inside}.{key}")
     if new:
       config[new] = value
@@ -96,11 +97,14 @@ def update_key(key: str, config: Mapping[str, Any]) -> str:
   if new:
     return f"{path}.{new}"
   first, _, rest = key.partition(".")
-  if rest and _is_language_model(first, config.get(first, {})):
+  if rest and first == "model" and _is_language_model(config):
     name, dot, inside = rest.partition(".")
     return f"{first}.{LM_KEYS.get(name, name)}{dot}{inside}"
   return key
 
 
-def _is_language_model(key: str, value: Any) -> bool:
-  return key == "model" and "codebook_size" in value and "heads" in value
+def _is_language_model(config: Mapping[str, Any]) -> bool:
+  """Whether a config's model is a `TokenLM`, not one of a user's own task."""
+  model = config.get("model") or {}
+  known = "codebook_size" in model and "heads" in model
+  return known and config.get("task", "lm") == "lm"
