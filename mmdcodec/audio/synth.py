@@ -177,20 +177,9 @@ def _mix(
   length: float,
   rate: int,
 ) -> np.ndarray:
-  """Plays all parts and masters them.
+  """Plays all parts and masters them: float32 `[samples, 1]`.
 
-  Args:
-    seed: of the song.
-    plan: from `song_plan.plan`.
-    notes: the melody, in seconds.
-    sequence: degrees of the chords, one a bar.
-    key: tonic and mode.
-    beat: seconds per beat.
-    length: seconds of the song.
-    rate: Hz.
-
-  Returns:
-    float32 `[samples, 1]`.
+  Times are in seconds; `sequence` has the degree of the chord of each bar.
   """
   samples = round(length * rate)
   beats = plan["beats"]

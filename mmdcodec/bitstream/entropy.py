@@ -153,18 +153,11 @@ def _predict(
   conditional: bool,
   code: Callable[[int, np.ndarray], int],
 ) -> list[int]:
-  """Predicts and then counts every code of a codebook.
+  """Predicts and then counts every code of codebook k; returns its codes.
 
-  Args:
-    codes: [frames, codebooks]; the codebooks below k are known.
-    k: number of the codebook.
-    size: entries of the codebook.
-    conditional: whether to use contexts.
-    code: takes the number of a frame and the counts [size] (float32 integers
-      that sum to 2^24 - size), and returns the frame's code.
-
-  Returns:
-    The codes of the codebook.
+  The codebooks of `codes` below k are known. `code` takes the number of a frame
+  and the counts [size] (float32 integers that sum to 2^24 - size), and returns
+  the frame's code.
   """
   total = (1 << _PRECISION) - size
   below = [codes[:, j].tolist() for j in range(max(0, k - 2), k)][::-1]

@@ -88,14 +88,14 @@ def fixed_token_batches(
   """Batches for evaluation: always the same crops, spread over all records.
 
   Args:
-    datasets: as for `token_batches`; weights are ignored.
+    datasets: as for `token_batches`, like what follows; weights are ignored.
     batch: crops in a batch.
     frames: length of a crop.
     count: number of batches.
-    codebooks: as for `token_batches`.
-    conditions: as for `token_batches`.
-    streams: as for `token_batches`.
-    tokenizer_hash: as for `token_batches`.
+    codebooks: those to read.
+    conditions: of a language model.
+    streams: data sets of other tokenizers.
+    tokenizer_hash: of the tokenizer that made `datasets`.
 
   Returns:
     `count` dicts like those of `token_batches`.

@@ -197,13 +197,8 @@ def _nonempty_filters(rate: int, window: int, mels: int) -> np.ndarray:
 def _frame_weight(mask: jax.Array | None, frames: int, hop: int) -> jax.Array:
   """1 for the frames that each clip would have alone, 0 for the others.
 
-  Args:
-    mask: `[batch, samples]` or None.
-    frames: number of frames; frame t is centred on sample t * hop.
-    hop: samples between frames.
-
-  Returns:
-    float32 `[batch or 1, 1, frames]`.
+  [batch, samples] -> float32 [batch, 1, frames]; frame t is centred on sample
+  t * hop.
   """
   if mask is None:
     return jnp.ones((1, 1, frames))

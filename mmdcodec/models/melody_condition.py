@@ -66,14 +66,13 @@ class Melody(Condition):
   def in_training(self, data: Mapping[str, Any]) -> "Melody":
     """See the base class: data sets have melodies of one form only."""
     del data
-    names = ("rate", "window", "hop", "classes")
     theirs = dict(
       rate=melody_lib.RATE,
       window=melody_lib.WINDOW,
       hop=melody_lib.HOP,
       classes=melody_lib.CLASSES,
     )
-    ours = {name: getattr(self, name) for name in names}
+    ours = {name: getattr(self, name) for name in theirs}
     if ours != theirs:
       raise UserError(
         f"model.conditions.{self.name} has {ours}, but the melodies in token"

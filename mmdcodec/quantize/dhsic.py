@@ -117,14 +117,9 @@ def _closed_form(
   valid: jax.Array,
   unbiased: bool,
 ) -> jax.Array:
-  """DHSIC from the sums over all pairs.
+  """DHSIC from the sums over all pairs, `pairs.product_sums`.
 
-  Args:
-    joint: [n], from `pairs.product_sums`.
-    single: [scales, codebooks, n], likewise.
-    own: [scales, codebooks, n], the kernel of each row with itself.
-    valid: bool [n], rows that count.
-    unbiased: leave `own` out.
+  `own`, shaped like `single`, is the kernel of each row with itself.
   """
   if not unbiased:
     joint, single = joint + own.prod(1).sum(0), single + own

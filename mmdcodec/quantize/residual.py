@@ -310,15 +310,9 @@ class ResidualVectorQuantizer(nn.Module):
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Runs k-means if it is the first call, quantizes, updates the state.
 
-    Args:
-      key: random key.
-      rows: float32 [rows, dim].
-      valid: bool [rows], False in padding.
-      active: bool [codebooks, rows], from `_active`.
-
-    Returns:
-      (codes [codebooks, rows], vectors [codebooks, rows, dim], batch counts
-      [codebooks, size], number of replaced codes [codebooks]).
+    Takes rows [rows, dim], `valid` [rows] and `active` [codebooks, rows].
+    Returns (codes [codebooks, rows], vectors [codebooks, rows, dim], batch
+    counts [codebooks, size], number of replaced codes [codebooks]).
     """
     started = self.started.value
 

@@ -78,10 +78,7 @@ def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
   it would compute the distances again for each radius. Optimization barriers
   are gone by then, but it does not fuse across a conditional.
 
-  Args:
-    compute: gives an array; meaningless where no row of `a` counts.
-    a: a block of the tile.
-    otherwise: fills the array if no row of `a` counts.
+  Where no row of `a` counts, the array is filled with `otherwise`.
   """
 
   def choose() -> jax.Array:
