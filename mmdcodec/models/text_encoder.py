@@ -7,6 +7,7 @@ T5 1.1 and FLAN-T5 Shazeer 2020, arXiv 2002.05202. MusicGen attends to it.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,8 +26,8 @@ def _dense(features: int, dtype: Any, name: str) -> nn.Dense:
   )
 
 
-def _norm(name):
-  # In float32, whatever the rest of the computation is in.
+def _norm(name: str) -> nn.RMSNorm:
+  # Norms stay in float32, whatever the dtype of the computation.
   return nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32, name=name)
 
 
@@ -37,7 +38,8 @@ class TextBlock(nn.Module):
     heads: of attention.
     head_dim: of queries, keys and values.
     hidden: width of the feed-forward layer.
-    gated: two such layers, one through GELU, multiplied; else one with ReLU.
+    gated: multiplies two inner layers, one of them through GELU (T5 1.1);
+      otherwise there is one, with ReLU.
     dtype: of the computation.
   """
 
@@ -48,8 +50,10 @@ class TextBlock(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, bias, mask):
-    """Vectors after the block, and None, as `nn.scan` wants it.
+  def __call__(
+    self, x: jax.Array, bias: jax.Array, mask: jax.Array
+  ) -> tuple[jax.Array, None]:
+    """Applies the block, with the signature of `nn.scan`.
 
     Args:
       x: float32 [batch, tokens, width].
@@ -93,9 +97,9 @@ class T5Encoder(nn.Module):
     heads: of attention.
     head_dim: of queries, keys and values.
     hidden: width of the feed-forward layers.
-    gated: see `TextBlock`.
-    buckets: of distances that attention can tell apart.
-    longest: distance from which on it can't, at the latest.
+    gated: multiplies two inner layers, see `TextBlock`.
+    buckets: number of distances that attention tells apart.
+    longest: attention treats all longer distances alike.
     dtype: of the computation; parameters and the sums of layers are float32.
   """
 
@@ -111,8 +115,8 @@ class T5Encoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens, mask):
-    """Vectors of tokens; a text's do not depend on those that pad it.
+  def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Encodes texts; the vectors of a text do not depend on its padding.
 
     Args:
       tokens: int [batch, tokens].
@@ -128,9 +132,9 @@ class T5Encoder(nn.Module):
       name="embedding",
     )
     mask = mask.astype(bool)
-    # Whatever number pads a text, it has a vector.
+    # Padding may be any number, even one without a vector.
     x = embed(jnp.where(mask, tokens, 0))
-    # Not along the width, as the table: see `Transformer`.
+    # Unlike the table, not sharded along the width; see `Transformer`.
     x = rules.constrain(x, "batch", None, None)
     table = self.param(
       "distance_bias",
