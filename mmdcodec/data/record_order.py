@@ -120,8 +120,6 @@ def batches(
   if batch <= 0:
     raise UserError(f"batch must be more than 0, not {batch}.")
   if process_index is None or process_count is None:
-    import jax
-
     process_index, process_count = jax.process_index(), jax.process_count()
   if batch % process_count:
     raise UserError(
