@@ -419,6 +419,7 @@ def test_draws():
     (dict(seed=-1), "seed"),
     (dict(seed=0.5), "seed"),
     (dict(seed=1 << 63), "seed"),
+    (dict(seed=[]), "0 of seed"),
     (dict(texts=["a", "b", "c"], seed=[1, 2]), "items"),
     (dict(melody=np.zeros(100)), "melody"),
     (dict(joint=[[0]]), "joint"),
