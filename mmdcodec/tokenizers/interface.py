@@ -95,12 +95,7 @@ class Tokenizer(abc.ABC):
   def prepare(
     self, x: Any, rate: int | None = None, lengths: Any = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Converts any audio that `encode` accepts to rate and channels.
-
-    Args:
-      x: see `encode`.
-      rate: see `encode`.
-      lengths: see `encode`.
+    """Converts the arguments of `encode` to the tokenizer's rate and channels.
 
     Returns:
       (float32 [batch, samples, channels], int32 [batch] valid samples).
