@@ -54,7 +54,6 @@ def describe_file(path: pathlib.Path) -> str:
 
 
 def _describe(path: pathlib.Path, reader: Any) -> str:
-
   header, size = reader.header, path.stat().st_size
   seconds = reader.samples / header.rate
   rows = [
