@@ -1,7 +1,7 @@
 """Reads and writes audio files block by block, in constant memory.
 
 The joined blocks of `read` equal `mmdcodec.audio.files.read` of the whole file,
-and a `Writer` makes the file that `files.write` makes of all audio at once.
+and a `Writer` writes the same file as `files.write` given all audio at once.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from mmdcodec.audio.resampling import fit, mix, resampled_length
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic
 
-# Samples of the file at a time.
+# Samples read at a time.
 _BLOCK = 1 << 18
 # Libsndfile's Vorbis and Opus writers overflow the stack on long buffers.
 _WRITE_BLOCK = 1 << 14
@@ -37,14 +37,14 @@ def read(
 
   Args:
     path: a path or a seekable binary file object.
-    rate: Hz of the blocks.
-    channels: of the blocks; see `resampling.mix`.
+    rate: sample rate of the blocks in Hz.
+    channels: number of channels of the blocks; see `resampling.mix`.
 
   Yields:
     `Info` of the file, and an iterator of blocks, float32 [samples, channels].
 
   Raises:
-    UserError: as `files.read`, also while the blocks are read.
+    UserError: as in `files.read`; also while reading the blocks.
   """
   with opened(path) as sound:
     info = Info.of(sound)
@@ -87,7 +87,7 @@ class Writer:
   """Writes audio to a file block by block; see `create`.
 
   Attributes:
-    rate: of the file, in Hz; some formats support few rates.
+    rate: sample rate of the file in Hz; some formats support few rates.
     samples: number of samples received, at the rate of the input.
   """
 
@@ -101,10 +101,10 @@ class Writer:
     """Wraps an open file.
 
     Args:
-      sound: open for writing.
-      rate: Hz of the audio that will be written.
+      sound: file open for writing.
+      rate: sample rate of the audio to write, in Hz.
       coding: libsndfile's name of the file's coding.
-      name: of the file, for messages.
+      name: name of the file in messages.
     """
     self.rate, self.samples = sound.samplerate, 0
     self._sound, self._coding, self._name = sound, coding, name
@@ -121,7 +121,7 @@ class Writer:
       x: [samples, channels], full scale +-1. Integer formats clip.
 
     Raises:
-      UserError: it holds NaN or infinity.
+      UserError: the audio holds NaN or infinity.
     """
     x = np.ascontiguousarray(x, np.float32)
     check_finite(x, self._name)
@@ -158,17 +158,17 @@ def create(
   to: int | None = None,
   subtype: str | None = None,
 ) -> Iterator[Writer]:
-  """Begins an audio file in the format that the path's suffix names.
+  """Creates an audio file in the format given by the path's suffix.
 
-  The file takes its place when the `with` block ends without an error; a
-  failure leaves what was there before.
+  The file replaces an existing one when the `with` block ends without an error;
+  after a failure, the old file is unchanged.
 
   Args:
-    path: of the file; its folder must exist.
-    rate: Hz of the audio that will be written.
+    path: path of the file; its folder must exist.
+    rate: sample rate of the audio to write, in Hz.
     channels: number of channels.
-    to: preferred rate of the file in Hz; None is `rate`.
-    subtype: libsndfile's name of the coding; None is the suffix's default.
+    to: preferred rate of the file in Hz; None means `rate`.
+    subtype: libsndfile's name of the coding; None means the suffix's default.
 
   Raises:
     UserError: unknown suffix, folder missing, or rate or channels that the

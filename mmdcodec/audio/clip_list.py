@@ -1,4 +1,4 @@
-"""Audio that a user hands over in any form, as a list of clips."""
+"""Conversion of audio in any accepted form to a list of clips."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from mmdcodec.errors import UserError
 
 
 def clip_list(audio: Any, name: str) -> list[np.ndarray]:
-  """Audio in any form as a list of clips.
+  """Converts audio in any accepted form to a list of clips.
 
   Args:
     audio: [samples], [samples, channels], [batch, samples, channels], or a list
       of the first two.
-    name: what the audio is, for the error.
+    name: name of the audio in errors.
 
   Returns:
-    float32 [samples, channels] each.
+    Clips, each float32 [samples, channels].
 
   Raises:
-    UserError: it has another shape, or is empty.
+    UserError: the audio has another shape or is empty.
   """
   if not isinstance(audio, list | tuple):
     audio = np.asarray(audio, np.float32)

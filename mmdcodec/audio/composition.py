@@ -2,7 +2,7 @@
 
 Everything is in beats and MIDI pitches; `synth.py` turns it into sound. A song
 is a form of four-bar phrases (such as A A B A). Each letter has a progression
-of chords, one a bar, and a melody that grows from a short motif: stated,
+of chords, one per bar, and a melody that grows from a short motif: stated,
 answered on the next chord, contrasted, and closed by a cadence. The cadence is
 open (on the dominant) where the song continues and closed (on the tonic) where
 it rests. Strong beats fall on chord tones; between them the melody moves by
@@ -43,7 +43,7 @@ PROGRESSIONS = {
   ),
 }
 
-# Lengths in beats of one bar; negative is a rest.
+# Note lengths of one bar in beats; negative lengths are rests.
 _RHYTHMS = {
   4: (
     (1, 1, 1, 1),
@@ -70,10 +70,10 @@ _CADENCES = {4: ((1, 1, 2), (0.5, 0.5, 3), (2, 2)), 3: ((1, 2), (0.5, 0.5, 2))}
 
 
 def random_for(seed: int, purpose: str) -> np.random.Generator:
-  """Independent random numbers for each purpose of a seed.
+  """Returns an independent generator for each purpose of a seed.
 
   Raises:
-    UserError: the seed is not a whole number from 0 up.
+    UserError: the seed is not a non-negative integer.
   """
   if seed != int(seed) or seed < 0:
     raise UserError(f"the seed must be a whole number from 0, not {seed}.")
@@ -85,8 +85,8 @@ class Note(NamedTuple):
 
   Attributes:
     onset: in seconds in `Song.melody`, in beats in this module.
-    duration: as onset.
-    pitch: MIDI.
+    duration: in the unit of the onset.
+    pitch: MIDI pitch.
     velocity: 0 to 1.
   """
 
@@ -112,7 +112,7 @@ class Chord(NamedTuple):
 
 
 def chord(degree: int, tonic: int, mode: str) -> Chord:
-  """The triad on a degree of the scale; minor's dominant is major."""
+  """The triad on a degree of the scale; in minor, the dominant is major."""
   scale = SCALES[mode]
   root, third, fifth = (scale[(degree + i) % 7] for i in (0, 2, 4))
   if mode == "minor" and degree == 4:
@@ -151,17 +151,17 @@ def melody(
 
   Args:
     rng: NumPy generator.
-    degrees: of the chords, one a bar.
-    form: letters of its phrases.
+    degrees: scale degree of each bar's chord.
+    form: letters of the phrases.
     tonic: pitch class of the key.
     mode: "major" or "minor".
-    beats: in a bar, 3 or 4.
+    beats: beats per bar, 3 or 4.
 
   Returns:
     Notes in beats.
   """
   materials = {letter: _material(rng, beats) for letter in sorted(set(form))}
-  # A phrase starts where its repetition starts, so that it is recognised.
+  # Repetitions start on the same step, so that a phrase is recognisable.
   starts = dict(zip("ABC", rng.permutation((0, 2, 4)) + (0, 3, 2), strict=True))
   # The tonic lies from G3 to F#4, so melodies lie between about D3 and B5.
   home = 55 + (tonic - 7) % 12
@@ -191,7 +191,7 @@ def melody(
 def harmonize(
   notes: list[Note], bars: int, *, tonic: int, mode: str, beats: int
 ) -> list[int]:
-  """Degrees of chords, one a bar, that fit a melody given in beats."""
+  """Chooses chords (degrees), one per bar, that fit a melody in beats."""
   degrees: list[int] = []
   options = (0, 3, 4, 5, 1) if mode == "major" else (0, 3, 4, 5, 6)
   for bar in range(bars):
@@ -213,13 +213,13 @@ def harmonize(
 def accompaniment(
   rng: np.random.Generator, chords: list[Chord], *, beats: int, style: str
 ) -> list[Note]:
-  """Chords in close position, with the smallest movement of each voice.
+  """Plays chords in close position, moving each voice as little as possible.
 
   Args:
     rng: NumPy generator.
-    chords: one a bar.
-    beats: in a bar.
-    style: "held", "pulse" (a chord a beat) or "broken" (eighth notes).
+    chords: one chord per bar.
+    beats: beats per bar.
+    style: "held", "pulse" (a chord per beat) or "broken" (eighth notes).
   """
   notes, hand = [], [55, 59, 62]
   order = rng.permutation([(0, 1, 2, 1), (0, 2, 1, 2), (2, 1, 0, 1)])[0]
@@ -266,7 +266,7 @@ def bass_line(
 def drum_hits(
   rng: np.random.Generator, bars: int, *, beats: int, style: str
 ) -> list[tuple[float, str, float]]:
-  """Hits `(beat, drum, velocity)`, with a fill in every fourth bar.
+  """Returns hits `(beat, drum, velocity)`, with a fill in every fourth bar.
 
   Styles: "rock", "dance" (kick on every beat), "soft".
   """
@@ -324,7 +324,7 @@ def _fit_bar(
 ) -> list[int]:
   """Steps of the scale for one bar, with chord tones on strong beats."""
   tones = [degree + i + 7 * o for o in range(-3, 4) for i in (0, 2, 4)]
-  # Start near the last note, drawn towards the middle of the register (4).
+  # Start near the last note, biased towards the middle of the register (4).
   aim = before + 0.4 * (4 - before)
   first = min(tones, key=lambda s: (abs(s - aim), s))
   steps, at = [], 0.0
@@ -368,7 +368,7 @@ def _nearest_voicing(
       for p in order[1:]:
         pitches.append(pitches[-1] + (p - pitches[-1]) % 12)
       moved = sum(abs(a - b) for a, b in zip(pitches, hand, strict=True))
-      # Avoid growling lows and the register of the melody.
+      # Avoid muddy low chords and the register of the melody.
       moved += 4 * (max(0, 50 - pitches[0]) + max(0, pitches[2] - 68))
       if moved < cost:
         best, cost = pitches, moved

@@ -1,8 +1,8 @@
-"""Opening and decoding audio files, with every check that needs no decoding.
+"""Opens audio files, with all checks that need no decoding, and decodes them.
 
 libsndfile reads a file whose end is missing as if it were merely shorter, and
-training on a broken download is worse than an error. So `opened` compares what
-the container promises with what is there.
+training on a broken download is worse than an error. So `opened` compares the
+length given by the container with the file.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from mmdcodec.errors import UserError
 
 MAX_CHANNELS = 64
 
-# Samples to decode at a time: a header may promise 2^36 that are not there.
+# Samples to decode at a time: a header may claim 2^36 that do not exist.
 _READ_BLOCK = 1 << 20
 
-# MP3 frames use bits of frames before them, and libsndfile seeks without those:
-# the first frames after a seek come out silent or as noise.
+# MP3 frames use bits of earlier frames, which libsndfile skips when it seeks:
+# the first frames after a seek are silent or noise.
 _MP3_WARM_UP = 12 * 1152
 
 
@@ -38,7 +38,7 @@ class Info(NamedTuple):
 
   @classmethod
   def of(cls, sound: soundfile.SoundFile) -> "Info":
-    """Of an open file."""
+    """Returns the info of an open file."""
     return cls(sound.frames, sound.samplerate, sound.channels)
 
   @property
@@ -51,7 +51,7 @@ class Info(NamedTuple):
 def opened(
   path: str | os.PathLike | IO[bytes],
 ) -> Iterator[soundfile.SoundFile]:
-  """Opens a file for reading after checking all that its header shows.
+  """Opens a file for reading after checking its header.
 
   Args:
     path: a path or a seekable binary file object.
@@ -79,12 +79,12 @@ def _open(
       checked = truncation.check(stream, name)
     except OSError as error:
       raise UserError(f"{name}: cannot be read ({error}).") from error
-    # libsndfile reads a path faster; as bytes, its name need not be UTF-8.
+    # libsndfile reads a path faster. Bytes allow names that are not UTF-8.
     source = os.fsencode(path) if checked is stream else checked
   else:
     source = truncation.check(path, name)
   try:
-    # soundfile takes every path that ends in .raw for headerless audio.
+    # soundfile treats every path that ends in .raw as headerless audio.
     if isinstance(source, bytes) and source.lower().endswith(b".raw"):
       raise ValueError("raw samples have no header")
     sound = stack.enter_context(soundfile.SoundFile(source))
@@ -108,13 +108,13 @@ def _open(
 def decode(
   sound: soundfile.SoundFile, begin: int, count: int, name: str
 ) -> np.ndarray:
-  """Decodes a part of an open file.
+  """Decodes part of an open file.
 
   Args:
-    sound: from `opened`.
+    sound: file from `opened`.
     begin: first sample.
-    count: number of samples; the header must promise them.
-    name: of the file, for messages.
+    count: number of samples, within the length in the header.
+    name: name of the file in messages.
 
   Returns:
     float32 `[count, channels]`; a few samples fewer at the end of some MP3s.
@@ -163,5 +163,5 @@ def name_of(path: str | os.PathLike | IO[bytes]) -> str:
 
 
 def reason_of(error: Exception) -> str:
-  """What libsndfile says is wrong, without the path and the full stop."""
+  """The reason that libsndfile gives, without the path and the final period."""
   return str(error).rpartition(": ")[2].rstrip(". ")

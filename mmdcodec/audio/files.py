@@ -57,7 +57,7 @@ def read(
 
   Parts lie on the output's grid: sample i of the result is sample
   `round(start * rate) + i` of the whole file at that rate. The result has
-  `round(seconds * rate)` samples unless the file ends before. Only the part
+  `round(seconds * rate)` samples unless the file ends earlier. Only the part
   is decoded.
 
   Args:
@@ -93,7 +93,7 @@ def read(
       )
     if seconds is not None:
       last = min(last, first + max(1, _round(seconds * rate)))
-    # The part in the file begins where the grids of both rates meet.
+    # The decoded part begins where the grids of both rates meet.
     common = math.gcd(source, rate)
     up, down = rate // common, source // common
     margin = 0 if up == down else _RESAMPLE_MARGIN * max(1, down // up)
@@ -116,18 +116,18 @@ def write(
   rate: int,
   subtype: str | None = None,
 ) -> int:
-  """Writes audio in the format that the path's suffix names.
+  """Writes audio in the format given by the path's suffix.
 
   Integer formats clip at full scale. Audio at a rate that the format does not
-  support is resampled, see `formats.encoding_of`. The file takes its place when
-  it is complete; a failure leaves what was there before.
+  support is resampled, see `formats.encoding_of`. The file replaces an existing
+  one when it is complete; after a failure, the old file is unchanged.
 
   Args:
-    path: of the file; its folder must exist.
+    path: path of the file; its folder must exist.
     x: `[samples]` or `[samples, channels]`, full scale +-1.
     rate: Hz.
     subtype: libsndfile's name of the coding, such as "PCM_24" or "FLOAT". None
-      is 16 bits for wav, flac and aiff; other formats have one coding.
+      means 16 bits for wav, flac and aiff; other formats have one coding.
 
   Returns:
     The rate of the file in Hz.
@@ -165,7 +165,7 @@ def find(folder: str | os.PathLike) -> list[Path]:
   `._song.wav` next to the songs).
 
   Args:
-    folder: a folder, or a file, which is returned as it is.
+    folder: a folder, or a single file, which is returned unchanged.
 
   Raises:
     UserError: the folder does not exist.
@@ -184,14 +184,14 @@ def find(folder: str | os.PathLike) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-  """`os.walk` without hidden names, entering every folder once, links too.
+  """`os.walk` that skips hidden names, follows links and visits folders once.
 
   Yields:
     A folder, the names of its subfolders, and the names of its files.
   """
   seen, linked = set(), [str(folder)]
   while linked:
-    # Links come last, so that a file keeps its own path where it has one.
+    # Links come last, so that a file is found under its own path if possible.
     for root, folders, names in os.walk(linked.pop(0)):
       if (place := os.path.realpath(root)) in seen:
         folders.clear()

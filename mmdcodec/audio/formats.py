@@ -35,22 +35,22 @@ _CODER_RATES = {
   ),
 }
 
-# Libvorbis takes any rate up to here; far above it crashes.
+# libvorbis accepts any rate up to this one; far above, it crashes.
 _VORBIS_MAX_RATE = 192_000
 
 
 def encoding_of(
   path: str | os.PathLike, *, rate: int, subtype: str | None = None
 ) -> tuple[str, str, int]:
-  """Container, coding and rate of an audio file to be written.
+  """Returns the container, coding and rate of an audio file to write.
 
-  Opus and MP3 support few rates: the next higher one is chosen. Vorbis supports
-  up to 192 kHz.
+  Opus and MP3 support few rates, so the next higher one is chosen. Vorbis
+  supports up to 192 kHz.
 
   Args:
-    path: of the file; its folder must exist.
-    rate: Hz of the audio.
-    subtype: libsndfile's name of the coding; None is the suffix's default.
+    path: path of the file; its folder must exist.
+    rate: sample rate of the audio in Hz.
+    subtype: libsndfile's name of the coding; None means the suffix's default.
 
   Returns:
     libsndfile's names of container and coding, and the rate of the file in Hz.

@@ -36,7 +36,7 @@ def envelope(
   """Envelope of attack, decay, sustain and release.
 
   The attack is linear, the decay exponential and the release a raised cosine,
-  so that no corner clicks.
+  to avoid clicks.
 
   Args:
     held: seconds until the release.
@@ -66,8 +66,8 @@ def harmonics(
 
   Args:
     phase: radians of the fundamental `[samples]`.
-    amplitudes: of harmonics 1, 2, ...
-    fade: `[samples]`; harmonic k is multiplied by its power k - 1, so that
+    amplitudes: amplitudes of harmonics 1, 2, ...
+    fade: `[samples]`; harmonic k is multiplied by fade ** (k - 1), so that
       upper harmonics decay first, as in struck and plucked strings.
 
   Returns:
@@ -147,7 +147,7 @@ def strings(
 def keys(
   hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
 ) -> np.ndarray:
-  """Additive: struck; upper harmonics decay first, two strings beat slowly."""
+  """Additive: two slowly beating strings whose high harmonics decay first."""
   e = envelope(
     held, rate, attack=0.004, release=0.15, decay=0.9 * (220 / hz) ** 0.4 + 0.1
   )
@@ -185,7 +185,7 @@ def pluck(
   a = np.zeros(delay + 3)
   a[0], a[delay:] = 1, -gain * loop
   burst = rng.uniform(-1, 1, delay)
-  # A harder pluck is brighter; where the string is plucked, a comb.
+  # A harder pluck is brighter. The plucked position acts as a comb filter.
   burst = signal.lfilter([1], [1, -(0.85 - 0.6 * velocity)], burst)
   burst -= np.roll(burst, max(1, delay // 5))
   x = np.zeros(n)
@@ -212,7 +212,7 @@ def electric(
 def bell(
   hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
 ) -> np.ndarray:
-  """FM bell: inharmonic strike, then nearly a pure tone; rings on."""
+  """FM bell: an inharmonic strike, then a long, nearly pure tone."""
   e = envelope(
     held + 0.3, rate, attack=0.002, release=0.3, decay=0.5, sustain=0.05
   )
@@ -225,7 +225,7 @@ def bell(
 def brass(
   hz: float, held: float, rate: int, velocity: float, rng: np.random.Generator
 ) -> np.ndarray:
-  """FM brass: the index follows the loudness, so that it blares open."""
+  """FM brass: the modulation index follows the loudness."""
   attack = min(0.07, 0.3 * held)
   e = envelope(
     held, rate, attack=attack, release=0.09, decay=0.15, sustain=0.75
@@ -274,7 +274,7 @@ def bass_pluck(
 
 
 def _lift(n: int, rate: int, release: float) -> np.ndarray:
-  """A short ramp to 1, and a raised cosine to 0 at the end."""
+  """An envelope with a short linear attack and a raised-cosine release."""
   e = np.ones(n)
   m = min(n, round(release * rate))
   e[n - m :] = 0.5 + 0.5 * np.cos(np.pi * np.arange(m) / m)
@@ -299,13 +299,13 @@ VOICES = {
   "wind": Voice(wind, "noise", ("whistling noise", "windy, airy noise tones")),
 }
 
-# Voices that do not cover the melody when several notes sound at once.
+# Voices whose chords do not mask the melody.
 CHORD_VOICES = ("organ", "strings", "keys", "pluck", "fm")
 BASSES = {"synth": bass_synth, "string": bass_pluck}
 
 
 def drum(name: str, rate: int, rng: np.random.Generator) -> np.ndarray:
-  """One hit of kick, snare, hat, open, clap or crash; peak 1."""
+  """Returns one hit of kick, snare, hat, open, clap or crash; peak 1."""
   seconds = {
     **{"kick": 0.35, "snare": 0.25, "hat": 0.09},
     **{"open": 0.35, "clap": 0.25, "crash": 1.4},

@@ -1,10 +1,9 @@
-"""The melody of music: the strongest pitch class of each frame.
+"""The melody of a clip: the strongest pitch class of each frame.
 
 This is MusicGen's melody condition (Copet et al. 2023, arXiv 2306.05284, 3.1).
-It keeps only the class with the most energy of each frame of the chromagram, so
+It keeps only the strongest class of each frame of the chromagram, so
 that a model cannot copy the recording. MusicGen first removes drums and bass
-with Demucs, which is not included: separate music in which they are loud
-beforehand.
+with Demucs, which is not included: if they are loud, separate them beforehand.
 """
 
 import numpy as np
@@ -34,8 +33,8 @@ def pitch_classes(
 
   Args:
     x: float audio, [samples] or [samples, channels].
-    rate: Hz of x; it must be the rate of the model's melody.
-    window: samples of a frame; half a second separates low notes.
+    rate: Hz of x; must equal the rate of the model's melody.
+    window: samples per frame; half a second separates low notes.
     hop: samples between frames.
     classes: pitch classes in an octave.
 
@@ -59,7 +58,7 @@ def pitch_classes(
   frames = np.lib.stride_tricks.sliding_window_view(x, window)[::hop]
   weights = transforms.hann(window).astype(np.float32)
   filters = transforms.chroma_filters(rate, window, classes)
-  # NumPy, because JAX would compile anew for the length of every clip.
+  # NumPy, because JAX would recompile for every clip length.
   found = []
   for start in range(0, len(frames), _BLOCK):
     spectrum = np.fft.rfft(frames[start : start + _BLOCK] * weights)

@@ -1,11 +1,11 @@
 """The length of an MP3 file, from its frames.
 
 An MP3 file is a sequence of frames, each with a 4-byte header (ISO 11172-3,
-2.4.1.3, and 13818-3). Encoders put a silent frame first that holds the number
+2.4.1.3, and 13818-3). Encoders first write a silent frame that holds the number
 of the others (the Xing tag, called "Info" in files of constant bit rate).
 Without it, libsndfile guesses the length from the file size and the first frame
-and returns no more than that. `layout` counts the frames, and `tagged` puts the
-missing tag in front.
+and decodes no more than that. `layout` counts the frames, and `tagged` prepends
+the missing tag.
 """
 
 import io
@@ -21,15 +21,15 @@ _RATES = {
   0: (11025, 12000, 8000),
 }
 
-# Most bytes of padding between an ID3 tag and the first frame.
+# Maximum bytes of padding between an ID3 tag and the first frame.
 _JUNK = 1 << 16
 
-# So many valid headers in a row do not occur by chance.
+# This many valid headers in a row do not occur by chance.
 _ROW = 4
 
 
 class _Frame(NamedTuple):
-  """What the header of a frame says."""
+  """The parsed header of a frame."""
 
   size: int  # bytes
   samples: int
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     first: that frame's header.
     frames: number of complete audio frames.
     samples: samples per frame.
-    promised: number of frames by the Xing tag; None without a tag.
+    promised: number of frames given by the Xing tag; None without a tag.
     cut: whether the stream ends inside a frame.
   """
 
@@ -60,9 +60,9 @@ def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
   """Counts the frames of an MP3 file.
 
   Args:
-    stream: seekable.
+    stream: seekable stream.
     start: offset of the file in the stream, in bytes.
-    size: of the file, in bytes.
+    size: size of the file in bytes.
 
   Returns:
     None if the file is not an MP3.
@@ -93,7 +93,7 @@ def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
       cut = position > end
       count += not cut
     else:
-      # Damage in the middle, or a tag at the end.
+      # Damage in the middle or a tag at the end.
       synced = _sync(stream, position, end)
       if synced is None:
         break
@@ -104,10 +104,10 @@ def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
 
 
 def tagged(stream: IO[bytes], start: int, found: Layout) -> IO[bytes]:
-  """The stream from its first frame on, with a Xing tag in front.
+  """Returns the stream from its first frame on, after a Xing tag.
 
   Args:
-    stream: seekable.
+    stream: seekable stream.
     start: offset of the file in the stream, in bytes.
     found: the `layout` of the file.
   """
@@ -125,7 +125,7 @@ def tagged(stream: IO[bytes], start: int, found: Layout) -> IO[bytes]:
 
 
 class _Joined(io.RawIOBase):
-  """Bytes followed by a stream from an offset on, which it never closes."""
+  """Bytes followed by a stream from an offset on; never closes the stream."""
 
   def __init__(self, head: bytes, stream: IO[bytes], start: int) -> None:
     self._head, self._stream, self._start = head, stream, start
@@ -156,7 +156,7 @@ class _Joined(io.RawIOBase):
 
 
 def _sync(stream: IO[bytes], position: int, end: int) -> int | None:
-  """The first position with several frames of one kind; None without one."""
+  """Finds the first of several frames of one kind in a row, or None."""
   data = _at(stream, position, min(_JUNK, max(0, end - position)))
   at = data.find(b"\xff")
   while at >= 0:
@@ -167,11 +167,11 @@ def _sync(stream: IO[bytes], position: int, end: int) -> int | None:
 
 
 def _in_a_row(stream: IO[bytes], position: int, end: int) -> bool:
-  """Whether several frames of one kind follow; one may look so by chance."""
+  """Whether several frames of one kind follow; one may occur by chance."""
   first = head = _at(stream, position, 4)
   for _ in range(_ROW):
     frame = _frame(head)
-    # Version, layer and sample rate stay; bit rate and padding may change.
+    # Bit rate and padding may change; version, layer and sample rate may not.
     if not frame or (head[1] ^ first[1]) & 0xFE or (head[2] ^ first[2]) & 0x0C:
       return False
     position += frame.size

@@ -12,7 +12,7 @@ def checked_rate(rate: float) -> int:
   """The rate in Hz as an int.
 
   Raises:
-    UserError: it is not a whole number from 1 to 768000.
+    UserError: the rate is not a whole number from 1 to 768000.
   """
   if rate != int(rate) or not 1 <= rate <= MAX_RATE:
     raise UserError(
@@ -23,7 +23,7 @@ def checked_rate(rate: float) -> int:
 
 
 def resampled_length(samples: int, *, rate: int, to: int) -> int:
-  """Samples of a clip after resampling from `rate` to `to` Hz.
+  """Number of samples of a clip after resampling from `rate` to `to` Hz.
 
   Rounded to the nearest integer, but at least 1 unless the clip is empty.
   """
@@ -31,7 +31,7 @@ def resampled_length(samples: int, *, rate: int, to: int) -> int:
 
 
 def resample(x: np.ndarray, *, rate: int, to: int) -> np.ndarray:
-  """Band-limited resampling (soxr, high quality).
+  """Resamples audio with band limiting (soxr, high quality).
 
   Args:
     x: float `[samples, channels]`.
@@ -68,7 +68,7 @@ def mix(x: np.ndarray, channels: int) -> np.ndarray:
 
   Args:
     x: `[samples, channels]`.
-    channels: of the result.
+    channels: number of channels of the result.
 
   Returns:
     `[samples, channels]`.

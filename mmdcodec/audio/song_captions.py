@@ -19,7 +19,7 @@ def caption(tags: dict[str, Any], phrasing: int | None = None) -> str:
 
   Args:
     tags: `Song.tags`.
-    phrasing: number of the phrasing; None samples one by the song's seed.
+    phrasing: index of the phrasing; None samples one with the song's seed.
   """
   rng = random_for(tags["seed"], "words")
 

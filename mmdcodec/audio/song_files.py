@@ -1,4 +1,4 @@
-"""A folder of songs of the built-in music, rendered in parallel."""
+"""Renders a folder of built-in songs in parallel."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ class _Job(NamedTuple):
 
   @property
   def request(self) -> dict[str, Any]:
-    """Everything that determines the song, in the form that JSON returns."""
+    """Everything that determines the song, as read back from JSON."""
     choices = {k: v for k, v in sorted(self.choices.items()) if v is not None}
     request = {"seed": self.seed, "seconds": self.seconds, "rate": self.rate}
     return json.loads(json.dumps(request | choices, default=str))
@@ -58,20 +58,20 @@ def write_songs(
   another request (seed, seconds, rate and choices).
 
   Args:
-    folder: made if it does not exist.
+    folder: created if it does not exist.
     songs: number of songs.
     seconds: length of each; None plays the whole form.
     rate: Hz.
-    seed: of the set; sets of different seeds share no song.
+    seed: seed of the set; sets with different seeds share no songs.
     workers: processes; None is one per CPU, 1 renders in this process.
-    progress: called with (songs done, songs) after each.
+    progress: called with (songs done, songs) after each song.
     **choices: see `synth.render`.
 
   Returns:
     Paths of the songs.
 
   Raises:
-    UserError: as `synth.render`, or a rendering process ended early.
+    UserError: as in `synth.render`, or a rendering process ended early.
   """
   song_plan.plan(seed, choices)
   folder = Path(folder)
@@ -99,8 +99,8 @@ def write_songs(
 def _in_processes(jobs: list[_Job], workers: int) -> Iterator[str]:
   """Runs `_write_song` in other processes; yields after each song.
 
-  multiprocessing does not fit: forked children would inherit locks of JAX's
-  threads, and spawned ones run the caller's script again.
+  multiprocessing is unsuitable: forked children would inherit locks of JAX's
+  threads, and spawned ones would run the caller's script again.
   """
   code = "from mmdcodec.audio import song_files; song_files._serve()"
   command = [sys.executable, "-c", code]
@@ -123,7 +123,7 @@ def _in_processes(jobs: list[_Job], workers: int) -> Iterator[str]:
         stdout=subprocess.PIPE,
       )
       pool.append(process)
-      # The exit status will tell if the process has died already.
+      # If the process has already died, its exit status is handled below.
       with contextlib.suppress(BrokenPipeError):
         assert process.stdin is not None
         process.stdin.write(json.dumps(jobs[i::workers]))
@@ -152,7 +152,7 @@ def _in_processes(jobs: list[_Job], workers: int) -> Iterator[str]:
 
 
 def _serve() -> None:
-  """Main program of a process of `_in_processes`."""
+  """Main function of the processes that `_in_processes` starts."""
   for fields in json.load(sys.stdin):
     job = _Job(*fields)
     _write_song(job)

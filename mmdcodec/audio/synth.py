@@ -1,10 +1,10 @@
-"""Built-in music: songs with true captions, from a seed alone.
+"""Built-in music: songs with accurate captions, generated from a seed.
 
 `render(seed)` plans a song (`song_plan`), composes it (`composition`), plays it
 (`instruments`) and describes it (`song_captions`). Nothing is downloaded, and a
-seed gives the same song everywhere (up to the last bits of the libraries'
-sines). Every part has random numbers of its own: with `timbre="fm"` or
-`drums=False` a seed keeps its melody.
+seed gives the same song everywhere (up to rounding in the libraries' sines).
+Every part has its own random numbers: with `timbre="fm"` or `drums=False` a
+seed keeps its melody.
 """
 
 import math
@@ -30,8 +30,8 @@ class Song(NamedTuple):
   Attributes:
     audio: float32 `[samples, 1]`, peak at -3 dB of full scale.
     rate: Hz.
-    caption: one true sentence about the audio.
-    tags: the facts behind the caption, and more; JSON-able.
+    caption: one sentence that describes the audio accurately.
+    tags: all properties of the song; JSON-serializable.
     melody: notes, with onset and duration in seconds.
   """
 
@@ -57,14 +57,14 @@ def render(
     seconds: length; the form is repeated or cut to it, with a short fade. None
       plays the form of 16 bars once, with a last chord.
     rate: Hz.
-    melody: played instead of a new one. A Song also brings its tempo, key,
-      mode, meter and chords. A list of notes gets chords that fit it, in the
-      chosen or the seed's tempo, key, mode and meter.
-    **choices: fixed instead of sampled: tempo (beats per minute, 40 to 240),
-      speed ("slow", "mid-tempo", "fast"), key ("C", "C#", "D", "Eb", ...),
-      mode ("major", "minor"), beats (in a bar: 3, 4), timbre (of the melody:
-      `instruments.VOICES`), chords (a timbre, or False), bass ("synth",
-      "string", or False), drums (True, False), form ("AABA", ...),
+    melody: a melody to play instead of a new one. A Song also brings its tempo,
+      key, mode, meter and chords. A list of notes gets chords that fit it, in
+      the chosen or the seed's tempo, key, mode and meter.
+    **choices: properties to fix instead of sampling: tempo (beats per minute,
+      40 to 240), speed ("slow", "mid-tempo", "fast"), key ("C", "C#", "D",
+      "Eb", ...), mode ("major", "minor"), beats (in a bar: 3, 4), timbre (of
+      the melody: `instruments.VOICES`), chords (a timbre, or False), bass
+      ("synth", "string", or False), drums (True, False), form ("AABA", ...),
       chord_style, bass_style, drum_style, reverb (0 to 1).
 
   Returns:
@@ -138,7 +138,7 @@ def _tags(
 
 
 def _repeat(notes: list[Note], period: int, beats: int) -> list[Note]:
-  """Repeats a melody of `period` beats until `beats` are full."""
+  """Repeats a melody of `period` beats to fill `beats` beats."""
   out: list[Note] = []
   for start in range(0, math.ceil(beats), period):
     out += [n._replace(onset=n.onset + start) for n in notes]
@@ -179,7 +179,7 @@ def _mix(
 ) -> np.ndarray:
   """Plays all parts and masters them: float32 `[samples, 1]`.
 
-  Times are in seconds; `sequence` has the degree of the chord of each bar.
+  Times are in seconds; `sequence` holds the degree of each bar's chord.
   """
   samples = round(length * rate)
   beats = plan["beats"]
@@ -222,12 +222,12 @@ def _mix(
 def _play(
   voice: str, notes: list[Note], samples: int, rate: int, seed: int
 ) -> np.ndarray:
-  """Sums notes; notes of equal pitch, length and touch are rendered once."""
+  """Sums notes, rendering each pitch, length and velocity only once."""
   rng = random_for(seed, f"voice {voice}")
   out = np.zeros(samples)
   made: dict[tuple, np.ndarray] = {}
   for n in notes:
-    # Lengths in steps of 20 ms and few touches: a song has few kinds of notes.
+    # Rounded lengths and velocities, so that a song has few kinds of notes.
     kind = (n.pitch, max(2, round(n.duration * 50)), round(n.velocity * 6))
     if kind not in made:
       hz = 440 * 2 ** ((n.pitch - 69) / 12)
@@ -254,7 +254,7 @@ def _drums(
   for at, name, velocity in hits:
     jitter = 0.003 * float(np.clip(rng.normal(), -2, 2))
     touch = 1 + 0.08 * rng.normal()
-    # Two takes of every drum: the same take twice in a row sounds mechanical.
+    # Two takes of every drum: a single repeated take sounds mechanical.
     take = (name, int(rng.integers(2)))
     if take not in kit:
       own = random_for(seed, f"drum {take}")
@@ -275,7 +275,7 @@ def _unit_loudness(y: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _reverb(y: np.ndarray, amount: float, rate: int, seed: int) -> np.ndarray:
-  """Reverb of a small to medium room: dark noise that decays."""
+  """Adds the reverb of a small to medium room: decaying dark noise."""
   if not amount:
     return y.copy()
   rng = random_for(seed, "room")

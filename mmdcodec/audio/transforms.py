@@ -9,8 +9,8 @@ Gradients are finite everywhere. At an exactly silent bin, where the magnitude
 has no derivative, the gradient is 0.
 
 The STFT is a batched real FFT, on CPUs 3-10 times faster than a matrix product.
-On TPUs it is a matrix product, for which the matrix unit has room: FFTs of six
-windows and their gradients took the compiler 179 s. Filterbanks are NumPy
+On TPUs it is a matrix product, for which the matrix unit has capacity: FFTs of
+six windows and their gradients took 179 s to compile. Filterbanks are NumPy
 constants, computed in float64.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from mmdcodec import platform
 
-# Longest window that a TPU transforms by a matrix product, of 67 MB.
+# Longest window that a TPU transforms by a matrix product (67 MB).
 _LONGEST_PRODUCT = 4096
 
 
@@ -41,7 +41,7 @@ def frame(x: jax.Array, *, window: int, hop: int) -> jax.Array:
 
   Args:
     x: `[..., samples]`, at least `window` samples.
-    window: samples of a frame.
+    window: samples per frame.
     hop: samples between the starts of neighbouring frames.
 
   Returns:
@@ -102,8 +102,8 @@ def _dft(x: jax.Array) -> jax.Array:
   """Real DFT of the last axis as one matrix product, to float32 precision."""
   window = x.shape[-1]
   bins = window // 2 + 1
-  # Made on the device: a constant would take 17 MB for a window of 2048. Angles
-  # below one turn are precise enough in float32.
+  # Computed on the device: a constant would take 17 MB for a window of 2048.
+  # Angles below one turn are precise enough in float32.
   turns = jnp.arange(window)[:, None] * jnp.arange(bins) % window
   angles = (2 * np.pi / window) * turns.astype(jnp.float32)
   basis = jnp.concatenate([jnp.cos(angles), -jnp.sin(angles)], axis=1)
@@ -146,8 +146,8 @@ def mel_filters(
 ) -> np.ndarray:
   """Triangular filters, equally spaced in mel, each of area 1 Hz (Slaney).
 
-  With many bands and a short window, bins are further apart than low bands are
-  wide, and some filters catch no bin: they are columns of zeros. (64 bands at
+  With many bands and a short window, bins are farther apart than low bands are
+  wide, so some filters contain no bin: they are columns of zeros. (64 bands at
   24 kHz: 37, 24 and 11 of them with windows 32, 64 and 128; none from 256 on.)
 
   Args:
@@ -155,7 +155,7 @@ def mel_filters(
     window: samples of the FFT.
     mels: number of bands.
     fmin: lower edge of the first band, Hz.
-    fmax: upper edge of the last band, Hz; None is rate / 2.
+    fmax: upper edge of the last band, Hz; None means rate / 2.
 
   Returns:
     float32 `[window // 2 + 1, mels]`, read-only.
@@ -194,8 +194,8 @@ def mel(
     hop: samples between frames.
     mels: number of bands.
     fmin: lower edge of the first band, Hz.
-    fmax: upper edge of the last band, Hz; None is rate / 2.
-    exponent: of the summed magnitudes: 2 is power, 1 is magnitude.
+    fmax: upper edge of the last band, Hz; None means rate / 2.
+    exponent: exponent of the summed magnitudes: 2 for power, 1 for magnitude.
     center: centres frame t on sample `t * hop`, see `stft`.
     normalized: scales by the energy of the window, see `stft`.
 
@@ -239,8 +239,8 @@ def log_mel(
     hop: samples between frames.
     mels: number of bands.
     fmin: lower edge of the first band, Hz.
-    fmax: upper edge of the last band, Hz; None is rate / 2.
-    floor: smaller mel values are raised to this one.
+    fmax: upper edge of the last band, Hz; None means rate / 2.
+    floor: smaller mel values are raised to this value.
     top: if given, levels more than this many dB below the loudest one of their
       clip (the last two axes) are raised to that limit.
     exponent: 2 for power, 1 for magnitude.
@@ -322,7 +322,7 @@ def chroma(
   Args:
     x: `[..., samples]`.
     rate: Hz of x.
-    window: samples of a frame; 100 ms and more separate low notes.
+    window: samples per frame; 100 ms and more separate low notes.
     hop: samples between frames.
     classes: pitch classes in an octave; 0 is C.
     tuning: deviation of the concert pitch from 440 Hz, in classes.

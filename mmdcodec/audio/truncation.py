@@ -1,4 +1,4 @@
-"""Detects audio files whose end is missing, by their containers."""
+"""Detects truncated audio files from the lengths in their containers."""
 
 import os
 from typing import IO
@@ -6,8 +6,8 @@ from typing import IO
 from mmdcodec.audio import mp3_frames
 from mmdcodec.errors import UserError
 
-# A complete MP3 may lack so many samples: the first frames of a recording that
-# was cut out of a longer one cannot be decoded.
+# A complete MP3 may lack this many samples: if it was cut out of a longer
+# recording, its first frames cannot be decoded.
 MP3_SLACK = 4 * 1152
 
 # A wave file has about ten chunks; zeros look like endless empty chunks.
@@ -15,14 +15,14 @@ _MAX_CHUNKS = 1000
 
 
 def check(stream: IO[bytes], name: str) -> IO[bytes]:
-  """Checks that a file is as long as its container promises.
+  """Checks that a file is as long as its container says.
 
   Args:
-    stream: seekable, at the beginning of the file.
-    name: of the file, for messages.
+    stream: seekable stream, at the beginning of the file.
+    name: name of the file in messages.
 
   Returns:
-    What to decode: the stream itself, or one with a header that tells
+    The stream to decode: the given one, or one with a header that gives
     libsndfile the length.
 
   Raises:
@@ -61,7 +61,7 @@ def check(stream: IO[bytes], name: str) -> IO[bytes]:
 
 
 def _wave_is_cut(stream: IO[bytes], start: int, size: int) -> bool:
-  """Whether the chunk of samples reaches past the end of the file."""
+  """Whether the data chunk extends past the end of the file."""
   position = 12
   for _ in range(_MAX_CHUNKS):
     if position + 8 > size:
@@ -91,7 +91,7 @@ def _ogg_is_cut(stream: IO[bytes], start: int, size: int) -> bool:
     if len(table) < segments[0]:
       return True
     end = page + 27 + len(table) + sum(table)
-    # An "OggS" by chance inside a page rarely precedes version 0.
+    # A chance "OggS" inside a page is rarely followed by version 0.
     if data[page + 4] == 0:
       return end > len(data)
     page = data.rfind(b"OggS", 0, page)

@@ -12,7 +12,7 @@ its released code).
   "hinge_clamped"  the same                           relu(1 - D(y))
   "least_squares"  (1 - D(x))^2 + D(y)^2              (1 - D(y))^2
 
-Both papers print the clamped form for the generator. The released code and
+Both papers give the clamped form for the generator. The released code and
 recipes of EnCodec and MusicGen use the plain one, whose gradient does not
 vanish where the generator is ahead. Least squares are from HiFi-GAN (arXiv
 2010.05646), with means over sub-discriminators instead of sums.
@@ -90,7 +90,7 @@ def feature_matching(
   Args:
     real: features of real audio, one list of layers per sub-discriminator;
       layers are arrays or `mmdcodec.nn.folding.Folded` signals.
-    fake: features of the same audio, generated.
+    fake: features of the generated version of the same audio.
     relative: divide each layer by the mean magnitude of its real features
       (EnCodec, section 3.4), so that layers of any scale count the same.
       False is the plain L1 of SoundStream (equation 5) and of EnCodec's
@@ -110,7 +110,7 @@ def feature_matching(
     distance = abs(x - y).mean()
     if not relative:
       return distance
-    # A layer that is 0 on all real audio has no scale of its own.
+    # A layer that is 0 on all real audio has no scale.
     return distance / jnp.maximum(abs(x).mean(), 1e-8)
 
   return _mean(

@@ -1,4 +1,4 @@
-"""Loss balancer: weights that are shares of the gradient.
+"""Loss balancer whose weights are shares of the gradient.
 
 EnCodec, arXiv 2210.13438, section 3.4 and equation 5. Each loss i has a
 gradient g_i with respect to the decoder's output. Instead of sum_i w_i g_i, the
@@ -13,16 +13,16 @@ output (commitment, independence) are not balanced.
 The norm of a loss is the mean of the norms of the examples in the batch. So
 each example of the result has a norm of about `total_norm`, and the gradient of
 the parameters, a sum over examples, grows with the batch. That does not affect
-Adam, but it affects clipping by the norm and the losses outside of the
-balancer: divide `total_norm` by the batch size where this matters.
+Adam, but it affects clipping by the norm and losses outside the balancer:
+divide `total_norm` by the batch size where this matters.
 
 If a loss has a gradient of exactly zero in a step (a discriminator that has not
 started, a hinge that no example reaches), it is left out of that step: its
 running mean does not change, and the others share the whole norm. A loss that
 starts late therefore starts from its own first norm; an average with zeros
-would make its first gradients enormous. A gradient that is not finite does not
-change the running mean either, but it reaches the result, where training skips
-such updates.
+would make its first gradients enormous. A non-finite gradient does not change
+the running mean either, but it reaches the result, so that training can skip
+the update.
 
 All sums are plain reductions over the global arrays, so under jit on a mesh
 they are those of the global batch. (The released code averages the norms of the
@@ -38,7 +38,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class BalancerState:
-  """Running means of gradient norms; `norms[name] / weight[name]` is one.
+  """Running means of gradient norms, `norms[name] / weight[name]`.
 
   Both decay at the same rate and start at 0, so the quotient is a weighted mean
   of the norms so far, from the first step on.
@@ -53,7 +53,7 @@ class BalancerState:
 
 
 def init(names: Iterable[str]) -> BalancerState:
-  """The state before the first step, for losses of these names."""
+  """Returns the state before the first step, for losses of these names."""
   names = sorted(names)
   zeros = lambda: {name: jnp.zeros((), jnp.float32) for name in names}
   return BalancerState(norms=zeros(), weight=zeros())
@@ -93,8 +93,8 @@ def balance(
     grads: unweighted gradient of each loss, [batch, samples, channels].
     weights: weight of each loss in `grads`, not negative; other weights have no
       effect.
-    decay: of the running means, per step in which the loss has a gradient; 1
-      makes them plain means.
+    decay: decay of the running means per step in which the loss has a gradient;
+      1 makes them plain means.
     total_norm: approximate norm of the result.
     per_batch_item: how to take norms, as in `gradient_norm`.
     rescale: False returns the plain sum of weight times gradient.
@@ -126,7 +126,7 @@ def balance(
       for old, value in ((sums[name], new), (seen[name], 1.0))
     )
   if rescale:
-    # A gradient that is not finite counts, so that the others stay as they are.
+    # A non-finite gradient counts, so that the shares of the others stay.
     active = {n: jnp.where(norms[n] == 0, 0.0, weights[n]) for n in names}
     whole = sum(active.values())
     share = {n: w / jnp.where(whole > 0, whole, 1.0) for n, w in active.items()}
@@ -147,7 +147,7 @@ def scales(
   total_norm: float = 1.0,
   epsilon: float = 1e-12,
 ) -> dict[str, jax.Array]:
-  """The factor of each loss's gradient in `balance`, by the running means.
+  """Factor of each loss's gradient in `balance`, from the running means.
 
   Args:
     state: running means.

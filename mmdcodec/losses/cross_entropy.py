@@ -1,7 +1,7 @@
-"""Cross-entropy of codes: the loss of a language model, and its measure.
+"""Cross-entropy of codes: the loss and the metric of a language model.
 
-Summed over the codebooks, in bits, it is what an ideal coder that knows the
-model spends on a frame.
+Summed over the codebooks, in bits, it is the cost of a frame for an ideal
+entropy coder that uses the model.
 """
 
 import math
@@ -16,11 +16,11 @@ import optax
 def cross_entropy(
   logits: jax.Array, tokens: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Nats of every code.
+  """Returns the cross-entropy of every code in nats.
 
   Args:
     logits: float32 [..., size], before the softmax.
-    tokens: int [...], the codes that came; anything where `mask` is False.
+    tokens: int [...], the actual codes; ignored where `mask` is False.
     mask: bool [...], True where there is a code.
 
   Returns:
@@ -33,11 +33,11 @@ def cross_entropy(
 
 
 def summary(nats: np.ndarray, count: np.ndarray) -> dict[str, Any]:
-  """Measures from sums over any number of batches.
+  """Returns metrics from sums over any number of batches.
 
   Args:
-    nats: [codebooks], of all codes together.
-    count: [codebooks], of the codes.
+    nats: [codebooks], sums over all codes.
+    count: [codebooks], numbers of codes.
 
   Returns:
     `bits_per_frame`, the sum over codebooks; and for each codebook

@@ -82,7 +82,7 @@ def multi_scale_mel(
   - "encodec" (arXiv 2210.13438, section 3.4): windows 2^5..2^11, normalised
     STFT, alpha = 1, mean over scales, halved. The paper's formula has no
     logarithm in the second term; the authors' training code has one (base 10,
-    squared). The logarithm stays here: without it, quiet parts hardly count.
+    squared). It is kept here: without it, quiet parts hardly count.
 
   Short windows have fewer bins than bands, so some filters are empty
   (`transforms.mel_filters`). S would be 0 there in both signals, so these bands
