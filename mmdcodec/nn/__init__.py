@@ -1,6 +1,6 @@
 """Layers.
 
-conv              convolutions of codecs, of whole clips or in a stream
+conv              convolutions of codecs, for whole clips or streams
 conv_nd           convolutions of discriminators
 norms             weight norm and norms over time
 reflect_padding   reflection at the ends of clips
@@ -8,6 +8,6 @@ folding           time folded into channels, for narrow layers on TPUs;
                   folded_conv convolves such signals
 lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel
-positions         encodings of positions
+positions         position encodings
 transformer       the decoder Transformer; cache runs it token by token
 """

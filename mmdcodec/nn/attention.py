@@ -45,7 +45,7 @@ def attend(
     mask: bool, broadcastable to [batch, heads, queries, keys]; True where a
       query may attend. A query without any key gets the mean of all values.
     bias: float, same shape as the mask; added to the scaled logits.
-    scale: factor on the logits; None is 1 / sqrt(head_dim).
+    scale: factor on the logits; None means 1 / sqrt(head_dim).
 
   Returns:
     Same shape and dtype as q.
@@ -76,12 +76,12 @@ def attend(
 
 
 def merge_heads(x: jax.Array) -> jax.Array:
-  """Reorders keys or values so that a CPU decodes with them fastest.
+  """Reorders keys or values for the fastest decoding on CPUs.
 
-  Stored as [batch, tokens, kv_heads, head_dim], keys are copied into the order
-  of one matrix product per head for every generated token, by XLA's CPU
-  backend. The merged form needs no copy: a step of attention to 1504 keys takes
-  a quarter of the time. (Separate batch and head axes are copied as well.)
+  For every generated token, XLA's CPU backend copies keys [batch, tokens,
+  kv_heads, head_dim] into the order of one matrix product per head. The merged
+  form needs no copy: a step of attention to 1504 keys takes a quarter of the
+  time. (Separate batch and head axes are copied as well.)
 
   Args:
     x: [batch, tokens, kv_heads, head_dim].
@@ -114,7 +114,7 @@ def _attend_merged(
   if bias is not None:
     logits += bias
   if mask is not None:
-    # JAX's own attention masks with this value too: its sum with a bias stays
+    # JAX's own attention also masks with this value: its sum with a bias stays
     # finite.
     logits = jnp.where(mask, logits, -0.7 * jnp.finfo(jnp.float32).max)
   weights = jax.nn.softmax(logits).astype(v.dtype)
@@ -130,9 +130,9 @@ def kernel_init(variance: float = 1.0) -> nn.initializers.Initializer:
 class Attention(nn.Module):
   """Query, key, value and output projections around `attend`.
 
-  Self-attention of a decoder, cross-attention, and the bidirectional attention
-  of T5 (scale 1 and a bias on the logits) and of conformers (biased
-  projections) are all this module.
+  This module serves as decoder self-attention, cross-attention, and the
+  bidirectional attention of T5 (scale 1 and a bias on the logits) and of
+  conformers (biased projections).
 
   Attributes:
     width: channels of the output.
@@ -142,11 +142,11 @@ class Attention(nn.Module):
     rotary: rotates queries and keys by their positions.
     qk_norm: normalises each head of queries and keys by its root mean square.
     use_bias: adds a learned bias to each projection.
-    scale: factor on the logits; None is 1 / sqrt(head_dim). Initial queries
-      are as much smaller as a scale is larger.
+    scale: factor on the logits; None means 1 / sqrt(head_dim). A larger scale
+      makes initial queries proportionally smaller.
     out_variance: variance of the output projection's initial weights, times
       its number of inputs.
-    dtype: of the computation; parameters and sums are float32.
+    dtype: compute dtype; parameters and sums are float32.
   """
 
   width: int
@@ -193,7 +193,7 @@ class Attention(nn.Module):
     """Keys and values, each [batch, tokens, kv_heads, head_dim].
 
     Args:
-      x: [batch, tokens, any width], what is attended to.
+      x: [batch, tokens, any width], the tokens to attend to.
       positions: int [batch or 1, tokens]; needed for rotary positions.
     """
     k = self.key(x)

@@ -1,10 +1,10 @@
 """Incremental decoding with a key-value cache.
 
 `Transformer.__call__` computes a sequence at once; `extend` computes only the
-tokens that come next, from the cached keys and values of those before, with the
-same `Block`. Parameters come in one of two forms, and the cache follows:
+next tokens, from the cached keys and values of the previous ones, with the same
+`Block`. Parameters and cache come in one of two forms:
 
-  stacked    as they are trained. The blocks run in a scan, so the program is
+  stacked    as in training. The blocks run in a scan, so the program is
              small, which helps deep models on TPUs and GPUs.
   by block   a tuple of one tree per block, made once by `by_block`. A CPU
              would otherwise copy the weights of every block out of the stack
@@ -53,15 +53,15 @@ def _is_by_block(params: dict[str, Any]) -> bool:
 def empty(
   model: Transformer, params: dict[str, Any], batch: int, length: int
 ) -> Cache:
-  """A cache without tokens, in the model's compute dtype.
+  """Returns an empty cache in the model's compute dtype.
 
   It holds 2 x layers x batch x length x width x kv_heads / heads numbers.
 
   Args:
     model: the Transformer.
-    params: its parameters; their form decides the form of the cache.
+    params: its parameters; their form determines that of the cache.
     batch: number of sequences.
-    length: most tokens that the cache can hold.
+    length: maximum number of tokens in the cache.
   """
   heads, dim = model.kv_heads, model.width // model.heads
 
@@ -120,7 +120,7 @@ def extend(
     model: the Transformer.
     params: its parameters.
     x: [batch, tokens, width], the next tokens.
-    cache: keys and values of the tokens before.
+    cache: keys and values of the previous tokens.
     at: int32 scalar, slot of the first new token in the cache.
     positions: int [batch or 1, tokens], positions of the new tokens.
     valid: bool [batch or 1, length], slots that may be attended to. A token

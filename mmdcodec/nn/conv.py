@@ -12,25 +12,25 @@ numbers:
                ceil(total * trim_right_ratio) on the right, others total // 2;
                the rest is trimmed on the left.
 
-`lengths` [batch] holds the valid samples (frames) of each example. It puts the
-edge of each example where the example ends, not where the array ends, and
-everything after it is zero, so an example gives the same result alone and in a
-batch. Every layer expects such an input and returns such an output. Without
-`lengths`, nothing is masked.
+`lengths` [batch] holds the number of valid samples or frames of each example.
+It puts the edge of each example where the example ends, not where the array
+ends, and everything after it is zero, so an example gives the same result alone
+and in a batch. Every layer expects such an input and returns such an output.
+Without `lengths`, nothing is masked.
 
 Inside `apply(..., mutable=[STREAM])` the layers process a clip in pieces: the
-collection STREAM carries what a causal layer needs of earlier pieces, see
+collection STREAM carries the state of causal layers between pieces, see
 `mmdcodec.models.streaming`.
 
-The forms were chosen by hand measurements on 2 CPU cores; no command repeats
-them. Convolutions, also strided ones, are XLA's. Sums of shifted matmuls,
-im2col and folded time take 1.5 to 5 times as long for single layers of stride
-1; with rows of whole strides, the whole encoder of `encodec_24khz` takes 1.05
-to 1.1 times. Transposed convolutions are matmuls. As convolutions of two taps
-they decode in 0.87 of the time, but a training step of `codec_small` takes 3
-times as long, because of the gradient of so wide a kernel; `lax.conv_transpose`
-takes 15 to 25 times. On TPUs narrow layers get `mmdcodec.nn.folding.Folded`
-signals.
+These forms were chosen by manual measurements on 2 CPU cores; no command
+repeats them. Convolutions, including strided ones, use XLA's. Sums of shifted
+matmuls, im2col and folded time take 1.5 to 5 times as long for single layers of
+stride 1; with rows of whole strides, the whole encoder of `encodec_24khz` takes
+1.05 to 1.1 times as long. Transposed convolutions are matmuls. As convolutions
+of two taps they decode in 0.87 of the time, but a training step of
+`codec_small` takes 3 times as long, because of the gradient of such a wide
+kernel; `lax.conv_transpose` takes 15 to 25 times as long. On TPUs, narrow
+layers get `mmdcodec.nn.folding.Folded` signals.
 """
 
 import math
@@ -87,7 +87,7 @@ def mask_after(x: Signal, lengths: jax.Array | None) -> Signal:
 def padding(
   kernel: int, stride: int, dilation: int, causal: bool
 ) -> tuple[int, int]:
-  """Samples of padding (left, right) without what fills the last stride.
+  """Samples of padding (left, right), without those that fill the last stride.
 
   Raises:
     ValueError: the dilated kernel is shorter than the stride.
@@ -131,7 +131,7 @@ def conv(
     stride: step of the output in samples.
     dilation: step of the taps in samples.
     pad: zeros before and after x.
-    dtype: of the result; None is that of x.
+    dtype: dtype of the result; None means that of x.
 
   Returns:
     [batch, (time + sum(pad) - (taps - 1) * dilation - 1) // stride + 1, out].
@@ -157,7 +157,7 @@ def padded_conv(
   pad_mode: str = "constant",
   lengths: jax.Array | None = None,
 ) -> Signal:
-  """Convolution to ceil(time / stride) frames, padded as the module says.
+  """Convolves to ceil(time / stride) frames, padded as in the module docstring.
 
   Args:
     x: [batch, time, in]; zero after `lengths`.
@@ -211,7 +211,7 @@ def conv_transpose(
     x: [batch, time, in].
     kernel: [taps, in, out].
     stride: samples between input frames.
-    dtype: of the result; None is that of x.
+    dtype: dtype of the result; None means that of x.
 
   Returns:
     [batch, (time - 1) * stride + taps, out].
@@ -250,7 +250,7 @@ class Conv(nn.Module):
     causal: pad on the left only.
     pad_mode: "constant" or "reflect".
     norm: "none", "weight" or "time_group".
-    dtype: dtype of the computation; parameters are float32.
+    dtype: compute dtype; parameters are float32.
   """
 
   features: int
@@ -335,7 +335,7 @@ class ConvTranspose(nn.Module):
     trim_right_ratio: with 1, output sample s * t + j depends on frames <= t.
     norm: "none", "weight" or "time_group", whose statistics include the samples
       that are trimmed afterwards, as in the public weights.
-    dtype: dtype of the computation; parameters are float32.
+    dtype: compute dtype; parameters are float32.
   """
 
   features: int
@@ -380,7 +380,7 @@ class ConvTranspose(nn.Module):
       y = folded_conv.conv_transpose(x, kernel, stride=self.stride, left=left)
       return mask_after(y + bias.astype(self.dtype), ends)
     if streaming(self):
-      # Summed in float32 and rounded once, as a clip in one piece is.
+      # Summed in float32 and rounded once, as for a clip in one piece.
       wide = jnp.float32
       y = conv_transpose(x, kernel, stride=self.stride, dtype=wide)
       overlap = self.variable(

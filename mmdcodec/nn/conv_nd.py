@@ -1,7 +1,7 @@
 """Convolutions over one or two axes, zero-padded on both sides.
 
-They are for networks that see whole clips (discriminators), without causality
-or lengths. The codecs' convolutions, with both, are in `mmdcodec.nn.conv`.
+For networks that process whole clips (discriminators), without causality or
+lengths. The codecs' convolutions, which have both, are in `mmdcodec.nn.conv`.
 """
 
 import math
@@ -28,12 +28,12 @@ def fold_strides(
 ) -> tuple[jax.Array, jax.Array, list[tuple[int, int]]]:
   """Rewrites a strided convolution as one of stride 1.
 
-  The samples of a stride become channels, and zeros fill up the taps.
+  The samples of a stride become channels, and the taps are padded with zeros.
 
   Args:
     x: [batch, *sizes, in].
     kernel: [*taps, in, out].
-    strides: of each axis.
+    strides: stride of each axis.
     pads: zeros before and after each axis.
 
   Returns:
@@ -53,7 +53,7 @@ def fold_strides(
     before, after = pads[i]
     out = (size + before + after - taps[i]) // s + 1
     lengths.append(out + blocks[i] - 1)
-    # Negative where the last samples fill no stride: they are not read.
+    # Negative if the last samples do not fill a stride: they are unused.
     margins.append((before, lengths[i] * s - size - before, 0))
     left.append((0, 0))
   none = (0, 0, 0)
@@ -106,7 +106,7 @@ def grouped_conv(
   batch, time, width = x.shape
   taps, _, out = kernel.shape
   steps = (time + sum(pad) - taps) // stride + 1
-  # The matmul needs groups at the front; each becomes a clip of its own.
+  # The matmul needs groups at the front; each becomes a separate clip.
   x = jnp.moveaxis(x.reshape(batch, time, groups, -1), 2, 0)
   x = x.reshape(groups * batch, time, -1)
   x, kernel, _ = fold_strides(x, kernel, (stride,), (pad,))
@@ -175,7 +175,7 @@ def conv_nd(
 
   A `Folded` signal stays folded (see `mmdcodec.nn.folding`). Arrays on GPUs and
   TPUs use XLA's convolution: on TPUs the forms below take several times the
-  memory; on GPUs nothing was measured. On CPUs, strides are folded into
+  memory; GPUs were not measured. On CPUs, strides are folded into
   channels, narrow layers widened, and groups turned into matmuls, which compute
   the same function. Savings on 2 cores, forward and both gradients of 4 x 1 s:
 
@@ -189,8 +189,8 @@ def conv_nd(
   Args:
     x: [batch, *sizes, in], or folded over the first of the sizes.
     kernel: [*taps, in / groups, out]; cast to the dtype of x.
-    strides: of each axis, steps of the output.
-    dilations: of each axis, steps of the taps; 1 where the stride is not.
+    strides: step of the output on each axis.
+    dilations: step of the taps on each axis; 1 on strided axes.
     pads: zeros before and after each axis.
     groups: groups of channels that do not mix; over one axis only.
 
@@ -235,20 +235,20 @@ def leaky_relu(x: Any, slope: float) -> Any:
 class ConvNd(nn.Module):
   """Convolution and bias.
 
-  Kernels start uniform within 1 / sqrt(fan in), PyTorch's default and so that
-  of the published discriminators. Biases start at 0 instead of random values,
-  which saves compiling a random number generator per layer.
+  Kernels are initialised uniformly within 1 / sqrt(fan in), the default of
+  PyTorch and so of the published discriminators. Biases start at 0 instead of
+  random values, which saves compiling a random number generator per layer.
 
   Attributes:
     features: output channels.
     taps: kernel size on each axis.
-    strides: on each axis; () for 1.
-    dilations: on each axis; () for 1.
-    pads: zeros before and after each axis; () for (taps - 1) * dilation // 2
+    strides: stride of each axis; () means 1.
+    dilations: dilation of each axis; () means 1.
+    pads: zeros before and after each axis; () means (taps - 1) * dilation // 2
       on both sides.
     groups: groups of channels that do not mix.
     norm: "weight" or "none".
-    dtype: of the computation; parameters are float32.
+    dtype: compute dtype; parameters are float32.
   """
 
   features: int

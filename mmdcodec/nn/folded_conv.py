@@ -49,12 +49,12 @@ def widen(
     x: [batch, *sizes, in].
     kernel: [*taps, in, out].
     pad: zeros before and after the last axis.
-    factor: outputs computed at once.
+    factor: number of outputs computed at once.
 
   Returns:
     x: [batch, ..., blocks, factor * in], padded.
     kernel: [..., taps, factor * in, factor * out].
-    size: of the last axis of the result, after `narrow`.
+    size: size of the last axis of the result, after `narrow`.
   """
   taps, size = kernel.shape[-3], x.shape[-2]
   out = size + sum(pad) - taps + 1
@@ -91,7 +91,7 @@ def narrow(x: jax.Array, factor: int, size: int) -> jax.Array:
 def _widening(
   matrix: jax.Array, strides: Sequence[int], dilations: Sequence[int]
 ) -> int:
-  """Factor by which to `widen` a convolution of rows; 1 except a first layer.
+  """Factor to `widen` a convolution of rows by; 1 except in a first layer.
 
   The two channels of a spectrum leave most lanes empty even when folded, and
   XLA moves the batch there: the copies are most of the layer's traffic
@@ -145,13 +145,13 @@ def conv(
   """Convolution y[t] = sum_j x[t * stride + j * dilation - left] @ kernel[j].
 
   Args:
-    x: its factor must be a multiple of the stride.
+    x: a signal whose factor is a multiple of the stride.
     kernel: [taps, ..., in, out]. It is cast to the dtype of x after its copies
       are made, so that its gradient is summed in its own dtype.
     stride: samples per frame.
     dilation: step of the taps.
     left: samples of padding before x; zeros follow x.
-    reflect: pads before x with a reflection instead of zeros. x must be longer
+    reflect: pads before x by reflection instead of zeros. x must be longer
       than `left` and have no axis between time and channels.
     others: stride, dilation and zeros (before, after) of each axis between time
       and channels.
@@ -196,7 +196,7 @@ def conv_transpose(
   """Transposed convolution y[stride * t + j - left] += x[t] @ kernel[j].
 
   Args:
-    x: any factor, including 1.
+    x: a signal with any factor, including 1.
     kernel: [taps, in, out].
     stride: samples between input frames.
     left: samples to cut at the start.

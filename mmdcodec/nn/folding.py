@@ -8,14 +8,14 @@ by side, and a convolution becomes one between rows (`folded_conv`):
   kernel  [taps, in, out]         -> [rows, factor * in, factor' * out],
 
 a block-Toeplitz matrix: one shifted copy of the kernel per output of a row. It
-is exactly the same function, with up to `factor` times the multiplications,
-most of them by zero, for which the matrix unit has room. A convolution of
-stride s leaves a signal folded by factor / s, a transposed one by factor * s,
-so a whole chain of narrow layers runs without a change of layout.
+computes exactly the same function with up to `factor` times the
+multiplications, most of them by zero, for which the matrix unit has capacity. A
+convolution of stride s leaves a signal folded by factor / s, a transposed one
+by factor * s, so a chain of narrow layers runs without changes of layout.
 
-Spectra [batch, frames, bins, channels] fold their frames: it is always the axis
-after the batch. Their first layer also computes several bins at once
-(`folded_conv.widen`), as narrow layers on CPUs do.
+Spectra [batch, frames, bins, channels] fold their frames: the folded axis is
+always the one after the batch. Their first layer also computes several bins at
+once (`folded_conv.widen`), as narrow layers on CPUs do.
 
 Folding around a single layer gains nothing: XLA does not cancel its reshapes
 against those of the next layer, and on a TPU each is a copy unless whole lanes
@@ -48,7 +48,7 @@ _forced: contextvars.ContextVar[bool | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def forced(on: bool) -> Iterator[None]:
-  """Makes everything traced inside fold its narrow layers, or not fold them."""
+  """Forces everything traced inside to fold its narrow layers, or not to."""
   token = _forced.set(on)
   try:
     yield
@@ -115,7 +115,7 @@ class Folded(flax.struct.PyTreeNode):
   Attributes:
     rows: [batch, ceil(time / factor), ..., factor * channels].
     factor: samples in a row.
-    time: samples; those of the last row beyond them are zero.
+    time: number of samples; the rest of the last row is zero.
   """
 
   rows: jax.Array
@@ -180,7 +180,7 @@ def unfold(x: "jax.Array | Folded") -> jax.Array:
 
 
 def refold(x: "jax.Array | Folded", factor: int) -> "jax.Array | Folded":
-  """Folds by `factor`, whatever x was; an array if the factor is 1."""
+  """Folds x by `factor`, or unfolds it if the factor is 1."""
   return unfold(x) if factor == 1 else fold(x, factor)
 
 

@@ -2,12 +2,12 @@
 
 Gates are in the order input, forget, cell, output (Hochreiter and Schmidhuber
 1997, with the forget gate of Gers et al. 2000). Each layer has one bias: public
-weights have two that are always added, so a converter stores their sum.
+weights have two, which are always added, so a converter stores their sum.
 
 Reading the recurrent weights bounds the scan over time, so one matmul before it
 projects the inputs of all steps. A hand-written gradient that computes the
-recurrent weights' gradient in one matmul after the scan took 0.85 to 1.1 of the
-time of the automatic one on CPU, which is not worth its code.
+recurrent weights' gradient in one matmul after the scan took 0.85 to 1.1 times
+as long as the automatic one on CPU, which is not worth its code.
 """
 
 from typing import Any
@@ -63,7 +63,7 @@ class LSTMLayer(nn.Module):
 
   Attributes:
     dim: width of output and state.
-    dtype: dtype of the matmuls.
+    dtype: compute dtype of the matmuls.
   """
 
   dim: int
@@ -91,7 +91,7 @@ class LSTM(nn.Module):
   Attributes:
     dim: width of every layer.
     layers: number of layers.
-    dtype: dtype of the matmuls.
+    dtype: compute dtype of the matmuls.
   """
 
   dim: int
@@ -106,7 +106,7 @@ class LSTM(nn.Module):
 
     Args:
       x: [batch, time, in].
-      state: one (output, cell) per layer as returned by the call before, or
+      state: one (output, cell) per layer as returned by the previous call, or
         None for zeros.
 
     Returns:

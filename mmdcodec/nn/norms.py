@@ -1,4 +1,4 @@
-"""Normalisations of convolutions: of their weights, and of their output."""
+"""Normalisation of the weights and the outputs of convolutions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def kernel_param(
   Args:
     module: the layer, inside its compact `__call__`.
     norm: one of NORMS; "weight" gives the parameters g and v, others "kernel".
-    shape: of the kernel.
+    shape: shape of the kernel.
     init: initializer of the kernel, or of v.
     axis: the axis with one g per entry.
 
@@ -78,8 +78,7 @@ def time_group_norm(
     x: [batch, time, channels].
     scale: [channels].
     bias: [channels].
-    lengths: [batch] valid steps, over which statistics are taken; None means
-      all.
+    lengths: [batch] valid steps that the statistics include; None means all.
     epsilon: added to the variance.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Three encodings of the position of a token.
+"""Three position encodings of tokens.
 
 Sinusoids are added to the input (Vaswani et al. 2017, arXiv 1706.03762, 3.5).
 Rotary positions rotate queries and keys (Su et al. 2021, arXiv 2104.09864).
@@ -81,7 +81,7 @@ def relative_buckets(
   side = buckets // 2 if bidirectional else buckets
   exact = side // 2
   away = np.abs(distance) if bidirectional else np.maximum(-distance, 0)
-  # float32 in the public code's order of operations: otherwise the edge of a
+  # float32 and the public code's order of operations: otherwise the edge of a
   # bucket may be off by one position.
   far = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))
   far = (

@@ -14,7 +14,7 @@ def reflect(x: jax.Array, left: int, right: int) -> jax.Array:
   """Reflects x [batch, time, channels] at both ends without repeating edges.
 
   An input no longer than the padding is first extended with zeros, and as many
-  samples are cut from the right end afterwards (as in EnCodec's code).
+  samples are then cut from the right end (as in EnCodec's code).
 
   Returns:
     [batch, left + time + right, channels].
@@ -98,9 +98,8 @@ def continue_clip(
     x: [batch, time, channels], whole strides, zero after `lengths`.
     context: [batch, left, channels], the last samples before x; zeros at the
       start of a clip.
-    seen: bool [batch], False at the start of a clip. If that is padded by
-      reflection and the clip does not end in x, x must hold more than `left`
-      samples of it.
+    seen: bool [batch], False at the start of a clip. With reflection, a clip
+      that starts in x must end in x or have more than `left` samples there.
     lengths: [batch] valid samples; fewer than `time` only at the end of a clip.
     stride: samples per frame.
     pad_mode: "constant" or "reflect", as in `conv.padded_conv`.

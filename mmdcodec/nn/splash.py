@@ -14,14 +14,14 @@ from mmdcodec.parallel import rules
 
 # Sides of a tile are multiples of the 128 lanes of a TPU's vectors. With sides
 # of 512, logits and their derivatives take a few of the 16 MiB of vector
-# memory, and each row of keys that is read meets 512 queries.
+# memory, and each row of keys that is read serves 512 queries.
 _LANES, _MAX_TILE = 128, 512
 
 
 def fits(q: jax.Array) -> bool:
-  """Whether the kernel pays off: from two of the largest tiles on.
+  """Whether the kernel pays off: for at least two of the largest tiles.
 
-  Shorter sequences have hardly a tile to skip, and XLA keeps their logits on
+  Shorter sequences have hardly any tiles to skip, and XLA keeps their logits on
   the chip. Forward and backward, 4 x 16 heads on v5e, by XLA: no memory for the
   logits of 512 queries, 384 MiB for 1024 (the kernel: 4 MiB) and five times the
   traffic.

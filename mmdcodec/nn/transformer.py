@@ -78,7 +78,7 @@ class Block(nn.Module):
     heads: query heads of attention.
     kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layer.
-    activation: of the feed-forward layer, a key of ACTIVATIONS.
+    activation: activation of the feed-forward layer, a key of ACTIVATIONS.
     rotary: rotates queries and keys of self-attention by their positions.
     qk_norm: normalises queries and keys, see `Attention`.
     cross: adds cross-attention to a condition.
@@ -86,7 +86,7 @@ class Block(nn.Module):
       units.
     out_scale: variance of the initial weights before each residual sum, times
       their number of inputs.
-    dtype: of the computation; parameters, norms and sums are float32.
+    dtype: compute dtype; parameters, norms and sums are float32.
   """
 
   width: int
@@ -195,7 +195,7 @@ class Block(nn.Module):
 class _Scanned(Block):
   """A block with the signature of `nn.scan`.
 
-  All blocks get the same condition, and each projects it itself.
+  All blocks get the same condition, and each block projects it.
   """
 
   def __call__(  # type: ignore[override]
@@ -221,17 +221,17 @@ class Transformer(nn.Module):
     heads: query heads of attention.
     kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layers.
-    activation: of the feed-forward layers, a key of ACTIVATIONS.
+    activation: activation of the feed-forward layers, a key of ACTIVATIONS.
     positions: "sinusoidal", "rotary" or "relative".
     buckets: number of distances that relative positions tell apart.
     max_distance: relative positions treat all longer distances alike.
     qk_norm: normalises queries and keys, see `Attention`.
     cross: adds cross-attention to a condition.
-    dropout: rate in training, see `Block`; of the input too.
-    remat: what the backward pass computes again. "none": nothing. "full":
+    dropout: rate in training, also on the input; see `Block`.
+    remat: what the backward pass recomputes. "none": nothing. "full":
       everything but the input of each block. "dots": everything but the
       results of projections.
-    dtype: of the computation; parameters, norms and sums are float32.
+    dtype: compute dtype; parameters, norms and sums are float32.
   """
 
   layers: int
@@ -272,8 +272,8 @@ class Transformer(nn.Module):
     """Builds the blocks."""
     block = _Scanned
     if self.remat != "none":
-      # Argument 5, `train`, is static. Inside a scan XLA cannot merge the
-      # recomputation with the first one, so CSE needs no prevention.
+      # Argument 5, `train`, is static. Inside a scan, XLA cannot merge the
+      # recomputation with the first computation, so CSE need not be prevented.
       block = nn.remat(
         block,
         policy=REMAT[self.remat],
@@ -352,7 +352,7 @@ class Transformer(nn.Module):
 
     Args:
       x: [batch, tokens, width].
-      valid: bool [batch, tokens]; other tokens are invisible and take no
+      valid: bool [batch, tokens]; other tokens are ignored and take no
         position. None means that all are valid.
       states: [batch, length, any width], the condition of cross-attention.
       states_mask: bool [batch, length].
@@ -372,8 +372,8 @@ class Transformer(nn.Module):
       mask = causal
     view = View(positions, mask, bias)
     x = self.drop(self.place(x, positions), deterministic=not train)
-    # Embedding tables are sharded along the width. If their output stayed
-    # sharded so, every block would gather the activations of the whole batch.
+    # Embedding tables are sharded along the width. If their output were
+    # too, every block would gather the activations of the whole batch.
     x = rules.constrain(x, "batch", None, None)
     x, _ = self.blocks(x, view, states, states_mask, train)
     return self.finish(x)

@@ -1,9 +1,9 @@
 """Vector quantizers, and the loss that makes codebooks independent.
 
 vector         one codebook: nearest code, EMA statistics, k-means, dead codes
-residual       several, each coding the residual of the previous one
-independence   the independence loss; mmd and dhsic are its estimators, rows
-               selects rows of code vectors by a pattern, kernels has kernels
+residual       several codebooks, each coding the residual of the previous one
+independence   the independence loss; mmd and dhsic are its estimators, kernels
+               its kernels, and rows selects code vectors by a pattern
 pairs          sums over all pairs of rows in linear memory; row_blocks, sweep
                and tiles are its parts, pallas_pairs its TPU kernels
 """

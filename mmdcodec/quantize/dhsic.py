@@ -27,7 +27,7 @@ def dhsic(
   """The mean MMD^2 over all permutations, dHSIC (Pfister et al. 2018).
 
   Args:
-    streams: rows [n, codebooks, d].
+    streams: [n, codebooks, d], the rows.
     kernel: k_s of each codebook's vectors; their product over the codebooks,
       summed over the scales s, is the kernel of a row.
     valid: bool [n], rows that count; None means all.
@@ -117,7 +117,7 @@ def _closed_form(
   valid: jax.Array,
   unbiased: bool,
 ) -> jax.Array:
-  """DHSIC from the sums over all pairs, `pairs.product_sums`.
+  """Computes dHSIC from the sums over all pairs, `pairs.product_sums`.
 
   `own`, shaped like `single`, is the kernel of each row with itself.
   """

@@ -14,9 +14,9 @@ when they are independent.
            the concatenated vectors.
 
 Both leave out the pairs of a row with itself. So their expectation is 0 when
-the codebooks are independent, and an estimate may be below 0. It is not clamped
-there, because a clamp has no gradient. Kernels: `kernels.py`. Rows: `rows.py`.
-Sums over all pairs of rows: `pairs.py`.
+the codebooks are independent, and an estimate may be below 0. It is not
+clamped, because a clamp has no gradient there. Kernels: `kernels.py`. Rows:
+`rows.py`. Sums over all pairs of rows: `pairs.py`.
 """
 
 import chex
@@ -72,10 +72,10 @@ def independence_loss(
   Args:
     streams: [batch, frames, codebooks, dim], one vector for each code, such as
       `Quantized.streams`.
-    key: of the permutations ("mmd").
-    pattern: of the language model, from `mmdcodec.patterns`; None means all
-      codebooks of a frame ("parallel").
-    kernel: the paper's by default.
+    key: random key of the permutations ("mmd").
+    pattern: pattern of the language model, from `mmdcodec.patterns`; None means
+      all codebooks of a frame ("parallel").
+    kernel: kernel between code vectors; the paper's by default.
     estimator: "mmd" or "dhsic", as the module docstring explains.
     mask: bool [batch, frames], False in padding; a row with a padded entry does
       not count.

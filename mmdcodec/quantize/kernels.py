@@ -42,7 +42,7 @@ class Kernel(abc.ABC):
 
   @property
   def nowhere(self) -> float:
-    """Infinitely far away."""
+    """Infinite distance."""
     return math.inf
 
   @property
@@ -80,7 +80,7 @@ class RadialKernel(Kernel):
   """A kernel of the distance with one scale per radius.
 
   Attributes:
-    radii: one number or several, as the paper prints them.
+    radii: one number or several, as printed in the paper.
     relative: radii are in units of the median distance.
   """
 
@@ -108,7 +108,7 @@ class GaussianKernel(RadialKernel):
 
   @classmethod
   def released(cls) -> "GaussianKernel":
-    """The radii of the paper's code, which takes the numbers as radius^2."""
+    """The radii of the paper's code, which uses the numbers as radius^2."""
     return cls(tuple(r**0.5 for r in PAPER_RADII))
 
   def roots(self, u: jax.Array) -> list[jax.Array]:
@@ -141,9 +141,9 @@ class GaussianKernel(RadialKernel):
 def _exponentials(
   radii: Sequence[float],
 ) -> list[tuple[int, int | None, int]]:
-  """How to get exp(-u / (2 r^2)) for every radius from few exponentials.
+  """Plans how to compute exp(-u / (2 r^2)) of all radii from few exponentials.
 
-  The plan goes from the widest to the narrowest radius. If 1 / r^2 is a whole
+  It goes from the widest to the narrowest radius. If 1 / r^2 is a whole
   multiple of that of a wider radius, the exponential is a power of the wider
   one's, as long as powers of powers stay small.
 
@@ -211,7 +211,7 @@ class LinearKernel(Kernel):
   """<x, y> / d: compares means only.
 
   Permuting a codebook does not change its mean, so the permuted MMD of this
-  kernel detects no dependence. It is here for the paper's ablation.
+  kernel detects no dependence. It exists for the paper's ablation.
   """
 
   of: ClassVar[str] = "product"

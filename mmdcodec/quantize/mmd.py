@@ -29,7 +29,7 @@ def mmd2(
     y: rows [m, d] of the other distribution, independent of x.
     kernel: k; the result is the sum over its scales.
     unbiased: leave out the pairs of a row with itself. Otherwise the value is
-      that of the empirical distributions and never below 0.
+      that of the empirical distributions and never negative.
     block_size: rows in a block of the computation.
 
   Returns:
@@ -90,13 +90,13 @@ def permuted_mmd2(
   """MMD^2 of rows and the same rows with each codebook permuted.
 
   Pairs of a row with itself, and of a row with a permuted row that holds a part
-  of it, are left out, so the estimate has no bias.
+  of it, are left out, so the estimate is unbiased.
 
   Args:
     z: float32 [n, codebooks, dim].
     valid: bool [n], rows that count.
-    key: of the permutations.
-    kernel: k, of whole rows.
+    key: random key of the permutations.
+    kernel: k of whole rows.
     block: rows in a block of the computation.
 
   Returns:
@@ -151,9 +151,9 @@ def permuted_mmd2(
 
 @jax.custom_vjp
 def _reordered(z: jax.Array, order: jax.Array) -> jax.Array:
-  """Rows [n, codebooks, dim] in an order [codebooks, n] for each codebook.
+  """Reorders rows [n, codebooks, dim] by an order [codebooks, n].
 
-  The gradient gathers in the inverse order; that of plain indexing scatters.
+  The gradient gathers in the inverse order; plain indexing would scatter.
   """
   n, books, dim = z.shape
   entry = order.T * books + jnp.arange(books)

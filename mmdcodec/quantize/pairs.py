@@ -2,9 +2,9 @@
 
 The losses of `independence.py` are sums over n^2 pairs of rows. Here the rows
 are cut into blocks (`row_blocks.py`), and a sweep (`sweep.py`) walks over the
-pairs of blocks, the tiles (`tiles.py`). It meets each pair of rows once and
+pairs of blocks, the tiles (`tiles.py`). It visits each pair of rows once and
 adds its contribution to both rows. Nothing of size n^2 is ever stored.
-Gradients are sweeps of their own that compute the tiles again, so memory is
+Gradients are separate sweeps that recompute the tiles, so memory is
 O(n d), plus block^2 for each scale and codebook.
 """
 
@@ -57,7 +57,7 @@ def product_sums(
 def single_sums(
   z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
 ) -> jax.Array:
-  """The second result of `product_sums` alone, which costs less.
+  """Only the second result of `product_sums`, at a lower cost.
 
   Args:
     z: float32 [n, codebooks, dim].
@@ -155,11 +155,11 @@ def weighted_sum(
   Args:
     z: float32 [n, dim], n a multiple of the block.
     source: int32 [sources, n], the rows that each row was made of, -1 for a row
-      that does not count; rows with a source in common are no pair.
+      that does not count; rows with a common source are not a pair.
     group: int [n / block], group of the rows of each block.
-    weights: [groups, groups], symmetric: w of a pair of rows of two groups. No
+    weights: [groups, groups], symmetric: w of pairs of rows from two groups. No
       gradient goes through them.
-    kernel: k, of whole rows.
+    kernel: k of whole rows.
     block: rows in a block.
 
   Returns:
@@ -189,7 +189,7 @@ def _weighted_sums(
   *,
   gradient: bool,
 ) -> tuple[jax.Array, ...]:
-  """The value, and with `gradient` that with respect to z."""
+  """The value, and with `gradient` also the gradient with respect to z."""
 
   def tile(a: tuple, b: tuple, weight: jax.Array, live: jax.Array) -> tuple:
     (a, _), (b, _) = a, b

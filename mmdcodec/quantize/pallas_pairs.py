@@ -7,8 +7,8 @@ a part in the chip's vector memory. Only the rows and their sums are read and
 written.
 
 The kernel calls the same function on a part, with fewer rows, that computes a
-whole tile on other platforms, so the two cannot differ. CPUs and GPUs get that
-function itself, and XLA compiles it.
+whole tile on other platforms, so the two cannot differ. On CPUs and GPUs, XLA
+compiles that function itself.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from jax import lax
 # compiling takes twice as long, and three dozen arrays of pairs (dHSIC of four
 # codebooks) hardly fit into the vector memory.
 PART = 128
-# Bytes of results that fit into the vector memory (16 MiB) beside the rest.
-# They need twice the room: one copy is filled while the other is written out.
+# Bytes of results that fit into the vector memory (16 MiB) besides the rest.
+# They need twice the space: one copy is filled while the other is written out.
 _RESULTS = 4 * 2**20
 # With up to four dimensions `tiles` reads single columns, which v4 cannot do;
 # five to seven have not been tried there.
@@ -33,8 +33,8 @@ _LEAST_DIM = 8
 def by_platform(tile: Callable) -> Callable:
   """The function that computes a tile on the platform it is compiled for.
 
-  The choice is made when the program is lowered, so it also fits a program that
-  a CPU compiles for a TPU.
+  The choice is made when the program is lowered, so it also applies to a
+  program that a CPU compiles for a TPU.
 
   Args:
     tile: (block a, block b, weight) -> (contribution to a, contribution to b),
@@ -76,12 +76,12 @@ def tiled(
     b: the same for the other block, with as many rows.
     weight: scalar.
     part: rows of a part, a divisor of the rows of a block.
-    interpret: run it without a TPU, slowly.
+    interpret: emulate the kernel without a TPU, slowly.
 
   Returns:
     The results of `tile`.
   """
-  # It takes a second to import, and most programs do not need it.
+  # Imported here: it takes a second, and most programs do not need it.
   from jax.experimental import pallas as pl
   from jax.experimental.pallas import tpu as pltpu
 

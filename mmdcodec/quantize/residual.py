@@ -5,8 +5,8 @@ section 3.2. With r_1 = z, level k chooses the code q_k nearest to r_k and
 passes on r_{k+1} = r_k - q_k; the output is the sum of the q_k.
 
 No gradient goes through the search or the codebooks, so the levels run in one
-`lax.scan` over the stacked state [codebooks, size, dim]. What has a gradient is
-computed after it:
+`lax.scan` over the stacked state [codebooks, size, dim]. Results with a
+gradient are computed after it:
 
   output      value sum_k q_k, gradient of z (straight through)
   streams     value q_k each, gradient of z (straight through, each)
@@ -37,7 +37,7 @@ class Quantized(NamedTuple):
 
   Padded frames are 0 in every field. Quantizer dropout affects `z`, the
   commitment, the codebook statistics and the metrics. `codes` and `streams`
-  have every level of every example as if nothing were dropped, because an
+  hold every level of every example as if nothing were dropped, because an
   independence loss needs the joint distribution of all levels.
 
   Attributes:
@@ -126,7 +126,7 @@ class ResidualVectorQuantizer(nn.Module):
 
   The variables are in the collection "codebook": "sum" [codebooks, size, dim]
   and "count" [codebooks, size], explained in `mmdcodec.quantize.vector`, and
-  "started" [] bool, whether k-means was done. Before training the codes are
+  "started" [] bool, whether k-means has run. Before training the codes are
   random with norm about 1 and a tiny count, so that the first batches move the
   chosen ones and replace the others. Only a call with `train=True` changes the
   variables; it needs `mutable=["codebook"]` and a random key "quantize". Under
@@ -136,10 +136,10 @@ class ResidualVectorQuantizer(nn.Module):
     codebooks: number of levels.
     size: codes per level.
     dim: width of z.
-    decay: of the running statistics, per step.
+    decay: decay of the running statistics per step.
     epsilon: pseudo-count of Laplace smoothing.
-    threshold: below which a code is dead and replaced; 0 never replaces. A
-      `Codec` sets it from its own field of this name.
+    threshold: usage below which a code is dead and is replaced; 0 never
+      replaces. A `Codec` sets it from its own field of this name.
     threshold_kind: unit of the threshold, "relative" to uniform usage or
       "absolute" in rows per step; `vector.replace_dead` has the details.
     kmeans_iterations: k-means iterations on the first training batch; 0 starts
@@ -258,19 +258,18 @@ class ResidualVectorQuantizer(nn.Module):
     codebooks: int | None = None,
     mask: jax.Array | None = None,
   ) -> jax.Array:
-    """Codes of latents.
+    """Quantizes latents to codes.
 
     Args:
       z: [batch, frames, dim].
-      codebooks: how many to use; their codes are the first of all codes. None
-        means all.
+      codebooks: number of codebooks to use, from the first on; None means all.
       mask: [batch, frames] bool, False in padding, where the codes are 0.
 
     Returns:
       int32 [batch, frames, codebooks].
 
     Raises:
-      UserError: there are not that many codebooks.
+      UserError: the quantizer has fewer codebooks.
     """
     codebooks = self._check(self.codebooks if codebooks is None else codebooks)
     rows = z.astype(jnp.float32).reshape(-1, self.dim)
@@ -279,7 +278,7 @@ class ResidualVectorQuantizer(nn.Module):
     return codes if mask is None else jnp.where(mask[..., None], codes, 0)
 
   def decode(self, codes: jax.Array) -> jax.Array:
-    """Latents of codes.
+    """Returns the latents of codes.
 
     Args:
       codes: int32 [batch, frames, k], k at most `codebooks`.
@@ -308,7 +307,7 @@ class ResidualVectorQuantizer(nn.Module):
   def _train(
     self, key: jax.Array, rows: jax.Array, valid: jax.Array, active: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Runs k-means if it is the first call, quantizes, updates the state.
+    """Runs k-means in the first call, quantizes, and updates the state.
 
     Takes rows [rows, dim], `valid` [rows] and `active` [codebooks, rows].
     Returns (codes [codebooks, rows], vectors [codebooks, rows, dim], batch

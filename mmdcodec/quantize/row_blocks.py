@@ -13,7 +13,7 @@ class Blocks(NamedTuple):
     z: float32 [blocks, codebooks, block, dim].
     square: [blocks, codebooks, block], |z|^2.
     source: int32 [blocks, sources, block], the rows that each row was made of,
-      -1 for rows that do not count. Two rows with a source in common are no
+      -1 for rows that do not count. Two rows with a common source are not a
       pair.
   """
 
@@ -39,7 +39,7 @@ def cut(z: jax.Array, source: jax.Array, block: int) -> Blocks:
 
 
 def own_source(valid: jax.Array) -> jax.Array:
-  """Each row is its own source: int32 [1, n]."""
+  """Makes each row its own source: int32 [1, n]."""
   return jnp.where(valid, jnp.arange(len(valid)), -1)[None]
 
 

@@ -22,16 +22,16 @@ _MEDIAN_ROWS = 1024
 def of_streams(
   streams: jax.Array, mask: jax.Array, pattern: PatternMaker | None
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """Rows: the vectors of the codes that one step of a pattern predicts.
+  """Makes rows: the vectors of the codes that one step of a pattern predicts.
 
   Args:
     streams: [batch, frames, codebooks, dim].
     mask: bool [batch, frames], False in padding.
-    pattern: of the language model; None means all codebooks of a frame.
+    pattern: pattern of the language model; None means all codebooks of a frame.
 
   Returns:
     For each kind of step with more than one code: rows float32 [n, codebooks of
-    that kind, dim], 0 where they do not count, and bool [n], which rows count.
+    that kind, dim], 0 where they do not count, and bool [n], where they do.
 
   Raises:
     ValueError: the pattern has another number of codebooks.
@@ -68,13 +68,13 @@ def _span(frames: np.ndarray) -> slice | np.ndarray:
 
 
 def standardized(z: jax.Array, valid: jax.Array) -> jax.Array:
-  """Rows with mean 0 and variance 1 for every coordinate.
+  """Scales every coordinate to mean 0 and variance 1 over the rows.
 
   The gradient goes through both.
 
   Args:
     z: rows [n, codebooks, dim].
-    valid: bool [n], the rows that mean and variance are taken over.
+    valid: bool [n], rows that mean and variance include.
 
   Returns:
     [n, codebooks, dim].
@@ -102,7 +102,7 @@ def median_distances(z: jax.Array, valid: jax.Array) -> jax.Array:
   z = jax.lax.stop_gradient(z)
   count = jnp.maximum(valid.sum(), 1)
   order = jnp.argsort(~valid, stable=True)
-  # Pairs row i with the row half of all rows away, mostly of another clip.
+  # Pairs each row with the row half of all rows away, mostly of another clip.
   pick = jnp.arange(min(len(z), _MEDIAN_ROWS))
   picks = jnp.minimum(count, len(pick))
   first = pick * count // picks % count
@@ -122,9 +122,9 @@ def diagonal(kernel: Kernel, z: jax.Array) -> jax.Array:
 
 
 def centred(kernel: Kernel, *samples: jax.Array) -> tuple[jax.Array, ...]:
-  """Samples [n, ...] minus their common mean, if the kernel takes distances.
+  """Subtracts the common mean of samples [n, ...] if the kernel takes distances.
 
-  That leaves the distances alone and makes their rounding errors smaller.
+  This keeps the distances and reduces their rounding errors.
   """
   if kernel.of != "distance":
     return samples
@@ -134,12 +134,12 @@ def centred(kernel: Kernel, *samples: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def replicated(z: jax.Array) -> jax.Array:
-  """The array in float32, whole on every device of the mesh."""
+  """The array in float32, replicated on every device of the mesh."""
   return rules.constrain(z.astype(jnp.float32), *(None,) * z.ndim)
 
 
 def check_rows(n: int, block_size: int, *, unbiased: bool) -> None:
-  """Raises ValueError if there are too few rows, or no block size."""
+  """Raises ValueError if there are too few rows or an invalid block size."""
   least = 2 if unbiased else 1
   if n < least:
     raise ValueError(f"there are {n} rows; at least {least} are needed")
@@ -147,6 +147,6 @@ def check_rows(n: int, block_size: int, *, unbiased: bool) -> None:
 
 
 def check_block(block_size: int) -> None:
-  """Raises ValueError if the block size is not positive."""
+  """Raises ValueError if the block size is below 1."""
   if block_size < 1:
     raise ValueError(f"block_size is {block_size}; it must be at least 1")

@@ -1,11 +1,11 @@
 """A sweep over the tiles: all pairs of blocks of rows, each pair once.
 
 Under a mesh every device holds all rows (24 MB for the 11,776 rows of 512 of
-arXiv 2406.02315), walks over its share of the tiles, and the sums are added up
-at the end. An estimate, not a measurement: on 16 chips of TPU v5e those 24 MB
+arXiv 2406.02315), walks over its share of the tiles, and adds up the sums at
+the end. An estimate, not a measurement: on 16 chips of TPU v5e those 24 MB
 cross the links in a tenth of a millisecond (200 GB/s, as published), while a
 chip's share of the products, 53 GFLOP in float32 of six passes, takes more than
-one. A ring that passes blocks around could hide that tenth at most.
+one millisecond. Passing blocks around a ring could hide that tenth at most.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ def sweep(
     tile: (block a, block b, weight, live [block, block]) -> (contribution to a,
       contribution to b).
     blocks: (Blocks, any other arrays): arrays [blocks, ...].
-    zeros: arrays [blocks, ...], where the sums start.
+    zeros: arrays [blocks, ...], the initial sums.
     weights: symmetric [blocks, blocks]; None means 1 everywhere. A tile on the
-      diagonal meets each of its pairs twice, so its weight is halved.
+      diagonal covers each of its pairs twice, so its weight is halved.
 
   Returns:
     The sums, shaped like `zeros`.
@@ -61,7 +61,7 @@ def sweep(
       start = i + (first - (i * count - i * (i - 1) // 2)) % stride
 
       def column(m: jax.Array, carry: tuple[Any, Any, Any]) -> Any:
-        # Block b comes with the carry. XLA on CPUs would put a slice taken here
+        # Block b is part of the carry. XLA on CPUs would put a slice taken here
         # into the innermost loops, which then do not vectorize.
         mine, sums, b = carry
         j = start + m * stride

@@ -1,8 +1,8 @@
 """The arithmetic of one tile: all pairs of two blocks of rows.
 
 u is the number that a kernel takes for each pair of vectors (`kernels.py`): an
-array [codebooks, block, block]. XLA's habits on CPUs shape much of this code;
-the comments say where.
+array [codebooks, block, block]. Much of this code works around XLA on CPUs, as
+the comments explain.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from mmdcodec.quantize.row_blocks import Blocks
 _ROUNDING = 1e-6
 # Dimensions that are summed in one matrix product.
 _PART = 512
-# Up to so many dimensions, differences are as fast as a matrix product.
+# Up to this many dimensions, differences are as fast as a matrix product.
 _NARROW = 4
 
 # Values and slopes of a kernel, each one array per scale.
@@ -67,12 +67,12 @@ def _arguments(
 
 
 def _differences(x: jax.Array, y: jax.Array) -> list[jax.Array]:
-  """Per coordinate, of all pairs: [codebooks, block, block]."""
+  """Differences of all pairs per coordinate: [codebooks, block, block]."""
   return [x[:, :, None, i] - y[:, None, :, i] for i in range(x.shape[-1])]
 
 
 def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
-  """compute(), stored in memory once.
+  """Runs compute() and stores its result in memory once.
 
   XLA on CPUs fuses cheap arithmetic into every loop that reads its result, so
   it would compute the distances again for each radius. Optimization barriers
@@ -104,7 +104,7 @@ def joint(
     [block, block], and [codebooks or 1, block, block].
   """
   if kernel.multiplies:
-    # A few exponentials more, but XLA stores them. It would multiply the values
+    # A few more exponentials, but XLA stores them. It would multiply the values
     # of all codebooks again in every loop that reads their product.
     values, slopes = kernel.terms(
       kernel.roots(_stored(lambda: sum(u), a, kernel.nowhere))
@@ -137,8 +137,8 @@ def _leave_one_out(
 def differ(kernel: Kernel, u: jax.Array, live: jax.Array) -> jax.Array:
   """Pairs that have a gradient: bool, broadcasting with u.
 
-  Equal rows have none. A narrow kernel is steepest there, though, and the
-  rounding errors of that slope would exceed everything else.
+  Equal rows have none. But a narrow kernel is steepest there, and rounding
+  errors of that slope would exceed everything else.
   """
   return live & (u > 0) if kernel.of == "distance" else live
 
@@ -149,7 +149,7 @@ def gradients(
   """Gradients of sum_kij w_kij u_kij with respect to x and y.
 
   Args:
-    kernel: of u.
+    kernel: the kernel that takes u.
     w: [codebooks, block, block].
     x: vectors of one block, [codebooks, block, dim].
     y: vectors of the other block, of the same shape.
@@ -158,7 +158,7 @@ def gradients(
     scale = 1.0 / x.shape[-1]
     return scale * _times(w, y, (2, 1)), scale * _times(w, x, (1, 1))
   if x.shape[-1] <= _NARROW:
-    # A matrix product would round off the difference of two near rows.
+    # A matrix product would lose the difference of two close rows to rounding.
     each = [2.0 * w * difference for difference in _differences(x, y)]
     return (
       jnp.stack([pair_sum(v, 1) for v in each], -1),

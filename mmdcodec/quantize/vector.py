@@ -49,7 +49,7 @@ def embedding(
   """
   total = count.sum(-1, keepdims=True)
   share = (count + epsilon) / (total + count.shape[-1] * epsilon)
-  # An all-zero codebook has no scale of its own.
+  # An all-zero codebook has no scale.
   return sum / (share * jnp.where(total > 0, total, 1.0))[..., None]
 
 
@@ -111,7 +111,7 @@ def statistics(
     return sums, jnp.sum(chosen * weight[:, None], 0)
 
   # A CPU adds 1200 rows of 128 to 1024 codes in 0.15 ms; multiplying by the
-  # one-hot matrix takes it 4 ms. A TPU has a matrix unit and no fast scatter. A
+  # one-hot matrix takes 4 ms. A TPU has a matrix unit and no fast scatter. A
   # GPU scatters in an order that changes from run to run.
   return lax.platform_dependent(
     rows, codes, weight, cpu=scatter, default=matmul
@@ -159,11 +159,11 @@ def choose_rows(
     key: random key.
     rows: [rows, dim].
     weight: [rows], non-negative; rows with weight 0 are never chosen.
-    number: how many.
+    number: number of rows to choose.
 
   Returns:
     (chosen [number, dim], valid [number] bool): the first entries are valid. If
-    fewer rows than `number` have weight, the others repeat the first.
+    fewer rows than `number` have a weight, the others repeat the first.
   """
   available = rows.shape[0]
   scores = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)), 0)
@@ -183,7 +183,7 @@ def kmeans(
   size: int,
   iterations: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Codebook statistics from data, by Lloyd's algorithm.
+  """Computes codebook statistics from data with Lloyd's algorithm.
 
   It starts from distinct rows. In each iteration a code that no row chose moves
   to a row sampled in proportion to its squared error (the rule of k-means++,
@@ -195,7 +195,7 @@ def kmeans(
     rows: [rows, dim].
     mask: [rows] bool; rows to use.
     size: number of codes.
-    iterations: of Lloyd's algorithm.
+    iterations: number of iterations.
 
   Returns:
     (sum [size, dim], count [size]), on the scale of the running statistics:
@@ -233,8 +233,8 @@ def spread(
     valid: [size] bool, from `choose_rows`.
 
   Returns:
-    (rows [size, dim], given [size] bool): the row of each code and whether it
-    got one.
+    (rows [size, dim], given [size] bool): the row of each code, and whether it
+    has one.
   """
   turn = jnp.maximum(jnp.cumsum(where) - 1, 0)
   return chosen[turn], where & valid[turn]
@@ -272,8 +272,8 @@ def replace_dead(
     rows: [rows, dim].
     weight: [rows], non-negative; a row is chosen in proportion to it. With the
       squared error as weight, new codes go where the codebook is poor.
-    number: of rows that chose a code in this batch.
-    threshold: of the limit; 0 replaces nothing.
+    number: number of rows that chose a code in this batch.
+    threshold: see above; 0 replaces nothing.
     kind: "relative" or "absolute".
 
   Returns:
@@ -289,8 +289,8 @@ def replace_dead(
   size = count.shape[0]
   share = jnp.float32(threshold) / size
   if kind == "absolute":
-    # With few rows a limit above half of uniform usage would replace most codes
-    # again and again.
+    # With few rows, a limit above half of uniform usage would keep replacing
+    # most codes.
     share = threshold / jnp.maximum(number, 1)
     share = jnp.minimum(share, 0.5 / size)
   limit = share * count.sum()
@@ -311,7 +311,7 @@ def straight_through(z: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def histogram(codes: jax.Array, weight: jax.Array, size: int) -> jax.Array:
-  """How often each code is chosen, per codebook.
+  """Counts how often each code is chosen, per codebook.
 
   Args:
     codes: int32 [codebooks, rows].
