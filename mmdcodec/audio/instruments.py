@@ -5,7 +5,7 @@ plays a key held for `held` seconds and then released, with peak 1, ending at 0.
 Velocity (0 to 1) sets the brightness; the caller sets the loudness. Harmonics
 that would alias are left out.
 
-Tones are made in four ways: additive (sums of harmonics), plucked string
+Tones are synthesized in four ways: additive (sums of harmonics), plucked string
 (Karplus and Strong 1983), FM (Chowning 1973) and resonated noise.
 """
 

@@ -63,7 +63,7 @@ def write_songs(
     seconds: length of each; None plays the whole form.
     rate: Hz.
     seed: seed of the set; sets with different seeds share no songs.
-    workers: processes; None is one per CPU, 1 renders in this process.
+    workers: processes; None means one per CPU, 1 renders in this process.
     progress: called with (songs done, songs) after each song.
     **choices: see `synth.render`.
 

@@ -126,7 +126,7 @@ def balance(
       for old, value in ((sums[name], new), (seen[name], 1.0))
     )
   if rescale:
-    # A non-finite gradient counts, so that the shares of the others stay.
+    # A non-finite gradient counts, so that the other shares do not change.
     active = {n: jnp.where(norms[n] == 0, 0.0, weights[n]) for n in names}
     whole = sum(active.values())
     share = {n: w / jnp.where(whole > 0, whole, 1.0) for n, w in active.items()}

@@ -1,17 +1,17 @@
 """Networks, without weights.
 
-codec                 the codec: encoder, residual quantizer, decoder.
-                      codec_presets has published ones, codec_outputs what it
-                      returns, seanet its networks, chunks the 48 kHz EnCodec's
+codec                 the codec: encoder, residual quantizer, decoder. Its parts
+                      are codec_presets, codec_outputs, seanet (its networks)
+                      and chunks (coding in chunks, for the 48 kHz EnCodec)
 streaming             the codec step by step, with explicit state;
-                      receptive_field says which inputs an output depends on
+                      receptive_field computes which inputs an output needs
 discriminators        sets of spectrum_discriminators and wave_discriminators
 token_lm              the language model; lm_presets has published ones
-conditioning          conditions to the vectors that it sees. condition is the
-                      base class of a kind: text_condition, melody_condition,
+conditioning          turns conditions into vectors. condition has the base
+                      class of text_condition, melody_condition and
                       token_conditions
 text_encoder          T5's encoder; text_tokens turns prompts into tokens
 code_likelihood       the likelihood of codes under a language model
-low_rank              low-rank additions (LoRA)
-fields                modules from mappings of their fields
+low_rank              low-rank adaptation (LoRA)
+fields                builds modules from mappings of their fields
 """

@@ -6,8 +6,8 @@ EnCodec (arXiv 2210.13438), section 3.1: chunks of one second that overlap by
 
 The frames of the chunks follow one another: ceil(size / stride) frames for each
 chunk, and as many as needed for the last one. (If a clip ends inside the
-overlap of its last two chunks, the last but one is not full either and its last
-frames may be padding.)
+overlap of its last two chunks, the second to last is not full either and its
+last frames may be padding.)
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def split(x: jax.Array, size: int, hop: int) -> jax.Array:
 
 def _places(chunks: int, size: int, hop: int) -> jax.Array:
   """Index in the clip of each sample of each chunk: [chunks, size]."""
-  # Not NumPy: in an exported program the number of chunks is a symbol.
+  # Not NumPy: in an exported program the number of chunks is symbolic.
   return jnp.arange(chunks)[:, None] * hop + np.arange(size)
 
 
@@ -45,7 +45,7 @@ def lengths_of(
 
 
 def frame_lengths(lengths: Any, size: int, hop: int, stride: int) -> Any:
-  """Frames that clips of `lengths` samples (int or array) take in all.
+  """Total number of frames of clips of `lengths` samples (int or array).
 
   The last chunk has at most `hop` samples, otherwise there would be another.
   """
@@ -87,16 +87,16 @@ def overlap_add(x: jax.Array, hop: int, lengths: jax.Array) -> jax.Array:
 def join(
   x: np.ndarray, hop: int, lengths: np.ndarray, carried: tuple | None
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-  """`overlap_add` in NumPy, for chunks that come a few at a time.
+  """`overlap_add` in NumPy, for chunks that arrive a few at a time.
 
   Args:
     x: [batch, chunks, size, channels].
     hop: samples from one chunk to the next.
     lengths: [batch, chunks], valid samples of each chunk.
-    carried: what the previous call returned, or None.
+    carried: second result of the previous call, or None.
 
   Returns:
-    ([batch, (chunks - 1) * hop + size, channels], what the next call takes).
+    ([batch, (chunks - 1) * hop + size, channels], `carried` for the next call).
     If more chunks follow, only the first chunks * hop samples are final.
   """
   batch, count, size, channels = x.shape
@@ -120,13 +120,13 @@ def encode(
   lengths: jax.Array | None,
   codebooks: int | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """Codes of audio in chunks.
+  """Encodes audio in chunks.
 
   Args:
     codec: a bound `Codec` with chunks.
     x: [batch, samples, channels].
     lengths: [batch] valid samples, or None.
-    codebooks: use only the first so many; None for all.
+    codebooks: number of codebooks to use, from the first on; None means all.
 
   Returns:
     (codes int32 [batch, frames, codebooks], valid frames int32 [batch], scale
@@ -157,13 +157,13 @@ def decode(
   scale: jax.Array | None,
   lengths: jax.Array | None,
 ) -> jax.Array:
-  """Audio of codes in chunks.
+  """Decodes codes in chunks to audio.
 
   Args:
     codec: a bound `Codec` with chunks.
     codes: int32 [batch, frames, k].
     scale: [batch, chunks] or None.
-    lengths: [batch] valid samples, or None for whole frames.
+    lengths: [batch] valid samples; None means whole frames.
 
   Returns:
     float32 [batch, samples, channels].
@@ -181,7 +181,7 @@ def decode(
     ends = frames(ends, codec.stride)
   z = codec.quantizer.decode(codes).reshape(batch * count, per_chunk, -1)
   if scale is not None:
-    # Frames that only pad the clip may make chunks that it does not have.
+    # Frames of padding may add chunks that the clip does not have.
     short = max(0, count - scale.shape[1])
     scale = jnp.pad(scale, ((0, 0), (0, short)), constant_values=1.0)
     scale = scale[:, :count].reshape(-1, 1)

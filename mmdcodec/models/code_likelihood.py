@@ -1,4 +1,4 @@
-"""The likelihood of codes under a language model: training and evaluation."""
+"""The likelihood of codes under a language model, to train and evaluate it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,25 +21,25 @@ def nats_of_codes(
   inputs: Inputs,
   **options: Any,
 ) -> tuple[jax.Array, jax.Array]:
-  """Nats of every code of a batch, in the order of the model's pattern.
+  """Cross-entropy of every code in nats, in the order of the model's pattern.
 
-  Every code is given all steps before its own; the codes of one step are
-  predicted together.
+  Every code is conditioned on all steps before its own; the codes of one step
+  are predicted together.
 
   Args:
     model: the language model.
     params: its parameters.
     codes: int [batch, frames, codebooks].
     lengths: int [batch], frames that are not padding.
-    inputs: conditions.
-    **options: of the model's call, such as `train` and `rngs`.
+    inputs: the conditions.
+    **options: options of the model's call, such as `train` and `rngs`.
 
   Returns:
     float32 [batch, steps, codebooks], 0 where there is no code; and a mask of
     the same shape, True where there is one.
   """
   pattern, special = model.pattern_of(codes.shape[1]), model.special
-  # Padding is no code: it is neither read nor predicted.
+  # Padding is not a code: it is neither read nor predicted.
   valid = length_mask(lengths, codes.shape[1])[..., None]
   tokens = pattern.build(jnp.where(valid, codes, special), special)
   tokens = rules.constrain(tokens, "batch", None, None)

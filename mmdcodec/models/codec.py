@@ -56,36 +56,36 @@ class Codec(nn.Module):
     topology: "seanet" or "soundstream"; the latter ends in `kernel` instead
       of `last_kernel` on the audio side.
     rate: samples per second.
-    channels: of the audio.
+    channels: number of audio channels.
     causal: no output depends on later input (except within one frame).
     filters: channels after the first convolution, doubled by every block.
     ratios: strides in the order of the decoder; the encoder reverses them.
     dim: width of the latents.
     kernel: taps of the first convolution of encoder and decoder.
-    last_kernel: taps of the last ones.
+    last_kernel: taps of their last convolutions.
     residual_kernel: taps in the residual layers.
-    dilations: of the residual layers; each block has one layer for each.
+    dilations: one for each residual layer of a block.
     compress: factor by which residual layers narrow their channels.
     shortcut: "conv" or "identity" around the residual layers.
-    lstm_layers: over the latents, in encoder and decoder; 0 for none.
+    lstm_layers: LSTM layers over the latents in encoder and decoder, or 0.
     norm: "none", "weight" or "time_group".
     pad_mode: "constant" or "reflect".
-    trim_right_ratio: of transposed causal convolutions.
+    trim_right_ratio: as in `ConvTranspose`.
     normalize: divide the input by its loudness (`Encoded.scale`).
-    chunk_seconds: `encode` and `decode` work in chunks of this length; 0: the
-      whole clip at once. Training never cuts its crops into chunks.
-    overlap: of the chunks, as a fraction.
+    chunk_seconds: `encode` and `decode` work in chunks of this length; 0 means
+      whole clips. Training never cuts its crops into chunks.
+    overlap: overlap of the chunks, as a fraction.
     codebooks: levels of the quantizer.
     codebook_size: codes per level.
-    decay: of the codebook statistics; this and the next four are options of
-      `ResidualVectorQuantizer`.
+    decay: decay of the codebook statistics; this and the next four are options
+      of `ResidualVectorQuantizer`.
     epsilon: Laplace smoothing of the code counts.
-    threshold: usage below which a code is dead and gets replaced.
+    threshold: usage below which a code is dead and is replaced.
     threshold_kind: "relative" to uniform usage or "absolute".
-    kmeans_iterations: when the codebooks are initialised.
+    kmeans_iterations: k-means iterations that initialise the codebooks.
     quantizer_dropout: share of examples trained with a random number of
       codebooks.
-    dtype: of the computation in encoder and decoder, "float32" or "bfloat16".
+    dtype: compute dtype of encoder and decoder, "float32" or "bfloat16".
       Parameters, norms, latents, quantizer and audio are float32.
     remat: recompute blocks in the backward pass to save memory.
   """
@@ -139,7 +139,7 @@ class Codec(nn.Module):
 
   @property
   def network(self) -> Network:
-    """The fields that shape encoder and decoder."""
+    """The fields of encoder and decoder."""
     names = [f.name for f in dataclasses.fields(Network)]
     return Network(**{name: getattr(self, name) for name in names})
 
@@ -155,7 +155,7 @@ class Codec(nn.Module):
 
   @property
   def chunk(self) -> tuple[int, int] | None:
-    """Samples of a chunk, and from one to the next; None without chunks."""
+    """Samples of a chunk, and from chunk to chunk; None without chunks."""
     if not self.chunk_seconds:
       return None
     size = int(self.chunk_seconds * self.rate)
@@ -167,9 +167,9 @@ class Codec(nn.Module):
     return 0 if self.chunk is None else frames(self.chunk[0], self.stride)
 
   def samples_of(self, count: int) -> int:
-    """The most samples that `count` frames hold.
+    """Maximum number of samples in `count` frames.
 
-    With chunks, the frames of an overlap occur twice but are heard once.
+    With chunks, an overlap has frames in both chunks but counts once.
     """
     per_chunk = self.frames_per_chunk
     if self.chunk is None or count <= per_chunk:
@@ -198,8 +198,8 @@ class Codec(nn.Module):
       lengths: [batch] valid samples, or None.
       train: update the codebooks; needs `mutable=["codebook"]` and the random
         key "quantize".
-      shift: [batch, frames, dim] to add to the latents; its gradient is that
-        at the output of the encoder.
+      shift: [batch, frames, dim] to add to the latents; its gradient is that of
+        the encoder's output.
 
     Returns:
       Output.
@@ -244,7 +244,7 @@ class Codec(nn.Module):
 
     Args:
       z: [batch, frames, dim].
-      mask: bool [batch, frames], False in padding; None: all valid.
+      mask: bool [batch, frames], False in padding; None means all valid.
     """
     return self.quantizer(z, mask)
 
@@ -255,12 +255,12 @@ class Codec(nn.Module):
     *,
     scale: jax.Array | None = None,
   ) -> jax.Array:
-    """Audio of latents, without chunks.
+    """Decodes latents to audio, without chunks.
 
     Args:
       z: [batch, frames, dim].
       lengths: [batch] valid samples, or None.
-      scale: [batch, 1] loudness to multiply with, or None.
+      scale: [batch, 1] loudness to multiply by, or None.
 
     Returns:
       [batch, frames * stride, channels] float32.
@@ -275,16 +275,16 @@ class Codec(nn.Module):
     *,
     codebooks: int | None = None,
   ) -> Encoded:
-    """Codes of audio.
+    """Encodes audio to codes.
 
     Args:
       x: [batch, samples, channels].
       lengths: [batch] valid samples, or None.
-      codebooks: use only the first so many; None for all.
+      codebooks: number of codebooks to use, from the first on; None means all.
 
     Returns:
       Encoded, with ceil(samples / stride) frames; with chunks, the frames of
-      each chunk one after the other (`mmdcodec.models.chunks`).
+      all chunks in order (`mmdcodec.models.chunks`).
     """
     batch, samples, channels = x.shape
     if self.chunk is not None and samples > self.chunk[1]:
@@ -305,12 +305,12 @@ class Codec(nn.Module):
     scale: jax.Array | None = None,
     lengths: jax.Array | None = None,
   ) -> jax.Array:
-    """Audio of codes.
+    """Decodes codes to audio.
 
     Args:
       codes: int32 [batch, frames, k], k <= codebooks.
       scale: as in Encoded; needed if the codec normalises.
-      lengths: [batch] valid samples, or None for whole frames. A codec with
+      lengths: [batch] valid samples; None means whole frames. A codec with
         chunks needs them where a clip ends inside an overlap.
 
     Returns:
@@ -329,7 +329,7 @@ class Codec(nn.Module):
   def analyse(
     self, x: jax.Array, lengths: jax.Array | None
   ) -> tuple[jax.Array, jax.Array | None]:
-    """Latents before the quantizer and the loudness taken out, without chunks.
+    """Latents before quantization and the removed loudness, without chunks.
 
     Args:
       x: [batch, samples, channels].
@@ -358,7 +358,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
 
   Args:
     name: one of PRESETS.
-    **changes: fields to set otherwise.
+    **changes: fields to change.
 
   Returns:
     dict for `from_config`, ready for JSON.
@@ -370,10 +370,10 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def from_config(config: Any) -> Codec:
-  """A Codec from a mapping of its fields; lists become tuples.
+  """Builds a Codec from a mapping of its fields; lists become tuples.
 
   Raises:
-    UserError: an unknown key, or a value that the field cannot have.
+    UserError: an unknown key, or an invalid value.
   """
   model = fields.build(Codec, config, "the codec", CHOICES)
   for key in ("ratios", "dilations"):

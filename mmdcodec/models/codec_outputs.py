@@ -1,4 +1,4 @@
-"""What a codec returns, and the loudness that it may take out of its input."""
+"""Outputs of a codec, and the loudness by which it may divide its input."""
 
 import flax
 import jax
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Output:
-  """What a forward pass returns.
+  """Outputs of a forward pass.
 
   Attributes:
     audio: [batch, samples, channels] float32 reconstruction.
@@ -16,7 +16,7 @@ class Output:
     codes: int32 [batch, frames, codebooks].
     streams: [batch, frames, codebooks, dim], one vector per codebook.
     commitment: scalar loss.
-    metrics: of the quantizer, arrays per codebook.
+    metrics: metrics of the quantizer, each [codebooks].
     frame_mask: bool [batch, frames], False in padding.
   """
 
@@ -51,7 +51,7 @@ def loudness(x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
 
   Args:
     x: [batch, samples, channels]; zero after `lengths`.
-    lengths: [batch] samples that count, or None.
+    lengths: [batch] valid samples, or None.
   """
   mono = jnp.mean(x.astype(jnp.float32), -1)
   count = x.shape[1] if lengths is None else jnp.maximum(lengths, 1)

@@ -1,4 +1,4 @@
-"""Published codecs and tiny ones: what differs from the defaults of Codec.
+"""Published and tiny codecs, as differences from the defaults of Codec.
 
 `ratios` is in the order of the decoder, as in the public EnCodec configs; the
 encoder uses it reversed, so (8, 5, 4, 2) are the strides (2, 4, 5, 8).

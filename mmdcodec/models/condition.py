@@ -1,11 +1,11 @@
-"""What a kind of condition of a language model is: a base class and a registry.
+"""Base class and registry of the kinds of conditions of a language model.
 
 A language model's conditions are data: a mapping from the name of each to its
 kind and fields (`TokenLM.conditions`). A kind is a subclass of `Condition`. It
-knows everything about the condition that the rest of the library must know:
-which arrays hold it, how they become vectors, what "nothing" looks like, what
-a training crop reads from a record, and what a user may ask for. To add a kind,
-write a subclass; defining it registers it.
+defines everything that the rest of the library needs: which arrays hold the
+condition, how they become vectors, how its absence is represented, what a
+training crop reads from a record, and which values a user may pass. To add a
+kind, write a subclass; defining it registers it.
 """
 
 import abc
@@ -23,7 +23,7 @@ from mmdcodec.models import fields as fields_lib
 from mmdcodec.nn.attention import kernel_init
 
 # One condition of a batch: arrays by name, the batch first. `given` is False
-# for items that go without the condition.
+# for items without the condition.
 Arrays = dict[str, Any]
 
 # Kinds by name.
@@ -39,11 +39,11 @@ class Condition(abc.ABC):
   to the `Conditioner` and have names that begin with that of the condition.
 
   Attributes:
-    name: of the condition, unique in its model.
-    order: conditions stand in the order of this number, then of their names.
+    name: name of the condition, unique in its model.
+    order: conditions are sorted by this number, then by name.
     cross: whether the vectors go through cross-attention where the model has
       it; otherwise they are a prefix to the music.
-    assets: files of the model's bundle by name, for conditions that need some.
+    assets: files of the model's bundle by name, for conditions that need them.
   """
 
   kind: ClassVar[str]
@@ -71,16 +71,16 @@ class Condition(abc.ABC):
   def encode(
     self, module: nn.Module, arrays: Arrays
   ) -> tuple[jax.Array, jax.Array]:
-    """Vectors of a batch; an item's must not depend on the others.
+    """Returns vectors of a batch; those of an item must not depend on others.
 
     Args:
-      module: the `Conditioner`, inside its compact call: makes the parameters,
-        and has `width` and `dtype`.
-      arrays: of the condition.
+      module: the `Conditioner`, inside its compact call; it makes the
+        parameters and has `width` and `dtype`.
+      arrays: arrays of the condition.
 
     Returns:
-      (float32 [batch, length, width], bool [batch, length], False for places
-      that nothing may attend to). Where `given` is False the vectors are 0.
+      (float32 [batch, length, width], bool [batch, length], False for positions
+      that must not be attended to). Where `given` is False the vectors are 0.
     """
 
   def example(self, batch: int) -> Arrays:
@@ -94,14 +94,14 @@ class Condition(abc.ABC):
     }
 
   def nothing(self, batch: int) -> Arrays:
-    """Arrays of items that go without the condition."""
+    """Arrays of items without the condition."""
     return {
       name: np.zeros(leaf.shape, leaf.dtype)
       for name, leaf in self.example(batch).items()
     }
 
   def drop(self, arrays: Arrays, kept: jax.Array | np.ndarray) -> Arrays:
-    """Takes the condition away from the items where `kept` is False."""
+    """Removes the condition from the items where `kept` is False."""
     return {**arrays, "given": arrays["given"] & kept}
 
   # ---------------------------------------------------------------- training
@@ -113,29 +113,29 @@ class Condition(abc.ABC):
 
   @property
   def pretrained(self) -> str:
-    """Regular expression of parameters that fine-tuning leaves alone, or ""."""
+    """Regular expression of parameters that fine-tuning keeps fixed, or ""."""
     return ""
 
   def in_training(self, data: Mapping[str, Any]) -> "Condition":
-    """The condition as a training run reads it.
+    """The condition as a training run uses it.
 
     Args:
       data: the run's `config.data`.
 
     Raises:
-      UserError: the data sets cannot have what the condition needs.
+      UserError: the data sets cannot provide the condition.
     """
     del data
     return self
 
   @abc.abstractmethod
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
-    """What a crop of a record says of the condition.
+    """Reads the condition of a crop from its record.
 
     Args:
-      record: of a token data set: `caption`, `melody`, `streams` (codes and
-        their frame rate by the name of the tokenizer) and so on.
-      start: of the crop, in seconds.
+      record: record of a token data set: `caption`, `melody`, `streams` (codes
+        and their frame rate by the name of the tokenizer) and so on.
+      start: start of the crop in seconds.
 
     Returns:
       NumPy arrays of one item, without the batch axis, always of `shapes`.
@@ -145,17 +145,17 @@ class Condition(abc.ABC):
 
   @abc.abstractmethod
   def check(self, value: Any, rate: int) -> list[Any]:
-    """Checks what a user asks for.
+    """Checks a value from a user.
 
     Args:
-      value: as the user gave it.
-      rate: Hz of audio in it.
+      value: the value as given by the user.
+      rate: Hz of audio in the value.
 
     Returns:
-      One item for each piece of music, in a form that `arrays` takes.
+      One item for each piece of music, in the form that `arrays` takes.
 
     Raises:
-      UserError: the value cannot be used.
+      UserError: the value is invalid.
     """
 
   @abc.abstractmethod
@@ -163,8 +163,8 @@ class Condition(abc.ABC):
     """The arrays for a window of music.
 
     Args:
-      items: of `check`; None for a piece that goes without.
-      start: of the window, in seconds.
+      items: items from `check`; None for a piece without the condition.
+      start: start of the window in seconds.
     """
 
 
@@ -195,14 +195,14 @@ def make_conditions(
   conditions: Mapping[str, Mapping[str, Any]],
   assets: Mapping[str, bytes] | None = None,
 ) -> tuple[Condition, ...]:
-  """Conditions from the data that describe them, in their order.
+  """Makes conditions from their descriptions, in their order.
 
   Args:
-    conditions: by name, the fields of each; its `kind` is the name by default.
+    conditions: the fields of each by name; its `kind` is the name by default.
     assets: files of the model's bundle by name.
 
   Raises:
-    UserError: an unknown kind or field, or a value that a field cannot have.
+    UserError: an unknown kind or field, or an invalid value.
   """
   found = []
   for name, given in conditions.items():

@@ -35,7 +35,7 @@ Inputs = dict[str, Arrays]
 
 @flax.struct.dataclass
 class EncodedConditions:
-  """Vectors that the language model sees beside the music.
+  """Vectors of the conditions of a batch.
 
   Attributes:
     states: float32 [batch, length, any width] for cross-attention, or None.
@@ -51,13 +51,13 @@ class EncodedConditions:
 
 
 class Conditioner(nn.Module):
-  """Conditions to vectors.
+  """Turns conditions into vectors.
 
   Attributes:
-    width: of the language model.
+    width: width of the language model.
     conditions: see `make_conditions`.
     cross: whether the language model has cross-attention.
-    dtype: of the computation.
+    dtype: compute dtype.
   """
 
   width: int
@@ -67,7 +67,7 @@ class Conditioner(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> EncodedConditions:
-    """Vectors of the inputs; an item's do not depend on those beside it."""
+    """Vectors of the inputs; those of an item do not depend on others."""
     cross, prefix = [], []
     for condition in make_conditions(self.conditions):
       part = condition.encode(self, inputs[condition.name])
@@ -81,13 +81,13 @@ def drop(
   kept: jax.Array | np.ndarray,
   *names: str,
 ) -> Inputs:
-  """Takes conditions away from some items.
+  """Removes conditions from some items.
 
   Args:
-    conditions: of the model.
-    inputs: of a batch.
-    kept: bool [batch], False for the items to take them from.
-    *names: of the conditions; all by default.
+    conditions: conditions of the model.
+    inputs: inputs of a batch.
+    kept: bool [batch], False for the items to remove them from.
+    *names: names of the conditions; all by default.
   """
   return {
     each.name: each.drop(inputs[each.name], kept)
@@ -100,7 +100,7 @@ def drop(
 def _joined(
   parts: Sequence[tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array | None, jax.Array | None]:
-  """Vectors and masks, one after the other; (None, None) if there are none."""
+  """Concatenates vectors and masks; (None, None) if there are none."""
   if not parts:
     return None, None
   x, mask = zip(*parts, strict=True)

@@ -1,6 +1,6 @@
 """Discriminators: networks that tell recorded from generated audio.
 
-`from_config` makes one module of any set of them:
+`from_config` makes one module from any set of them:
 
   model = from_config(
     ["multi_period", {"name": "multi_scale_stft", "filters": 16}]
@@ -9,8 +9,8 @@
   for logits, features in model.apply({"params": params}, x): ...
 
 x is audio [batch, samples, channels]. Each sub-discriminator (one window, scale
-or period, with parameters of its own) returns logits, float32 with the batch
-first and one channel last, and the outputs of its layers for feature matching.
+or period, with its own parameters) returns logits, float32 with the batch first
+and one channel last, and the outputs of its layers for feature matching.
 
   name              from                            used by
   multi_scale_stft  EnCodec, arXiv 2210.13438       EnCodec, MusicGen
@@ -47,7 +47,7 @@ DISCRIMINATORS = {
 
 
 class Discriminators(nn.Module):
-  """A set of discriminators that look at the same audio.
+  """A set of discriminators that process the same audio.
 
   Made by `from_config`. All variables are in the collection "params"; they
   depend on the number of channels, not on the length of the audio.
@@ -55,7 +55,7 @@ class Discriminators(nn.Module):
   Attributes:
     members: for each discriminator, its name in `DISCRIMINATORS` and its fields
       as pairs.
-    dtype: of the computation, "float32" or "bfloat16". Parameters, spectra,
+    dtype: compute dtype, "float32" or "bfloat16". Parameters, spectra,
       logits and features are float32.
   """
 
@@ -88,7 +88,7 @@ class Discriminators(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have at least."""
+    """Minimum number of samples of a clip."""
     return max(module.shortest for module in self.build(parent=None))
 
   @nn.compact
@@ -120,12 +120,12 @@ class Discriminators(nn.Module):
 def from_config(
   config: Sequence[str | Mapping[str, Any]], dtype: str = "float32"
 ) -> Discriminators:
-  """Discriminators from a config.
+  """Builds discriminators from a config.
 
   Args:
-    config: for each discriminator its name, or a mapping with its `name` and
+    config: for each discriminator, its name, or a mapping with its `name` and
       the fields that differ from the defaults of its class.
-    dtype: of the computation, "float32" or "bfloat16".
+    dtype: compute dtype, "float32" or "bfloat16".
 
   Raises:
     UserError: there is no discriminator, a name or field is unknown, or a value

@@ -1,4 +1,4 @@
-"""Models from mappings of their fields: presets, unknown keys, choices."""
+"""Builds models from mappings of their fields, with presets and checks."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ def check_known(
   Args:
     config: the mapping to check.
     known: names of the fields.
-    what: the model, for the error: "the codec".
+    what: the model in errors, such as "the codec".
   """
   known = list(known)
   for key in config:
@@ -56,10 +56,10 @@ def preset(
 
   Args:
     kind: class of the module.
-    presets: by name, the fields that differ from the defaults.
-    name: the preset.
-    changes: fields to set otherwise.
-    what: the model, for the error: "the codec".
+    presets: fields that differ from the defaults, by name.
+    name: name of the preset.
+    changes: fields to change.
+    what: the model in errors, such as "the codec".
 
   Raises:
     UserError: there is no such preset or field.
@@ -80,12 +80,12 @@ def build(
   what: str,
   choices: Mapping[str, Sequence[str]] | None = None,
 ) -> ModuleT:
-  """A module from a mapping of its fields, which is frozen first.
+  """Builds a module from a mapping of its fields, which is frozen first.
 
   Args:
     kind: class of the module.
     config: its fields; missing ones keep their defaults.
-    what: the model, for the error: "the codec".
+    what: the model in errors, such as "the codec".
     choices: allowed values by field.
 
   Raises:
@@ -103,7 +103,7 @@ def build(
 
 
 def freeze(value: Any) -> Any:
-  """Mappings and lists made immutable, so that a module can be hashed."""
+  """Makes mappings and lists immutable, so that a module can be hashed."""
   if isinstance(value, Mapping):
     return flax.core.freeze({k: freeze(v) for k, v in value.items()})
   return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value

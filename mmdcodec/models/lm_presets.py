@@ -1,8 +1,8 @@
-"""Published language models and tiny ones, as fields of TokenLM.
+"""Published and tiny language models, as fields of TokenLM.
 
 MusicGen, arXiv 2306.05284, 4.1 and its released configurations: K = 4 codebooks
-of 2048 codes at 50 Hz, 30 s, prompts through T5-base. The tiny ones have a text
-encoder of their own, which reads bytes and is trained with them.
+of 2048 codes at 50 Hz, 30 s, prompts through T5-base. The tiny ones have their
+own text encoder, which reads bytes and is trained with them.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ T5_BASE = dict(
   ),
 )
 
-# 256 bytes, and the end of the text.
+# 256 bytes and an end token.
 BYTES = dict(
   tokenizer="bytes",
   longest=256,
@@ -41,7 +41,7 @@ TINY_BYTES = BYTES | dict(
   )
 )
 
-# Windows of half a second at 32 kHz, 30 s of them.
+# Windows of half a second at 32 kHz, for 30 s.
 CHROMA = dict(classes=12, frames=235, rate=32_000, window=16_384, hop=4096)
 
 

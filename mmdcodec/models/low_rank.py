@@ -1,11 +1,11 @@
 """Low-rank additions to the kernels of a model (LoRA).
 
-Low-rank adaptation (Hu et al. 2022, arXiv 2106.09685) needs no change of any
-module: a kernel W is used as W + scale * A B, and A and B are what is trained.
-B starts at 0, so that training starts from the model as it is.
+Low-rank adaptation (Hu et al. 2022, arXiv 2106.09685) changes no module: a
+kernel W is used as W + scale * A B, and only A and B are trained. B starts at
+0, so that training starts from the original model.
 
 Parameters with additions have the form that training uses: `frozen` are whole
-parameters that do not change, `params` the trained ones, among them
+parameters that do not change, `params` the trained ones, including
 `lora/PATH/{a,b}` for the kernel at PATH of `frozen`.
 """
 
@@ -17,7 +17,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-# The collection of parameters that are not trained, and the additions.
+# Names of the parameters that are not trained, and of the additions.
 FROZEN, LORA = "frozen", "lora"
 
 
@@ -28,8 +28,8 @@ def init(
 
   Args:
     w: [layers, ...], kernels of all layers of a Transformer.
-    path: of w among the parameters.
-    rank: of the additions.
+    path: path of w among the parameters.
+    rank: rank of the additions.
     key: random key.
 
   Returns:
@@ -50,7 +50,7 @@ def join(
   Args:
     params: the trained parameters, with or without additions.
     frozen: the others.
-    scale: of the additions; None if there are none.
+    scale: scale of the additions; None if there are none.
 
   Returns:
     Nested dicts, as the model takes them.

@@ -31,9 +31,9 @@ class Melody(Condition):
 
   Attributes:
     classes: pitch classes in an octave.
-    frames: of the melody that the model sees.
+    frames: number of frames of a melody.
     rate: Hz at which a melody is analysed.
-    window: samples of a frame.
+    window: samples per frame.
     hop: samples between frames.
   """
 
@@ -47,7 +47,7 @@ class Melody(Condition):
   hop: int
 
   def __post_init__(self) -> None:
-    """Raises a UserError for a value that cannot be."""
+    """Raises a UserError for an invalid value."""
     check_positive(self, "classes", "frames", "rate", "window", "hop")
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -81,12 +81,12 @@ class Melody(Condition):
     return self
 
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
-    """See the base class; a melody that ends early begins again at `start`."""
+    """See the base class; a melody that ends early restarts at `start`."""
     rest = record["melody"][self._frame(start) :]
     return first(self.arrays([rest], 0.0))
 
   def check(self, value: Any, rate: int) -> list[Any]:
-    """See the base class: audio, see `audio.clip_list`."""
+    """See the base class: audio in any form that `clip_list` accepts."""
     return [
       melody_lib.pitch_classes(
         files.resample(clip, rate=rate, to=self.rate),
@@ -99,7 +99,7 @@ class Melody(Condition):
     ]
 
   def arrays(self, items: Sequence[np.ndarray | None], start: float) -> Arrays:
-    """See the base class; a melody begins again where it ends."""
+    """See the base class; a melody that ends early is repeated."""
     at = self._frame(start) + np.arange(self.frames)
     classes = np.zeros((len(items), self.frames), np.int32)
     for row, melody in zip(classes, items, strict=True):

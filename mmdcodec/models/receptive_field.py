@@ -1,6 +1,6 @@
-"""Which inputs the outputs of encoder and decoder depend on.
+"""Computes which inputs the outputs of encoder and decoder depend on.
 
-Computed from the layers' kernels, strides and dilations, in exact integers:
+It uses the layers' kernels, strides and dilations, in exact integers:
 going back from the last layer, every layer widens the interval of inputs that
 an interval of outputs needs.
 """
@@ -59,7 +59,7 @@ def inputs_of(
       continue
     left, right = padding(layer.kernel, layer.stride, layer.dilation, n.causal)
     if n.pad_mode == "reflect":
-      # The end is padded to a whole stride and mirrors as much.
+      # Mirroring also fills the last stride.
       left = max(left, right + layer.stride - 1)
     first = first * layer.stride - left
     last = last * layer.stride + layer.stride - 1 + right
@@ -72,7 +72,7 @@ def frames_around(
   """Whole frames (before, after) a frame that its output depends on.
 
   Args:
-    layers: of a part of encoder or decoder.
+    layers: layers of a part of encoder or decoder.
     n: the network.
     stride: samples per frame at the input of an encoder or at the output of a
       decoder.
@@ -85,14 +85,14 @@ def frames_around(
 
 
 def lead(layers: list[Layer], n: Network, rate: int) -> int:
-  """Frames that a causal stream needs before its first frame can come out.
+  """Frames that a causal stream needs before its first frame of output.
 
   One without mirrored padding. With it, every convolution needs one input more
   than it has taps to the left, because those are mirrored at the start of a
   clip.
 
   Args:
-    layers: in order.
+    layers: the layers in order.
     n: the network.
     rate: inputs of the first layer per frame.
   """

@@ -12,9 +12,9 @@ One network covers two published topologies, which differ only in numbers:
   decoder: the mirror image with transposed convolutions `up`.
 
 An ELU comes before every convolution except the first of each half, so there is
-no activation on the residual path. (SoundStream does not say where its ELUs
-are.) Everywhere, `lengths` [batch] are the valid samples or frames of x; None
-means all (`mmdcodec.nn.conv`). x may also be a folded signal
+no activation on the residual path. (The SoundStream paper does not say where
+its ELUs are.) Everywhere, `lengths` [batch] are the valid samples or frames of
+x; None means all (`mmdcodec.nn.conv`). x may also be a folded signal
 (`mmdcodec.nn.folding`).
 """
 
@@ -107,7 +107,7 @@ class Network:
 def elu(x: Any) -> Any:
   """ELU of an array or a folded signal.
 
-  It uses exp, because expm1 takes a CPU 1.5 times as long in all. The error
+  It uses exp, because with expm1 it takes 1.5 times as long on a CPU. The error
   near zero, up to 6e-8, is no larger than that of float32 convolutions.
   """
 
@@ -129,8 +129,8 @@ class Residual(nn.Module):
   """x + conv1x1(elu(conv(elu(x)))), or the shortcut convolution of x.
 
   Attributes:
-    network: shape of the codec.
-    dilation: of the first convolution.
+    network: fields of the codec.
+    dilation: dilation of the first convolution.
   """
 
   network: Network
@@ -154,7 +154,7 @@ class Down(nn.Module):
   """Block of the encoder: residual layers, then `down`.
 
   Attributes:
-    network: shape of the codec.
+    network: fields of the codec.
     ratio: stride of `down`.
   """
 
@@ -175,7 +175,7 @@ class Up(nn.Module):
   """Block of the decoder: `up`, then residual layers.
 
   Attributes:
-    network: shape of the codec.
+    network: fields of the codec.
     ratio: stride of `up`.
   """
 
@@ -201,13 +201,13 @@ def _recurrent(
 
 
 class Encoder(nn.Module):
-  """Audio to latents, one frame every prod(ratios) samples.
+  """Maps audio to latents, one frame for every prod(ratios) samples.
 
   It has three parts: `front` before the LSTM, `recurrent`, the LSTM (the
   identity in a network without one), and `back` after it.
 
   Attributes:
-    network: shape of the codec.
+    network: fields of the codec.
   """
 
   network: Network
@@ -254,10 +254,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to audio, in three parts like `Encoder`.
+  """Maps latents to audio, in three parts like `Encoder`.
 
   Attributes:
-    network: shape of the codec.
+    network: fields of the codec.
   """
 
   network: Network
@@ -294,7 +294,7 @@ class Decoder(nn.Module):
     for block, ratio, factor in zip(
       self.block, self.network.ratios, reversed(_folds(self)), strict=True
     ):
-      # A convolution transposed by s multiplies the fold of a signal by s.
+      # A transposed convolution of stride s multiplies the folding factor by s.
       x = folding.unfold(x) if factor == 1 else folding.fold(x, factor // ratio)
       x = block(x, lengths)
       lengths = None if lengths is None else lengths * ratio

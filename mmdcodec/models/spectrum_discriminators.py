@@ -83,10 +83,10 @@ class MultiScaleSTFTDiscriminator(nn.Module):
     filters: channels of every layer.
     windows: samples of each window; one sub-discriminator per window.
     kernel: taps in time and frequency.
-    dilations: in time, of the strided layers.
-    slope: of LeakyReLU below 0. EnCodec and MusicGen were trained with 0.3
-      (the released configs); the default of the released class is 0.2.
-    dtype: of the computation.
+    dilations: dilations in time of the strided layers.
+    slope: slope of LeakyReLU below 0. EnCodec and MusicGen were trained with
+      0.3 (the released configs); the default of the released class is 0.2.
+    dtype: compute dtype.
   """
 
   filters: int = 32
@@ -103,7 +103,7 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have at least."""
+    """Minimum number of samples of a clip."""
     return max(self.windows)
 
   def problem(self) -> str | None:
@@ -137,9 +137,9 @@ class ResidualBlock(nn.Module):
   Attributes:
     inner: channels between the two convolutions.
     features: output channels.
-    strides: in time and frequency; the second kernel is longer by 2.
-    slope: of LeakyReLU below 0.
-    dtype: of the computation.
+    strides: strides in time and frequency; the second kernel is longer by 2.
+    slope: slope of LeakyReLU below 0.
+    dtype: compute dtype.
   """
 
   inner: int
@@ -182,8 +182,8 @@ class STFTDiscriminator(nn.Module):
     filters: channels of the first layer; the last one has 16 times as many.
     window: samples, a multiple of 128.
     hop: samples between frames.
-    slope: of LeakyReLU below 0.
-    dtype: of the computation.
+    slope: slope of LeakyReLU below 0.
+    dtype: compute dtype.
   """
 
   filters: int = 32
@@ -209,7 +209,7 @@ class STFTDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have at least."""
+    """Minimum number of samples of a clip."""
     return self.window
 
   def problem(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Coding while the audio is still arriving, with an explicit state.
+"""Codes audio while it is still arriving, with an explicit state.
 
 Pure functions, for use inside your own `jit`:
 
@@ -10,13 +10,13 @@ axis first: the last samples that each convolution saw, the overlap of each
 transposed convolution, the state of the LSTM. A step takes any whole number of
 frames. However a clip is cut, its codes and audio are those of the whole clip,
 up to the rounding of float32 sums (codecs that compute in bfloat16 sum overlaps
-in float32, too). The items of a batch are separate streams: each step says for
-each of them whether it begins (`start`), continues (`lengths` = the step), ends
-inside the step (`lengths` less than that) or waits (`lengths` = 0).
+in float32, too). The items of a batch are separate streams: each step specifies
+for each of them whether it begins (`start`), continues (`lengths` = the step),
+ends inside the step (`lengths` less than that) or waits (`lengths` = 0).
 
 Only causal codecs can be streamed: SoundStream and the 24 kHz EnCodec. Mirrored
 padding copies samples that come after the start of a clip, so a stream of a
-codec with such layers begins with a step of at least
+codec with such layers must begin with a step of at least
 `latency(model)[...].start` frames, unless it ends in that step.
 `mmdcodec.tokenizers.streamer` does all of this for arrays of any size.
 
@@ -43,7 +43,7 @@ State = Any
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-  """How much input a stream needs before output comes.
+  """Input that a stream needs before it returns output.
 
   Attributes:
     start: frames needed for the first frame.
@@ -79,7 +79,7 @@ class Latency:
 
 
 def obstacle(model: Codec) -> str | None:
-  """Why a codec can't be streamed, to follow "it"; None if it can."""
+  """Why a codec can't be streamed, as words to follow "it", or None."""
   reasons = {
     "looks ahead (causal=False)": not model.causal,
     "looks ahead (trim_right_ratio is not 1)": model.trim_right_ratio != 1,
@@ -125,7 +125,7 @@ def latency(model: Codec) -> dict[str, Latency]:
 
 
 def encoder_state(model: Codec, variables: Any, batch: int) -> State:
-  """State of `batch` streams into the encoder; all of it is zero.
+  """Initial state of `batch` streams into the encoder, all zeros.
 
   Raises:
     UserError: the codec can't be streamed.
@@ -136,7 +136,7 @@ def encoder_state(model: Codec, variables: Any, batch: int) -> State:
 
 
 def decoder_state(model: Codec, variables: Any, batch: int) -> State:
-  """State of `batch` streams out of the decoder; all of it is zero.
+  """Initial state of `batch` streams out of the decoder, all zeros.
 
   Raises:
     UserError: the codec can't be streamed.
@@ -157,18 +157,18 @@ def encode_step(
   *,
   codebooks: int | None = None,
 ) -> tuple[jax.Array, State]:
-  """Codes of the next samples of each stream.
+  """Encodes the next samples of each stream.
 
   Args:
     model: the codec.
-    variables: of the codec.
-    state: from `encoder_state` or the step before.
+    variables: variables of the codec.
+    state: state from `encoder_state` or the previous step.
     x: [batch, n * stride, channels], any n.
     lengths: [batch] valid samples: n * stride if the stream continues, fewer
       if it ends here, 0 if it waits.
-    start: bool [batch], a stream begins here. If n is less than
-      `latency(model)["encoder"].start`, it must end here, too.
-    codebooks: use only the first so many.
+    start: bool [batch], True where a stream begins. If n is less than
+      `latency(model)["encoder"].start`, it must end here too.
+    codebooks: number of codebooks to use, from the first on; None means all.
 
   Returns:
     codes int32 [batch, n, codebooks], 0 after frames(lengths, stride), and the
@@ -185,17 +185,17 @@ def decode_step(
   lengths: jax.Array,
   start: jax.Array,
 ) -> tuple[jax.Array, State]:
-  """Audio of the next codes of each stream.
+  """Decodes the next codes of each stream.
 
   Args:
     model: the codec.
-    variables: of the codec.
-    state: from `decoder_state` or the step before.
+    variables: variables of the codec.
+    state: state from `decoder_state` or the previous step.
     codes: int32 [batch, n, k], any n.
     lengths: [batch] valid frames: n if the stream continues, fewer if it ends
       here, 0 if it waits.
-    start: bool [batch], a stream begins here. If n is less than
-      `latency(model)["decoder"].start`, it must end here, too.
+    start: bool [batch], True where a stream begins. If n is less than
+      `latency(model)["decoder"].start`, it must end here too.
 
   Returns:
     audio float32 [batch, n * stride, channels], 0 after lengths * stride, and
@@ -220,7 +220,7 @@ def _decode(model: Codec, codes: jax.Array, lengths: jax.Array) -> jax.Array:
 def zero_state(
   model: Codec, variables: Any, method: Callable, inputs: Any, *rest: Any
 ) -> State:
-  """The state of the layers in `method(model, inputs, lengths, *rest)`: zeros.
+  """A state of zeros for the layers in `method(model, inputs, lengths, *rest)`.
 
   Only the shapes are evaluated.
   """
@@ -268,8 +268,8 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
   """The same codec with its kernels as plain parameters.
 
   Returns:
-    (model, variables) for `encode_step` and `decode_step`; the arguments, if
-    the codec has no weight norm.
+    (model, variables) for `encode_step` and `decode_step`; the arguments
+    themselves if the codec has no weight norm.
   """
   if model.norm != "weight":
     return model, variables

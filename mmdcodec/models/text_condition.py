@@ -32,7 +32,7 @@ class Text(Condition):
 
   Attributes:
     tokenizer: "bytes" or "t5".
-    longest: tokens of a prompt, at most.
+    longest: maximum number of tokens of a prompt.
     encoder: fields of the `T5Encoder`.
   """
 
@@ -43,7 +43,7 @@ class Text(Condition):
   encoder: Mapping[str, Any]
 
   def __post_init__(self) -> None:
-    """Raises a UserError for a value that cannot be."""
+    """Raises a UserError for an invalid value."""
     text_tokens.check_name(self.tokenizer)
     check_positive(self, "longest")
 
@@ -69,7 +69,7 @@ class Text(Condition):
       **self.encoder, dtype=module.dtype, name=f"{self.name}_encoder"
     )
     x = encoder(tokens, mask)
-    # The public models have no projection where the widths agree.
+    # The public models have no projection if the widths are equal.
     if x.shape[-1] != module.width:
       x = dense(module, f"{self.name}_projection")(x)
     # Zeros are the empty text: attention to them adds nothing, and the public
@@ -84,7 +84,7 @@ class Text(Condition):
   @property
   def pretrained(self) -> str:
     """See the base class."""
-    # A T5 has read far more than captions of music.
+    # T5 was trained on far more text than captions of music.
     if self.tokenizer == "t5":
       return f"conditioner/{self.name}_encoder"
     return ""
@@ -100,7 +100,7 @@ class Text(Condition):
     return first(self._tokenize([record["caption"]], self.longest))
 
   def check(self, value: Any, rate: int) -> list[Any]:
-    """See the base class: a text or a list of them; None asks for nothing."""
+    """See the base class: a text or a list of them, where None is empty."""
     del rate
     texts = text_list(value)
     tokenizer = text_tokens.make_tokenizer(self.tokenizer, self.assets)
@@ -114,12 +114,12 @@ class Text(Condition):
     return texts
 
   def arrays(self, items: Sequence[str | None], start: float) -> Arrays:
-    """See the base class; what is longer than `longest` is cut."""
+    """See the base class; texts are cut to `longest` tokens."""
     del start
     return self._tokenize([text or "" for text in items])
 
   def _tokenize(self, texts: list[str], size: int | None = None) -> Arrays:
-    """Arrays of texts, `size` tokens wide; None: as wide as they need."""
+    """Arrays of texts, `size` tokens wide; None means as wide as needed."""
     tokenizer = text_tokens.make_tokenizer(self.tokenizer, self.assets)
     found = [tokenizer.encode(text)[: self.longest] for text in texts]
     # Few different sizes, so that few programs are compiled.
@@ -135,7 +135,7 @@ class Text(Condition):
 
 
 def text_list(value: Any) -> list[str]:
-  """Prompts as a list; one that is None is empty.
+  """Prompts as a list; None becomes an empty text.
 
   Raises:
     UserError: the value is neither a text nor a list of texts.

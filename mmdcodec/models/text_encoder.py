@@ -1,7 +1,7 @@
-"""The encoder of T5: what a text says, as one vector per token.
+"""The encoder of T5: turns a text into one vector per token.
 
-Raffel et al. 2020, arXiv 1910.10683, section 2.1, and for the gated form of
-T5 1.1 and FLAN-T5 Shazeer 2020, arXiv 2002.05202. MusicGen attends to it.
+Raffel et al. 2020, arXiv 1910.10683, section 2.1; for the gated form of T5 1.1
+and FLAN-T5, see Shazeer 2020, arXiv 2002.05202. MusicGen attends to its output.
 """
 
 from typing import Any
@@ -35,12 +35,12 @@ class TextBlock(nn.Module):
   """Self-attention and feed-forward layers, each on the norm of its input.
 
   Attributes:
-    heads: of attention.
-    head_dim: of queries, keys and values.
+    heads: attention heads.
+    head_dim: channels per head.
     hidden: width of the feed-forward layer.
     gated: multiplies two inner layers, one of them through GELU (T5 1.1);
       otherwise there is one, with ReLU.
-    dtype: of the computation.
+    dtype: compute dtype.
   """
 
   heads: int
@@ -58,7 +58,7 @@ class TextBlock(nn.Module):
     Args:
       x: float32 [batch, tokens, width].
       bias: float32 [1, heads, queries, keys], added to attention's logits.
-      mask: bool [batch, 1, 1, keys], True for what may be attended to.
+      mask: bool [batch, 1, 1, keys], True for keys that may be attended to.
 
     Returns:
       (float32 [batch, tokens, width], None).
@@ -72,7 +72,7 @@ class TextBlock(nn.Module):
       scale=1.0,
       dtype=self.dtype,
     )
-    # Its projections stand beside the other layers, as in bundles.
+    # Stores its parameters beside those of the other layers, as in bundles.
     nn.share_scope(self, attention)
     y = _norm("attention_norm")(x)
     x += attention(y, *attention.keys_and_values(y), mask=mask, bias=bias)
@@ -88,19 +88,19 @@ class TextBlock(nn.Module):
 
 
 class T5Encoder(nn.Module):
-  """Tokens to vectors. There is no dropout: it is used as it was trained.
+  """Maps tokens to vectors, without dropout.
 
   Attributes:
-    vocabulary: tokens; 32,100 of the published ones are in use.
-    width: of a vector.
-    layers: blocks.
-    heads: of attention.
-    head_dim: of queries, keys and values.
+    vocabulary: number of tokens; published models use 32,100 of them.
+    width: channels of a vector.
+    layers: number of blocks.
+    heads: attention heads.
+    head_dim: channels per head.
     hidden: width of the feed-forward layers.
     gated: multiplies two inner layers, see `TextBlock`.
     buckets: number of distances that attention tells apart.
     longest: attention treats all longer distances alike.
-    dtype: of the computation; parameters and the sums of layers are float32.
+    dtype: compute dtype; parameters and the sums of layers are float32.
   """
 
   vocabulary: int = 32_128
@@ -132,7 +132,7 @@ class T5Encoder(nn.Module):
       name="embedding",
     )
     mask = mask.astype(bool)
-    # Padding may be any number, even one without a vector.
+    # Padding may be any number, even one outside the vocabulary.
     x = embed(jnp.where(mask, tokens, 0))
     # Unlike the table, not sharded along the width; see `Transformer`.
     x = rules.constrain(x, "batch", None, None)

@@ -1,11 +1,11 @@
-"""Tokens of texts: bytes, or the pieces that a T5 was trained with."""
+"""Tokenizers of texts: bytes, or the sentence pieces of T5."""
 
 import functools
 from collections.abc import Mapping
 
 from mmdcodec.errors import UserError
 
-# A file of a bundle, beside its weights: what the `tokenizers` library reads.
+# File beside a bundle's weights that the `tokenizers` library reads.
 TOKENIZER_FILE = "tokenizer.json"
 # Tokenizers by name, and the files of a bundle that each of them needs.
 FILES: dict[str, tuple[str, ...]] = {"bytes": (), "t5": (TOKENIZER_FILE,)}
@@ -36,7 +36,7 @@ class Pieces:
       description = description.decode()
     try:
       self._tokenizer = tokenizers.Tokenizer.from_str(description)
-    except Exception as error:  # of no kind of its own
+    except Exception as error:  # it has no specific class
       raise UserError(
         f"the model's {TOKENIZER_FILE} can't be read: {error}."
       ) from None
@@ -50,17 +50,17 @@ class Pieces:
 
 
 def check_name(name: str) -> None:
-  """Raises a UserError unless there is such a tokenizer."""
+  """Raises a UserError if there is no such tokenizer."""
   if name not in FILES:
     raise UserError(f"the tokenizer is {name!r}; it must be bytes or t5.")
 
 
 def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
-  """The tokenizer of a model.
+  """Makes the tokenizer of a model.
 
   Args:
     name: "bytes" or "t5".
-    assets: further files of a bundle by name, for "t5".
+    assets: files of the bundle by name; "t5" needs one.
 
   Raises:
     UserError: the name is unknown, or the tokenizer's file is missing.

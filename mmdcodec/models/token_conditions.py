@@ -23,19 +23,19 @@ from mmdcodec.nn.conv import length_mask
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens(Condition):
-  """Tokens of another tokenizer over the same music.
+  """Tokens of the same music from another tokenizer.
 
   For example the 12 tokens of a joint music-text embedding, or the semantic or
   coarse acoustic tokens of MusicLM (Agostinelli et al. 2023, arXiv 2301.11325,
-  3.2). Each token becomes a vector; those of a frame stand next to each other.
+  3.2). Each token becomes a vector; those of a frame are adjacent.
   Arrays: `tokens` int [batch, frames, codebooks] and `lengths` [batch], the
   frames that are not padding.
 
   Attributes:
-    codebooks: tokens of a frame.
-    size: of each codebook.
-    frames: that the model sees.
-    frame_rate: Hz; 0: the tokens describe a whole piece and not a time in it.
+    codebooks: tokens per frame.
+    size: codes per codebook.
+    frames: number of frames that the model sees.
+    frame_rate: Hz; 0 means that the tokens describe a whole piece.
   """
 
   kind = "tokens"
@@ -46,7 +46,7 @@ class Tokens(Condition):
   frame_rate: float = 0.0
 
   def __post_init__(self) -> None:
-    """Raises a UserError for a value that cannot be."""
+    """Raises a UserError for an invalid value."""
     check_positive(self, "codebooks", "size", "frames")
     if not 0 <= self.frame_rate < np.inf:
       raise UserError(
@@ -74,7 +74,7 @@ class Tokens(Condition):
       nn.initializers.normal(1.0),
       (self.codebooks, self.size, module.width),
     )
-    # Parameters may be NumPy's, which can't be indexed by what is traced.
+    # Parameters may be NumPy arrays, which traced values cannot index.
     x = jnp.asarray(table)[np.arange(self.codebooks), arrays["tokens"]]
     x = jnp.where(arrays["given"][:, None, None, None], x, 0)
     mask = length_mask(arrays["lengths"], self.frames)
@@ -84,9 +84,9 @@ class Tokens(Condition):
     )
 
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
-    """See the base class: the stream of its name, from the crop's start on.
+    """See the base class: the stream with its name, from the crop's start on.
 
-    Without such a stream, training goes without the condition.
+    If there is no such stream, the condition is absent.
     """
     streams = record.get("streams", {})
     if self.name not in streams:
@@ -105,7 +105,7 @@ class Tokens(Condition):
           f" Hz; the data set has {frame_rate} Hz."
         )
       return first(self.arrays([tokens], start))
-    # Near the end of the record the last frames are the nearest.
+    # Near the end of the record, take its last frames.
     last = max(0, len(tokens) - self.frames)
     at = min(_frame(start, frame_rate), last)
     return first(self.arrays([tokens[at:]], 0.0))
@@ -156,12 +156,12 @@ class Tokens(Condition):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embedding(Condition):
-  """One vector of a piece, such as a joint music-text embedding.
+  """One vector per piece, such as a joint music-text embedding.
 
   Arrays: `vector` float32 [batch, size].
 
   Attributes:
-    size: of the vector.
+    size: length of the vector.
   """
 
   kind = "embedding"
@@ -169,7 +169,7 @@ class Embedding(Condition):
   size: int
 
   def __post_init__(self) -> None:
-    """Raises a UserError for a value that cannot be."""
+    """Raises a UserError for an invalid value."""
     check_positive(self, "size")
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -185,7 +185,7 @@ class Embedding(Condition):
     return x, jnp.ones(x.shape[:2], bool)
 
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
-    """See the base class: the record's entry of its name, if there is one."""
+    """See the base class: the record's entry with its name, if any."""
     return first(self.arrays([record.get(self.name)], start))
 
   def check(self, value: Any, rate: int) -> list[Any]:
@@ -216,5 +216,5 @@ class Embedding(Condition):
 
 
 def _frame(seconds: float, frame_rate: float) -> int:
-  """The frame at a time; frame rates are not exact in binary."""
+  """Index of the frame at a time; frame rates are not exact in binary."""
   return math.floor(seconds * frame_rate + 1e-6)

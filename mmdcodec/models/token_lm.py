@@ -2,9 +2,9 @@
 
 MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): the vectors of a step's K
 tokens are summed, a decoder Transformer follows, and K heads predict the next
-step. The pattern (`mmdcodec.patterns`) says which codes share a step; the model
-sees tokens [batch, steps, codebooks] in the pattern's order, and the special
-token where a step has no code.
+step. The pattern (`mmdcodec.patterns`) determines which codes share a step. The
+model sees tokens [batch, steps, codebooks] in the pattern's order, with the
+special token where a step has no code.
 """
 
 import functools
@@ -40,28 +40,28 @@ class TokenLM(nn.Module):
 
   Attributes:
     codebooks: K, the number of codebooks that it models.
-    codebook_size: codes of each; the special token has the number after them.
-    first_codebook: of the tokenizer's codebooks, the first one that it models.
+    codebook_size: codes per codebook; the special token is the next number.
+    first_codebook: first of the tokenizer's codebooks that it models.
     pattern: which codes share a step: `name` and options of `patterns.make`;
-      None: the delay pattern.
-    frames: of the clips that it is trained on; longer music is made in windows
+      None means the delay pattern.
+    frames: length of the training clips; longer music is generated in windows
       of this length.
-    width: of a token's vector.
-    layers: of the Transformer.
-    heads: of attention.
-    kv_heads: heads of keys and values, each shared by several heads of queries;
-      0: as many as heads.
+    width: channels of a token's vector.
+    layers: blocks of the Transformer.
+    heads: query heads of attention.
+    kv_heads: key and value heads, each shared by several query heads; 0 means
+      as many as `heads`.
     hidden: width of the feed-forward layers.
     activation: "gelu" or "relu".
     positions: "sinusoidal", "rotary" or "relative".
     qk_norm: normalise queries and keys of attention.
-    cross: has cross-attention, for those conditions that use it; otherwise all
-      of them are a prefix to the music.
-    conditions: what the music can be asked for: the fields of each condition by
-      its name, see `condition.make_conditions`.
+    cross: has cross-attention for the conditions that use it; otherwise all
+      conditions are a prefix to the music.
+    conditions: fields of each condition by name, see
+      `condition.make_conditions`.
     dropout: share of activations dropped in training.
     remat: "none", "full" or "dots", see `Transformer`.
-    dtype: of the computation, "float32" or "bfloat16"; parameters, norms, sums
+    dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, sums
       and logits are float32.
   """
 
@@ -86,7 +86,7 @@ class TokenLM(nn.Module):
 
   @property
   def special(self) -> int:
-    """The token where a step has no code."""
+    """The token of a step without a code."""
     return self.codebook_size
 
   def pattern_of(self, frames: int) -> patterns.Pattern:
@@ -101,12 +101,12 @@ class TokenLM(nn.Module):
     """The model's conditions in their order; see `condition.make_conditions`.
 
     Args:
-      assets: files of the model's bundle by name, to read texts with.
+      assets: files of the model's bundle by name, to tokenize texts.
     """
     return make_conditions(self.conditions, assets)
 
   def no_conditions(self, batch: int) -> Inputs:
-    """Inputs that ask for nothing, for a number of items."""
+    """Inputs without conditions, for a number of items."""
     return {
       condition.name: condition.nothing(batch)
       for condition in self.make_conditions()
@@ -168,16 +168,16 @@ class TokenLM(nn.Module):
     encoded: EncodedConditions | None = None,
     train: bool = False,
   ) -> jax.Array:
-    """Logits of a whole sequence, each step's from the tokens up to it.
+    """Logits of a whole sequence; each step sees the tokens up to its own.
 
     Args:
-      tokens: int [batch, steps, codebooks], as `Pattern.build` gives them.
-      inputs: the conditions; None in a model that takes none.
-      encoded: vectors of the conditions, in place of inputs.
-      train: with dropout, from the random key "dropout".
+      tokens: int [batch, steps, codebooks], as `Pattern.build` returns them.
+      inputs: the conditions; None for a model without any.
+      encoded: vectors of the conditions, instead of inputs.
+      train: applies dropout, with the random key "dropout".
 
     Returns:
-      float32 [batch, steps, codebooks, codebook_size]: of the step after each.
+      float32 [batch, steps, codebooks, codebook_size], each of the next step.
     """
     if encoded is None:
       encoded = self.encode_conditions(inputs or {})
@@ -202,7 +202,7 @@ class TokenLM(nn.Module):
 
 
 def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
-  """Sums of the vectors of each step's tokens.
+  """Sums the vectors of each step's tokens.
 
   Args:
     tokens: int [batch, steps, codebooks].
@@ -211,19 +211,19 @@ def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
   Returns:
     float32 [batch, steps, width].
   """
-  # Parameters may be NumPy's, which can't be indexed by what is traced.
+  # Parameters may be NumPy arrays, which traced values cannot index.
   table = jnp.asarray(table)
   return table[np.arange(len(table)), tokens].sum(axis=-2)
 
 
 def flat_head(head: jax.Array) -> jax.Array:
-  """The heads beside each other in one matrix: [width, codebooks * size].
+  """The heads side by side in one matrix: [width, codebooks * size].
 
-  For sampling step by step on a CPU, which would otherwise bring them into this
-  form at every step.
+  For sampling step by step on a CPU, which would otherwise convert them at
+  every step.
 
   Args:
-    head: [codebooks, width, size], as it is trained.
+    head: [codebooks, width, size], as in training.
   """
   return head.swapaxes(0, 1).reshape(head.shape[1], -1)
 
@@ -231,13 +231,13 @@ def flat_head(head: jax.Array) -> jax.Array:
 def logits(
   x: jax.Array, head: jax.Array, codebooks: int, dtype: jnp.dtype
 ) -> jax.Array:
-  """What the next step holds.
+  """Logits of the next step.
 
   Args:
-    x: [batch, steps, width] out of the Transformer.
-    head: [codebooks, width, size], or of `flat_head`.
+    x: [batch, steps, width], output of the Transformer.
+    head: [codebooks, width, size], or the result of `flat_head`.
     codebooks: K.
-    dtype: of the computation; sums are float32.
+    dtype: compute dtype; sums are float32.
 
   Returns:
     float32 [batch, steps, codebooks, size].
@@ -254,7 +254,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
 
   Args:
     name: one of `lm_presets.PRESETS`.
-    **changes: fields to set otherwise.
+    **changes: fields to change.
 
   Returns:
     dict for `from_config`, ready for JSON.
@@ -265,17 +265,17 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   of_preset = PRESETS.get(name, {}).get("conditions", {})
   changes = renamed.update_lm(changes, of_preset)
   found = fields.preset(TokenLM, PRESETS, name, changes, "the language model")
-  # Dicts, so that a command line can change what is in them.
+  # Dicts, so that a command line can change their entries.
   found["pattern"] = found["pattern"] or dict(name="delay", delays=())
   found["conditions"] = dict(found["conditions"])
   return found
 
 
 def from_config(config: Mapping[str, Any]) -> TokenLM:
-  """A TokenLM from a mapping of its fields.
+  """Builds a TokenLM from a mapping of its fields.
 
   Raises:
-    UserError: an unknown key, or a value that the field cannot have.
+    UserError: an unknown key, or an invalid value.
   """
   model = fields.build(
     TokenLM, renamed.update_lm(config), "the language model", CHOICES
@@ -311,11 +311,11 @@ def from_config(config: Mapping[str, Any]) -> TokenLM:
 def shapes(
   model: TokenLM, encoded: EncodedConditions | None = None
 ) -> dict[str, Any]:
-  """Shapes and types of a model's variables, without making them.
+  """Shapes and dtypes of a model's variables, without making them.
 
   Args:
     model: the language model.
-    encoded: vectors of conditions, in place of those of its own conditioner.
+    encoded: vectors of conditions, instead of those of its own conditioner.
 
   Returns:
     `{"params": ...}` of `jax.ShapeDtypeStruct`.

@@ -17,7 +17,7 @@ from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
 
 def halve(x: jax.Array) -> jax.Array:
-  """Means of 4 samples with stride 2.
+  """Averages 4 samples with stride 2.
 
   The first window starts one sample before the signal, and the last one may end
   one sample after it. Samples outside do not count in the mean.
@@ -90,8 +90,8 @@ class MultiScaleWaveDiscriminator(nn.Module):
       has 4 times as many.
     max_filters: upper bound of the channels.
     scales: number of scales, each half as long as the one before.
-    slope: of LeakyReLU below 0.
-    dtype: of the computation.
+    slope: slope of LeakyReLU below 0.
+    dtype: compute dtype.
   """
 
   filters: int = 16
@@ -107,7 +107,7 @@ class MultiScaleWaveDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have; padding reflects 8 of the last scale."""
+    """Minimum samples of a clip; padding reflects 8 of the last scale."""
     return 8 * 2 ** (self.scales - 1)
 
   def problem(self) -> str | None:
@@ -148,7 +148,7 @@ class PeriodNetwork(nn.Module):
     batch, samples, channels = x.shape
     pad = -samples % self.period
     y = jnp.pad(x, ((0, 0), (0, pad), (0, 0)), mode="reflect")
-    # Kernels have width 1 across the period, so its phases act as more clips.
+    # Kernels have width 1 across the period, so phases act as separate clips.
     y = y.reshape(batch, -1, self.period, channels).swapaxes(1, 2)
     y = y.reshape(batch * self.period, -1, channels)
     unfold = lambda y: y.reshape(batch, self.period, *y.shape[1:])
@@ -176,8 +176,8 @@ class MultiPeriodDiscriminator(nn.Module):
     filters: channels of the first layer; each next one has 4 times as many.
     max_filters: upper bound of the channels.
     periods: samples of each period; one sub-discriminator per period.
-    slope: of LeakyReLU below 0.
-    dtype: of the computation.
+    slope: slope of LeakyReLU below 0.
+    dtype: compute dtype.
   """
 
   filters: int = 32
@@ -193,7 +193,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
   @property
   def shortest(self) -> int:
-    """Samples that a clip must have, because padding reflects it."""
+    """Minimum samples of a clip, because padding reflects it."""
     return max(self.periods)
 
   def problem(self) -> str | None:

@@ -11,7 +11,7 @@ next tokens, from the cached keys and values of the previous ones, with the same
              for every token. For the same reason its cache merges batch and
              heads (`attention.merge_heads`).
 
-The length of a cache is fixed when it is made.
+The length of a cache is fixed when it is created.
 """
 
 from typing import Any

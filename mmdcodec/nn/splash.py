@@ -49,7 +49,7 @@ def attend(
     q: [batch, queries, heads, head_dim].
     k: [batch, queries, kv_heads, head_dim], where kv_heads divides heads.
     v: same shape as k.
-    scale: factor on the logits; None is 1 / sqrt(head_dim).
+    scale: factor on the logits; None means 1 / sqrt(head_dim).
     interpret: emulates the kernel without a TPU, slowly.
 
   Returns:

@@ -110,7 +110,7 @@ def permuted_mmd2(
   noise = jax.random.uniform(key, (books, n), jnp.float32)
   order = jnp.argsort(jnp.where(valid, noise, 2.0), axis=1)
 
-  # A permuted row is made of up to `books` rows and pairs with none of them.
+  # A permuted row consists of up to `books` rows and pairs with none of them.
   count = valid.sum()
   slot = jnp.arange(n)
   own = jnp.broadcast_to(jnp.where(valid, slot, -1), (books, n))

@@ -122,7 +122,7 @@ def diagonal(kernel: Kernel, z: jax.Array) -> jax.Array:
 
 
 def centred(kernel: Kernel, *samples: jax.Array) -> tuple[jax.Array, ...]:
-  """Subtracts the common mean of samples [n, ...] if the kernel takes distances.
+  """Centres samples [n, ...] jointly if the kernel takes distances.
 
   This keeps the distances and reduces their rounding errors.
   """
