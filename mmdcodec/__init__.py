@@ -1,12 +1,13 @@
 """Neural audio codecs with independent codebooks, and music models over them.
 
-The public names, in sections:
+The public names:
 
-  load              a trained model, from a bundle or a training folder
+  load              opens a trained model from a bundle or a training folder
+  UserError         the error for mistakes that the user can fix
 
-Everything else is imported from where it lives (`mmdcodec.models.codec`,
-`mmdcodec.quantize.residual`, `mmdcodec.audio.transforms`, ...); importing the
-package itself reads no file, data set or plotting library.
+Import everything else from its own module (`mmdcodec.models.codec`,
+`mmdcodec.quantize.residual`, ...). Importing the package itself imports no
+audio, data set or plotting library.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # name -> module; resolved at first use (PEP 562), so that `import mmdcodec` is
-# fast and a module imports anywhere its own dependencies do.
+# fast and a module needs only its own dependencies.
 _PUBLIC = {
   "load": "mmdcodec.bundle",
   "UserError": "mmdcodec.errors",

@@ -1,17 +1,17 @@
-"""Trained models on disk.
+"""Saves and loads trained models.
 
-A bundle is a folder with a few files and nothing executable in them:
+A bundle is a folder with a few files, none of them executable:
 
     config.json          {"kind": "codec", "model": {...}, ...}
     model.safetensors    arrays by path, "params/encoder/conv_in/kernel"
-    discriminators.safetensors    of a codec, to continue its training with
-    tokenizer.json       of a music model, for its prompts
+    discriminators.safetensors    for continuing the training of a codec
+    tokenizer.json       the text tokenizer of a music model
 
-A model may have parts, which are models themselves: a music model ("lm") has
-its codec, "codec" in the config, and its arrays under "codec/".
+A model may contain other models: a music model ("lm") contains its codec, with
+the config under "codec" and the arrays under "codec/".
 
-`load` opens a bundle, or the best checkpoint of a training workdir. Reading
-takes what stands in the files, and builds no training task.
+`load` opens a bundle, or the best checkpoint of a training workdir. Loading
+uses only these files and builds no training task.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
-# Files of other libraries, which are kept as they are.
+# Files of other libraries, which are copied unchanged.
 ASSETS = ("tokenizer.json",)
-# Opens a bundle of each kind: "module:callable", which is called with config,
+# The loader of each kind, "module:callable", which is called with config,
 # variables and assets.
 LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
@@ -46,12 +46,12 @@ LOADERS = {
 
 
 class Contents(NamedTuple):
-  """What a bundle or workdir holds.
+  """The contents of a bundle or workdir.
 
   Attributes:
-    config: of the model.
+    config: the model's config.
     variables: nested dicts of arrays.
-    assets: contents of further files, by name.
+    assets: contents of other files, by name.
     discriminators: their parameters, or None.
   """
 
@@ -73,16 +73,16 @@ def save(
   """Writes a bundle.
 
   Args:
-    folder: to make; it must be empty or absent, unless force.
-    config: for JSON, with `kind` and `model`.
+    folder: output folder; it must be empty or absent, unless force.
+    config: JSON-compatible, with `kind` and `model`.
     variables: nested dicts of arrays.
-    assets: contents of further files, by names of ASSETS.
-    discriminators: their parameters, if the model was trained with some.
-    force: replace a bundle in the folder.
+    assets: contents of other files, by name; the names must be in ASSETS.
+    discriminators: their parameters, if the model was trained with any.
+    force: whether to replace a bundle in the folder.
 
   Raises:
     UserError: the folder holds something else.
-    ValueError: an asset of another name.
+    ValueError: an asset has another name.
   """
   import safetensors.numpy
 
@@ -114,18 +114,18 @@ def replacing(
   force: bool = False,
   what: str = "bundle",
 ) -> Iterator[pathlib.Path]:
-  """Writes a folder whole or not at all.
+  """Writes a folder completely or not at all.
 
   Args:
-    folder: to make; it must be empty or absent, unless force.
-    required: names of its files. Only a folder with all of them, and no others
-      than these and the optional ones, may be replaced.
-    optional: names of further files.
-    force: replace the folder.
-    what: name of such a folder, for the error.
+    folder: output folder; it must be empty or absent, unless force.
+    required: names of its files. Only a folder with all of these and no others
+      except the optional ones may be replaced.
+    optional: names of optional files.
+    force: whether to replace the folder.
+    what: what to call such a folder in the error.
 
   Yields:
-    A folder to write to, which becomes `folder` when the block ends well.
+    A folder to write to, which becomes `folder` if the block succeeds.
 
   Raises:
     UserError: the folder holds something else, or public weights.
@@ -157,14 +157,14 @@ def export(
   step: int | None = None,
   force: bool = False,
 ) -> int:
-  """Makes a bundle of a training run.
+  """Makes a bundle from a training run.
 
   Args:
-    workdir: of the run.
-    folder: of the bundle.
-    step: of a checkpoint; by default the best one, or the last if none was
-      evaluated.
-    force: replace a bundle in the folder.
+    workdir: the run's workdir.
+    folder: output folder.
+    step: step of the checkpoint; by default the best one, or the last if none
+      was evaluated.
+    force: whether to replace a bundle in the folder.
 
   Returns:
     The step that was exported.
@@ -185,8 +185,8 @@ def export(
 
 
 def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
-  """The model of a checkpoint, whole; see `read` and `export`."""
-  # Orbax takes a second to import, and bundles do without it.
+  """Reads the complete model of a checkpoint; see `read` and `export`."""
+  # Orbax takes a second to import, and bundles do not need it.
   from mmdcodec.store.checkpoints import Checkpoints
 
   training = run_files.read_config(workdir)
@@ -227,13 +227,13 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
 
 
 def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
-  """The files of other libraries in a bundle or workdir, by name."""
+  """Reads the files of other libraries in a bundle or workdir, by name."""
   files = [folder / name for name in ASSETS]
   return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
-  """The arrays of a safetensors file, as nested dicts."""
+  """Reads the arrays of a safetensors file as nested dicts."""
   import safetensors
   import safetensors.numpy
 
@@ -245,11 +245,11 @@ def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
-  """Reads the model at a path, with NumPy arrays.
+  """Reads the model at a path as NumPy arrays.
 
   Args:
-    path: of a bundle, a workdir or public weights, as for `load`.
-    discriminators: read their parameters as well.
+    path: path of a bundle, a workdir or public weights, as for `load`.
+    discriminators: whether to read their parameters as well.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -265,7 +265,7 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
   if (path / WEIGHTS_FILE).is_file():
     config = run_files.read_json(path / CONFIG_FILE)
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
-    # Not always: they may be larger than the codec, which works without them.
+    # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
     return Contents(config, variables, _read_assets(path), critics)
@@ -281,13 +281,13 @@ def load(path: str | pathlib.Path) -> Any:
   """Opens a trained model.
 
   Args:
-    path: of a bundle; of a training workdir (its best checkpoint, with averaged
-      weights if the run has them); of public weights that `mmdcodec.convert`
-      can read; or their id on the Hugging Face Hub, such as
+    path: path of a bundle, of a training workdir (for its best checkpoint, with
+      averaged weights if the run has them), or of public weights that
+      `mmdcodec.convert` can read; or an id on the Hugging Face Hub, such as
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec`, the `StereoCodec` of a stereo music model, or a
+    A `LoadedCodec`, a `StereoCodec` (from a stereo music model), or a
     `LoadedMusic`.
 
   Raises:
@@ -309,7 +309,7 @@ def load(path: str | pathlib.Path) -> Any:
 def read_codec(
   path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Config and variables of a codec, or of the codec of a music model.
+  """Reads config and variables of a codec, or of a music model's codec.
 
   Raises:
     UserError: there is no model at the path, or it is damaged.
@@ -321,7 +321,7 @@ def read_codec(
 
 
 def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
-  """Opens a tokenizer, or the codec of a music model; see `load`.
+  """Opens a tokenizer, or a music model's codec; see `load`.
 
   Raises:
     UserError: there is no model at the path, it is damaged, or it is not a
@@ -338,7 +338,7 @@ def load_tokenizer(path: str | pathlib.Path) -> Tokenizer:
 
 
 def load_codec(path: str | pathlib.Path) -> AudioCodec:
-  """Opens a codec, or that of a music model; see `load`.
+  """Opens a codec, or a music model's codec; see `load`.
 
   Raises:
     UserError: there is no model at the path, it is damaged, or it cannot
@@ -354,7 +354,7 @@ def load_codec(path: str | pathlib.Path) -> AudioCodec:
 
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Shapes and types of the variables that the config of a bundle expects."""
+  """Returns shapes and dtypes of the variables of a bundle with this config."""
   if config["kind"] == "lm":
     from mmdcodec.models import token_lm
 
@@ -369,8 +369,8 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_complete(
   path: str | pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
 ) -> None:
-  """Raises a UserError unless all arrays are there, in their shapes."""
-  # The loader of any other kind, which was added to LOADERS, checks its own.
+  """Raises UserError unless all arrays exist and have the right shapes."""
+  # Loaders of other kinds, added to LOADERS, make their own checks.
   if config["kind"] not in ("codec", "lm"):
     return
   shapes = flax.traverse_util.flatten_dict(expected_shapes(config), sep="/")

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-  """A mistake in the input; its message says in one sentence what to do.
+  """A mistake in the input; the message tells the user what to do.
 
-  The command line prints the sentence without a traceback and exits with 2.
+  The command line prints the message without a traceback and exits with 2.
   """

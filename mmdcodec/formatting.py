@@ -6,7 +6,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-  """`1 h 02 min`, `3 min 05 s`, `12 s`, `4.25 s`."""
+  """Formats a duration: `1 h 02 min`, `3 min 05 s`, `12 s`, `4.25 s`."""
   if seconds < 10:
     return f"{seconds:.2f} s"
   seconds = int(round(seconds))
@@ -19,17 +19,17 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, one: str, many: str) -> str:
-  """`1 chunk is`, `2 chunks are`."""
+  """Formats a number with singular or plural: `1 chunk is`, `2 chunks are`."""
   return f"{number} {one if number == 1 else many}"
 
 
 def channels(number: int) -> str:
-  """`1 channel`, `2 channels`."""
+  """Formats a number of channels: `1 channel`, `2 channels`."""
   return count(number, "channel", "channels")
 
 
 def file_size(number: int) -> str:
-  """Bytes in thousands: `812 B`, `3.4 KB`, `12.0 MB`."""
+  """Formats a size in decimal units: `812 B`, `3.4 KB`, `12.0 MB`."""
   size, unit = float(number), "B"
   for unit in ("B", "KB", "MB", "GB"):
     if size < 1000 or unit == "GB":
@@ -39,7 +39,7 @@ def file_size(number: int) -> str:
 
 
 def cell(value: Any) -> str:
-  """A table cell; numbers have 3 significant digits or more, NaN is a dash."""
+  """Formats a table cell: numbers with 3 digits or more, NaN as a dash."""
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     return str(value)
   if isinstance(value, numbers.Integral):
@@ -60,8 +60,8 @@ def table(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
   """Aligns columns for a terminal: words left, numbers right.
 
   Args:
-    columns: names, or None for a table without a head.
-    rows: cells, at least one row.
+    columns: column names, or None for a table without a header.
+    rows: cells; at least one row.
   """
   cells = [[cell(value) for value in row] for row in rows]
   numeric = [

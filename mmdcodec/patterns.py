@@ -1,10 +1,9 @@
-"""Codebook patterns: which codes one step of a language model predicts.
+"""Codebook patterns: which codes a language model predicts in each step.
 
-A codec gives K codes per frame. A model that predicts them one after another
-is exact and K times as slow; one that predicts several in a step treats them
-as independent given the past. A pattern assigns (frame, codebook) entries to
-steps (Copet et al. 2023, "MusicGen", arXiv 2306.05284, section 2.3). It is
-data: a tuple of steps, each a tuple of entries.
+A codec has K codes per frame. Predicting them one at a time is exact but K
+times as slow; predicting several in a step treats them as independent given
+the past. A pattern assigns (frame, codebook) entries to steps (Copet et al.
+2023, "MusicGen", arXiv 2306.05284, section 2.3):
 
     delay(4)(frames=6)      step s holds frame s - k of codebook k
 
@@ -28,18 +27,17 @@ Entry = tuple[int, int]  # (frame, codebook)
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-  """An arrangement of the codes of some frames in steps.
+  """An arrangement of codes [frames, codebooks] in steps.
 
-  A sequence of tokens [batch, steps + 1, codebooks] begins with one step
-  without codes, from which the model predicts the first one. Where a step has
-  no entry of a codebook, the token is the special one.
+  A sequence of tokens [batch, steps + 1, codebooks] begins with an empty step,
+  from which the model predicts the first one. Where a step has no entry for a
+  codebook, the token is the special one.
 
   Attributes:
-    frames: of the codes.
-    codebooks: of the codec.
-    steps: entries (frame, codebook) of each step. Every entry is in exactly
-      one step; a codebook has at most one entry in a step, and its frames are
-      in order.
+    frames: number of frames.
+    codebooks: number of codebooks.
+    steps: entries (frame, codebook) of each step. Every entry is in exactly one
+      step; a step has at most one entry per codebook, with frames in order.
   """
 
   frames: int
@@ -79,7 +77,7 @@ class Pattern:
 
   @functools.cached_property
   def frame_of(self) -> np.ndarray:
-    """int32 [steps + 1, codebooks]: frame of each token, -1 for none."""
+    """The frame of each token, int32 [steps + 1, codebooks]; -1 for none."""
     table = np.full((len(self.steps) + 1, self.codebooks), -1, np.int32)
     for number, step in enumerate(self.steps, start=1):
       for frame, codebook in step:
@@ -88,7 +86,7 @@ class Pattern:
 
   @functools.cached_property
   def step_of(self) -> np.ndarray:
-    """int32 [frames, codebooks]: step of each code, from 1."""
+    """The step of each code, int32 [frames, codebooks], from 1."""
     table = np.zeros((self.frames, self.codebooks), np.int32)
     step, codebook = np.nonzero(self.frame_of >= 0)
     table[self.frame_of[step, codebook], codebook] = step
@@ -99,13 +97,13 @@ class Pattern:
 
     Args:
       codes: [..., frames, codebooks].
-      special: token where there is no code.
+      special: the token for entries without a code.
 
     Returns:
       tokens [..., steps + 1, codebooks].
 
     Raises:
-      ValueError: codes have another shape.
+      ValueError: codes have a wrong shape.
     """
     if codes.shape[-2:] != (self.frames, self.codebooks):
       raise ValueError(
@@ -125,7 +123,7 @@ class Pattern:
       codes [..., frames, codebooks].
 
     Raises:
-      ValueError: tokens have another shape.
+      ValueError: tokens have a wrong shape.
     """
     if tokens.shape[-2:] != self.frame_of.shape:
       raise ValueError(
@@ -134,17 +132,17 @@ class Pattern:
     return jnp.asarray(tokens)[..., self.step_of, np.arange(self.codebooks)]
 
   def revert_logits(self, logits: jax.Array) -> jax.Array:
-    """Arranges logits by frame: the inverse of the pattern, for logits.
+    """Arranges logits by frame.
 
     Args:
-      logits: [..., steps, codebooks, size], from `tokens[..., :-1, :]`; those
-        at a step predict the next step.
+      logits: [..., steps, codebooks, size], computed from
+        `tokens[..., :-1, :]`; each step predicts the next one.
 
     Returns:
       [..., frames, codebooks, size].
 
     Raises:
-      ValueError: logits have another shape.
+      ValueError: logits have a wrong shape.
     """
     if logits.shape[-3:-1] != (len(self.steps), self.codebooks):
       raise ValueError(
@@ -157,14 +155,11 @@ class Pattern:
 
   @functools.cached_property
   def groups(self) -> tuple[tuple[tuple[int, ...], np.ndarray], ...]:
-    """The codes that share a step: (codebooks, frames) of each kind of step.
+    """The codes that share a step, grouped by their set of codebooks.
 
-    Left out are steps of a single code, and steps whose codebooks are a subset
-    of those of other steps, as at the ends of a delayed clip.
-
-    Returns:
-      (codebooks, frames int32 [steps, len(codebooks)]) for each set of
-      codebooks, largest first; empty if every step holds one code.
+    Each group is (codebooks, frames int32 [steps, len(codebooks)]), largest set
+    first. Steps with a single code are left out, and so are steps whose
+    codebooks are a subset of another step's, as at the ends of a delayed clip.
     """
     kinds: dict[tuple[int, ...], list] = {}
     for row in self.frame_of[1:]:
@@ -179,14 +174,14 @@ class Pattern:
     return tuple((held, np.stack(kinds[held])) for held in whole)
 
 
-# Frames -> pattern. A config names one; a model calls it with its length.
+# Makes the pattern for a number of frames.
 PatternMaker = Callable[[int], Pattern]
 
 
 def _from_times(
   frames: int, codebooks: int, time: Callable[[int, int], tuple]
 ) -> Pattern:
-  """The pattern whose steps are the distinct times of entries, in order."""
+  """Returns the pattern whose steps are the distinct times, in order."""
   steps: dict[tuple, list[Entry]] = {}
   for frame in range(frames):
     for codebook in range(codebooks):
@@ -212,23 +207,19 @@ def delay(
   flatten_first: int = 0,
   empty_initial: int = 0,
 ) -> PatternMaker:
-  """Codebook k is `delays[k]` steps late: MusicGen's pattern.
+  """Delays codebook k by `delays[k]` steps: MusicGen's pattern.
 
-  Two codebooks with the same delay are predicted together: (0, 1, 1, 1) is the
-  partial delay, (0, 0, 1, 1, 2, 2, 3, 3) that of stereo.
+  Codebooks with the same delay are predicted together: (0, 1, 1, 1) is the
+  partial delay, (0, 0, 1, 1, 2, 2, 3, 3) the delay for stereo.
 
   Args:
-    codebooks: of the codec.
-    delays: one for each codebook, in ascending order; 0, 1, 2, ... by default.
-    flatten_first: number of frames at the start that are predicted code by
-      code.
-    empty_initial: number of steps without a code before the first one.
-
-  Returns:
-    A function of the number of frames.
+    codebooks: number of codebooks.
+    delays: one per codebook, ascending; 0, 1, 2, ... by default.
+    flatten_first: number of initial frames that are predicted code by code.
+    empty_initial: number of empty steps before the first code.
 
   Raises:
-    ValueError: delays are negative, descending or of another number.
+    ValueError: delays are negative, descending or too few or many.
   """
   delays = _check_delays(
     codebooks, range(codebooks) if delays is None else delays
@@ -254,7 +245,7 @@ def delay(
 
 
 def parallel(codebooks: int) -> PatternMaker:
-  """All codes of a frame in one step."""
+  """Predicts all codes of a frame in one step."""
   return delay(codebooks, [0] * codebooks)
 
 
@@ -263,19 +254,16 @@ def unroll(
   flattening: Sequence[int] | None = None,
   delays: Sequence[int] | None = None,
 ) -> PatternMaker:
-  """Frames in turn, each in several steps.
+  """Predicts frame after frame, each in several steps.
 
   Args:
-    codebooks: of the codec.
-    flattening: group of each codebook; those of a group share a step, the
-      groups of a frame follow one another. 0, 1, 2, ... by default.
-    delays: frames by which each codebook is late; the same within a group.
-
-  Returns:
-    A function of the number of frames.
+    codebooks: number of codebooks.
+    flattening: group of each codebook, 0, 1, 2, ... by default. A group shares
+      a step; the groups of a frame follow one another.
+    delays: delay of each codebook in frames; the same within a group.
 
   Raises:
-    ValueError: a list has another length, or delays differ within a group.
+    ValueError: a list has a wrong length, or delays differ within a group.
   """
   groups = list(range(codebooks)) if flattening is None else list(flattening)
   late = _check_delays(codebooks, delays)
@@ -290,8 +278,8 @@ def unroll(
   ]
 
   def make(frames: int) -> Pattern:
-    # Every group takes a step at every time, also after its last frame, as in
-    # the public models; at one time the group that is latest comes first.
+    # Every group takes a step at every time, even after its last frame, as in
+    # the public models; at the same time, the most delayed group comes first.
     times = frames + max(late)
     steps = sorted(
       (t + late[codes[0]], t, i)
@@ -309,21 +297,18 @@ def unroll(
 
 
 def flatten(codebooks: int) -> PatternMaker:
-  """One code in each step, frame by frame: the exact joint model."""
+  """Predicts one code per step, frame by frame: the exact joint model."""
   return unroll(codebooks)
 
 
 def coarse_first(
   codebooks: int, delays: Sequence[int] | None = None
 ) -> PatternMaker:
-  """The first codebook of all frames, then the others together.
+  """Predicts the first codebook of all frames, then the others together.
 
   Args:
-    codebooks: of the codec.
-    delays: of the codebooks after the first, relative to one another.
-
-  Returns:
-    A function of the number of frames.
+    codebooks: number of codebooks.
+    delays: delays of the other codebooks, relative to one another.
   """
   late = _check_delays(codebooks - 1, delays)
 
@@ -338,17 +323,14 @@ def coarse_first(
 
 
 def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
-  """Groups of codebooks one after the other, each flattened.
+  """Predicts groups of codebooks one after the other, each flattened.
 
-  The order of AudioLM's and MusicLM's stages: with sizes (4, 8) the coarse
-  codes of all frames, then the fine ones.
+  This is the order of AudioLM's and MusicLM's stages: with sizes (4, 8), the
+  coarse codes of all frames come first, then the fine ones.
 
   Args:
-    codebooks: of the codec.
-    sizes: codebooks in each group; one number if all are alike.
-
-  Returns:
-    A function of the number of frames.
+    codebooks: number of codebooks.
+    sizes: codebooks in each group; one number if all are equal.
   """
   if isinstance(sizes, int):
     sizes = [sizes] * (codebooks // sizes if sizes > 0 else 0)
@@ -364,8 +346,7 @@ def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
   return make
 
 
-# By the name that a config gives: the maker, and its options besides the number
-# of codebooks.
+# Name in a config -> maker, and its options besides the number of codebooks.
 MAKERS: dict[str, tuple[Callable[..., PatternMaker], tuple[str, ...]]] = {
   "parallel": (parallel, ()),
   "delay": (delay, ("delays", "flatten_first", "empty_initial")),
@@ -377,15 +358,12 @@ MAKERS: dict[str, tuple[Callable[..., PatternMaker], tuple[str, ...]]] = {
 
 
 def make(name: str, codebooks: int, **options: Any) -> PatternMaker:
-  """The pattern that a config names.
+  """Creates the pattern maker that a config names.
 
   Args:
     name: one of MAKERS.
-    codebooks: of the codec.
-    **options: of that maker; 0 or an empty value means the default.
-
-  Returns:
-    A function of the number of frames.
+    codebooks: number of codebooks.
+    **options: options of the maker; 0 or an empty value means the default.
 
   Raises:
     UserError: the name is unknown, or the pattern has no such option.

@@ -1,4 +1,4 @@
-"""A line on stderr that shows how far a long piece of work has come."""
+"""Shows the progress of long work in a line on stderr."""
 
 import sys
 import time
@@ -23,24 +23,24 @@ class ProgressLine:
 
   @property
   def spent(self) -> float:
-    """Seconds since the work began, more than 0."""
+    """Seconds since the work began, always above 0."""
     return max(time.monotonic() - self.start, 1e-9)
 
   def due(self, *, last: bool = False) -> bool:
-    """Whether it is time to show a line.
+    """Returns whether it is time to show a line.
 
     Args:
-      last: the work is done. A line is then due if one was shown before, so
-        that short work shows none.
+      last: whether the work is done. A line is then due only if one was shown
+        before, so that short work shows none.
     """
     return time.monotonic() >= self._next or (last and self._shown)
 
   def show(self, line: str, *, last: bool = False) -> None:
-    """Shows a line, due or not.
+    """Shows a line, whether due or not.
 
     Args:
-      line: text without a line end.
-      last: keeps the line on a terminal; later output starts a new one.
+      line: text without a newline.
+      last: whether to keep the line on a terminal and end it.
     """
     self._next = time.monotonic() + self._every
     self._shown = True
@@ -51,10 +51,10 @@ class ProgressLine:
 
 
 def counter(things: str) -> Callable[[int, int], None]:
-  """Makes a function (done, total) that shows rate and time left on stderr.
+  """Returns a function (done, total) that shows speed and time left.
 
   Args:
-    things: name of what is counted, such as "songs".
+    things: plural of the unit, such as "songs".
   """
   line = ProgressLine()
   first: int | None = None
@@ -62,7 +62,7 @@ def counter(things: str) -> Callable[[int, int], None]:
   def show(done: int, total: int) -> None:
     nonlocal first
     if first is None:
-      first = done  # work of an earlier run took no time in this one
+      first = done  # an earlier run did these
     last = done == total
     if not line.due(last=last):
       return

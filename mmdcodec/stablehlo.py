@@ -1,22 +1,22 @@
-"""A codec as two programs that run without this package.
+"""Exports a codec as two programs that run without this package.
 
-`export_codec` writes a folder that needs JAX and NumPy alone to run:
+`export_codec` writes a folder that only needs JAX and NumPy to run:
 
   encode.stablehlo   (weights, x, lengths) -> {"codes", "frames", "scale"}
   decode.stablehlo   (weights, codes, lengths, scale) -> audio
   weights.npz        the weights, arguments of both, by path as in a bundle
   signature.json     rates, shapes, sizes
-  README.txt         the same in words, with an example
+  README.txt         the same in prose, with an example
 
 The programs are `jax.export` artefacts: StableHLO lowered for CPU, CUDA and TPU
 at once, for any batch and length. Weights are arguments, so the programs are
-small, compile fast, and accept weights of another training step.
+small, compile fast, and accept weights from any training step.
 
-Lengths are whole units (frames; chunks, in a codec with chunks), as the shapes
-of all layers must follow from them. The user pads the audio to the next unit,
-with any values, and gives the true `lengths`, which decide where it ends to the
-sample. In a clip of few units its two edges would overlap in ways that depend
-on the shape, so shorter audio is padded to the `least` number of units.
+Lengths are whole units (frames, or chunks in a codec with chunks), so that the
+shapes of all layers follow from them. The user pads the audio to the next unit,
+with any values; the true `lengths` mark its end to the sample. In very short
+clips, the two edges would overlap in ways that depend on the shape, so shorter
+audio is padded to `least` units.
 """
 
 import pathlib
@@ -46,12 +46,12 @@ FILES = (
 
 
 class Unit(NamedTuple):
-  """The unit that lengths of clips are counted in.
+  """The unit in which clip lengths are counted.
 
   Attributes:
-    samples: in a unit.
-    frames: of codes in a unit.
-    least: smallest number of units that a program takes.
+    samples: samples in a unit.
+    frames: code frames in a unit.
+    least: smallest number of units that a program accepts.
   """
 
   samples: int
@@ -60,10 +60,10 @@ class Unit(NamedTuple):
 
 
 def unit_of(model: Codec) -> Unit:
-  """The unit of the programs of a codec."""
+  """Returns the unit for a codec's programs."""
   if model.chunk is not None:
     size, hop = model.chunk
-    # A single chunk would be coded like a clip without chunks.
+    # At least 2: a single chunk would be coded like a clip without chunks.
     return Unit(hop, -(-size // model.stride), 2)
   # Enough frames that no layer's padding is longer than its input.
   reach = (model.residual_kernel - 1) * max(model.dilations) + 1
@@ -72,11 +72,11 @@ def unit_of(model: Codec) -> Unit:
 
 
 def programs(model: Codec, variables: dict) -> dict[str, Any]:
-  """Encoder and decoder as `jax.export.Exported`, by the names of their files.
+  """Exports encoder and decoder as `jax.export.Exported`, by name.
 
-  They do not depend on the machine that exports: one network serves all
-  platforms. Its narrow layers are not folded (`mmdcodec.nn.folding`): folding
-  costs time on CPUs and does not change the result on a TPU.
+  The result does not depend on the exporting machine: one network serves all
+  platforms. Its narrow layers are not folded (`mmdcodec.nn.folding`), because
+  folding costs time on CPUs and does not change the result on a TPU.
 
   Args:
     model: the codec.
@@ -147,12 +147,12 @@ def export_codec(
   *,
   force: bool = False,
 ) -> dict[str, int]:
-  """Writes the programs of a codec, and everything needed to call them.
+  """Writes a codec's programs and everything needed to call them.
 
   Args:
     codec: from `mmdcodec.load`.
-    folder: to make; it must be empty or absent, unless force.
-    force: replace the programs in the folder.
+    folder: output folder; it must be empty or absent, unless force.
+    force: whether to replace the programs in the folder.
 
   Returns:
     Size of each file in bytes, by name.
@@ -174,7 +174,7 @@ def export_codec(
 
 
 def signature(codec: loaded_codec.LoadedCodec) -> dict[str, Any]:
-  """Arguments and results of the programs, for JSON."""
+  """Describes arguments and results of the programs, for JSON."""
   model, unit = codec.model, unit_of(codec.model)
   audio = f"float32 [b, {unit.samples} * n, {model.channels}]"
   frames = "n" if unit.frames == 1 else f"{unit.frames} * n"
@@ -215,13 +215,13 @@ def signature(codec: loaded_codec.LoadedCodec) -> dict[str, Any]:
 
 
 def _decoded(model: Codec, unit: Unit) -> str:
-  """Samples that n units decode to."""
+  """Formats the number of samples that n units decode to."""
   over = unit.frames * model.stride - unit.samples
   return f"{unit.samples} * n" + (f" + {over}" if over else "")
 
 
 def _readme(about: dict[str, Any]) -> str:
-  """How to call the programs of a signature."""
+  """Writes the README for the programs with this signature."""
   rows = []
   for name in ("encode", "decode"):
     part = about[name]

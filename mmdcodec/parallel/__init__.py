@@ -1,6 +1,6 @@
-"""Devices.
+"""Parallelism over devices and processes.
 
-mesh       processes and the device mesh
-rules      which mesh axis divides which array
-topology   a TPU slice to compile for, without one
+mesh       starts processes and builds the device mesh
+rules      assigns array axes to mesh axes
+topology   compiles for a TPU slice without having one
 """

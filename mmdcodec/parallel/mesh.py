@@ -1,8 +1,8 @@
 """Processes and the device mesh.
 
 One mesh with three named axes serves every model: `data` divides the batch,
-`fsdp` the batch and the parameters, `model` the parameters alone (tensor
-parallelism). `rules.py` decides which array goes where.
+`fsdp` the batch and the parameters, `model` only the parameters (tensor
+parallelism). `rules.py` decides how each array is divided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mmdcodec.errors import UserError
 
 AXES = ("data", "fsdp", "model")
-# Both axes that do not divide the computation of one example.
+# The axes that do not divide the computation of one example.
 BATCH_AXES = ("data", "fsdp")
 
 
@@ -25,15 +25,15 @@ def start(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Joins this process to the others of the run; call it before any use of JAX.
+  """Connects the processes of a run; call it before any use of JAX.
 
   On Cloud TPU, GKE, SLURM and Open MPI, `jax.distributed` finds the arguments.
-  Anywhere else a process without arguments runs alone.
+  Elsewhere, a process without arguments runs alone.
 
   Args:
     coordinator: `host:port` of process 0, for processes started by hand.
     num_processes: number of processes.
-    process_id: of this one, from 0.
+    process_id: index of this process, from 0.
   """
   if jax.distributed.is_initialized():
     return
@@ -43,7 +43,7 @@ def start(
   try:
     jax.distributed.initialize()
   except ValueError:
-    # This is no cluster.
+    # Not a cluster.
     pass
   except RuntimeError as error:
     # A program that used JAX before this call is a single process. Any other
@@ -60,14 +60,14 @@ def make_mesh(
 
   Args:
     shape: sizes of the axes `data`, `fsdp` and `model`. One of them may be -1,
-      which stands for the remaining devices. The default is -1 for `data`, and
-      1 for the others.
-    devices: those to use; all by default.
+      which stands for the remaining devices. The default is -1 for `data` and 1
+      for the others.
+    devices: devices to use; all by default.
 
   Returns:
-    A mesh with axes `("data", "fsdp", "model")`, all of them Auto: the compiler
-    propagates shardings through lookups, scans and caches, which explicit axes
-    do not allow.
+    A mesh with axes `("data", "fsdp", "model")`, all of them Auto, because
+    explicit axes do not support sharding propagation through lookups, scans and
+    caches.
 
   Raises:
     UserError: the sizes do not fit the number of devices.
@@ -98,15 +98,15 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Divides the leading axis among the devices; other axes stay whole."""
+  """Returns a sharding that divides only the leading axis."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:
-  """Makes sure that every device and every process gets rows of its own.
+  """Checks that every device and every process gets rows of its own.
 
   Raises:
-    UserError: the mesh does not divide the global batch like that.
+    UserError: the mesh does not divide the global batch this way.
   """
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if batch % parts:
@@ -129,9 +129,9 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
   """Makes one global batch from the rows that each process has read.
 
   Args:
-    batch: tree of arrays [local batch, ...] of this process: it reads
+    batch: tree of this process's arrays [local batch, ...], with
       `global batch / process count` rows (see `check_batch`).
-    mesh: that the batch goes to.
+    mesh: the target mesh.
 
   Returns:
     Global arrays, divided along their leading axis.

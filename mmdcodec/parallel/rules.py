@@ -1,8 +1,8 @@
-"""Sharding: which mesh axis divides which array, by rules on parameter paths.
+"""Sharding rules: which mesh axis divides which array, by parameter path.
 
 Each model family has a table of `(pattern, PartitionSpec)`; the first match
-wins. Optimizer state and averages of weights follow the parameters, as their
-paths contain those of the parameters. Modules know nothing about meshes.
+wins. Optimizer state and averaged weights follow the parameters because their
+paths contain the parameters' paths. Modules are independent of meshes.
 """
 
 import math
@@ -17,10 +17,9 @@ from jax.sharding import PartitionSpec as P
 Rules = Sequence[tuple[str, P]]
 AnyMesh = Mesh | AbstractMesh
 
-# Codecs are small (12 M parameters): data parallelism is enough for them, and
-# these rules are for wide ones. Kernels are [taps, in, out]. A codebook
-# [levels, codes, dim] is divided along its codes, and each device searches its
-# share.
+# Most codecs are small (12 M parameters) and only need data parallelism; these
+# rules are for wide ones. Kernels are [taps, in, out]. A codebook [levels,
+# codes, dim] is divided along its codes, and each device searches its share.
 CODEC_RULES: Rules = (
   (r"(^|/)codebook/.*sum$", P(None, "model", None)),
   (r"(^|/)codebook/.*count$", P(None, "model")),
@@ -29,9 +28,9 @@ CODEC_RULES: Rules = (
 )
 
 # Language models: heads and hidden units over `model`, as in Megatron-LM
-# (arXiv 1909.08053), the width over `fsdp`. Kernels of attention are [..., in,
-# heads, head_dim] and [..., heads, head_dim, out]. Embeddings of tokens have
-# one row more than there are codes, so they are divided along the width.
+# (arXiv 1909.08053), the width over `fsdp`. Attention kernels are [..., in,
+# heads, head_dim] and [..., heads, head_dim, out]. Token embeddings have one
+# row more than there are codes, so they are divided along the width.
 LM_RULES: Rules = (
   (r"/(query|key|value)/kernel$", P("fsdp", "model", None)),
   (r"/out/kernel$", P("model", None, "fsdp")),
@@ -44,12 +43,12 @@ LM_RULES: Rules = (
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """The name of a tree path, such as `params/encoder/conv_in/kernel`."""
+  """Formats a tree path, such as `params/encoder/conv_in/kernel`."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _fit(spec: P, shape: Sequence[int], mesh: AnyMesh) -> P:
-  """Aligns the last axes, and leaves out mesh axes that do not divide them."""
+  """Aligns a spec at the last axis and drops mesh axes that do not divide."""
   missing = max(len(shape) - len(spec), 0)
   aligned = (None,) * missing + tuple(spec)[max(len(spec) - len(shape), 0) :]
 
@@ -66,14 +65,14 @@ def _fit(spec: P, shape: Sequence[int], mesh: AnyMesh) -> P:
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
-  """A NamedSharding for each array of a tree, by its path.
+  """Returns a NamedSharding for each array of a tree, by its path.
 
   Args:
     tree: arrays or `jax.ShapeDtypeStruct`s.
-    mesh: that they are laid out on.
+    mesh: the mesh to shard over.
     rules: `(regular expression, PartitionSpec)`; the expression is searched in
-      the path. The last axis of the spec is that of the array. An axis that
-      the mesh axis does not divide stays whole.
+      the path. Specs are aligned at the last axis. An axis that the mesh axis
+      does not divide evenly stays whole.
 
   Raises:
     ValueError: no rule matches a path.
@@ -92,25 +91,25 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
 def activation_spec(
   shape: Sequence[int], mesh: AnyMesh, *axes: str | tuple[str, ...] | None
 ) -> P:
-  """How a mesh divides an activation.
+  """Returns the PartitionSpec of an activation.
 
   Args:
-    shape: of the activation.
-    mesh: that divides it.
-    *axes: for each axis of the activation, see `constrain`.
+    shape: shape of the activation.
+    mesh: the mesh to shard over.
+    *axes: one per axis of the activation; see `constrain`.
   """
   spec = P(*(("data", "fsdp") if axis == "batch" else axis for axis in axes))
   return _fit(spec, shape, mesh)
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-  """Pins an activation to mesh axes; does nothing outside a mesh.
+  """Constrains the sharding of an activation; does nothing outside a mesh.
 
   Args:
     x: the activation.
     *axes: one for each axis of x: a mesh axis, a tuple of them, or None.
       "batch" stands for the axes that divide the batch. An axis that the mesh
-      axis does not divide stays whole.
+      axis does not divide evenly stays whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:

@@ -1,8 +1,7 @@
-"""A TPU slice that is not here: its devices, and what its compiler says.
+"""Compiles for a TPU slice without having one.
 
 The real TPU compiler (the libtpu wheel) compiles for a described topology on
-any machine. What it says about memory and traffic is its own analysis; no time
-is measured.
+any machine. Memory and traffic come from its analysis; nothing is timed.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ import jax
 
 from mmdcodec.errors import UserError
 
-# Topologies that need more than their name (libtpu's platform configuration).
+# Options that some topologies need (libtpu's platform configuration).
 _EXTRA = {
   "v4": dict(chip_config_name="megacore", chips_per_host_bounds=(2, 2, 1))
 }
@@ -25,16 +24,16 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all",
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says about one step, per chip.
+  """The compiler's analysis of one step, per chip.
 
   Attributes:
-    topology: such as "v5e:2x2".
-    chips: in it.
-    arguments, outputs, temporaries, aliased, code: bytes. The state is
-      donated, so what is aliased is counted once.
-    flops: floating point operations; bytes_accessed: memory traffic.
-    collectives: number of each kind in the program; None if it cannot be
-      printed.
+    topology: name, such as "v5e:2x2".
+    chips: number of chips in the topology.
+    arguments, outputs, temporaries, aliased, code: bytes. The state is donated,
+      so aliased bytes are counted once.
+    flops: floating-point operations; bytes_accessed: memory traffic.
+    collectives: number of each kind in the program; None if the program cannot
+      be printed.
     kernels: number of Pallas kernels in the program.
   """
 
@@ -62,7 +61,7 @@ class Compiled:
     )
 
   def __str__(self) -> str:
-    """A small table."""
+    """Formats a small table."""
     mib = lambda size: f"{size / 2**20:10,.1f} MiB"
     rows = [
       (f"memory per chip ({self.chips} x {self.topology})", mib(self.memory)),
@@ -82,19 +81,18 @@ class Compiled:
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-  """Devices of a described TPU slice.
+  """Returns the devices of a described TPU slice.
 
   Args:
     name: `v5e:2x2`, `v5p:2x2x2`, `v4:2x2x4`, ...
 
   Raises:
-    UserError: libtpu is not installed, or knows no such topology.
+    UserError: libtpu is not installed, or does not support the topology.
   """
   from jax.experimental import topologies
 
-  # Otherwise libtpu asks the cloud's metadata server about this machine for
-  # minutes, warns about everything it is not told, and locks chips that nobody
-  # uses here.
+  # Otherwise libtpu queries the cloud's metadata server for minutes, warns
+  # about missing settings, and locks chips that are not used here.
   for variable, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
@@ -124,11 +122,11 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 
 
 def account(topology: str, chips: int, lowered: jax.stages.Lowered) -> Compiled:
-  """Compiles a lowered program and returns the compiler's account of it.
+  """Compiles a lowered program and returns the compiler's analysis.
 
   Args:
-    topology: that it was lowered for.
-    chips: in it.
+    topology: name of the topology it was lowered for.
+    chips: number of chips in the topology.
     lowered: the program.
   """
   compiled = lowered.compile()
@@ -150,7 +148,7 @@ def account(topology: str, chips: int, lowered: jax.stages.Lowered) -> Compiled:
 
 
 def _collectives(compiled: jax.stages.Compiled) -> dict[str, int] | None:
-  """How many collective operations of each kind stand in a program."""
+  """Counts the collective operations of each kind in a program."""
   try:
     text = compiled.as_text()
   except jax.errors.JaxRuntimeError:

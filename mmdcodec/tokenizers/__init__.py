@@ -1,11 +1,11 @@
-"""Models with weights that turn audio into codes, ready to use.
+"""Tokenizers: trained models that turn audio into codes.
 
-interface      what a tokenizer is, and a codec
-loaded_codec   a codec with its weights: audio in, codes out, and back
+interface      the abstract classes `Tokenizer` and `AudioCodec`
+loaded_codec   a codec with its weights: encodes and decodes audio
 stereo_codec   a mono codec applied to left and right
-streamer       coding while the audio arrives, for blocks of any size
-long_clips     clips of any length in constant memory, in pieces. piecewise
-               chooses how and codes causal codecs and chunks, window_coder
-               codecs that look ahead; pieces has what they share
-validation     checks of what a user gives to a tokenizer
+streamer       encodes audio as it arrives, in blocks of any size
+long_clips     codes clips of any length piece by piece in constant memory.
+               piecewise handles causal and chunked codecs, window_coder
+               handles codecs that look ahead; pieces holds the shared code
+validation     checks the arguments of a tokenizer
 """

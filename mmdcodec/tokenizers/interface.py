@@ -1,8 +1,8 @@
-"""What a tokenizer is: audio in, integer codes out.
+"""The interface of a tokenizer: audio in, integer codes out.
 
 Token data sets, language models, generation and evaluation use tokenizers only
 through this interface. To add one, subclass `Tokenizer`, set its attributes
-and write `encode`:
+and implement `encode`:
 
   class Loudness(Tokenizer):
     kind, hash = "loudness", "v1"
@@ -27,16 +27,16 @@ from mmdcodec.tokenizers import validation
 
 
 class Tokenizer(abc.ABC):
-  """Turns audio into rows of integer codes, in the order of time.
+  """Turns audio into rows of integer codes, in time order.
 
   Attributes:
-    kind: what the codes are: "codec", "semantic", ...
-    hash: names the weights and settings; equal hashes mean equal codes.
-    rate: Hz of the audio that it encodes.
-    channels: of that audio.
+    kind: kind of code: "codec", "semantic", ...
+    hash: identifies weights and settings; equal hashes mean equal codes.
+    rate: sample rate of the input in Hz.
+    channels: number of input channels.
     frame_rate: rows of codes per second; row i begins at i / frame_rate.
-    window: seconds of audio that a row describes, if rows overlap, as those of
-      an embedding of long windows do; None: rows follow one another.
+    window: seconds of audio that a row describes, if rows overlap, as in an
+      embedding of long windows; None if they do not overlap.
     codebook_sizes: number of codes in each codebook.
   """
 
@@ -52,14 +52,14 @@ class Tokenizer(abc.ABC):
   def encode(
     self, x: Any, rate: int | None = None, *, lengths: Any = None
   ) -> np.ndarray:
-    """Turns audio into codes. Several threads may call it at once.
+    """Turns audio into codes; thread-safe.
 
     The codes of a clip do not depend on the rest of the batch.
 
     Args:
       x: float audio in [-1, 1]: [samples], [samples, channels] or [batch,
         samples, channels].
-      rate: of x in Hz; None: the tokenizer's own.
+      rate: sample rate of x in Hz; None: the tokenizer's own.
       lengths: valid samples of each item [batch]; None: all.
 
     Returns:
@@ -72,7 +72,7 @@ class Tokenizer(abc.ABC):
 
   @property
   def codebooks(self) -> int:
-    """Codes in a row."""
+    """Number of codes in a row."""
     return len(self.codebook_sizes)
 
   @property
@@ -81,16 +81,16 @@ class Tokenizer(abc.ABC):
     return max(self.codebook_sizes)
 
   def frames_of(self, samples: int) -> int:
-    """Rows that `samples` samples at the tokenizer's rate take."""
+    """Returns the number of rows for `samples` samples at its own rate."""
     return math.ceil(samples * self.frame_rate / self.rate)
 
   def on(self, device: jax.Device) -> "Tokenizer":
-    """The same tokenizer computing on a device; by default, where it is."""
+    """Returns a copy that runs on `device`; by default, the same object."""
     del device
     return self
 
   def check_codes_suffice(self) -> None:  # noqa: B027
-    """Raises a UserError if a language model cannot use the codes alone."""
+    """Raises UserError if a language model needs more than the codes."""
 
   def prepare(
     self, x: Any, rate: int | None = None, lengths: Any = None
@@ -109,7 +109,7 @@ class Tokenizer(abc.ABC):
 
 
 class AudioCodec(Tokenizer):
-  """A tokenizer whose codes can be turned back into audio.
+  """A tokenizer that can also decode its codes to audio.
 
   Attributes:
     stride: samples per frame.
@@ -131,8 +131,8 @@ class AudioCodec(Tokenizer):
 
     Args:
       x: float audio.
-      rate: of x in Hz; None: the codec's own.
-      codebooks: use only the first so many; None: all.
+      rate: sample rate of x in Hz; None: the codec's own.
+      codebooks: number of codebooks to use, from the first; None: all.
       lengths: valid samples of each item [batch]; None: all.
     """
 
@@ -142,27 +142,27 @@ class AudioCodec(Tokenizer):
 
     Args:
       codes: int [batch, frames, k] or [frames, k]; the first k codebooks.
-      length: samples to return; None: all of the frames.
+      length: number of samples to return; None: those of all frames.
 
     Returns:
       float32 [batch, samples, channels].
 
     Raises:
-      UserError: the codes are not this codec's.
+      UserError: the codes do not fit this codec.
     """
 
   def decode_parts(
     self, parts: Iterable[np.ndarray], size: int
   ) -> Iterator[np.ndarray]:
-    """Turns codes that arrive in parts into audio, as early as possible.
+    """Decodes codes that arrive in parts, as early as possible.
 
     Args:
       parts: int32 [batch, any number of frames, codebooks].
-      size: frames to decode at a time, at least.
+      size: minimum number of frames to decode at a time.
 
     Yields:
-      float32 [batch, samples, channels]; joined, what `decode` gives for all
-      of the codes. By default everything at the end.
+      float32 [batch, samples, channels]; concatenated, they equal the output
+      of `decode` for all codes. The default yields everything at the end.
     """
     del size
     yield self.decode(np.concatenate(list(parts), axis=1))

@@ -1,4 +1,4 @@
-"""A codec with its weights, ready to use: audio in, codes out, and back."""
+"""A codec with its weights: encodes audio and decodes codes."""
 
 import copy
 import hashlib
@@ -21,14 +21,14 @@ from mmdcodec.tokenizers.streamer import Streamer
 
 
 def flatten(variables: dict) -> dict[str, np.ndarray]:
-  """Arrays by path, such as "params/encoder/conv_in/bias", sorted."""
+  """Returns arrays by path ("params/encoder/conv_in/bias"), sorted."""
   flat = flax.traverse_util.flatten_dict(variables, sep="/")
-  # safetensors writes a buffer as it is, so it must be contiguous.
+  # safetensors writes the raw buffer, so it must be contiguous.
   return {k: np.asarray(v, order="C") for k, v in sorted(flat.items())}
 
 
 def fingerprint(config: dict, variables: dict) -> str:
-  """Names a model by its settings and weights: 16 hex digits of SHA-256."""
+  """Hashes settings and weights: the first 16 hex digits of SHA-256."""
   digest = hashlib.sha256(json.dumps(config["model"], sort_keys=True).encode())
   for name, value in flatten(jax.device_get(variables)).items():
     digest.update(f"{name} {value.shape} {value.dtype}".encode())
@@ -40,25 +40,25 @@ class LoadedCodec(AudioCodec):
   """A codec with its weights; see `AudioCodec` for the other attributes.
 
   Attributes:
-    config: dict of the bundle's config.json.
+    config: content of the bundle's config.json.
     model: the Linen module.
     variables: its parameters and codebooks.
-    hash: names the weights, 16 hex digits.
+    hash: 16 hex digits that identify settings and weights.
   """
 
   def __init__(self, config: dict, variables: dict, assets: Any = None):
-    """Puts a configuration and its variables together.
+    """Builds the codec from a configuration and its variables.
 
     Args:
-      config: with `model`, the fields of `Codec`.
+      config: `model` holds the fields of `Codec`.
       variables: `{"params": ..., "codebook": ...}`.
-      assets: further files of a bundle; a codec needs none.
+      assets: other files of a bundle; ignored.
     """
     del assets
     self.config = config
     self.model = codec_model.from_config(config["model"])
-    # Copied by NumPy: `jnp.array` compiles a program for every shape, which
-    # takes 70 MB, and `device_put` shares memory with its argument on CPUs.
+    # NumPy makes the copy: `jnp.array` compiles a program for every shape,
+    # which takes 70 MB, and on CPUs `device_put` alone does not copy.
     self.variables = jax.device_put(jax.tree.map(np.array, variables))
     self.rate, self.channels = self.model.rate, self.model.channels
     self.stride, self.frame_rate = self.model.stride, self.model.frame_rate
@@ -90,16 +90,16 @@ class LoadedCodec(AudioCodec):
     Args:
       x: NumPy or JAX float audio in [-1, 1]: [samples], [samples, channels] or
         [batch, samples, channels]. Mixed to the codec's channels.
-      rate: of x in Hz; resampled if it is not the codec's. None: it is.
-      codebooks: use only the first so many.
+      rate: sample rate of x in Hz, resampled if necessary; None: the codec's.
+      codebooks: number of codebooks to use, from the first; None: all.
       lengths: valid samples of each item [batch], if they differ.
-      return_scale: also return the loudness of each item, which a codec that
-        normalises takes out (None for one that does not).
+      return_scale: also return the loudness that a normalising codec removed
+        from each item (None for other codecs).
 
     Returns:
-      NumPy int32 codes [batch, frames, codebooks], ceil(samples / stride)
-      frames (more if the codec works in chunks that overlap); with
-      `return_scale` (codes, scale).
+      NumPy int32 codes [batch, frames, codebooks] with ceil(samples / stride)
+      frames (more if the codec works in overlapping chunks); with
+      `return_scale`, (codes, scale).
 
     Raises:
       UserError: x has another shape or is not finite.
@@ -113,11 +113,11 @@ class LoadedCodec(AudioCodec):
         self.model, self.variables, x, lengths, codebooks
       )
       return (codes, scale) if return_scale else codes
-    # Few different lengths, so that a folder of files compiles few programs.
+    # Few distinct lengths, so that a folder of files compiles few programs.
     padded = bucket(frames(samples, self.stride)) * self.stride
     x = np.pad(x, ((0, 0), (0, padded - samples), (0, 0)))
     out = self._encode(self.variables, x, lengths, codebooks)
-    # In NumPy: JAX would compile a slice for every length.
+    # Sliced in NumPy because JAX would compile a slice for every length.
     codes = np.asarray(out.codes)[:, : int(out.lengths.max())]
     if not return_scale:
       return codes
@@ -127,13 +127,13 @@ class LoadedCodec(AudioCodec):
     return codes, scale
 
   def frames_of(self, samples: int) -> int:
-    """Frames that `samples` samples take; those of all chunks, if any."""
+    """Returns the number of frames for `samples` samples, in all chunks."""
     if self.model.chunk is None:
       return frames(samples, self.stride)
     return int(chunks.frame_lengths(samples, *self.model.chunk, self.stride))
 
   def check_codes_suffice(self) -> None:
-    """Raises a UserError if a language model cannot use the codes alone."""
+    """Raises UserError if a language model needs more than the codes."""
     if self.model.normalize:
       raise UserError(
         "the codec normalises: it keeps the loudness beside the codes, where a"
@@ -154,14 +154,14 @@ class LoadedCodec(AudioCodec):
     Args:
       codes: [batch, frames, codebooks] or [frames, codebooks]; with fewer
         codebooks than the codec has, the audio is coarser.
-      scale: what `encode` returned, if the codec normalises.
-      length: samples to return; all of the frames by default.
+      scale: the scale from `encode`, if the codec normalises.
+      length: number of samples to return; None: those of all frames.
 
     Returns:
       NumPy float32 audio [batch, samples, channels] at the codec's rate.
 
     Raises:
-      UserError: codes of another shape, not integers, or not this codec's.
+      UserError: codes of a wrong shape, not integers, or out of range.
     """
     codes = validation.codes(self.model, codes, batch=True)
     codes = codes[None] if codes.ndim == 2 else codes
@@ -186,7 +186,7 @@ class LoadedCodec(AudioCodec):
   def decode_parts(
     self, parts: Iterable[np.ndarray], size: int
   ) -> Iterator[np.ndarray]:
-    """Turns codes that arrive in parts into audio; see `AudioCodec`."""
+    """Decodes codes that arrive in parts; see `AudioCodec`."""
     if not piecewise.can_cut(self.model):
       return super().decode_parts(parts, size)
     coder = piecewise.make_coder(self.model, size)
@@ -195,17 +195,17 @@ class LoadedCodec(AudioCodec):
   def encode_blocks(
     self, parts: Iterable[np.ndarray], *, codebooks: int | None = None
   ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Turns audio that arrives in blocks into the codes of `encode`.
+    """Encodes a clip that arrives in blocks, with the result of `encode`.
 
     Args:
-      parts: float32 [samples, channels] at the codec's rate and with its
-        channels, of any sizes.
-      codebooks: use only the first so many.
+      parts: float32 [samples, channels] with the codec's rate and channels, in
+        blocks of any size.
+      codebooks: number of codebooks to use, from the first; None: all.
 
     Yields:
-      (codes int32 [frames, codebooks], scale): joined, the codes of the whole
-      clip. `scale` is None or, from a codec that normalises, [chunks]: the
-      loudness of each chunk whose first frame is in these codes.
+      (codes int32 [frames, codebooks], scale); concatenated, the codes are
+      those of the whole clip. `scale` is [chunks], the loudness of each chunk
+      whose first frame is in these codes; None if the codec does not normalise.
 
     Raises:
       UserError: there is no audio, or it is not finite.
@@ -221,18 +221,18 @@ class LoadedCodec(AudioCodec):
     *,
     length: int | None = None,
   ) -> Iterator[np.ndarray]:
-    """Turns codes that arrive in blocks into the audio of `decode`.
+    """Decodes a clip that arrives in blocks, with the result of `decode`.
 
     Args:
-      parts: (codes [frames, codebooks], scale), of any sizes, as
-        `encode_blocks` gives them.
-      length: samples to return; all of the frames by default.
+      parts: (codes [frames, codebooks], scale) as from `encode_blocks`, in
+        blocks of any size.
+      length: number of samples to return; None: those of all frames.
 
     Yields:
-      float32 [samples, channels]: joined, the audio of the whole clip.
+      float32 [samples, channels]; concatenated, the audio of the whole clip.
 
     Raises:
-      UserError: there are no codes, too few for `length`, or not this codec's.
+      UserError: no codes, too few for `length`, or codes of another codec.
     """
     return long_clips.decode_blocks(
       self.model, self.variables, parts, length, self.decode
@@ -241,15 +241,15 @@ class LoadedCodec(AudioCodec):
   def streamer(
     self, batch: int = 1, *, block: int = 32, codebooks: int | None = None
   ) -> Streamer:
-    """Codes audio while it arrives; see `mmdcodec.tokenizers.streamer`.
+    """Creates a `Streamer`, which codes audio as it arrives.
 
     Args:
       batch: number of streams, which start and end independently.
-      block: frames of the larger step, taken when so much has arrived.
-      codebooks: use only the first so many.
+      block: frames of a large step, taken when that much has arrived.
+      codebooks: number of codebooks to use, from the first; None: all.
 
     Raises:
-      UserError: the codec looks ahead or must see a clip as a whole.
+      UserError: the codec looks ahead or needs the whole clip at once.
     """
     validation.codebooks(self.model, codebooks)
     return Streamer(
@@ -257,7 +257,7 @@ class LoadedCodec(AudioCodec):
     )
 
   def on(self, device: jax.Device) -> "LoadedCodec":
-    """The same codec with its weights on a device, where it then computes."""
+    """Returns the same codec with its weights on `device`, to run there."""
     other = copy.copy(self)
     other.variables = jax.device_put(self.variables, device)
     return other

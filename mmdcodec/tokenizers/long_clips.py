@@ -1,7 +1,7 @@
-"""Clips of any length through a codec, in constant memory.
+"""Encodes and decodes clips of any length in constant memory.
 
-Short clips are coded as a whole, padded to one of a few lengths. Longer clips,
-and clips whose end is not known yet, are coded in pieces (see
+Short clips are coded as a whole, padded to one of a few lengths. Longer clips
+and clips of unknown length are coded in pieces (see
 `mmdcodec.tokenizers.piecewise`). Codes and audio are the same either way, and
 the programs are compiled once for any number of clips.
 """
@@ -17,7 +17,7 @@ from mmdcodec.nn.conv import frames
 from mmdcodec.tokenizers import pieces, piecewise, validation
 from mmdcodec.tokenizers.pieces import CodedPiece, Coder
 
-# Clips of more frames are cut: at most a quarter of the work is padding.
+# Clips with more frames are cut, so at most a quarter of the work is padding.
 WHOLE = 4 * piecewise.BLOCK
 
 Blocks = Iterable[tuple[np.ndarray, np.ndarray | None]]
@@ -30,14 +30,14 @@ def encode_array(
   lengths: np.ndarray,
   codebooks: int | None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Codes of a batch, made in pieces.
+  """Encodes a batch in pieces.
 
   Args:
     model: a codec for which `piecewise.can_cut` holds.
-    variables: of the codec.
+    variables: the codec's variables.
     x: [batch, samples, channels].
     lengths: [batch] valid samples.
-    codebooks: use only the first so many.
+    codebooks: number of codebooks to use, from the first; None: all.
 
   Returns:
     (codes [batch, frames, codebooks], scale [batch, chunks] or None).
@@ -61,14 +61,14 @@ def decode_array(
   scale: np.ndarray | None,
   length: int,
 ) -> np.ndarray:
-  """Audio of a batch, made in pieces.
+  """Decodes a batch in pieces.
 
   Args:
     model: a codec for which `piecewise.can_cut` holds.
-    variables: of the codec.
+    variables: the codec's variables.
     codes: int32 [batch, frames, k].
     scale: [batch, chunks] or None.
-    length: samples to return.
+    length: number of samples to return.
 
   Returns:
     float32 [batch, length, channels].
@@ -90,11 +90,11 @@ def decode_array(
 def decode_parts(
   coder: Coder, variables: Any, parts: Iterable[np.ndarray]
 ) -> Iterator[np.ndarray]:
-  """Yields audio of a batch of codes that arrive in parts.
+  """Decodes a batch of codes that arrive in parts; yields the audio.
 
   Args:
-    coder: of the codec.
-    variables: of the codec.
+    coder: the codec's coder.
+    variables: the codec's variables.
     parts: int32 [batch, any number of frames, codebooks].
   """
   batch = 1
@@ -106,7 +106,7 @@ def decode_parts(
       yield part.swapaxes(0, 1).reshape(count, -1)
 
   def coded() -> Iterator[CodedPiece]:
-    # Items side by side, as one clip with more columns.
+    # Puts the items side by side, like one clip with more columns.
     for x, count in pieces.gather(rows(), coder.size):
       codes = x[0].reshape(coder.size, batch, -1).swapaxes(0, 1)
       yield codes, np.repeat(count, batch), None
@@ -123,13 +123,13 @@ def encode_blocks(
   codebooks: int | None,
   encode_whole: Callable[..., Any],
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-  """Yields the codes of a clip; see `LoadedCodec.encode_blocks`.
+  """Encodes a clip block by block; see `LoadedCodec.encode_blocks`.
 
   Args:
     model: the codec.
-    variables: of the codec.
+    variables: the codec's variables.
     blocks: float32 [samples, channels].
-    codebooks: use only the first so many.
+    codebooks: number of codebooks to use, from the first; None: all.
     encode_whole: `LoadedCodec.encode`, for short clips.
   """
   checked = (validation.audio(model, part) for part in blocks)
@@ -156,13 +156,13 @@ def decode_blocks(
   length: int | None,
   decode_whole: Callable[..., np.ndarray],
 ) -> Iterator[np.ndarray]:
-  """Yields the audio of a clip; see `LoadedCodec.decode_blocks`.
+  """Decodes a clip block by block; see `LoadedCodec.decode_blocks`.
 
   Args:
     model: the codec.
-    variables: of the codec.
+    variables: the codec's variables.
     blocks: (codes [frames, codebooks], scale).
-    length: samples to return; None: all of the frames.
+    length: number of samples to return; None: those of all frames.
     decode_whole: `LoadedCodec.decode`, for short clips.
   """
   scales: list[float] = []
@@ -209,7 +209,7 @@ def decode_blocks(
 def _scale_of(
   scale: np.ndarray | None, i: int, coder: Coder
 ) -> np.ndarray | None:
-  """Scale [batch, coder.chunks] of piece i; 1 where there is no chunk."""
+  """Returns scale [batch, coder.chunks] of piece i, 1 beyond the last chunk."""
   if scale is None:
     return None
   now = scale[:, i * coder.chunks : (i + 1) * coder.chunks]
@@ -220,7 +220,7 @@ def _scale_of(
 def _take(
   parts: Iterable[np.ndarray], most: int | None
 ) -> tuple[list[np.ndarray], Iterator[np.ndarray] | None]:
-  """(arrays, None) if they have at most `most` rows, or ([], all of them)."""
+  """Returns (arrays, None) up to `most` rows in all, else ([], iterator)."""
   held: list[np.ndarray] = []
   count, parts = 0, iter(parts)
   for part in parts:
@@ -234,7 +234,7 @@ def _take(
 def _chain(
   held: list[np.ndarray], parts: Iterator[np.ndarray]
 ) -> Iterator[np.ndarray]:
-  """Yields `held`, released as it goes, and then `parts`."""
+  """Yields `held`, releasing each array, and then `parts`."""
   held.reverse()
   while held:
     yield held.pop()
@@ -242,7 +242,7 @@ def _chain(
 
 
 def _first(parts: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-  """Yields the first `count` rows and asks for no more."""
+  """Yields the first `count` rows without reading further parts."""
   for part in parts:
     yield part[:count]
     count -= len(part)

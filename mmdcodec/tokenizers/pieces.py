@@ -1,8 +1,7 @@
-"""Audio and codes as pieces of equal size, and what works on them.
+"""Cuts audio and codes into pieces of equal size.
 
-A piece is (array [batch, size, width], lengths [batch]): all pieces of a clip
-have the same size, and those at its end have fewer valid rows and zeros after
-them.
+A piece is (array [batch, size, width], lengths [batch]). All pieces of a clip
+have the same size; those at its end have fewer valid rows, followed by zeros.
 """
 
 import abc
@@ -21,7 +20,7 @@ CodedPiece = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def cut(x: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[Piece]:
-  """Yields pieces of an array [batch, time, width] that is all there."""
+  """Yields the pieces of a complete array [batch, time, width]."""
   for start in range(0, x.shape[1], size):
     piece = x[:, start : start + size]
     short = size - piece.shape[1]
@@ -30,7 +29,7 @@ def cut(x: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[Piece]:
 
 
 def gather(blocks: Iterable[np.ndarray], size: int) -> Iterator[Piece]:
-  """Yields pieces of one clip that arrives in blocks [time, width]."""
+  """Yields the pieces of one clip that arrives in blocks [time, width]."""
   held: list[np.ndarray] = []
   count = 0
   for block in blocks:
@@ -47,7 +46,7 @@ def gather(blocks: Iterable[np.ndarray], size: int) -> Iterator[Piece]:
 
 
 def with_next(pieces: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-  """Yields each piece with the next one, which is zero after the last."""
+  """Yields each piece with its successor; zeros follow the last one."""
   here = None
   for piece in pieces:
     if here is not None:
@@ -63,14 +62,14 @@ def windows(
   """Yields pieces with context on both sides.
 
   Args:
-    pieces: of at least `before + after` samples each.
+    pieces: pieces of at least `before + after` samples each.
     before: samples of context before a piece.
-    after: samples of context after it.
+    after: samples of context after a piece.
 
   Yields:
     (x [batch, before + size + after, width], valid samples in x [batch],
     start of the piece in x, valid samples of the piece [batch]). The first
-    window starts with its piece.
+    window has no context before its piece.
   """
   past = None
   for (x, lengths), (coming, more) in with_next(pieces):
@@ -90,10 +89,10 @@ class Coder(abc.ABC):
 
   Attributes:
     model: the codec.
-    size: frames of a piece.
-    samples: samples of a piece.
+    size: frames in a piece.
+    samples: samples in a piece.
     chunks: chunks in a piece, if the codec has chunks.
-    per_chunk: frames of a chunk.
+    per_chunk: frames in a chunk.
   """
 
   model: Codec
@@ -112,9 +111,9 @@ class Coder(abc.ABC):
     """Yields the codes of each piece of audio.
 
     Args:
-      variables: of the codec.
-      pieces: of audio, `samples` each.
-      codebooks: use only the first so many.
+      variables: the codec's variables.
+      pieces: pieces of audio with `samples` samples each.
+      codebooks: number of codebooks to use, from the first; None: all.
     """
 
   @abc.abstractmethod
@@ -127,8 +126,8 @@ class Coder(abc.ABC):
     """Yields the audio of each piece of codes.
 
     Args:
-      variables: of the codec.
+      variables: the codec's variables.
       pieces: as `encode` yields them.
-      length: samples of the clips, if known. A codec with chunks needs it
-        where a clip ends inside an overlap.
+      length: number of samples in the clips, if known. A codec with chunks
+        needs it if a clip ends inside an overlap.
     """

@@ -1,21 +1,20 @@
-"""Codecs applied to clips of any length, piece by piece, in constant memory.
+"""Applies codecs to clips of any length, piece by piece, in constant memory.
 
 The codes and the audio are those of the whole clip. The programs are compiled
-once for clips of any length, with the kernels computed once a call instead of
-weight norm in every step. What passes from one piece to the next depends on
-the codec:
+once for clips of any length. Weight norm is folded into the kernels once per
+call, not in every step. The state carried between pieces depends on the codec:
 
   StreamCoder  causal codecs: the state of `mmdcodec.models.streaming`.
-  WindowCoder  codecs that look ahead: the LSTM carries its state; each
+  WindowCoder  codecs that look ahead: the state of the LSTM. Each
                convolutional part runs over windows, which are pieces with as
                much context as its outputs depend on
-               (`mmdcodec.models.receptive_field`). Frames near a cut that is
-               not the end of the clip are dropped.
+               (`mmdcodec.models.receptive_field`). Frames near a cut inside
+               the clip are dropped.
   ChunkCoder   codecs with chunks: only the overlap, because every chunk is
                coded separately.
 
 A codec that normalises over the whole clip (time_group norm, or loudness
-without chunks) needs it at once: `can_cut` is False.
+without chunks) needs it all at once, and `can_cut` is False.
 """
 
 import functools
@@ -31,23 +30,23 @@ from mmdcodec.nn.conv import frames, mask_after
 from mmdcodec.tokenizers.pieces import CodedPiece, Coder, Piece, with_next
 from mmdcodec.tokenizers.window_coder import WindowCoder
 
-# Frames of a piece: 3 to 5 seconds, long enough that the cost of a call does
-# not matter, short enough for the caches of a CPU and 64 channels of a GPU.
+# Frames in a piece, 3 to 5 seconds: long enough to hide the overhead of a call,
+# short enough for the caches of a CPU and 64 channels on a GPU.
 BLOCK = 256
 
 
 def can_cut(model: Codec) -> bool:
-  """True unless the codec must see all of a clip at once."""
+  """Returns whether the codec works without the whole clip at once."""
   whole = model.normalize or model.norm == "time_group"
   return model.chunk is not None or not whole
 
 
 def make_coder(model: Codec, size: int | None = None) -> Coder:
-  """The coder that suits a codec.
+  """Creates the coder for a codec.
 
   Args:
     model: a codec for which `can_cut` holds.
-    size: frames of a piece, at least; BLOCK by default.
+    size: minimum number of frames in a piece; BLOCK by default.
   """
   size = BLOCK if size is None else size
   if model.chunk is not None:
@@ -57,7 +56,7 @@ def make_coder(model: Codec, size: int | None = None) -> Coder:
 
 
 class StreamCoder(Coder):
-  """For causal codecs: pieces are large steps of a stream."""
+  """Codes with causal codecs: pieces are large steps of a stream."""
 
   def __init__(self, model: Codec, size: int):
     """Takes the arguments of `make_coder`."""
@@ -103,7 +102,7 @@ class StreamCoder(Coder):
 
 
 class ChunkCoder(Coder):
-  """For codecs that code in chunks: a piece is a number of chunks."""
+  """Codes with codecs that use chunks: a piece is several chunks."""
 
   def __init__(self, model: Codec, size: int):
     """Takes the arguments of `make_coder`."""
@@ -175,7 +174,7 @@ class ChunkCoder(Coder):
       yield x, np.minimum(lengths, x.shape[1])
 
   def _ends(self, lengths: np.ndarray) -> np.ndarray:
-    """Valid samples of each chunk of a piece: [batch] -> [batch, chunks]."""
+    """Returns the valid samples of each chunk: [batch] -> [batch, chunks]."""
     starts = np.arange(self.chunks) * self.hop
     return np.clip(lengths[:, None] - starts, 0, self.chunk_size)
 
@@ -188,7 +187,7 @@ def _encode_chunks(
   x: jax.Array,
   lengths: jax.Array,
 ) -> Any:
-  """Codes [chunks, per_chunk, codebooks] and scale [chunks, 1] or None."""
+  """Returns codes [chunks, per_chunk, codebooks], scale [chunks, 1] or None."""
 
   def run(model: Codec, x: jax.Array, lengths: jax.Array) -> Any:
     z, scale = model.analyse(x, lengths)
@@ -206,7 +205,7 @@ def _decode_chunks(
   scale: jax.Array | None,
   ends: jax.Array,
 ) -> Any:
-  """Audio [chunks, per_chunk * stride, channels] of `ends` frames each."""
+  """Returns audio [chunks, per_chunk * stride, channels], valid to `ends`."""
 
   def run(model: Codec, codes: Any, scale: Any, ends: Any) -> Any:
     z = mask_after(model.quantizer.decode(codes), ends)

@@ -1,7 +1,7 @@
 """A mono codec applied to left and right separately.
 
 The codecs of MusicGen are mono. Its stereo models interleave the channels: for
-codebook k first the left code, then the right one, 2 K codebooks in all (Copet
+each of K codebooks, the left code comes before the right one, 2 K in all (Copet
 et al. 2023, arXiv 2306.05284; audiocraft's interleaved codec).
 """
 
@@ -17,7 +17,7 @@ from mmdcodec.tokenizers.interface import AudioCodec
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 SIDES = 2
-# Key of a codec's config.json that asks for this arrangement.
+# Key in a codec's config.json that selects this arrangement.
 FLAG = "stereo"
 _WHOLE = (
   "this codec takes stereo clips as a whole; for audio in pieces use the codec"
@@ -26,7 +26,7 @@ _WHOLE = (
 
 
 def split_codes(codes: np.ndarray) -> np.ndarray:
-  """int32 [batch, frames, 2 K] -> [2 batch, frames, K], left, right of each."""
+  """int32 [batch, frames, 2 K] -> [2 batch, frames, K], left before right."""
   batch, frames, _ = codes.shape
   sides = codes.reshape(batch, frames, -1, SIDES)
   return np.moveaxis(sides, -1, 1).reshape(SIDES * batch, frames, -1)
@@ -40,7 +40,7 @@ def join_codes(codes: np.ndarray) -> np.ndarray:
 
 
 def split_audio(x: np.ndarray) -> np.ndarray:
-  """[batch, samples, 2] -> [2 batch, samples, 1], left and right of each."""
+  """[batch, samples, 2] -> [2 batch, samples, 1], left before right."""
   return np.moveaxis(x, -1, 1).reshape(-1, x.shape[1], 1)
 
 
@@ -53,10 +53,10 @@ class StereoCodec(AudioCodec):
   """Two channels through one mono codec; see `AudioCodec` for more attributes.
 
   Attributes:
-    mono: the `LoadedCodec` of either channel.
-    config: of it, with the key that asks for stereo.
+    mono: the `LoadedCodec` for each channel.
+    config: the mono codec's config with the key FLAG added.
     model: the Linen module of the mono codec.
-    hash: names weights and arrangement.
+    hash: identifies weights and arrangement.
   """
 
   channels = SIDES
@@ -75,7 +75,7 @@ class StereoCodec(AudioCodec):
 
   @property
   def variables(self) -> dict:
-    """Parameters and codebooks of the mono codec."""
+    """The parameters and codebooks of the mono codec."""
     return self.mono.variables
 
   @property
@@ -84,7 +84,7 @@ class StereoCodec(AudioCodec):
     return self.mono
 
   def on(self, device: jax.Device) -> "StereoCodec":
-    """The same codec with its weights on a device."""
+    """Returns the same codec with its weights on `device`."""
     return StereoCodec(self.mono.on(device))
 
   def encode(
@@ -97,8 +97,8 @@ class StereoCodec(AudioCodec):
   ) -> np.ndarray:
     """Turns audio into codes; see `AudioCodec.encode`.
 
-    Mono audio is put on both channels. `codebooks` must be even, because those
-    of left and right alternate.
+    Mono audio is copied to both channels. `codebooks` must be even because left
+    and right alternate.
     """
     if codebooks is not None:
       _check_even(codebooks)
@@ -110,15 +110,15 @@ class StereoCodec(AudioCodec):
     return join_codes(codes)
 
   def frames_of(self, samples: int) -> int:
-    """Frames that `samples` samples take."""
+    """Returns the number of frames for `samples` samples."""
     return self.mono.frames_of(samples)
 
   def check_codes_suffice(self) -> None:
-    """Raises a UserError if a language model cannot use the codes alone."""
+    """Raises UserError if a language model needs more than the codes."""
     self.mono.check_codes_suffice()
 
   def decode(self, codes: Any, *, length: int | None = None) -> np.ndarray:
-    """Turns an even number of codebooks into audio; see `AudioCodec.decode`."""
+    """Decodes an even number of codebooks; see `AudioCodec.decode`."""
     codes = np.asarray(codes)
     codes = codes[None] if codes.ndim == 2 else codes
     if codes.ndim != 3 or not codes.size:
@@ -132,15 +132,15 @@ class StereoCodec(AudioCodec):
   def decode_parts(
     self, parts: Iterable[np.ndarray], size: int
   ) -> Iterator[np.ndarray]:
-    """Turns codes that arrive in parts into audio; see `AudioCodec`."""
+    """Decodes codes that arrive in parts; see `AudioCodec`."""
     for x in self.mono.decode_parts(map(split_codes, parts), size):
       yield join_audio(x)
 
   def streamer(self, *args: Any, **options: Any) -> NoReturn:
-    """Not available for stereo.
+    """Is not available for stereo.
 
     Raises:
-      UserError: always; says what to use.
+      UserError: always; the message names the alternative.
     """
     raise UserError(_WHOLE)
 
@@ -158,12 +158,12 @@ def _check_even(codebooks: int) -> None:
 def open_codec(
   config: dict, variables: dict, assets: Any = None
 ) -> LoadedCodec | StereoCodec:
-  """A codec with its weights, mono codecs of stereo models on two channels.
+  """Builds a `LoadedCodec`, or a `StereoCodec` if the config has `stereo`.
 
   Args:
-    config: see `LoadedCodec`; `stereo` asks for a `StereoCodec`.
+    config: see `LoadedCodec`.
     variables: `{"params": ..., "codebook": ...}`.
-    assets: further files of a bundle; a codec needs none.
+    assets: other files of a bundle; ignored.
   """
   codec = LoadedCodec(config, variables, assets)
   return StereoCodec(codec) if config.get(FLAG) else codec

@@ -1,4 +1,4 @@
-"""Streaming for arrays of any size.
+"""Codes audio streams that arrive in arrays of any size.
 
 The steps and their state are in `mmdcodec.models.streaming`.
 """
@@ -18,12 +18,12 @@ from mmdcodec.tokenizers import validation
 
 
 class Streamer:
-  """Streams of one codec, fed with arrays of any size.
+  """Codes one or more streams with one codec, fed with arrays of any size.
 
   Input is buffered until there is enough for a step, so nothing is compiled
-  for the size of an array: there are steps of 1 frame, steps of `block` frames
-  where so much has arrived, and a first step. Encoder and decoder are
-  independent, and you may use just one of them.
+  for the size of an array. Steps have 1 frame, or `block` frames if that much
+  has arrived; the first step of a stream has its own size. Encoder and decoder
+  are independent, so you may use only one of them.
 
   One stream:
 
@@ -34,9 +34,9 @@ class Streamer:
     codes = streamer.encode(last=True)  # the rest; a new clip may follow
     y = streamer.decode(codes, last=True)
 
-  Several: `encode` and `decode` take a list with an array for each stream (None
-  or an empty one for a stream that waits) and return a list of arrays; `last`
-  is a list too.
+  With several streams, `encode` and `decode` take a list of arrays (None or
+  empty for a stream without new input) and return a list of arrays; `last` is a
+  list too.
 
   Attributes:
     latency: `streaming.Latency` of the "encoder" and the "decoder".
@@ -55,13 +55,13 @@ class Streamer:
 
     Args:
       model: the codec.
-      variables: of the codec.
+      variables: the codec's variables.
       batch: number of streams.
-      block: frames of the larger step.
-      codebooks: encode with only the first so many.
+      block: frames of a large step.
+      codebooks: number of codebooks to use, from the first; None: all.
 
     Raises:
-      UserError: the codec can't be streamed, or batch or block is less than 1.
+      UserError: the codec cannot be streamed, or batch or block is below 1.
     """
     for name, value in ("batch", batch), ("block", block):
       if value < 1:
@@ -92,10 +92,10 @@ class Streamer:
 
     Args:
       x: float [n, channels] ([n] for a mono codec) at the codec's rate, any n;
-        None for nothing. With several streams, a list of these.
-      last: the clip ends with x, so the rest of the codes comes out, and a new
-        clip begins with the next call. With several streams, a list of these or
-        one for all.
+        None for no input. With several streams, a list of these.
+      last: whether the clip ends with x. The remaining codes are then returned,
+        and the next call begins a new clip. With several streams, a list of
+        these or one for all.
 
     Returns:
       int32 [frames, codebooks], or a list of these.
@@ -110,7 +110,7 @@ class Streamer:
 
     Args:
       codes: int [n, k], any n, the same k until all streams have ended; None
-        for nothing. With several streams, a list of these.
+        for no input. With several streams, a list of these.
       last: as in `encode`.
 
     Returns:
@@ -132,7 +132,7 @@ class Streamer:
       arrays = [arrays]
     elif arrays is None:
       arrays = [None] * self.batch
-    # One value for all streams, which may be a NumPy bool.
+    # A single value, which may be a NumPy bool, applies to all streams.
     last = [last] * self.batch if np.ndim(last) == 0 else last
     for values, what in (arrays, "array or None"), (last, "value of last"):
       sized: Any = values if np.iterable(values) else None
@@ -148,7 +148,7 @@ class Streamer:
 
 
 class _Side:
-  """The encoder or the decoder of a Streamer, with what waits for a step."""
+  """The encoder or decoder of a Streamer, with its buffered input."""
 
   def __init__(
     self,
@@ -159,14 +159,14 @@ class _Side:
     empty: np.ndarray,
     steps: tuple[int, int],
   ):
-    """Begins with nothing waiting.
+    """Begins with an empty buffer.
 
     Args:
       step: (state, x, lengths, start) -> (y, state).
-      state: the first state.
+      state: the initial state.
       unit: rows of x per frame.
-      empty: y without rows.
-      steps: frames of the first step of a stream, and of the larger step.
+      empty: y with no rows.
+      steps: frames of the first step of a stream, and of a large step.
     """
     self.step, self.state, self.unit, self.empty = step, state, unit, empty
     self.start, block = steps
@@ -179,10 +179,10 @@ class _Side:
   def feed(
     self, arrays: Sequence[np.ndarray | None], last: Sequence[bool]
   ) -> list[np.ndarray]:
-    """Adds arrays, runs the steps that are possible and returns their output.
+    """Buffers arrays, runs all possible steps and returns their output.
 
     Raises:
-      UserError: an array is not as wide as those that came before it.
+      UserError: an array has a different width from earlier ones.
     """
     arrays = [None if x is None or not len(x) else x for x in arrays]
     self.width = self._width(arrays)
@@ -203,7 +203,7 @@ class _Side:
     return [np.concatenate(pieces) for pieces in out]
 
   def _width(self, arrays: Sequence[np.ndarray | None]) -> int | None:
-    """Columns of the arrays, the same in all streams; None if unknown yet."""
+    """Returns the common width of all streams; None if not known yet."""
     found = {x.shape[1] for x in arrays if x is not None}
     if any(x is not None for x in self.held) or not self.fresh.all():
       found.add(self.width)
@@ -216,7 +216,7 @@ class _Side:
     return next(iter(found), None)
 
   def _take(self, i: int, size: int, end: bool) -> int:
-    """Rows of stream i for a step of `size` frames; 0 to wait."""
+    """Returns how many rows stream i gives to a step of `size` frames."""
     held = self.held[i]
     have = 0 if held is None else len(held)
     full = size * self.unit

@@ -1,4 +1,4 @@
-"""Checks of what a user gives to a tokenizer, before anything is computed."""
+"""Checks the arguments of a tokenizer before anything is computed."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from mmdcodec.models.codec import Codec
 
 
 def audio(model: Codec, x: Any) -> np.ndarray:
-  """A block of audio, checked, as float32 [samples, channels].
+  """Checks a block of audio; returns it as float32 [samples, channels].
 
   Raises:
-    UserError: it has another shape, or is not finite.
+    UserError: it has a wrong shape, or is not finite.
   """
   x = np.asarray(x, np.float32)
   x = x[:, None] if x.ndim == 1 else x
@@ -29,21 +29,21 @@ def audio(model: Codec, x: Any) -> np.ndarray:
 def audio_batch(
   x: Any, rate: int | None, lengths: Any, *, to: int, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A batch of audio at the rate and with the channels of a tokenizer.
+  """Checks audio and converts it to the rate and channels of a tokenizer.
 
   Args:
     x: float audio: [samples], [samples, channels] or [batch, samples,
       channels].
-    rate: of x in Hz; None: it is `to` already.
+    rate: sample rate of x in Hz; None means `to`.
     lengths: valid samples of each item [batch]; None: all.
-    to: Hz wanted.
-    channels: wanted; see `mmdcodec.audio.files.mix`.
+    to: target rate in Hz.
+    channels: target channels; see `mmdcodec.audio.files.mix`.
 
   Returns:
     (float32 [batch, samples, channels], int32 [batch] valid samples).
 
   Raises:
-    UserError: x has another shape or is not finite, or lengths do not fit it.
+    UserError: x has a wrong shape or is not finite, or lengths do not fit x.
   """
   x = np.asarray(x, np.float32)
   if x.ndim == 1:
@@ -77,22 +77,21 @@ def audio_batch(
 
 
 def finite(x: np.ndarray) -> None:
-  """Raises a UserError if audio holds NaN or infinite samples."""
+  """Raises UserError if audio contains NaN or infinite samples."""
   if not np.isfinite(x).all():
     raise UserError("the audio holds NaN or infinite samples.")
 
 
 def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
-  """Codes, checked, as int32 of the same shape.
+  """Checks codes and returns them as int32 of the same shape.
 
   Args:
     model: the codec.
     codes: [frames, k] with k from 1 to the codec's codebooks.
-    batch: allow [batch, frames, k], too.
+    batch: also allow [batch, frames, k].
 
   Raises:
-    UserError: they have another shape, are not integers, or are not codes of
-      this codec.
+    UserError: they have a wrong shape, are not integers, or are out of range.
   """
   codes = np.asarray(codes)
   ranks = (2, 3) if batch else (2,)
@@ -115,7 +114,7 @@ def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
 
 
 def codebooks(model: Codec, count: int | None) -> None:
-  """Raises a UserError if a codec has fewer codebooks than `count`."""
+  """Raises UserError if a codec has fewer codebooks than `count`."""
   if count is not None and not 1 <= count <= model.codebooks:
     raise UserError(
       f"codebooks is {count}; this codec has 1 to {model.codebooks}."

@@ -1,8 +1,8 @@
-"""Codecs that look ahead, piece by piece: windows with context.
+"""Applies codecs that look ahead piece by piece, to windows with context.
 
 The LSTM carries its state from piece to piece. Each convolutional part runs
 over windows, which are pieces with as much context as its outputs depend on;
-outputs of the context are dropped.
+the outputs for the context are dropped.
 """
 
 import functools
@@ -20,11 +20,10 @@ from mmdcodec.tokenizers.pieces import CodedPiece, Coder, Piece, windows
 
 
 class WindowCoder(Coder):
-  """For codecs that look ahead.
+  """Codes with codecs that look ahead.
 
   Attributes:
-    around: frames (before, after) of context that each convolutional part
-      needs.
+    around: (before, after), frames of context, by convolutional part.
   """
 
   def __init__(self, model: Codec, size: int):
@@ -83,7 +82,7 @@ class WindowCoder(Coder):
     *options: Any,
     unit: int = 1,
   ) -> Iterator[Piece]:
-    """Runs a convolutional part over windows, `unit` samples a frame."""
+    """Runs a convolutional part over windows of `unit` samples per frame."""
     before, after = self.around[part]
     for x, valid, start, lengths in windows(
       pieces, before * unit, after * unit
@@ -96,7 +95,7 @@ class WindowCoder(Coder):
   def _carry(
     self, model: Codec, variables: Any, pieces: Iterable[Piece], part: Callable
   ) -> Iterator[Piece]:
-    """Runs the LSTM over pieces and carries its state from one to the next."""
+    """Runs the LSTM over pieces, carrying its state between them."""
     state = None
     for x, lengths in pieces:
       if state is None:
@@ -116,7 +115,7 @@ def _run_window(
   lengths: jax.Array,
   start: jax.Array,
 ) -> jax.Array:
-  """Output of a part for the `size` frames from `start` on in a window."""
+  """Returns a part's output for `size` frames of a window from `start` on."""
   y: Any = model.apply(variables, x, lengths, *options, method=part)
   unit = model.stride if part is _decoder_back else 1
   return lax.dynamic_slice_in_dim(y, start * unit, size * unit, 1)
