@@ -6,8 +6,7 @@ The public names:
   UserError         the error for mistakes that the user can fix
 
 Import everything else from its own module (`mmdcodec.models.codec`,
-`mmdcodec.quantize.residual`, ...). Importing the package itself imports no
-audio, data set or plotting library.
+`mmdcodec.quantize.residual`, ...); the package alone loads no other library.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Token data sets of several tokenizers over the same audio, aligned in time.
+"""Token data sets of several tokenizers for the same audio, aligned in time.
 
-A language model learns the codes of one tokenizer, its target, from codes of
+A language model learns the codes of one tokenizer, the target, from codes of
 others: acoustic codes from semantic ones, for example. Each tokenizer has its
-own frame rate, so crops are found by their seconds.
+own frame rate, so crops are aligned in seconds.
 """
 
 import math
@@ -19,17 +19,17 @@ _EPSILON = 1e-6
 class AlignedTokens:
   """The records of a target data set with the codes of other tokenizers.
 
-  Everything else is as of the target; see `TokenSource`.
+  All other attributes are the target's; see `TokenSource`.
 
   Attributes:
-    target: the data set of the target.
-    streams: by name, the data sets of the others.
-    grid: crops begin at multiples of so many frames of the target, where all
-      streams whose frame rate divides that of the target begin a frame too.
+    target: the target's data set.
+    streams: data sets of the other tokenizers, by name.
+    grid: crops begin at multiples of this many target frames. Streams whose
+      frame rate divides the target's begin a frame there too.
   """
 
   def __init__(self, target: TokenSource, streams: Mapping[str, TokenSource]):
-    """Pairs data sets.
+    """Combines data sets.
 
     Raises:
       UserError: they were not made from the same audio.
@@ -50,7 +50,7 @@ class AlignedTokens:
     self.grid = math.lcm(*(r for r in whole if r))
 
   def __getattr__(self, name: str) -> Any:
-    """Attributes of the target."""
+    """Returns an attribute of the target."""
     if name == "target":  # while a copy is being made
       raise AttributeError(name)
     return getattr(self.target, name)
@@ -60,7 +60,7 @@ class AlignedTokens:
     return len(self.target)
 
   def __getitem__(self, index: int) -> dict:
-    """The target's record, with `streams`: name -> (codes, frame rate)."""
+    """Returns a target record, with `streams`: name -> (codes, frame rate)."""
     streams = {
       name: (stream[index]["codes"], stream.frame_rate)
       for name, stream in self.streams.items()
@@ -71,34 +71,34 @@ class AlignedTokens:
 def match(
   targets: Sequence[TokenSource], streams: Mapping[str, Sequence[TokenSource]]
 ) -> list[AlignedTokens]:
-  """Finds the data sets over the audio of each target.
+  """Finds the data sets made from the audio of each target.
 
   Args:
-    targets: data sets of the target.
-    streams: by name, data sets of other tokenizers, in any order.
+    targets: data sets of the target tokenizer.
+    streams: data sets of other tokenizers, by name, in any order.
 
   Returns:
-    One for each target.
+    One data set per target.
 
   Raises:
-    UserError: there is none over the audio of a target.
+    UserError: a target has no data set for the same audio.
   """
   found = []
   for target in targets:
     chosen = {}
     for name, sources in streams.items():
       fitting = (source for source in sources if same_audio(target, source))
-      # Without one that fits, the first is refused with both names.
+      # If none fits, `AlignedTokens` reports the first.
       chosen[name] = next(fitting, sources[0])
     found.append(AlignedTokens(target, chosen))
   return found
 
 
 def same_audio(one: TokenSource, other: TokenSource) -> bool:
-  """Whether two token data sets were made from the same audio data set.
+  """Returns whether two token data sets were made from the same audio.
 
-  Data sets of earlier versions have no fingerprint of the audio; then number,
-  paths and positions of the records are compared.
+  Data sets of earlier versions have no fingerprint of the audio, so the number,
+  paths and positions of their records are compared.
   """
   if len(one) != len(other):
     return False

@@ -1,4 +1,4 @@
-"""A folder of the user's music: readable files, and their split."""
+"""Finds readable audio in a folder of the user, and splits it."""
 
 import concurrent.futures
 import hashlib
@@ -12,7 +12,7 @@ from mmdcodec.errors import UserError
 
 
 def find(folder: pathlib.Path, workdir: pathlib.Path) -> list[pathlib.Path]:
-  """The audio in a folder, without what is in a workdir below it."""
+  """Finds the audio in a folder, except in a workdir inside it."""
   paths = files.find(folder)
   if workdir.is_relative_to(folder):
     paths = [path for path in paths if not path.is_relative_to(workdir)]
@@ -22,17 +22,17 @@ def find(folder: pathlib.Path, workdir: pathlib.Path) -> list[pathlib.Path]:
 def split_files(
   paths: Sequence, root: pathlib.Path, *, test: bool = True
 ) -> dict[str, list]:
-  """Splits files by a hash of their names, so always in the same way.
+  """Splits files by a hash of their names, so that the result never changes.
 
   Args:
-    paths: of audio files.
-    root: folder that their names are relative to.
-    test: also hold out files for a final test.
+    paths: paths of audio files.
+    root: folder that the names are relative to.
+    test: whether to hold out files for a final test.
 
   Returns:
-    `train`, `valid` and, if asked for, `test`: a tenth of the files (1 to 12)
+    `train`, `valid` and, if requested, `test`: a tenth of the files (1 to 12)
     for test, a twentieth (1 to 4) for validation, the rest for training.
-    Without test, fewer than 4 files are all for training.
+    Without test, fewer than 4 files are all used for training.
 
   Raises:
     UserError: there are too few files.
@@ -60,15 +60,15 @@ def split_files(
 
 
 def readable_files(paths: Sequence) -> tuple[list, int]:
-  """The files that can be read at their end, and how many cannot.
+  """Returns the files that can be read to their end, and how many cannot.
 
-  A split may be a single file. If that one were broken, the job would fail at
-  its end.
+  A split may consist of a single file; if it were broken, the job would fail
+  only at its end.
   """
 
   def problem(path: pathlib.Path) -> UserError | None:
     try:
-      # The last second, because broken downloads lack their end.
+      # The last second, because incomplete downloads lack their end.
       files.read(path, start=max(0.0, files.info(path).seconds - 1))
     except UserError as error:
       return error
@@ -87,7 +87,7 @@ def readable_files(paths: Sequence) -> tuple[list, int]:
 
 
 def fingerprint(paths: Sequence, root: pathlib.Path) -> str:
-  """16 hex digits of the names, sizes and dates of files."""
+  """Hashes the names, sizes and dates of files to 16 hex digits."""
   digest = hashlib.sha256()
   for path in paths:
     status = path.stat()

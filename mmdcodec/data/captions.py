@@ -1,9 +1,9 @@
-"""Captions and tags of audio files: CSV, JSON lines, or files beside them.
+"""Reads captions and tags of audio files from tables or sidecar files.
 
 A caption file is a table with a row for each audio file. One column names the
-file, one holds the caption, every other column becomes a tag. Without a table,
-or for what it does not say, `song.json` ({"caption": ..., "tags": {...}}) or
-`song.txt` (the caption) beside `song.wav` are read.
+file, one holds the caption, every other column becomes a tag. Labels that are
+not in a table are read from `song.json` ({"caption": ..., "tags": {...}}) or
+`song.txt` (the caption) beside `song.wav`.
 """
 
 import collections
@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 
-# Names of these columns in published data sets; the first found wins.
+# Names of these columns in published data sets; the first one found is used.
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
 PATHS += ("audio", "audio_path", "audio_file", "audio_filepath", "location")
 CAPTIONS = ("caption", "text", "description", "prompt", "sentence")
@@ -36,13 +36,13 @@ Labels = Callable[[Path], Label]
 class TableLabels:
   """The labels of a folder of audio: a function from path to `Label`.
 
-  What the table does not say is taken from sidecar files. A bare name in the
-  table means a file in some subfolder, if only one has that name.
+  Sidecar files supply what the table lacks. A bare name in the table refers to
+  a file in any subfolder, provided that only one file has that name.
 
   Attributes:
-    ambiguous: files that were asked for and have no row because several files
-      have the name in the table.
-    named: files that were asked for and have a row.
+    ambiguous: files looked up so far that have no row because several files
+      share the name in the table.
+    named: files looked up so far that have a row.
   """
 
   def __init__(
@@ -59,7 +59,7 @@ class TableLabels:
     )
 
   def __call__(self, path: Path) -> Label:
-    """The label of an audio file."""
+    """Returns the label of an audio file."""
     row = self._rows.get(os.path.abspath(path))
     for short in _short(path.name) if row is None else ():
       if short in self._rows and self._owners[short] > 1:
@@ -78,13 +78,13 @@ class TableLabels:
 def labels(
   folder: Path, table: Path | None, paths: list[Path] | None = None
 ) -> TableLabels:
-  """The labels of a folder of audio.
+  """Reads the labels of a folder of audio.
 
   Args:
-    folder: where the audio is.
+    folder: folder of the audio.
     table: a CSV, TSV, JSON or JSON-lines file, or None. Its paths may be
-      relative to itself, to `folder`, absolute, or bare file names.
-    paths: the audio files; None looks for them in `folder`.
+      absolute, relative to the table or to `folder`, or bare file names.
+    paths: the audio files; None finds them in `folder`.
 
   Raises:
     UserError: the table cannot be read, or has no column of paths.
@@ -93,15 +93,15 @@ def labels(
 
 
 def _short(name: str) -> list[str]:
-  """What a table may call a file: its name, with or without suffix."""
+  """Returns the names of a file in tables: with and without suffix."""
   name = name.lower()
   return list(dict.fromkeys((name, os.path.splitext(name)[0])))
 
 
 def sidecar(path: Path) -> Label:
-  """The label in the `.json` or `.txt` file beside an audio file.
+  """Reads the label in the `.json` or `.txt` file beside an audio file.
 
-  A sidecar that cannot be read is ignored: the audio is still good.
+  A sidecar that cannot be read is ignored because the audio is still usable.
   """
   for beside in sidecars(path):
     try:
@@ -117,7 +117,7 @@ def sidecar(path: Path) -> Label:
 
 
 def sidecars(path: Path) -> list[Path]:
-  """Where `sidecar` looks: song.json beside song.wav, or song.wav.json."""
+  """Returns song.json, song.wav.json, song.txt, song.wav.txt for song.wav."""
   return [
     beside
     for suffix in (".json", ".txt")
@@ -126,9 +126,9 @@ def sidecars(path: Path) -> list[Path]:
 
 
 def from_row(row: dict) -> Label:
-  """A label from a mapping: caption, tags, and all other keys as tags.
+  """Makes a label from a mapping: caption, tags, and all other keys as tags.
 
-  Keys that begin with "_" are left out: programs keep notes there.
+  Keys that begin with "_" are left out; they are internal to other programs.
 
   Raises:
     UserError: `row` is not a mapping.
@@ -148,7 +148,7 @@ def from_row(row: dict) -> Label:
 
 
 def read_rows(table: Path) -> Iterator[dict]:
-  """The rows of a table, as mappings from column to value.
+  """Yields the rows of a table, as mappings from column to value.
 
   Args:
     table: .json (a list of objects), .jsonl, .ndjson, or delimited text.
@@ -183,16 +183,16 @@ def read_rows(table: Path) -> Iterator[dict]:
 
 
 def delimiter(text: TextIO) -> str:
-  """The delimiter of a table, from its first line; rewinds `text`."""
+  """Detects the delimiter of a table in its first line; rewinds `text`."""
   first = text.readline()
   text.seek(0)
-  # Biographies and lyrics are longer than the 128 KB the module allows.
+  # Biographies and lyrics can exceed the default limit of 128 KB.
   csv.field_size_limit(1 << 30)
   return max(",\t;", key=first.count)
 
 
 def _index(folder: Path, table: Path) -> dict[str, Label]:
-  """Labels by absolute path, and by name for bare names that are unique."""
+  """Indexes labels by absolute path, and by name if a bare name is unique."""
   index: dict[str, Label] = {}
   ambiguous = set()
   for row in read_rows(table):
@@ -213,7 +213,7 @@ def _index(folder: Path, table: Path) -> dict[str, Label]:
       index[os.path.abspath(root / path)] = label
     if os.path.dirname(path) or (folder / path).exists():
       continue
-    # A bare name, often an id without suffix, of a file in some subfolder.
+    # A bare name, often an id without suffix, of a file in any subfolder.
     for short in _short(path):
       if short in index:
         ambiguous.add(short)

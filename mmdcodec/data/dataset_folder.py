@@ -1,4 +1,4 @@
-"""Folders of data sets: complete or absent, and replaced only on request."""
+"""Writes data set folders completely or not at all; replaces on request."""
 
 import glob
 import os
@@ -18,10 +18,10 @@ from mmdcodec.store import locks
 
 
 def check_out(out: Path, force: bool, kind: str) -> None:
-  """Raises a UserError unless `out` may be written.
+  """Raises UserError unless `out` may be written.
 
-  An existing data set of the same kind is replaced only with `force`; anything
-  else never.
+  An existing data set of the same kind may be replaced with `force`; anything
+  else must not be replaced.
   """
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
@@ -44,14 +44,14 @@ def check_out(out: Path, force: bool, kind: str) -> None:
 def serializer(
   features: tfds.features.FeaturesDict,
 ) -> Callable[[dict], bytes]:
-  """A function from a record to the bytes that TFDS reads."""
+  """Returns a function from a record to the bytes that TFDS reads."""
   made = tfds.core.example_serializer.ExampleSerializer(
     features.get_serialized_info()
   )
 
   def serialize(record: dict) -> bytes:
     data = made.serialize_example(features.encode_example(record))
-    # The order of its features differs from process to process.
+    # The order of the features differs between processes.
     example = tf_example_pb2.Example.FromString(data)
     return example.SerializeToString(deterministic=True)
 
@@ -59,9 +59,9 @@ def serializer(
 
 
 def shard_writer(path: Path) -> array_record_module.ArrayRecordWriter:
-  """A writer of serialised examples to a shard."""
-  # One record per group: each is read without its neighbours. Compression does
-  # not make FLAC smaller.
+  """Opens a writer of serialised examples to a shard."""
+  # With one record per group, a record is read without its neighbours.
+  # Compression does not make FLAC smaller.
   return array_record_module.ArrayRecordWriter(
     str(path), "group_size:1,uncompressed"
   )
@@ -70,12 +70,12 @@ def shard_writer(path: Path) -> array_record_module.ArrayRecordWriter:
 class Unfinished:
   """A hidden scratch folder beside the data set, removed at the end.
 
-  Its lock distinguishes a live run from one that was killed, whose folder the
-  next run removes.
+  A lock distinguishes the folder of a live run from that of a killed run, which
+  the next run removes.
   """
 
   def __init__(self, out: Path):
-    """Makes the folder beside `out`; removes those of killed runs."""
+    """Makes the folder beside `out` and removes those of killed runs."""
     prefix = f".{out.name}.unfinished-"
     for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
       if (held := locks.lock_folder(stale)) is not None:
@@ -84,7 +84,7 @@ class Unfinished:
     while True:
       self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
       lock = locks.lock_folder(self._path)
-      # Before it was locked, another run may have removed it as a leftover.
+      # Another run may have removed it as a leftover before it was locked.
       if lock is not None and self._path.exists():
         self._lock = lock
         break
@@ -92,10 +92,10 @@ class Unfinished:
         os.close(lock)
 
   def __enter__(self) -> Path:
-    """The folder."""
+    """Returns the folder."""
     return self._path
 
   def __exit__(self, *_: Any) -> None:
-    """Removes it."""
+    """Removes the folder."""
     shutil.rmtree(self._path, ignore_errors=True)
     os.close(self._lock)

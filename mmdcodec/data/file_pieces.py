@@ -1,7 +1,7 @@
 """Cuts an audio file of any length into pieces, in constant memory.
 
-The file is decoded block by block, mixed, resampled as a stream and cut on the
-way: a three-hour recording needs as much memory as a jingle.
+The file is decoded, mixed, resampled and cut block by block, so memory does not
+depend on its length.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from mmdcodec.errors import UserError
 # Samples (of all channels) decoded at a time.
 BLOCK = 1 << 17
 
-# A lower rate in a header is an error, not a slow recording.
+# A lower rate in a header is an error, not a low-quality recording.
 MIN_RATE = 1000
 
-# Floating-point files may exceed full scale, but not by 18 dB: such a file
-# holds 16-bit integers as floats, or garbage.
+# Floating-point files may exceed full scale, but one that exceeds it by 18 dB
+# contains 16-bit integers as floats, or garbage.
 MAX_PEAK = 8.0
 
 
@@ -37,12 +37,12 @@ def pieces(
   """Yields the consecutive pieces of a file.
 
   Every piece has `seconds`, except the last, which includes the rest and has
-  from half to one and a half of `seconds` (less only if the file is shorter).
-  Samples beyond full scale are clipped, as in any 16-bit file.
+  0.5 to 1.5 times `seconds` (less only if the file is shorter). Samples beyond
+  full scale are clipped, as in any 16-bit file.
 
   Args:
     path: an audio file.
-    rate: Hz of the pieces.
+    rate: sample rate of the pieces in Hz.
     channels: channels of the pieces; see `files.mix`.
     seconds: length of a piece.
 
@@ -50,7 +50,7 @@ def pieces(
     int16 `[samples, channels]`.
 
   Raises:
-    Damaged: the file cannot be read to its end, or holds no usable audio.
+    Damaged: the file cannot be read to its end, or has no usable audio.
   """
   size = max(1, round(seconds * rate))
   waiting, count = [], 0
@@ -69,20 +69,20 @@ def pieces(
 
 
 def _stream(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
-  """Yields blocks of a file as int16 at the rate and channels wanted."""
+  """Yields blocks of a file as int16 at the target rate and channels."""
   for block in _resampled(path, rate, channels):
-    # The inverse of libsndfile's int16 -> float32: 16-bit files pass exactly.
+    # This inverts libsndfile's int16 -> float32, so 16-bit files stay exact.
     yield np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
 
 
 def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
-  """Yields blocks of a file as float32 at the rate and channels wanted."""
+  """Yields blocks of a file as float32 at the target rate and channels."""
   resampler = None
   for x, source in _decoded(path):
     if source == rate:
       yield files.mix(x, channels)
       continue
-    # Channels are reduced first, so that fewer are resampled.
+    # Mixes down before resampling, so that fewer channels are resampled.
     x = files.mix(x, min(channels, x.shape[1]))
     if resampler is None:
       resampler = soxr.ResampleStream(
@@ -97,7 +97,7 @@ def _resampled(path: Path, rate: int, channels: int) -> Iterator[np.ndarray]:
 
 
 def _decoded(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-  """Yields blocks of a file unchanged, with its rate; checks everything."""
+  """Yields (block, rate) of a file unconverted, and checks everything."""
   with contextlib.ExitStack() as stack:
     sound = _open(path, stack)
     rate, total, read = sound.samplerate, sound.frames, 0
@@ -135,7 +135,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> soundfile.SoundFile:
   try:
     sound = stack.enter_context(files.opened(path))
   except UserError as error:
-    # The list of skipped files names the path already.
+    # The list of skipped files already names the path.
     reason = str(error).removeprefix(f"{path}: ").rstrip(".")
     raise Damaged(reason) from error
   except (soundfile.SoundFileError, RuntimeError, OSError) as error:

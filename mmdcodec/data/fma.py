@@ -1,10 +1,10 @@
 """Labels of FMA, the Free Music Archive data set (Defferrard et al. 2017).
 
-Audio: `fma_small/000/000002.mp3`, with three digits of the track's number and
-then all six. Metadata (`fma_metadata.zip`): `tracks.csv`, whose columns have
-two names in two header rows (`set`/`split`, `track`/`genre_top`, ...) and a
-third row with the name of the index; `genres.csv`: genre_id, #tracks, parent,
-title, top_level. FMA has no captions, so genres and tags take their place.
+Audio: `fma_small/000/000002.mp3`, the folder named by the first three of six
+digits. Metadata (`fma_metadata.zip`): `tracks.csv`, with two header rows
+(`set`/`split`, `track`/`genre_top`, ...) and a third row that names the index;
+`genres.csv`: genre_id, #tracks, parent, title, top_level. FMA has no captions,
+so genres and tags take their place.
 """
 
 import ast
@@ -30,7 +30,7 @@ _TAGS = {
 
 
 def is_table(table: Path) -> bool:
-  """Whether a file is FMA's `tracks.csv`, by its header rows."""
+  """Returns whether a file is FMA's `tracks.csv`, by its header rows."""
   try:
     with table.open(encoding="utf-8-sig", newline="") as text:
       first, second = next(csv.reader(text)), next(csv.reader(text))
@@ -42,17 +42,17 @@ def is_table(table: Path) -> bool:
 def labels(
   folder: Path, table: Path, paths: list[Path] | None = None
 ) -> captions.Labels:
-  """The labels of FMA's tracks, by the number in the file's name.
+  """Reads the labels of FMA's tracks, by the number in the file name.
 
   Args:
-    folder: `fma_small`, `fma_full`, ..., or a folder above it.
+    folder: not used.
     table: `tracks.csv`; `genres.csv` beside it has the names of genres.
     paths: not used.
 
   Raises:
     UserError: the table is not FMA's.
   """
-  del folder, paths  # FMA names tracks by number, whatever the folder
+  del folder, paths  # tracks are named by number, in any folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected tracks.csv of FMA, with a column set/split."
@@ -87,7 +87,7 @@ def _label(tags: dict, names: dict[int, str]) -> captions.Label:
 
 
 def _list(text: str) -> list:
-  """A Python list written as text, as pandas writes lists into CSV."""
+  """Parses a Python list written as text, as pandas writes it to CSV."""
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -1,9 +1,9 @@
 """Labels of MusicCaps (Agostinelli et al. 2023, arXiv 2301.11325).
 
-5521 clips of 10 s from AudioSet, described by musicians. The published table
-has the columns ytid, start_s, end_s, audioset_positive_labels, aspect_list,
-caption, author_id, is_balanced_subset, is_audioset_eval. The audio is not
-published; tools that download it name the clips by ytid: `ytid.wav`,
+MusicCaps has 5521 clips of 10 s from AudioSet, described by musicians. The
+published table has the columns ytid, start_s, end_s, audioset_positive_labels,
+aspect_list, caption, author_id, is_balanced_subset, is_audioset_eval. The audio
+is not published; download tools name the clips by ytid: `ytid.wav`,
 `ytid_30_40.wav` or `[ytid]-[30-40].wav`.
 """
 
@@ -25,7 +25,7 @@ _TAGS = (
 
 
 def is_table(table: Path) -> bool:
-  """Whether a file is the table of MusicCaps, by its header."""
+  """Returns whether a file is the table of MusicCaps, by its header."""
   try:
     with table.open(encoding="utf-8-sig", newline="") as text:
       header = next(csv.reader(text))
@@ -37,17 +37,17 @@ def is_table(table: Path) -> bool:
 def labels(
   folder: Path, table: Path, paths: list[Path] | None = None
 ) -> captions.Labels:
-  """The labels of a folder of MusicCaps clips named by ytid.
+  """Reads the labels of MusicCaps clips named by ytid.
 
   Args:
-    folder: where the clips are, already cut to their 10 seconds.
+    folder: not used; its clips must already be cut to their 10 seconds.
     table: the CSV of MusicCaps.
     paths: not used.
 
   Raises:
     UserError: the table is not that of MusicCaps.
   """
-  del folder, paths  # clips are named by their id, whatever the folder
+  del folder, paths  # clips are named by their id, in any folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected the CSV of MusicCaps, with columns ytid and caption."
@@ -63,14 +63,14 @@ def labels(
 
   def label_of(path: Path) -> captions.Label:
     stem = path.stem.lstrip("[")
-    # Ids have 11 characters that may be "-" and "_": no separator is safe.
+    # Ids have 11 characters, which may be "-" or "_", so no separator is safe.
     return rows.get(path.stem) or rows.get(stem[:11]) or captions.Label()
 
   return label_of
 
 
 def _aspects(text: str) -> list[str]:
-  """`"['pop', 'mellow piano']"` as a list; other text as one aspect."""
+  """Parses `"['pop', 'mellow piano']"`; other text becomes one aspect."""
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -1,10 +1,10 @@
 """Training batches: random crops of the records of weighted data sets.
 
-`record_order.py` decides which record comes when; here a crop of it is decoded.
+`record_order.py` orders the records; this module decodes crops of them.
 
 Augmentation follows EnCodec (Defossez et al. 2022, arXiv 2210.13438, section
 4.1): a random gain, and with some probability a second random crop is added.
-That paper rejects sums that clip; here they are scaled down to full scale,
+The paper rejects sums that clip; here they are scaled down to full scale,
 because rejection would make the order depend on the content.
 """
 
@@ -33,28 +33,27 @@ def batches(
   process_index: int | None = None,
   process_count: int | None = None,
 ) -> Batches:
-  """An endless iterator of batches of random crops.
+  """Returns an endless iterator of batches of random crops.
 
-  Every record comes once per epoch, in an order new for each epoch, and is
-  cropped at a random place. A record shorter than the crop is padded with
-  zeros; `lengths` says how much of it is audio. Records of another rate or
-  number of channels are converted crop by crop; preparing them at the right
-  rate is faster.
+  Every record comes once per epoch, in a new order each time, and is cropped at
+  a random place. A record shorter than the crop is padded with zeros; `lengths`
+  excludes the padding. Records with another rate or number of channels are
+  converted crop by crop; preparing them at the right rate is faster.
 
   Args:
     datasets: a data set; a list of them, sampled as one; or a mapping from
       data set to the share of crops that come from it.
-    batch: crops of one step on all hosts together.
+    batch: global batch size, summed over all hosts.
     seconds: length of a crop.
-    rate: Hz of the crops.
+    rate: sample rate of the crops in Hz.
     channels: channels of the crops.
-    seed: of order, crops and augmentation.
+    seed: seed for order, crops and augmentation.
     gain_db: range of the random gain of a crop, uniform in dB.
     mix: probability that a second crop is added to a crop.
-    threads: batches decoded at a time; None is one for each CPU, at most 16.
-    process_index: this host; None asks JAX.
-    process_count: number of hosts; None asks JAX. The rows of all hosts in
-      turn are the same global batch whatever their number.
+    threads: batches decoded at a time; None is one per CPU, at most 16.
+    process_index: index of this host; None takes JAX's.
+    process_count: number of hosts; None takes JAX's. The rows of all hosts,
+      concatenated, form the same global batch for any number of hosts.
 
   Returns:
     `Batches`: dicts of `audio`, float32 `[batch / hosts, samples, channels]`,
@@ -107,22 +106,21 @@ def fixed_batches(
   count: int,
   distinct: bool = False,
 ) -> list[dict]:
-  """Batches for evaluation: always the same crops, spread over all records.
+  """Makes batches for evaluation: fixed crops, spread over all records.
 
   Args:
     datasets: as for `batches`; weights are ignored.
     batch: crops in a batch.
     seconds: length of a crop.
-    rate: Hz of the crops.
+    rate: sample rate of the crops in Hz.
     channels: channels of the crops.
     count: number of batches.
-    distinct: take each crop from another record, for statistics that
-      overlapping crops would make look better than they are, and return its
-      file and caption, too.
+    distinct: whether to take each crop from a different record, for statistics
+      that overlapping crops would bias, and to return its file and caption.
 
   Returns:
     `count` dicts like those of `batches`. If `distinct`, at most as many as the
-    records fill, each with two lists of str more: `source`, the data set and
+    records fill, each with two more lists of str: `source`, the data set and
     file of each crop, equal for crops of one file; and `caption`.
 
   Raises:
@@ -161,7 +159,7 @@ def fixed_batches(
 
 @dataclass(frozen=True)
 class _Crop(grain.transforms.RandomMap):
-  """(source, record) -> a crop of that record, augmented."""
+  """Maps (source, record) to an augmented crop of that record."""
 
   sources: list[Source]
   weights: list[float]
@@ -188,7 +186,7 @@ class _Crop(grain.transforms.RandomMap):
     return _padded(x, self.samples)
 
   def _one(self, k: int, index: int, rng: np.random.Generator) -> np.ndarray:
-    """A crop of record `index` of source k, with a random gain."""
+    """Crops record `index` of source k and applies a random gain."""
     where, gain = rng.random(), rng.uniform(*self.gain_db)
     x = crop(
       self.sources[k].flac(index),

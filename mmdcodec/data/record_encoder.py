@@ -22,7 +22,7 @@ _AT_A_TIME = 2
 
 
 def check_tokenizer(tokenizer: Tokenizer) -> None:
-  """Raises a UserError unless token records can hold a tokenizer's codes."""
+  """Raises UserError unless token records can hold a tokenizer's codes."""
   tokenizer.check_codes_suffice()
   if tokenizer.codebook_size > 1 << 16:
     raise UserError(
@@ -37,13 +37,13 @@ def encoded(
   batches: Iterable[range],
   rows: int,
 ) -> Generator[list[dict], None, None]:
-  """Encodes batches of records, several at a time, in their order.
+  """Encodes batches of records, several at a time, in order.
 
   Args:
-    source: the audio.
-    tokenizer: makes the codes.
+    source: the audio data set.
+    tokenizer: tokenizer that makes the codes.
     batches: indices of records.
-    rows: of every batch, so that each length compiles one program.
+    rows: rows to pad each batch to, so that each length compiles one program.
 
   Yields:
     The token records of a batch.
@@ -83,7 +83,7 @@ def encoded(
 def _read(
   source: Source, tokenizer: Tokenizer, index: int
 ) -> tuple[dict, np.ndarray, np.ndarray]:
-  """A record, its melody, and its audio as the tokenizer takes it."""
+  """Reads a record, its melody, and its audio in the tokenizer's format."""
   record = source[index]
   with soundfile.SoundFile(io.BytesIO(record.pop("audio"))) as sound:
     x = sound.read(dtype="float32", always_2d=True)
@@ -97,8 +97,8 @@ def _read(
 def _encode(
   tokenizer: Tokenizer, clips: list[np.ndarray], rows: int
 ) -> list[np.ndarray]:
-  """Codes [frames, codebooks] of each clip [samples, channels]."""
-  lengths = np.ones(rows, np.int64)  # of rows that only fill up the batch
+  """Returns codes [frames, codebooks] of each clip [samples, channels]."""
+  lengths = np.ones(rows, np.int64)  # rows that pad the batch have length 1
   lengths[: len(clips)] = [len(clip) for clip in clips]
   x = np.zeros((rows, lengths.max(), tokenizer.channels), np.float32)
   for row, clip in zip(x, clips, strict=False):

@@ -1,9 +1,9 @@
 """The order of records: shuffled, weighted, endless, on any number of hosts.
 
 The order is a function of the seed and an index that counts examples over all
-hosts, so its state is one integer, and any number of hosts can continue from
-it. References to records are shuffled and mixed; a record is read and made into
-an example in the last step, by several threads at once.
+hosts. So the state is one integer, and any number of hosts can continue from
+it. References to records are shuffled and mixed; the last step reads the
+records and makes examples, in several threads.
 
 A source is a sequence of records with their total length in `seconds`.
 """
@@ -27,7 +27,7 @@ Datasets = str | os.PathLike | Sequence | Mapping
 
 _INDEX = "global_next_index"
 
-# Grain reads absl's flags, which are parsed only under `app.run`: not in a
+# Grain reads absl's flags, which are only parsed under `app.run`, not in a
 # notebook, in pytest or under argparse.
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()
@@ -41,13 +41,13 @@ def open_sources(
   Args:
     datasets: a data set; a list of them, sampled as one; or a mapping from
       data set to its weight.
-    source: opens one.
+    source: function that opens a data set.
 
   Returns:
     The sources with a weight above 0, and their weights, which sum to 1.
 
   Raises:
-    UserError: not a data set, or none, or a weight is negative.
+    UserError: not a data set, no data set, or a negative weight.
   """
   if isinstance(datasets, str | os.PathLike):
     datasets = [datasets]
@@ -66,9 +66,9 @@ def open_sources(
 
 
 def spread(sources: Sequence, count: int) -> Iterator[tuple[int, int, float]]:
-  """Yields `count` places, always the same, spread over all records.
+  """Yields `count` fixed places, spread over all records.
 
-  Each is (source, record, place in it as a fraction in [0, 1)).
+  Each is (source, record, place in the record as a fraction in [0, 1)).
   """
   ends = np.cumsum([len(s) for s in sources])
   for i in range(count):
@@ -79,7 +79,7 @@ def spread(sources: Sequence, count: int) -> Iterator[tuple[int, int, float]]:
 
 
 def stacked(examples: Sequence[dict], batch: int) -> list[dict]:
-  """Batches of examples, in their order."""
+  """Stacks examples into batches, in order."""
   return [
     jax.tree.map(lambda *x: np.stack(x), *examples[i : i + batch])
     for i in range(0, len(examples), batch)
@@ -87,7 +87,7 @@ def stacked(examples: Sequence[dict], batch: int) -> list[dict]:
 
 
 def default_threads() -> int:
-  """Number of threads that make examples by default: at most 16."""
+  """Returns the default number of threads that make examples, at most 16."""
   return min(16, cpus())
 
 
@@ -102,17 +102,17 @@ def batches(
   process_index: int | None,
   process_count: int | None,
 ) -> "Batches":
-  """An endless iterator of batches of examples.
+  """Returns an endless iterator of batches of examples.
 
   Args:
-    sources: of the records.
-    weights: share of each, summing to 1.
+    sources: sources of the records.
+    weights: share of each source; they sum to 1.
     transform: makes an example, a dict of arrays, from (source, record).
-    batch: examples of one step on all hosts together.
-    seed: of the order, and of the random numbers of `transform`.
+    batch: global batch size, summed over all hosts.
+    seed: seed for the order and for the random numbers of `transform`.
     threads: batches made at a time; None is `default_threads`.
-    process_index: this host; None asks JAX.
-    process_count: number of hosts; None asks JAX.
+    process_index: index of this host; None takes JAX's.
+    process_count: number of hosts; None takes JAX's.
 
   Raises:
     UserError: the batch is empty, or not a multiple of the number of hosts.
@@ -137,7 +137,7 @@ def batches(
 
 
 class Batches(Iterator):
-  """Endless batches of the examples of this host.
+  """Endless batches of this host's examples.
 
   Each is a dict of arrays with a leading axis of `batch / hosts`.
   """
@@ -158,13 +158,13 @@ class Batches(Iterator):
     self.set_state({"index": 0})
 
   def __next__(self) -> dict[str, np.ndarray]:
-    """The next batch."""
+    """Returns the next batch."""
     if self._iterator is None:
       raise ValueError("the iterator of batches was closed.")
     return next(self._iterator)
 
   def get_state(self) -> dict[str, int]:
-    """The number of examples that all hosts together have received."""
+    """Returns the number of examples that all hosts have received in total."""
     if self._iterator is None:
       raise ValueError("the iterator of batches was closed.")
     return {"index": int(self._iterator.get_state()[_INDEX])}
@@ -187,7 +187,7 @@ class Batches(Iterator):
     )
     iterator.set_state({_INDEX: index})
     self._iterator = iterator
-    # Threads that still decode when the interpreter exits print tracebacks.
+    # Threads still decoding when the interpreter exits would print tracebacks.
     self._closer = weakref.finalize(self, iterator.close)
 
   def close(self) -> None:
@@ -197,18 +197,18 @@ class Batches(Iterator):
     self._iterator = self._closer = None
 
   def __enter__(self) -> "Batches":
-    """Closes at the end of a `with` block."""
+    """Returns itself; the end of the `with` block closes it."""
     return self
 
   def __exit__(self, *_: Any) -> None:
-    """Closes."""
+    """Closes the iterator."""
     self.close()
 
 
 def _references(
   sources: Sequence, weights: Sequence[float], seed: int
 ) -> grain.MapDataset:
-  """Endless references to records in training order."""
+  """Returns endless references to records in training order."""
   seeds = np.random.SeedSequence(seed).generate_state(len(sources))
   parts = [
     _Shuffled(k, len(source), int(seeds[k])) for k, source in enumerate(sources)
@@ -219,9 +219,8 @@ def _references(
 class _Shuffled(grain.MapDataset):
   """Endless pairs (k, record) of source k, in a new order each epoch.
 
-  Grain's own shuffle walks cycles of a permutation of at least 2^16 indices,
-  which takes 0.3 ms a crop for a data set of a hundred records, as long as
-  decoding.
+  Grain's own shuffle walks cycles of a permutation of at least 2^16 indices.
+  With a hundred records, this takes 0.3 ms per crop, as long as decoding.
   """
 
   def __init__(self, k: int, length: int, seed: int):
@@ -247,8 +246,8 @@ class _Rows(grain.MapDataset):
   """Reorders examples so that the rows of each host are contiguous.
 
   Elastic iteration gives host h of n the rows h, h + n, h + 2n, ... of a
-  batch. A global array consists of the rows of each host in turn, so without
-  this its order would depend on the number of hosts.
+  batch. A global array concatenates the rows of all hosts, so without this its
+  order would depend on the number of hosts.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""Random access to the records of data sets, and crops of their audio."""
+"""Reads records of data sets by index, and crops of their audio."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from mmdcodec.errors import UserError
 SUMMARY = "mmdcodec.json"
 
 # Samples (at the lower rate) read on both sides of a crop before it is
-# resampled, so that its ends are those of the whole recording resampled.
+# resampled, so that it equals the same crop of the whole recording resampled.
 _MARGIN = 256
 
 # Bytes at both ends of a shard that its fingerprint covers.
@@ -32,14 +32,14 @@ _MADE_BY = {
 
 
 def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
-  """The summary of a data set: kind, records, seconds, rate, ...
+  """Reads the summary of a data set: kind, records, seconds, rate, ...
 
   Args:
-    dataset_dir: its folder.
-    kind: the kind it must have, "audio" or "tokens"; None for either.
+    dataset_dir: folder of the data set.
+    kind: required kind, "audio" or "tokens"; None for either.
 
   Raises:
-    UserError: the folder is not a data set, or one of another kind.
+    UserError: the folder is not a data set, or has another kind.
   """
   folder = Path(dataset_dir)
   made_by = _MADE_BY[kind or "audio"]
@@ -57,7 +57,7 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
       f" `{made_by}`."
     )
   if found == "tokens" and "codec" in summary:
-    # Written when there were no tokenizers but codecs.
+    # Written when codecs were the only tokenizers.
     sizes = [summary["codebook_size"]] * summary["codebooks"]
     summary |= {"tokenizer": "codec", "hash": summary.pop("codec")}
     summary |= {"codebook_sizes": sizes, "window": None}
@@ -65,10 +65,10 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
 
 
 class Records:
-  """The records of a data set by index. Safe to share between threads.
+  """The records of a data set by index; thread-safe.
 
-  Reads the shards directly: TFDS's own source decodes every feature, which
-  takes longer than decoding a crop.
+  Reads the shards directly because TFDS's own source decodes every feature,
+  which takes longer than decoding a crop.
 
   Attributes:
     path: the data set.
@@ -78,7 +78,7 @@ class Records:
   """
 
   def __init__(self, dataset_dir: str | os.PathLike, kind: str):
-    """Opens a data set; raises UserError if it is not one of this kind."""
+    """Opens a data set; raises UserError if it does not have this kind."""
     from array_record.python import array_record_data_source
 
     self.summary = summary = describe(dataset_dir, kind)
@@ -99,7 +99,7 @@ class Records:
     return len(self._records)
 
   def features(self, index: int) -> Mapping[str, Any]:
-    """The features of a record, as protocol buffers by name."""
+    """Returns the features of a record, as protocol buffers by name."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     record = self._records[int(index)]
@@ -107,7 +107,7 @@ class Records:
 
 
 def labels(feature: Mapping[str, Any]) -> dict:
-  """What every record says about its audio: path, caption, tags, position."""
+  """Returns the labels in a record: path, caption, tags, position."""
   text = {
     k: feature[k].bytes_list.value[0].decode()
     for k in ("path", "caption", "tags")
@@ -119,18 +119,18 @@ class Source(Records):
   """The records of an audio data set.
 
   Attributes:
-    rate: Hz of the records.
+    rate: sample rate of the records in Hz.
     channels: channels of the records.
   """
 
   def __init__(self, dataset_dir: str | os.PathLike):
-    """Opens a data set; raises UserError if it is not one of audio."""
+    """Opens a data set; raises UserError if it is not an audio data set."""
     super().__init__(dataset_dir, "audio")
     self.rate = int(self.summary["rate"])
     self.channels = int(self.summary["channels"])
 
   def __getitem__(self, index: int) -> dict:
-    """A record: `audio` is the bytes of a FLAC file, text is str."""
+    """Returns a record: `audio` holds the bytes of a FLAC file, text is str."""
     feature = self.features(index)
     numbers = {
       k: feature[k].int64_list.value[0] for k in ("rate", "channels", "samples")
@@ -139,7 +139,7 @@ class Source(Records):
     return {"audio": audio, **numbers, **labels(feature)}
 
   def fingerprint(self) -> str:
-    """Names the audio: 16 hex digits of sizes and both ends of all shards."""
+    """Hashes sizes and both ends of all shards to 16 hex digits."""
     digest = hashlib.sha256()
     for shard in self.shards:
       size = shard.stat().st_size
@@ -151,24 +151,24 @@ class Source(Records):
     return digest.hexdigest()[:16]
 
   def flac(self, index: int) -> io.BytesIO:
-    """The FLAC file in a record."""
+    """Returns the FLAC file in a record."""
     return io.BytesIO(self.features(index)["audio"].bytes_list.value[0])
 
 
 def crop(
   flac: io.BytesIO, where: float, *, samples: int, rate: int, channels: int
 ) -> np.ndarray:
-  """Decodes a crop of a FLAC file and nothing else.
+  """Decodes only a crop of a FLAC file.
 
   Args:
     flac: the file.
     where: in [0, 1), the start as a fraction of all possible starts.
     samples: length of the crop at `rate`.
-    rate: Hz of the crop; audio of another rate is resampled.
+    rate: sample rate of the crop in Hz; other audio is resampled.
     channels: channels of the crop; see `files.mix`.
 
   Returns:
-    float32 `[at most samples, channels]`; shorter if the file is.
+    float32 `[at most samples, channels]`; shorter if the file is shorter.
   """
   with soundfile.SoundFile(flac) as sound:
     if sound.samplerate == rate:
@@ -177,8 +177,8 @@ def crop(
         sound.seek(start)
       x = sound.read(samples, dtype="float32", always_2d=True)
       return x if x.shape[1] == channels else files.mix(x, channels)
-    # Starts and ends are on the grid of the records; one sample more than
-    # needed, because the rates need not divide.
+    # Start and end are whole samples of the record; one sample more than needed
+    # because the rates need not divide.
     need = -(-samples * sound.samplerate // rate) + 1
     start = int(where * max(1, sound.frames - need + 1))
     margin = _MARGIN * max(1, -(-sound.samplerate // rate))

@@ -1,10 +1,10 @@
-"""Audio files to FLAC records, several files at a time, in the order given.
+"""Converts audio files to FLAC records, several at a time, in order.
 
 A worker thread decodes, cuts and encodes one file into a scratch file; its
-records are passed on only when the file has been read to its end. So a damaged
+records are passed on only after the file has been read to its end. So a damaged
 file contributes nothing, the order does not depend on the number of workers,
 and no file is held in memory. Decoding, resampling and encoding release the
-interpreter lock, so threads are enough.
+interpreter lock, so threads suffice.
 """
 
 import collections
@@ -29,14 +29,14 @@ from mmdcodec.progress import ProgressLine
 # Waiting records are kept in memory up to this size, and beyond it on disk.
 _IN_MEMORY = 32 << 20
 
-# Files in progress or waiting for each worker: enough that one long file does
-# not leave the others idle.
+# Files in progress or waiting per worker: enough that one long file does not
+# leave the others idle.
 _AHEAD = 4
 
 
 @dataclass(frozen=True)
 class Source:
-  """An audio file, the name it has in the data set, and its label."""
+  """An audio file, its name in the data set, and its label."""
 
   path: Path
   name: str
@@ -45,19 +45,19 @@ class Source:
 
 @dataclass
 class Report:
-  """What became of a folder of audio.
+  """The result of preparing a folder of audio.
 
   Attributes:
     records: number of records written.
     files: number of files they come from.
     seconds: length of the audio written.
     captioned: number of those files with a caption.
-    ambiguous: number of files without a caption because several files have the
+    ambiguous: number of files without a caption because several files share the
       name in the table.
     skipped: (path, reason) of each file that was left out.
-    rate: Hz of the records.
+    rate: sample rate of the records in Hz.
     channels: channels of the records.
-    path: the data set.
+    path: path of the data set.
   """
 
   records: int = 0
@@ -71,7 +71,7 @@ class Report:
   path: str = ""
 
   def __str__(self) -> str:
-    """The table to print: counts, then the skipped files."""
+    """Formats the table to print: counts, then the skipped files."""
     lines = [
       f"dataset   {self.path}",
       f"records   {self.records}",
@@ -102,15 +102,15 @@ def records(
   scratch: Path,
   progress: bool,
 ) -> Iterator[dict]:
-  """Yields the records of files, in their order; fills in the report.
+  """Yields the records of files, in order, and fills in the report.
 
   Args:
     sources: the files.
-    report: says rate and channels of the records; counts and skipped files
-      are added to it.
+    report: has the rate and channels of the records; receives the counts and
+      skipped files.
     seconds: length of a record; see `file_pieces.pieces`.
     workers: files in progress at a time.
-    scratch: folder for what does not fit into memory.
+    scratch: folder for data that does not fit into memory.
     progress: whether to show a progress line on stderr.
 
   Yields:
@@ -155,22 +155,22 @@ def records(
 
 
 def flac(x: np.ndarray, rate: int) -> bytes:
-  """Int16 audio `[samples, channels]` as the bytes of a FLAC file."""
+  """Encodes int16 audio `[samples, channels]` as a FLAC file."""
   stream = io.BytesIO()
   soundfile.write(stream, x, rate, format="FLAC", subtype="PCM_16")
   return stream.getvalue()
 
 
 def valid_text(words: str) -> str:
-  """Text as valid UTF-8, with invalid characters replaced.
+  """Replaces characters that are not valid in UTF-8.
 
-  Old music collections have file names that are not UTF-8.
+  File names in old music collections may not be UTF-8.
   """
   return words.encode("utf-8", "replace").decode()
 
 
 class _Encoded:
-  """The FLAC pieces of a file, or the reason why there are none."""
+  """The FLAC pieces of a file, or the reason for having none."""
 
   def __init__(self, spool: IO[bytes]):
     self.reason = ""
@@ -197,14 +197,14 @@ def _encode(
     path, rate=rate, channels=channels, seconds=seconds
   )
   while not stop.is_set():
-    # Only errors from reading the file count against it; a full disk, for
-    # example, must end the run.
+    # Only errors from reading the file skip it; a full disk, for example, must
+    # end the run.
     try:
       x = next(pieces, None)
     except file_pieces.Damaged as error:
       encoded.reason = str(error)
       break
-    except Exception as error:  # no file may end the run
+    except Exception as error:  # a bad file must not end the run
       encoded.reason = f"{type(error).__name__}: {error}"
       break
     if x is None:
@@ -262,7 +262,7 @@ class _Meter:
       self._line.show(self._words())
 
   def close(self) -> None:
-    # Shown even after short work, so that the totals are seen.
+    # Shown even after short work, for the totals.
     if self._enabled:
       self._line.show(self._words(), last=True)
 

@@ -1,12 +1,12 @@
-"""Data sets of FLAC records: made from audio folders by TFDS, without TF.
+"""Makes data sets of FLAC records from audio folders, by TFDS without TF.
 
 TFDS's own audio feature needs TensorFlow (its issue 11233), so a record holds
 the bytes of a FLAC file. Its writer uses TensorFlow's file functions beyond
 1 GB, so the builders here write their records themselves, in order.
 
-A data set is a folder: ArrayRecord shards with TFDS's description of them
+A data set is a folder with ArrayRecord shards, TFDS's description of them
 (`tfds.builder_from_directory(folder).as_data_source("train")` reads it), a
-summary in `mmdcodec.json`, and in `skipped.jsonl` the files left out.
+summary in `mmdcodec.json`, and the skipped files in `skipped.jsonl`.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ from mmdcodec.store import atomic
 
 SKIPPED = "skipped.jsonl"
 
-# Bytes of a shard: small enough to copy in parallel, large enough that a
-# thousand hours make a few hundred files.
+# Bytes per shard: small enough to copy shards in parallel, large enough that a
+# thousand hours make only a few hundred files.
 _SHARD = 256 << 20
 
 
@@ -70,7 +70,7 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
   _log_download_bytes = _log_download_done = lambda self: None
 
   def __init__(self, *, records: Callable[[], Iterator[dict]], **kwargs: Any):
-    """Takes the records to write; the rest goes to TFDS."""
+    """Takes the records to write; other arguments go to TFDS."""
     self._records = records
     super().__init__(file_format="array_record", **kwargs)
 
@@ -94,8 +94,8 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
   ) -> None:
     """Writes the records in order, one shard after the other.
 
-    TFDS would first collect and shuffle them. The training pipeline shuffles
-    anyway, and a stream does not need a gigabyte of memory.
+    TFDS would first collect and shuffle them, in a gigabyte of memory; the
+    training pipeline shuffles anyway.
     """
     del download_config
     serialize = serializer(self.info.features)
@@ -134,7 +134,7 @@ class MusicCaps(AudioFolder):
 
 
 def builder_for(table: Path | None) -> type[AudioFolder]:
-  """The builder for a caption file, chosen by its header."""
+  """Chooses the builder for a caption file by its header."""
   if table and fma.is_table(table):
     return Fma
   if table and musiccaps.is_table(table):
@@ -158,36 +158,36 @@ def prepare(
 ) -> Report:
   """Cuts a folder of audio into a data set of FLAC records.
 
-  Records have `seconds`, the last one of a file from half to one and a half
-  of that, so no audio is lost and nothing is padded. 16-bit files of the same
-  rate and channels are kept bit for bit. A file that cannot be read to its
-  end contributes nothing; it is listed in the report and in `skipped.jsonl`.
+  Records have `seconds`; the last one of a file has 0.5 to 1.5 times that, so
+  no audio is lost and nothing is padded. 16-bit files with the same rate and
+  channels are kept bit for bit. A file that cannot be read to its end
+  contributes nothing; it is listed in the report and in `skipped.jsonl`.
   The result does not depend on the number of workers. The data set appears
   under its name only when it is complete.
 
   Args:
-    folder: the audio; subfolders are searched too.
-    out: the data set to write.
-    rate: Hz of the records.
+    folder: folder of the audio; subfolders are searched too.
+    out: folder of the data set to write.
+    rate: sample rate of the records in Hz.
     channels: channels of the records; see `mmdcodec.audio.files.mix`.
     seconds: length of a record.
     captions: a table of captions and tags (see `mmdcodec.data.captions`), the
       `tracks.csv` of FMA or the CSV of MusicCaps.
-    only: tags that a file must have to be taken, such as {"split": "train"}.
-    paths: the files to take, among those that `files.find` returns; None: all.
-    workers: files in progress at a time; None is one for each CPU.
+    only: tags that a file must have to be used, such as {"split": "train"}.
+    paths: files to use, from those that `files.find` returns; None: all.
+    workers: files in progress at a time; None is one per CPU.
     progress: whether to show a progress line on stderr.
-    force: whether to replace a data set that exists.
+    force: whether to replace an existing data set.
 
   Returns:
     The `Report`; its `str` is the table to print.
 
   Raises:
-    UserError: nothing to read, nothing readable, a caption file that does not
-      fit, or `out` exists.
+    UserError: no audio, no readable audio, an unsuitable caption file, or `out`
+      exists.
     ValueError: no file of the folder is among `paths`.
   """
-  # Links are followed: what gets replaced is the folder that they lead to.
+  # Links are followed, so that the folder they point to is replaced.
   folder, out = Path(folder), Path(os.path.realpath(out))
   table = Path(captions) if captions is not None else None
   for name, value, least, most in (
@@ -238,7 +238,7 @@ def _build(
   scratch: Path,
   records: Callable[[], Iterator[dict]],
 ) -> Path:
-  """Runs a builder inside `scratch`; returns the folder that it made."""
+  """Runs a builder inside `scratch` and returns the folder it made."""
   made = builder(data_dir=scratch / "tfds", records=records)
   made.download_and_prepare(download_dir=scratch / "downloads")
   return Path(made.data_path)
@@ -250,7 +250,7 @@ def _sources(
   builder: type[AudioFolder],
   report: Report,
 ) -> list[record_writer.Source]:
-  """The audio files of a folder with their labels; reports unusable files."""
+  """Finds audio files with their labels, and reports unusable files."""
   if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
   root = folder.parent if folder.is_file() else folder
@@ -272,7 +272,7 @@ def _sources(
     raise UserError(
       f"{folder}: no audio files{others}; expected {' '.join(files.SUFFIXES)}."
     )
-  # Captions in sidecar files are not in the table.
+  # `named` excludes captions from sidecar files, which are not in the table.
   labelled = {p for p, s in found.items() if s.label != captions.Label()}
   if table and not getattr(labels, "named", labelled):
     raise UserError(
@@ -284,10 +284,10 @@ def _sources(
 
 
 def _unusable(folder: Path) -> list[tuple[Path, str]]:
-  """What looks like audio but cannot be read, with the reason."""
+  """Finds paths that look like audio but cannot be read, with the reason."""
   found: list[tuple[Path, str]] = []
   for root, folders, names in files.walk(folder):
-    # A folder called x.wav is a mistake that the user should see.
+    # A folder named x.wav is a mistake that the user should see.
     found += [
       (root / name, "is a folder, not an audio file")
       for name in folders
@@ -302,7 +302,7 @@ def _unusable(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _only(sources: list, only: dict[str, str] | None) -> list:
-  """The files with the given tags."""
+  """Selects the files with the given tags."""
   kept = [
     s
     for s in sources
@@ -340,7 +340,7 @@ def _write_shards(
 
 
 def _shards(folder: Path, count: int, first: int = 0) -> Iterator[Path]:
-  """Yields names for shards whose number is not yet known."""
+  """Yields names for shards while their total number is unknown."""
   for i in range(first, first + count):
     yield folder / f"shard-{i:05d}"
 
@@ -359,6 +359,6 @@ def _summarise(
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
   with (data / SKIPPED).open("w", encoding="utf-8") as lines:
     for path, reason in report.skipped:
-      # File names that are not UTF-8 must not end a run of hours.
+      # A file name that is not UTF-8 must not end a run after hours.
       line = json.dumps({"path": path, "reason": reason})
       lines.write(line + "\n")

@@ -1,7 +1,6 @@
 """Training batches: random crops of the records of token data sets.
 
-`record_order.py` decides which record comes when, as for audio in
-`pipeline.py`.
+`record_order.py` orders the records, as for audio in `pipeline.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,33 +32,33 @@ def token_batches(
   process_index: int | None = None,
   process_count: int | None = None,
 ) -> Batches:
-  """An endless iterator of batches of random crops of codes.
+  """Returns an endless iterator of batches of random crops of codes.
 
-  Order, epochs, weights and state are those of `pipeline.batches`. A record
+  Order, epochs, weights and state work as in `pipeline.batches`. A record
   shorter than the crop is padded with zeros.
 
   Args:
     datasets: a token data set; a list of them, sampled as one; or a mapping
       from data set to the share of crops that come from it.
-    batch: crops of one step on all hosts together.
+    batch: global batch size, summed over all hosts.
     frames: length of a crop.
-    seed: of order and crops.
-    codebooks: those to read; all by default.
-    conditions: of a language model, what a crop reads beside its codes.
-    streams: by name, data sets of other tokenizers over the same audio, in any
-      order, for conditions to read; see `aligned_tokens`.
-    tokenizer_hash: of the tokenizer that made `datasets`; None: any, but the
-      same for all.
-    threads: batches made at a time; None is one for each CPU, at most 16.
-    process_index: this host; None asks JAX.
-    process_count: number of hosts; None asks JAX.
+    seed: seed for order and crops.
+    codebooks: codebooks to read; all by default.
+    conditions: a language model's conditions, read in addition to the codes.
+    streams: data sets of other tokenizers for the same audio, by name and in
+      any order, for conditions to read; see `aligned_tokens`.
+    tokenizer_hash: hash of the tokenizer that must have made `datasets`; None
+      accepts any, but the same one for all.
+    threads: batches made at a time; None is one per CPU, at most 16.
+    process_index: index of this host; None takes JAX's.
+    process_count: number of hosts; None takes JAX's.
 
   Returns:
-    `Batches`: dicts as of `crop`, with a leading axis of `batch / hosts`.
+    `Batches`: dicts as from `crop`, with a leading axis of `batch / hosts`.
 
   Raises:
-    UserError: not a token data set, or not of the tokenizer, or data sets over
-      other audio, or an argument out of range.
+    UserError: not a token data set, a wrong tokenizer, data sets for different
+      audio, or an argument out of range.
   """
   sources, weights = _open(datasets, frames, tokenizer_hash, streams or {})
   return record_order.batches(
@@ -85,24 +84,24 @@ def fixed_token_batches(
   streams: Mapping[str, Datasets] | None = None,
   tokenizer_hash: str | None = None,
 ) -> list[dict[str, Any]]:
-  """Batches for evaluation: always the same crops, spread over all records.
+  """Makes batches for evaluation: fixed crops, spread over all records.
 
   Args:
-    datasets: as for `token_batches`, like what follows; weights are ignored.
+    datasets: as for `token_batches`; weights are ignored.
     batch: crops in a batch.
     frames: length of a crop.
     count: number of batches.
-    codebooks: those to read.
-    conditions: of a language model.
+    codebooks: as for `token_batches`, like the following arguments.
+    conditions: conditions of a language model.
     streams: data sets of other tokenizers.
-    tokenizer_hash: of the tokenizer that made `datasets`.
+    tokenizer_hash: hash of the tokenizer.
 
   Returns:
     `count` dicts like those of `token_batches`.
 
   Raises:
-    UserError: not a token data set, or not of the tokenizer, or data sets over
-      other audio.
+    UserError: not a token data set, a wrong tokenizer, or data sets for
+      different audio.
   """
   sources, _ = _open(datasets, frames, tokenizer_hash, streams or {})
   rows = [
@@ -120,19 +119,19 @@ def crop(
   conditions: Sequence[Condition] = (),
   codebooks: slice = slice(None),
 ) -> dict[str, Any]:
-  """Frames of a record, padded with zeros if it has fewer.
+  """Crops a record, padded with zeros if it has too few frames.
 
   Args:
     source: the data set.
-    index: of the record.
+    index: index of the record.
     where: in [0, 1), the start as a fraction of all possible starts.
     frames: length of the crop.
-    conditions: what to read from the record beside codes.
-    codebooks: those to read; all by default.
+    conditions: conditions to read in addition to the codes.
+    codebooks: codebooks to read; all by default.
 
   Returns:
-    `codes`, int32 `[frames, codebooks]`; `lengths`, int32, the frames that are
-    not padding; `conditions`, the arrays of `Condition.read` by its name.
+    `codes`, int32 `[frames, codebooks]`; `lengths`, int32, the frames without
+    padding; `conditions`, the arrays of `Condition.read` by name.
   """
   record = source[index]
   start = int(where * max(1, len(record["codes"]) - frames + 1))
@@ -151,7 +150,7 @@ def crop(
 
 @dataclass(frozen=True)
 class _Crop(grain.transforms.RandomMap):
-  """(source, record) -> a crop of that record."""
+  """Maps (source, record) to a crop of that record."""
 
   sources: Sequence[TokenSource | AlignedTokens]
   frames: int
@@ -178,7 +177,7 @@ def _open(
   tokenizer_hash: str | None,
   streams: Mapping[str, Datasets],
 ) -> tuple[Sequence[TokenSource | AlignedTokens], list[float]]:
-  """Opens token data sets of one tokenizer, with those aligned to them."""
+  """Opens token data sets of one tokenizer, and aligns other streams."""
   if frames <= 0:
     raise UserError(f"frames must be more than 0, not {frames}.")
   sources, weights = record_order.open_sources(datasets, TokenSource)

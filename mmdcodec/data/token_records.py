@@ -1,10 +1,10 @@
-"""Data sets of tokens: the codes of audio records, for language models.
+"""Token data sets: the codes of audio records, for language models.
 
-A data set of tokens is a folder like one of audio (see `records.py`). Each of
-its records has the codes of one record of audio, in the same order, its melody
-(see `audio.melody`), and the labels of that record: caption, tags, path and
-position. The summary names the tokenizer by the hash of its weights, because
-codes of another tokenizer mean something else, and the audio by a fingerprint.
+A token data set is a folder like an audio data set (see `records.py`). Each
+record has the codes of one audio record, in the same order, its melody (see
+`audio.melody`), and its labels: caption, tags, path and position. The summary
+identifies the tokenizer by the hash of its weights, because codes of another
+tokenizer have other meanings, and the audio by a fingerprint.
 """
 
 import os
@@ -15,12 +15,12 @@ import tensorflow_datasets as tfds
 from mmdcodec.data.record_source import Records, labels
 from mmdcodec.tokenizers.interface import Tokenizer
 
-# Two bytes hold the codes of any codebook (see `codes.check_tokenizer`).
+# 16 bits suffice for any codebook (see `record_encoder.check_tokenizer`).
 _CODES = np.dtype("<u2")
 
 
 def features() -> tfds.features.FeaturesDict:
-  """The features of a record, in the terms of TFDS."""
+  """Returns the TFDS features of a record."""
   return tfds.features.FeaturesDict(
     {
       "codes": tfds.features.Tensor(shape=(), dtype=np.object_),
@@ -35,15 +35,15 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
-  """The features of a record.
+  """Makes a record.
 
   Args:
     codes: int [frames, codebooks], each less than 65536.
-    melody: of `audio.melody.pitch_classes`, at its own rate.
-    audio: the record of audio that was encoded (see `source.Source`).
+    melody: result of `audio.melody.pitch_classes`, at its own rate.
+    audio: the encoded audio record (see `record_source.Source`).
   """
   return {
-    # C order, little-endian: the codebooks of a frame lie side by side.
+    # C order, little-endian: the codebooks of a frame are adjacent.
     "codes": codes.astype(_CODES).tobytes(),
     "frames": len(codes),
     "melody": melody.astype(np.uint8).tobytes(),
@@ -52,7 +52,7 @@ def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict:
-  """What the summary of a token data set says about its tokenizer."""
+  """Describes a tokenizer for the summary of a token data set."""
   return {
     "tokenizer": tokenizer.kind,
     "hash": tokenizer.hash,
@@ -65,11 +65,11 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict:
 
 
 class TokenSource(Records):
-  """The records of a token data set by index. Safe to share between threads.
+  """The records of a token data set by index; thread-safe.
 
   Attributes:
     tokenizer: kind of the tokenizer that made the codes, such as "codec".
-    hash: of that tokenizer; see `Tokenizer` for this and the following.
+    hash: hash of that tokenizer; see `Tokenizer` for this and the following.
     frame_rate: rows of codes per second.
     window: seconds that a row describes, if rows overlap; else None.
     codebooks: codes in a row.
@@ -78,7 +78,7 @@ class TokenSource(Records):
   """
 
   def __init__(self, dataset_dir: str | os.PathLike):
-    """Opens a data set; raises UserError if it is not one of tokens."""
+    """Opens a data set; raises UserError if it is not a token data set."""
     super().__init__(dataset_dir, "tokens")
     self.tokenizer, self.hash = self.summary["tokenizer"], self.summary["hash"]
     self.frame_rate = float(self.summary["frame_rate"])
@@ -88,7 +88,7 @@ class TokenSource(Records):
     self.codebook_size = max(self.codebook_sizes)
 
   def __getitem__(self, index: int) -> dict:
-    """A record: `codes` int32 [frames, codebooks], `melody`; text is str."""
+    """Returns a record: `codes` int32 [frames, codebooks], `melody`, labels."""
     feature = self.features(index)
     codes = np.frombuffer(feature["codes"].bytes_list.value[0], _CODES)
     codes = codes.reshape(-1, self.codebooks).astype(np.int32)

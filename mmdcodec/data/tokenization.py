@@ -1,9 +1,9 @@
-"""Audio data sets to token data sets, on all devices of all processes.
+"""Converts audio data sets to token data sets on all devices and processes.
 
-How records are cut into shards depends on their number alone, and a shard is
+The division of records into shards depends only on their number, and a shard is
 always encoded in the same batches. So the result depends neither on the number
-of processes or devices nor on interruptions: finished shards wait in a hidden
-folder beside the data set, with a note of what they were made of, and the same
+of processes or devices nor on interruptions. Finished shards are kept in a
+hidden folder beside the data set, with a note of their settings, and the same
 command continues from there.
 """
 
@@ -26,11 +26,11 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, locks
 from mmdcodec.tokenizers.interface import Tokenizer
 
-# File that says what the shards in an unfinished folder were made of.
+# File with the settings of the shards in an unfinished folder.
 _NOTE = "settings.json"
 
-# Records of a shard: few enough to share a small data set between processes
-# and to lose little when killed, more where there would be too many files.
+# Records per shard: few enough to share a small data set between processes and
+# to lose little work when killed, more if there would be too many files.
 _LEAST, _MOST, _SHARDS = 128, 4096, 1024
 
 
@@ -45,33 +45,32 @@ def tokenize(
 ) -> dict | None:
   """Encodes the records of an audio data set.
 
-  The codes are those of `tokenizer.encode` of each record alone; records of
-  another rate or number of channels are converted first. Under several JAX
-  processes, every one must call this; they share the work and the folder of
+  The codes are those of `tokenizer.encode` for each record alone; records with
+  another rate or number of channels are converted first. With several JAX
+  processes, each must call this; they share the work and the parent folder of
   `out`. The data set appears under its name when it is complete.
 
   Args:
-    dataset: of audio.
-    out: the token data set to write.
-    tokenizer: makes the codes.
+    dataset: folder of the audio data set.
+    out: folder of the token data set to write.
+    tokenizer: tokenizer that makes the codes.
     batch: records encoded at a time on each device.
-    force: whether to replace a token data set that exists.
-    show: called now and then with the records done and in all, in this
-      process.
+    force: whether to replace an existing token data set.
+    show: called regularly with (records done, total) of this process.
 
   Returns:
-    The summary of the data set (see `source.describe`); None in processes
-    other than the first, which puts it together.
+    The summary of the data set (see `record_source.describe`) in the first
+    process, which assembles it; None in the others.
 
   Raises:
-    UserError: no audio data set, a tokenizer that does not suit, `out` exists,
-      or another run is writing it.
+    UserError: no audio data set, an unsuitable tokenizer, `out` exists, or
+      another run is writing it.
   """
   record_encoder.check_tokenizer(tokenizer)
   if batch < 1:
     raise UserError(f"batch must be more than 0, not {batch}.")
   source = Source(dataset)
-  # Links are followed: what gets replaced is the folder that they lead to.
+  # Links are followed, so that the folder they point to is replaced.
   out = Path(os.path.realpath(out))
   unfinished = out.with_name(f".{out.name}.unfinished")
   first, held = jax.process_index() == 0, None
@@ -108,14 +107,14 @@ def write_share(
   process_count: int,
   show: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-  """Writes the shards of one process that are not there yet.
+  """Writes the missing shards of one process.
 
   Args:
-    source: the audio.
-    tokenizer: makes the codes.
+    source: the audio data set.
+    tokenizer: tokenizer that makes the codes.
     unfinished: folder of the shards.
     batch: records encoded at a time on each device.
-    process_index: of the process whose share is written.
+    process_index: index of the process whose share is written.
     process_count: number of processes that share the shards.
     show: see `tokenize`.
   """
@@ -141,28 +140,28 @@ def write_share(
             length += record["frames"]
           done += len(records)
           show(done, total)
-      # Its name holds the number of frames, so that summing up reads nothing.
+      # The name holds the number of frames, so that totals need no reading.
       os.rename(partial, unfinished / f"shard-{shard:05d}-{length}")
 
 
 def _shards(records: int) -> list[range]:
-  """The records of each shard; a function of their number alone."""
+  """Divides records into shards; depends only on their number."""
   size = min(max(_LEAST, -(-records // _SHARDS)), _MOST)
   return _cut(range(records), size)
 
 
 def _cut(records: range, size: int) -> list[range]:
-  """Parts of `size` records, the last one shorter."""
+  """Cuts a range into parts of `size` records; the last may be shorter."""
   return [records[i : i + size] for i in range(0, len(records), size)]
 
 
 def _finished(unfinished: Path) -> dict[int, Path]:
-  """The shards in an unfinished folder, by number."""
+  """Finds the shards in an unfinished folder, by number."""
   return {int(p.name.split("-")[1]): p for p in unfinished.glob("shard-*")}
 
 
 def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
-  """Everything that the contents of shards depend on."""
+  """Returns everything that the contents of shards depend on."""
   files_ = sorted(Path(source.path).glob("*.array_record-*"))
   stats = [path.stat() for path in files_]
   return {
@@ -176,7 +175,7 @@ def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
 
 
 def _begin(unfinished: Path, settings: dict) -> int:
-  """Makes the folder, or empties it unless its shards have these settings.
+  """Makes the folder, or empties it if its shards have other settings.
 
   Returns:
     A lock on the folder.
@@ -193,7 +192,7 @@ def _begin(unfinished: Path, settings: dict) -> int:
   except (OSError, ValueError):
     same = False
   for path in unfinished.iterdir():
-    # The data set is put together in a folder inside.
+    # A subfolder is a data set that was being assembled.
     if path.is_dir():
       shutil.rmtree(path)
     elif not same:
@@ -206,7 +205,7 @@ def _begin(unfinished: Path, settings: dict) -> int:
 def _finish(
   source: Source, tokenizer: Tokenizer, unfinished: Path, out: Path
 ) -> dict:
-  """Puts the shards of all processes together; returns the summary."""
+  """Assembles the shards of all processes and returns the summary."""
   there, shards = _finished(unfinished), _shards(len(source))
   if len(there) < len(shards):
     raise UserError(
