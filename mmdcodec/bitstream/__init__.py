@@ -1,18 +1,18 @@
 """The `.mmdc` file format: the codes of one piece of audio.
 
-A file holds chunks of some seconds, packed or entropy coded. Each has checksums
-and decodes by itself, so a file can be written to a pipe, read from any second
-on, and read around damage.
+A file consists of chunks of several seconds, packed or entropy coded. Each has
+checksums and decodes independently, so a file can be written to a pipe, read
+from any second on, and read despite damage.
 
-header            what a file says of itself, and its limits
-chunk, trailer    the parts after it; stream holds codes in memory
-packing, entropy  codes as plain bits, and with fewer
+header            settings and limits of a file
+chunk, trailer    the other parts of a file; stream holds codes in memory
+packing, entropy  two codings: plain bits and entropy coding
 writer            writes a file from front to back
-reader            reads one; recovery searches a damaged one, in_memory reads
-                  codes in memory, version1 old files
+reader            reads a file; recovery searches damaged files, in_memory reads
+                  codes in memory, version1 reads old files
 complete_stream   `write` and `read`: all codes at once
-decoding          coded files to audio, in constant memory
-ecdc              EnCodec's own files
+decoding          decodes files to audio in constant memory
+ecdc              reads EnCodec's own files
 """
 
 from mmdcodec.bitstream.complete_stream import (

@@ -7,14 +7,13 @@ Version 2, all numbers little-endian:
   payload  scales f32 [scales] | codes
 
 Chunk number i holds the frames from i * chunk_frames on. The CRC of a chunk's
-head continues the header's, so a chunk of a file with other settings or of
-another model is not valid here. Only the `trailer` distinguishes chunks of two
-files with the same header: without it, a chunk copied from the other file
-passes for a chunk of this one.
+head continues the header's, so a chunk from a file with another model or other
+settings is not valid. Only the `trailer` distinguishes chunks of two files with
+the same header: without it, a chunk copied from the other file is accepted.
 
 Raw codes are packed frame by frame. Entropy-coded ones are stored codebook by
 codebook, each after its number of bytes (LEB128), so that codebooks can be
-dropped by leaving out bytes.
+dropped without decoding.
 """
 
 import dataclasses
@@ -31,14 +30,14 @@ from mmdcodec.errors import UserError
 SYNC = b"\x8bMC\x96"
 HEAD = struct.Struct("<4sIIIII")
 
-# A chunk has at least one byte per so many codes. So the size of a file bounds
-# the memory and time of a reader, whatever the file claims. Only silence would
+# A chunk has at least one byte per this many codes, so the file size bounds the
+# memory and time of a reader, whatever the header claims. Only silence would
 # take fewer bytes; it is padded with zeros.
 CODES_PER_BYTE = 16
 
 
 class Damaged(Exception):
-  """Raised for bytes that no writer writes; the message says what is wrong."""
+  """Raised for bytes that no writer produces; the message has the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Head:
   crc: int
 
   def to_bytes(self, seed: int) -> bytes:
-    """Its bytes in a file whose header has the CRC `seed`."""
+    """Encodes the head for a file whose header has the CRC `seed`."""
     data = HEAD.pack(SYNC, *dataclasses.astuple(self), 0)[:-4]
     return data + struct.pack("<I", zlib.crc32(data, seed))
 
@@ -96,9 +95,9 @@ def read_payload(
 
 
 def max_payload(header: Header) -> int:
-  """Bytes of the largest payload of a chunk.
+  """Returns the size of the largest possible payload in bytes.
 
-  A code takes at most the 24 bits of the coder's precision.
+  A code takes at most 24 bits, the precision of the coder.
   """
   frames = header.chunk_frames
   return (
@@ -111,7 +110,7 @@ def max_payload(header: Header) -> int:
 def to_payload(
   codes: np.ndarray, scale: np.ndarray | None, header: Header
 ) -> bytes:
-  """Codes the scales and codes [frames, codebooks] of one chunk as bytes."""
+  """Encodes the scales and codes [frames, codebooks] of one chunk."""
   data = b"" if scale is None else np.asarray(scale, "<f4").tobytes()
   if header.coding == "raw":
     data += packing.pack_codes(codes, header.codebook_size)
@@ -129,7 +128,7 @@ def from_payload(
     int32 codes [frames, codebooks], and float32 scales or None.
 
   Raises:
-    Damaged: no writer writes these bytes for such a chunk.
+    Damaged: no writer produces these bytes for such a chunk.
   """
   count = header.scales(frames)
   if len(data) < 4 * count:
@@ -206,14 +205,14 @@ def keep_codebooks(
   Args:
     data: the payload.
     frames: number of frames in the chunk.
-    header: of the file.
+    header: header of the file.
     kept: the same header with fewer codebooks.
 
   Returns:
     The smaller payload.
 
   Raises:
-    Damaged: no writer writes these bytes for such a chunk.
+    Damaged: no writer produces these bytes for such a chunk.
   """
   if header.coding == "raw":
     codes, scale = from_payload(data, frames, header)

@@ -16,7 +16,7 @@ from mmdcodec.errors import UserError
 if TYPE_CHECKING:  # takes seconds to import
   from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
-# Long enough for the entropy coder to adapt, short enough to lose to damage.
+# Long enough for the entropy coder to adapt; damage costs a whole chunk.
 CHUNK_SECONDS = 30.0
 
 
@@ -29,19 +29,19 @@ def chunk_frames(
   codebook_size: int = 2,
   coding: str = "raw",
 ) -> int:
-  """Number of frames of a chunk of about so many seconds.
+  """Returns the number of frames in a chunk of about `seconds`.
 
   Args:
     seconds: length of a chunk, more than 0.
     frame_rate: frames per second.
     codebooks: codes per frame.
-    segment_frames: frames of a segment; chunks are whole segments. 0 for codecs
-      without segments.
-    codebook_size: entries of a codebook.
+    segment_frames: frames in a segment, or 0 for codecs without segments.
+      Chunks consist of whole segments.
+    codebook_size: entries in a codebook.
     coding: one of `CODINGS`.
 
   Returns:
-    At least one frame or segment, and no more than a chunk may hold.
+    At least one frame or segment, and at most the limit of a chunk.
   """
   unit = segment_frames or 1
   most = max(1, max_frames(codebooks, codebook_size, coding) // unit)
@@ -96,7 +96,7 @@ def header_for(
   """Makes the header of a file for codes of a codec.
 
   Args:
-    codec: makes the codes.
+    codec: codec that makes the codes.
     codebooks: number of codebooks in the file; None means all.
     coding: one of `CODINGS`; codebooks too large for entropy coding are raw.
     seconds: approximate length of a chunk.
@@ -129,7 +129,7 @@ def write(
 ) -> int:
   """Writes one stream as a `.mmdc` file.
 
-  A path gets the file when it is complete, so a crash leaves no partial file.
+  A path only receives the complete file, so a crash leaves no partial file.
 
   Args:
     target: path or binary file.
@@ -171,8 +171,8 @@ def read(
 
   Args:
     source: path or binary file.
-    recover: reads what is left of a damaged file; `Stream.lost` lists the
-      frames that are filled in.
+    recover: whether to read what is left of a damaged file; `Stream.lost` lists
+      the frames that are filled in.
 
   Returns:
     The stream, with all checksums and ranges verified.
@@ -192,10 +192,10 @@ def drop_codebooks(
 ) -> int:
   """Writes a coarser, smaller copy of a file with only its first codebooks.
 
-  It needs no model and does not code the audio again.
+  No model is needed, and the audio is not encoded again.
 
   Args:
-    reader: of the file; it must not recover.
+    reader: reader of the file, opened without recover.
     target: path or binary file.
     codebooks: number of codebooks to keep.
 
@@ -233,7 +233,7 @@ def recode(
   """Writes a copy of a file with another coding.
 
   Args:
-    reader: of the file.
+    reader: reader of the file.
     target: path or binary file.
     codebooks: number of codebooks to keep.
     coding: one of `CODINGS`.

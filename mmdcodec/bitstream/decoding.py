@@ -1,4 +1,4 @@
-"""Decodes coded files, whole or in part, in constant memory."""
+"""Decodes files to audio, whole or in part, in constant memory."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def opened(
 
   Args:
     source: path, or seekable file with a name.
-    recover: reads what is left of a damaged file.
+    recover: whether to read what is left of a damaged file.
 
   Yields:
     A reader of its codes.
@@ -51,7 +51,7 @@ def opened(
 
 
 def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
-  """Whether a path or a seekable file begins with these bytes."""
+  """Returns whether a path or a seekable file begins with these bytes."""
   if not isinstance(source, os.PathLike):
     start = source.read(len(magic))
     source.seek(0)
@@ -60,7 +60,7 @@ def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
     with open(source, "rb") as file:
       return file.read(len(magic)) == magic
   except OSError:
-    return False  # the next function to open it reports the error
+    return False  # whoever opens the file next reports the error
 
 
 def check_codec(
@@ -69,16 +69,16 @@ def check_codec(
   """Checks that a codec made the codes.
 
   Args:
-    reader: of the codes.
+    reader: reader of the codes.
     codec: the codec to decode with.
-    name: of the codec, for messages.
+    name: name of the codec, for messages.
 
   Returns:
     The reader, with the codec's segments for a file of version 1.
 
   Raises:
-    UserError: another codec made the codes, so that decoding would give noise,
-      or the header contradicts this codec.
+    UserError: another codec made the codes, so they would decode to noise, or
+      the header contradicts this codec.
   """
   header, source = reader.header, reader.name
   if reader.version and header.model != codec.hash:
@@ -121,7 +121,7 @@ def check_codec(
 
 
 def _scales(reader: Reader | InMemoryReader) -> int:
-  """Number of scales in a file."""
+  """Returns the number of scales in a file."""
   if not isinstance(reader, InMemoryReader):
     return reader.header.scales(reader.frames)
   scale = reader.read().scale
@@ -133,13 +133,13 @@ def decode_part(
 ) -> Iterator[np.ndarray]:
   """Decodes a part of a file of any length.
 
-  It reads only the chunks around the part. The memory of an LSTM is longer than
-  `_AROUND`, so with one the result is close to that of the whole file but not
-  equal.
+  Only the chunks around the part are read. The memory of an LSTM is longer than
+  `_AROUND`, so with an LSTM the result is close to that of the whole file but
+  not equal.
 
   Args:
     codec: the codec that made the codes.
-    reader: of the codes.
+    reader: reader of the codes.
     begin: first sample.
     end: sample to stop before.
 
@@ -172,7 +172,7 @@ def decode_part(
 def _pieces(
   reader: Reader | InMemoryReader, first: int, last: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-  """Codes and scales in the form that `decode_blocks` takes."""
+  """Yields codes and scales in the form that `decode_blocks` takes."""
   whole = not reader.header.segment_frames
   for i, piece in enumerate(reader.pieces(first, last)):
     # The scale of a whole clip is repeated in every chunk.

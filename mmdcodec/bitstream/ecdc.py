@@ -4,7 +4,7 @@ All numbers big-endian:
 
   "ECDC" | version u8 = 0 | header bytes u32 | JSON | segments
 
-The JSON names the model ("m"), samples ("al"), codebooks ("nc") and whether a
+The JSON has the model ("m"), samples ("al"), codebooks ("nc") and whether a
 language model drove an arithmetic coder ("lm"). A segment is a scale f32, if
 the model normalises, and the packed codes (`packing`), padded to a whole byte.
 The 24 kHz model has one segment; the 48 kHz model has one of 1 s every 0.99 s
@@ -43,7 +43,7 @@ def read(source: str | os.PathLike | IO[bytes]) -> Stream:
     source: path or binary file.
 
   Returns:
-    The stream. Its `model` is zeros because the file names no weights.
+    The stream. Its `model` is all zeros because the file identifies no weights.
 
   Raises:
     UserError: the file cannot be read, is not an `.ecdc` file, is truncated, or
@@ -86,8 +86,8 @@ def _read(data: bytes, name: str) -> Stream:
     at, place = end, place + (hop or samples)
     if place < samples:
       # If a clip ends in the overlap of its last two segments, the first of the
-      # two is short. All but the last must be full here, so inaudible frames
-      # fill it.
+      # two is short. All but the last must be full here, so it is padded with
+      # inaudible frames.
       short = max(0, segment // stride - frames)
       piece = np.pad(piece, ((0, short), (0, 0)), mode="edge")
     codes.append(piece)
@@ -112,7 +112,7 @@ def _read(data: bytes, name: str) -> Stream:
 
 
 def _header(data: bytes, name: str) -> tuple[str, int, int, int]:
-  """Model, samples, codebooks, and where the codes begin."""
+  """Parses model, samples, codebooks, and the offset of the codes."""
   if data[:4] != MAGIC:
     raise UserError(
       f"{name} is not a {SUFFIX} file: it does not begin with {MAGIC.decode()}."

@@ -10,13 +10,13 @@ backs off to one with a shorter context,
 
 and the mixture weights each by its predictions so far (Bayesian weights with a
 fixed share, Herbster and Warmuth 1998). Every call starts with empty counts, so
-that every chunk decodes by itself.
+that every chunk decodes independently.
 
-Everything is integer arithmetic, and the integers sum to exactly the total that
-the coder would scale them to. So rounding never changes a probability, and
-bytes decode alike on every machine. Each codebook has its own bytes and is
-conditioned only on lower ones, so that the upper ones can be dropped. A
-codebook without structure is packed.
+All arithmetic uses integers, which sum to exactly the total that the coder
+would scale them to. So rounding never changes a probability, and bytes decode
+identically on every machine. Each codebook has its own bytes and is conditioned
+only on lower ones, so that the upper ones can be dropped. A codebook without
+structure is packed.
 """
 
 import functools
@@ -31,24 +31,24 @@ from mmdcodec.errors import UserError
 # Bits of constriction's probabilities. It adds 1 to each count it gets.
 _PRECISION = 24
 _ONE = 1 << 20  # an expert's probability of 1
-_TOTAL_WEIGHT = 1 << 16  # of all experts
+_TOTAL_WEIGHT = 1 << 16  # of all experts together
 _SHARE = 7  # after every code, 2^-7 of the weight is shared equally
 _BACKOFF = 24
 _BATCH = 64
-# Contexts with more different codes also keep their counts as a row.
+# Contexts with more distinct codes also keep their counts as a row.
 _MANY = 32
 
 
 def encode(codes: np.ndarray, size: int, coding: str) -> list[bytes]:
-  """Codes the codebooks of a chunk.
+  """Encodes the codebooks of a chunk.
 
   Args:
     codes: integers [frames, codebooks] in [0, size), at least one frame.
-    size: entries of a codebook, 2 to 2^14.
+    size: entries in a codebook, 2 to 2^14.
     coding: "adaptive" or "conditional".
 
   Returns:
-    The bytes of every codebook.
+    The bytes of each codebook.
   """
   return [
     _encode_codebook(codes, k, size, coding == "conditional")
@@ -64,14 +64,14 @@ def decode(
   Args:
     parts: bytes of all codebooks, or of the first ones.
     frames: number of frames.
-    size: entries of a codebook.
+    size: entries in a codebook.
     coding: as passed to `encode`.
 
   Returns:
     int32 codes [frames, codebooks].
 
   Raises:
-    ValueError: `encode` does not make such bytes.
+    ValueError: `encode` never produces such bytes.
   """
   codes = np.zeros((frames, len(parts)), np.int32)
   for k, data in enumerate(parts):
@@ -83,7 +83,7 @@ def decode(
 
 @functools.cache
 def _family() -> Any:
-  """The coder's model, which takes the probabilities with every code."""
+  """Makes the coder's model, which takes probabilities with every code."""
   from constriction import stream
 
   # Set explicitly: the default of `perfect` changed between versions.
@@ -108,7 +108,7 @@ def _encode_codebook(
 
   _predict(codes, k, size, conditional, put)
   data = coder.get_compressed().astype("<u4").tobytes()
-  # Codes without structure are packed; the decoder knows it by the length.
+  # Codes without structure are packed; the decoder detects this by the length.
   if len(data) >= packing.packed_bytes(len(codes), 1, size):
     data = packing.pack_codes(symbols, size)
   return data
@@ -155,9 +155,9 @@ def _predict(
 ) -> list[int]:
   """Predicts and then counts every code of codebook k; returns its codes.
 
-  The codebooks of `codes` below k are known. `code` takes the number of a frame
-  and the counts [size] (float32 integers that sum to 2^24 - size), and returns
-  the frame's code.
+  The codebooks of `codes` below k are known. `code` takes a frame number and
+  the counts [size] (float32 integers that sum to 2^24 - size), and returns the
+  frame's code.
   """
   total = (1 << _PRECISION) - size
   below = [codes[:, j].tolist() for j in range(max(0, k - 2), k)][::-1]
@@ -171,7 +171,7 @@ def _predict(
     found = [
       table.get(key) or _Seen() for table, key in zip(tables, keys, strict=True)
     ]
-    # Each expert's part of the total, and what it passes to its parents.
+    # Each expert's share of the total, and the part it passes to its parents.
     whole = sum(weights)
     parts = [total * weight // whole for weight in weights]
     parts[0] += total - sum(parts)
@@ -229,7 +229,7 @@ class _Seen:
   Attributes:
     number: number of codes counted.
     counts: code -> number.
-    row: the same counts as float32 [size], if iterating over many different
+    row: the same counts as float32 [size], if iterating over many distinct
       codes would be slow; else None.
   """
 
@@ -252,7 +252,7 @@ class _Seen:
 
 
 def _parents(k: int) -> tuple[tuple[int, int], ...]:
-  """The two experts to which each conditional expert backs off.
+  """Returns the two experts that each conditional expert backs off to.
 
   Expert 0 has no context; `_contexts` lists the others.
   """
@@ -264,7 +264,7 @@ def _parents(k: int) -> tuple[tuple[int, int], ...]:
 def _contexts(
   k: int, own: list[int], below: list[list[int]], frames: int, conditional: bool
 ) -> Iterator[tuple]:
-  """The contexts of the conditional experts in every frame.
+  """Yields the contexts of the conditional experts for every frame.
 
   These are a, the code of the previous frame; b and c, the codes one and two
   codebooks below; and pairs of them. With one codebook below, c is its next

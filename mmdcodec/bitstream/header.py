@@ -25,7 +25,7 @@ _FIELDS = struct.Struct("<IHHIIIIIBB8s")
 _BYTES = PREFIX.size + _FIELDS.size
 
 # Limits of plausible streams. A forged header with valid checksums must not
-# make a reader allocate memory, so the size of the file limits every size too.
+# make a reader allocate memory, so the file size also limits every size.
 LIMITS = {
   "rate": (1, 10_000_000),
   "channels": (1, 1024),
@@ -33,10 +33,10 @@ LIMITS = {
   "codebook_size": (2, 1 << 24),
   "stride": (1, 1 << 20),
 }
-# Most codes of a chunk.
+# Maximum number of codes in a chunk.
 MAX_CODES = 1 << 20
-# Most cost of decoding an entropy-coded chunk: its codes times the entries of a
-# codebook.
+# Maximum cost of decoding an entropy-coded chunk: its codes times the entries
+# in a codebook.
 MAX_DECODE_COST = 1 << 28
 # Larger codebooks are not entropy coded: a chunk is too short to learn their
 # statistics.
@@ -44,7 +44,7 @@ MAX_ENTRIES = 1 << 14
 
 
 def max_frames(codebooks: int, codebook_size: int, coding: str) -> int:
-  """Frames of the longest possible chunk; 0 if not even one frame fits."""
+  """Returns the frames in the longest chunk; 0 if not even one frame fits."""
   most = MAX_CODES
   if coding != "raw":
     most = min(most, MAX_DECODE_COST // max(1, codebook_size))
@@ -54,7 +54,7 @@ def max_frames(codebooks: int, codebook_size: int, coding: str) -> int:
 def frame_rate(
   rate: int, stride: int, segment_frames: int = 0, segment_hop: int = 0
 ) -> float:
-  """Frames per second of audio; overlapping segments repeat some frames."""
+  """Returns frames per second of audio, including repeats in overlaps."""
   if segment_hop:
     return segment_frames * rate / segment_hop
   return rate / stride
@@ -65,18 +65,18 @@ class Header:
   """Settings of a whole file.
 
   Attributes:
-    rate: of the codec, in Hz.
-    channels: of the audio.
+    rate: sample rate of the codec in Hz.
+    channels: channels of the audio.
     codebooks: codes per frame.
-    codebook_size: entries of every codebook.
+    codebook_size: entries in each codebook.
     stride: samples per frame.
-    chunk_frames: frames of every chunk but the last.
+    chunk_frames: frames in every chunk except the last.
     segment_frames: frames that share one scale in a codec that works in
-      overlapping segments; 0 in others. Chunks are whole segments.
-    segment_hop: samples from one such segment to the next; 0 in others.
+      overlapping segments; otherwise 0. Chunks consist of whole segments.
+    segment_hop: samples from one such segment to the next; otherwise 0.
     coding: one of `CODINGS`.
-    scaled: whether chunks carry scales (gains of a normalising codec).
-    model: 16 hex digits that name the weights which made the codes
+    scaled: whether chunks have scales (gains of a normalising codec).
+    model: 16 hex digits that identify the weights that made the codes
       (`mmdcodec.tokenizers.loaded_codec.fingerprint`).
   """
 
@@ -105,13 +105,13 @@ class Header:
     return self.codebooks * max(1, (self.codebook_size - 1).bit_length())
 
   def scales(self, frames: int) -> int:
-    """Number of scales in a chunk of so many frames."""
+    """Returns the number of scales in a chunk of `frames` frames."""
     if not self.scaled:
       return 0
     return -(-frames // self.segment_frames) if self.segment_frames else 1
 
   def max_samples(self, frames: int) -> int:
-    """Most samples that so many frames can hold."""
+    """Returns the maximum number of samples in `frames` frames."""
     return frames * self.stride
 
   def contradiction(self) -> str | None:
@@ -149,10 +149,10 @@ class Header:
     return None
 
   def to_bytes(self) -> bytes:
-    """The bytes of the header, with its CRC.
+    """Encodes the header, with its CRC.
 
     Raises:
-      ValueError: it contradicts itself.
+      ValueError: the settings contradict each other.
     """
     wrong = self.contradiction()
     model = bytes.fromhex(self.model)
@@ -178,11 +178,11 @@ SIZE = _BYTES + CRC.size
 
 
 def version_of(data: bytes, name: str) -> int:
-  """The version of a file that begins with these bytes.
+  """Returns the version of a file that begins with these bytes.
 
   Args:
-    data: the first bytes, at least 8 of a whole file.
-    name: of the file, for messages.
+    data: the first bytes, at least 8 unless the file is truncated.
+    name: name of the file, for messages.
 
   Raises:
     UserError: it is not a `.mmdc` file, is truncated, or has an unknown
@@ -207,8 +207,8 @@ def parse(data: bytes, name: str) -> Header:
   """Inverse of `Header.to_bytes`.
 
   Args:
-    data: `SIZE` bytes, or fewer of a truncated file.
-    name: of the file, for messages.
+    data: `SIZE` bytes, or fewer if the file is truncated.
+    name: name of the file, for messages.
 
   Raises:
     UserError: the header is damaged.

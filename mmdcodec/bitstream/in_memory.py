@@ -1,4 +1,4 @@
-"""Codes in memory behind the interface of a file reader."""
+"""Reads codes in memory through the interface of a file reader."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Piece(NamedTuple):
     first: number of its first frame.
     codes: int32 [frames, codebooks].
     scale: float32 [scales] or None.
-    lost: whether the chunk was damaged; its codes are then copies of the
+    lost: whether the chunk was damaged. Its codes are then copies of the
       nearest frame before it, or after it at the beginning of a file.
   """
 
@@ -33,7 +33,7 @@ class InMemoryReader:
   """Reads a stream in memory the way `Reader` reads a file.
 
   Attributes:
-    version: of the `.mmdc` file of the stream; 0 if it is from elsewhere.
+    version: version of the stream's `.mmdc` file; 0 for other sources.
     header, chunks, frames, samples, damage, lost, name: as in `Reader`.
   """
 
@@ -42,8 +42,8 @@ class InMemoryReader:
 
     Args:
       stream: the codes.
-      name: of the file, for messages.
-      version: of the file.
+      name: name of the file, for messages.
+      version: version of the file.
     """
     self.name, self.version, self._stream = name, version, stream
     self.frames, self.samples = len(stream.codes), stream.samples
@@ -65,18 +65,18 @@ class InMemoryReader:
     self.chunks = -(-self.frames // self.header.chunk_frames)
 
   def in_segments(self, frames: int, hop: int) -> "InMemoryReader":
-    """The same with segments, which files of version 1 do not record."""
+    """Returns a reader with segments, which version 1 does not record."""
     stream = dataclasses.replace(
       self._stream, segment_frames=frames, segment_hop=hop
     )
     return InMemoryReader(stream, self.name, version=self.version)
 
   def time(self, frame: int) -> float:
-    """Seconds from the beginning to a frame."""
+    """Returns the start of a frame in seconds."""
     return frame / self.header.frame_rate
 
   def pieces(self, first: int = 0, end: int | None = None) -> Iterator[Piece]:
-    """See `Reader.pieces`."""
+    """Yields the codes of a range of frames; see `Reader.pieces`."""
     end = self.frames if end is None else min(end, self.frames)
     unit, scale = self.header.segment_frames, self._stream.scale
     step = self.header.chunk_frames
@@ -88,7 +88,7 @@ class InMemoryReader:
       yield Piece(start, self._stream.codes[start:stop], part, lost=False)
 
   def read(self) -> Stream:
-    """All codes."""
+    """Returns all codes."""
     return self._stream
 
   def check(self) -> None:

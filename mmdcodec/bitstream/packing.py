@@ -1,7 +1,7 @@
 """Packs codes as plain bits.
 
-The order is that of EnCodec's `.ecdc` (arXiv 2210.13438, released code): frame
-by frame, codebook by codebook, lowest bit first.
+The order is that of EnCodec's `.ecdc` files (arXiv 2210.13438, released code):
+frame by frame, codebook by codebook, lowest bit first.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ _BLOCK = 1 << 15
 
 
 def code_bits(size: int) -> int:
-  """Bits of one packed code: ceil(log2(size)), at least 1."""
+  """Returns the bits of one packed code: ceil(log2(size)), at least 1."""
   return max(1, int(size - 1).bit_length())
 
 
 def packed_bytes(frames: int, codebooks: int, size: int) -> int:
-  """Number of bytes of packed codes [frames, codebooks]."""
+  """Returns the number of bytes of packed codes [frames, codebooks]."""
   return (frames * codebooks * code_bits(size) + 7) // 8
 
 
@@ -28,10 +28,10 @@ def pack_codes(codes: np.ndarray, size: int) -> bytes:
 
   Args:
     codes: integers [frames, codebooks] in [0, size).
-    size: entries of a codebook; any number from 2 up.
+    size: entries in a codebook, at least 2.
 
   Returns:
-    The packed bytes; zero bits fill the last one.
+    The packed bytes; the last one is padded with zero bits.
 
   Raises:
     ValueError: a code is outside [0, size).
@@ -58,14 +58,14 @@ def unpack_codes(
     data: exactly `packed_bytes(frames, codebooks, size)` bytes.
     frames: number of frames.
     codebooks: codes per frame.
-    size: entries of a codebook.
+    size: entries in a codebook.
 
   Returns:
     int32 [frames, codebooks].
 
   Raises:
     UserError: the bytes are too few or too many, a code is not below `size`,
-      or the bits that fill the last byte are not zero.
+      or the padding of the last byte is not zero.
   """
   if len(data) != packed_bytes(frames, codebooks, size):
     raise UserError(

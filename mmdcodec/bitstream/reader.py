@@ -1,8 +1,8 @@
-"""Reads a `.mmdc` file: in order, from any second on, or around damage.
+"""Reads a `.mmdc` file in order, from any second on, or despite damage.
 
-The trailer of an intact file says where each chunk lies. A damaged file is
-searched for chunks with valid checksums. Each chunk decodes by itself, so only
-damaged chunks are lost.
+The trailer of an intact file gives the size of each chunk. A damaged file is
+searched for chunks with valid checksums. Each chunk decodes independently, so
+only damaged chunks are lost.
 """
 
 import bisect
@@ -29,14 +29,14 @@ class Reader:
   """An open `.mmdc` file of version 2.
 
   Attributes:
-    version: of the file.
-    name: of the file, for messages.
+    version: version of the file.
+    name: name of the file, for messages.
     header: settings of the whole file.
-    chunks: number of chunks, lost ones included.
-    frames: number of frames, lost ones included.
+    chunks: number of chunks, including lost ones.
+    frames: number of frames, including lost ones.
     samples: length of the audio per channel. If the trailer is lost, the number
-      of samples that the frames hold.
-    damage: sentences about what is wrong; empty for an intact file.
+      of samples in all frames.
+    damage: descriptions of the damage; empty for an intact file.
     lost: (first, end) of every range of lost frames.
   """
 
@@ -48,13 +48,13 @@ class Reader:
     """Reads the header and finds the chunks.
 
     Args:
-      file: seekable.
-      name: of the file, for messages.
-      recover: searches a damaged file for intact chunks.
+      file: seekable file.
+      name: name of the file, for messages.
+      recover: whether to search a damaged file for intact chunks.
 
     Raises:
       UserError: the file is not a `.mmdc` file, has an unknown version, or is
-        damaged. With recover: nothing is left, not even a header.
+        damaged; with recover, both copies of the header are lost.
     """
     self.name = name
     self.damage: list[str] = []
@@ -91,7 +91,7 @@ class Reader:
     """Reads the codes of a range of frames, chunk by chunk.
 
     Args:
-      first: first frame; only the chunks of the range are read.
+      first: first frame; only chunks in the range are read.
       end: frame to stop before; None is the end of the file.
 
     Yields:
@@ -163,14 +163,14 @@ class Reader:
     )
 
   def time(self, frame: int) -> float:
-    """Seconds from the beginning to a frame."""
+    """Returns the start of a frame in seconds."""
     return frame / self.header.frame_rate
 
   def check(self) -> None:
     """Reads every payload and verifies its checksum.
 
     Raises:
-      UserError: a chunk is damaged. With recover, they are already checked.
+      UserError: a chunk is damaged (only without recover).
     """
     if not self._recover:
       for _ in self.payloads():
@@ -212,7 +212,7 @@ class Reader:
         first = number * self.header.chunk_frames
         return Piece(first, codes, scale, lost=False)
       except chunk.Damaged as error:
-        # Its checksum is right but its content impossible: a forgery.
+        # A valid checksum with impossible content is a forgery.
         if not self._recover:
           raise UserError(
             f"{self.name} is damaged: chunk {number}: {error}."
@@ -261,7 +261,7 @@ class Reader:
   def _recover_from(
     self, begin: int, known: trailer.Trailer | None, end: int
   ) -> None:
-    """Searches for chunks, and notes what is lost."""
+    """Searches for chunks and records which are lost."""
     found = recovery.search(
       self._file,
       self.header,
@@ -285,7 +285,7 @@ class Reader:
       number += 1
 
   def _lose(self, begin: int, end: int, what: str) -> None:
-    """Notes that the chunks from `begin` to before `end` are lost."""
+    """Records that the chunks from `begin` to before `end` are lost."""
     step = self.header.chunk_frames
     span = begin * step, min(end * step, self.frames)
     bisect.insort(self.lost, span)
@@ -293,7 +293,7 @@ class Reader:
     self.damage.append(f"{what.rstrip('.')} ({times})")
 
   def _neighbour(self, number: int) -> Piece | None:
-    """The nearest intact chunk before a lost one, or else after it."""
+    """Reads the nearest intact chunk before a lost one, or else after it."""
     before = sorted((n for n in self._places if n < number), reverse=True)
     after = sorted(n for n in self._places if n > number)
     found = (self._piece(n) for n in (*before, *after))
@@ -325,7 +325,7 @@ def opened(
 
   Args:
     source: path or binary file. A pipe is first copied to a temporary file.
-    recover: searches a damaged file for what is left of it.
+    recover: whether to search a damaged file for intact chunks.
 
   Yields:
     A `Reader`; an `InMemoryReader` for a file of version 1.

@@ -11,12 +11,12 @@ from mmdcodec.errors import UserError
 from mmdcodec.formatting import count
 
 _BLOCK = 1 << 20
-# Forged chunks may overlap, and each must be read to be refused. The search
-# reads at most so many times the size of the file.
+# Forged chunks may overlap, and each must be read to be rejected. This limits
+# the bytes that a search reads, in multiples of the file size.
 _MAX_READS = 16
-# Most candidates for one chunk; each may have to be decoded.
+# Maximum candidates for one chunk; each may have to be decoded.
 _MAX_CANDIDATES = 8
-# Most codes that are filled in per byte of the file.
+# Maximum number of codes filled in per byte of the file.
 _LOST_PER_BYTE = 128
 
 
@@ -24,12 +24,12 @@ class Recovered(NamedTuple):
   """The result of a search.
 
   Attributes:
-    places: number of a chunk -> candidates for its place; several only if
-      nothing tells which one is right.
-    chunks: number of chunks, lost ones included.
+    places: number of a chunk -> candidates for its place; several only if the
+      right one cannot be determined.
+    chunks: number of chunks, including lost ones.
     frames: number of frames in them.
-    samples: length of the audio, per channel.
-    damage: sentences about what is wrong.
+    samples: length of the audio per channel.
+    damage: descriptions of the damage.
   """
 
   places: dict[int, list[Place]]
@@ -52,18 +52,17 @@ def search(
   """Finds all intact chunks of a file, in any order.
 
   Args:
-    file: seekable.
-    header: of the file.
+    file: seekable file.
+    header: header of the file.
     seed: CRC of the header.
     start: byte to begin with.
-    trailer: of the file, or None if it is lost. Chunks that it does not list
-      belong to another file.
+    trailer: trailer of the file, or None if it is lost. Chunks that it does not
+      list belong to another file.
     limit: byte to stop before.
-    name: of the file, for messages.
+    name: name of the file, for messages.
 
   Raises:
-    UserError: so many forged chunks overlap that the search would take too
-      long.
+    UserError: too many forged chunks overlap to search in reasonable time.
   """
   places: dict[int, list[Place]] = {}
   budget = _MAX_READS * file.seek(0, os.SEEK_END) + (64 << 20)
@@ -110,7 +109,7 @@ class _Scan:
     self._limit, self._window = limit, (0, b"")
 
   def next(self, at: int) -> Place | None:
-    """The first valid head from a byte on."""
+    """Finds the first valid head from byte `at` on."""
     size, limit = chunk.HEAD.size, self._limit
     while at + size <= limit:
       begin, data = self._window
@@ -141,7 +140,7 @@ def _account(
   places: dict[int, list[Place]],
   damage: list[str],
 ) -> Recovered:
-  """Finds out how long the file was, and which of the chunks fit in it."""
+  """Determines the original length and the chunks that fit in it."""
   step = header.chunk_frames
   if trailer is not None:
     chunks = len(trailer.heads)
@@ -178,7 +177,7 @@ def _account(
 def _totals(
   header: Header, places: dict[int, list[Place]]
 ) -> tuple[int, int, int]:
-  """Chunks, frames and samples up to the last chunk found, gaps included."""
+  """Counts chunks, frames and samples up to the last chunk, including gaps."""
   last = max(places, default=-1)
   frames = 0
   if last >= 0:

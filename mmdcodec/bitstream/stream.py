@@ -10,7 +10,7 @@ from mmdcodec.bitstream.packing import code_bits
 
 
 def name_of(file: IO[bytes]) -> str:
-  """Name of an open file in messages."""
+  """Returns the name of an open file for messages."""
   name = getattr(file, "name", None)
   return name if isinstance(name, str) else "the stream"
 
@@ -22,17 +22,17 @@ class Stream:
   Attributes:
     codes: int32 [frames, codebooks].
     samples: length of the audio, in samples per channel at `rate`.
-    rate: of the codec, in Hz.
-    channels: of the audio.
-    codebook_size: entries of every codebook.
+    rate: sample rate of the codec in Hz.
+    channels: channels of the audio.
+    codebook_size: entries in each codebook.
     stride: samples per frame.
-    model: 16 hex digits that name the weights which made the codes
+    model: 16 hex digits that identify the weights that made the codes
       (`mmdcodec.tokenizers.loaded_codec.fingerprint`).
     scale: float32 [scales], gains of a normalising codec: one for the whole
       clip, or one per segment. None for other codecs.
     segment_frames: frames that share one scale in a codec that works in
-      overlapping segments; 0 in others.
-    segment_hop: samples from one such segment to the next; 0 in others.
+      overlapping segments; otherwise 0.
+    segment_hop: samples from one such segment to the next; otherwise 0.
     lost: (first, end) of ranges of frames that were damaged in the file and
       are filled in.
   """
@@ -58,7 +58,7 @@ class Stream:
 
   @property
   def seconds(self) -> float:
-    """Duration of the audio."""
+    """Duration of the audio in seconds."""
     return self.samples / self.rate
 
   @property

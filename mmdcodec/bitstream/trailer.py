@@ -4,8 +4,8 @@
            | samples u64 | header | trailer bytes u32 | CRC-32 | end u32
 
 The CRC continues the header's. The index holds the checksum of every payload,
-so a chunk of another file is not valid here even if both files have the same
-settings. The copy of the header saves a file whose beginning is lost.
+so a chunk of another file is not valid even if both files have the same
+settings. The copy of the header makes a file readable if its start is lost.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ class Trailer(NamedTuple):
   """Content of a trailer.
 
   Attributes:
-    heads: of all chunks, in order.
-    frames: number of frames of the file.
-    samples: length of the audio, per channel.
+    heads: heads of all chunks, in order.
+    frames: number of frames in the file.
+    samples: length of the audio per channel.
   """
 
   heads: list[Head]
@@ -45,7 +45,7 @@ class Trailer(NamedTuple):
 def to_bytes(
   heads: Sequence[Head], samples: int, header: Header, seed: int
 ) -> bytes:
-  """Trailer of a file with these chunks and a header of CRC `seed`."""
+  """Encodes the trailer of a file whose header has the CRC `seed`."""
   index = [(head.payload, head.crc) for head in heads]
   data = np.array(index, "<u4").tobytes()
   frames = sum(head.frames for head in heads)
@@ -55,7 +55,7 @@ def to_bytes(
 
 
 def find(file: IO[bytes]) -> tuple[bytes, int] | None:
-  """Finds what may be the trailer; returns its bytes and offset, or None."""
+  """Finds a possible trailer; returns its bytes and offset, or None."""
   size = file.seek(0, os.SEEK_END)
   if size < _REST:
     return None
@@ -69,14 +69,14 @@ def find(file: IO[bytes]) -> tuple[bytes, int] | None:
 
 
 def header_in(data: bytes, name: str) -> Header | None:
-  """Copy of the header in what may be a trailer; None if it is damaged."""
+  """Parses the header's copy in a possible trailer; None if damaged."""
   with contextlib.suppress(UserError):
     return header_lib.parse(data[: -_TAIL.size][-header_lib.SIZE :], name)
   return None
 
 
 def parse(data: bytes, header: Header, seed: int) -> Trailer | None:
-  """Inverse of `to_bytes`; None if the bytes are not a possible trailer."""
+  """Inverse of `to_bytes`; returns None if the bytes are not a trailer."""
   (crc,) = CRC.unpack(data[-8:-4])
   index, rest = data[:-_REST], data[-_REST : -_TAIL.size]
   if zlib.crc32(data[:-8], seed) != crc or len(index) % 8:

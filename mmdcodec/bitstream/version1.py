@@ -27,8 +27,8 @@ def read(file: IO[bytes], name: str) -> Stream:
   """Reads a whole file of version 1.
 
   Args:
-    file: positioned at its beginning.
-    name: of the file, for messages.
+    file: file, positioned at its beginning.
+    name: name of the file, for messages.
 
   Raises:
     UserError: the file is damaged. Nothing can be recovered, because one
@@ -39,7 +39,7 @@ def read(file: IO[bytes], name: str) -> Stream:
   count, frames = fields["scales"], fields["frames"]
   shape = fields["codebooks"], fields["codebook_size"]
   expected = 4 * count + packed_bytes(frames, *shape)
-  # Reads what is there, not the size that the header claims.
+  # Reads the actual rest, not the size that the header claims.
   rest = file.read()
   if len(rest) != expected + CRC.size:
     raise UserError(
@@ -85,8 +85,8 @@ def _read_fields(file: IO[bytes], damaged: str) -> dict[str, Any]:
         damaged + f"{name} is {fields[name]}, not in [{low}, {high}]."
       )
   frames, samples, stride = (fields[n] for n in ("frames", "samples", "stride"))
-  # Codecs with overlapping chunks have more frames than the samples need, but
-  # no codec has fewer.
+  # Codecs with overlapping chunks have more frames than needed, but no codec
+  # has fewer.
   if samples > frames * stride:
     raise UserError(
       damaged + f"{samples} samples do not fit in {frames} frames of {stride}."

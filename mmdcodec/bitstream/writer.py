@@ -53,8 +53,7 @@ class Writer:
       codes: integers [frames, codebooks], any number of frames; in a codec with
         segments, whole segments except in the last call.
       scale: float [scales] of a normalising codec: one per segment of the
-        codes; without segments, the scale of the whole clip, at least in the
-        first call.
+        codes; without segments, the clip's scale, at least in the first call.
 
     Raises:
       ValueError: a wrong shape, or a code outside its codebook.
@@ -88,7 +87,7 @@ class Writer:
 
     Args:
       data: payload from a file with the same settings.
-      frames: its number of frames: `chunk_frames`, except in the last chunk.
+      frames: number of frames, `chunk_frames` except in the last chunk.
     """
     self.frames += frames
     self._put_chunk(data, frames)
@@ -97,10 +96,10 @@ class Writer:
     """Writes the remaining frames and the trailer.
 
     Args:
-      samples: length of the audio, per channel.
+      samples: length of the audio per channel.
 
     Raises:
-      ValueError: the frames cannot hold so many samples.
+      ValueError: the samples do not fit in the frames.
     """
     most = self.header.max_samples(self.frames)
     if not 0 <= samples <= most:
@@ -150,9 +149,9 @@ class Writer:
 def create(
   target: str | os.PathLike | IO[bytes], header: Header
 ) -> Iterator[Writer]:
-  """Opens a writer to a path or file; the block must end with its `close`.
+  """Opens a writer to a path or file; the block must call its `close`.
 
-  A path gets the file when it is complete, so a failure leaves no partial file.
+  A path only receives the complete file, so a failure leaves no partial file.
 
   Args:
     target: path or binary file.
@@ -176,7 +175,7 @@ def create(
         yield writer
         writer.check_closed()
   except OSError as error:
-    # Errors with other files, from inside the block, pass unchanged.
+    # Errors with other files, from inside the block, are raised unchanged.
     ours = (None, str(partial), str(path))
     if partial is not None and error.filename not in ours:
       raise

@@ -1,20 +1,20 @@
-"""Conversion of public weights to our models, one file per public model.
+"""Converts public weights to our models, one file per public model.
 
   encodec.py          EnCodec at 24, 32 and 48 kHz
-  encodec_config.py   its config.json to fields of our codec
+  encodec_config.py   converts its config.json to fields of our codec
   musicgen.py         MusicGen with its text encoder and codec, with or without
                       melody
-  musicgen_config.py  its config.json to fields of our models
+  musicgen_config.py  converts its config.json to fields of our models
   musicgen_decoder.py its language model
   musicgen_release.py weights of the authors' own release
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
-  fields.py           checks of the fields of a config.json
-  weights.py          tensors from safetensors files, each used exactly once
-  hub.py              folders from the Hugging Face Hub
+  fields.py           checks the fields of a config.json
+  weights.py          reads tensors from safetensors files; uses each once
+  hub.py              downloads folders from the Hugging Face Hub
 
-`read` opens a folder of public weights; `mmdcodec convert` writes what it
-returns as a bundle, `mmdcodec.load` runs it.
+`read` opens a folder of public weights; `mmdcodec convert` saves the result as
+a bundle, `mmdcodec.load` runs it.
 """
 
 import pathlib
@@ -34,22 +34,22 @@ KINDS = {
 def read(
   path: str | pathlib.Path, preset: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-  """A public model, as the contents of a bundle.
+  """Reads a public model as the contents of a bundle.
 
   Args:
     path: folder with config.json (of transformers) and model.safetensors, or
       the path of the latter. For an original release: a .safetensors file, a
       folder with one, or a folder with the parts of a MusicGen
       (`mmdcodec.convert.musicgen_release`).
-    preset: of the codec or language model, for what the weights of a release
-      do not tell (`mmdcodec.convert.encodec.guess`).
+    preset: preset of the codec or language model, for settings that do not
+      follow from a release's weights (`mmdcodec.convert.encodec.guess`).
 
   Returns:
-    (config, variables, further files by name); `config["source"]` is the origin
+    (config, variables, other files by name); `config["source"]` is the origin
     of the weights.
 
   Raises:
-    UserError: the model is unknown, or incomplete.
+    UserError: the model is unknown or incomplete.
   """
   import importlib
 
@@ -59,7 +59,7 @@ def read(
   arrays: dict[str, Any] | None
   if path.is_file():
     folder, arrays, config = path.parent, weights.read(path), None
-    # Weights of a release may be next to a config.json that isn't theirs.
+    # Weights of a release may be next to an unrelated config.json.
     if weights.named_by_transformers(arrays):
       beside = weights.read_config(folder)
       config = beside if is_public(beside) else None
@@ -90,19 +90,19 @@ def read(
 
 
 def is_public(config: Any) -> bool:
-  """Whether a config.json is one of transformers and not of a bundle."""
+  """Returns whether a config.json is from transformers, not from a bundle."""
   return (
     isinstance(config, dict) and "model_type" in config and "kind" not in config
   )
 
 
 def spare(folder: str | pathlib.Path) -> None:
-  """Makes sure that a folder to be written has no public weights.
+  """Checks that a folder to be written has no public weights.
 
   Their files are named like those of a bundle, so a bundle would replace them.
 
   Args:
-    folder: to be written or replaced.
+    folder: folder to write or replace.
 
   Raises:
     UserError: the folder has public weights.

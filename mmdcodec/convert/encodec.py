@@ -1,12 +1,12 @@
-"""EnCodec (arXiv 2210.13438) at 24, 32 and 48 kHz: public weights to ours.
+"""Converts public weights of EnCodec (arXiv 2210.13438), 24, 32 and 48 kHz.
 
-Two sources are known:
+Two sources are supported:
 
   transformers   config.json and tensors like `encoder.layers.3.conv...`
   the releases   of the authors, encodec and audiocraft: tensors like
                  `encoder.model.3.conv.conv...`, no config.json
 
-each with weight norm under its old (`weight_g`, `weight_v`) or new name.
+Both may have weight norm under its old (`weight_g`, `weight_v`) or new name.
 `canonical` maps all names to those of transformers with the new weight norm;
 then one list of rules maps each tensor to a parameter. Layers are numbered as
 in PyTorch, where an ELU is a layer too.
@@ -15,10 +15,10 @@ Our state of a codebook is `sum` and `count` (`mmdcodec.quantize.vector`).
 Public weights have the code vectors themselves, `embed`, and the running
 `cluster_size` and `embed_avg` they came from. Here every code gets the same
 count, a power of two near the mean of `cluster_size`, and `sum = embed *
-count`. Then sum over smoothed count equals `embed` bit for bit on any machine,
-while the original counts would add rounding errors. Training continues from
-there with the inertia of the original codebook. It detects dead codes within a
-few hundred steps, when the counts have adapted.
+count`. Then sum over smoothed count equals `embed` bit for bit on any machine;
+the original counts would add rounding errors. Training continues with the
+inertia of the original codebook, and detects dead codes when the counts have
+adapted, within a few hundred steps.
 """
 
 import math
@@ -37,10 +37,10 @@ from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 
-# The published models, which differ in their sizes.
+# The published models, distinguished by their shapes.
 PRESETS = ("encodec_24khz", "encodec_32khz", "encodec_48khz")
 
-# Fields that do not follow from the tensors: the preset has them.
+# Fields that do not follow from the tensors; they come from the preset.
 UNSEEN = (
   "rate",
   "causal",
@@ -61,16 +61,16 @@ def bundled(
   preset: str | None,
   folder: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-  """The contents of a bundle of these weights.
+  """Makes the contents of a bundle with these weights.
 
   Args:
     arrays: tensors by name, as in the file.
     config: config.json of transformers; None for a release without one.
     preset: as in `guess`.
-    folder: folder of the weights; no other file in it is needed.
+    folder: folder of the weights; not used.
 
   Returns:
-    (config, variables, further files by name).
+    (config, variables, other files by name).
 
   Raises:
     UserError: a field or tensor is unknown, missing, or left over.
@@ -114,7 +114,7 @@ def convert(
 
 
 def canonical(name: str) -> str:
-  """A tensor's name in current versions of transformers."""
+  """Returns a tensor's name in current versions of transformers."""
   for pattern, new in (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.conv\.conv\.|\.convtr\.convtr\.", ".conv."),
@@ -130,10 +130,10 @@ def canonical(name: str) -> str:
 def guess(
   arrays: dict[str, np.ndarray], preset: str | None = None
 ) -> dict[str, Any]:
-  """Fields of the Codec from the shapes of its tensors.
+  """Infers the fields of the Codec from the shapes of its tensors.
 
-  Shapes determine the widths, kernels, strides, norm, LSTM and codebooks, but
-  not rate, causality, padding and chunks: these come from a preset.
+  Shapes determine the widths, kernels, strides, norm, LSTM and codebooks; rate,
+  causality, padding and chunks come from a preset.
 
   Args:
     arrays: tensors by their canonical names.
@@ -144,8 +144,8 @@ def guess(
     Fields of the Codec.
 
   Raises:
-    UserError: the tensors are not those of an EnCodec, or they match no
-      published one and there is no preset.
+    UserError: the tensors are not from an EnCodec, or they match no published
+      one and there is no preset.
   """
   seen = _seen(arrays)
   if preset is None:
@@ -164,7 +164,7 @@ def guess(
 
 
 def _seen(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-  """The fields that follow from shapes."""
+  """Returns the fields that follow from shapes."""
 
   def shape(key: str) -> Any:
     for end in ("parametrizations.weight.original1", "weight"):
@@ -216,7 +216,7 @@ def _seen(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def rules(model: codec_model.Codec) -> list[Rule]:
-  """The rules for the tensors of an EnCodec."""
+  """Returns the rules for the tensors of an EnCodec."""
   blocks, layers = len(model.ratios), len(model.dilations)
   lstm = 1 if model.lstm_layers else 0
   block = layers + 2  # residual layers, an ELU, a convolution
@@ -244,7 +244,7 @@ def rules(model: codec_model.Codec) -> list[Rule]:
 
 
 def _conv(norm: str, to: str, key: str, *, up: bool = False) -> list[Rule]:
-  """A convolution with its norm; `up` means a transposed one."""
+  """Returns the rules for a convolution (`up`: transposed) and its norm."""
   # [out, in, taps], transposed [in, out, taps] -> [taps, in, out]. Weight norm
   # has one g per entry of the source's first axis in both cases.
   order = (2, 0, 1) if up else (2, 1, 0)
@@ -264,7 +264,7 @@ def _conv(norm: str, to: str, key: str, *, up: bool = False) -> list[Rule]:
 
 
 def _residual(model: codec_model.Codec, to: str, key: str) -> list[Rule]:
-  """A residual layer; layers 0 and 2 of its block are ELUs."""
+  """Returns the rules for a residual layer (0 and 2 in its block are ELUs)."""
   out = _conv(model.norm, f"{to}/conv_0", f"{key}.block.1")
   out += _conv(model.norm, f"{to}/conv_1", f"{key}.block.3")
   if model.shortcut == "conv":
@@ -273,7 +273,7 @@ def _residual(model: codec_model.Codec, to: str, key: str) -> list[Rule]:
 
 
 def _lstm(layers: int, to: str, key: str) -> list[Rule]:
-  """A stack of LSTM layers; the two biases of a layer are added."""
+  """Returns the rules for LSTM layers; the two biases of a layer are added."""
   out = []
   for i in range(layers):
     for path, name in (
@@ -288,7 +288,7 @@ def _lstm(layers: int, to: str, key: str) -> list[Rule]:
 
 
 def _sum(names: Sequence[str]) -> Callable[..., tuple[np.ndarray]]:
-  """Adds two tensors without broadcasting."""
+  """Returns a function that adds two tensors without broadcasting."""
 
   def make(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray]:
     if a.shape != b.shape:
@@ -299,15 +299,15 @@ def _sum(names: Sequence[str]) -> Callable[..., tuple[np.ndarray]]:
 
 
 def _codebooks(count: int) -> Rule:
-  """The state of all codebooks."""
+  """Returns the rule for the state of all codebooks."""
   names = lambda what: tuple(CODEBOOK.format(i, what) for i in range(count))
 
   def make(*arrays: Any) -> tuple[np.ndarray, ...]:
     embed, averages, sizes, inited = (
       arrays[i * count : (i + 1) * count] for i in range(4)
     )
-    # Averages are embed times smoothed count, so they add nothing. Their shape
-    # shows whether they belong to this codebook.
+    # Averages are embed times smoothed count, so they are redundant. Only their
+    # shapes are checked.
     for i, e in enumerate(embed):
       for what, array, shape in (
         ("embed_avg", averages[i], e.shape),
@@ -331,7 +331,7 @@ def _codebooks(count: int) -> Rule:
 def codebook_state(
   embed: np.ndarray, mean: list[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Sum and count from which `embedding` gets the code vectors bit for bit.
+  """Makes the sum and count that give the code vectors bit for bit.
 
   Args:
     embed: [codebooks, size, dim] float32. The result is exact if the size is a

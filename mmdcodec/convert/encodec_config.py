@@ -1,4 +1,4 @@
-"""Fields of our Codec from the config.json of an EnCodec (transformers)."""
+"""Converts the config.json of an EnCodec (transformers) to our fields."""
 
 import math
 from typing import Any
@@ -18,8 +18,8 @@ from mmdcodec.convert.fields import (
 from mmdcodec.models import codec as codec_model
 
 # Field of transformers' config -> (our field, default in old configs, check).
-# The bounds are far beyond any published model, but refuse models that do not
-# fit into any memory.
+# The bounds are far beyond any published model, but reject models that fit into
+# no memory.
 FIELDS: dict[str, tuple[str, Any, Check]] = {
   "sampling_rate": ("rate", 24000, whole(1, 1_000_000)),
   "audio_channels": ("channels", 1, whole(1, 64)),
@@ -96,7 +96,7 @@ BOOKKEEPING = (
 
 
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:
-  """Fields of the Codec that a config.json of transformers describes.
+  """Converts a config.json of transformers to fields of the Codec.
 
   Args:
     config: the parsed config.json.
@@ -137,13 +137,13 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   fields["chunk_seconds"] = seconds or 0.0
 
   kbps = others["target_bandwidths"]
-  # The largest bandwidth, with bits and frame rate rounded up as in the source.
+  # The largest bandwidth; bits and frame rate are rounded up as in the source.
   frames = math.ceil(fields["rate"] / stride)
   bits = math.ceil(math.log2(fields["codebook_size"]))
   fields["codebooks"] = int(1000 * max(kbps) // (frames * bits))
   if not 1 <= fields["codebooks"] <= MOST_CODEBOOKS:
     wanted = f"kbps of 1 to {MOST_CODEBOOKS} codebooks"
     raise refused("target_bandwidths", kbps, wanted)
-  # Training sampled from the bandwidths if there are several.
+  # If there are several bandwidths, training sampled from them.
   fields["quantizer_dropout"] = float(len(kbps) > 1)
   return codec_model.preset("encodec_24khz", **fields)

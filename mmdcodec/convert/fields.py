@@ -1,7 +1,7 @@
-"""Checks of the fields of a config.json, before anything is computed.
+"""Checks the fields of a config.json before anything is computed.
 
-A file from elsewhere may contain anything: text for a number, a list for a
-name, or numbers so large that the model would fill the memory.
+A foreign file may contain anything: text instead of a number, a list instead of
+a name, or numbers so large that the model would fill the memory.
 """
 
 import reprlib
@@ -15,7 +15,7 @@ class Check(NamedTuple):
   """A condition on a value.
 
   Attributes:
-    holds: whether a value meets it.
+    holds: returns whether a value meets the condition.
     wanted: the condition in words.
   """
 
@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
 
 def whole(least: int, most: int) -> Check:
-  """A whole number in bounds, not a Boolean."""
+  """Requires an integer within bounds, not a Boolean."""
   return Check(
     lambda v: type(v) is int and least <= v <= most,
     f"a whole number from {least} to {most}",
@@ -32,16 +32,16 @@ def whole(least: int, most: int) -> Check:
 
 
 def number(least: float, most: float) -> Check:
-  """A finite number in bounds."""
+  """Requires a finite number within bounds."""
   return Check(
-    # NaN is out of any bounds.
+    # NaN fails any comparison.
     lambda v: type(v) in (int, float) and least <= v <= most,
     f"a number from {least:g} to {most:g}",
   )
 
 
 def list_of(check: Check, count: int) -> Check:
-  """A list of 1 to `count` values that pass a check."""
+  """Requires a list of 1 to `count` values that pass a check."""
   return Check(
     lambda v: (
       isinstance(v, (list, tuple))
@@ -53,12 +53,12 @@ def list_of(check: Check, count: int) -> Check:
 
 
 def flag() -> Check:
-  """True or false."""
+  """Requires true or false."""
   return Check(lambda v: type(v) is bool, "true or false")
 
 
 def one_of(choices: Collection[Any]) -> Check:
-  """One of a few values, of the same type."""
+  """Requires one of several values, with the same type."""
   return Check(
     lambda v: any(type(v) is type(c) and v == c for c in choices),
     " or ".join(map(repr, choices)),
@@ -66,18 +66,18 @@ def one_of(choices: Collection[Any]) -> Check:
 
 
 def null_or(check: Check) -> Check:
-  """Null, which stands for a missing field, or another check."""
+  """Allows null, which stands for a missing field, beside another check."""
   return Check(lambda v: v is None or check.holds(v), f"null or {check.wanted}")
 
 
 def get(config: dict[str, Any], key: str, default: Any, check: Check) -> Any:
-  """The value of a field.
+  """Returns the checked value of a field.
 
   Args:
-    config: of a file.
+    config: content of the file.
     key: name of the field.
     default: value if the field is missing; it is not checked.
-    check: for the value.
+    check: condition on the value.
 
   Raises:
     UserError: the value does not pass the check.
@@ -91,12 +91,12 @@ def get(config: dict[str, Any], key: str, default: Any, check: Check) -> Any:
 def check_known(
   config: dict[str, Any], names: Collection[str], model: str
 ) -> None:
-  """Checks that a config has no fields but these.
+  """Checks that a config has only known fields.
 
   Args:
-    config: of a file.
-    names: of the known fields.
-    model: its name in the error.
+    config: content of the file.
+    names: names of the known fields.
+    model: name of the model for the error.
 
   Raises:
     UserError: there is another field.
@@ -110,7 +110,7 @@ def check_known(
 
 
 def refused(key: str, value: Any, wanted: str) -> UserError:
-  """The error for an unsupported value of a field."""
+  """Makes the error for an unsupported value of a field."""
   return UserError(
     f"config.json has {key} = {reprlib.repr(value)}, which is not supported:"
     f" expected {wanted}."

@@ -1,11 +1,11 @@
-"""Models from the Hugging Face Hub by id, such as facebook/encodec_24khz."""
+"""Downloads models from the Hugging Face Hub by id (facebook/encodec_24khz)."""
 
 import pathlib
 import re
 
 from mmdcodec.errors import UserError
 
-# Never pickles, whatever else is in the repository.
+# No pickles, even if the repository has them.
 PATTERNS = [
   "config.json",
   "*.safetensors",
@@ -15,16 +15,16 @@ PATTERNS = [
 
 
 def is_id(text: str) -> bool:
-  """Whether a text looks like a model's id, OWNER/NAME, and not like a path."""
+  """Returns whether a text looks like a model id, OWNER/NAME, not a path."""
   word = r"[A-Za-z0-9][A-Za-z0-9._-]*"
   if not re.fullmatch(f"{word}/{word}", text):
     return False
-  # "runs/smal" in a folder with "runs" is a typing error, not an id.
+  # "runs/smal" in a folder with "runs" is a typo, not an id.
   return not pathlib.Path(text).parent.exists()
 
 
 def find(source: str | pathlib.Path) -> pathlib.Path:
-  """The folder of a model, downloaded if necessary.
+  """Returns the folder of a model, downloading it if necessary.
 
   Args:
     source: a path, or an id if the path does not exist.

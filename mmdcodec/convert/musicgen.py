@@ -1,10 +1,10 @@
-"""MusicGen (arXiv 2306.05284): public weights to our music model.
+"""Converts public weights of MusicGen (arXiv 2306.05284) to our music model.
 
-A public file has all parts of the model under the names of transformers:
+A public file has all parts of the model, with the names of transformers:
 
   text_encoder.*            a T5 encoder (t5.py)
   audio_encoder.*           its EnCodec (encodec.py)
-  enc_to_dec_proj           text to the width of the decoder, if they differ
+  enc_to_dec_proj           text to the decoder's width, if they differ
   audio_enc_to_dec_proj     pitch classes to that width, in melody models
   decoder.*                 the language model (musicgen_decoder.py)
 
@@ -35,23 +35,23 @@ def bundled(
   preset: str | None,
   folder: pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
-  """The contents of a bundle of these weights.
+  """Makes the contents of a bundle with these weights.
 
   Args:
     arrays: tensors by name.
     config: config.json of transformers; None for a release.
-    preset: of the language model, for a release, as in
+    preset: for a release, preset of the language model, as in
       `musicgen_release.convert`.
     folder: folder of the weights and their other files.
 
   Returns:
-    (config, variables, further files by name).
+    (config, variables, other files by name).
 
   Raises:
     UserError: a field or tensor is unknown, missing, or left over, or a file is
       missing.
   """
-  # The tokenizer comes first, because reading the model takes long.
+  # The tokenizer comes first because reading the model takes long.
   text_folder = musicgen_release.TEXT_FOLDER if config is None else "."
   assets = {TOKENIZER_FILE: tokenizer(folder / text_folder)}
   if config is None:
@@ -69,7 +69,7 @@ def bundled(
 
 
 def tokenizer(folder: pathlib.Path) -> bytes:
-  """The contents of the text tokenizer's file.
+  """Reads the text tokenizer's file.
 
   Raises:
     UserError: the folder does not have one.

@@ -1,4 +1,4 @@
-"""Fields of our models from the config.json of a MusicGen (transformers)."""
+"""Converts the config.json of a MusicGen (transformers) to our fields."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
 from mmdcodec.tokenizers.stereo_codec import FLAG, SIDES
 
-# Seconds of the training clips of all published models; no config has it.
+# Seconds of the training clips of all published models; configs lack it.
 SECONDS = 30
 # Tokens per text that T5 was trained on.
 LONGEST_TEXT = 512
@@ -38,8 +38,8 @@ FIELDS: dict[str, tuple[str, Any, Check]] = {
   "dropout": ("dropout", 0.1, number(0, 1)),
 }
 
-# Fields with one value in every published model, or that do not matter here
-# because they affect training only, or because any length is computed.
+# Fields with the same value in every published model, or without effect here,
+# because they only affect training or because any length can be computed.
 OTHERS = {
   "scale_embedding": one_of([False]),
   "tie_word_embeddings": one_of([False]),
@@ -58,8 +58,8 @@ MELODY = {
   "chroma_length": (CHROMA["frames"], whole(1, 1 << 16)),
 }
 
-# Fields that the transformers versions of the published models wrote for every
-# model and part, mostly about text generation. They do not affect the networks.
+# Fields that earlier versions of transformers wrote for every model and part,
+# mostly about text generation. They do not affect the networks.
 BOOKKEEPING = {
   *encodec_config.BOOKKEEPING,
   "add_cross_attention",
@@ -110,7 +110,7 @@ BOOKKEEPING = {
 
 
 def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Fields of a TokenLM and of its Codec, from a config.json of transformers.
+  """Converts a config.json of transformers to fields of TokenLM and Codec.
 
   Args:
     config: the parsed config.json.
@@ -152,17 +152,17 @@ def fields_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def codec_config(config: dict[str, Any]) -> dict[str, Any]:
-  """The config of the codec, as in a config.json of its own."""
+  """Returns the config of the codec, as in a separate config.json."""
   codec = config["audio_encoder"]
   return {key: codec[key] for key in codec if key not in BOOKKEEPING}
 
 
 def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
-  """Fields of a TokenLM from the config of a decoder alone.
+  """Converts the config of a separate decoder to fields of a TokenLM.
 
   Args:
-    config: of the decoder.
-    **more: fields that are not in it: `conditions`, `cross`.
+    config: config of the decoder.
+    **more: fields that are not in the config: `conditions`, `cross`.
 
   Returns:
     Fields of the TokenLM.
@@ -177,7 +177,7 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
   }
   for key, check in OTHERS.items():
     get(config, key, None, check)
-  # The token for a step without a code comes after all codes.
+  # The token for a step without a code follows all codes.
   special = null_or(one_of([fields["codebook_size"]]))
   for key in ("pad_token_id", "bos_token_id"):
     get(config, key, None, special)
@@ -190,10 +190,10 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def stereo_pattern(codebooks: int) -> dict[str, Any]:
-  """The pattern of stereo models: codebook k of both sides is k steps late.
+  """Returns the pattern of stereo models: k steps of delay for codebook k.
 
   Args:
-    codebooks: of both sides together; left and right alternate.
+    codebooks: number of codebooks, alternating between left and right.
 
   Returns:
     Config of the pattern.
@@ -209,12 +209,12 @@ def stereo_pattern(codebooks: int) -> dict[str, Any]:
 def codec_of(
   codec: dict[str, Any], codebooks: int, channels: int
 ) -> dict[str, Any]:
-  """The config of a codec in a bundle.
+  """Makes the config of a codec in a bundle.
 
   Args:
     codec: fields of the Codec.
-    codebooks: of the language model.
-    channels: of the audio; 2 means a mono codec for each side.
+    codebooks: number of codebooks of the language model.
+    channels: channels of the audio; 2 means a mono codec for each side.
 
   Raises:
     UserError: the numbers do not fit together.
@@ -232,12 +232,12 @@ def codec_of(
 
 
 def text_fields(encoder: dict[str, Any]) -> dict[str, Any]:
-  """The condition of a TokenLM with this T5 encoder."""
+  """Returns the condition of a TokenLM with this T5 encoder."""
   return dict(tokenizer="t5", longest=LONGEST_TEXT, encoder=encoder)
 
 
 def frames_of(codec: dict[str, Any]) -> int:
-  """Frames of the training clips of a MusicGen."""
+  """Returns the frames in the training clips of a MusicGen."""
   return round(SECONDS * codec_model.from_config(codec).frame_rate)
 
 

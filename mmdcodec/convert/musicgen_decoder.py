@@ -1,8 +1,8 @@
-"""The language model in a MusicGen: rules for its tensors.
+"""Converts the language model of a MusicGen.
 
 Names are those of transformers for a separate decoder (`model_type`
-"musicgen_decoder") and for the projections of its conditions. Positions are
-computed here; older files contain them.
+"musicgen_decoder") and for the projections of its conditions. Older files also
+contain the positions, which we compute.
 """
 
 from typing import Any
@@ -25,12 +25,12 @@ def convert(
   fields: dict[str, Any],
   text: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Parameters of a TokenLM.
+  """Converts tensors to the parameters of a TokenLM.
 
   Args:
     arrays: tensors by name.
-    fields: of the TokenLM. If it has cross-attention and no text, its
-      conditions come from outside of the model.
+    fields: fields of the TokenLM. With cross-attention but without text, its
+      conditions come from outside the model.
     text: parameters of its text encoder, if it has one.
 
   Returns:
@@ -55,7 +55,7 @@ def convert(
 
 
 def rules(model: token_lm.TokenLM) -> list[Rule]:
-  """The rules for all tensors but those of the text encoder."""
+  """Returns the rules for all tensors except those of the text encoder."""
   books = range(model.codebooks)
   embeddings = tuple(f"model.decoder.embed_tokens.{k}.weight" for k in books)
   heads = tuple(f"lm_heads.{k}.weight" for k in books)
@@ -107,7 +107,7 @@ def _norm(to: str, key: str) -> dict[str, tuple]:
 
 def _attention(model: token_lm.TokenLM, to: str, key: str) -> dict[str, tuple]:
   split = (model.heads, model.width // model.heads)
-  # No -1, because a tensor of the right size may have a wrong shape.
+  # No -1, because a tensor of the right size may still have a wrong shape.
   into = lambda a: a.T.reshape(*a.shape[1:], *split)
   back = lambda a: a.T.reshape(*split, *a.shape[:1])
   return {

@@ -1,4 +1,4 @@
-"""MusicGen's weights with the names of the authors' library, audiocraft.
+"""Converts MusicGen's weights from the authors' library, audiocraft.
 
 Its `state_dict.bin` has only the language model. All parts must be in one
 folder:
@@ -9,8 +9,8 @@ folder:
   codec/                    the EnCodec, in any form that can be converted
                             (facebook/encodec_32khz)
 
-`canonical` gives the tensors the names of transformers, and splits queries,
-keys and values, which are one tensor here.
+`canonical` renames the tensors as in transformers and splits queries, keys and
+values, which are one tensor here.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ from mmdcodec.tokenizers.stereo_codec import SIDES
 
 TEXT_FOLDER, CODEC_FOLDER = "text_encoder", "codec"
 
-# The published models, which differ in their sizes.
+# The published models, distinguished by their shapes.
 PRESETS = (
   "musicgen_small",
   "musicgen_medium",
@@ -56,12 +56,12 @@ NAMES = (
   (rf"^{CONDITIONERS}\.description\.output_proj\.", "enc_to_dec_proj."),
   (rf"^{CONDITIONERS}\.self_wav\.output_proj\.", "audio_enc_to_dec_proj."),
 )
-# The filters of the chromagram; we compute them.
+# The filters of the chromagram, which we compute.
 FILTERS = f"{CONDITIONERS}.self_wav.chroma."
 
 
 def is_release(arrays: dict[str, np.ndarray]) -> bool:
-  """Whether tensors have the names of a released language model."""
+  """Returns whether tensors are named like a released language model."""
   return "emb.0.weight" in arrays
 
 
@@ -72,12 +72,12 @@ def convert(
 
   Args:
     arrays: tensors of the language model by name.
-    preset: of the language model, for what shapes do not tell, such as the
-      number of heads; None means the published model with the same shapes.
+    preset: preset of the language model, for settings that shapes lack, such as
+      the number of heads; None means the published model with the same shapes.
     folder: folder with the other parts.
 
   Returns:
-    (fields of the TokenLM, fields of the Codec, variables), as
+    (fields of the TokenLM, fields of the Codec, variables), as in
     `musicgen.convert`.
 
   Raises:
@@ -109,17 +109,17 @@ def convert(
 
 
 def channels(fields: dict[str, Any], codec: dict[str, Any]) -> int:
-  """Channels of the audio: 2 if there are two heads per codebook of the codec.
+  """Returns 2 channels if there are two heads per codebook, else 1.
 
   Args:
-    fields: of the TokenLM.
+    fields: fields of the TokenLM.
     codec: fields of its Codec.
   """
   return SIDES if fields["codebooks"] == SIDES * codec["codebooks"] else 1
 
 
 def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The tensors with the names of transformers for a separate decoder."""
+  """Renames the tensors as in transformers for a separate decoder."""
   out = {}
   for name, array in arrays.items():
     if name.startswith(FILTERS):
@@ -142,7 +142,7 @@ def canonical(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def guess(
   arrays: dict[str, np.ndarray], preset: str | None = None
 ) -> dict[str, Any]:
-  """Fields of the TokenLM from the shapes of its tensors.
+  """Infers the fields of the TokenLM from the shapes of its tensors.
 
   Args:
     arrays: tensors by their canonical names.
@@ -152,8 +152,8 @@ def guess(
     Fields of the TokenLM.
 
   Raises:
-    UserError: the tensors are not those of a MusicGen, or they match no
-      published one and there is no preset.
+    UserError: the tensors are not from a MusicGen, or they match no published
+      one and there is no preset.
   """
   layer = musicgen_decoder.LAYER
   try:
@@ -175,7 +175,7 @@ def guess(
     layers=count(r"model\.decoder\.layers\.\d+\.fc1\.weight"),
     cross=layer.format(0, "encoder_attn.q_proj.weight") in arrays,
   )
-  # Stereo models differ from mono models in the number of codebooks only.
+  # Stereo models differ from mono models only in the number of codebooks.
   stereo = {"codebooks": 4} if seen["codebooks"] == SIDES * 4 else {}
   known = seen | stereo
   if preset is None:

@@ -1,6 +1,6 @@
-"""Encoders of T5, T5 1.1 and FLAN-T5 with the names of transformers.
+"""Converts the encoders of T5, T5 1.1 and FLAN-T5 from transformers.
 
-A whole T5 also has a decoder, whose tensors are left out.
+A complete T5 also has a decoder, whose tensors are ignored.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
 
-# Field of transformers' config -> (our field, default, largest value).
+# Field of transformers' config -> (our field, default, maximum).
 WHOLE = {
   "vocab_size": ("vocabulary", 32_128, 1 << 20),
   "d_model": ("width", 512, 1 << 14),
@@ -26,7 +26,7 @@ WHOLE = {
   "relative_attention_num_buckets": ("buckets", 32, 1 << 10),
   "relative_attention_max_distance": ("longest", 128, 1 << 20),
 }
-# Feed-forward layers of transformers and their activation.
+# Type of feed-forward layer in transformers -> its activation.
 FORMS = {"relu": "relu", "gated-gelu": "gelu_new"}
 
 # The two names of the embedding table; a file has one or both.
@@ -34,10 +34,10 @@ TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 
 
 def fields_of(config: dict[str, Any]) -> dict[str, Any]:
-  """Fields of the encoder from a config.json, with T5's defaults.
+  """Converts a config.json to fields of the encoder, with T5's defaults.
 
-  Fields that do not concern the encoder (`n_positions`, `task_specific_params`
-  and more in published files) are ignored.
+  Fields that do not affect the encoder (`n_positions`, `task_specific_params`
+  and others in published files) are ignored.
 
   Args:
     config: the parsed config.json.
@@ -66,7 +66,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     )
   form = fields.get(config, "feed_forward_proj", "relu", fields.one_of(FORMS))
   gated = form == "gated-gelu"
-  # They follow from the form, but a file may contradict itself.
+  # These follow from the form, but a file may contradict itself.
   fields.get(config, "dense_act_fn", None, fields.one_of([FORMS[form]]))
   fields.get(config, "is_gated_act", gated, fields.one_of([gated]))
   fields.get(config, "layer_norm_epsilon", 1e-6, fields.one_of([1e-6]))
@@ -76,7 +76,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
 def read(
   path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-  """A public encoder, to start training from.
+  """Reads a public encoder to start training from.
 
   Args:
     path: folder with config.json and model.safetensors of transformers, or an
@@ -94,7 +94,7 @@ def read(
 
 
 def is_t5(folder: pathlib.Path) -> bool:
-  """Whether a folder has a T5 of transformers."""
+  """Returns whether a folder has a T5 of transformers."""
   config = weights.read_config(folder) if folder.is_dir() else None
   return isinstance(config, dict) and config.get("model_type") == "t5"
 
@@ -127,7 +127,7 @@ def convert(
 
 
 def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The tensors with the embedding table under its first name only."""
+  """Keeps the embedding table only under its first name."""
   arrays = dict(arrays)
   again = arrays.pop(TABLES[1], None)
   if again is None:
@@ -138,11 +138,11 @@ def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def rules(model: text_encoder.T5Encoder) -> list[Rule]:
-  """The rules for the tensors of an encoder."""
+  """Returns the rules for the tensors of an encoder."""
   block = "encoder.block.{}.layer.{}.{}.weight"
   split = (model.heads, model.head_dim)
   attention = "SelfAttention"
-  # No -1, because a tensor of the right size may have a wrong shape.
+  # No -1, because a tensor of the right size may still have a wrong shape.
   into = lambda a: a.T.reshape(*a.shape[1:], *split)
   out = [
     Rule(("params/embedding/embedding",), TABLES[:1]),

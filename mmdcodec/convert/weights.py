@@ -1,8 +1,8 @@
-"""Tensors from safetensors files, each used exactly once.
+"""Reads tensors from safetensors files and uses each exactly once.
 
 A converter lists its conversions as `Rule`s before it reads a tensor. So the
-error for a file that does not fit lists everything that is missing or left
-over, and no tensor is silently ignored.
+error for an unsuitable file lists everything that is missing or left over, and
+no tensor is silently ignored.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ class Rule:
 
   Attributes:
     targets: our paths, such as "params/encoder/conv_in/bias".
-    names: of the required tensors.
+    names: names of the required tensors.
     make: takes the tensors in this order and returns one array per target.
     optional: names of tensors that may be missing; `make` takes them after the
-      required ones, None for a missing one.
+      required ones, with None for a missing one.
   """
 
   targets: tuple[str, ...]
@@ -46,7 +46,7 @@ class Misfit(ValueError):
   """Tensors that do not fit together.
 
   Attributes:
-    names: of the tensors.
+    names: names of the tensors.
   """
 
   def __init__(self, names: Sequence[str]) -> None:
@@ -58,19 +58,19 @@ def stacked(
   names: Sequence[str],
   make: Callable[[np.ndarray], np.ndarray] = lambda array: array,
 ) -> Callable[..., Sequence[np.ndarray]]:
-  """A `Rule.make` that stacks the tensors of all layers into one array.
+  """Returns a `Rule.make` that stacks the tensors of all layers.
 
   Args:
-    names: of the tensors, for the error.
+    names: names of the tensors, for the error.
     make: conversion of each tensor before stacking.
 
   Returns:
     A function of the tensors. It raises Misfit with the names of those whose
-    shape differs from that of the others.
+    shape differs from the others.
   """
 
   def stack(*arrays: np.ndarray) -> tuple[np.ndarray]:
-    # The most frequent shape is the right one.
+    # Assumes that the most frequent shape is right.
     shapes = [a.shape for a in arrays]
     usual = max(shapes, key=shapes.count)
     other = [n for n, s in zip(names, shapes, strict=True) if s != usual]
@@ -86,21 +86,21 @@ def apply(
   arrays: dict[str, np.ndarray],
   shapes: dict[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-  """Uses every tensor once and makes every array of a model.
+  """Makes every array of a model, using every tensor once.
 
   Args:
-    rules: of one model.
+    rules: rules of one model.
     arrays: tensors by name.
-    shapes: of all arrays of the model, by path.
+    shapes: shapes of all arrays of the model, by path.
 
   Returns:
     Arrays by path; floats as float32.
 
   Raises:
     UserError: tensors are missing, left over, of a wrong shape, not floats, or
-      not finite; the message has their names.
+      not finite; the message lists them.
     ValueError: the rules use a tensor twice or do not fit the model, which is
-      no fault of the file.
+      not the file's fault.
   """
   uses = [name for rule in rules for name in (*rule.names, *rule.optional)]
   targets = [target for rule in rules for target in rule.targets]
@@ -133,7 +133,7 @@ def apply(
     except Misfit as error:
       wrong += _shaped(error.names, arrays)
       continue
-    except ValueError:  # shapes that can't be transposed or stacked
+    except ValueError:  # shapes that cannot be transposed or stacked
       wrong += _shaped(rule.names, arrays)
       continue
     for target, array in zip(rule.targets, made, strict=True):
@@ -154,7 +154,7 @@ def fill(
   """Like `apply`, for nested variables.
 
   Args:
-    rules: of one model.
+    rules: rules of one model.
     arrays: tensors by name.
     like: nested variables of the model, or their shapes and dtypes.
 
@@ -179,14 +179,11 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors of a file or folder by name; floats as float32.
+  """Reads all tensors of a file or folder, by name; floats as float32.
 
   Args:
     path: a .safetensors file; or a folder with model.safetensors, with its
       shards and their index, or with one file of another name.
-
-  Returns:
-    {name: array}.
 
   Raises:
     UserError: there is no such file, only a pickle, or a file is damaged.
@@ -232,7 +229,7 @@ def _parts(path: pathlib.Path) -> list[pathlib.Path]:
     raise UserError(f"{path / INDEX_FILE} has no weight_map.")
   names = sorted({str(name) for name in where.values()})
   for name in names:
-    # Read nothing outside of the folder, whatever the index says.
+    # Reads nothing outside the folder, even if the index lists it.
     if pathlib.PurePath(name).name != name or not (path / name).is_file():
       raise UserError(
         f"{name}, which {INDEX_FILE} names, is missing in {path}."
@@ -259,8 +256,8 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     arrays = safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
     raise UserError(f"{path} is damaged: {error}.") from None
-  # bfloat16 has no kind of its own in NumPy: "V". Overflow gives infinities,
-  # which `apply` refuses.
+  # The kind of bfloat16 in NumPy is "V". Overflow gives infinities, which
+  # `apply` rejects.
   with np.errstate(over="ignore"):
     return {
       name: a.astype(np.float32) if a.dtype.kind in "fV" else a
@@ -269,13 +266,13 @@ def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def named_by_transformers(arrays: dict[str, np.ndarray]) -> bool:
-  """Whether tensors have the names of transformers, not those of a release."""
+  """Returns whether tensors are named as in transformers, not a release."""
   first = re.compile(r"(encoder|decoder)\.layers\.|text_encoder\.")
   return any(first.match(name) for name in arrays)
 
 
 def part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-  """The tensors whose names begin with a prefix, without it."""
+  """Selects the tensors whose names begin with a prefix, and removes it."""
   return {
     name.removeprefix(prefix): array
     for name, array in arrays.items()
@@ -284,7 +281,7 @@ def part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:
-  """config.json of a folder, or None."""
+  """Reads config.json of a folder; None if there is none."""
   file = path / CONFIG_FILE
   return _read_json(file) if file.is_file() else None
 
@@ -300,9 +297,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def name_of(path: pathlib.Path) -> str:
-  """The name of a model: its id in the Hub's cache, or else its file name.
+  """Returns the name of a model: its id in the Hub's cache, or its file name.
 
-  The cache has `owner/name` in models--owner--name/snapshots/REVISION.
+  The cache stores `owner/name` in models--owner--name/snapshots/REVISION.
   """
   path = path.resolve()
   parts = [p for p in path.parts if re.fullmatch(r"models--[^/]+", p)]

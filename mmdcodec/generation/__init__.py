@@ -1,10 +1,10 @@
-"""Music out of language models.
+"""Generates music with language models.
 
-musicgen        a music model ready to use: prompts in, music out
-request         what a user may ask for, checked before anything is computed
-token_sampler   sequences of codes from a language model, window by window
-windows         music longer than the model was trained on
-decoding        the decoding loop on the device
-sampling        guidance, and one sample from logits
+musicgen        a complete music model: prompts in, music out
+request         checks a user's request before anything is computed
+token_sampler   samples code sequences from a language model, window by window
+windows         divides music longer than the training clips into windows
+decoding        runs the decoding loop on the device
+sampling        applies guidance and samples codes from logits
 patterns        the public name of `mmdcodec.patterns`
 """

@@ -1,16 +1,16 @@
-"""The decoding loop: steps of a pattern, one after the other, on the device.
+"""The decoding loop: samples the steps of a pattern in order, on the device.
 
-`prefill` processes what is known (a prefix, the codes of an audio prompt),
-`advance` samples steps up to any step. Each is compiled once for a size of
-request. One call of `advance` samples the same as many, so streaming only means
-to call it more often.
+`prefill` processes known input (a prefix, the codes of an audio prompt), and
+`advance` samples up to any step. Each is compiled once per request size.
+Several calls of `advance` sample the same codes as one, so streaming only means
+calling it more often.
 
   request = DecodeRequest(...)
   state = prefill(model, params, request, start, count=count, groups=groups)
   state = advance(model, params, request, state, until, groups=groups, top_k=0)
 
-As in gemma's sampler the state is a small struct that says everything. The
-first program creates the cache; it is donated to the second, which returns it.
+As in gemma's sampler, a small struct holds the complete state. `prefill`
+creates the cache, which is donated to `advance` and returned by it.
 """
 
 import functools
@@ -32,18 +32,18 @@ from mmdcodec.parallel import rules
 
 @flax.struct.dataclass
 class DecodeRequest:
-  """What does not change while a batch is decoded.
+  """The constant inputs while a batch is decoded.
 
-  With guidance the items appear `groups` times, each time with fewer
+  With guidance, the items appear `groups` times, each time with fewer
   conditions; see `sampling.guide`.
 
   Attributes:
     encoded: conditions of groups * batch items.
-    given: int32 [batch, steps + 1, codebooks], tokens that are known: those of
-      a prompt, and the special one where the pattern has no code; -1 where one
-      is to be sampled.
+    given: int32 [batch, steps + 1, codebooks], the known tokens: those of a
+      prompt, and the special token where the pattern has no code. -1 marks
+      tokens to sample.
     keys: random keys [batch].
-    temperature: scalar; it and the next three are arguments of
+    temperature: scalar; this and the next three are arguments of
       `sampling.sample` and `sampling.guide`.
     top_p: scalar or None.
     guidance: scalar.
@@ -61,14 +61,14 @@ class DecodeRequest:
 
 @flax.struct.dataclass
 class DecodeState:
-  """How far a batch has come.
+  """The progress of a batch.
 
   Attributes:
-    at: int32 scalar, the step to be sampled next. Those before the last are in
-      the cache.
+    at: int32 scalar, the step to sample next. The cache holds the steps before
+      `at` - 1.
     tokens: int32 [batch, steps + 1, codebooks]; valid before `at`.
-    cache: of groups * batch items: the prefix, then steps.
-    cross: what the blocks need of the conditions.
+    cache: cache of groups * batch items: the prefix, then the steps.
+    cross: keys and values of the conditions for cross-attention, or None.
   """
 
   at: jax.Array
@@ -78,9 +78,9 @@ class DecodeState:
 
 
 def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
-  """Parameters in the form that is fastest on this device; see `nn.cache`.
+  """Converts parameters to the fastest form on this device; see `nn.cache`.
 
-  Kernels have the dtype of the computation: otherwise they would be converted
+  Kernels get the dtype of the computation; otherwise they would be converted
   for every token. The results are the same.
   """
   low = lambda path, x: x.astype(model.dtype) if path[-1].key == "kernel" else x
@@ -99,10 +99,10 @@ def _transformer(model: TokenLM) -> Transformer:
 def _places(
   request: DecodeRequest, steps: int
 ) -> tuple[jax.Array, jax.Array, int]:
-  """Where prefix and steps are in the cache.
+  """Locates the prefix and the steps in the cache.
 
   Returns:
-    (valid bool, positions int32), each [batch or 1, prefix + steps], and the
+    valid bool and positions int32, each [batch or 1, prefix + steps], and the
     length of the prefix.
   """
   mask = request.encoded.prefix_mask
@@ -123,16 +123,15 @@ def prefill(
   count: int,
   groups: int,
 ) -> DecodeState:
-  """The state before the first step that is to be sampled.
+  """Returns the state before the first step to sample.
 
   Args:
     model: the language model.
     params: its parameters, in either form of `nn.cache`.
-    request: what is asked for.
-    start: int32 scalar, at least 1: the first step that is not wholly known.
-    count: so many steps go into the cache at once, at least start - 1. Later
-      steps never attend to those from `start` - 1 on before `advance` has
-      written them again.
+    request: the request.
+    start: int32 scalar, at least 1: the first step with an unknown token.
+    count: number of steps to put into the cache, at least start - 1. `advance`
+      overwrites those from `start` - 1 on before later steps attend to them.
     groups: see `DecodeRequest`.
   """
   batch, steps = request.given.shape[:2]
@@ -192,7 +191,7 @@ def advance(
     model: the language model.
     params: as for `prefill`.
     request: as for `prefill`.
-    state: where to go on.
+    state: state to continue from.
     until: int32 scalar, at most steps + 1.
     groups: see `DecodeRequest`.
     top_k: see `sampling.sample`.
@@ -220,8 +219,8 @@ def advance(
     logits = sampling.guide(
       logits, groups, request.guidance, request.double_guidance
     )
-    # The step gives the key, not a chain of splits: so one call and several
-    # calls sample the same.
+    # Keys depend on the step, not on a chain of splits, so that one call and
+    # several calls sample the same codes.
     keys = jax.vmap(lambda key: jax.random.fold_in(key, state.at))(request.keys)
     sampled = sampling.sample(
       logits,
@@ -243,12 +242,12 @@ def advance(
 
 
 def _spread(state: DecodeState) -> DecodeState:
-  """Spreads items and heads over the devices of a mesh, if there is one."""
+  """Shards items and heads over the devices of a mesh, if there is one."""
 
   def one(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
     if x.ndim == 0:
       return x
-    # Merged heads, on CPUs alone, are cut with the batch, never over `model`.
+    # Merged heads (CPUs only) are divided by the batch, never over `model`.
     axes = ["batch", *(None,) * (x.ndim - 1)]
     if "tokens" not in rules.path_name(path) and x.ndim >= 4:
       # [..., batch, length, heads, head_dim], stacked or not.

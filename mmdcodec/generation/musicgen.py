@@ -1,8 +1,8 @@
-"""A music model ready to use: prompts in, music out.
+"""A complete music model: prompts in, music out.
 
-MusicGen, Copet et al. 2023, arXiv 2306.05284. `LoadedMusic` ties the parts
-together: `request.py` checks what is asked for, `token_sampler.py` samples
-codes, the codec turns them into audio.
+MusicGen, Copet et al. 2023, arXiv 2306.05284. `LoadedMusic` combines the parts:
+`request.py` checks the request, `token_sampler.py` samples codes, and the codec
+decodes them.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from mmdcodec.tokenizers.stereo_codec import open_codec
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Music as it is made.
+  """A part of the music, delivered while it is generated.
 
   Attributes:
-    codes: int32 [batch, frames, codebooks], the new ones.
+    codes: int32 [batch, frames, codebooks], the new codes.
     audio: float32 [batch, samples, channels], the new samples. They may come
       later than their codes if the codec looks ahead.
   """
@@ -43,16 +43,16 @@ class LoadedMusic:
   """A music model: a language model, its conditions and its codec.
 
   Attributes:
-    config: dict of the bundle's config.json.
+    config: content of the bundle's config.json.
     model: the language model, a Linen module.
     variables: `{"params": ..., "codec": ...}` as in the bundle.
-    conditions: of the model, ready to read what a user asks for.
+    conditions: the model's conditions, which check and encode user input.
     sampler: the `TokenSampler`.
-    codec: the `AudioCodec` that decodes its codes.
-    rate: Hz of the audio.
-    channels: of the audio.
+    codec: the `AudioCodec` that decodes the codes.
+    rate: sample rate of the audio in Hz.
+    channels: channels of the audio.
     frame_rate: code frames per second.
-    seconds: of the clips that it was trained on.
+    seconds: length of the training clips.
   """
 
   def __init__(
@@ -61,16 +61,15 @@ class LoadedMusic:
     variables: dict[str, Any],
     assets: Mapping[str, bytes] | None = None,
   ):
-    """Puts a configuration and its variables together.
+    """Builds the music model from a configuration and its variables.
 
     Args:
-      config: `model`, the fields of `TokenLM`, and `codec`, the config of the
-        codec.
+      config: `model` holds the fields of `TokenLM`, `codec` the codec's config.
       variables: `{"params": ..., "codec": variables of the codec}`.
-      assets: further files of the bundle by name.
+      assets: other files of the bundle, by name.
 
     Raises:
-      UserError: model and codec do not belong together.
+      UserError: model and codec do not fit together.
     """
     fields = renamed.update_lm(config["model"])
     self.config = {**config, "model": fields}
@@ -85,19 +84,19 @@ class LoadedMusic:
     self.sampler = TokenSampler(self.model, variables["params"])
 
   def place(self, mesh: jax.sharding.Mesh) -> None:
-    """Spreads the model over a mesh, for large models and large batches.
+    """Shards the model over a mesh, for large models and large batches.
 
-    Items go over the axes `data` and `fsdp` if these divide their number,
-    parameters as in training. The music stays the same, up to the rounding of
-    sums that are split.
+    Items are divided over the axes `data` and `fsdp` if these divide their
+    number, parameters as in training. The music stays the same, up to the
+    rounding of sums that are split.
 
     Args:
-      mesh: of `mmdcodec.parallel.mesh.make_mesh`.
+      mesh: from `mmdcodec.parallel.mesh.make_mesh`.
     """
     self.sampler.place(self.variables["params"], mesh)
 
   def takes(self, condition: str) -> bool:
-    """Whether the model has a condition of a name, such as "text"."""
+    """Returns whether the model has this condition, such as "text"."""
     return any(each.name == condition for each in self.conditions)
 
   def generate(
@@ -120,41 +119,39 @@ class LoadedMusic:
     callback: Callable[[Chunk], bool | None] | None = None,
     block: float = 1.0,
   ) -> np.ndarray:
-    """Makes music.
+    """Generates music.
 
-    An item's music depends on its own prompt and seed alone, not on the rest of
-    the batch nor on whether it is streamed.
+    An item's music depends only on its own prompt and seed, not on the rest of
+    the batch or on streaming.
 
     Args:
-      texts: one prompt, or one for each item; "" or None asks for nothing.
-      seconds: of the music, the audio prompt included. More than `self.seconds`
-        is made in windows.
-      seed: one number, from which item i gets seed + i; or one for each.
-      temperature: 0 always takes the likeliest code.
-      top_k: sample from so many of the likeliest codes; 0: from all.
-      top_p: sample from the likeliest codes that together have this
-        probability.
-      guidance: how much the conditions count; 1: as learned, in half the time.
-      text_guidance: how much the text counts beside the other conditions, in
-        double guidance; None: guidance is not double.
+      texts: one prompt, or one per item; "" or None for no text.
+      seconds: length of the music, including the audio prompt. Music longer
+        than `self.seconds` is generated in windows.
+      seed: one number, from which item i gets seed + i; or one per item.
+      temperature: sampling temperature; 0 always takes the likeliest code.
+      top_k: sample from this many of the likeliest codes; 0: from all.
+      top_p: sample from the likeliest codes with this total probability.
+      guidance: weight of the conditions; 1 is plain sampling, in half the time.
+      text_guidance: weight of the text relative to the other conditions, in
+        double guidance; None turns double guidance off.
       audio: a prompt to continue: [samples], [samples, channels], [batch,
-        samples, channels] or a list, one for each item.
-      melody: audio whose melody the music is to have, in the same forms.
-      rate: Hz of audio and melody; None: that of the model.
+        samples, channels] or a list, one per item.
+      melody: audio with the melody to follow, in the same forms.
+      rate: sample rate of audio and melody in Hz; None: that of the model.
       joint: int [batch, codebooks], tokens of a joint embedding.
-      conditions: values of further conditions by name, for models that have
-        any.
-      stride: seconds that each window adds to the one before; None: 60 % of a
+      conditions: values of other conditions, by name.
+      stride: seconds that each window adds to the previous one; None: 60 % of a
         window.
-      callback: gets every `Chunk` as it is made; if it returns True, the music
-        ends there.
-      block: seconds between two calls of it.
+      callback: receives every `Chunk` as it is generated; if it returns True,
+        the music ends there.
+      block: seconds of music between two callbacks.
 
     Returns:
-      float32 [batch, samples, channels] at `rate`.
+      float32 [batch, samples, channels] at the model's rate.
 
     Raises:
-      UserError: a value that can't be, or a condition that this model lacks.
+      UserError: an invalid value, or a condition that this model lacks.
     """
     request = GenerationRequest(
       texts=texts, seconds=seconds, seed=seed, temperature=temperature,
@@ -191,13 +188,14 @@ class LoadedMusic:
     stride: float | None = None,
     block: float = 1.0,
   ) -> Iterator[Chunk]:
-    """Makes music and hands it out as it is made; to stop, ask for no more.
+    """Generates music and yields it in chunks; stop iterating to end it.
 
-    Takes the options of `generate`, with `block`, the seconds in each chunk.
+    Takes the options of `generate`; `block` is the length of a chunk in
+    seconds.
 
     Yields:
-      Chunks; joined, the codes are those of `generate_codes`, the audio that of
-      `generate` (to float32 precision).
+      Chunks; concatenated, their codes equal those of `generate_codes` and
+      their audio that of `generate` (to float32 precision).
 
     Raises:
       UserError: see `generate`.
@@ -217,11 +215,11 @@ class LoadedMusic:
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
   ) -> np.ndarray:
-    """Makes music, as codes.
+    """Generates music as codes.
 
     Args:
       texts: as for `generate`.
-      progress: called with (frames made, frames in all) every second of music.
+      progress: called with (frames done, total) after each second of music.
       **options: as for `generate`; see `GenerationRequest`.
 
     Returns:
@@ -243,7 +241,7 @@ class LoadedMusic:
   def check(
     self, texts: str | Sequence[str | None] | None = None, **options: Any
   ) -> CheckedRequest:
-    """Refuses what `generate` would refuse, before anything is made.
+    """Checks a request as `generate` does, without generating anything.
 
     Args:
       texts: as for `generate`.
@@ -280,7 +278,7 @@ class LoadedMusic:
   def _parts(
     self, request: CheckedRequest, part: int | None
   ) -> Iterator[np.ndarray]:
-    """Codes [batch, frames, codebooks], in parts of `part` or by window."""
+    """Yields codes [batch, frames, codebooks], by `part` frames or window."""
     state = self.sampler.start(request.codes, request.keys)
     if state.done:
       yield state.codes[:, : state.done]
@@ -294,10 +292,10 @@ class LoadedMusic:
 
 
 def check_codec(model: token_lm.TokenLM, codec: AudioCodec) -> None:
-  """Makes sure that a codec can decode what a language model makes.
+  """Checks that a codec can decode the codes of a language model.
 
   Raises:
-    UserError: it can't, or it needs more than codes.
+    UserError: it cannot, or it needs more than codes.
   """
   if model.first_codebook:
     raise UserError(

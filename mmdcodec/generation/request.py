@@ -1,4 +1,4 @@
-"""What a user asks a music model for, checked before anything is computed."""
+"""Checks a user's request to a music model before anything is computed."""
 
 import dataclasses
 import math
@@ -18,34 +18,34 @@ from mmdcodec.models.text_condition import text_list
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.tokenizers.interface import AudioCodec
 
-# Frames of all items together: more do not fit anywhere, and are a mistake.
+# Limit on the frames of all items together: more is surely a mistake.
 _MOST_FRAMES = 10_000_000
-# Share of a window that each one adds; MusicGen's 18 of 30 s.
+# Default stride as a share of the window: MusicGen's 18 of 30 s.
 _STRIDE = 0.6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-  """What a user asks for; `check_request` says whether a model can do it.
+  """A user's request; `check_request` checks it against a model.
 
   Attributes:
-    texts: one prompt, or one for each item; "" or None asks for nothing.
-    seconds: of the music, the audio prompt included. More than the model's own
-      length is made in windows.
-    seed: one number, from which item i gets seed + i; or one for each.
-    temperature: 0 always takes the likeliest code.
-    top_k: sample from so many of the likeliest codes; 0: from all.
-    top_p: sample from the likeliest codes that together have this probability.
-    guidance: how much the conditions count; 1: as learned, in half the time.
-    text_guidance: how much the text counts beside the other conditions, in
-      double guidance; None: guidance is not double.
+    texts: one prompt, or one per item; "" or None for no text.
+    seconds: length of the music, including the audio prompt. Music longer than
+      the training clips is generated in windows.
+    seed: one number, from which item i gets seed + i; or one per item.
+    temperature: sampling temperature; 0 always takes the likeliest code.
+    top_k: sample from this many of the likeliest codes; 0: from all.
+    top_p: sample from the likeliest codes with this total probability.
+    guidance: weight of the conditions; 1 is plain sampling, in half the time.
+    text_guidance: weight of the text relative to the other conditions, in
+      double guidance; None turns double guidance off.
     audio: a prompt to continue: [samples], [samples, channels], [batch,
-      samples, channels] or a list, one for each item.
-    melody: audio whose melody the music is to have, in the same forms.
-    rate: Hz of audio and melody; None: that of the model.
+      samples, channels] or a list, one per item.
+    melody: audio with the melody to follow, in the same forms.
+    rate: sample rate of audio and melody in Hz; None: that of the model.
     joint: int [batch, codebooks], tokens of a joint embedding.
-    conditions: values of further conditions by name, for models that have any.
-    stride: seconds that each window adds to the one before; None: 60 % of one.
+    conditions: values of other conditions, by name.
+    stride: seconds that each window adds to the previous one; None: 60 %.
   """
 
   texts: str | Sequence[str | None] | None = None
@@ -66,17 +66,16 @@ class GenerationRequest:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedRequest:
-  """A request that a model can do, in the model's own terms.
+  """A valid request, converted to the inputs of a model.
 
   Attributes:
-    codes: int32 [batch, frames, codebooks], those of audio prompts, -1 for what
-      is to be made.
+    codes: int32 [batch, frames, codebooks], the codes of audio prompts; -1 for
+      codes to generate.
     keys: random keys [batch].
-    conditions: of the model.
-    items: by the name of each condition, what `Condition.arrays` takes, one for
-      each piece of the batch.
+    conditions: conditions of the model.
+    items: name of a condition -> inputs of `Condition.arrays`, one per item.
     options: how codes are sampled.
-    stride: frames that a window adds to the one before.
+    stride: frames that a window adds to the previous one.
   """
 
   codes: np.ndarray
@@ -87,7 +86,7 @@ class CheckedRequest:
   stride: int
 
   def inputs(self, start: float) -> Inputs:
-    """Conditions for a window that starts at a time in seconds."""
+    """Returns the conditions for a window that starts at `start` seconds."""
     return {
       each.name: each.arrays(self.items[each.name], start)
       for each in self.conditions
@@ -103,13 +102,13 @@ def check_request(
   """Checks a request and converts it.
 
   Args:
-    request: what is asked for.
+    request: the request.
     model: the language model.
-    codec: whose codes it models.
-    conditions: of the model, with the files that they need.
+    codec: the model's codec.
+    conditions: conditions of the model, with the files that they need.
 
   Raises:
-    UserError: a value that can't be, or a condition that this model lacks.
+    UserError: an invalid value, or a condition that this model lacks.
   """
   _check_numbers(request)
   texts = None if request.texts is None else text_list(request.texts)
@@ -147,7 +146,7 @@ def check_request(
 
 
 def _check_numbers(request: GenerationRequest) -> None:
-  """Raises a UserError if a number is out of range."""
+  """Raises UserError if a number is out of range."""
   positive = lambda x: 0 < x < math.inf
   not_negative = lambda x: 0 <= x < math.inf
   for name, good, expected in (
@@ -170,12 +169,12 @@ def _ask(
   texts: list[str] | None,
   rate: int,
 ) -> dict[str, list[Any]]:
-  """What is asked of each condition, checked, by its name."""
+  """Returns the checked values of the conditions, by name."""
   by_name = {each.name: each for each in conditions}
   values = {"melody": request.melody, "joint": request.joint}
   values |= request.conditions or {}
   values = {name: x for name, x in values.items() if x is not None}
-  # Empty prompts ask for nothing, so a model without text accepts them.
+  # A model without text accepts empty prompts.
   if texts and ("text" in by_name or any(text.strip() for text in texts)):
     values["text"] = texts
   for name in values:
@@ -188,7 +187,7 @@ def _ask(
 
 
 def _batch(given: Mapping[str, Sequence[Any] | None]) -> int:
-  """The number of items; what was given once goes for all of them."""
+  """Returns the number of items; a single value applies to all of them."""
   counts = {k: len(v) for k, v in given.items() if v is not None}
   batch = max([1, *counts.values()])
   for name, count in counts.items():
@@ -221,7 +220,7 @@ def _codes(
   clips: list[np.ndarray] | None,
   batch: int,
 ) -> np.ndarray:
-  """Codes of the audio prompts, -1 after them."""
+  """Returns the codes of the audio prompts, followed by -1."""
   seconds, rate = request.seconds, codec.frame_rate
   frames = max(1, round(seconds * rate))
   if frames * batch > _MOST_FRAMES:

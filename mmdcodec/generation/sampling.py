@@ -1,4 +1,4 @@
-"""From logits to codes: guidance, which codes are allowed, and sampling.
+"""Samples codes from logits: guidance, truncation (top k, top p), sampling.
 
 Every item of a batch has its own random key, so its codes do not depend on the
 other items.
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-  """How codes are sampled.
+  """Options for sampling codes.
 
   Attributes:
-    temperature: 0 always takes the likeliest code.
-    top_k: sample from so many of the likeliest codes; 0: from all.
-    top_p: sample from the likeliest codes that together have this probability.
-    guidance: how much the conditions count; 1: as learned.
-    double_guidance: how much one of them counts beside the others; None:
-      guidance is not double.
-    doubled: name of the condition that double guidance is about.
+    temperature: sampling temperature; 0 always takes the likeliest code.
+    top_k: sample from this many of the likeliest codes; 0: from all.
+    top_p: sample from the likeliest codes with this total probability.
+    guidance: weight of the conditions; 1 is plain sampling.
+    double_guidance: weight of one condition relative to the others; None turns
+      double guidance off.
+    doubled: name of the condition with that weight.
   """
 
   temperature: float = 1.0
@@ -38,18 +38,18 @@ def guide(
   guidance: jax.Array,
   double_guidance: jax.Array,
 ) -> jax.Array:
-  """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+  """Applies classifier-free guidance (Ho and Salimans, arXiv 2207.12598).
 
-  The logits without conditions, plus `guidance` times what the conditions
-  change. In double guidance (audiocraft's, for MusicGen-Style) one condition,
-  usually the text, counts once more: what it adds to the other conditions is
-  first scaled by `double_guidance`.
+  The result is the logits without conditions plus `guidance` times the change
+  that the conditions make. In double guidance (audiocraft's, for
+  MusicGen-Style), the change that one condition, usually the text, adds to the
+  others is first scaled by `double_guidance`.
 
   Args:
-    logits: [groups * batch, ...]: of the items with all conditions; then, with
+    logits: [groups * batch, ...], for the items with all conditions; then, with
       3 groups, without the one; then without any.
     groups: 1 (no guidance), 2 or 3.
-    guidance: scalar; 1 changes nothing.
+    guidance: scalar; 1 has no effect.
     double_guidance: scalar; only for 3 groups.
 
   Returns:
@@ -77,29 +77,29 @@ def sample(
   Args:
     logits: float32 [batch, codebooks, size].
     keys: random keys [batch].
-    temperature: scalar; at 0 the likeliest code is taken.
-    top_p: scalar: only the likeliest codes that together have this probability
-      (Holtzman et al. 2020, arXiv 1904.09751), at the temperature; None: all.
-    top_k: only so many of the likeliest codes; 0: all. With top_p too, both
-      hold.
+    temperature: scalar; 0 takes the likeliest code.
+    top_p: scalar; sample from the likeliest codes with this total probability
+      at this temperature (Holtzman et al. 2020, arXiv 1904.09751); None: all.
+    top_k: sample from this many of the likeliest codes; 0: all. Can be combined
+      with top_p.
 
   Returns:
     int32 [batch, codebooks].
   """
   kept = None
   if 0 < top_k < logits.shape[-1]:
-    # Only these go on: noise for all codes costs more than finding them.
+    # Only these are sampled: noise for all codes costs more than top_k.
     logits, kept = jax.lax.top_k(logits, top_k)
   if top_p is not None:
     share = jax.nn.softmax(logits / jnp.maximum(temperature, 1e-6))
     ordered = jnp.sort(share, descending=True) if kept is None else share
     before = jnp.cumsum(ordered, axis=-1) - ordered
-    # The likeliest code has nothing before it: it always stays.
+    # The likeliest code has nothing before it, so it is always kept.
     inside = jnp.where((before < top_p) | (before == 0), ordered, jnp.inf)
     least = jnp.min(inside, axis=-1, keepdims=True)
     logits = jnp.where(share < least, -jnp.inf, logits)
-  # The argmax of logits plus Gumbel noise is a sample of the softmax. The noise
-  # is scaled and not the logits, so that temperature 0 needs no special case.
+  # The argmax of logits plus Gumbel noise is a sample of the softmax. Scaling
+  # the noise instead of the logits makes temperature 0 no special case.
   noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
   sampled = jnp.argmax(logits + temperature * noise, axis=-1)
   if kept is not None:

@@ -1,14 +1,14 @@
-"""Sampling sequences of codes from a language model, window by window.
+"""Samples code sequences from a language model, window by window.
 
-The sampler knows a model, its cache, windows, guidance and sampling; codec and
-prompts are its caller's affair. State goes in and comes out, and every window
-gets its conditions anew, so that they may change between windows:
+The sampler handles the model, its cache, windows, guidance and sampling; codec
+and prompts are up to the caller. State is passed explicitly, and every window
+gets new conditions, so they may change between windows:
 
   state = sampler.start(codes, keys)
   while (window := sampler.next_window(state, stride)) is not None:
-    inputs = ...  # what the music is to be like from window.start on
+    inputs = ...  # conditions from window.start on
     *_, state = sampler.sample_window(state, window, inputs, options)
-    # state.codes[:, : state.done] are made.
+    # state.codes[:, : state.done] are complete.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ from mmdcodec.platform import bucket
 
 @dataclasses.dataclass(frozen=True)
 class SamplerState:
-  """How far a batch of sequences has come.
+  """The progress of a batch of sequences.
 
   Attributes:
-    codes: int32 [batch, frames, codebooks]; -1 for what is to be sampled.
+    codes: int32 [batch, frames, codebooks]; -1 for codes to sample.
     keys: random keys [batch].
-    done: frames at the start that are complete in every item.
+    done: number of initial frames that are complete in every item.
   """
 
   codes: np.ndarray
@@ -54,7 +54,7 @@ class TokenSampler:
 
   Attributes:
     model: the language model.
-    conditions: of the model.
+    conditions: the model's conditions.
   """
 
   def __init__(self, model: TokenLM, params: dict[str, Any]):
@@ -62,8 +62,8 @@ class TokenSampler:
     self.model, self.conditions = model, model.make_conditions()
     self._mesh: jax.sharding.Mesh | None = None
     self._params = decoding.prepare(model, jax.device_put(params))
-    # Not `model.encode_conditions`: prepared heads have another shape than flax
-    # expects.
+    # Not `model.encode_conditions`, because flax rejects the shape of prepared
+    # heads.
     self._encode = jax.jit(
       lambda params, inputs: Conditioner(**model.conditioner_fields()).apply(
         {"params": params["conditioner"]}, inputs
@@ -71,22 +71,22 @@ class TokenSampler:
     )
 
   def place(self, params: dict[str, Any], mesh: jax.sharding.Mesh) -> None:
-    """Spreads parameters and, from now on, items over a mesh.
+    """Shards parameters and, from now on, items over a mesh.
 
     Args:
-      params: of the model.
-      mesh: of `mmdcodec.parallel.mesh.make_mesh`.
+      params: the model's parameters.
+      mesh: from `mmdcodec.parallel.mesh.make_mesh`.
     """
     self._mesh = mesh
     where = rules.shardings(params, mesh, rules.LM_RULES)
     self._params = decoding.prepare(self.model, jax.device_put(params, where))
 
   def start(self, codes: np.ndarray, keys: jax.Array) -> SamplerState:
-    """The state before anything is sampled.
+    """Returns the state before anything is sampled.
 
     Args:
-      codes: int [batch, frames, codebooks], those of a prompt; -1 for what is
-        to be sampled.
+      codes: int [batch, frames, codebooks], the codes of a prompt; -1 for codes
+        to sample.
       keys: random keys [batch].
     """
     missing = np.flatnonzero((codes < 0).any(axis=(0, 2)))
@@ -94,10 +94,10 @@ class TokenSampler:
     return SamplerState(codes, keys, done)
 
   def next_window(self, state: SamplerState, stride: int) -> Window | None:
-    """The next stretch to sample, or None if all is done.
+    """Returns the next window to sample, or None if all is done.
 
     Args:
-      state: where to go on.
+      state: state to continue from.
       stride: frames from the start of a window to that of the next; below
         `model.frames`.
     """
@@ -117,11 +117,11 @@ class TokenSampler:
     """Samples the rest of a window.
 
     Args:
-      state: where to go on.
-      window: of `next_window`.
+      state: state to continue from.
+      window: from `next_window`.
       inputs: conditions of the batch for this window.
       options: how to sample.
-      part: frames after which to look; None: only at the end.
+      part: frames between two yields; None yields only at the end.
 
     Yields:
       States, the last of which is complete up to `window.end`.
@@ -130,7 +130,7 @@ class TokenSampler:
     codes = state.codes[:, window.start : window.end]
     frames, done = codes.shape[1], state.done - window.start
     pattern = windows.pattern_of(model, frames)
-    # Few different sizes, so that few programs are compiled.
+    # Few distinct sizes, so that few programs are compiled.
     steps = bucket(len(pattern.steps))
     given = windows.given_tokens(pattern, codes, model.special, steps)
     first = windows.first_unknown(given)
@@ -164,7 +164,7 @@ class TokenSampler:
           self._params,
           request,
           decoded,
-          # The step before which so many frames are complete.
+          # The first step before which `stop` frames are complete.
           int(np.searchsorted(complete, stop)),
           groups=groups,
           top_k=options.top_k,
@@ -184,7 +184,7 @@ class TokenSampler:
   def _encode_groups(
     self, inputs: Inputs, options: SamplingOptions, batch: int
   ) -> tuple[int, EncodedConditions]:
-    """How many groups guidance needs, and the conditions of all of them."""
+    """Encodes the conditions of all groups for guidance; counts the groups."""
     if not self.conditions:
       return 1, EncodedConditions()
     groups, nobody = [inputs], np.zeros(batch, bool)

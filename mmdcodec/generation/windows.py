@@ -1,7 +1,7 @@
-"""Music of any length, in windows of what a model was trained on.
+"""Divides music of any length into windows as long as the training clips.
 
-A window knows the last frames of the one before and makes those after them.
-What was made is never changed, so codes have no seam.
+A window starts with the last frames of the previous one and adds new frames.
+Existing codes never change, so there are no seams in the codes.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from mmdcodec.patterns import Pattern
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """A stretch of music that is decoded at once.
+  """A range of frames that is decoded at once.
 
   Attributes:
-    start: its first frame.
-    end: the frame after its last.
+    start: first frame.
+    end: frame after the last one.
   """
 
   start: int
@@ -27,19 +27,19 @@ class Window:
 
 
 def windows(total: int, known: int, size: int, stride: int) -> list[Window]:
-  """Stretches that cover all frames from `known` on.
+  """Returns the windows that cover all frames from `known` on.
 
-  They begin at multiples of the stride, whatever is known: an item that begins
-  with more than others of its batch is made in the windows of its own.
+  They always begin at multiples of the stride, so an item's windows do not
+  depend on the other items of its batch.
 
   Args:
     total: frames of the music.
-    known: frames at the start that are given in every item.
-    size: frames of a window, at most.
-    stride: frames from the start of one to that of the next; below the size.
+    known: number of initial frames that are given in every item.
+    size: maximum number of frames in a window.
+    stride: frames from the start of one window to that of the next; below size.
 
   Returns:
-    Those in which something is to be made, in their order.
+    The windows with new frames, in order.
   """
   found, start = [], 0
   while True:
@@ -53,20 +53,20 @@ def windows(total: int, known: int, size: int, stride: int) -> list[Window]:
 
 @functools.lru_cache(64)
 def pattern_of(model: TokenLM, frames: int) -> Pattern:
-  """The model's pattern; of 30 s it takes some milliseconds to make."""
+  """Caches the model's pattern; making one of 30 s takes milliseconds."""
   return model.pattern_of(frames)
 
 
 def given_tokens(
   pattern: Pattern, codes: np.ndarray, special: int, steps: int
 ) -> np.ndarray:
-  """What is known of a window's tokens, as `decoding.DecodeRequest` has it.
+  """Returns the known tokens of a window, for `decoding.DecodeRequest`.
 
   Args:
-    pattern: of the window's frames.
-    codes: int [batch, frames, codebooks], -1 where they are not known.
+    pattern: pattern of the window's frames.
+    codes: int [batch, frames, codebooks], -1 where unknown.
     special: token where the pattern has no code.
-    steps: of the tokens, at least those of the pattern; the rest is special.
+    steps: number of steps; those beyond the pattern are special.
 
   Returns:
     int32 [batch, steps + 1, codebooks].
@@ -79,11 +79,11 @@ def given_tokens(
 
 
 def first_unknown(given: np.ndarray) -> int:
-  """The first step of which a token is to be sampled, in any item."""
+  """Returns the first step with a token to sample, in any item."""
   return int(np.argmax((given < 0).any(axis=(0, 2))))
 
 
 def complete_frames(pattern: Pattern) -> np.ndarray:
-  """Int [steps + 2]: how many frames are whole before each step."""
+  """Returns how many frames are complete before each step, int [steps + 2]."""
   last = np.maximum.accumulate(pattern.step_of.max(axis=1))
   return np.searchsorted(last, np.arange(len(pattern.steps) + 2), side="left")

@@ -1,10 +1,10 @@
 """Files and folders of runs and jobs.
 
-atomic        files and folders that appear whole or not at all
+atomic        writes files and folders completely or not at all
 locks         locks that keep other processes out of a folder
-jobs          jobs in stages that resume
-workdir       what the workdir of a training run says about the run
+jobs          jobs in stages that can resume
+workdir       the configuration files in the workdir of a training run
 checkpoints   checkpoints of a run
-metrics       what a run logs: metrics.jsonl, TensorBoard
-renamed       names that changed, so that files of earlier versions still load
+metrics       logs the metrics of a run: metrics.jsonl, TensorBoard
+renamed       renamed keys, so that files of earlier versions still load
 """

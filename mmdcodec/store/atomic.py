@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Writes files and folders completely or not at all.
 
-What is written goes to a hidden name beside its place and takes the place by
-a rename, so a reader finds the old content or the new one, never a part.
+Output goes to a hidden path beside the target and is then renamed, so a reader
+finds the old content or the new one, never a part.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from typing import Any
 
 @contextlib.contextmanager
 def file(path: str | os.PathLike) -> Iterator[Path]:
-  """An empty file that takes its place when the block ends without an error.
+  """Makes an empty file that replaces `path` if the block succeeds.
 
-  Nobody else uses its name, and a failure leaves what was there.
+  Its name is unique. If the block fails, `path` does not change.
 
   Args:
-    path: where the file goes; its folder must exist.
+    path: target; its folder must exist.
 
   Yields:
     Path of the file to write.
@@ -30,7 +30,7 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
     OSError: the folder cannot be written to.
   """
   path = Path(path)
-  # Unlike files of `tempfile`, it has the permissions of any new file.
+  # Unlike files from `tempfile`, it has the default permissions.
   partial = path.with_name(f".{secrets.token_hex(8)}.partial")
   open(partial, "xb").close()
   try:
@@ -61,12 +61,10 @@ def write_json(path: str | os.PathLike, content: Any, indent: int = 2) -> None:
 
 @contextlib.contextmanager
 def folder(path: str | os.PathLike) -> Iterator[Path]:
-  """An empty folder that takes its place when the block ends without an error.
-
-  A folder that is there is replaced.
+  """Makes an empty folder that replaces `path` if the block succeeds.
 
   Args:
-    path: where the folder goes; missing parents are made.
+    path: target; missing parents are made.
 
   Yields:
     Path of the folder to fill.
@@ -86,14 +84,14 @@ def folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def replace_folder(source: Path, path: Path) -> None:
-  """Moves a folder to its place.
+  """Moves a folder to `path`.
 
   Replacing a folder takes two renames. If the process is killed between them,
   the old folder is left beside `path`; `restore_folder` puts it back.
 
   Args:
     source: a finished folder on the same file system.
-    path: where it goes; a folder that is there is deleted.
+    path: target; an existing folder is deleted.
   """
   restore_folder(path)
   old = _replaced(path)
@@ -106,7 +104,7 @@ def replace_folder(source: Path, path: Path) -> None:
 
 
 def restore_folder(path: Path) -> None:
-  """Ends a `replace_folder` that was killed, whichever way is left."""
+  """Completes or undoes a `replace_folder` that was killed."""
   old = _replaced(path)
   if path.exists():
     shutil.rmtree(old, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""Checkpoints of a run: its state and its position in the data, by Orbax.
+"""Checkpoints of a run's state and data position, written by Orbax.
 
     WORKDIR/checkpoints/<step>/{state,data,metrics}
 
-Saving is asynchronous and atomic: a run that is killed while it writes resumes
-from the checkpoint before. A state is restored directly onto the mesh of the
+Saving is asynchronous and atomic: a run that is killed while saving resumes
+from the previous checkpoint. A state is restored directly onto the mesh of the
 new run, which may have another number of devices or another layout.
 """
 
@@ -36,11 +36,11 @@ class Checkpoints:
     """Opens the folder, and makes it unless read_only.
 
     Args:
-      workdir: of the run.
-      keep: how many of the latest checkpoints stay.
-      best: held-out metric whose best checkpoint stays as well.
+      workdir: the run's workdir.
+      keep: how many of the latest checkpoints to keep.
+      best: held-out metric whose best checkpoint is kept as well.
       best_mode: "min" or "max".
-      read_only: write nothing.
+      read_only: whether to write nothing.
 
     Raises:
       UserError: read_only, and there is no checkpoint.
@@ -56,7 +56,7 @@ class Checkpoints:
       policies.append(
         preservation_policy.BestN(
           get_metric_fn=lambda metrics: metrics[best],
-          # BestN keeps the end of its sorted list.
+          # BestN keeps the last entries of its sorted list.
           reverse=best_mode == "min",
           n=1,
           keep_checkpoints_without_metrics=False,
@@ -67,7 +67,7 @@ class Checkpoints:
       folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        # With this the manager writes metrics; the policies decide what stays.
+        # Makes the manager write metrics; the policies decide what is kept.
         best_fn=(lambda metrics: metrics[best]) if best else None,
         best_mode=best_mode,
         create=not read_only,
@@ -76,7 +76,7 @@ class Checkpoints:
         # The training loop decides when to save.
         save_interval_steps=1,
       ),
-      # Given here, so that a folder can be read before anything was saved.
+      # Needed to read a folder before anything is saved.
       item_handlers={
         "state": ocp.StandardCheckpointHandler(),
         "data": ocp.JsonCheckpointHandler(),
@@ -85,11 +85,11 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The last saved step; None if there is none."""
+    """The last saved step, or None."""
     return self._manager.latest_step()
 
   def best_step(self) -> int | None:
-    """The saved step with the best value of the metric; None without any."""
+    """Returns the saved step with the best value of the metric, or None."""
     scores: dict[int, float] = {}
     for step in self._manager.all_steps():
       metrics = self._manager.metrics(step)
@@ -107,14 +107,14 @@ class Checkpoints:
     data: dict[str, int],
     metrics: dict[str, float] | None = None,
   ) -> None:
-    """Starts to write a checkpoint; does nothing if the step has one.
+    """Starts saving a checkpoint; does nothing if the step has one.
 
     Args:
-      step: updates done.
+      step: number of updates done.
       state: tree of arrays. They are copied from the device before this
-        returns, so that the next step may overwrite them.
-      data: position in the data, for JSON.
-      metrics: of the evaluation at this step, to find the best checkpoint.
+        returns, so the next step may overwrite them.
+      data: position in the data, JSON-compatible.
+      metrics: metrics of the evaluation at this step, for the best checkpoint.
     """
     if step in self._manager.all_steps():
       return
@@ -134,16 +134,16 @@ class Checkpoints:
 
     Args:
       abstract: a `TrainState` of `jax.ShapeDtypeStruct` with shardings. Shapes
-        must be those of the checkpoint, shardings may differ.
-      step: of the checkpoint; the last one by default.
+        must match the checkpoint; shardings may differ.
+      step: step of the checkpoint; the last one by default.
 
     Returns:
       The state on the given shardings, and the position in the data.
     """
     step = self.latest if step is None else step
     saved = self._manager.item_metadata(step).state.tree
-    # Checkpoints of earlier versions have other names, and no field for what
-    # the run did not have.
+    # Checkpoints of earlier versions have other names, and lack fields that the
+    # run did not use.
     old = {renamed.STATE.get(name, name): name for name in saved}
     fields = {
       old.get(name, name): value
@@ -162,7 +162,7 @@ class Checkpoints:
     """Reads the state of a checkpoint as nested dicts of whole NumPy arrays.
 
     Args:
-      step: of the checkpoint; the last one by default.
+      step: step of the checkpoint; the last one by default.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -198,10 +198,10 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes saving, and closes the folder."""
+    """Finishes saving and closes the folder."""
     self._manager.close()
 
 
 def _todays(state: dict[str, Any]) -> dict[str, Any]:
-  """The fields of a checkpoint by today's names."""
+  """Renames the fields of a checkpoint to today's names."""
   return {renamed.STATE.get(name, name): x for name, x in state.items()}

@@ -1,10 +1,10 @@
-"""A job in stages that continues where it was interrupted.
+"""Runs jobs in stages; an interrupted job continues where it stopped.
 
-Every stage states its settings. WORKDIR/stages.json notes which stages are
-finished and with which settings. The same command again skips what is done,
-continues what was interrupted, and refuses to mix work of different settings.
-Nothing is deleted that stages.json does not list: a workdir may hold other
-things as well.
+Every stage declares its settings. WORKDIR/stages.json records which stages are
+finished and with which settings. Running the same command again skips finished
+stages, continues interrupted ones, and refuses to mix different settings. Only
+outputs of stages in stages.json are deleted, because a workdir may hold other
+files as well.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from mmdcodec.store import atomic, locks, renamed
 FILE = "stages.json"
 LOCK = "stages.lock"
 
-# Flushed: whoever follows a log wants to see the current stage.
+# Flushed so that a log always shows the current stage.
 _log = functools.partial(print, flush=True)
 
 
@@ -34,16 +34,16 @@ class Stage:
   """One step of a job.
 
   Attributes:
-    name: short, unique in the job.
-    run: does the work; returns in a few words what exists now.
-    settings: everything that changes the result, as JSON-able values. The
-      settings of the stages it needs count as well.
-    outputs: files or folders that `run` makes, and nobody else.
-    resumes: `run` continues from the outputs of an interrupted run. The
-      outputs of other stages are deleted before they start again.
-    needs: names of the stages that it builds on; None for all before it.
-    stop: makes `run` return early when it works in another thread, as stages
-      do under `run_stages(workers=...)`.
+    name: short name, unique in the job.
+    run: does the work and returns a few words about the result.
+    settings: JSON-compatible values, everything that changes the result. The
+      settings of the stages in `needs` count as well.
+    outputs: files or folders that only `run` makes.
+    resumes: whether `run` continues from the outputs of an interrupted run.
+      Otherwise they are deleted before it starts again.
+    needs: names of the stages that it depends on; None: all before it.
+    stop: makes `run` return early when it runs in another thread, as under
+      `run_stages(workers=...)`.
   """
 
   name: str
@@ -66,20 +66,20 @@ def run_stages(
   """Runs the stages that are not done yet.
 
   Args:
-    workdir: of the job; made if missing.
-    stages: each one after those that it needs.
-    force: do over stages whose settings changed, and those that need them.
-      None: a command without --force, which the error does not mention then.
-    workers: stages that run at a time, each in a thread. A single one runs in
-      this thread.
-    log: receives one line of text.
+    workdir: folder of the job; made if missing.
+    stages: stages, each after those that it needs.
+    force: whether to redo stages with changed settings, and those that need
+      them. None: the command has no --force, so the error does not mention it.
+    workers: number of stages that run at a time, each in a thread; 1 runs them
+      in this thread.
+    log: called with each line of text.
 
   Returns:
     The seconds that all stages took, in this run and in earlier ones.
 
   Raises:
-    UserError: finished or begun work has other settings, and not force; an
-      output exists that no stage made; another process works in workdir.
+    UserError: existing work has other settings, without force; an output exists
+      that no stage made; or another process works in workdir.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   message = f"another process works in {workdir}; wait for it, or give another."
@@ -98,12 +98,12 @@ def adopt(
 ) -> None:
   """Takes over an experiment of version 0.1, which wrote no stages.json.
 
-  Call it before `run_stages`. Stages whose outputs are all there count as done.
+  Call it before `run_stages`. Stages whose outputs all exist count as done.
 
   Args:
-    workdir: of the experiment, with its settings in experiment.json.
-    settings: of this run.
-    stages: of this run.
+    workdir: folder of the experiment, with its settings in experiment.json.
+    settings: settings of this run.
+    stages: stages of this run.
 
   Raises:
     UserError: the experiment has other settings.
@@ -132,13 +132,13 @@ def adopt(
 
 
 def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
-  """Seconds that each finished stage took, by name."""
+  """Returns the seconds that each finished stage took, by name."""
   known = _read(workdir)
   return {k: entry["seconds"] for k, entry in known.items() if entry["done"]}
 
 
 class _Job:
-  """The stages of one run, and what stages.json knows of them.
+  """The stages of one run and their records in stages.json.
 
   Attributes:
     known: name -> {"settings", "done", "seconds", "result" once done}.
@@ -163,7 +163,7 @@ class _Job:
     self._ran: set[str] = set()
 
   def check(self, force: bool | None) -> None:
-    """Refuses other settings and files of others; see `run_stages`."""
+    """Rejects changed settings and foreign files; see `run_stages`."""
     for stage in self._stages:
       self._check_ours(stage)
     for stage in self._stages:
@@ -193,7 +193,7 @@ class _Job:
           self._end(stage, time.perf_counter() - start, result)
 
   def run_in_threads(self, workers: int) -> None:
-    """Runs as many stages at a time as `workers`; an error stops them all."""
+    """Runs up to `workers` stages at a time; an error stops them all."""
     left, active = list(self._stages), {}
     start, number = time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -223,17 +223,17 @@ class _Job:
           stage.stop()
 
   def _begin(self, stage: Stage) -> bool:
-    """Makes room for a stage and notes its start; False if it is done."""
+    """Prepares a stage and records its start; returns False if it is done."""
     label, entry = self._label[stage.name], self.known.get(stage.name, {})
     redo = bool(self._needs[stage.name] & self._ran)
-    # If outputs were deleted by hand, what follows is made again, too.
+    # If outputs were deleted by hand, dependent stages run again too.
     whole = all(path.exists() for path in stage.outputs)
     if entry.get("done") and whole and not redo:
       self._log(f"{label}: done before: {entry['result']}")
       return False
     keep = stage.resumes and bool(entry) and not redo
     self._ran.add(stage.name)
-    # What is about to be replaced must not be built upon.
+    # No stage may build on outputs that are about to be replaced.
     self._forget([*([] if keep else [stage]), *self._dependents(stage)])
     self._check_ours(stage)
     self.known[stage.name] = {
@@ -246,7 +246,7 @@ class _Job:
     return True
 
   def _end(self, stage: Stage, seconds: float, result: str | None) -> None:
-    """Notes the time that a stage took and, if it finished, its result."""
+    """Records the time that a stage took and, if it finished, its result."""
     entry = self.known[stage.name]
     spent = entry["seconds"] + seconds
     entry["seconds"] = round(spent, 2)
@@ -258,7 +258,7 @@ class _Job:
       self._log(f"{self._label[stage.name]}: {result} ({took})")
 
   def _dependents(self, stage: Stage) -> list[Stage]:
-    """The stages that need a stage, directly or through others."""
+    """Returns the stages that need a stage, directly or indirectly."""
     names, found = {stage.name}, []
     for other in self._stages:
       if self._needs[other.name] & names:
@@ -267,7 +267,7 @@ class _Job:
     return found
 
   def _change(self, stage: Stage) -> str:
-    """How the settings of a stage differ from its earlier run's, in words."""
+    """Describes how a stage's settings differ from those of its earlier run."""
     if stage.name not in self.known:
       return ""
     before = self.known[stage.name]["settings"]
@@ -275,7 +275,7 @@ class _Job:
     return words and f"{stage.name}: {words}"
 
   def _check_ours(self, stage: Stage) -> None:
-    """Makes sure that a stage which never began replaces nobody's files.
+    """Checks that a stage that never began replaces no other files.
 
     Raises:
       UserError: one of its outputs exists.
@@ -288,9 +288,9 @@ class _Job:
         )
 
   def _forget(self, stages: Sequence[Stage]) -> None:
-    """Deletes what the stages that ever began have made."""
+    """Deletes the outputs of those stages that ever began."""
     stages = [stage for stage in stages if stage.name in self.known]
-    # Noted first: a half-deleted output must not count as done.
+    # Recorded first: a half-deleted output must not count as done.
     for stage in stages:
       self.known[stage.name]["done"] = False
     self._write()
@@ -308,17 +308,17 @@ class _Job:
 
 
 def _timed(run: Callable[[], str]) -> tuple[float, str]:
-  """Seconds that a call took, and its result."""
+  """Returns the seconds that a call took, and its result."""
   start = time.perf_counter()
   result = run()
   return time.perf_counter() - start, result
 
 
 def _difference(before: Mapping, now: Mapping, prefix: str = "") -> str:
-  """`steps was 600, is 100`, for the first three differences.
+  """Describes the first three differences, as in `steps was 600, is 100`.
 
-  A nested key that only one of them has came or went with a version of the
-  program, so nobody changed it.
+  Nested keys that only one side has are ignored: a new version of the program
+  added or removed them, not the user.
   """
   found = []
   keys = {*before} & {*now} if prefix else {*before, *now}
@@ -333,12 +333,12 @@ def _difference(before: Mapping, now: Mapping, prefix: str = "") -> str:
 
 
 def _plain(settings: Mapping) -> dict:
-  """As JSON gives it back: tuples are lists."""
+  """Converts settings as JSON does: tuples become lists."""
   return json.loads(json.dumps(settings))
 
 
 def _read(workdir: pathlib.Path) -> dict[str, dict]:
-  """What stages.json says.
+  """Reads stages.json.
 
   Raises:
     UserError: it is damaged.

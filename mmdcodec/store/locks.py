@@ -1,8 +1,8 @@
 """Locks that keep other processes out of a folder.
 
-The system drops a lock when its process ends, however it ends, so no lock is
-ever left behind. Where there are no locks (Windows, some network file systems)
-nobody is kept out.
+The system releases a lock when its process ends in any way, so no lock is ever
+left behind. Where locks are not available (Windows, some network file systems),
+no process is kept out.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ def lock_folder(folder: Path) -> int | None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, message: str) -> Iterator[None]:
-  """Holds the lock of a file for the block.
+  """Holds the lock of a file during the block.
 
   Args:
-    path: of the file, which is made if it is missing.
-    message: of the error.
+    path: path of the file, which is made if missing.
+    message: message of the error.
 
   Raises:
     UserError: another process has the lock.
@@ -50,7 +50,7 @@ def exclusive(path: Path, message: str) -> Iterator[None]:
 
 
 def _try_lock(handle: int) -> bool:
-  """Whether nobody else has the lock, which is then ours."""
+  """Takes the lock unless another process has it; returns whether it did."""
   try:
     import fcntl
   except ImportError:

@@ -1,6 +1,6 @@
-"""The metrics of a run: JSON lines, and TensorBoard if it is installed.
+"""Logs the metrics of a run: JSON lines, and TensorBoard if it is installed.
 
-WORKDIR/metrics.jsonl     one line each time, {"step": 100, "train/loss": 2.31}
+WORKDIR/metrics.jsonl     lines such as {"step": 100, "train/loss": 2.31}
 WORKDIR/tensorboard/      the same, if tensorboardX can be imported
 """
 
@@ -19,7 +19,7 @@ FILE = "metrics.jsonl"
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
-  """`{"usage": [a, b]}` becomes `{"train/usage/0": a, "train/usage/1": b}`."""
+  """Flattens `{"usage": [a, b]}` to `{"train/usage/0": a, ...}`."""
   flat = {}
   for name, value in metrics.items():
     value = np.asarray(value)
@@ -32,7 +32,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-  """The metrics of a run, oldest first: a dict for each line of the file."""
+  """Reads the metrics of a run, oldest first: a dict per line of the file."""
   path = pathlib.Path(workdir) / FILE
   if not path.exists():
     return []
@@ -41,7 +41,7 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
     try:
       row = json.loads(line)
     except json.JSONDecodeError:
-      # The last line of a run that was killed while it wrote.
+      # The last line of a run that was killed while writing.
       continue
     # Older runs called codebook usage "use".
     rows.append({k.replace("/use/", "/usage/"): v for k, v in row.items()})
@@ -55,9 +55,9 @@ class MetricWriter:
     """Opens the files.
 
     Args:
-      workdir: of the run.
-      step: where the run continues. Lines beyond it are removed: a run that was
-        killed after its last checkpoint wrote them, and will write them again.
+      workdir: the run's workdir.
+      step: step from which the run continues. Later lines are removed: they
+        were written after the last checkpoint and will be written again.
     """
     self._file: TextIO | None = None
     self._board: Any = None
@@ -81,9 +81,9 @@ class MetricWriter:
     """Writes one line, and the same numbers to TensorBoard.
 
     Args:
-      step: updates done when they were measured.
-      values: by flat name. JSON has no NaN: NaN and infinities become null, and
-        TensorBoard does not get them.
+      step: number of updates done at the time of measurement.
+      values: values by flat name. NaN and infinities, which JSON lacks, become
+        null and are not sent to TensorBoard.
     """
     if self._file is None:
       return

@@ -1,19 +1,19 @@
-"""Names that changed, so that files of earlier versions can still be read.
+"""Renamed keys, so that files of earlier versions can still be read.
 
-One table for the keys of configs: in a workdir, in a bundle, in a config file
-of a user's own, or on a command line. Configs are updated where they come in;
-the code behind that knows the new names only.
+One table covers config keys in a workdir, in a bundle, in a user's config file
+and on the command line. Configs are updated when they are read; all other code
+uses only the new names.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-# Old and new keys. Before the dot stands the key of the dict that holds them,
-# wherever that is: `adversarial.optimizer.rate` is renamed as well.
+# Old and new keys. The word before the dot is the key of the enclosing dict, at
+# any depth: `adversarial.optimizer.rate` is renamed as well.
 KEYS = {
   "optimizer.rate": "learning_rate",
 }
-# Fields of a language model: of what its config has as `model`.
+# Fields of a language model, under `model` in its config.
 LM_KEYS = {
   "key_heads": "kv_heads",
   "normalize": "qk_norm",
@@ -29,12 +29,12 @@ STATE = {"carried": "extra"}
 def update(config: Any, inside: str = "") -> None:
   """Renames old keys of a config in place.
 
-  An old key takes the place of the new one: a config file that changes a
-  default by its old name still changes it.
+  An old key overrides the new one, so a config file that changes a default by
+  its old name still works.
 
   Args:
     config: nested dicts or a ConfigDict, of any earlier version.
-    inside: key of the dict in the one around it.
+    inside: key of `config` in the enclosing dict.
   """
   for key, value in list(config.items()):
     if hasattr(value, "items"):
@@ -55,14 +55,14 @@ def update(config: Any, inside: str = "") -> None:
 def update_lm(
   fields: Mapping[str, Any], conditions: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-  """Fields of a language model, by today's names.
+  """Renames fields of a language model to today's names.
 
   Earlier versions had a field for each condition: `text` and `melody`, which
-  are conditions of these names now, and `joint`, (codebooks, size).
+  are now conditions with these names, and `joint`, (codebooks, size).
 
   Args:
-    fields: of a `TokenLM` of any version, or some of them.
-    conditions: of the model, where `fields` has none.
+    fields: all or some fields of a `TokenLM` of any version.
+    conditions: conditions of the model that `fields` lacks.
   """
   found = {LM_KEYS.get(key, key): value for key, value in fields.items()}
   old = {
@@ -78,7 +78,7 @@ def update_lm(
     return found
   if old.get("joint"):
     codebooks, size = old["joint"]
-    # They have always been after the other conditions.
+    # Joint tokens have always come after the other conditions.
     old["joint"] = dict(kind="tokens", codebooks=codebooks, size=size, order=1)
   changed = {**(conditions or {}), **found.get("conditions", {}), **old}
   found["conditions"] = {k: value for k, value in changed.items() if value}
@@ -86,11 +86,11 @@ def update_lm(
 
 
 def update_key(key: str, config: Mapping[str, Any]) -> str:
-  """Today's name of a dotted key, such as "optimizer.rate".
+  """Returns today's name of a dotted key, such as "optimizer.rate".
 
   Args:
-    key: of any version.
-    config: with today's keys.
+    key: dotted key of any version.
+    config: a config with today's keys.
   """
   path, _, last = key.rpartition(".")
   new = KEYS.get(f"{path.rpartition('.')[2]}.{last}")
@@ -104,7 +104,7 @@ def update_key(key: str, config: Mapping[str, Any]) -> str:
 
 
 def _is_language_model(config: Mapping[str, Any]) -> bool:
-  """Whether a config's model is a `TokenLM`, not one of a user's own task."""
+  """Returns whether a config's model is a `TokenLM`, not a user's own."""
   model = config.get("model") or {}
   known = "codebook_size" in model and "heads" in model
   return known and config.get("task", "lm") == "lm"

@@ -1,13 +1,13 @@
-"""What the workdir of a training run says about the run.
+"""Reads and writes the configuration files in a training run's workdir.
 
-    config.json    the configuration, of the last start
-    run.json       what a loader must know: see `RunInfo`
-    target.json    which tokenizer's codes a language model learns, by kind and
-                   hash
+    config.json    the configuration at the last start
+    run.json       information for loading the model; see `RunInfo`
+    target.json    kind and hash of the tokenizer whose codes a language model
+                   learns
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
 
-Reading them needs nothing of `mmdcodec.train`.
+Reading them does not need `mmdcodec.train`.
 """
 
 import json
@@ -24,15 +24,15 @@ TARGET_FILE = "target.json"
 
 
 class RunInfo(NamedTuple):
-  """What it takes to make a model of a checkpoint.
+  """The information needed to load a model from a checkpoint.
 
   Attributes:
-    kind: of the model, as a bundle names it.
-    best_metric: held-out metric that picks the best checkpoint, or None.
+    kind: kind of the model, as in a bundle.
+    best_metric: held-out metric that selects the best checkpoint, or None.
     best_mode: "min" or "max", whichever is better.
-    low_rank_scale: scale of low-rank additions, see `models/low_rank.py`; None
-      without any.
-    parts: folders of the workdir with bundles that become part of the model's.
+    low_rank_scale: scale of low-rank additions, or None; see
+      `models/low_rank.py`.
+    parts: subfolders with bundles that become part of the model's bundle.
   """
 
   kind: str
@@ -42,7 +42,7 @@ class RunInfo(NamedTuple):
   parts: tuple[str, ...] = ()
 
 
-# Runs of versions that wrote no run.json, by the `task` of their config.
+# For versions that wrote no run.json, by the `task` in the config.
 _EARLIER = {
   "codec": RunInfo("codec", "valid/mel_distance", "min"),
   "lm": RunInfo("lm", "valid/bits_per_frame", "min", parts=("codec",)),
@@ -52,20 +52,20 @@ _EARLIER = {
 def write(
   workdir: pathlib.Path, config: Mapping[str, Any], info: RunInfo
 ) -> None:
-  """Writes config.json and run.json, each of them whole or not at all."""
+  """Writes config.json and run.json, each completely or not at all."""
   for name, content in (
     (RUN_FILE, info._asdict()),
-    # Last: a folder with it is a workdir.
+    # Last, because this file makes the folder a workdir.
     (CONFIG_FILE, config),
   ):
     atomic.write_json(workdir / name, content)
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-  """The configuration of a run, with today's keys.
+  """Reads the configuration of a run, with today's keys.
 
   Raises:
-    UserError: the folder is no workdir, or the file is damaged.
+    UserError: the folder is not a workdir, or the file is damaged.
   """
   config = read_json(pathlib.Path(workdir) / CONFIG_FILE)
   if "task" not in config:
@@ -78,10 +78,10 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_info(workdir: str | os.PathLike) -> RunInfo:
-  """What it takes to make a model of a run's checkpoints.
+  """Reads the information needed to load a run's checkpoints.
 
   Raises:
-    UserError: the folder is no workdir, or one of an unknown kind.
+    UserError: the folder is not a workdir, or has an unknown kind.
   """
   path = pathlib.Path(workdir) / RUN_FILE
   if path.is_file():
@@ -105,10 +105,10 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON file that holds an object.
+  """Reads a JSON file that contains an object.
 
   Raises:
-    UserError: it cannot be read, or holds something else.
+    UserError: it cannot be read, or contains something else.
   """
   try:
     found = json.loads(path.read_text())
@@ -122,11 +122,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
-  """Writes which tokenizer's codes a run learns: `tokenizer` and `hash`."""
+  """Writes the `tokenizer` and `hash` of the codes that a run learns."""
   atomic.write_json(workdir / TARGET_FILE, target)
 
 
 def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
-  """What `write_target` wrote; None in runs that learn no codes."""
+  """Reads what `write_target` wrote; None for runs that learn no codes."""
   file = workdir / TARGET_FILE
   return read_json(file) if file.is_file() else None
