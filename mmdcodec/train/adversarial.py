@@ -1,19 +1,19 @@
-"""Discriminators in codec training: one step of both sides.
+"""Discriminators in codec training: their updates, and their codec losses.
 
-`models/discriminators.py` has the networks, `losses/adversarial.py` the losses.
-Discriminators and codec are updated at the same time, from one forward pass
-over the original and one over the reconstruction. Both passes give the gradient
-for the discriminators' parameters; the second also gives the gradient of each
-loss of the codec in the reconstruction. Neither gradient can reach the
-parameters of the other side. (Released PyTorch trainers make two more passes,
-so that the codec's losses are those of the updated discriminators.)
+The networks are in `models/discriminators.py`, the losses in
+`losses/adversarial.py`. Discriminators and codec are updated at the same time,
+from one forward pass over the original and one over the reconstruction. Both
+passes give gradients for the discriminators' parameters; the second also gives
+the gradient of each codec loss with respect to the reconstruction. Neither side
+gets gradients from the other's loss. (Released PyTorch trainers make two more
+passes, so that the codec's losses come from the updated discriminators.)
 
-  start    updates before the discriminators act: nothing is computed
-  warmup   updates in which they learn, but the codec does not hear them
-  every    they learn in one of so many steps: 1.5 is two of three, which is
-           the mean of EnCodec (arXiv 2210.13438, section 3.4)
+  start    steps before the discriminators are used; they cost nothing
+  warmup   steps in which they learn without affecting the codec
+  every    steps per discriminator update: 1.5 means two updates in three
+           steps, the average of EnCodec (arXiv 2210.13438, section 3.4)
 
-They judge whole arrays: after the end of a short clip, silence against silence.
+Clips are not masked: the padding of both audios is silence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,9 +42,9 @@ class AdversaryState(flax.struct.PyTreeNode):
   """The state of the discriminators.
 
   Attributes:
-    params: of all of them.
-    opt_state: of their own optimizer.
-    silent: int32, steps in a row with a loss below SILENT_LOSS.
+    params: parameters of all discriminators.
+    opt_state: state of their optimizer.
+    silent: int32, consecutive steps with a loss below SILENT_LOSS.
   """
 
   params: Any
@@ -71,9 +71,9 @@ class Adversary:
 
     Args:
       config: `config.adversarial` of configs/common.py.
-      names: of NAMES, the losses that the codec has.
-      steps: of the run.
-      channels: of the audio.
+      names: the codec's adversarial losses, from NAMES.
+      steps: length of the run.
+      channels: audio channels.
 
     Raises:
       UserError: a setting that is not possible.
@@ -98,11 +98,11 @@ class Adversary:
     )
 
   def init(self, key: jax.Array, samples: int) -> AdversaryState:
-    """Fresh discriminators.
+    """Initializes the discriminators.
 
     Args:
       key: random key.
-      samples: of a clip.
+      samples: length of a clip.
     """
     x = jnp.zeros((1, samples, self._channels))
     params = self.model.init(key, x)["params"]
@@ -115,10 +115,10 @@ class Adversary:
   def losses(
     self, params: Any, x: jax.Array, y: jax.Array
   ) -> dict[str, jax.Array]:
-    """The losses of the codec, unweighted.
+    """Computes the codec's losses, unweighted.
 
     Args:
-      params: of the discriminators.
+      params: discriminator parameters.
       x: original [batch, samples, channels].
       y: reconstruction, same shape.
 
@@ -128,22 +128,22 @@ class Adversary:
     return self._heard(self._judge(params, x), self._judge(params, y))
 
   def acts(self, step: int) -> bool:
-    """Whether the discriminators act after `step` updates."""
+    """Whether the discriminators are used after `step` updates."""
     return step >= self._config["start"]
 
   def heard(self, step: int | jax.Array) -> bool | jax.Array:
-    """Whether the codec hears them after `step` updates."""
+    """Whether the discriminators affect the codec after `step` updates."""
     return step >= self._config["start"] + self._config["warmup"]
 
   def absent(
     self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
   ) -> tuple[AdversaryState, dict, dict, dict]:
-    """What `step` returns before the discriminators act."""
+    """Replaces `step` before the discriminators are used."""
     found = jax.eval_shape(self.step, state, x, y, step)[1:]
     *nothing, metrics = jax.tree.map(
       lambda a: jnp.zeros(a.shape, a.dtype), found
     )
-    # NaN where nothing was measured: a 0 would be an alarm.
+    # NaN for "not measured": 0 would trigger a warning.
     metrics = {
       name: jnp.full_like(value, jnp.nan)
       if jnp.issubdtype(value.dtype, jnp.floating)
@@ -153,14 +153,14 @@ class Adversary:
     return state, *nothing, metrics
 
   def _judge(self, params: Any, x: jax.Array) -> tuple[list, list]:
-    """Logits and features, a list of each over sub-discriminators."""
+    """Returns lists of logits and features, one entry per sub-discriminator."""
     judged = self.model.apply({"params": params}, x)
     return [logits for logits, _ in judged], [found for _, found in judged]
 
   def _heard(
     self, real: tuple[list, list], fake: tuple[list, list]
   ) -> dict[str, jax.Array]:
-    """Losses of the codec, from what `_judge` returned for both."""
+    """Computes the codec's losses from the results of `_judge`."""
     losses = {
       "adversarial": adversarial.generator_loss(fake[0], self._config["loss"]),
       "features": adversarial.feature_matching(
@@ -172,22 +172,22 @@ class Adversary:
   def step(
     self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
   ) -> tuple[AdversaryState, dict, dict, dict]:
-    """One step of both sides.
+    """Updates the discriminators and computes the codec's losses.
 
     Args:
-      state: of the discriminators.
+      state: discriminator state.
       x: original [batch, samples, channels].
       y: reconstruction, same shape, without a gradient.
       step: int32, updates done.
 
     Returns:
-      The new state; values, and gradients in y, of the losses of the codec,
-      zero while the codec does not hear them; metrics.
+      The new state; the codec's losses, their gradients with respect to y (all
+      zero before the end of the warm-up); and metrics.
     """
     config, heard = self._config, self.heard(step)
-    # Not as one batch: the losses of the codec go back through one of the two
-    # passes only (a quarter of the time), and splitting a batch would copy
-    # every feature on a TPU.
+    # Two passes instead of one batch: the codec's losses only need gradients
+    # through one of them (a quarter of the time), and splitting a batch would
+    # copy every feature on TPUs.
     real, back_real = jax.vjp(lambda p: self._judge(p, x), state.params)
     fake, back_fake = jax.vjp(self._judge, state.params, y)
     values, pulls = gradients.each(lambda fake: self._heard(real, fake), fake)
@@ -212,7 +212,7 @@ class Adversary:
       )
       params = optax.apply_updates(state.params, updates)
       norm = optax.tree.norm(grads)
-      # The codec's gradient may be finite where this one is not.
+      # The codec's gradient may be finite when this one is not.
       good = jnp.isfinite(norm) & jnp.isfinite(loss)
       new = state.replace(params=params, opt_state=opt_state)
       keep = lambda n, o: jnp.where(good, n, o)
@@ -221,13 +221,13 @@ class Adversary:
     if config["every"] == 1:
       state, norm = learn(state)
     else:
-      # Ticks of a clock that ticks once in `every` steps.
+      # A clock that ticks once every `every` steps.
       ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
       learns, still = ticks(step + 1) > ticks(step), (state, jnp.float32("nan"))
-      # Not a phase (see `Task.phase`): one more program would take the compiler
-      # of a TPU minutes.
+      # Not a phase (see `Task.phase`): another program would take minutes to
+      # compile for TPUs.
       if platform.traced_for() == "cpu":
-        # Inside a branch it would take ten times as long.
+        # A branch would take ten times as long.
         state, norm = jax.tree.map(
           lambda new, old: jnp.where(learns, new, old), learn(state), still
         )
@@ -251,10 +251,10 @@ class Adversary:
 
 
 def warnings(values: Mapping[str, float]) -> list[str]:
-  """Warnings about the metrics of a step.
+  """Returns warnings about the metrics of a step.
 
   Args:
-    values: by full name, as they are logged.
+    values: metrics by full name, as logged.
   """
   silent = values.get("train/discriminator/silent_steps", 0)
   if silent < SILENT_STEPS:
@@ -268,16 +268,16 @@ def warnings(values: Mapping[str, float]) -> list[str]:
 
 
 def _mean(logits: list[jax.Array]) -> jax.Array:
-  """Mean over all logits; each network has the same weight."""
+  """Averages all logits, giving each network the same weight."""
   return jnp.mean(jnp.stack([jnp.mean(one) for one in logits]))
 
 
 def _ratio(fake: list[jax.Array], loss: jax.Array, kind: str) -> jax.Array:
-  """The codec's adversarial loss over the discriminators' loss.
+  """Divides the codec's adversarial loss by the discriminators' loss.
 
-  Both in the form that is never negative. Well above 1 the discriminators win,
-  near 0 they are deceived. At the start, when all logits are 0, it is 1 / 2 for
-  hinge losses and 1 for least squares.
+  Both are in their non-negative form. If the ratio is far above 1, the
+  discriminators win; near 0, they are fooled. At the start, when all logits are
+  0, it is 1 / 2 for hinge losses and 1 for least squares.
   """
   clamped = "least_squares" if kind == "least_squares" else "hinge_clamped"
   passing = adversarial.generator_loss(fake, clamped)

@@ -1,4 +1,4 @@
-"""Held-out measures of a codec in training."""
+"""Measures a codec on held-out clips during training."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from mmdcodec.train.independence_term import Term
 
 
 class CodecEvaluation:
-  """Measures a codec on held-out clips; compiled once for all of them."""
+  """Measures a codec on held-out clips, with one compiled program for all."""
 
   def __init__(self, codec: Codec, term: Term | None):
     """Prepares the measures.
@@ -29,15 +29,15 @@ class CodecEvaluation:
   def __call__(
     self, variables: dict[str, Any], batches: list[dict[str, jax.Array]]
   ) -> dict[str, Any]:
-    """Means over all clips.
+    """Measures all clips.
 
     Args:
-      variables: of the codec.
-      batches: placed global batches.
+      variables: codec variables.
+      batches: global batches, placed on the mesh.
 
     Returns:
-      `si_sdr` (dB), `mel_distance`, `stft_distance`; `usage` and `perplexity`
-      of the codes of all clips, per codebook; and `independence`, the
+      Means of `si_sdr` (dB), `mel_distance` and `stft_distance`; `usage` and
+      `perplexity` per codebook, over all clips; and `independence`, the
       unweighted loss over all clips, if the run has it.
     """
     sums, counts, held = [], [], []
@@ -56,11 +56,10 @@ class CodecEvaluation:
   def _measure_batch(
     self, variables: dict[str, Any], batch: dict[str, jax.Array]
   ) -> tuple[tuple[dict[str, jax.Array], jax.Array], tuple | None]:
-    """Sums over a batch, so that batches of any number add up.
+    """Sums over a batch, so that results of several batches can be added.
 
     Returns:
-      (sums, counts of codes), and what the independence loss of all clips is
-      measured on.
+      (sums, code counts), and the input of the independence loss.
     """
     x, lengths = batch["audio"], batch["lengths"]
     out: Any = self._codec.apply(variables, x, lengths)
@@ -69,14 +68,14 @@ class CodecEvaluation:
       out.codes, self._codec.codebook_size, out.frame_mask
     )
     sums = {name: value.sum() for name, value in rows.items()}
-    # Whole on every device, so that each process can read them.
+    # Replicated, so that each process can read them.
     found = jax.tree.map(rules.constrain, (sums, used))
     if self._term is None:
       return found, None
     return found, (out.z, out.streams, out.frame_mask)
 
   def _measure_independence(self, rows: list[tuple]) -> jax.Array:
-    """The unweighted loss over the clips of all batches."""
+    """Computes the unweighted loss over the clips of all batches."""
     z, streams, mask = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
     assert self._term is not None
     found = self._term.value(z, streams, mask, jax.random.key(0))

@@ -1,8 +1,8 @@
-"""The task of a codec: to reconstruct audio from codes.
+"""Training a codec: reconstructing audio from codes.
 
-The losses of the reconstruction give one gradient there, which continues
-through the codec (`reconstruction_losses.py`). Losses that are not functions of
-the reconstruction (commitment, independence) are added to that.
+The losses of the reconstruction are combined into one gradient at the audio,
+which is then propagated through the codec (`reconstruction_losses.py`). Losses
+of other quantities (commitment, independence) are added to that.
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ from mmdcodec.train.codec_evaluation import CodecEvaluation
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
 
-# The phase in which discriminators do not act yet.
+# The phase before the discriminators are used.
 ALONE = "alone"
 
 
 class CodecTask(Task):
-  """What the training loop needs to know about codecs.
+  """Trains a codec.
 
   Attributes:
     codec: the model.
@@ -62,7 +62,7 @@ class CodecTask(Task):
       config: see `configs/common.py`, `codec_config`.
 
     Raises:
-      UserError: a setting that is not possible.
+      UserError: a setting is invalid.
     """
     self.config = config
     self.codec = codec_model.from_config(config["model"])
@@ -71,7 +71,7 @@ class CodecTask(Task):
     )
     samples = round(self.audio_seconds * self.codec.rate)
     self.independence = None
-    # Runs of early versions do not have it.
+    # Missing in runs of early versions.
     if "independence" in config["losses"]:
       self.independence = independence_term.make_term(
         config["losses"]["independence"],
@@ -101,7 +101,7 @@ class CodecTask(Task):
   # -------------------------------------------------------------------- data
 
   def batches(self, *, seed: int) -> record_order.Batches:
-    """Clips of the training data; see `Task.batches`."""
+    """Opens the training data; see `Task.batches`."""
     data = self.config["data"]
     datasets = settings.parse_datasets(data["train"])
     if not datasets:
@@ -118,7 +118,7 @@ class CodecTask(Task):
     )
 
   def held_out(self) -> list[Batch]:
-    """Clips for evaluation, always the same; none without such data."""
+    """Returns the same clips each time; none without validation data."""
     data = self.config["data"]
     datasets = settings.parse_datasets(data["valid"])
     if not datasets:
@@ -128,7 +128,7 @@ class CodecTask(Task):
     )
 
   def _clip_settings(self) -> dict[str, Any]:
-    """Shape of the batches, as `pipeline` takes it."""
+    """Returns the shape of batches as arguments of `pipeline`."""
     return dict(
       batch=self.config["batch"],
       seconds=self.audio_seconds,
@@ -137,7 +137,7 @@ class CodecTask(Task):
     )
 
   def batch_shapes(self, batch: int) -> Batch:
-    """`audio` [batch, samples, channels] and `lengths` [batch]."""
+    """Describes `audio` [batch, samples, channels] and `lengths` [batch]."""
     samples = round(self.audio_seconds * self.codec.rate)
     return {
       "audio": jax.ShapeDtypeStruct(
@@ -149,12 +149,12 @@ class CodecTask(Task):
   # ------------------------------------------------------------------- state
 
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables; parameters do not depend on the length of the input."""
+    """Initializes the variables, whose shapes do not depend on clip length."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return dict(self.codec.init(key, x))
 
   def init_extra_state(self, key: jax.Array) -> dict[str, Any] | None:
-    """Fresh discriminators and running gradient norms, if the run has them."""
+    """Initializes discriminators and the balancer, if the run has them."""
     extra: dict[str, Any] = {}
     if self.adversary is not None:
       samples = self.batch_shapes(1)["audio"].shape[1]
@@ -166,7 +166,7 @@ class CodecTask(Task):
 
   @classmethod
   def fixed_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that the extra state depends on; see `Task.fixed_settings`."""
+    """Returns the settings of the extra state; see `Task.fixed_settings`."""
     weights = reconstruction_losses.read_weights(config)
     judges = optimizer = losses = None
     if any(name in weights for name in adversarial.NAMES):
@@ -183,12 +183,12 @@ class CodecTask(Task):
   # -------------------------------------------------------------------- step
 
   def phase(self, step: int) -> str | None:
-    """`ALONE` until the discriminators act.
+    """Returns `ALONE` until the discriminators are used.
 
-    A program of its own and not a condition in one: XLA's CPU backend runs the
-    gradients of convolutions inside a branch 16 times slower
-    (`adversarial.start` of `codec_small:adversarial`), and a TPU reserves
-    memory for both branches.
+    A separate program is faster than a condition: XLA's CPU backend runs
+    gradients of convolutions 16 times slower inside a branch
+    (`adversarial.start` of `codec_small:adversarial`), and TPUs reserve memory
+    for both branches.
     """
     late = self.adversary is not None and not self.adversary.acts(step)
     return ALONE if late else None
@@ -203,10 +203,10 @@ class CodecTask(Task):
     step: jax.Array,
     phase: str | None = None,
   ) -> LossResult:
-    """One forward pass and its losses; see `Task.loss`.
+    """Runs the forward pass and computes the losses; see `Task.loss`.
 
-    The value returned is the weighted sum of the losses. Its gradient in params
-    is the one that `reconstruction.combine` gives, with those of commitment and
+    The value is the weighted sum of the losses. The gradient is not its
+    derivative: it comes from `reconstruction.combine`, plus commitment and
     independence.
     """
     x, lengths = batch["audio"], batch["lengths"]
@@ -238,7 +238,7 @@ class CodecTask(Task):
     if balanced is not None:
       extra["balancer"] = balanced
     metrics |= {f"audio_gradient/{name}": norm for name, norm in norms.items()}
-    # The value is the weighted sum, the gradient is `pull`.
+    # The value is the weighted sum; the gradient is `pull`.
     weights = self.reconstruction.weights
     through = jnp.sum(pull * out.audio)
     total = sum(weights[name] * value for name, value in found.items())
@@ -247,7 +247,7 @@ class CodecTask(Task):
     total += self.config["losses"]["commitment"]["weight"] * out.commitment
     term = self.independence
     if term is not None and term.history == 1:
-      # Last, and with a key of its own: without it nothing else changes.
+      # Last and with its own key, so that turning it on changes nothing else.
       added, found["independence"] = term.of_step(
         out.z, out.streams, out.frame_mask, key, step
       )
@@ -255,7 +255,7 @@ class CodecTask(Task):
     return total, (changed, extra or None, {"loss": total, **found, **metrics})
 
   def uses_history(self, step: int) -> bool:
-    """Whether independence is taken over several batches in this step."""
+    """Whether this step computes independence over several batches."""
     term = self.independence
     return term is not None and term.history > 1 and bool(term.due(step))
 
@@ -267,7 +267,7 @@ class CodecTask(Task):
     key: jax.Array,
     step: jax.Array,
   ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-    """The independence loss of several batches; see `Task.history_gradient`."""
+    """Computes the loss over several batches; see `Task.history_gradient`."""
     assert self.independence is not None
     value, grads, _ = encoder_gradients.independence_of_batches(
       self.codec, self.independence, params, collections, batches, key
@@ -281,27 +281,27 @@ class CodecTask(Task):
   def evaluate(
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
-    """Means over held-out clips; see `CodecEvaluation`."""
+    """Averages measures over held-out clips; see `CodecEvaluation`."""
     return self._evaluation(variables, batches)
 
   def inspect(
     self, state: TrainState, batches: tuple[Batch, ...]
   ) -> dict[str, float]:
-    """Norm of each weighted loss's gradient at the output of the encoder.
+    """Computes each weighted loss's gradient norm at the encoder's output.
 
-    This makes weights comparable for losses that reach the encoder in different
-    ways. It costs about as much as a training step, and the compilation of one
-    (on CPUs, of one backward pass for each loss).
+    This makes the weights of different kinds of losses comparable. It costs
+    about as much as a training step, plus compilation (on CPUs, of one backward
+    pass per loss).
 
     Args:
-      state: of the run.
-      batches: placed, the last `history` ones or fewer.
+      state: training state.
+      batches: up to `history` most recent batches, placed on the mesh.
 
     Returns:
-      `gradient/NAME` for each loss, with the weight it has after any ramp, in a
-      step in which the loss acts. See `encoder_gradients.loss_norms`.
+      `gradient/NAME` for each loss, with its weight at the end of any ramp, in
+      a step in which it is applied. See `encoder_gradients.loss_norms`.
     """
-    # Weights and seed are not compiled in: runs that differ in them share the
+    # Weights and seed are not compiled in, so runs that differ in them share a
     # program.
     step = int(state.step)
     key = jax.random.fold_in(jax.random.key(self.config["seed"]), step)
@@ -331,7 +331,7 @@ class CodecTask(Task):
     batches: tuple[Batch, ...],
     key: jax.Array,
   ) -> dict[str, jax.Array]:
-    """Norms without weights; `judges` are parameters of discriminators."""
+    """Computes unweighted norms; `judges` are discriminator parameters."""
     assert self.independence is not None
 
     def losses(
@@ -347,5 +347,5 @@ class CodecTask(Task):
     )
 
   def warnings(self, values: Mapping[str, float]) -> list[str]:
-    """Warns of discriminators that have stopped learning."""
+    """Warns if the discriminators have stopped learning."""
     return adversarial.warnings(values)

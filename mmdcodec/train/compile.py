@@ -1,7 +1,7 @@
-"""Ahead-of-time compilation for a TPU slice, without one.
+"""Ahead-of-time compilation for a TPU slice, without having one.
 
-A training step, or the independence loss alone, is compiled for a described
-topology: see `parallel/topology.py`.
+Compiles a training step, or the independence loss alone, for a topology; see
+`parallel/topology.py`.
 """
 
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ def compile_step(config: Mapping, topology: str) -> Compiled:
   """Compiles the training step of a config for a TPU slice.
 
   Args:
-    config: as `train.loop.train` takes it; no data set is read.
+    config: as for `train.loop.train`; no data set is read.
     topology: see `topology_devices`.
 
   Returns:
-    The compiler's account, per chip.
+    The compiler's analysis, per chip.
   """
   chips = len(topology_devices(topology))
   return account(topology, chips, lower_step(config, topology))
 
 
 def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
-  """The training step of a config, lowered for a TPU slice; not compiled yet.
+  """Lowers the training step of a config for a TPU slice without compiling it.
 
   Args:
-    config: as `train.loop.train` takes it.
+    config: as for `train.loop.train`.
     topology: see `topology_devices`.
   """
   config = settings.plain(config)
@@ -59,18 +59,18 @@ def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
 def compile_independence(
   topology: str, *, rows: int, codebooks: int, dim: int, estimator: str
 ) -> Compiled:
-  """Compiles value and gradient of the independence loss for a TPU slice.
+  """Compiles the independence loss and its gradient for a TPU slice.
 
   Args:
     topology: see `topology_devices`.
-    rows: of the global batch, which is divided among the chips; rounded up to
-      a multiple of their number.
-    codebooks: streams.
-    dim: of one code's vector.
+    rows: rows of the global batch, which is divided among the chips; rounded up
+      to a multiple of their number.
+    codebooks: number of streams.
+    dim: dimension of a code vector.
     estimator: see `independence.ESTIMATORS`.
 
   Returns:
-    The compiler's account, per chip.
+    The compiler's analysis, per chip.
   """
   devices = topology_devices(topology)
   mesh = mesh_lib.make_mesh({}, devices)

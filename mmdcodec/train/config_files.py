@@ -1,4 +1,4 @@
-"""`--config=NAME[:argument]` and `--config.key=value` on a command line."""
+"""Parses `--config=NAME[:argument]` and `--config.key=value`."""
 
 import importlib.util
 import pathlib
@@ -13,12 +13,12 @@ from mmdcodec.store import renamed
 
 
 def _locate(name: str) -> str:
-  """The path of a config file, or of the shipped config of that name."""
+  """Finds a config by its path, or a shipped config by its name."""
   path = pathlib.Path(name)
   if path.suffix == ".py":
     if not path.is_file():
       raise UserError(f"there is no config file {name}.")
-    # Absolute: the file may name itself as the place of its task.
+    # Absolute, because the file may refer to itself for its task.
     return str(path.absolute())
   spec = importlib.util.find_spec("mmdcodec.configs")
   assert spec is not None and spec.origin is not None
@@ -42,14 +42,13 @@ def parse(arguments: list[str]) -> ConfigDict:
 
   Args:
     arguments: `--config=FILE_OR_NAME[:argument]` and any number of
-      `--config.key=value`. Keys of earlier versions become today's.
+      `--config.key=value`. Keys of earlier versions are renamed.
 
   Returns:
     A locked `ConfigDict`.
 
   Raises:
-    UserError: there is no such config, an unknown key, or a value of the wrong
-      type.
+    UserError: an unknown config or key, or a value of the wrong type.
   """
   files, overrides = [], []
   for argument in arguments:
@@ -85,7 +84,7 @@ def parse(arguments: list[str]) -> ConfigDict:
     ValueError,
   ) as error:
     said = " ".join(str(error).split()).strip("'\"")
-    # Only the key, where no other key is like it.
+    # The error is only the key if no other key is similar.
     said = said if " " in said else f"the config has no key {said!r}."
     raise UserError(said) from None
 
@@ -93,14 +92,14 @@ def parse(arguments: list[str]) -> ConfigDict:
 def _parse(
   define: Callable, arguments: list[str], **options: Any
 ) -> ConfigDict:
-  """The value of a flag `config`, after these arguments."""
-  # Flags of their own: the process's may be those of other programs.
+  """Returns the value of a flag `config` after parsing the arguments."""
+  # Separate flags: those of the process may belong to other programs.
   values = flags.FlagValues()
   arguments = ["mmdcodec", *arguments]
   holder = define(
     "config",
     flag_values=values,
-    # Where it finds the overrides; by default those of the process.
+    # Read for overrides; the default is the command line of the process.
     sys_argv=arguments,
     **options,
   )

@@ -1,4 +1,4 @@
-"""Gradients at the output of the encoder: of many batches, and loss by loss."""
+"""Gradients at the encoder's output: over several batches, and loss by loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +21,18 @@ def independence_of_batches(
   batches: tuple[dict[str, jax.Array], ...],
   key: jax.Array,
 ) -> tuple[jax.Array, Any, jax.Array]:
-  """The independence loss over the rows of several batches together.
+  """Computes the independence loss over the rows of several batches.
 
   Args:
     codec: the model.
     term: the loss.
-    params: of the codec.
+    params: codec parameters.
     collections: `{"codebook": ...}`.
-    batches: `audio` [batch, samples, channels] and `lengths` [batch] of each.
+    batches: each has `audio` [batch, samples, channels] and `lengths` [batch].
     key: random key.
 
   Returns:
-    The unweighted loss, its gradient in params, and its gradient in the latents
+    The unweighted loss, and its gradients with respect to params and latents
     [batches, batch, frames, dim]; see `gradients.cached`.
   """
   stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *batches)
@@ -66,22 +66,22 @@ def loss_norms(
   batches: tuple[dict[str, jax.Array], ...],
   key: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Norm of each unweighted loss's gradient at the output of the encoder.
+  """Computes each unweighted loss's gradient norm at the encoder's output.
 
   Args:
     codec: the model.
     term: the independence loss.
     reconstruction_losses: (original, reconstruction, mask) -> values by name.
-    params: of the codec.
+    params: codec parameters.
     collections: `{"codebook": ...}`.
-    batches: all losses are of the last one; the independence loss is of all of
-      them if it takes several batches, and left out if there are too few.
+    batches: losses use the last one, except an independence loss over several
+      batches, which uses all and is left out if there are too few.
     key: random key.
 
   Returns:
-    Norms by name. Where the independence loss is taken over several batches,
-    its norm is multiplied by the root of their number: each frame feels so much
-    less of it.
+    Norms by name. The norm of an independence loss over several batches is
+    multiplied by the square root of their number, because its gradient per
+    frame is smaller by this factor.
   """
   x, lengths = batches[-1]["audio"], batches[-1]["lengths"]
   mask = length_mask(lengths, x.shape[1])

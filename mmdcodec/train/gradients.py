@@ -1,4 +1,4 @@
-"""Gradients that take several backward passes: in parts, cached, per loss."""
+"""Gradients by several backward passes: in parts, cached, or per loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,28 +19,28 @@ def in_parts(
   *,
   parts: int,
 ) -> tuple[tuple, Any]:
-  """Value and gradient of a loss, one part of the batch at a time.
+  """Computes a loss and its gradient one part of the batch at a time.
 
-  This takes the memory of a part. A loss over the rows of a batch becomes one
-  over the rows of a part; values and gradients are means over the parts.
+  This needs only the memory of a part. Values and gradients are means over the
+  parts, so a loss that depends on all rows sees only those of one part.
 
   Args:
     loss: (params, collections, extra, batch, key) -> (loss, (collections,
       extra, metrics)).
-    params: to differentiate.
-    collections: handed from part to part.
-    extra: handed from part to part.
+    params: parameters to differentiate with respect to.
+    collections: passed on from part to part.
+    extra: passed on from part to part.
     batch: tree of arrays [batch, ...].
     key: random key.
-    parts: number of parts that the batch is divided into.
+    parts: number of parts.
 
   Returns:
-    As `jax.value_and_grad(loss, has_aux=True)`.
+    The same as `jax.value_and_grad(loss, has_aux=True)`.
   """
   take = jax.value_and_grad(loss, has_aux=True)
   if parts == 1:
     return take(params, collections, extra, batch, key)
-  # Rows are dealt out in turn, so that each device has a share of every part.
+  # Every part takes rows from all devices.
   cut = jax.tree.map(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
@@ -72,22 +72,23 @@ def in_parts(
 def cached(
   encode: Callable, loss: Callable, params: Any, batches: Any
 ) -> tuple[jax.Array, Any, jax.Array]:
-  """Gradient of one loss over several batches, one batch in memory at a time.
+  """Computes the gradient of a loss over several batches in memory for one.
 
   Gradient caching (Gao et al. 2021, "Scaling deep contrastive learning batch
   size under memory limited setup", arXiv 2101.06983): encode all batches and
-  keep only z, take the loss and its gradient in z, then encode each batch again
-  and back-propagate its part. The cost is one more encoding. (On CPUs all
-  batches are in memory, for speed: see `_scan`.)
+  keep only z, compute the loss and its gradient with respect to z, then encode
+  each batch again and backpropagate its part. This costs one more encoding.
+  (On CPUs all batches are kept in memory for speed; see `_scan`.)
 
   Args:
     encode: (params, batch) -> z [batch, frames, dim]; examples are independent.
     loss: z [batches * batch, frames, dim] -> scalar.
-    params: to differentiate.
+    params: parameters to differentiate with respect to.
     batches: tree of arrays [batches, batch, ...].
 
   Returns:
-    The loss, its gradient in params, and in z [batches, batch, frames, dim].
+    The loss, and its gradients with respect to params and
+    z [batches, batch, frames, dim].
   """
   z = _scan(lambda _, batch: (None, encode(params, batch)), None, batches)[1]
   value, pull = jax.value_and_grad(loss)(z.reshape(-1, *z.shape[2:]))
@@ -104,11 +105,11 @@ def cached(
 
 
 def _scan(step: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
-  """`jax.lax.scan`, unrolled on CPUs.
+  """Runs `jax.lax.scan`, unrolled on CPUs.
 
   XLA's CPU backend runs gradients of convolutions about ten times slower in a
-  loop or a branch: `cached` over 3 batches of 4 x 1 s through the encoder of
-  `codec_small` takes 0.11 of the time when unrolled, and 330 MiB, not 113.
+  loop or a branch: unrolled, `cached` over 3 batches of 4 x 1 s through the
+  encoder of `codec_small` takes 0.11 of the time, and 330 instead of 113 MiB.
   """
   unroll = platform.traced_for() == "cpu"
   return jax.lax.scan(step, carry, inputs, unroll=unroll)
@@ -117,15 +118,15 @@ def _scan(step: Callable, carry: Any, inputs: Any) -> tuple[Any, Any]:
 def each(
   losses: Callable[[Any], dict[str, jax.Array]], at: Any
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-  """Value and gradient of each of several losses.
+  """Computes values and gradients of several losses.
 
   Args:
     losses: at -> dict of scalars.
     at: tree of float arrays.
 
   Returns:
-    (values, gradients in `at`), by name. Under jit, whatever the losses share
-    is computed once.
+    (values, gradients with respect to `at`), by name. Under jit, work that the
+    losses share is done once.
   """
   values, pulls = {}, {}
   for name in sorted(jax.eval_shape(losses, at)):
@@ -137,15 +138,15 @@ def each(
 def norms(
   forward: Callable, losses: Callable, at: jax.Array
 ) -> dict[str, jax.Array]:
-  """Norm of the gradient of each of several losses, one after the other.
+  """Computes the gradient norms of several losses, one after the other.
 
   Args:
     forward: at -> outputs, a tree of float arrays.
     losses: outputs -> dict of scalars.
-    at: where the gradients are taken.
+    at: array to differentiate with respect to.
 
   Returns:
-    The Euclidean norm for each loss, by name.
+    Euclidean norms by name.
   """
   outputs, back = jax.vjp(forward, at)
   _, pulls = each(losses, outputs)

@@ -1,33 +1,32 @@
 """The independence loss as a term of codec training (arXiv 2406.02315).
 
-`quantize/independence.py` has the loss. This file decides when it acts, on
-which vectors and with which weight, and how it gets more rows than one batch
-has.
+The loss itself is in `quantize/independence.py`. This file decides in which
+steps, to which vectors and with which weight it is applied, and collects more
+rows than one batch has.
 
 Streams. "quantized": the code vector q_k, as in the paper's algorithm 1;
-"residual": what is left after quantizer k, as in the authors' last release.
-Both hand their gradient to the encoder's output z (straight through), and none
-to the codebooks. With quantizer dropout the streams are still those of all
-codebooks of every example, as a language model will see them.
+"residual": the residual after quantizer k, as in the authors' last release.
+Both pass their gradient to the encoder's output z (straight through), not to
+the codebooks. Even with quantizer dropout, all codebooks of every example are
+used, as a language model will see them.
 
 Weight. The loss is the U-statistic over n rows. The released code divides by
 the number of clips instead, so its value is larger by the square of the rows in
-a clip: its weight of 1000 on 46 rows is one of 2e6 here, and it acts on
-gradients that a loss balancer has rescaled. Weights from there do not apply
-here: compare `train/gradient/independence` with the gradients of other losses.
-Too large a weight collapses the codebooks, so watch their usage as well.
+a clip: a weight of 1000 on 46 rows there equals 2e6 here, relative to gradients
+that a loss balancer has rescaled. So its weights do not apply here: compare
+`train/gradient/independence` with the gradients of other losses. Too large a
+weight collapses the codebooks, so watch their usage as well.
 
-Scale. The loss cannot push a standardised stream towards the origin or away
-from it. But all streams hand their gradient to the same z, and together they
+Scale. The loss cannot push a standardized stream towards the origin or away
+from it. But the gradients of all streams are added up in z, and together they
 shrink it step by step; the codebooks follow too late, their outer codes die,
-and the total correlation falls because the entropy does. `keep_scale` removes
-from the gradient in z whatever changes the mean or scale of a coordinate.
+and the total correlation falls only because the entropy does. `keep_scale`
+removes the part of the gradient that changes the mean or scale of a coordinate.
 
-Macro-batch. With few rows the estimate is mostly noise. If `rows` is more than
-one batch has, the loss is taken over the last batches together, all encoded
-with the parameters of this step (`gradients.cached`), in the memory of one
-batch, and added to the other losses of the step. The paper takes 32 batches,
-once every 32 steps.
+Macro-batch. With few rows the estimate is mostly noise. If `rows` exceeds one
+batch, the loss is computed over the most recent batches, all encoded with the
+current parameters (`gradients.cached`) in the memory of one batch, and added to
+the other losses of the step. The paper uses 32 batches once every 32 steps.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ from mmdcodec.quantize import independence
 from mmdcodec.quantize.kernels import KERNELS, Kernel
 
 STREAMS = ("quantized", "residual")
-# Folded into the key of a step, so that its other random numbers stay the same.
+# Folded into the step's key, so that other random numbers stay the same.
 _SALT = 240602315
 
 
@@ -56,12 +55,12 @@ class Term:
     loss: (streams [batch, frames, codebooks, dim], key, mask=[batch, frames])
       -> scalar, unweighted.
     streams: one of STREAMS.
-    keep_scale: whether the gradient in z leaves mean and scale as they are.
-    weight: at the end of the ramp.
-    start: updates before it acts.
-    ramp: updates over which the weight rises linearly.
-    every: it acts in steps (counted from 1) that are multiples of this.
-    history: number of batches whose rows it takes together.
+    keep_scale: whether the gradient preserves the mean and scale of z.
+    weight: weight at the end of the ramp.
+    start: steps before the loss is applied.
+    ramp: steps over which the weight rises linearly.
+    every: it is applied in steps (counted from 1) that are multiples of this.
+    history: number of batches whose rows are combined.
   """
 
   loss: Callable[..., jax.Array]
@@ -74,29 +73,29 @@ class Term:
   history: int
 
   def due(self, step: int | jax.Array) -> bool | jax.Array:
-    """Whether it acts after `step` updates, in step `step + 1`."""
+    """Whether the loss is applied after `step` updates, in step `step + 1`."""
     return (step >= self.start) & ((step + 1) % self.every == 0)
 
   def weight_at(self, step: jax.Array) -> jax.Array:
-    """Weight after `step` updates; above 0 from the first step of the ramp."""
+    """Returns the weight after `step` updates; above 0 throughout the ramp."""
     risen = (step - self.start + 1) / max(self.ramp, 1)
     return self.weight * jnp.clip(risen, 0.0, 1.0)
 
   def value(
     self, z: jax.Array, vectors: jax.Array, mask: jax.Array, key: jax.Array
   ) -> jax.Array:
-    """The loss, unweighted: about 0 if the codebooks are independent.
+    """Computes the unweighted loss, about 0 if the codebooks are independent.
 
     Args:
       z: latents [batch, frames, dim].
-      vectors: of the codes [batch, frames, codebooks, dim]; their gradient goes
+      vectors: code vectors [batch, frames, codebooks, dim]; their gradient goes
         to z.
       mask: bool [batch, frames], False in padding.
-      key: of this step.
+      key: random key of this step.
     """
     if self.streams == "residual":
       vectors = z[:, :, None] - jnp.cumsum(vectors, 2)
-    # The exact value of the vectors, so that equal codes stay equal.
+    # Adds exactly 0, so that equal codes keep equal vectors.
     pull = keep_scale(z, mask) if self.keep_scale else z
     pull = (pull - jax.lax.stop_gradient(pull))[:, :, None]
     vectors = jax.lax.stop_gradient(vectors) + pull
@@ -110,18 +109,18 @@ class Term:
     key: jax.Array,
     step: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
-    """What it adds to the loss of a step, and the unweighted value.
+    """Computes the weighted loss of a step.
 
     Args:
       z: latents [batch, frames, dim].
-      vectors: of the codes [batch, frames, codebooks, dim].
+      vectors: code vectors [batch, frames, codebooks, dim].
       mask: bool [batch, frames], False in padding.
-      key: of this step.
+      key: random key of this step.
       step: int32, updates done.
 
     Returns:
-      (weight * value, value); (0, NaN) in steps in which it does not act, which
-      cost nothing.
+      (weight * value, value); (0, NaN), at no cost, in steps in which the loss
+      is not applied.
     """
 
     def act(z: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -136,15 +135,15 @@ class Term:
 
 @jax.custom_vjp
 def keep_scale(z: jax.Array, mask: jax.Array) -> jax.Array:
-  """Returns z, with a gradient that leaves mean and scale of z as they are.
+  """Returns z, with a gradient that preserves the mean and scale of z.
 
   Args:
     z: [batch, frames, dim].
     mask: bool [batch, frames], False in padding.
 
   Returns:
-    z. A gradient g in it becomes, for each coordinate over all valid frames, g
-    minus its mean and minus its component along the centred z.
+    z. From a gradient g, the backward pass subtracts, for each coordinate over
+    all valid frames, its mean and its component along the centered z.
   """
   del mask
   return z
@@ -175,16 +174,16 @@ keep_scale.defvjp(_keep_scale_forward, _keep_scale_backward)
 def make_term(
   config: Mapping[str, Any], *, codebooks: int, frames: int, batch: int
 ) -> Term | None:
-  """The term of a config; None if its weight is 0.
+  """Makes the term of a config; None if its weight is 0.
 
   Args:
     config: `config.losses.independence` of configs/common.py.
-    codebooks: of the codec.
-    frames: of a clip.
-    batch: clips of a step, over all devices.
+    codebooks: number of codebooks.
+    frames: frames in a clip.
+    batch: clips in a step, over all devices.
 
   Raises:
-    UserError: a setting that is not possible.
+    UserError: a setting is invalid.
   """
   _check(config)
   if not config["weight"]:
@@ -241,10 +240,10 @@ def make_term(
 
 
 def make_kernel(config: Mapping[str, Any]) -> Kernel:
-  """The kernel of a config: `name`, `radii`, `relative`.
+  """Makes the kernel of a config: `name`, `radii`, `relative`.
 
   Raises:
-    UserError: an unknown name, or radii that are not possible.
+    UserError: the name is unknown or the radii are invalid.
   """
   name, radii = config["name"], config["radii"]
   if name not in KERNELS:
@@ -269,7 +268,7 @@ def make_kernel(config: Mapping[str, Any]) -> Kernel:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-  """Raises a UserError for a choice or number out of its range."""
+  """Raises a UserError for an unknown choice or a number out of range."""
   where = "losses.independence"
   for key, choices in (
     ("estimator", independence.ESTIMATORS),

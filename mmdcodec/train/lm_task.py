@@ -1,9 +1,9 @@
-"""Training a language model over codes, with the pattern inside the loss.
+"""Training a language model over codes.
 
-The data are codes and what their conditions read (`mmdcodec tokenize`). A step
-puts the codes in the order of the pattern, drops conditions from a part of the
-examples, which guidance needs (MusicGen, arXiv 2306.05284, 4.2), and predicts
-every code: cross-entropy per codebook, averaged over codebooks.
+The data are codes and the inputs of conditions (`mmdcodec tokenize`). A step
+arranges the codes by the pattern, drops conditions from some of the examples,
+as guidance requires (MusicGen, arXiv 2306.05284, 4.2), and predicts every code.
+The loss is the cross-entropy per codebook, averaged over codebooks.
 """
 
 import math
@@ -31,14 +31,14 @@ from mmdcodec.train.task import Batch, LossResult, Task
 from mmdcodec.train.trainable import Trainable
 from mmdcodec.train.warm_start import start_with_t5
 
-# In a workdir: the codec that the codes are of.
+# Name of the codec's folder in a workdir.
 CODEC = "codec"
-# In a config: the share of examples that go without any condition.
+# Config key: the share of examples without any condition.
 ALL = "condition_dropout"
 
 
 class LMTask(Task):
-  """What the training loop needs to know about language models."""
+  """Trains a language model."""
 
   kind = "lm"
   rules = rules.LM_RULES
@@ -58,7 +58,7 @@ class LMTask(Task):
       config: see `configs/common.py`, `lm_config`.
 
     Raises:
-      UserError: a setting that is not possible.
+      UserError: a setting is invalid.
     """
     self.config = config
     self.model = token_lm.from_config(config["model"])
@@ -90,13 +90,13 @@ class LMTask(Task):
 
   @classmethod
   def fixed_settings(cls, config: Mapping) -> dict:
-    """Which parameters are trained; see `Task.fixed_settings`."""
+    """Returns which parameters are trained; see `Task.fixed_settings`."""
     return {"freeze": config["freeze"], "lora": config["lora"]}
 
   # -------------------------------------------------------------------- data
 
   def batches(self, *, seed: int) -> record_order.Batches:
-    """The training data; see `Task.batches`."""
+    """Opens the training data; see `Task.batches`."""
     datasets = settings.parse_datasets(self.config["data"]["train"])
     if not datasets:
       raise UserError(
@@ -109,7 +109,7 @@ class LMTask(Task):
     )
 
   def held_out(self) -> list[dict[str, Any]]:
-    """Batches for evaluation, always the same."""
+    """Returns the same batches each time; none without validation data."""
     datasets = settings.parse_datasets(self.config["data"]["valid"])
     if not datasets:
       return []
@@ -121,7 +121,7 @@ class LMTask(Task):
     )
 
   def _crop_options(self) -> dict[str, Any]:
-    """What a crop holds: options of `token_batches`."""
+    """Returns options of `token_batches` for crops."""
     model, assets = self.model, self.assets()
     first = model.first_codebook
     return dict(
@@ -137,7 +137,7 @@ class LMTask(Task):
     )
 
   def _streams(self) -> dict[str, list[str]]:
-    """Data sets that conditions read, by the name of the condition."""
+    """Returns the data sets that conditions read, by condition."""
     found = settings.parse_streams(self.config["data"].get("streams", ""))
     names = [each.name for each in self.conditions]
     if unknown := sorted(found.keys() - {*names}):
@@ -148,13 +148,13 @@ class LMTask(Task):
     return found
 
   def codec_hash(self) -> str | None:
-    """Of the codec that the config names; None if it names none."""
+    """Returns the hash of the config's codec; None if it has none."""
     if not self.config["codec"]:
       return None
     return bundle.load_codec(self.config["codec"]).hash
 
   def _check_data(self, datasets: Iterable[str]) -> None:
-    """Raises a UserError unless the model can be trained on these data sets."""
+    """Raises a UserError if data sets do not fit the model."""
     wanted = {
       "model.codebook_size": self.model.codebook_size,
       "data.frame_rate": self.config["data"]["frame_rate"],
@@ -177,10 +177,10 @@ class LMTask(Task):
         )
 
   def assets(self) -> dict[str, bytes]:
-    """Files that the conditions need, of the model that the run begins with.
+    """Reads the conditions' files from the model that the run starts from.
 
     Raises:
-      UserError: that model does not have them.
+      UserError: that model lacks a file.
     """
     needed = {name for each in self.conditions for name in each.files}
     if not needed:
@@ -188,7 +188,7 @@ class LMTask(Task):
     source, found = self.config["init_from"], {}
     if source:
       folder = hub.find(source)
-      # If they are there, without reading the weights beside them.
+      # Directly if possible, to avoid reading the weights as well.
       files = [folder / name for name in sorted(needed)]
       found = {file.name: file.read_bytes() for file in files if file.is_file()}
       if len(found) < len(needed) and not t5.is_t5(folder):
@@ -201,7 +201,7 @@ class LMTask(Task):
     return {name: found[name] for name in needed}
 
   def batch_shapes(self, batch: int) -> dict[str, Any]:
-    """`codes` [batch, frames, codebooks], `lengths` [batch], `conditions`."""
+    """Describes `codes` [batch, frames, codebooks], `lengths`, `conditions`."""
     model = self.model
     return {
       "codes": jax.ShapeDtypeStruct(
@@ -216,7 +216,7 @@ class LMTask(Task):
   # ------------------------------------------------------------------- model
 
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables; parameters do not depend on the length of the input."""
+    """Initializes the variables, whose shapes do not depend on clip length."""
     batch = jax.tree.map(
       lambda s: jnp.zeros(s.shape, s.dtype), self.batch_shapes(1)
     )
@@ -227,7 +227,7 @@ class LMTask(Task):
   def to_trained(
     self, variables: dict[str, Any], key: jax.Array
   ) -> dict[str, Any]:
-    """Moves parameters, or adds to them; see `Trainable.split`."""
+    """Freezes parameters or adds low-rank ones; see `Trainable.split`."""
     trained, collections = self.trainable.split(
       variables["params"], jax.random.fold_in(key, 1)
     )
@@ -236,13 +236,13 @@ class LMTask(Task):
   def start_with_part(
     self, path: str, state: TrainState, layout: TrainState
   ) -> TrainState | None:
-    """Starts with a public T5 as text encoder; see `start_with_t5`."""
+    """Uses a public T5 as the text encoder; see `start_with_t5`."""
     return start_with_t5(path, state, layout, self.conditions)
 
   def _drop(self, inputs: Inputs, keys: Sequence[jax.Array]) -> Inputs:
-    """Drops conditions at random: all together, then each by itself.
+    """Drops conditions at random: all at once, then each separately.
 
-    There is a key for all together, then one for each, the last first.
+    The first key is for all conditions, the others for each in reverse order.
     """
 
     def keep(key: jax.Array, given: jax.Array, share: float) -> jax.Array:
@@ -266,9 +266,9 @@ class LMTask(Task):
     step: jax.Array,
     phase: str | None = None,
   ) -> LossResult:
-    """Mean cross-entropy of a batch, in nats per code; see `Task.loss`."""
+    """Computes the cross-entropy in nats per code; see `Task.loss`."""
     del step, phase
-    # The order of earlier versions: their runs go on with the same numbers.
+    # The order of earlier versions, so that their runs resume unchanged.
     every, first, dropout, *others = jax.random.split(
       key, 3 + len(self.conditions)
     )
@@ -292,7 +292,7 @@ class LMTask(Task):
   def _measure_batch(
     self, variables: dict[str, Any], batch: Batch
   ) -> tuple[jax.Array, jax.Array]:
-    """Sums over a batch [codebooks], so that batches of any number add up."""
+    """Sums nats and counts over a batch; both are [codebooks]."""
     collections = dict(variables)
     params = self.trainable.join(collections.pop("params"), collections)
     nats, mask = nats_of_codes(
@@ -308,7 +308,7 @@ class LMTask(Task):
   def evaluate(
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
-    """`cross_entropy.summary` of held-out music, given its conditions."""
+    """Returns `cross_entropy.summary` of held-out music with conditions."""
     found = [
       jax.tree.map(np.float64, jax.device_get(self._measure(variables, batch)))
       for batch in batches
@@ -319,11 +319,11 @@ class LMTask(Task):
   # ------------------------------------------------------------------ bundle
 
   def record_parts(self, workdir: pathlib.Path) -> None:
-    """Keeps what a bundle of the run needs, so that the workdir is complete.
+    """Copies what a bundle needs, so that the workdir is self-contained.
 
     Raises:
-      UserError: the data sets have codes of another tokenizer than the run was
-        begun with.
+      UserError: the data sets come from a different tokenizer than those the
+        run was started with.
     """
     sources = [
       token_records.TokenSource(path)
@@ -332,7 +332,7 @@ class LMTask(Task):
     ]
     target = run_files.read_target(workdir)
     if target is None and (workdir / CODEC).exists():
-      # Begun by a version that did not record it.
+      # Started by a version that did not record it.
       kept = bundle.load_codec(workdir / CODEC)
       target = {"tokenizer": kept.kind, "hash": kept.hash}
     for source in sources:

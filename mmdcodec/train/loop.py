@@ -1,8 +1,8 @@
-"""The training loop, for every task; it reads from top to bottom.
+"""The training loop of all tasks, to be read from top to bottom.
 
-A task (`task.py`) defines what is trained: data, variables, loss, held-out
-measures. This file has what all tasks share: processes, mesh, state, resuming,
-steps, evaluation and saving. `reporting.py` prints and logs.
+A task (`task.py`) defines data, variables, loss and evaluation. This file has
+what all tasks share: mesh, state, resuming, steps, evaluation and saving.
+`reporting.py` prints and logs.
 """
 
 import collections
@@ -25,7 +25,7 @@ from mmdcodec.train.reporting import Profiler, Report
 from mmdcodec.train.task import Batch, make_task
 from mmdcodec.train.warm_start import start_from
 
-# Flushed, so that a log that is read during the run does not lag behind.
+# Flushed, so that the log can be followed during the run.
 _log = functools.partial(print, flush=True)
 
 
@@ -35,20 +35,20 @@ def train(
   *,
   log: Callable[[str], None] = _log,
 ) -> dict[str, float]:
-  """Trains up to `config["steps"]`, from the last checkpoint of the workdir.
+  """Trains up to `config["steps"]`, resuming from the last checkpoint.
 
   Args:
     config: see `configs/common.py` for every key.
-    workdir: where checkpoints, metrics and the configuration are kept.
-    log: takes one line of text.
+    workdir: folder for checkpoints, metrics and the configuration.
+    log: called with one line of text.
 
   Returns:
-    The last evaluation, by name.
+    The metrics of the last evaluation.
 
   Raises:
-    UserError: a setting that is not possible, or a loss that is not finite for
-      too many steps.
-    Preempted: a SIGTERM ended the run; the state is saved.
+    UserError: a setting is invalid, or the loss was not finite for too many
+      steps.
+    Preempted: a SIGTERM ended the run; the state was saved.
   """
   config = settings.plain(config)
   settings.check(config)
@@ -57,7 +57,7 @@ def train(
   settings.use_compilation_cache(config["compilation_cache"])
 
   with contextlib.ExitStack() as stack:
-    # First of all, so that a SIGTERM during start-up counts as well.
+    # First, so that a SIGTERM during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
 
@@ -68,7 +68,7 @@ def train(
     task = make_task(config)
     data = task.batches(seed=config["seed"])
     stack.callback(data.close)
-    # Every process reads all of these few examples, and places its own rows.
+    # Every process reads all of these few examples and places its own rows.
     mine = slice(jax.process_index(), None, jax.process_count())
     held_out = [
       mesh_lib.place(jax.tree.map(lambda x: x[mine], batch), mesh)
@@ -94,11 +94,11 @@ def train(
         f"{workdir} has done its {step} steps; raise --config.steps to continue"
       )
       return _last_evaluation(workdir)
-    # The last placed batches, the newest last.
+    # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
     if step:
       state, position = checkpoints.restore(program.abstract)
-      # Checkpoints hold no batches: earlier ones are read again.
+      # Checkpoints hold no batches, so earlier ones are read again.
       back = min(task.history - 1, position["index"] // config["batch"])
       data.set_state({"index": position["index"] - back * config["batch"]})
       recent.extend(mesh_lib.place(next(data), mesh) for _ in range(back))
@@ -123,7 +123,7 @@ def train(
     compiled: set[tuple[Any, str | None]] = set()
     while step < config["steps"]:
       profiler.before(step)
-      # The device still computes the step before while the host reads.
+      # The device is still computing the previous step while the host reads.
       recent.append(mesh_lib.place(next(data), mesh))
       before, phase = metrics, task.phase(step)
       full = len(recent) == task.history
@@ -136,19 +136,19 @@ def train(
           jax.profiler.StepTraceAnnotation("train", step_num=step)
         )
         if (take, phase) not in compiled:
-          # The first call compiles: its time is not a training speed.
+          # The first call compiles, which must not count as training time.
           compiled.add((take, phase))
           around.enter_context(report.paused())
         state, metrics = take(state, given, phase)
-      # One step may wait while the one before runs. More would keep their
-      # batches in memory, and a run that is to stop would finish them first.
+      # Only one step is queued while another runs: more would keep their
+      # batches in memory and would have to finish before the run could stop.
       jax.block_until_ready(before)
       step += 1
       last = step == config["steps"]
       profiler.after(step, state)
 
-      # Metrics are fetched one step late: waiting for the step that was just
-      # given to the device would leave the device idle afterwards.
+      # Metrics are fetched one step late: waiting for the step just dispatched
+      # would leave the device idle afterwards.
       report.flush()
       if step % config["log_every"] == 0 or last:
         report.later(step, metrics)
@@ -169,7 +169,7 @@ def train(
         report.say_evaluation(evaluated)
 
       # ------------------------------------------------------------------- save
-      # After the evaluation, which decides whether this checkpoint is the best.
+      # After the evaluation, which decides whether this is the best checkpoint.
       if step % config["save_every"] == 0 or last or stop:
         report.flush()
         checkpoints.save(step, state, data.get_state(), evaluated)
@@ -182,7 +182,7 @@ def train(
 
 
 def _last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
-  """The last evaluation that a run has written."""
+  """Reads the last evaluation of a run."""
   for row in reversed(metrics_lib.read(workdir)):
     if any(name.startswith("valid/") for name in row):
       return {name: value for name, value in row.items() if name != "step"}

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, from a config."""
+"""Makes optimizers and learning-rate schedules from a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
 def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
-  """Learning rate by step.
+  """Makes a schedule: learning rate by step.
 
   Args:
     config: `learning_rate` (peak), `schedule` (one of SCHEDULES), `warmup`
@@ -23,7 +23,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     steps: length of the run.
 
   Raises:
-    UserError: unknown schedule, or a warm-up as long as the run.
+    UserError: an unknown schedule, or a warm-up as long as the run.
   """
   peak, kind = config["learning_rate"], config["schedule"]
   warmup, final = config["warmup"], config["final"]
@@ -49,7 +49,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     # Continues from the end of the warm-up without a jump (Vaswani et al. 2017,
     # arXiv 1706.03762, 5.3).
     start = max(warmup, 1)
-    # `join_schedules` also evaluates it during the warm-up, at negative steps.
+    # `join_schedules` also evaluates this in the warm-up, at negative steps.
     after = lambda step: peak * (start / (start + jnp.maximum(step, 0))) ** 0.5
   else:
     raise UserError(
@@ -57,7 +57,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
     )
   if not warmup:
     return after
-  # The first update already moves: with peak / warmup at step 0.
+  # Starts at peak / warmup, so that the first update is not lost.
   ramp = lambda step: peak * (step + 1) / warmup
   return optax.join_schedules([ramp, after], [warmup])
 
@@ -65,12 +65,12 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
 def make_optimizer(
   config: Mapping[str, Any], steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The optimizer of a config, with gradient clipping.
+  """Makes the optimizer of a config, with gradient clipping.
 
   Args:
-    config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw, of
-      kernels and embeddings: arrays of two axes or more except scales and
-      biases), `clip` (global norm of the gradient; 0: none), and the keys that
+    config: `name` (one of OPTIMIZERS), `b1`, `b2`, `weight_decay` (adamw only;
+      applies to arrays with two or more axes that are not scales or biases),
+      `clip` (global norm of the gradient; 0: none), and the keys that
       `make_schedule` reads.
     steps: length of the run.
 
@@ -78,7 +78,7 @@ def make_optimizer(
     The transformation, and its schedule for the log.
 
   Raises:
-    UserError: unknown optimizer or schedule.
+    UserError: an unknown optimizer or schedule.
   """
   schedule = make_schedule(config, steps)
   name = config["name"]
@@ -98,16 +98,16 @@ def make_optimizer(
     raise UserError(
       f"optimizer.name is {name!r}; it must be one of {list(OPTIMIZERS)}."
     )
-  # Always a link of the chain, so that a run can continue with another clip.
+  # Always present, so that a run can be resumed with a different `clip`.
   clip = config["clip"]
   clip = optax.clip_by_global_norm(clip) if clip else optax.identity()
   return optax.chain(clip, inner), schedule
 
 
 def _decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-  """Whether weight decay acts on a parameter.
+  """Whether weight decay applies to a parameter.
 
-  Norms of stacked blocks have two axes as well, so names decide.
+  Names decide, because norms of stacked blocks have two axes as well.
   """
   return leaf.ndim >= 2 and path[-1].key not in (
     "scale",

@@ -1,4 +1,4 @@
-"""Preemption: a SIGTERM that all processes of a run act on at the same step."""
+"""Preemption: all processes of a run stop at the same step after a SIGTERM."""
 
 import signal
 import threading
@@ -8,26 +8,25 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: it tells a supervisor to start the run again, which
-# the exit code 0 would not.
+# EX_TEMPFAIL of sysexits.h: unlike exit code 0, it makes a supervisor restart
+# the run.
 EXIT_CODE = 75
 
 
 class Preempted(Exception):
-  """The run was asked to stop, and saved its state first."""
+  """The run saved its state and stopped on request."""
 
 
 class PreemptionNotice:
-  """Tells after each step whether the run was asked to stop.
+  """Tells after each step whether the run should stop.
 
-  A single process listens for SIGTERM itself. Several processes must stop at
-  the same step, although the signal may reach them at different steps, or only
-  one of them: there the coordination service of `jax.distributed` listens, and
-  makes them agree.
+  A single process handles SIGTERM itself. Several processes must stop at the
+  same step, but the signal may reach them at different steps, or only one of
+  them, so the coordination service of `jax.distributed` handles it.
   """
 
   def __init__(self) -> None:
-    """Starts to listen: in a single process, and only in its main thread."""
+    """Installs the handler in the main thread of a single process."""
     self._asked = False
     self._before: Any = None
     self._listens = (
@@ -41,12 +40,12 @@ class PreemptionNotice:
     self._asked = True
 
   def reached(self, step: int) -> bool:
-    """Whether the run must save after this step and end."""
+    """Whether the run must save after this step and stop."""
     if jax.process_count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._asked
 
   def close(self) -> None:
-    """Restores the handler of SIGTERM."""
+    """Restores the previous SIGTERM handler."""
     if self._listens:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)

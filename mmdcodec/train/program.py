@@ -1,4 +1,4 @@
-"""What a run compiles: the start and the step of a task, on a mesh."""
+"""The jitted functions of a run: initialization and training step on a mesh."""
 
 import dataclasses
 import functools
@@ -19,18 +19,18 @@ from mmdcodec.train.task import Batch, Task
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The compiled functions of a run, and how its state lies on the mesh.
+  """The jitted functions of a run and the layout of its state.
 
   Attributes:
     abstract: TrainState of `jax.ShapeDtypeStruct` with shardings.
     layout: TrainState of shardings.
-    init: `key -> TrainState`, made on the devices where it stays.
-    step: `(state, batch, phase) -> (state, metrics)`; consumes the state.
-      `phase` is that of `Task.phase`, passed by position (None by default), and
-      each phase has a program of its own.
-    long_step: `(state, batches, phase) -> (state, metrics)`, a step that also
-      takes `Task.history_gradient` of the last batches, the newest of which is
-      the step's own; None if the task has no history.
+    init: `key -> TrainState`, created with its final sharding.
+    step: `(state, batch, phase) -> (state, metrics)`; donates the state.
+      `phase` (see `Task.phase`) is positional and None by default; each phase
+      is compiled separately.
+    long_step: `(state, batches, phase) -> (state, metrics)`, a step on the last
+      batch that also adds `Task.history_gradient` of all of them; None if the
+      task has no history.
   """
 
   abstract: TrainState
@@ -43,15 +43,15 @@ class Program:
 def make_program(
   task: Task, config: Mapping[str, Any], mesh: jax.sharding.Mesh
 ) -> Program:
-  """Jits the training of a task for a mesh; compiles and runs nothing yet.
+  """Jits the functions of a task for a mesh; compiles and runs nothing yet.
 
   Args:
-    task: of the config.
-    config: of the run.
-    mesh: that the run uses.
+    task: the task of the config.
+    config: config of the run.
+    mesh: mesh of the run.
 
   Raises:
-    UserError: an optimizer setting that is not possible.
+    UserError: an optimizer setting is invalid.
   """
   optimizer, schedule = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
@@ -69,8 +69,8 @@ def make_program(
     phase: str | None = None,
     history: tuple[Batch, ...] = (),
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    # The key follows from the step, so that a resumed run has the random
-    # numbers of a run that was never stopped.
+    # Derived from the step, so that a resumed run gets the same random numbers
+    # as an uninterrupted one.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     (loss, (collections, extra, metrics)), grads = gradients.in_parts(
       functools.partial(task.loss, step=state.step, phase=phase),
@@ -108,7 +108,7 @@ def make_program(
     return jax.jit(
       step,
       in_shardings=(layout, mesh_lib.batch_sharding(mesh)),
-      # Metrics are whole on every device, so that each process can read them.
+      # Metrics are replicated, so that each process can read them.
       out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
       donate_argnums=0,
       static_argnums=2,
@@ -123,8 +123,8 @@ def make_program(
       layout,
     ),
     layout=layout,
-    # It runs once, and consists of random draws that take long to compile: a
-    # run starts several times as fast if they are not optimized.
+    # Runs once, and its random draws take long to compile: without optimization
+    # a run starts several times as fast.
     init=jax.jit(
       init,
       out_shardings=layout,

@@ -1,10 +1,10 @@
-"""The losses of the reconstruction: their values, and one gradient of all.
+"""The losses of the reconstruction, and their combined gradient.
 
-Each loss is pulled back to the reconstruction by itself. There they are
-weighed, and one gradient continues through the codec: with plain weights, or
-with the balancer of EnCodec (`losses/balancer.py`), which makes the weights
-shares of that gradient. Losses of discriminators are among them
-(`adversarial.py` computes their values).
+The gradient of each loss with respect to the reconstruction is computed
+separately. They are combined into one gradient, which is propagated through the
+codec: with plain weights, or with EnCodec's balancer (`losses/balancer.py`),
+which makes the weights shares of that gradient. The discriminators' losses are
+included (`adversarial.py` computes their values).
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ SPECTRAL = ("waveform", "mel", "stft")
 
 
 def read_weights(config: Mapping[str, Any]) -> dict[str, float]:
-  """The weights that are not 0, by the name of the loss.
+  """Returns the weights that are not 0, by loss.
 
   Args:
-    config: of a codec run of any version; early ones know fewer losses.
+    config: config of a codec run; those of early versions have fewer losses.
   """
   losses = config["losses"]
   names = [n for n in (*SPECTRAL, *adversarial.NAMES) if n in losses]
@@ -31,7 +31,7 @@ def read_weights(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def uses_balancer(config: Mapping[str, Any]) -> bool:
-  """Whether a run has the balancer; early versions had none."""
+  """Whether a run uses the balancer; early versions had none."""
   return "balancer" in config and config["balancer"]["on"]
 
 
@@ -39,16 +39,16 @@ class ReconstructionLosses:
   """The losses of a run that are functions of the reconstruction.
 
   Attributes:
-    weights: of those that are on, by name.
-    balanced: whether the balancer weighs them.
+    weights: nonzero weights by name.
+    balanced: whether the balancer combines them.
   """
 
   def __init__(self, config: Mapping[str, Any], rate: int):
     """Reads the settings.
 
     Args:
-      config: of the run: `losses`, `balancer` and `batch`.
-      rate: of the audio, in Hz.
+      config: config of the run; `losses`, `balancer` and `batch` are used.
+      rate: sample rate in Hz.
     """
     self.weights = read_weights(config)
     self.balanced = uses_balancer(config)
@@ -57,7 +57,7 @@ class ReconstructionLosses:
   def values(
     self, x: jax.Array, y: jax.Array, mask: jax.Array
   ) -> dict[str, jax.Array]:
-    """Every loss but those of discriminators, unweighted.
+    """Computes all losses but those of discriminators, unweighted.
 
     Args:
       x: original audio [batch, samples, channels].
@@ -84,7 +84,7 @@ class ReconstructionLosses:
     return found
 
   def init(self) -> balancer.BalancerState | None:
-    """The state of the balancer; None without it."""
+    """Initializes the balancer; None without it."""
     return balancer.init(sorted(self.weights)) if self.balanced else None
 
   def combine(
@@ -92,15 +92,15 @@ class ReconstructionLosses:
     pulls: Mapping[str, jax.Array],
     state: balancer.BalancerState | None,
   ) -> tuple[jax.Array, balancer.BalancerState | None, dict[str, jax.Array]]:
-    """One gradient of those of all losses.
+    """Combines the gradients of all losses.
 
     Args:
-      pulls: gradient of each loss in the reconstruction [batch, samples,
-        channels].
+      pulls: gradient of each loss with respect to the reconstruction [batch,
+        samples, channels].
       state: see `init`.
 
     Returns:
-      The gradient, the new state, and `gradient_norm` of each loss.
+      The gradient, the new state, and the `gradient_norm` of each loss.
     """
     if state is not None:
       return balancer.balance(
@@ -118,12 +118,12 @@ class ReconstructionLosses:
   def scales(
     self, state: balancer.BalancerState | None
   ) -> Mapping[str, float | jax.Array]:
-    """The factor of each loss in `combine`."""
+    """Returns the factor that `combine` applies to each loss."""
     if state is None:
       return self.weights
     return balancer.scales(state, self.weights, total_norm=self._norm_of_a_clip)
 
   @property
   def _norm_of_a_clip(self) -> float:
-    """Norm of the balanced gradient of one clip."""
+    """The norm of the balanced gradient of one clip."""
     return self._config["balancer"]["total_norm"] / self._config["batch"]

@@ -1,4 +1,4 @@
-"""What the training loop reports: metrics, speed, time left, a profile."""
+"""Reports on training: metrics, speed, time left and profiles."""
 
 import contextlib
 import pathlib
@@ -15,7 +15,7 @@ from mmdcodec.train.task import Task
 
 
 class Report:
-  """Writes metrics, and lines for the terminal."""
+  """Logs metrics and prints progress."""
 
   def __init__(
     self,
@@ -26,27 +26,27 @@ class Report:
     step: int,
     say: Callable[[str], None],
   ):
-    """Opens the files, and starts the clock.
+    """Opens the files and starts the clock.
 
     Args:
-      task: of the run.
-      config: of the run.
-      workdir: of the run.
-      step: where the run starts or continues.
-      say: takes a line of text.
+      task: the task of the run.
+      config: config of the run.
+      workdir: folder of the run.
+      step: step at which the run starts or resumes.
+      say: called with a line of text.
     """
     self._task, self._config, self._say = task, config, say
     self._writer = metrics_lib.MetricWriter(workdir, step=step)
     self._pending: tuple[int, Any] | None = None
-    # Step and time of the last line: speed is measured between two of them.
+    # Step and time of the last report, from which the next speed is measured.
     self._step, self._time = step, time.perf_counter()
 
   def later(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the metrics of a step that the device may still compute."""
+    """Queues the metrics of a step that may still be running."""
     self._pending = (step, metrics)
 
   def flush(self) -> None:
-    """Reports what `later` took, if anything; waits for the device.
+    """Reports what `later` queued, if anything; waits for the device.
 
     Raises:
       UserError: the loss was not finite for too many steps.
@@ -76,20 +76,20 @@ class Report:
   def write(
     self, step: int, prefix: str, values: Mapping[str, Any]
   ) -> dict[str, float]:
-    """Writes metrics, and returns them by full name, such as "train/loss"."""
+    """Logs metrics, and returns them by full name, such as "train/loss"."""
     flat = metrics_lib.flatten(values, prefix)
     self._writer.write(step, flat)
     return flat
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Does not count the time in this block, which is not spent on steps."""
+    """Excludes the time spent in this block from the speed."""
     start = time.perf_counter()
     yield
     self._time += time.perf_counter() - start
 
   def say_evaluation(self, values: Mapping[str, float]) -> None:
-    """Says the held-out measures that are single numbers."""
+    """Prints the held-out measures that are scalars."""
     shown = {k: v for k, v in values.items() if k.count("/") == 1}
     self._say(
       "  held out: "
@@ -100,7 +100,7 @@ class Report:
     )
 
   def _line(self, step: int, values: Mapping[str, float]) -> str:
-    """Step, metrics, speed and time left."""
+    """Formats step, metrics, speed and time left."""
     steps, speed = self._config["steps"], values["train/steps_per_second"]
     parts = [f"step {step:>{len(str(steps))}}/{steps}"]
     parts += [
@@ -127,28 +127,28 @@ class Profiler:
     """Plans the trace.
 
     Args:
-      step: where the run starts or continues.
+      step: step at which the run starts or resumes.
       config: `start`, steps to wait from there, and `steps` to trace; 0: none.
-      folder: for the trace.
+      folder: folder for the trace.
     """
     self._first = step + config["start"]
     self._end = self._first + config["steps"]
     self._folder, self._on = folder, False
 
   def before(self, step: int) -> None:
-    """Starts, if this is the first step to trace."""
+    """Starts the trace at its first step."""
     if step == self._first < self._end:
       jax.profiler.start_trace(str(self._folder))
       self._on = True
 
   def after(self, step: int, state: Any) -> None:
-    """Stops once the device has finished the last step to trace."""
+    """Stops the trace once the device has finished its last step."""
     if self._on and step == self._end:
       jax.block_until_ready(state)
       self.close()
 
   def close(self) -> None:
-    """Writes what was traced."""
+    """Writes the trace."""
     if self._on:
       jax.profiler.stop_trace()
       self._on = False

@@ -1,4 +1,4 @@
-"""Settings of a run: their checks, and the record of them in the workdir."""
+"""Checks the settings of a run and records them in the workdir."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from mmdcodec.train.task import Task
 
 
 def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-  """A config as nested dicts, with today's keys."""
+  """Converts a config to nested dicts and renames old keys."""
   if isinstance(config, ConfigDict):
     config = config.to_dict()
   config = copy.deepcopy(dict(config))
@@ -30,7 +30,7 @@ def check(config: dict[str, Any]) -> None:
   """Checks the settings that the loop reads.
 
   Raises:
-    UserError: the first one that is not possible.
+    UserError: a setting is invalid.
   """
   for key in ("steps", "batch", "log_every", "eval_every", "save_every", "keep",
               "max_skipped"):  # fmt: skip
@@ -64,18 +64,18 @@ def check(config: dict[str, Any]) -> None:
 def record_config(
   config: dict[str, Any], workdir: pathlib.Path, task: Task
 ) -> None:
-  """Writes down what the run is; a workdir belongs to one model.
+  """Records the config in the workdir, which belongs to one model.
 
   Args:
-    config: of this start.
-    workdir: of the run.
-    task: of the config.
+    config: config of the run.
+    workdir: folder of the run.
+    task: the task of the config.
 
   Raises:
-    UserError: the run that is there has another model, optimizer or extra
-      state, or what is there is no run.
+    UserError: the workdir holds something else, or a run with another model,
+      optimizer or extra state.
   """
-  # As it will be read: tuples are lists in JSON.
+  # As it will be read back: tuples become lists in JSON.
   now = json.loads(json.dumps(config))
   if (workdir / run_files.CONFIG_FILE).exists():
     _check_same(now, run_files.read_config(workdir), workdir, task)
@@ -88,16 +88,16 @@ def record_config(
       low_rank_scale=task.low_rank_scale,
       parts=task.parts,
     )
-    # Whoever reads the files meanwhile finds the old ones or the new ones, and
-    # both say the same of everything that was compared.
+    # Files are replaced atomically, and readers may see old or new ones: both
+    # agree on everything that was compared.
     run_files.write(workdir, now, info)
 
 
 def _check_same(
   now: dict[str, Any], before: dict[str, Any], workdir: pathlib.Path, task: Task
 ) -> None:
-  """Raises a UserError if a run cannot be continued with these settings."""
-  # A key that one of the two versions does not know has not been changed.
+  """Raises a UserError if a run cannot be resumed with these settings."""
+  # A key that only one of the two versions has was not changed by the user.
   changed = [
     f"model.{key}"
     for key, value in now["model"].items()
@@ -130,14 +130,14 @@ def _check_same(
 
 
 def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
-  """The data sets of a config: paths, or their weights by path.
+  """Parses data sets: a list of paths, or weights by path.
 
   Args:
-    text: `"A,B"`, sampled as one data set; `"A=0.7,B=0.3"`, with weights; or a
-      list or mapping of the same (for paths with a comma in them).
+    text: `"A,B"`, sampled as one data set; `"A=0.7,B=0.3"`, with weights; or
+      the same as a list or mapping (for paths that contain commas).
 
   Raises:
-    UserError: some data sets have a weight and others have none.
+    UserError: only some of the data sets have a weight.
   """
   if isinstance(text, Mapping):
     return dict(text)
@@ -159,10 +159,10 @@ def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
 
 
 def parse_streams(text: str | Mapping[str, Any]) -> dict[str, list[str]]:
-  """Token data sets of other tokenizers, as `token_batches` takes them.
+  """Parses token data sets of other tokenizers for `token_batches`.
 
   Args:
-    text: `"semantic=A,semantic=B,joint=C"`: names of conditions and paths; or a
+    text: conditions and paths, such as `"semantic=A,semantic=B,joint=C"`; or a
       mapping from name to data sets, as for `parse_datasets`.
 
   Raises:
@@ -182,10 +182,10 @@ def parse_streams(text: str | Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def use_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs on disk, so that a restart need not compile again.
+  """Caches compiled programs on disk, so that a restart need not recompile.
 
   Args:
-    folder: "" for one in the user's cache, "off" for none.
+    folder: folder of the cache; "" for the user's cache, "off" for none.
   """
   if folder == "off":
     return

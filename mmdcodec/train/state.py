@@ -1,4 +1,4 @@
-"""Training state, and one guarded update of it."""
+"""The training state and its guarded update."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,17 @@ import optax
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """Everything that a resumed run needs except the position in the data.
+  """Everything needed to resume a run, except the position in the data.
 
-  There is no random key in it: the key of a step follows from seed and step.
+  It needs no random key, because keys are derived from the seed and the step.
 
   Attributes:
     step: int32 scalar, updates attempted so far.
     params: trained parameters.
-    collections: the other variables of the model, by collection, such as
-      `{"codebook": ...}`.
-    extra: state that goes from step to step but is not part of a released
-      model (discriminators, running gradient norms), or None.
-    opt_state: of the optax transformation.
+    collections: other variables of the model, such as `{"codebook": ...}`.
+    extra: training state that is not part of a released model (discriminators,
+      running gradient norms), or None.
+    opt_state: state of the optax transformation.
     ema: running average of `params`, or None.
     skipped: int32 scalar, updates skipped because they were not finite.
     skipped_in_a_row: int32 scalar, updates skipped since the last good one.
@@ -45,11 +44,11 @@ class TrainState(flax.struct.PyTreeNode):
     ema: bool,
     extra: Any = None,
   ) -> "TrainState":
-    """A state at step 0.
+    """Creates a state at step 0.
 
     Args:
-      variables: `params`, and collections.
-      optimizer: that will update the parameters.
+      variables: `params` and other collections.
+      optimizer: optimizer of the run.
       ema: whether to keep a running average of the parameters.
       extra: see the attribute.
     """
@@ -62,14 +61,14 @@ class TrainState(flax.struct.PyTreeNode):
       collections=variables,
       extra=extra,
       opt_state=optimizer.init(params),
-      # A copy, as a step donates its input and a buffer can be donated once.
+      # A copy: a step donates its input, and no buffer can be donated twice.
       ema=jax.tree.map(jnp.copy, params) if ema else None,
       skipped=zero,
       skipped_in_a_row=zero,
     )
 
   def released(self) -> dict[str, Any]:
-    """The variables to evaluate and to release: averages, if there are any."""
+    """Returns the variables to evaluate and release: averages, if kept."""
     params = self.params if self.ema is None else self.ema
     return {"params": params, **self.collections}
 
@@ -84,24 +83,24 @@ def update(
   extra: Any = None,
   ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Applies gradients, unless the loss or the gradient is not finite.
+  """Applies gradients, unless the loss or a gradient is not finite.
 
-  A skipped update changes the counters only: not the parameters, codebooks,
+  A skipped update only changes the counters, not the parameters, codebooks,
   optimizer or extra state. The device decides, so the host need not wait.
 
   Args:
-    state: before the step.
-    grads: of `state.params`.
-    collections: after the forward pass.
+    state: state before the step.
+    grads: gradients of `state.params`.
+    collections: collections after the forward pass.
     loss: scalar.
     optimizer: the optax transformation that made `state.opt_state`.
-    extra: after the step.
-    ema_decay: decay of the average of parameters. It is
-      min(ema_decay, (1 + step) / (10 + step)), so that the random start does
-      not dominate a short run.
+    extra: extra state after the step.
+    ema_decay: decay of the average of parameters, limited to
+      (1 + step) / (10 + step) so that the random initialization does not
+      dominate a short run.
 
   Returns:
-    The new state, and metrics: norm of the gradient, skipped updates.
+    The new state, and metrics: gradient norm and skipped updates.
   """
   norm = optax.tree.norm(grads)
   good = jnp.isfinite(loss) & jnp.isfinite(norm)

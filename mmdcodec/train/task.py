@@ -1,15 +1,15 @@
-"""The task: what a kind of model adds to the training loop.
+"""The interface between a kind of model and the training loop.
 
-`loop.py` is the same for every model. A subclass of `Task` gives it the data,
-the variables, the loss and the held-out measures. The config names the class:
+`loop.py` is the same for every model. A subclass of `Task` provides data,
+variables, loss and evaluation. The config names the class:
 
     config.task = "codec"                        a task of this package
     config.task = "package.module:MyTask"        any class that can be imported
     config.task = f"{__file__}:MyTask"           a class in the config file
 
-so `mmdcodec train --config=FILE.py` trains a model that this package does not
-know. The class is called with the config, nested dicts. The loop itself reads
-the keys of `run_config` in `configs/common.py`; a task may have any others.
+so `mmdcodec train --config=FILE.py` can train any model. The class is called
+with the config as nested dicts. The loop itself reads the keys of `run_config`
+in `configs/common.py`; a task may have any others.
 """
 
 import abc
@@ -26,7 +26,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.parallel import rules
 from mmdcodec.train.state import TrainState
 
-# The tasks of this package, by the name that a config gives.
+# The tasks of this package, by their names in configs.
 TASKS = {
   "codec": "mmdcodec.train.codec_task:CodecTask",
   "lm": "mmdcodec.train.lm_task:LMTask",
@@ -39,45 +39,44 @@ LossResult = tuple[jax.Array, tuple[dict[str, Any], Any, dict[str, jax.Array]]]
 
 
 class Batches(Protocol):
-  """The training data: batches without end, and a position to go on from."""
+  """The training data: an endless iterator that can be resumed."""
 
   def __next__(self) -> Batch:
-    """The next batch: this process's rows, as NumPy arrays."""
+    """Returns this process's rows of the next batch, as NumPy arrays."""
 
   def get_state(self) -> dict[str, int]:
-    """The position: `index`, the number of examples that were read."""
+    """Returns the position: `index`, the number of examples read so far."""
 
   def set_state(self, state: dict[str, int]) -> None:
-    """Goes on from a position."""
+    """Continues from a position."""
 
   def close(self) -> None:
-    """Ends reading."""
+    """Stops reading."""
 
 
 class Task(abc.ABC):
-  """What the training loop needs to know about one kind of model.
+  """Trains one kind of model.
 
-  A subclass must give the attributes `kind` and `rules`, the property
+  A subclass must define the attributes `kind` and `rules`, the property
   `audio_seconds`, and the methods `batches`, `batch_shapes`, `init` and `loss`.
   Everything else has a default.
 
   Attributes:
-    kind: of model, as `config.json` of a bundle names it.
-    rules: how the mesh cuts parameters, see `parallel/rules.py`.
-    best_metric: held-out metric that picks the best checkpoint, such as
-      "valid/mel_distance"; None if none does.
+    kind: kind of model in the `config.json` of a bundle.
+    rules: how parameters are sharded; see `parallel/rules.py`.
+    best_metric: held-out metric that selects the best checkpoint, such as
+      "valid/mel_distance"; None to keep no best one.
     best_mode: "min" or "max", whichever is better.
-    progress_metrics: metrics that the progress line shows.
+    progress_metrics: metrics shown in the progress line.
     free_model_keys: keys of `config["model"]` that may change when a run is
-      continued.
-    history: number of batches that a long step takes together, see
-      `uses_history`.
-    inspects: whether `inspect` measures anything.
+      resumed.
+    history: number of batches in `history_gradient`.
+    inspects: whether `inspect` is implemented.
     low_rank_scale: factor of the low-rank additions among the trained
       parameters, see `models/low_rank.py`; None without any.
     parts: names of models that belong to this one, such as the codec of a
-      language model. Each is a folder of the workdir with a bundle in it, and
-      becomes part of this model's bundle; see `record_parts`.
+      language model. Each is a bundle in a folder of the workdir and becomes
+      part of this model's bundle; see `record_parts`.
   """
 
   kind: str
@@ -95,10 +94,10 @@ class Task(abc.ABC):
     """Keeps the config; a subclass builds its model here.
 
     Args:
-      config: of the run, plain dicts.
+      config: config of the run, as nested dicts.
 
     Raises:
-      UserError: a setting that is not possible.
+      UserError: a setting is invalid.
     """
     self.config = config
 
@@ -111,10 +110,10 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def batches(self, *, seed: int) -> Batches:
-    """The training data, without end.
+    """Opens the training data.
 
     Args:
-      seed: of order and crops.
+      seed: seed of order and crops.
 
     Raises:
       UserError: there is no training data, or it does not fit the model.
@@ -122,11 +121,11 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def batch_shapes(self, batch: int) -> Batch:
-    """Shapes and types of a global batch, as `jax.ShapeDtypeStruct`s."""
+    """Describes a global batch with `jax.ShapeDtypeStruct`s."""
 
   @abc.abstractmethod
   def init(self, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables: `params`, and collections that training changes."""
+    """Initializes `params` and the collections that training changes."""
 
   @abc.abstractmethod
   def loss(
@@ -139,7 +138,7 @@ class Task(abc.ABC):
     step: jax.Array,
     phase: str | None = None,
   ) -> LossResult:
-    """The loss of a batch; it is traced, and differentiated in `params`.
+    """Computes the loss of a batch; traced and differentiated in `params`.
 
     Args:
       params: trained parameters.
@@ -151,60 +150,60 @@ class Task(abc.ABC):
       phase: see `phase`.
 
     Returns:
-      The loss, a scalar, and (collections after the step, extra state after the
-      step, metrics: scalars or vectors by name).
+      The scalar loss, and (new collections, new extra state, metrics: scalars
+      or vectors by name).
     """
 
   # --------------------------------------------------------- held-out measures
 
   def held_out(self) -> list[Batch]:
-    """Batches to evaluate on, the same each time; none by default."""
+    """Returns batches to evaluate on, the same each time; none by default."""
     return []
 
   def evaluate(
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
-    """Metrics over the held-out batches, by name.
+    """Computes metrics over the held-out batches, by name.
 
     Args:
       variables: `params` (averaged, if the run averages them) and collections.
-      batches: of `held_out`, placed on the mesh.
+      batches: batches from `held_out`, placed on the mesh.
     """
     return {}
 
   def warnings(self, values: Mapping[str, float]) -> list[str]:
-    """Warnings about the metrics of a logged step, a sentence each.
+    """Returns warnings about the metrics of a logged step, one sentence each.
 
     Args:
-      values: by full name, such as "train/loss".
+      values: metrics by full name, such as "train/loss".
     """
     return []
 
   def inspect(
     self, state: TrainState, batches: tuple[Batch, ...]
   ) -> dict[str, float]:
-    """Costly measures of training, taken whenever the run is evaluated.
+    """Computes expensive metrics whenever the run is evaluated.
 
     Called only if `inspects`.
 
     Args:
-      state: of the run.
-      batches: the last `history` batches or fewer, placed on the mesh.
+      state: training state.
+      batches: up to `history` most recent batches, placed on the mesh.
     """
     raise NotImplementedError
 
   # ---------------------------------------------- steps that differ from others
 
   def phase(self, step: int) -> str | None:
-    """Names the part of training that the step after `step` updates is in.
+    """Returns the phase of training that the step after `step` updates is in.
 
-    Each phase is compiled as a program of its own, so that a loss may leave out
-    work without a condition inside the program.
+    Each phase is compiled as a separate program, so that a loss can skip work
+    without a condition inside the program.
     """
     return None
 
   def uses_history(self, step: int) -> bool:
-    """Whether the step after `step` updates also takes `history_gradient`."""
+    """Whether the step after `step` updates adds `history_gradient`."""
     return False
 
   def history_gradient(
@@ -215,7 +214,7 @@ class Task(abc.ABC):
     key: jax.Array,
     step: jax.Array,
   ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-    """A further loss, over the last `history` batches together.
+    """Computes an additional loss over the last `history` batches.
 
     Args:
       params: trained parameters.
@@ -225,30 +224,30 @@ class Task(abc.ABC):
       step: int32 scalar, updates done so far.
 
     Returns:
-      The loss, its gradient in params, and metrics.
+      The loss, its gradient with respect to params, and metrics.
     """
     raise NotImplementedError
 
   # ------------------------------------- state that only training needs, resume
 
   def init_extra_state(self, key: jax.Array) -> Any:
-    """State that goes from step to step beside the model: arrays, or None.
+    """Initializes training state besides the model: arrays, or None.
 
-    Discriminators and running averages are such. Checkpoints have it, bundles
-    do not; but the parameters of an `adversary` in it go into a bundle, to
-    train on with.
+    Examples are discriminators and running averages. It is saved in checkpoints
+    but not in bundles, except for the parameters of an `adversary`, so that
+    training can start from a bundle.
     """
     return None
 
   @classmethod
   def fixed_settings(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a run must keep when it is continued, by name.
+    """Returns settings that must not change when a run is resumed, by name.
 
-    The loop itself keeps the model, the name of the optimizer, and whether
+    The loop itself checks the model, the name of the optimizer, and whether
     weights are averaged.
 
     Args:
-      config: of this run, or of the same run when it was last started.
+      config: config of this run, now or when it was last started.
     """
     return {}
 
@@ -257,26 +256,26 @@ class Task(abc.ABC):
   def to_trained(
     self, variables: dict[str, Any], key: jax.Array
   ) -> dict[str, Any]:
-    """The variables of a whole model in the form that this run trains.
+    """Converts the variables of a model to the form that this run trains.
 
-    Whoever reads a checkpoint undoes this without the task, so it may do only
-    two things: move parameters to the collection `frozen`, and add low-rank
-    additions of scale `low_rank_scale` (`models/low_rank.py`).
+    Readers of a checkpoint undo this without the task, so it may only do two
+    things: move parameters to the collection `frozen`, and add low-rank
+    additions with scale `low_rank_scale` (`models/low_rank.py`).
 
     Args:
-      variables: of a bundle or of another run.
-      key: random key, for what is added.
+      variables: variables of a bundle or of another run.
+      key: random key for new parameters.
     """
     return variables
 
   def start_with_part(
     self, path: str, state: TrainState, layout: TrainState
   ) -> TrainState | None:
-    """Starts from the weights of a part of the model, such as a text encoder.
+    """Loads the weights of a part of the model, such as a text encoder.
 
     Args:
       path: `config["init_from"]`.
-      state: fresh.
+      state: freshly initialized state.
       layout: shardings of the state.
 
     Returns:
@@ -288,19 +287,19 @@ class Task(abc.ABC):
     return None
 
   def record_parts(self, workdir: pathlib.Path) -> None:
-    """Puts into the workdir what a bundle of the run needs beside weights.
+    """Copies what a bundle needs besides weights into the workdir.
 
-    A bundle for each of `parts`, in the folder of that name, and files of
-    `bundle.ASSETS`. Process 0 calls it at each start, before the first step.
+    These are a bundle for each of `parts`, in the folder of that name, and the
+    files of `bundle.ASSETS`. Process 0 calls this before the first step.
 
     Raises:
-      UserError: what is there already is of another model.
+      UserError: the workdir has parts of another model.
     """
     return None
 
 
 def make_task(config: Mapping[str, Any]) -> Task:
-  """The task that `config["task"]` names; see the top of this file.
+  """Makes the task that `config["task"]` names; see the top of this file.
 
   Raises:
     UserError: there is no such task.
@@ -327,7 +326,7 @@ def make_task(config: Mapping[str, Any]) -> Task:
 
 
 def _load(place: str) -> types.ModuleType:
-  """A module by its name, or by the path of its file."""
+  """Imports a module by its name or path."""
   if not place.endswith(".py"):
     return importlib.import_module(place)
   path = pathlib.Path(place).resolve()

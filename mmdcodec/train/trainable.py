@@ -1,8 +1,8 @@
-"""Which parameters of a model a run trains: all, some, or low-rank additions.
+"""Selects the parameters that a run trains: all, some, or low-rank additions.
 
-The state of a run holds what it trains in `params`, where optimizer, averages
-and gradients are, and the rest in the collection `frozen`. `split` separates a
-model's parameters like that; `join` makes them whole again, inside the step.
+A run keeps the parameters that it trains in `params`, which the optimizer and
+averages use, and the others in the collection `frozen`. `split` separates them;
+`join` puts them back together inside the step.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ import jax
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank
 
-# Here kernels of all layers are stacked.
+# Prefix of parameters whose layers are stacked.
 BLOCKS = "transformer/blocks/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-  """What a run trains of a model.
+  """Selects the parameters to train.
 
   Attributes:
-    freeze: regular expression; parameters in whose path it is found stay as
-      they are. "": none of them.
-    rank: of low-rank additions to kernels, which alone are trained; 0: none.
-    alpha: the additions are scaled by alpha / rank.
-    on: regular expression of the kernels of blocks that get an addition.
+    freeze: regular expression; parameters whose paths match are not trained.
+      "": none of them.
+    rank: rank of low-rank additions, which alone are then trained; 0: none.
+    alpha: additions are scaled by alpha / rank.
+    on: regular expression for the block kernels that get additions.
   """
 
   freeze: str = ""
@@ -41,7 +41,7 @@ class Trainable:
     """Checks the settings.
 
     Raises:
-      UserError: not a regular expression, or a negative rank.
+      UserError: an invalid regular expression or a negative rank.
     """
     for name, pattern in (("freeze", self.freeze), ("lora.on", self.on)):
       try:
@@ -55,27 +55,27 @@ class Trainable:
 
   @property
   def scale(self) -> float | None:
-    """Scale of the additions; None without any."""
+    """The scale of the additions; None without any."""
     return self.alpha / self.rank if self.rank else None
 
   def split(
     self, params: dict[str, Any], key: jax.Array
   ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Separates the parameters to train from the rest.
+    """Separates the parameters to train from the others.
 
     Args:
-      params: of a whole model.
-      key: random key, for the additions.
+      params: all parameters of a model.
+      key: random key for the additions.
 
     Returns:
-      (parameters to train, collections with the rest).
+      (parameters to train, collections with the others).
 
     Raises:
       UserError: nothing is left to train.
     """
     flat = flax.traverse_util.flatten_dict(params, sep="/")
     if self.rank:
-      # Kernels of other places are not stacked, and have other axes.
+      # Other kernels are not stacked and have different axes.
       found = {
         path: w
         for path, w in flat.items()
@@ -107,6 +107,6 @@ class Trainable:
   def join(
     self, params: dict[str, Any], collections: Mapping[str, Any]
   ) -> dict[str, Any]:
-    """The parameters of the whole model; frozen ones have no gradient."""
+    """Returns all parameters of the model; frozen ones get no gradient."""
     frozen = jax.lax.stop_gradient(collections.get(low_rank.FROZEN, {}))
     return low_rank.join(params, frozen, self.scale)

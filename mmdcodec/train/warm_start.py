@@ -1,4 +1,4 @@
-"""Starting a run from the weights of a trained model, or from a public T5."""
+"""Starts a run from the weights of a trained model or a public T5."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,21 +25,21 @@ def start_from(
   layout: TrainState,
   say: Callable[[str], None],
 ) -> TrainState:
-  """A fresh state with the weights of a bundle or of another run.
+  """Loads the weights of a bundle or of another run into a fresh state.
 
-  These are the parameters and collections of the model, and the parameters of
-  discriminators if both have the same ones; or a part of the model, where the
-  task takes one.
+  Loads the parameters and collections of the model, and the parameters of the
+  discriminators if both have the same ones; or only a part of the model, if the
+  task supports that.
 
   Args:
-    task: of the run.
-    state: fresh.
+    task: the task of the run.
+    state: freshly initialized state.
     path: `config["init_from"]`.
     layout: shardings of the state.
-    say: takes a line of text for the user.
+    say: called with a line of text for the user.
 
   Raises:
-    UserError: there is no model at the path, or it is another one.
+    UserError: there is no model at the path, or it does not fit.
   """
   begun = task.start_with_part(path, state, layout)
   if begun is not None:
@@ -90,19 +90,19 @@ def start_with_t5(
   layout: TrainState,
   conditions: Sequence[Condition],
 ) -> TrainState | None:
-  """Puts the weights of a public T5 into the encoders of text conditions.
+  """Loads the weights of a public T5 into the encoders of text conditions.
 
   Args:
-    path: folder of a T5 or its id on the Hub; or of a whole model.
-    state: fresh.
+    path: folder or Hub id of a T5 or of a whole model.
+    state: freshly initialized state.
     layout: shardings of the state.
-    conditions: of the model.
+    conditions: conditions of the model.
 
   Returns:
     The state with the T5; None if the path holds a whole model.
 
   Raises:
-    UserError: the model has no text encoder like this T5.
+    UserError: no text encoder of the model has the shape of this T5.
   """
   found = t5.read(path)
   if found is None:
@@ -127,8 +127,8 @@ def start_with_t5(
   }
 
   def put(path: tuple[Any, ...], old: Any, where: Any) -> Any:
-    # Trained, frozen or an average. Everything else stays where it is, spread
-    # over the devices of all processes.
+    # Matches trained, frozen and averaged parameters. Other arrays are sharded
+    # over all processes and must not be moved.
     place = rules.path_name(path)
     for name, array in new.items():
       if place == name or place.endswith(f"/{name}"):
