@@ -1,1 +1,1 @@
-"""Experiments: one short file each, importable as `mmdcodec.configs`."""
+"""Training configs, one short file each, importable as `mmdcodec.configs`."""

@@ -7,11 +7,11 @@
 3.2 kbps, 1.6 M parameters, no LSTM.
 
 `--config=codec_small:adversarial` adds small discriminators (19,000 parameters)
-and the balancer. For 600 steps it trains reconstruction alone, then the
-discriminators too, and from step 700 on they act on the codec. Such a step
-takes about twice as long. docs/RESULTS.md has the results of both; in so short
-a training, discriminators cost mel distance and SI-SDR. The adversarial run was
-not trained to its end.
+and the balancer. It trains only on reconstruction for 600 steps, then trains
+the discriminators too; from step 700 on they affect the codec. Such a step
+takes about twice as long. docs/RESULTS.md has the results of both: in such a
+short run, discriminators cost mel distance and SI-SDR. The adversarial run was
+not trained to the end.
 """
 
 from ml_collections import ConfigDict
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   config.steps = 1_600
   config.batch = 16
-  # Mel losses ignore phase, and no discriminator makes up for it here.
+  # Mel losses ignore phase, and there is no discriminator to make up for it.
   config.losses.waveform.weight = 10.0
   config.optimizer.learning_rate = 1e-3
   config.optimizer.b1, config.optimizer.b2 = 0.8, 0.99
@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.log_every = 25
   config.eval_every = config.save_every = 200
   if arg == "adversarial":
-    # Weights are shares of the gradient: half is for the discriminators.
+    # Weights are shares of the gradient; discriminators get half.
     common.balance(config)
     config.losses.waveform.weight = 1.0
     config.losses.mel.weight = 2.0
@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.adversarial.discriminators = (
       dict(name="multi_scale_stft", filters=8, windows=(1024, 512, 256)),
     )
-    # Higher than in long trainings, because there are few steps.
+    # Higher than in long runs, because there are few steps.
     config.adversarial.optimizer.learning_rate = 1e-3
     config.adversarial.start, config.adversarial.warmup = 600, 100
   return config

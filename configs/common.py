@@ -1,4 +1,4 @@
-"""Settings that all experiments share; each config changes some of them.
+"""Settings that all configs share; each one changes some of them.
 
 Any key can be changed on the command line, for example
 `--config.optimizer.learning_rate=1e-4`.
@@ -14,11 +14,11 @@ from mmdcodec.quantize.kernels import PAPER_RADII
 
 
 def run_config(task: str) -> ConfigDict:
-  """Settings of every run, without those of a model.
+  """Makes the settings of any run, without those of a model.
 
   Args:
-    task: a key of `mmdcodec.train.task.TASKS`, or the path of a class of your
-      own, as `mmdcodec.train.task` describes.
+    task: a key of `mmdcodec.train.task.TASKS`, or the path of your own class;
+      see `mmdcodec.train.task`.
   """
   config = ConfigDict()
   config.task = task
@@ -42,27 +42,27 @@ def run_config(task: str) -> ConfigDict:
   config.optimizer.warmup = 0
   config.optimizer.final = 0.01  # last learning rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
-  # Parts into which a batch is split, computed in turn to save memory.
+  # Number of parts of a batch, which are computed in turn to save memory.
   config.accumulate = 1
-  # The run ends after so many consecutive steps that are not finite (checked
-  # whenever a line is logged).
+  # Consecutive steps with a non-finite loss after which the run ends (checked
+  # when metrics are logged).
   config.max_skipped = 20
 
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
-  # Bundle or workdir to start from; for a language model also a T5 alone.
+  # Bundle or workdir to start from; for a language model also just a T5.
   config.init_from = ""
   config.log_every = 100
   config.eval_every = 5_000
   config.save_every = 5_000
   config.keep = 3  # latest checkpoints; the best one is kept too
-  # Traces so many steps, from the start-th step of this process on.
+  # Traces this many steps, beginning `start` steps after the run (re)starts.
   config.profile = ConfigDict(dict(start=10, steps=0))
   config.compilation_cache = ""  # a folder, "off", or "": the user's cache
   return config
 
 
 def codec_config(preset: str, **changes: Any) -> ConfigDict:
-  """Settings of a codec run.
+  """Makes the settings of a codec run.
 
   Args:
     preset: a preset of `mmdcodec.models.codec`.
@@ -108,7 +108,7 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
       keep_scale=True,  # keeps the loss from shrinking the latents
       start=0,  # step at which it begins ...
       ramp=0,  # ... and steps over which the weight rises
-      every=1,  # applied once every so many steps
+      every=1,  # applied once in this many steps
       rows=0,  # collected over recent batches; 0: the rows of one batch
     )
   )
@@ -122,7 +122,7 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
       relative=True,  # feature matching relative to the features' magnitude
       every=1.0,  # steps per update of the discriminators; 1.5: two in three
       start=0,  # step of the discriminators' first update ...
-      warmup=0,  # ... and steps from then until they act on the codec
+      warmup=0,  # ... and steps from then until they affect the codec
       optimizer=dict(
         name="adam",
         learning_rate=3e-4,
@@ -138,14 +138,14 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
   )
   # EnCodec 3.4: weights of reconstruction losses become shares of the gradient
   # at the audio. Its norms add up to total_norm over the clips of a batch, as
-  # in the released trainings over the 8 clips of each worker. Commitment and
-  # independence stay outside.
+  # over the 8 clips of each worker in the released recipes. Commitment and
+  # independence are not balanced.
   config.balancer = ConfigDict(dict(on=False, decay=0.999, total_norm=8.0))
   return config
 
 
 def lm_config(preset: str, **changes: Any) -> ConfigDict:
-  """Settings of a language model run.
+  """Makes the settings of a language model run.
 
   Args:
     preset: a preset of `mmdcodec.models.token_lm`.
@@ -155,7 +155,7 @@ def lm_config(preset: str, **changes: Any) -> ConfigDict:
   config.steps = 100_000
   config.batch = 64
   config.model = ConfigDict(token_lm.preset(preset, **changes))
-  # Bundle or workdir of the codec of the tokens. It becomes part of the model.
+  # Bundle or workdir of the tokens' codec, which becomes part of the model.
   config.codec = ""
 
   config.data.frame_rate = 50.0  # of the codec, in Hz
@@ -163,15 +163,15 @@ def lm_config(preset: str, **changes: Any) -> ConfigDict:
   config.data.streams = ""
   config.data.text_tokens = 128  # longer captions are cut
 
-  # Shares of the examples trained without any condition (for guidance), without
-  # text, and without melody (arXiv 2306.05284, 4.2; the melody's share is that
-  # of the released training).
+  # Shares of examples trained without any condition (for guidance), without
+  # text, and without melody (arXiv 2306.05284, 4.2; the melody's share is from
+  # the released recipe).
   config.condition_dropout = 0.2
   config.text_dropout = 0.0
   config.melody_dropout = 0.5
 
   # Explained in mmdcodec/train/trainable.py.
-  config.freeze = ""  # regular expression for paths of parameters
+  config.freeze = ""  # regular expression for parameter paths
   config.lora = ConfigDict(
     dict(rank=0, alpha=16.0, on=r"transformer/blocks/.*kernel$")
   )
@@ -194,7 +194,7 @@ def balance(config: ConfigDict) -> None:
 
 
 def check_argument(arg: str, *choices: str) -> None:
-  """Raises a UserError unless an experiment has this argument.
+  """Raises a UserError unless a config takes this argument.
 
   Args:
     arg: the part after the colon of --config=NAME:ARG.
@@ -217,7 +217,7 @@ TINY_DISCRIMINATORS: dict[str, dict[str, Any]] = {
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """Shrinks an experiment to seconds, for `:tiny`.
+  """Shrinks a codec run to seconds, for `:tiny`.
 
   Discriminators keep their loss weights and learning rate.
   """
@@ -238,7 +238,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
 
 def shrink_lm(config: ConfigDict) -> ConfigDict:
-  """Shrinks an experiment with a language model to seconds, for `:tiny`."""
+  """Shrinks a language model run to seconds, for `:tiny`."""
   config.steps = 20
   config.batch = 8
   config.data.valid_batches = 1

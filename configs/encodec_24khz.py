@@ -5,12 +5,12 @@
 
 75 frames per second, 32 codebooks of 1024: up to 24 kbps. Each example samples
 1 to 32 codebooks (the paper samples 2, 4, 8, 16 or 32 per batch, with separate
-discriminators). Losses, discriminators and balancer are those of the paper's
-section 3.4; discriminators learn in two of three steps.
+discriminators). Losses, discriminators and balancer follow the paper's section
+3.4; discriminators are updated in two of three steps.
 
-Cost: 15 M parameters and 0.5 M in discriminators; the paper trains 600,000
-steps of 64 x 1 s on 8 A100. Not trained here yet. train/discriminator/ratio
-begins at 0.5; far above 1 the discriminators win.
+Cost: 15 M parameters and 0.5 M in discriminators; the paper trains for 600,000
+steps of 64 x 1 s on 8 A100 GPUs. Not trained here yet.
+train/discriminator/ratio starts at 0.5; far above 1, the discriminators win.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ def get_config(arg: str = "", preset: str = "encodec_24khz") -> ConfigDict:
   """Makes the config.
 
   Args:
-    arg: "", or "tiny" for tests, with discriminators that hardly learn and have
+    arg: "", or "tiny" for tests, with discriminators that learn slowly and have
       small weights.
     preset: a preset of `mmdcodec.models.codec`, unless tiny.
   """
@@ -40,8 +40,8 @@ def get_config(arg: str = "", preset: str = "encodec_24khz") -> ConfigDict:
   common.balance(config)
   if not tiny:
     return config
-  # In the few steps of a tiny run, discriminators help only while they know
-  # next to nothing: docs/RESULTS.md, "With discriminators".
+  # In the few steps of a tiny run, discriminators help only while they have
+  # learned next to nothing: docs/RESULTS.md, "With discriminators".
   config.losses.adversarial.weight = 0.1
   config.losses.features.weight = 1.0
   config.adversarial.optimizer.learning_rate = 3e-6

@@ -6,23 +6,22 @@
 32 kHz with a stride of 640: 50 frames per second, 4 codebooks of 2048,
 2.2 kbps, not causal. Losses, discriminators (in every step) and balancer are
 those of MusicGen's codec (arXiv 2306.05284, released recipe). The paper's
-independence loss acts outside the balancer: permuted MMD of delayed codes, with
-its radii read as sigma, over 11,776 rows (256 clips in the paper, 4 batches
-here), once every 32 steps. Unlike in the paper, its gradient does not change
-the scale of the latents (`keep_scale`), which costs less reconstruction:
-docs/RESULTS.md.
+independence loss is not balanced: permuted MMD of delayed codes, with its radii
+interpreted as sigma, over 11,776 rows (256 clips in the paper, 4 batches here),
+once every 32 steps. Unlike in the paper, its gradient preserves the scale of
+the latents (`keep_scale`), which harms reconstruction less: docs/RESULTS.md.
 
-The paper's weight of 1000 belongs to released code that divides by clips
-instead of rows, 46^2 as much: it is 2e6 on the proper average. Small codecs
-without a balancer needed 30 to 120 in every step (docs/RESULTS.md); the
-balancer sets the gradients of the other losses, whatever their values. 100 once
-every 32 steps is not tuned at this size. Compare train/gradient/independence in
-the steps in which it acts with train/gradient/mel (a ratio of 2 to 4 did best),
-and watch train/usage. --config.losses.independence.weight=0 makes MusicGen's
-own codec.
+The paper's weight of 1000 is for released code that divides by clips instead of
+rows, which makes the loss 46^2 times as large: it equals 2e6 for the proper
+average. Small codecs without a balancer needed 30 to 120 in every step
+(docs/RESULTS.md); the balancer sets the gradients of the other losses, whatever
+their values. 100 once every 32 steps is not tuned at this size. Compare
+train/gradient/independence in the steps in which it is applied with
+train/gradient/mel (a ratio of 2 to 4 did best), and watch train/usage.
+--config.losses.independence.weight=0 gives MusicGen's own codec.
 
-Cost: 57 M parameters and 0.5 M in discriminators; the paper trains 600,000
-steps of 64 x 1 s on 8 V100.
+Cost: 57 M parameters and 0.5 M in discriminators; the paper trains for 600,000
+steps of 64 x 1 s on 8 V100 GPUs.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """Makes the config; `tiny` shrinks it for tests."""
   common.check_argument(arg, "tiny")
   if arg == "tiny":
-    # The features of this codec in a small one.
+    # A small codec with the features of this one.
     changes = dict(causal=False, shortcut="identity", pad_mode="constant")
     config = common.codec_config("encodec_tiny", **changes)
   else:

@@ -5,12 +5,12 @@
 
 150 frames per second, 16 codebooks of 1024, with the loudness of each clip
 normalised. It trains on single chunks of one second; longer audio is coded
-chunk by chunk. As encodec_24khz, but discriminators see both channels through
-windows twice as long, have a third more weight, and learn in every second step
-(section 3.4).
+chunk by chunk. Like encodec_24khz, except that discriminators see both
+channels, use windows twice as long, have a third more weight, and are updated
+in every second step (section 3.4).
 
 Cost: 15 M parameters, about twice the work of encodec_24khz per second of
-audio; the paper trains 600,000 steps of 64 x 1 s on 8 A100.
+audio; the paper trains for 600,000 steps of 64 x 1 s on 8 A100 GPUs.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 It trains in minutes on one CPU core and has no conditions. Clips of 2.5 s at 50
 frames per second keep even the flattened model fast, which takes four steps per
-frame. The codecs set the number of codebooks, their size and the frame rate.
+frame. The codecs determine the number and size of codebooks and the frame rate.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     width=128,
     layers=4,
     hidden=512,
-    # Faster on CPUs too, see lm_small.
+    # Faster on CPUs too; see lm_small.
     remat="full",
   )
   config.steps = 800

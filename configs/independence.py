@@ -4,9 +4,9 @@
         --workdir runs/independence
 
 16 kHz mono with a stride of 320: 50 frames per second, 4 codebooks of 64,
-1.2 kbps. The dependence of codebooks this small can be measured on few frames
-of held-out music, and a step takes a quarter of a second on one CPU core.
-docs/RESULTS.md has the results.
+1.2 kbps. The dependence of such small codebooks can be measured on few frames
+of held-out music, and a step takes a quarter of a second on one CPU core. The
+results are in docs/RESULTS.md.
 """
 
 from ml_collections import ConfigDict
@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.seconds = 0.5
     config.data.valid_batches = 4
     config.losses.mel.windows = (64, 256, 1024, 2048)
-    # Mel losses ignore phase, and no discriminator makes up for it here.
+    # Mel losses ignore phase, and there is no discriminator to make up for it.
     config.losses.waveform.weight = 60.0
     config.losses.independence.start = 200
     config.losses.independence.ramp = 20

@@ -5,7 +5,7 @@
         --config.data.train=data/tokens --config.data.valid=data/valid_tokens
 
 It is for codecs with 4 codebooks of 256 codes at 50 Hz, such as the
-quickstart's. Clips have 5 s, and prompts are bytes.
+quickstart's. Clips are 5 s long, and prompts are encoded as bytes.
 """
 
 from ml_collections import ConfigDict
@@ -24,8 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config = common.lm_config("small")
   config.steps = 2_000
   # Faster on CPUs too: storing the results of attention takes longer than
-  # computing them again (forward and backward of the quickstart's blocks take
-  # 0.77 of the time).
+  # recomputing them (0.77 of the time for forward and backward passes of the
+  # quickstart's blocks).
   config.model.remat = "full"
   config.batch = 16
   config.optimizer.learning_rate = 1e-3

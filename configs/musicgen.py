@@ -1,4 +1,4 @@
-"""MusicGen (arXiv 2306.05284, 4.1-4.2): clips of 30 s, prompts read by T5.
+"""MusicGen (arXiv 2306.05284, 4.1-4.2): clips of 30 s, prompts encoded by T5.
 
     mmdcodec train --config=musicgen --workdir=runs/musicgen \
         --config.init_from=google-t5/t5-base --config.codec=CODEC \
@@ -6,7 +6,7 @@
 
 300 M parameters and a frozen T5-base; `--config=musicgen:medium` and `:large`
 have 1.5 and 3.3 B. The published training takes 1 M steps of 192 clips on 32 to
-96 GPUs. `init_from` brings T5, as above, or a whole MusicGen to train further
+96 GPUs. `init_from` loads T5, as above, or a whole MusicGen to train further
 (`mmdcodec convert facebook/musicgen-small musicgen_small`). `bytes` trains a
 text encoder from scratch instead.
 
@@ -35,8 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
   """Makes the config.
 
   Args:
-    arg: "small" (the same as ""), "medium", "large", "melody" (its conditions
-      are a prefix, melody first), "bytes", or "tiny" for tests.
+    arg: "small" (same as ""), "medium", "large", "melody" (conditions are a
+      prefix, melody first), "bytes", or "tiny" for tests.
   """
   common.check_argument(arg, *SIZES, "bytes", "tiny")
   if arg == "tiny":

@@ -1,18 +1,18 @@
-"""All parts of a codec's training on a few seconds of audio, in ten minutes.
+"""Tests all parts of codec training on a few seconds of audio, in ten minutes.
 
     mmdcodec prepare CLIPS data/clips
     mmdcodec train --config=overfit --workdir=runs/overfit \
         --config.data.train=data/clips --config.data.valid=data/clips
 
-Run it first after a change of a codec, a loss or a discriminator, on a folder
+Run this first after changing a codec, a loss or a discriminator, on a folder
 with about ten seconds of any music. A codec of 0.5 M parameters must learn it,
-with discriminators and balancer active from the start. docs/RESULTS.md has the
-curve to compare with. Symptoms of a fault:
+with discriminators and balancer active from the start. docs/RESULTS.md has a
+curve for comparison. Symptoms of bugs:
 
-  mel distance stays       the codec gets no gradient
-  discriminator/loss at 2  the discriminators do not learn; at 0 they win at
-                           once, and a warning says so
-  usage falls              codes die: check the scale of the latents
+  mel distance is constant   the codec gets no gradient
+  discriminator/loss is 2    the discriminators do not learn; if it is 0, they
+                             win at once, and a warning is printed
+  usage falls                codes die: check the scale of the latents
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     dict(name="multi_scale_stft", filters=8, windows=(1024, 256)),
   )
   config.adversarial.start = config.adversarial.warmup = 0
-  # As high as the codec's: at 3e-4 their loss is still 2.00 after 400 steps.
+  # As high as the codec's: with 3e-4 the loss is still 2.00 after 400 steps.
   config.adversarial.optimizer.learning_rate = 2e-3
   config.log_every = 20
   config.eval_every = config.save_every = 100

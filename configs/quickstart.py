@@ -1,4 +1,4 @@
-"""The codec of `mmdcodec quickstart`: small enough for minutes on a CPU.
+"""The codec of `mmdcodec quickstart`, which trains in minutes on a CPU.
 
     mmdcodec quickstart
 
@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.codebooks = 4
   config.model.norm = "none"
   # Independent codebooks help the language model that follows. The loss starts
-  # once the codec reconstructs something.
+  # when the codec has begun to reconstruct.
   config.losses.independence.weight = 20.0
   config.losses.independence.estimator = "dhsic"
   config.losses.independence.kernel.radii = (0.7, 1.5)

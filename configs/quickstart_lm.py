@@ -1,9 +1,9 @@
-"""The language model of `mmdcodec quickstart`: minutes on a CPU.
+"""The language model of `mmdcodec quickstart`, trained in minutes on a CPU.
 
     mmdcodec quickstart
 
-It models the codes of the quickstart's codec (50 frames per second, 4 x 256) in
-clips of 4 s, with 1.4 M parameters, few of them in the text encoder.
+It models clips of 4 s of the quickstart's codec (50 frames per second, 4 x
+256), with 1.4 M parameters, few of them in the text encoder.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   encoder.width, encoder.heads, encoder.head_dim = 64, 4, 16
   encoder.hidden = 128
   config.steps = 200
-  # Faster on CPUs too, see lm_small.
+  # Faster on CPUs too; see lm_small.
   config.model.remat = "full"
   config.batch = 12
   config.optimizer.learning_rate = 3e-3

@@ -5,12 +5,12 @@
 
 75 frames per second, 8 codebooks of 1024: 6 kbps, or less with fewer codebooks
 (quantizer dropout). Losses follow section III-E: mel in the paper's form (L1
-plus sqrt(s / 2) times the L2 of logarithms), hinge losses of one discriminator
-of spectra and three of waveforms, and 100 times the distance of their features.
+plus sqrt(s / 2) times the L2 of logarithms), hinge losses with one spectral and
+three waveform discriminators, and feature matching with a weight of 100.
 
 Cost: 10 M parameters and 22 M in discriminators. The paper gives neither batch
-nor steps; 32 x 1 s and 300,000 are choices of this file. Not trained here yet.
-train/discriminator/ratio begins at 0.5; far above 1 the discriminators win.
+size nor steps; 32 x 1 s and 300,000 are our choice. Not trained here yet.
+train/discriminator/ratio starts at 0.5; far above 1, the discriminators win.
 """
 
 from ml_collections import ConfigDict

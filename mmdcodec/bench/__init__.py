@@ -1,9 +1,9 @@
-"""Benchmarks behind `mmdcodec bench`: speed and memory beside their floors.
+"""Benchmarks for `mmdcodec bench`: speed and memory, and their lower bounds.
 
-codec             the parts of a codec's training step; coding times encode and
-                  decode
-lm                sampling from a language model, step by step
+codec             parts of a codec's training step; coding times encoding and
+                  decoding
+lm                sampling from a language model
 data              crops per second of the input pipeline
-loss_estimators   the independence loss beside the plain formula
-floor             the least that a computation needs: operations and bytes
+loss_estimators   the independence loss compared with the plain formula
+floor             lower bounds on time: operations and bytes
 """

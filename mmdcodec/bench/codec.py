@@ -1,9 +1,9 @@
-"""`mmdcodec bench codec`: where the time of a codec goes.
+"""`mmdcodec bench codec`: where a codec's time goes.
 
-Every part of the training step is compiled and timed by itself, forward and
-backward, beside its floor: the time that its operations or its bytes need at
-the speeds of this machine, which are measured in the same run. Then encoding
-and decoding are timed, see `coding.py`.
+Each part of the training step is compiled and timed separately, forward and
+backward, and compared with its floor: the time that its operations or bytes
+need at the speeds of this machine, which are measured in the same run. Then
+encoding and decoding are timed; see `coding.py`.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
-  """The parts of a training step as `(function, arguments)`, by name.
+  """Returns the parts of a training step as `(function, arguments)`, by name.
 
-  Each returns what the next part needs of it, and its gradients, so that the
-  compiler can't leave any of the work out.
+  Each returns its outputs and gradients, so that the compiler cannot skip any
+  work.
   """
   codec = task.codec
   x, lengths = batch["audio"], batch["lengths"]
@@ -60,7 +60,7 @@ def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
     return latents, pull(latents)
 
   def quantizer(collections: Any, z: Any) -> Any:
-    # From outside the module: the codec's own quantizer, by its name.
+    # Calls a submodule of the codec from outside.
     def run(z: Any) -> Any:
       return codec.apply(
         {"params": state.params, **collections},
@@ -107,14 +107,14 @@ def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
 
 
 def _cotangent(value: Any) -> Any:
-  """The zero cotangent of integers, booleans and keys is of type float0."""
+  """Makes zero cotangents of integers, booleans and keys float0."""
   if jnp.issubdtype(value.dtype, jnp.floating):
     return value
   return jnp.zeros(value.shape, jax.dtypes.float0)
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Prints the table."""
+  """Measures, and prints the tables."""
   from mmdcodec.parallel import mesh as mesh_lib
   from mmdcodec.train import config_files
   from mmdcodec.train import optimizer as optimizer_lib
@@ -132,9 +132,9 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   batch = {"audio": audio, "lengths": lengths}
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
   program = program_lib.make_program(task, config, mesh)
-  # The codebooks start in the first step, which is not the one to time.
+  # The first step initializes the codebooks and must not be timed.
   state, _ = program.step(program.init(jax.random.key(0)), batch)
-  # Timed again and again on one state, so it must not be consumed.
+  # Timed repeatedly on one state, so the state must not be donated.
   timed: Any = program.step
   step = timed.__wrapped__
 

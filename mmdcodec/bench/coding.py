@@ -1,11 +1,10 @@
-"""The part of `mmdcodec bench codec` that times encoding and decoding.
+"""Times encoding and decoding for `mmdcodec bench codec`.
 
-A loaded codec with random weights goes from NumPy audio to NumPy codes and
-back, which includes everything that a user waits for. All variants take turns
-in one run, so that other load slows all of them. If `transformers` and PyTorch
-are installed, their EnCodec of the same shape, if there is one, takes turns
-too. Its weights are random as well, not the same: times are compared, not
-codes.
+A loaded codec with random weights encodes NumPy audio to NumPy codes and
+decodes it, which includes everything that a user waits for. All variants take
+turns in one run, so that other load slows all of them. If `transformers` and
+PyTorch are installed, their EnCodec of the same shape, if possible, takes turns
+too. It has different random weights, so only times can be compared.
 """
 
 import importlib.util
@@ -33,15 +32,15 @@ def measure(
   codebooks: int | None,
   runs: int,
 ) -> str:
-  """A table of real-time factors, and the peak of the process's memory.
+  """Makes a table of real-time factors and peak memory of the process.
 
   Args:
     config: fields of `Codec`.
-    variables: of the codec.
+    variables: codec variables.
     machine: speeds of the default device.
-    seconds: of audio.
-    codebooks: to code with; None for all.
-    runs: of which the median counts.
+    seconds: length of the audio.
+    codebooks: number of codebooks to use; None for all.
+    runs: number of runs; the median is reported.
   """
   codec = loaded_codec.LoadedCodec(
     {"kind": "codec", "model": dict(config)}, jax.device_get(variables)
@@ -101,7 +100,7 @@ def measure(
 
 
 def _memory() -> str:
-  """The most memory that this process has held, in words."""
+  """Describes the peak memory of this process."""
   try:
     import resource
   except ImportError:  # Windows
@@ -115,7 +114,7 @@ def _memory() -> str:
 
 
 def take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, list]:
-  """Seconds of each way in each run, after one call to warm up."""
+  """Measures the seconds of each way in each run, after one warm-up call."""
   times = {name: [] for name in ways}
   for run in range(runs + 1):
     for name, way in ways.items():
@@ -127,7 +126,7 @@ def take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, list]:
 
 
 def without_peer(model: Codec) -> str | None:
-  """Why the EnCodec of transformers can't be timed beside a codec, or None."""
+  """Explains why transformers' EnCodec cannot be compared, or returns None."""
   growth = _growth(model.dilations)
   levels = math.log2(model.codebook_size)
   reasons = {
@@ -147,19 +146,19 @@ def without_peer(model: Codec) -> str | None:
 
 
 def _growth(dilations: Sequence[int]) -> int | None:
-  """The r of dilations 1, r, r**2, ...; None of others."""
+  """Returns r if the dilations are 1, r, r**2, ...; otherwise None."""
   rate = dilations[1] if len(dilations) > 1 else 1
   powers = [rate**j for j in range(len(dilations))]
   return rate if list(dilations) == powers else None
 
 
 def _peer(model: Codec, books: int, x: np.ndarray) -> dict[str, Callable]:
-  """The EnCodec of transformers, of the same shape."""
+  """Makes transformers' EnCodec of the same shape."""
   import torch
   import transformers
 
-  # A little more than the books take, so that rounding keeps the last one.
-  # It takes the frame rate for whole.
+  # Slightly more than the codebooks need, so that rounding keeps the last one.
+  # EnCodec rounds the frame rate up.
   bits = math.ceil(model.frame_rate) * math.log2(model.codebook_size)
   kbps = 1.0001e-3 * books * bits
   config = transformers.EncodecConfig(

@@ -1,8 +1,8 @@
-"""`mmdcodec bench data`: how many crops a second the input pipeline gives.
+"""`mmdcodec bench data`: crops per second of the input pipeline.
 
-Without a data set it makes one of five minutes of noisy tones, which FLAC
-compresses about as well as music. A training step of B crops waits for its data
-unless the rate here is more than B divided by the time of the step.
+Without a data set it makes one from five minutes of noisy tones, which FLAC
+compresses about as well as music. A training step of B crops waits for data
+unless this rate is above B divided by the time of the step.
 """
 
 import argparse
@@ -17,7 +17,7 @@ EXAMPLE = "mmdcodec bench data --dataset data/music"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
+  """Adds the subject's arguments."""
   parser.add_argument(
     "--dataset", metavar="DIR", help="a prepared data set (default: made up)"
   )
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Measures, and prints the rate and the CPU time of a crop."""
+  """Measures, and prints the rate and the CPU time per crop."""
   from mmdcodec import platform
   from mmdcodec.data import record_order
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
   for crops, cpu in results:
     print(f"  {crops:8.0f} crops/s   {1e3 * cpu:.3f} ms of CPU time a crop")
   crops, cpu = max(results)
-  # What the machine would give if nothing else ran on it.
+  # What the machine could do with nothing else running.
   print(
     f"best {crops:.0f} crops/s; CPU time allows for"
     f" {cpus / min(c for _, c in results):.0f} on {cpus} CPUs"
@@ -103,7 +103,7 @@ def measure(
   mix: float = 0.0,
   duration: float,
 ) -> tuple[float, float]:
-  """Crops per second and CPU seconds per crop, of at least `duration`."""
+  """Measures crops per second and CPU seconds per crop."""
   from mmdcodec.data.pipeline import batches
 
   with batches(
@@ -116,8 +116,8 @@ def measure(
     process_index=0,
     process_count=1,
   ) as crops:
-    # What is buffered was decoded before the clock started, and what is
-    # buffered at the end after it stopped: whole buffers cancel.
+    # Crops buffered at the start are counted but not timed, those buffered at
+    # the end timed but not counted: with full buffers, these errors cancel.
     for _ in range(4):
       next(crops)
     start, cpu, count = time.perf_counter(), time.process_time(), 0
@@ -129,7 +129,7 @@ def measure(
 
 
 def make(folder: Path) -> Path:
-  """Prepares a data set of tones in noise; five minutes in 15 records."""
+  """Prepares a data set of tones in noise: five minutes in 15 records."""
   from mmdcodec.audio import files
   from mmdcodec.data.records import prepare
 

@@ -1,9 +1,9 @@
-"""The least that a computation needs: operations and bytes.
+"""Lower bounds on the time of a computation, from operations and bytes.
 
-Operations are counted in the jaxpr (matrix products, convolutions, FFTs, those
-of a loop as often as it runs); elementwise work is left out. Bytes are those of
-the arguments and results, each moved once. The floor in time is the larger of
-operations by the measured matmul speed and bytes by the measured bandwidth.
+Operations are counted in the jaxpr (matrix products, convolutions and FFTs,
+times loop iterations), without elementwise work. Bytes are those of arguments
+and results, each moved once. The floor is the larger of operations divided by
+the measured matmul speed and bytes divided by the measured bandwidth.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jax.extend import core
 
 
 def operations(function: Callable, *args: Any) -> float:
-  """Floating point operations of `function(*args)`, arrays or their shapes."""
+  """Counts floating-point operations of a function, from arrays or shapes."""
   return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -39,7 +39,7 @@ def _equation(equation: Any) -> float:
   if name == "conv_general_dilated":
     kernel = equation.invars[1].aval
     features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-    # Zeros put between the samples need no multiplication.
+    # Zeros inserted between the samples need no multiplication.
     return (
       2.0
       * out.size
@@ -50,16 +50,16 @@ def _equation(equation: Any) -> float:
   if name == "fft":
     sides = params["fft_lengths"]
     points = math.prod(sides)
-    # A real transform is half of a complex one.
+    # A real transform takes half of a complex one.
     half = 1.0 if "FFT" == str(params["fft_type"]).split(".")[-1] else 0.5
     rows = out.size / (points if half == 1.0 else points // 2 + 1)
     return half * 5.0 * rows * points * math.log2(points)
   if name == "scan":
     return params["length"] * _count(params["jaxpr"].jaxpr)
   if name == "cond":
-    # The branch that a step takes as a rule is the cheap one: the other
-    # starts the codebooks, once. (Nor does it count an independence loss that
-    # has a start: `bench independence` has its operations.)
+    # Steps usually take the cheaper branch: the other one initializes the
+    # codebooks, once. (This also leaves out an independence loss with a start;
+    # see `bench independence`.)
     return min(_count(branch.jaxpr) for branch in params["branches"])
   return sum(_count(inner) for inner in _inner(params))
 
@@ -74,14 +74,14 @@ def _inner(params: Any) -> Iterator[Any]:
 
 
 def size_in_bytes(tree: Any) -> int:
-  """Bytes of all arrays of a tree, or of their shapes."""
+  """Returns the bytes of all arrays or shapes in a tree."""
   return sum(
     leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
   )
 
 
 def median_seconds(function: Callable, *args: Any, runs: int) -> float:
-  """Median time of a compiled function, after one call to warm up."""
+  """Measures the median time of a compiled function, after a warm-up call."""
   jax.block_until_ready(function(*args))
   times = []
   for _ in range(runs):
@@ -96,8 +96,8 @@ class Machine:
   """Speeds measured on the default device.
 
   Attributes:
-    flops: matmul in full float32, operations per second.
-    bandwidth: bytes per second of reading and writing large arrays.
+    flops: operations per second of a matmul in full float32.
+    bandwidth: bytes per second when reading and writing large arrays.
   """
 
   flops: float
@@ -109,7 +109,7 @@ class Machine:
     n = 2048
     a = jnp.ones((n, n), jnp.float32)
     product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
-    # In place: fresh memory for the result would measure the allocator.
+    # In place, so that memory allocation is not measured.
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
     x = jax.block_until_ready(add(jnp.ones((32 * 2**20,), jnp.float32)))
     times = []
@@ -123,5 +123,5 @@ class Machine:
     )
 
   def floor(self, operations: float, moved: float) -> float:
-    """Seconds that the work takes at these speeds, at the least."""
+    """Returns the minimum seconds of the work at these speeds."""
     return max(operations / self.flops, moved / self.bandwidth)

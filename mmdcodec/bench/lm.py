@@ -1,10 +1,10 @@
-"""`mmdcodec bench lm`: how fast a language model samples, beside its floor.
+"""`mmdcodec bench lm`: speed of sampling from a language model, and its floor.
 
-A batch of one must read every weight once per step. That is the floor, at the
-bandwidth of this machine, which is measured in the same run. All variants take
-turns. If `transformers` and PyTorch are installed, their MusicGen decoder of
-the same shape takes turns too. Both have random weights, not the same ones:
-times are compared, not codes.
+A step must read every weight once. That is the floor, at the bandwidth of this
+machine, which is measured in the same run. All variants take turns. If
+`transformers` and PyTorch are installed, their MusicGen decoder of the same
+shape takes turns too. It has different random weights, so only times can be
+compared.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HELP = "a language model's decoding beside its floor"
 EXAMPLE = "mmdcodec bench lm --steps 200 --config.model.layers=24"
 PARSES_REST = True
 
-# What a prompt has, in tokens of its encoder.
+# Length of a prompt in tokens.
 PROMPT = 16
 
 
@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Prints the table."""
+  """Measures, and prints the table."""
   from mmdcodec.train import config_files
 
   for name in ("steps", "runs"):
     if getattr(args, name) < 1:
       raise UserError(f"--{name} is {getattr(args, name)}; at least 1.")
   if not any(argument.startswith("--config=") for argument in rest):
-    # Of a width that counts, and small enough for a laptop's memory.
+    # A realistic width, but small enough for a laptop's memory.
     rest = [
       "--config=musicgen", "--config.model.layers=6",
       "--config.model.dtype=float32", *rest,
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   config = config_files.parse(rest).to_dict()
   if config["task"] != "lm":
     raise UserError("bench lm needs the config of a language model: lm_small.")
-  # The conditions are handed over as vectors.
+  # Conditions are passed as vectors.
   model = token_lm.from_config(
     config["model"] | {"conditions": {}, "pattern": None}
   )
@@ -79,12 +79,12 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
-  """A table of times per step, and the memory of the cache.
+  """Makes a table of times per step and cache memory.
 
   Args:
-    model: decoder alone; its conditions are `PROMPT` vectors.
-    steps: to sample.
-    runs: of which the median counts.
+    model: a decoder, whose conditions are `PROMPT` vectors.
+    steps: number of steps to sample.
+    runs: number of runs; the median is reported.
   """
   params = random_params(model)
   machine = floor.Machine.measure()
@@ -130,7 +130,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
 
 
 def random_params(model: token_lm.TokenLM) -> dict:
-  """Parameters in the form that the decoding loop is fastest with."""
+  """Makes random parameters in the form that the decoding loop uses."""
   vectors = jnp.zeros((1, PROMPT, model.width))
   given = None
   if model.cross:
@@ -150,7 +150,7 @@ def sampling(
   batch: int,
   guidance: float,
 ) -> Callable[[], jax.Array]:
-  """A function that samples `steps` steps, prefill included."""
+  """Makes a function that samples `steps` steps, including prefill."""
   groups = 2 if guidance != 1 else 1
   pattern = windows.pattern_of(model, steps - model.codebooks + 1)
   given = windows.given_tokens(
@@ -190,10 +190,10 @@ def bytes_of_step(
   batch: int,
   guidance: float,
 ) -> float:
-  """What a step reads at the least: weights once, and half of the cache.
+  """Counts the bytes that a step must read: weights, and half of the cache.
 
-  Of tables of tokens a row each is read; keys and values of the condition are
-  there already.
+  Embedding tables are left out, because only one row of each is read, and so
+  are the kernels of cross-attention keys and values, which are precomputed.
   """
   items = batch * (2 if guidance != 1 else 1)
   flat = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -209,9 +209,9 @@ def bytes_of_step(
 
 
 def cache_bytes(model: token_lm.TokenLM, steps: int, items: int) -> int:
-  """2 x layers x items x steps x width x bytes, for keys and values.
+  """Returns 2 x layers x items x steps x width x bytes (keys and values).
 
-  (Or width x kv_heads / heads.)
+  With fewer `kv_heads`, width is width x kv_heads / heads.
   """
   heads = model.kv_heads or model.heads
   width = model.width * heads // model.heads
@@ -220,7 +220,7 @@ def cache_bytes(model: token_lm.TokenLM, steps: int, items: int) -> int:
 
 
 def memory(model: token_lm.TokenLM, params: dict, steps: int) -> str:
-  """The cache that the loop really holds, beside the formula."""
+  """Compares the size of the actual cache with the formula."""
   transformer = token_lm.Transformer(**model.transformer_fields())
   held = jax.eval_shape(
     lambda: cache.empty(transformer, params["transformer"], 1, steps)
@@ -233,7 +233,7 @@ def memory(model: token_lm.TokenLM, params: dict, steps: int) -> str:
 
 
 def without_peer(model: token_lm.TokenLM) -> str | None:
-  """Why the MusicGen of transformers can't be timed beside it, or None."""
+  """Explains why transformers' MusicGen cannot be compared, or returns None."""
   reasons = {
     "timed on CPUs only": jax.default_backend() != "cpu",
     "MusicGen has sinusoidal positions": model.positions != "sinusoidal",
@@ -249,7 +249,7 @@ def without_peer(model: token_lm.TokenLM) -> str | None:
 
 
 def peer(model: token_lm.TokenLM, steps: int) -> dict:
-  """The MusicGen decoder of transformers, of the same shape."""
+  """Makes transformers' MusicGen decoder of the same shape."""
   import torch
   import transformers
 
@@ -281,7 +281,7 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
         min_length=steps + 1,
         do_sample=True,
         top_k=250,
-        # It has no default from transformers 5.24 on.
+        # No default since transformers 5.24.
         num_return_sequences=1,
         decoder_start_token_id=special,
       )

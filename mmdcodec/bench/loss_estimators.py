@@ -1,11 +1,11 @@
-"""`mmdcodec bench independence`: the loss beside the plain formula.
+"""`mmdcodec bench independence`: the loss compared with the plain formula.
 
-Value and gradient over `--rows` rows, with the six radii of arXiv 2406.02315.
-All variants take turns in one run, so that other load slows all of them.
-Operations are those of the matrix products between rows: every pair of rows
-that the formula needs, once for the kernel and twice for the gradient (dHSIC
-computes the kernel twice). The floor is the time that they take at the matmul
-speed of this machine, which is measured in the same run.
+Times value and gradient over `--rows` rows, with the six radii of arXiv
+2406.02315. All variants take turns in one run, so that other load slows all of
+them. Operations are those of the matrix products between rows: every pair of
+rows in the formula, once for the kernel and twice for the gradient (dHSIC
+computes the kernel twice). The floor is their time at the matmul speed of this
+machine, which is measured in the same run.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from mmdcodec.quantize.kernels import PAPER_RADII
 
 HELP = "speed and memory of the independence loss, beside the plain formula"
 EXAMPLE = "mmdcodec bench independence --rows 8192"
-# 32 batches of 8 clips of 46 rows: what the paper collects.
+# The paper's 32 batches of 8 clips of 46 rows.
 MACRO_BATCH = 11_776
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
+  """Adds the subject's arguments."""
   for name, value, what in (
     ("rows", 8192, "rows that the loss is taken over"),
     ("codebooks", 4, "streams"),
@@ -54,14 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plain(z: jax.Array, key: jax.Array) -> jax.Array:
-  """The permuted MMD as its formula says, with matrices [n, n].
+  """Computes the permuted MMD by its formula, with matrices [n, n].
 
   Args:
     z: [n, codebooks, dim].
-    key: of the permutations.
+    key: random key of the permutations.
   """
   z = (z - z.mean(0)) / z.std(0, ddof=1)
-  # Products as precise as those that it is compared with.
+  # The same precision as in the losses that this is compared with.
   with jax.default_matmul_precision("highest"):
     x, y = _original_and_permuted(z, key)
     return _mmd(x, y, jnp)
@@ -81,7 +81,7 @@ def _original_and_permuted(
 
 
 def plain_torch(z: Any, orders: Sequence[Any]) -> Any:
-  """`plain` in PyTorch, with permutations [codebooks, n]."""
+  """Computes `plain` in PyTorch, with permutations [codebooks, n]."""
   import torch
 
   z = (z - z.mean(0)) / z.std(0)
@@ -90,7 +90,7 @@ def plain_torch(z: Any, orders: Sequence[Any]) -> Any:
 
 
 def _mmd(x: Any, y: Any, library: Any) -> Any:
-  """MMD^2 without the pairs of a row with itself; library: jnp or torch."""
+  """Computes MMD^2 without pairs of a row with itself, in jnp or torch."""
   n = len(x)
 
   def total(a: Any, b: Any) -> Any:
@@ -104,18 +104,19 @@ def _mmd(x: Any, y: Any, library: Any) -> Any:
   )
 
 
-# Matrix products of all n x n pairs: three matrices, or half of those of 2 n
-# and of n rows; each for the kernel and both gradients, dHSIC's kernel twice.
+# Matrix products of n x n pairs: three matrices (plain), or half of the pairs
+# of 2 n (mmd) or n rows (dhsic), times 3 for the kernel and both gradients (4
+# for dhsic, which computes its kernel twice).
 PRODUCTS = {"plain jnp": 9.0, "plain PyTorch": 9.0, "mmd": 6.0, "dhsic": 2.0}
 
 
 def gflop(name: str, rows: int, codebooks: int, dim: int) -> float:
-  """Operations of value and gradient, in 1e9; see `PRODUCTS`."""
+  """Returns 1e9 operations of value and gradient; see `PRODUCTS`."""
   return PRODUCTS[name] * 2.0 * rows**2 * codebooks * dim / 1e9
 
 
 def losses(estimators: Sequence[str]) -> dict[str, Callable]:
-  """(z [n, codebooks, dim], key) -> scalar, by name."""
+  """Returns losses by name: (z [n, codebooks, dim], key) -> scalar."""
 
   def make(estimator: str) -> Callable:
     return lambda z, key: independence.independence_loss(
@@ -126,19 +127,19 @@ def losses(estimators: Sequence[str]) -> dict[str, Callable]:
 
 
 def compiled(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:
-  """Value and gradient, compiled for the default device but not run."""
+  """Compiles value and gradient for the default device."""
   shape = jax.ShapeDtypeStruct((rows, codebooks, dim), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.jit(jax.value_and_grad(loss)).lower(shape, key).compile()
 
 
 def temporaries(program: Any) -> float:
-  """MiB beside arguments and results, by the compiler's own analysis."""
+  """Returns MiB of temporary memory, by the compiler's own analysis."""
   return program.memory_analysis().temp_size_in_bytes / 2**20
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints the table."""
+  """Measures, and prints the table."""
   if min(args.rows, args.codebooks, args.dim) < 2 or args.runs < 1:
     raise UserError(
       "bench independence needs at least 2 rows, 2 codebooks, 2 dimensions and"
@@ -211,7 +212,7 @@ def _torch_way(z: np.ndarray) -> Callable:
 
 
 def _take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, float]:
-  """Median seconds of each, after one call to warm up."""
+  """Measures the median seconds of each way, after one warm-up call."""
   times: dict[str, list[float]] = {name: [] for name in ways}
   for _ in range(runs + 1):
     for name, way in ways.items():
@@ -222,7 +223,7 @@ def _take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, float]:
 
 
 def _slice(args: argparse.Namespace, estimators: Sequence[str]) -> None:
-  """What a TPU slice needs for it, by its compiler."""
+  """Prints what a TPU slice needs, by its compiler's analysis."""
   from mmdcodec.train import compile as compile_lib
 
   print(f"{MACRO_BATCH:,} rows on {args.topology}, compiled only:")
@@ -234,7 +235,7 @@ def _slice(args: argparse.Namespace, estimators: Sequence[str]) -> None:
       dim=args.dim,
       estimator=estimator,
     )
-    # Not its operations: the compiler does not see how often a loop runs.
+    # Without operations: the compiler does not know how often a loop runs.
     collectives = ", ".join(
       f"{n} {kind}" for kind, n in (found.collectives or {}).items()
     )

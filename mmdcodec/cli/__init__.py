@@ -1,7 +1,7 @@
-"""The `mmdcodec` command: one file per verb.
+"""The `mmdcodec` command, with one file per verb.
 
-A verb parses its arguments, calls the library and prints. `main` finds the
-verb and turns a user's mistake into one sentence; `common` has what several
-verbs share; `batch` walks folders of files. The verbs `evaluate` and
-`experiment` have a file for each of their subjects (`evaluate_lm`, ...).
+A verb parses its arguments, calls the library and prints. `main` dispatches to
+verbs and reports user errors in one sentence; `common` has what several verbs
+share; `batch` processes folders of files. The verbs `evaluate` and `experiment`
+have a file for each of their subjects (`evaluate_lm`, ...).
 """

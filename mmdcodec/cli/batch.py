@@ -1,4 +1,4 @@
-"""Many files in one command: a folder tree converted to another format."""
+"""Converts a folder tree of files to another format."""
 
 import collections
 import os
@@ -18,21 +18,21 @@ def plan(
   """Chooses the name of each result.
 
   Args:
-    folder: where the files are.
+    folder: folder of the files.
     found: files in it, at any depth.
     out: folder of the results.
-    suffix: of the results.
+    suffix: suffix of the results.
 
   Returns:
-    (source, target) pairs: the same tree, the suffix replaced. Where two would
-    become one (song.wav and song.mp3), both keep their own suffix before it.
-    All targets differ, also where upper and lower case are one.
+    (source, target) pairs in the same tree, with the suffix replaced. If two
+    targets collide (song.wav and song.mp3), the suffix is appended instead. All
+    targets differ, even on case-insensitive file systems.
   """
   places = [out / path.relative_to(folder) for path in found]
   short = [place.with_suffix(suffix) for place in places]
   long = [place.with_name(place.name + suffix) for place in places]
   targets = short
-  # A long name may be the short one of a third file (song.wav.ogg).
+  # A long name may collide with the short name of a third file (song.wav.ogg).
   while True:
     keys = [str(target).casefold() for target in targets]
     times = collections.Counter(keys)
@@ -51,16 +51,16 @@ def run(
   *,
   force: bool,
 ) -> int:
-  """Converts files one after the other; a failure does not stop the rest.
+  """Converts files one at a time; a failure does not stop the others.
 
   Args:
-    jobs: (source, target) pairs; folders of targets are made.
-    work: makes the target of a source.
-    force: replace targets that exist. (Targets appear only when they are
-      complete, so an interrupted command continues where it stopped.)
+    jobs: (source, target) pairs; folders of targets are created.
+    work: makes a target from a source.
+    force: whether to replace existing targets. (Targets appear only when they
+      are complete, so an interrupted command continues where it stopped.)
 
   Returns:
-    Exit code: 0, or 1 if some failed.
+    Exit code: 0, or 1 if some files failed.
   """
   show, failures, there = progress.counter("files"), [], 0
   for i, (source, target) in enumerate(jobs):
@@ -96,12 +96,12 @@ def run(
 def check_folders(
   source: Path, target: str | os.PathLike, suffixes: tuple[str, ...]
 ) -> Path:
-  """Checks the folder for the results of a folder.
+  """Checks the output folder for the results of an input folder.
 
   Args:
-    source: a folder.
-    target: where its results are to go.
-    suffixes: of files that the command writes.
+    source: input folder.
+    target: output folder.
+    suffixes: suffixes of files that the command writes.
 
   Raises:
     UserError: the target is a file, named like one, a pipe, or the source.

@@ -1,4 +1,4 @@
-"""`mmdcodec bench`: speed and memory, beside the least that is possible."""
+"""`mmdcodec bench`: speed and memory, compared with their lower bounds."""
 
 import argparse
 import importlib
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Runs one benchmark; `rest` is for those that take a config."""
+  """Runs one benchmark; only those that take a config use `rest`."""
   module = importlib.import_module(SUBJECTS[args.subject])
   if getattr(module, "PARSES_REST", False):
     return module.run(args, rest)

@@ -1,4 +1,4 @@
-"""What several verbs need: subparsers, files, models, processes, clips."""
+"""Helpers for several verbs: subparsers, files, models, processes, clips."""
 
 import argparse
 import importlib
@@ -24,13 +24,14 @@ def add_subjects(
   *,
   aliases: Mapping[str, str] | None = None,
 ) -> None:
-  """Adds a subparser for each thing that a verb does.
+  """Adds a subparser for each subject of a verb.
 
   Args:
-    parser: of the verb.
-    dest: where the chosen name is put.
-    modules: by name; each has `HELP`, `EXAMPLE` and `add_arguments(parser)`.
-    aliases: other words that are accepted for a name.
+    parser: parser of the verb.
+    dest: attribute for the chosen name.
+    modules: modules by name, with `HELP`, `EXAMPLE` and
+      `add_arguments(parser)`.
+    aliases: alternative name -> name.
   """
   subparsers = parser.add_subparsers(
     dest=dest, metavar=dest.upper(), required=True
@@ -49,17 +50,17 @@ def add_subjects(
 
 
 def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
-  """Makes sure that an output file can be written, before the work starts.
+  """Checks that an output file can be written, before work begins.
 
   Args:
-    path: of the file.
-    force: an existing file may be replaced.
+    path: path of the file.
+    force: whether an existing file may be replaced.
 
   Returns:
     The path.
 
   Raises:
-    UserError: it exists (and not force), is a folder, or its folder is missing.
+    UserError: it exists (without force), is a folder, or its folder is missing.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -72,10 +73,10 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
 
 
 def check_input(path: str | os.PathLike) -> pathlib.Path:
-  """Makes sure that an input file exists.
+  """Checks that an input file exists.
 
   Raises:
-    UserError: it is missing or a folder.
+    UserError: it is missing or is a folder.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -86,10 +87,10 @@ def check_input(path: str | os.PathLike) -> pathlib.Path:
 
 
 def load_codec(path: str | pathlib.Path) -> "LoadedCodec":
-  """Opens a codec to encode and decode files with.
+  """Loads a codec for encoding and decoding files.
 
-  Of a music model its codec; of a stereo one the mono codec of either channel,
-  which takes any audio.
+  For a music model this is its codec; for a stereo one the mono codec of either
+  channel, which takes any audio.
 
   Raises:
     UserError: there is no model.
@@ -101,10 +102,10 @@ def load_codec(path: str | pathlib.Path) -> "LoadedCodec":
 
 
 def load_music(path: str | pathlib.Path) -> "LoadedMusic":
-  """Opens a music model.
+  """Loads a music model.
 
   Raises:
-    UserError: there is none, or it is a codec.
+    UserError: there is no model, or it is a codec.
   """
   import mmdcodec
   from mmdcodec.generation.musicgen import LoadedMusic
@@ -119,7 +120,7 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds what `start_processes` reads."""
+  """Adds the arguments that `start_processes` reads."""
   parser.add_argument(
     "--coordinator",
     metavar="HOST:PORT",
@@ -130,7 +131,7 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def start_processes(args: argparse.Namespace) -> None:
-  """Joins the processes of a run, before any use of JAX; see `mesh.start`.
+  """Connects the processes of a run before any use of JAX; see `mesh.start`.
 
   Raises:
     UserError: only some of the arguments are given.
@@ -146,12 +147,12 @@ def start_processes(args: argparse.Namespace) -> None:
 
 
 def audio_line(source: Any, info: "Info", codec: "LoadedCodec") -> str:
-  """One line that says what some audio was and what is changed for a codec.
+  """Describes audio, and how it is converted for a codec, in one line.
 
   Args:
-    source: its path, or a file object.
-    info: what its header says (`mmdcodec.audio.files.Info`).
-    codec: has `rate` and `channels`.
+    source: path or file object.
+    info: information from its header.
+    codec: codec with `rate` and `channels`.
   """
   name = source if isinstance(source, os.PathLike) else "stdin"
   line = (
@@ -169,17 +170,17 @@ def audio_line(source: Any, info: "Info", codec: "LoadedCodec") -> str:
 def read_clips(
   args: argparse.Namespace, codec: Any
 ) -> tuple[list["Clip"], dict[str, Any]]:
-  """The clips of an `evaluate` command line.
+  """Reads the clips for an `evaluate` command line.
 
   Args:
     args: with `model`, `audio`, `seconds` and `clips`.
-    codec: a `Codec`.
+    codec: codec or music model, with `rate` and `channels`.
 
   Returns:
-    `evaluate.clips.Clip`s, and those arguments, to stand with the results.
+    Clips, and those arguments to keep with the results.
 
   Raises:
-    UserError: there is no audio that can be read.
+    UserError: there is no readable audio.
   """
   from mmdcodec.evaluate import clips as clips_lib
 
@@ -195,7 +196,7 @@ def read_clips(
 
 
 def folder_size(path: str | pathlib.Path) -> int:
-  """Bytes of all files in a folder."""
+  """Returns the bytes of all files in a folder."""
   return sum(
     os.path.getsize(os.path.join(root, name))
     for root, _, names in os.walk(path)

@@ -1,4 +1,4 @@
-"""`mmdcodec compile`: compile a training step for a TPU slice, without one."""
+"""`mmdcodec compile`: compile a training step for a TPU slice."""
 
 import argparse
 

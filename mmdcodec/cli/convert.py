@@ -1,4 +1,4 @@
-"""`mmdcodec convert`: make a bundle of public weights."""
+"""`mmdcodec convert`: make a bundle from public weights."""
 
 import argparse
 import pathlib
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
   from mmdcodec import bundle, convert
   from mmdcodec.convert import hub
 
-  # Checked before anything is downloaded; `bundle.save` checks again.
+  # Checked before downloading; `bundle.save` checks again.
   convert.spare(args.bundle)
   source = hub.find(args.source)
   folder = source.parent if source.is_file() else source
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_codec(config: dict) -> str:
-  """Rate and codes."""
+  """Describes rate and codes."""
   model = config["model"]
   return (
     f"{model['rate']} Hz, {model['codebooks']} x {model['codebook_size']} codes"
@@ -68,7 +68,7 @@ def describe_codec(config: dict) -> str:
 
 
 def describe_music(config: dict) -> str:
-  """Size of the language model, what it takes, rate and codes of its codec."""
+  """Describes size and conditions of a language model, and its codec."""
   model = config["model"]
   return (
     f"a language model {model['layers']} x {model['width']} for"

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Decodes one file, or all of a folder."""
+  """Decodes one file or all files of a folder."""
   from mmdcodec.audio import block_io, resampling
   from mmdcodec.bitstream import decoding
   from mmdcodec.cli import batch, common
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
   with contextlib.ExitStack() as stack:
     out, say = target, print
     if target == batch.PIPE:
-      # The header of a wav tells its length: it can't be written in advance.
+      # A wav header contains the length, so it cannot be written in advance.
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       out = Path(folder) / "stdout.wav"
       say = functools.partial(print, file=sys.stderr)
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_target(args: argparse.Namespace, source: Path) -> None:
-  """The output must be audio.
+  """Checks that the output is audio.
 
   Raises:
     UserError: it is not.
@@ -177,11 +177,11 @@ def decode_file(
   """Decodes codes of any length in constant memory.
 
   Args:
-    args: of the command.
+    args: arguments of the command.
     codec: the model.
-    reader: of the codes.
+    reader: reader of the codes.
     target: path of the audio.
-    say: prints a line; None for silence.
+    say: prints a line; None to print nothing.
     show: whether to show progress.
 
   Raises:
@@ -217,7 +217,7 @@ def decode_file(
 
 
 def _span(args: argparse.Namespace, reader: Any) -> tuple[int, int]:
-  """First sample that is asked for, and the one to stop before."""
+  """Returns the requested start and end in samples."""
   rate, samples = reader.header.rate, reader.samples
   end = args.end
   if not 0 <= args.start < samples / rate or (

@@ -1,4 +1,4 @@
-"""`mmdcodec encode`: audio to `.mmdc` files of codes."""
+"""`mmdcodec encode`: encode audio as `.mmdc` files of codes."""
 
 import argparse
 import contextlib
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Encodes one file, or all of a folder."""
+  """Encodes one file or all files of a folder."""
   from mmdcodec import bitstream
   from mmdcodec.cli import batch, common
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _coded(source: Path | BinaryIO) -> bool:
-  """Whether a path or stdin is coded already, or called so."""
+  """Whether a path or stdin is coded already, by its name or contents."""
   from mmdcodec import bitstream
   from mmdcodec.bitstream import decoding
 
@@ -116,14 +116,14 @@ def _coded(source: Path | BinaryIO) -> bool:
 
 
 def _stdin(stack: contextlib.ExitStack) -> Any:
-  """Stdin as a seekable file."""
+  """Returns stdin as a seekable file."""
   from mmdcodec.audio import block_io
 
   return stack.enter_context(block_io.spooled(sys.stdin.buffer))
 
 
 def _model(args: argparse.Namespace) -> Any:
-  """The codec of the command line."""
+  """Loads the codec of the command line."""
   from mmdcodec.cli import common
 
   if args.model is None:
@@ -166,15 +166,15 @@ def encode_file(
   """Encodes audio of any length in constant memory.
 
   Args:
-    args: of the command.
+    args: arguments of the command.
     codec: the model.
     source: path or seekable file of audio.
     target: path or binary file.
-    say: prints a line; None for silence.
+    say: prints a line; None to print nothing.
     show: whether to show progress.
 
   Raises:
-    UserError: the audio cannot be read, or the target not be written.
+    UserError: the audio cannot be read or the target cannot be written.
   """
   from mmdcodec import bitstream
   from mmdcodec.audio import block_io
@@ -206,7 +206,7 @@ def encode_file(
 
 
 class _Count:
-  """Blocks of audio, counted as they go by, with progress on stderr."""
+  """Passes blocks of audio on, counting samples and showing progress."""
 
   def __init__(
     self, parts: Iterable[np.ndarray], rate: int, seconds: int
@@ -226,7 +226,7 @@ class _Count:
 
 
 def _result(name: Any, writer: Any, samples: int, was: int | None) -> str:
-  """What was written, and at which bit rate beside that of raw codes."""
+  """Describes the output and its bit rate compared with raw codes."""
   header = writer.header
   seconds = max(samples, 1) / header.rate
   raw = header.raw_bits * writer.frames / seconds
@@ -241,7 +241,7 @@ def _result(name: Any, writer: Any, samples: int, was: int | None) -> str:
 
 
 def _size(source: Path | BinaryIO) -> int | None:
-  """Bytes of a file, which may be written over; None of a pipe."""
+  """Returns the size of a file, which may get overwritten; None for a pipe."""
   return source.stat().st_size if isinstance(source, Path) else None
 
 

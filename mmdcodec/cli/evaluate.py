@@ -1,8 +1,8 @@
-"""`mmdcodec evaluate`: measures of a model, in numbers and pictures.
+"""`mmdcodec evaluate`: measure a model, with tables and plots.
 
-The first word names the measure; without one it is `reconstruction`. Each
-measure is a module `evaluate_NAME` with `CLIPS`, the default number of clips,
-and `run(args, model)`.
+The first word names the measure; the default is `reconstruction`. Each measure
+is a module `evaluate_NAME` with `CLIPS`, the default number of clips, and
+`run(args, model)`.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Evaluates, prints the tables, writes what was asked for."""
+  """Evaluates, prints tables, and writes results to --out."""
   from mmdcodec.cli import common
   from mmdcodec.evaluate import clips as clips_lib
 

@@ -1,4 +1,4 @@
-"""`mmdcodec evaluate dependence`: how much codebooks tell about one another."""
+"""`mmdcodec evaluate dependence`: measure dependence between codebooks."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ CLIPS = 200
 
 
 def run(args: argparse.Namespace, codec: Any) -> None:
-  """Measures, prints the tables, writes what was asked for."""
+  """Measures, prints tables, and writes results to --out."""
   from mmdcodec import formatting
   from mmdcodec.cli import common
   from mmdcodec.evaluate import dependence_report
@@ -50,14 +50,14 @@ def run(args: argparse.Namespace, codec: Any) -> None:
 def parse_pattern(
   name: str, codebooks: int
 ) -> "Callable[[int], Pattern] | None":
-  """The pattern that the command line names; None for parallel.
+  """Parses the pattern on the command line; None for parallel.
 
   Args:
-    name: of a pattern, or the delay of each codebook: "0,1,1,1".
-    codebooks: of the codec.
+    name: name of a pattern, or the delay of each codebook: "0,1,1,1".
+    codebooks: number of codebooks.
 
   Raises:
-    UserError: no such pattern, or not one delay for each codebook.
+    UserError: an unknown pattern, or a wrong number of delays.
   """
   from mmdcodec import patterns
 

@@ -1,4 +1,4 @@
-"""`mmdcodec evaluate lm`: how well a music model predicts music."""
+"""`mmdcodec evaluate lm`: measure how well a music model predicts music."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ CLIPS = 32
 
 
 def run(args: argparse.Namespace, music: "LoadedMusic") -> None:
-  """Measures, prints the tables, writes what was asked for."""
+  """Measures, prints tables, and writes results to --out."""
   from mmdcodec import formatting
   from mmdcodec.cli import common
   from mmdcodec.evaluate import likelihood_report as report
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, music: "LoadedMusic") -> None:
 
 
 def check_prompts(args: argparse.Namespace, music: "LoadedMusic") -> None:
-  """Makes sure that samples can be made of the prompts, before the work.
+  """Checks that samples can be made from the prompts, before work begins.
 
   Raises:
     UserError: they cannot.

@@ -1,4 +1,4 @@
-"""`mmdcodec evaluate reconstruction`: what a codec loses of audio."""
+"""`mmdcodec evaluate reconstruction`: measure reconstruction quality."""
 
 import argparse
 from typing import Any
@@ -7,7 +7,7 @@ CLIPS = 32
 
 
 def run(args: argparse.Namespace, codec: Any) -> None:
-  """Reconstructs clips, prints the tables, writes what was asked for."""
+  """Reconstructs clips, prints tables, and writes results to --out."""
   from mmdcodec.cli import common
   from mmdcodec.evaluate import clips as clips_lib
   from mmdcodec.evaluate import reconstruction_report

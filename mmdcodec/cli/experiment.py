@@ -1,4 +1,4 @@
-"""`mmdcodec experiment`: runs to compare, from data to table.
+"""`mmdcodec experiment`: run an experiment, from data to tables.
 
 Each experiment is a module `experiment_NAME` with `HELP`, `EXAMPLE`,
 `add_arguments(parser)` and `run(args, rest)`.
@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Runs what is missing and prints the table; 75 if asked to stop."""
+  """Runs what is missing and prints the table; returns 75 if preempted."""
   name = OLD_NAMES.get(args.name, args.name)
   module = importlib.import_module(f"mmdcodec.cli.experiment_{name}")
   return module.run(args, rest)
 
 
 def add_common(parser: argparse.ArgumentParser, *, seeds: int) -> None:
-  """Adds the arguments of experiments that train.
+  """Adds arguments for experiments that train.
 
   Args:
-    parser: of the experiment.
+    parser: parser of the experiment.
     seeds: default number of runs of each kind.
   """
   parser.add_argument("--train", required=True, metavar="DATASET[,DATASET]")
@@ -65,7 +65,7 @@ def check_datasets(train: str, valid: str) -> None:
   """Checks that the data sets exist and that none is in both lists.
 
   Raises:
-    UserError: a data set is missing, or would be both trained and measured on.
+    UserError: a data set is missing, or in both lists.
   """
   from mmdcodec.data import record_source
   from mmdcodec.train import settings

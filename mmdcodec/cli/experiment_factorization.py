@@ -1,4 +1,4 @@
-"""`mmdcodec experiment factorization`: language models of several patterns."""
+"""`mmdcodec experiment factorization`: compare language models by pattern."""
 
 import argparse
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Runs what is missing and prints the table; 75 if asked to stop."""
+  """Runs what is missing and prints the table; returns 75 if preempted."""
   from mmdcodec import patterns
   from mmdcodec.experiments import factorization
   from mmdcodec.train import config_files, preemption

@@ -1,4 +1,4 @@
-"""`mmdcodec experiment independence`: codecs with and without the loss."""
+"""`mmdcodec experiment independence`: test the independence loss on codecs."""
 
 import argparse
 import signal
@@ -12,7 +12,7 @@ EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence --seeds 3"
 )
-# As in `experiments/arms.py`, whose import of JAX is too slow for --help.
+# Copied from `experiments/arms.py`, which imports JAX, too slow for --help.
 ARMS = (
   "none",
   "mmd_frame",
@@ -30,7 +30,7 @@ ARMS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the verb's arguments."""
+  """Adds the experiment's arguments."""
   experiment.add_common(parser, seeds=3)
   parser.add_argument(
     "--arms",
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     arms = [name.strip() for name in args.arms.split(",") if name.strip()]
   if args.jobs is not None and args.jobs < 1:
     raise UserError(f"--jobs is {args.jobs}; it must be at least 1.")
-  # As for Ctrl-C: active runs save and end, and can be continued.
+  # As with Ctrl-C, active runs save and stop, and can be resumed.
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     found = arm_grid.run(
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
       log=lambda line: print(line, flush=True),
     )
   finally:
-    # None: it was not set from Python.
+    # None if it was not set from Python.
     signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
   for table in (arm_report.dependence_table, arm_report.codes_table):
     print("\n" + formatting.table(*table(found)))

@@ -1,4 +1,4 @@
-"""`mmdcodec experiment prompts`: does music have what its prompt asked for?"""
+"""`mmdcodec experiment prompts`: measure whether music follows its prompts."""
 
 import argparse
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Makes music, judges it, prints the table."""
+  """Generates music, judges it, and prints the table."""
   from mmdcodec.cli import common
   from mmdcodec.errors import UserError
   from mmdcodec.experiments import prompts

@@ -1,4 +1,4 @@
-"""`mmdcodec export`: make a bundle of a run, or programs of a model."""
+"""`mmdcodec export`: make a bundle from a run, or programs from a model."""
 
 import argparse
 

@@ -1,6 +1,6 @@
 """`mmdcodec finetune`: train a music model further on a folder of audio.
 
-The same command again continues where the last one was interrupted.
+Repeating the command continues an interrupted job.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Runs the job; 75 if it was asked to stop and can be continued."""
+  """Runs the job; returns 75 if it was preempted."""
   check(args)
   from mmdcodec.audio import files
   from mmdcodec.cli import common
@@ -135,10 +135,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-  """Bounds the numbers before anything is loaded.
+  """Checks the numbers before anything is loaded.
 
   Raises:
-    UserError: one is out of bounds.
+    UserError: a number is out of bounds.
   """
   for name, least in (("lora", 0), ("steps", 1), ("batch", 1)):
     value = getattr(args, name)

@@ -1,4 +1,4 @@
-"""`mmdcodec generate`: music from a prompt."""
+"""`mmdcodec generate`: make music from a prompt."""
 
 import argparse
 import pathlib
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Makes one piece or several."""
+  """Generates one or more pieces."""
   from mmdcodec.audio import files
   from mmdcodec.cli import common
 
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
   for name in ("audio", "melody"):
     if (path := getattr(args, name)) is not None:
       x, rate = files.read(path)
-      # Both at one rate: that of the model.
+      # Both need one rate: the model's.
       given[name] = files.resample(x, rate=rate, to=music.rate)
   show = progress.counter("frames")
   codes = music.generate_codes(
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _targets(output: str, count: int) -> list[pathlib.Path]:
-  """OUT, or OUT-1 to OUT-count."""
+  """Returns OUT, or OUT-1 to OUT-count."""
   path = pathlib.Path(output)
   if count == 1:
     return [path]

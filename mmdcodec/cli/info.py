@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints a table."""
+  """Prints the description."""
   path = pathlib.Path(args.path)
   if path.is_file():
     print(describe_file(path))
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_file(path: pathlib.Path) -> str:
-  """A table of what a `.mmdc` file holds, and of what is wrong with it.
+  """Describes the contents of a `.mmdc` file, and any damage.
 
   Raises:
-    UserError: it is none, or nothing is left of it.
+    UserError: it is not a `.mmdc` file, or it is damaged.
   """
   from mmdcodec import bitstream
 
@@ -83,7 +83,7 @@ def _describe(path: pathlib.Path, reader: Any) -> str:
 
 
 def describe_model(path: pathlib.Path) -> str:
-  """A table of a bundle or workdir, then the bit rate for each codebook count.
+  """Describes a bundle or workdir, and its bit rate by number of codebooks.
 
   Raises:
     UserError: there is no model in the folder.
@@ -139,7 +139,7 @@ def describe_model(path: pathlib.Path) -> str:
 
 
 def _music_rows(music: Any) -> list[tuple[str, str]]:
-  """What a music model has besides its codec."""
+  """Describes a music model without its codec."""
   model = music.model
   return [
     ("takes", ", ".join(music.model.conditions) or "nothing"),
@@ -149,10 +149,10 @@ def _music_rows(music: Any) -> list[tuple[str, str]]:
 
 
 def describe_dataset(path: pathlib.Path) -> str:
-  """A table of a data set that `mmdcodec prepare` or `tokenize` made.
+  """Describes a data set made by `mmdcodec prepare` or `tokenize`.
 
   Raises:
-    UserError: the folder holds none.
+    UserError: the folder does not hold one.
   """
   from mmdcodec.cli import common
   from mmdcodec.data import record_source

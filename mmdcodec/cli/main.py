@@ -1,9 +1,9 @@
-"""The `mmdcodec` command: finds its verbs, and reports mistakes in plain words.
+"""The `mmdcodec` command: dispatches to verbs and reports user errors.
 
 A verb is a module of `mmdcodec.cli` with `HELP` (one line), `EXAMPLE` (a
 command line), `add_arguments(parser)` and `run(args)`, which returns the exit
-code. A verb with `PARSES_REST = True` reads the rest of the command line by
-itself: its `run` takes that list of arguments as well.
+code. A verb with `PARSES_REST = True` parses unknown arguments itself: its
+`run` also takes that list.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import mmdcodec
 from mmdcodec.errors import UserError
 
-# In the order in which a user needs them.
+# In the order in which users need them.
 VERBS = (
   "quickstart",
   "prepare",
@@ -38,7 +38,7 @@ VERBS = (
 
 
 def make_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
-  """The parser, with a subparser for each of the verbs."""
+  """Makes the parser, with a subparser for each verb."""
   parser = argparse.ArgumentParser(
     prog="mmdcodec",
     description="Neural audio codecs and music models in JAX.",
@@ -69,12 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     argv: the command line without the program's name.
 
   Returns:
-    The exit code: 0; 1 if some files of a folder failed; 2 after a mistake of
-    the user's; 75 when a training run was preempted (and can be continued);
-    130 if interrupted.
+    The exit code: 0; 1 if some files of a folder failed; 2 for a user error; 75
+    if a run was preempted (and can be resumed); 130 if interrupted.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
-  # Checkpoint and data libraries log their internals there.
+  # Checkpoint and data libraries log their internals to it.
   logging.getLogger("absl").setLevel(logging.ERROR)
   # Import only the verb that runs: `mmdcodec info` must not wait for the data
   # pipeline.
@@ -98,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
   except BrokenPipeError:
     if _stdout_works():
       raise
-    # Whoever read our output has gone (`| head`), so end quietly.
+    # The reader of our output is gone (`| head`), so exit quietly.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except OSError as error:
-    # A path that cannot be read or made, or a full disk.
+    # A path that cannot be read or created, or a full disk.
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if error.filename is None and not full:
       raise
@@ -112,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _stdout_works() -> bool:
-  """Whether what was printed so far can be written."""
+  """Whether pending output can be written."""
   try:
     sys.stdout.flush()
   except BrokenPipeError:

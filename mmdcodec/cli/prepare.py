@@ -1,4 +1,4 @@
-"""`mmdcodec prepare`: make a data set of a folder of audio."""
+"""`mmdcodec prepare`: make a data set from a folder of audio."""
 
 import argparse
 
@@ -11,7 +11,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the command's arguments."""
+  """Adds the verb's arguments."""
   parser.add_argument("folder", help="audio files, in any of its folders")
   parser.add_argument("dataset", help="the folder to write")
   parser.add_argument(
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Runs the command."""
+  """Makes the data set and prints a summary."""
   from mmdcodec.data.records import prepare
   from mmdcodec.errors import UserError
 

@@ -1,6 +1,6 @@
 """`mmdcodec quickstart`: train a codec and a music model, and write a report.
 
-The same command again continues where the last one was interrupted.
+Repeating the command continues an interrupted job.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Runs the job; 75 if it was asked to stop and can be continued."""
+  """Runs the job; returns 75 if it was preempted."""
   from mmdcodec import formatting
   from mmdcodec.store import jobs
   from mmdcodec.train import preemption

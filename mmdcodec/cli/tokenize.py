@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Encodes; in the first process, prints what was made."""
+  """Encodes the data set; the first process prints a summary."""
   common.start_processes(args)
 
   from mmdcodec import bundle, formatting

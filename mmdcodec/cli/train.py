@@ -1,4 +1,4 @@
-"""`mmdcodec train`: train what a config describes."""
+"""`mmdcodec train`: train a model from a config."""
 
 import argparse
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
-  """Trains; 75 if the run was preempted and can be continued."""
+  """Trains; returns 75 if the run was preempted."""
   from mmdcodec.train import config_files
 
   config = config_files.parse(rest)

@@ -1,17 +1,17 @@
-"""Measures of trained models, one a file; plots and reports.
+"""Measures of trained models, plots and reports.
 
 reconstruction        SI-SDR, mel distance, STFT distance
 codebooks             codebook usage, perplexity, entropy, bits per second
 dependence            all measures of dependence between codebooks:
                       total_correlation, mutual_information, coded_size and
                       kernel_dependence, over the rows of code_rows
-likelihood            bits per frame of a language model; code_entropy has those
-                      of unigrams and bigrams
-traits                traits of built-in music and classifiers of them
-clips                 a codec on a set of clips, and the folder of its results
-report                a report as one HTML page; report_template has its frame,
+likelihood            bits per frame of a language model; code_entropy does the
+                      same for unigrams and bigrams
+traits                traits of built-in music, and their classifiers
+clips                 runs a codec on clips and stores the results
+report                a report as one HTML page; used by
                       reconstruction_report, dependence_report and
-                      likelihood_report its pages
-figures               what all plots share; audio_plots, codebook_plots,
-                      dependence_plots and training_plots draw
+                      likelihood_report; report_template has the HTML
+figures               what all plots share; used by audio_plots, codebook_plots,
+                      dependence_plots and training_plots
 """

@@ -1,4 +1,4 @@
-"""Mel spectrograms as PNG bytes."""
+"""Draws mel spectrograms as PNG bytes."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ BANDS = 128
 def spectrograms(
   audio: Mapping[str, np.ndarray], *, rate: int
 ) -> dict[str, bytes]:
-  """A mel spectrogram of each recording, with equal axes and colours.
+  """Draws a mel spectrogram of each recording, with equal axes and colors.
 
   Args:
-    audio: title -> [samples] or [samples, channels] (mixed to one).
-    rate: of all of them, in Hz.
+    audio: title -> [samples] or [samples, channels] (mixed to mono).
+    rate: sample rate of all recordings, in Hz.
 
   Returns:
-    Title -> PNG with that title. 0 dB is the loudest point of all of them.
+    Title -> PNG with that title. 0 dB is the loudest point of all recordings.
   """
   levels = {title: _mel_level(x, rate) for title, x in audio.items()}
   peak = max(float(level.max()) for level in levels.values())
@@ -41,7 +41,7 @@ def _draw(
   seconds: tuple[float, float],
   rate: int,
 ) -> bytes:
-  """One picture; `seconds` are those of the recording and of the axis."""
+  """Draws one picture; `seconds` are the lengths of recording and axis."""
   figure = new_figure(5.6, 3.2)
   axis = figure.subplots()
   top = float(_mel(rate / 2))
@@ -60,7 +60,7 @@ def _draw(
   axis.set_xlabel("time (s)")
   style_axis(axis, grid=False)
   ticks = [125, 250, 500, 1000, 2000, 4000, 8000, 16000]
-  # Below 1 kHz the mel scale is linear: ticks would touch each other.
+  # Below 1 kHz the mel scale is linear and more ticks would overlap.
   ticks = [0, *(hz for hz in ticks if 500 <= hz < 0.75 * rate / 2), rate // 2]
   axis.set_yticks([float(_mel(hz)) for hz in ticks])
   axis.set_yticklabels([f"{hz / 1000:g}" for hz in ticks])
@@ -76,7 +76,7 @@ def _draw(
 
 
 def _mel_level(x: np.ndarray, rate: int) -> np.ndarray:
-  """Mel spectrum in dB, [frames, bands]."""
+  """Computes the mel spectrum in dB, [frames, bands]."""
   x = np.asarray(x, np.float32)
   x = x.mean(-1) if x.ndim == 2 else x
   window = 2 ** round(math.log2(0.085 * rate))

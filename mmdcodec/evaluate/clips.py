@@ -1,4 +1,4 @@
-"""Evaluation of a codec on clips, and the folder with its results.
+"""Evaluates a codec on clips and stores the results in a folder.
 
 FOLDER/results.json     means, codebook usage, one row per clip
 FOLDER/clips.csv        the same rows
@@ -18,7 +18,7 @@ from mmdcodec.platform import bucket
 from mmdcodec.store import atomic
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
-# name -> (heading, what it is)
+# name -> (heading, how to read it)
 COLUMNS = {
   "si_sdr": ("SI-SDR (dB)", "higher is better"),
   "mel_distance": ("mel distance (dB)", "lower is better"),
@@ -31,11 +31,11 @@ class Clip:
   """A piece of audio.
 
   Attributes:
-    name: for display.
+    name: name for display.
     audio: [samples, channels] at the codec's rate.
     source: the file that it was cut from, equal for clips of one file; "" if
-      that is not known, as for clips that `load` returns.
-    caption: of that file; "" if it has none.
+      unknown, as for clips that `load` returns.
+    caption: caption of that file; "" if it has none.
   """
 
   name: str
@@ -46,19 +46,19 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-  """Clips after a codec, with measures of what was lost.
+  """Reconstructed clips, with measures of their quality.
 
   Attributes:
     rate: Hz.
     clips: the originals.
     audio: the reconstructions, in the same order and of the same shapes.
-    rows: per clip `clip`, `seconds` and the measures of `COLUMNS`.
+    rows: per clip, `clip`, `seconds` and the measures of `COLUMNS`.
     summary: measure -> (mean, standard deviation) over the clips.
     counts: [codebooks, size] how often each code was chosen.
     usage: per codebook, the share of its codes that were chosen.
     perplexity: per codebook, over all clips.
-    bits_per_second: of the packed codes.
-    entropy_bits_per_second: with an ideal entropy coder for each codebook.
+    bits_per_second: bit rate of the packed codes.
+    entropy_bits_per_second: bit rate with an ideal entropy coder per codebook.
     about: what was run: "hash" and "codebooks" of the codec, and what the
       caller of `reconstruct` adds ("model", "audio", "seconds", "clips").
   """
@@ -85,21 +85,21 @@ def collect(
   count: int,
   log: Callable[[str], None] = print,
 ) -> list[Clip]:
-  """Clips of a folder, a file or a data set; always the same ones.
+  """Collects clips of a folder, a file or a data set; the same ones each time.
 
   Args:
     source: folder, file or data set.
-    rate: Hz of the clips.
-    channels: of the clips.
-    seconds: of each clip; from the middle of longer files, all of shorter ones.
-    count: the most files (spread evenly) or crops of a data set.
-    log: called with a line for each unreadable file, which is left out.
+    rate: sample rate of the clips in Hz.
+    channels: channels of the clips.
+    seconds: length of a clip, cut from the middle of longer files.
+    count: maximum number of files (spread evenly) or crops of a data set.
+    log: called with a line for each unreadable file, which is skipped.
 
   Returns:
     At least one clip.
 
   Raises:
-    UserError: there are no audio files, or none that can be read.
+    UserError: there are no readable audio files.
   """
   from mmdcodec.audio import files
   from mmdcodec.data import captions
@@ -141,13 +141,13 @@ def reconstruct(
   codebooks: int | None = None,
   about: Mapping | None = None,
 ) -> Reconstruction:
-  """Encodes and decodes clips, and measures what was lost.
+  """Encodes and decodes clips and measures the quality.
 
   Args:
-    codec: to measure.
-    clips: at its rate and with its channels.
-    codebooks: use only the first so many; None for all.
-    about: to keep with the results, such as the path of the model.
+    codec: codec to measure.
+    clips: clips with its rate and channels.
+    codebooks: number of codebooks to use; None for all.
+    about: information to keep with the results, such as the model's path.
 
   Returns:
     See `Reconstruction`.
@@ -159,7 +159,7 @@ def reconstruct(
   from mmdcodec.evaluate import codebooks as usage
   from mmdcodec.evaluate import reconstruction
 
-  # Padded to one length, so that clips of all lengths share a program.
+  # Padded to one length, so that all clips share a compiled program.
   stride = codec.stride
   longest = max(len(clip.audio) for clip in clips)
   longest = bucket(-(-longest // stride)) * stride
@@ -195,7 +195,7 @@ def reconstruct(
     frames += here
     samples += len(clip.audio)
   statistics = usage.statistics(counts)
-  # Measured: chunks overlap, and last frames are not full.
+  # Measured, because chunks overlap and last frames are not full.
   frame_rate = frames * codec.rate / samples
   summary = {}
   for name in COLUMNS:
@@ -217,7 +217,7 @@ def reconstruct(
 
 
 def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
-  """Writes results.json, clips.csv, and original and reconstruction as FLAC.
+  """Writes results.json, clips.csv, and originals and reconstructions as FLAC.
 
   Raises:
     UserError: the folder cannot be made.
@@ -290,7 +290,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
   )
 
 
-# What `save` and the pages of `mmdcodec evaluate` write into a folder.
+# Files that `save` and the pages of `mmdcodec evaluate` write.
 OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
 OUTPUTS += ("codebook_us*.png", "dependence.png", "spectrogram-[0-9]*.png")
 OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
@@ -298,10 +298,10 @@ OUTPUTS += ("audio/[0-9]*-sample.flac",)
 
 
 def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
-  """Checks that results can be written to a folder, before the work begins.
+  """Checks that results can be written to a folder, before work begins.
 
   Raises:
-    UserError: it holds results and `force` is False, or something else.
+    UserError: it holds results and `force` is False, or it holds other files.
   """
   folder = pathlib.Path(folder)
   if folder.exists() and not folder.is_dir():
@@ -324,7 +324,7 @@ def clean(folder: str | pathlib.Path) -> None:
 
 
 def _spread(total: int, count: int) -> list[int]:
-  """At most `count` of `total` indices, evenly spread."""
+  """Returns at most `count` of `total` indices, evenly spread."""
   count = min(total, count)
   return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 

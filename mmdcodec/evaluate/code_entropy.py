@@ -1,4 +1,4 @@
-"""Entropy of codes under counts from other music: unigrams and bigrams."""
+"""Cross-entropy of codes under unigram and bigram counts of other music."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from mmdcodec.data import token_records
 def entropies(
   train: Sequence[str], valid: Sequence[str]
 ) -> tuple[float, float]:
-  """Bits per frame that codes take without a language model.
+  """Computes bits per frame without a language model.
 
   Args:
-    train: token data sets on which probabilities are counted.
-    valid: token data sets that are coded with them.
+    train: token data sets that the probabilities are estimated from.
+    valid: token data sets to measure.
 
   Returns:
-    Cross-entropy of each codebook's own distribution, summed; and that of each
-    code given the one before it in the same codebook, which falls back on the
-    former where counts are few.
+    Cross-entropies, summed over codebooks: under each codebook's own
+    distribution, and given the previous code of the same codebook (backing off
+    to the former where counts are few).
   """
   about = token_records.TokenSource(train[0])
   size, books = about.codebook_size, about.codebooks
@@ -30,7 +30,7 @@ def entropies(
       np.add.at(one[k], codes[:, k], 1)
       np.add.at(two[k], (codes[:-1, k], codes[1:, k]), 1)
   one /= one.sum(1, keepdims=True)
-  # Witten-Bell smoothing: one added count for each kind of successor.
+  # Witten-Bell smoothing: one count is added for each distinct successor.
   kinds = (two > 0).sum(2, keepdims=True)
   total = two.sum(2, keepdims=True)
   seen = total > 0

@@ -1,10 +1,10 @@
 """Rows of codes: the codes that one step of a language model predicts.
 
-Measures of dependence use rows instead of frames. Without a pattern a row is a
-frame; under the delay pattern it holds frame t - k of codebook k. Rows stay in
-temporal order and record their clip and their piece of music. Neighbours in
-time are similar, and so are clips of one piece, because music repeats itself:
-code that splits or shuffles rows must keep them together.
+Dependence is measured on rows. Without a pattern a row is a frame; under the
+delay pattern it holds frame t - k of codebook k. Rows are in temporal order and
+record their clip and piece of music. Adjacent rows are similar, and so are
+clips of one piece, because music repeats itself: code that splits or shuffles
+rows must keep them together.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from mmdcodec.patterns import PatternMaker
 # Codes in each codebook: one number for all, or one per codebook.
 Sizes = int | Sequence[int] | np.ndarray
 
-# With fewer pieces, too many permutations leave one in its place.
+# With fewer pieces, too many permutations leave a piece in its place.
 MANY_PIECES = 10
 
 
@@ -41,18 +41,18 @@ class Rows:
   piece: np.ndarray
 
   def __len__(self) -> int:
-    """Number of rows."""
+    """Returns the number of rows."""
     return len(self.codes)
 
   def units(self, least: int = 20) -> np.ndarray:
-    """The units to hold out or resample: whole pieces if there are many.
+    """Returns units to hold out or resample: whole pieces if there are many.
 
     Fewer than `MANY_PIECES` pieces are cut into equal stretches of time. These
-    are not independent: repetitions within a piece, and the music at a cut, are
-    then on both sides of a split.
+    are not independent, because repetitions within a piece and the music around
+    a cut can be on both sides of a split.
 
     Args:
-      least: number of stretches wanted if there are few pieces.
+      least: minimum number of stretches if there are few pieces.
 
     Returns:
       int32 [rows], numbered from 0, in increasing order.
@@ -65,11 +65,11 @@ class Rows:
     return np.unique(unit, return_inverse=True)[1].astype(np.int32)
 
   def previous(self, codes: np.ndarray, nothing: int) -> np.ndarray:
-    """The codes of the previous row in the same clip.
+    """Returns the codes of the previous row in the same clip.
 
     Args:
       codes: [rows].
-      nothing: the value for the first row of a clip.
+      nothing: value for the first row of a clip.
 
     Returns:
       [rows].
@@ -79,11 +79,11 @@ class Rows:
     return np.where(first, nothing, before)
 
   def shuffled(self, random: np.random.Generator) -> np.ndarray:
-    """Indices that shuffle the codebooks independently of each other.
+    """Returns indices that shuffle the codebooks independently.
 
     Each codebook gets its own random order of the pieces. If there are few, its
     rows are also rotated by a random number. Every codebook keeps its codes and
-    their temporal order; only the pairing between codebooks is lost.
+    their temporal order; only the pairing of codebooks is lost.
 
     Args:
       random: the random generator.
@@ -103,10 +103,10 @@ class Rows:
 
 
 def pad(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """Pads codes of clips of different lengths into one array.
+  """Pads the codes of clips of different lengths into one array.
 
   Args:
-    codes: of each clip, int [frames, codebooks].
+    codes: codes of each clip, int [frames, codebooks].
 
   Returns:
     (codes int32 [clips, frames, codebooks], mask bool [clips, frames]).
@@ -120,7 +120,7 @@ def pad(codes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sizes_of(size: Sizes, codebooks: int) -> np.ndarray:
-  """Codebook sizes, int64 [codebooks], from one number or one per codebook.
+  """Converts one size or one per codebook to int64 [codebooks].
 
   Raises:
     ValueError: a size is less than 1.
@@ -141,12 +141,12 @@ def gather(
   mask: np.ndarray | None = None,
   pieces: Sequence | None = None,
 ) -> list[Rows]:
-  """Rows of codes under a pattern.
+  """Gathers rows of codes under a pattern.
 
   Args:
     codes: int [clips, frames, codebooks].
     size: codes in a codebook, one number or one per codebook.
-    pattern: the codes of one step make a row; None means the codes of a frame.
+    pattern: a row has the codes of one of its steps; None: those of a frame.
     mask: bool [clips, frames], False in padding; rows with a padded frame are
       left out.
     pieces: [clips], a number or name for the piece of music of each clip. Clips
@@ -194,7 +194,7 @@ def gather(
     )
   every = [book for members, _ in groups for book in members]
   if len(every) > len(set(every)):
-    # A codebook would get several values, each for a part of its frames.
+    # A codebook would get several values, each for some of its frames.
     raise UserError(
       "the pattern predicts one codebook in steps of several kinds, with"
       f" codebooks {' and '.join(str(members) for members, _ in groups)}, in"

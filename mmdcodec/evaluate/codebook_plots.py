@@ -1,4 +1,4 @@
-"""How often the codes of codebooks are chosen, as PNG bytes."""
+"""Plots codebook usage as PNG bytes."""
 
 import math
 import os
@@ -21,15 +21,15 @@ from mmdcodec.evaluate.figures import (
 def codebook_usage(
   counts: np.ndarray, *, path: str | os.PathLike | None = None
 ) -> bytes:
-  """How often the codes of each codebook are chosen.
+  """Plots how often the codes of each codebook are chosen.
 
-  Left: codes of each level from the most to the least frequent, against
-  uniform usage. Right: share of codes in use, and perplexity as a share of the
-  size of the codebook.
+  Left: frequency of codes relative to uniform usage, from the most to the least
+  frequent. Right: share of codes in use, and perplexity as a share of the
+  codebook size.
 
   Args:
     counts: [codebooks, size].
-    path: of a PNG file to write, or None.
+    path: PNG file to write, or None.
 
   Returns:
     PNG.
@@ -94,7 +94,7 @@ def codebook_usage(
 
 
 def _levels_legend(axis: Any, levels: int) -> None:
-  """A legend of all codebooks if they are few, of some if they are many."""
+  """Draws a legend of all codebooks if they are few, otherwise of some."""
   from matplotlib.lines import Line2D
 
   shown = list(range(levels))

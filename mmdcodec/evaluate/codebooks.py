@@ -1,9 +1,9 @@
 """Codebook usage: counts, perplexity, entropy, bits per second.
 
-All measures follow from a histogram [codebooks, size] over the frames of a test
-set; histograms of batches add up. Entropy is that of each codebook alone and
-comes straight from the histogram, without a correction for few frames. So it is
-too low if there are fewer than about ten frames per code.
+All measures are computed from a histogram [codebooks, size] over the frames of
+a test set; histograms of batches can be added. Entropy is that of each codebook
+alone, without a correction for few frames, so it is too low if there are fewer
+than about ten frames per code.
 """
 
 import jax
@@ -15,7 +15,7 @@ from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
 def vectors(codec: LoadedCodec) -> np.ndarray:
-  """The code vectors of a `LoadedCodec`: float32 [codebooks, size, dim]."""
+  """Returns the code vectors of a codec: float32 [codebooks, size, dim]."""
   return np.asarray(
     codec.model.apply(
       codec.variables, method=lambda model: model.quantizer.embed()
@@ -28,7 +28,7 @@ def histogram(
   size: int,
   mask: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
-  """How often each code was chosen.
+  """Counts how often each code was chosen.
 
   Args:
     codes: int32 [..., frames, codebooks].
@@ -47,14 +47,14 @@ def histogram(
 
 
 def statistics(counts: jax.Array | np.ndarray) -> dict[str, np.ndarray]:
-  """Usage and perplexity of each codebook.
+  """Computes usage and perplexity of each codebook.
 
   Args:
     counts: [codebooks, size], from `histogram`.
 
   Returns:
-    "usage", the share of the codes that were chosen at all, and "perplexity",
-    2 to the entropy in bits, both float64 [codebooks].
+    "usage", the share of codes chosen at least once, and "perplexity", 2 to the
+    entropy in bits, both float64 [codebooks].
   """
   counts = np.asarray(counts)
   return {
@@ -64,7 +64,7 @@ def statistics(counts: jax.Array | np.ndarray) -> dict[str, np.ndarray]:
 
 
 def entropy(counts: jax.Array | np.ndarray) -> np.ndarray:
-  """Entropy of each codebook in bits.
+  """Computes the entropy of each codebook in bits.
 
   Args:
     counts: [codebooks, size].
@@ -80,7 +80,7 @@ def entropy(counts: jax.Array | np.ndarray) -> np.ndarray:
 def entropy_bits_per_second(
   frame_rate: float, counts: jax.Array | np.ndarray
 ) -> float:
-  """Bit rate with an ideal entropy coder for each codebook.
+  """Computes the bit rate with an ideal entropy coder for each codebook.
 
   Args:
     frame_rate: Hz.

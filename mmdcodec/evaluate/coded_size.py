@@ -1,8 +1,8 @@
-"""The size of codes under an adaptive coder, and the bits that contexts save.
+"""Measures the size of codes under an adaptive coder with various contexts.
 
-The coder starts without knowledge, counts the codes so far, and spends -log2 p
-bits on each code, where p is its estimate from those counts. There is no
-network and no training: the size includes the cost of learning.
+The coder counts the codes so far and spends -log2 p bits on each code, where p
+is its estimate from those counts. There is no network and no training: the size
+includes the cost of learning the counts.
 
 Each estimate backs off from a longer context to a shorter one,
 
@@ -10,15 +10,15 @@ Each estimate backs off from a longer context to a shorter one,
     p_0(x) = (n(x) + a / size) / (n + a)
 
 as in PPM with a fixed escape weight b (a Dirichlet prior with mean p_{d-1}). A
-Bayesian mixture tries several weights and contexts at once: its size is -log2
-of the mean over the coders of 2^-size, in total at most log2(coders) bits more
-than the best coder.
+Bayesian mixture combines several weights and contexts: its size is -log2 of the
+mean over the coders of 2^-size, in total at most log2(coders) bits more than
+the best coder.
 
 Counts of the past come from sorting, so there is no loop over rows.
 
-An adaptive coder learns each clip while it codes it, so repetitions within a
-clip make it smaller. Earlier codebooks save `previous` minus `both` bits for a
-coder that knows the previous row.
+An adaptive coder learns from each clip while coding it, so repetitions within a
+clip make it smaller. Given the previous row, earlier codebooks save `previous`
+minus `both` bits.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ DEPTH = 2  # codes in the longest context
 
 @dataclasses.dataclass(frozen=True)
 class CodedSize:
-  """Ideal code lengths in bits per frame, learning included.
+  """Ideal code lengths in bits per frame, including the cost of learning.
 
   All float64 [codebooks].
 
   Attributes:
-    alone: each codebook by itself.
+    alone: each codebook separately.
     earlier: given earlier codebooks of the row.
     previous: given the same codebook's code in the previous row.
     both: given either or both.
@@ -60,12 +60,12 @@ def coded_size(
   pattern: PatternMaker | None = None,
   mask: np.ndarray | None = None,
 ) -> CodedSize:
-  """Code lengths of clips, one after the other, under an adaptive coder.
+  """Computes code lengths of consecutive clips under an adaptive coder.
 
   Args:
     codes: int [clips, frames, codebooks].
     size: codes in a codebook, one number or one per codebook.
-    pattern: of the language model; None means all codes of a frame.
+    pattern: pattern of the language model; None means all codes of a frame.
     mask: bool [clips, frames], False in padding.
 
   Returns:
@@ -84,7 +84,7 @@ def coded_size(
 
 
 def _sizes(rows: code_rows.Rows, k: int, size: int) -> np.ndarray:
-  """Bits of column k of rows: alone, earlier, previous, both."""
+  """Computes the bits of column k of rows: alone, earlier, previous, both."""
   x = rows.codes[:, k]
   sequences: dict[int | str, np.ndarray] = {
     j: rows.codes[:, j] for j in range(k)
@@ -117,7 +117,7 @@ def _sizes(rows: code_rows.Rows, k: int, size: int) -> np.ndarray:
 
 
 def mixture_bits(lengths: Sequence[np.ndarray]) -> float:
-  """Bits of the Bayesian mixture of coders with these numbers of bits."""
+  """Computes the bits of the Bayesian mixture of coders from their bits."""
   bits = np.concatenate(lengths)
   best = bits.min()
   return float(best - np.log2(np.mean(2.0 ** (best - bits))))
@@ -126,13 +126,13 @@ def mixture_bits(lengths: Sequence[np.ndarray]) -> float:
 def coder_bits(
   x: np.ndarray, size: int, chain: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """Bits of a sequence given a context, for every prior and weight.
+  """Computes the bits of a sequence given a context, per prior and weight.
 
   Args:
     x: int [rows].
     size: number of codes.
-    chain: sequences [rows] that are known before x, in the order in which they
-      extend the context; empty for a coder without a context.
+    chain: sequences [rows] known before x, in the order in which they extend
+      the context; empty for no context.
 
   Returns:
     float64 [priors * weights], or [priors] without a context.
@@ -154,13 +154,13 @@ def coder_bits(
 
 
 def _number(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Numbers the distinct pairs from 0: int64 [rows]."""
+  """Numbers distinct pairs from 0: int64 [rows]."""
   pair = a.astype(np.int64) * (int(b.max()) + 1) + b
   return np.unique(pair, return_inverse=True)[1]
 
 
 def _past(x: np.ndarray) -> np.ndarray:
-  """How often each entry occurred earlier in the sequence: int64 [rows]."""
+  """Counts earlier occurrences of each entry: int64 [rows]."""
   order = np.argsort(x, kind="stable")
   ordered = x[order]
   new = np.concatenate([[True], ordered[1:] != ordered[:-1]])

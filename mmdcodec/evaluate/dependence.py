@@ -1,9 +1,9 @@
-"""All measures of the dependence between codebooks, in one call.
+"""Runs all measures of the dependence between codebooks.
 
 Everything is measured twice: on the codes of one frame ("aligned"), and on the
 codes that one step of a language model predicts under its pattern ("together").
-Collapsed codebooks depend on nothing, so read these measures together with
-codebook usage and entropy.
+Collapsed codebooks are trivially independent, so read these measures together
+with codebook usage and entropy.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class Dependence:
     together: measures on the codes of one step of the pattern; the same object
       as `aligned` if there is no pattern.
     counts: [codebooks, size], how often each code was chosen.
-    usage: share of the codes chosen at all, [codebooks].
+    usage: share of codes chosen at least once, [codebooks].
     perplexity: [codebooks].
     frames: number of frames.
     clips: number of clips.
@@ -79,7 +79,7 @@ class Dependence:
   warnings: tuple[str, ...]
 
   def summary(self) -> dict[str, float]:
-    """One row of numbers; bits are per frame."""
+    """Summarizes everything in one row of numbers; bits are per frame."""
     row: dict[str, float] = {"frames": self.frames, "clips": self.clips}
     row["usage"] = float(self.usage.mean())
     row["perplexity"] = float(self.perplexity.mean())
@@ -103,7 +103,7 @@ class Dependence:
     return row
 
   def to_dict(self) -> dict:
-    """Everything in a form for JSON, with None for NaN and infinity."""
+    """Converts everything for JSON, with None for NaN and infinity."""
     fields = dataclasses.asdict(self)
     return {"summary": _plain(self.summary()), **_plain(fields)}
 
@@ -119,25 +119,25 @@ def measure(
   seed: int = 0,
   progress: Callable[[int, int], None] | None = None,
 ) -> Dependence:
-  """All measures of dependence, for frames and for the steps of a pattern.
+  """Measures dependence, for frames and for the steps of a pattern.
 
   Args:
     codes: int [clips, frames, codebooks], at least two codebooks.
     size: codes in a codebook, one number or one per codebook.
-    pattern: of the language model, from `mmdcodec.patterns`, or its name; None
-      or "parallel" means all codes of a frame.
+    pattern: pattern of the language model (`mmdcodec.patterns`), or its name;
+      None or "parallel" means all codes of a frame.
     mask: bool [clips, frames], False in padding.
     pieces: [clips], a number or name for the piece of music of each clip, as in
       `code_rows.gather`; None means that each clip is a piece.
-    vectors: code vectors [codebooks, size, dim], for the kernel measures.
-    seed: of everything random.
-    progress: called with (measures done, measures in all), first with 0 done.
+    vectors: code vectors [codebooks, size, dim] for the kernel measures.
+    seed: random seed.
+    progress: called with (measures done, total), starting with 0 done.
 
   Returns:
     `Dependence`.
 
   Raises:
-    UserError: there is only one codebook, a code is outside of its codebook, or
+    UserError: there is only one codebook, a code is outside its codebook, or
       the pattern has no rows in these clips.
   """
   codes = np.asarray(codes)
@@ -146,7 +146,7 @@ def measure(
     name = pattern
     pattern = None if name == "parallel" else patterns.make(name, books)
   sizes = code_rows.sizes_of(size, books)
-  # Raises its errors before the minutes of work.
+  # Raises errors before minutes of work.
   rows = code_rows.gather(
     codes, sizes, pattern=pattern, mask=mask, pieces=pieces
   )[0]
@@ -187,7 +187,7 @@ def _measure(
   seed: int,
   count: Callable[[], Any],
 ) -> Measured:
-  """All measures under one pattern; `count` is called after each."""
+  """Runs all measures under one pattern; calls `count` after each."""
   given = dict(given, pattern=pattern)
 
   def counted(measure: Callable, *args: Any, **options: Any) -> Any:
@@ -197,7 +197,7 @@ def _measure(
 
   kernel = None
   if vectors is not None:
-    # The largest kind of step, if a pattern has several.
+    # The largest kind of step if the pattern has several.
     rows = code_rows.gather(codes, sizes, **given)[0]
     kernel = counted(kernel_dependence, vectors, rows, seed=seed)
   coded = dict(pattern=pattern, mask=given["mask"])
@@ -212,7 +212,7 @@ def _measure(
 def _warnings(
   frames: int, pieces: int, sizes: np.ndarray, measured: Measured
 ) -> Iterator[str]:
-  """Reasons to doubt the numbers."""
+  """Yields reasons to doubt the numbers."""
   largest = int(sizes.max())
   if frames < FRAMES_PER_CODE * largest:
     yield (
@@ -236,7 +236,7 @@ def _warnings(
 
 
 def _plain(value: Any) -> Any:
-  """Nested values as plain Python objects for JSON."""
+  """Converts nested values to plain Python objects for JSON."""
   if isinstance(value, dict):
     return {key: _plain(each) for key, each in value.items()}
   if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""A heat map of the mutual information of codebooks, as PNG bytes."""
+"""Plots the mutual information of codebooks as PNG bytes."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from mmdcodec.evaluate.figures import (
 )
 from mmdcodec.evaluate.mutual_information import MutualInformation
 
-LABELLED = 10  # up to so many codebooks, each field has a number
+LABELLED = 10  # maximum number of codebooks for numbers in the cells
 
 
 def heat_map(
@@ -22,14 +22,14 @@ def heat_map(
   *,
   path: str | os.PathLike | None = None,
 ) -> bytes:
-  """Mutual information of pairs of codebooks, side by side on one scale.
+  """Draws heat maps of mutual information, side by side on one scale.
 
-  Significant fields have a dot. Two codebooks that are never predicted together
-  have no field.
+  Significant cells have a dot. Cells of codebooks that are never predicted
+  together are empty.
 
   Args:
     pairs: title -> mutual information to show.
-    path: of a PNG file to write, or None.
+    path: PNG file to write, or None.
 
   Returns:
     PNG.
@@ -50,7 +50,7 @@ def heat_map(
     marked = each.significant & np.isfinite(each.bits)
     row, column = np.nonzero(marked)
     bright = each.bits[row, column] > 0.5 * top
-    # Below the number, if there is one.
+    # Below the number if there is one.
     lower = 0.3 if books <= LABELLED else 0.0
     axis.scatter(
       column,

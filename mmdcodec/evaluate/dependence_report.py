@@ -1,4 +1,4 @@
-"""How much the codebooks of a codec tell about one another: measures, page."""
+"""Measures the dependence between a codec's codebooks and writes a report."""
 
 import pathlib
 import shlex
@@ -33,10 +33,10 @@ def measure(
   """Encodes clips and measures the dependence of their codes.
 
   Args:
-    codec: a codec.
-    clips: at its rate and channels.
-    used: codebooks to encode with, at least two.
-    pattern: whose steps are measured; None for frames.
+    codec: codec to measure.
+    clips: clips with its rate and channels.
+    used: number of codebooks to encode with, at least two.
+    pattern: pattern whose steps are measured; None for frames.
 
   Raises:
     UserError: the pattern has no rows in these clips.
@@ -46,8 +46,8 @@ def measure(
     return codec.encode(clip.audio[None], codebooks=used)[0]
 
   size = codec.codebook_size
-  # A pattern without rows in the longest clip has none at all: say so before
-  # the others are encoded.
+  # A pattern without rows in the longest clip has none at all: raise the error
+  # before encoding the others.
   longest = max(clips, key=lambda clip: len(clip.audio))
   code_rows.gather(encode(longest)[None], size, pattern=pattern)
   show = progress.counter("clips encoded")
@@ -70,7 +70,7 @@ def measure(
 def measures_table(
   found: Dependence, name: str, frame_rate: float
 ) -> tuple[list[str], list[list]]:
-  """(columns, rows): each measure for frames, and for the pattern's steps."""
+  """Returns (columns, rows): each measure for frames and for steps."""
   columns = ["bits per frame", "same frame", "±"]
   kinds = [found.aligned]
   if found.together is not found.aligned:
@@ -130,7 +130,7 @@ def measures_table(
 def codebooks_table(
   found: Dependence, name: str
 ) -> tuple[list[str], list[list]]:
-  """(columns, rows): usage and dependence of each codebook."""
+  """Returns (columns, rows): usage and dependence of each codebook."""
   columns = ["codebook", "usage (%)", "perplexity", "entropy", "same frame"]
   kinds = [found.aligned]
   if found.together is not found.aligned:
@@ -161,15 +161,15 @@ def write(
   """Writes results.json, plots and report.html into a folder.
 
   Args:
-    found: what was measured.
-    folder: made if it is missing.
+    found: the results.
+    folder: created if missing.
     about: what was run: "model", "audio", "seconds", "clips", "codebooks",
       "pattern" and "hash".
     head: how much was measured, in words.
-    frame_rate: of the codec, in Hz.
+    frame_rate: frame rate of the codec, in Hz.
 
   Returns:
-    Path of the page.
+    The path of the page.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""What all plots share: figures, the look of an axis, colours, PNG bytes.
+"""Shared helpers for plots: figures, axis style, colors, PNG bytes.
 
-Drawn with Matplotlib's Agg canvas on figures of their own, without pyplot: no
-display, no global state.
+Plots use Matplotlib's Agg canvas without pyplot: no display, no global state.
 """
 
 import io
@@ -17,7 +16,7 @@ DPI = 130
 
 
 def new_figure(width: float, height: float) -> Any:
-  """An empty Matplotlib figure, in inches, that lays out its axes itself."""
+  """Makes an empty figure (size in inches) with automatic layout."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
@@ -27,11 +26,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def style_axis(axis: Any, grid: bool = True) -> None:
-  """Colours and sizes of an axis, its title and its labels.
+  """Sets colors and sizes of an axis, its title and its labels.
 
   Args:
-    axis: of Matplotlib.
-    grid: lines of a grid and two spines; without them for images.
+    axis: Matplotlib axis.
+    grid: whether to draw grid lines and two spines; False for images.
   """
   for side in ("top", "right", "left", "bottom"):
     axis.spines[side].set_visible(grid and side in ("left", "bottom"))
@@ -50,7 +49,7 @@ def style_axis(axis: Any, grid: bool = True) -> None:
 
 
 def write_png(figure: Any, path: str | os.PathLike | None = None) -> bytes:
-  """The figure as a PNG, also written to `path` unless that is None."""
+  """Returns the figure as a PNG, also written to `path` unless that is None."""
   file = io.BytesIO()
   figure.savefig(file, format="png")
   data = file.getvalue()
@@ -60,7 +59,7 @@ def write_png(figure: Any, path: str | os.PathLike | None = None) -> bytes:
 
 
 def shades(number: int) -> list[tuple[float, float, float, float]]:
-  """One colour a level, from dark (first) to light (last)."""
+  """Returns one color per level, from dark (first) to light (last)."""
   from matplotlib import colormaps
 
   return [colormaps["viridis"](v) for v in np.linspace(0, 0.88, number)]

@@ -1,10 +1,10 @@
-"""Dependence of code vectors by the independence loss, scaled to 0..1.
+"""Measures dependence of code vectors by the independence loss, scaled to 0..1.
 
 dHSIC (Pfister et al. 2018, arXiv 1603.00285) is the squared distance in kernel
 space between the joint distribution of the codebooks' vectors and the product
 of their marginals: the mean over all permutations of the MMD^2 of arXiv
-2406.02315. Its size depends on the kernel and the codes. So it is divided by
-its value for copies of one codebook, in the geometric mean over the codebooks:
+2406.02315. Its size depends on the kernel and the codes, so it is divided by
+its value for copies of one codebook (geometric mean over the codebooks):
 
     dHSIC(z_1, ..., z_K) / prod_k dHSIC(z_k, ..., z_k)^(1/K)
 
@@ -14,10 +14,10 @@ means that each codebook determines all others and that their vectors have the
 same distances to each other. If codebooks determine each other but distances
 differ, the value is lower.
 
-An idle codebook, with one vector in (nearly) all rows, depends on nothing and
-would make the denominator (nearly) 0, so it is left out. For more than two
-codebooks 1 is no strict bound: codebooks with low usage shrink the denominator
-more than the numerator.
+An idle codebook, with one vector in (nearly) all rows, is trivially independent
+and would make the denominator (nearly) 0, so it is left out. For more than two
+codebooks 1 is not a strict bound: codebooks with low usage shrink the
+denominator more than the numerator.
 """
 
 import dataclasses
@@ -29,23 +29,23 @@ import numpy as np
 from mmdcodec.evaluate.code_rows import Rows
 from mmdcodec.quantize import independence, kernels
 
-ROWS = 2048  # at most; the cost is that of all pairs
+ROWS = 2048  # maximum; the cost grows with its square
 SHUFFLES = 8
-IDLE = 0.95  # from this share of rows with the same vector on
+IDLE = 0.95  # share of rows with the same vector
 # In units of the median distance, for two codebooks.
 RADII = (0.5, 1.0, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelDependence:
-  """Kernel measures of the vectors of rows.
+  """Kernel measures of rows of vectors.
 
   Attributes:
     normalised: dHSIC from 0 (independent) to 1 (equal vectors) of the codebooks
       that are not idle, with radii relative to the data; NaN if fewer than two
       are left.
-    null: mean of the same over shuffled codes, the value by chance.
-    null_error: standard deviation of the same over the shuffles.
+    null: mean of `normalised` over shuffled codes, its value by chance.
+    null_error: standard deviation of `normalised` over the shuffles.
     loss: the independence loss ("dhsic", the paper's kernel) of all codebooks.
   """
 
@@ -58,13 +58,13 @@ class KernelDependence:
 def kernel_dependence(
   vectors: np.ndarray, rows: Rows, *, seed: int = 0, limit: int = ROWS
 ) -> KernelDependence:
-  """Kernel measures on rows spread evenly over all clips.
+  """Computes kernel measures on rows spread evenly over all clips.
 
   Args:
     vectors: [codebooks, size, dim], the vector of each code.
-    rows: from `code_rows.gather`.
-    seed: of the shuffles.
-    limit: largest number of rows; the time grows with its square.
+    rows: rows from `code_rows.gather`.
+    seed: seed of the shuffles.
+    limit: maximum number of rows; the time grows with its square.
 
   Returns:
     `KernelDependence`.
@@ -75,7 +75,7 @@ def kernel_dependence(
   columns = np.asarray(rows.codebooks)
 
   def look_up(codes: np.ndarray) -> np.ndarray:
-    """Vectors [chosen rows, k, dim] of codes [chosen rows, k]."""
+    """Looks up vectors [chosen rows, k, dim] of codes [chosen rows, k]."""
     return np.asarray(vectors[columns, codes], np.float32)
 
   z = look_up(rows.codes[chosen])
@@ -108,7 +108,7 @@ def kernel_dependence(
 
 @functools.partial(jax.jit, static_argnames="kernel")
 def _dhsic(z: jax.Array, *, kernel: kernels.Kernel) -> jax.Array:
-  """The independence loss "dhsic" of rows [rows, k, dim]."""
+  """Computes the independence loss "dhsic" of rows [rows, k, dim]."""
   return independence.independence_loss(
     z[None], jax.random.key(0), kernel=kernel, estimator="dhsic"
   )

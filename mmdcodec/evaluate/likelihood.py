@@ -1,8 +1,8 @@
-"""How well a music model predicts music that it was not trained on, in bits.
+"""Measures how well a music model predicts held-out music, in bits.
 
-The cross-entropy of training (`losses.cross_entropy`) over whole clips. Longer
-clips are cut into windows of the length that the model was trained on, and at
-the start of each it knows nothing but the text.
+This is the training cross-entropy (`losses.cross_entropy`) over whole clips.
+Longer clips are cut into windows of the model's training length; the model sees
+no codes from before a window.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.platform import bucket
 
-# Windows that are measured at a time.
+# Windows per batch.
 BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-  """The cross-entropy of clips under a model.
+  """Cross-entropy of clips under a model.
 
   Attributes:
-    nats: float64 [clips, codebooks], of all codes of a clip together.
-    counts: int64 [clips, codebooks], of its codes.
+    nats: float64 [clips, codebooks], summed over the codes of a clip.
+    counts: int64 [clips, codebooks], number of codes.
   """
 
   nats: np.ndarray
@@ -41,12 +41,12 @@ class Likelihood:
 
   @property
   def summary(self) -> dict[str, Any]:
-    """Over all clips, see `losses.cross_entropy.summary`."""
+    """Summary over all clips; see `losses.cross_entropy.summary`."""
     return cross_entropy.summary(self.nats.sum(0), self.counts.sum(0))
 
   @property
   def bits_per_frame(self) -> float:
-    """Over all clips, longer ones counting more."""
+    """Average over all frames of all clips."""
     return float(self.summary["bits_per_frame"])
 
   @property
@@ -63,21 +63,21 @@ def measure(
   seconds: float | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Likelihood:
-  """Cross-entropy of clips under a music model.
+  """Computes the cross-entropy of clips under a music model.
 
   Args:
-    music: a `LoadedMusic`.
-    codes: of each clip, int [frames, codebooks], of the model's codec.
-    texts: of each clip; what is longer than the model takes is cut. None:
-      without texts.
-    seconds: of a window; those of the model by default and at most.
-    progress: is told (windows measured, windows in all).
+    music: the model.
+    codes: codes of each clip by the model's codec, int [frames, codebooks].
+    texts: text of each clip, cut to the length that the model takes; None for
+      no texts.
+    seconds: length of a window; the model's by default and at most.
+    progress: called with (windows done, total).
 
   Returns:
     See `Likelihood`.
 
   Raises:
-    UserError: no codes, or another number of texts.
+    UserError: there are no codes, or the number of texts differs.
   """
   codes = [np.asarray(each, np.int32) for each in codes]
   texts = [""] * len(codes) if texts is None else list(texts)
@@ -97,7 +97,7 @@ def measure(
     for clip, each in enumerate(codes)
     for start in range(0, len(each), most)
   ]
-  # Few different sizes, so that few programs are compiled.
+  # Few distinct sizes, so that few programs are compiled.
   size = min(most, bucket(max(map(len, codes))))
   inputs = _inputs(music, texts)
   params = jax.device_put(music.variables["params"])
@@ -123,18 +123,18 @@ def measure(
 def counted(
   codes: Sequence[np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """What the codes cost without a language model, in bits per frame.
+  """Computes bits per frame without a language model.
 
-  Ideal adaptive coders (`coded_size`), which know nothing at first and count
-  what they have seen of these very clips.
+  Uses ideal adaptive coders (`coded_size`), which learn their counts from these
+  clips.
 
   Args:
-    codes: of each clip, int [frames, codebooks].
+    codes: codes of each clip, int [frames, codebooks].
     size: codes in a codebook.
 
   Returns:
-    float64 [codebooks] twice: of each codebook by itself (unigram), and of each
-    code given the one before it (bigram).
+    (unigram, bigram), both float64 [codebooks]: for each codebook separately,
+    and given the previous code of the codebook.
   """
   together = np.concatenate(codes)
   starts = np.cumsum([0, *map(len, codes[:-1])])
@@ -162,13 +162,13 @@ def _sums(
   lengths: jax.Array,
   inputs: Inputs,
 ) -> tuple[jax.Array, jax.Array]:
-  """Nats and number of the codes of each row: [batch, codebooks]."""
+  """Sums nats and counts codes of each row: both [batch, codebooks]."""
   nats, mask = nats_of_codes(model, params, codes, lengths, inputs)
   return nats.sum(1), mask.sum(1)
 
 
 def _inputs(music: LoadedMusic, texts: list[str]) -> Inputs:
-  """Conditions of all clips, NumPy arrays: texts, and nothing else."""
+  """Makes the conditions of all clips, NumPy arrays; only texts are given."""
   return {
     each.name: each.arrays(texts, 0.0)
     if each.name == "text"

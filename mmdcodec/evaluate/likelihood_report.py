@@ -1,4 +1,4 @@
-"""How well a music model predicts music: measures, samples, page."""
+"""Measures how well a music model predicts music, and writes a report."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from mmdcodec.evaluate.likelihood import Likelihood
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.store import atomic
 
-# Samples on the page; without captions there is nothing to choose from.
+# Number of samples on the page, with and without prompts.
 SAMPLES, FREE_SAMPLES = 4, 2
 SEED = 0
 # Whether the model is given the captions of the clips.
@@ -27,14 +27,15 @@ WITH, WITHOUT = "with captions", "without text"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What was measured.
+  """Results for a music model.
 
   Attributes:
     music: the model.
-    clips: that were measured.
-    captions: of each clip, "" if it has none.
-    found: by WITHOUT, and by WITH if there are captions that the model takes.
-    counted: unigram and bigram, see `likelihood.counted`.
+    clips: the clips.
+    captions: caption of each clip, "" if it has none.
+    found: keyed by WITHOUT, and WITH if the model takes text and a clip has a
+      caption.
+    counted: unigram and bigram bits; see `likelihood.counted`.
     about: what was run.
   """
 
@@ -53,9 +54,9 @@ class Result:
     return f"{len(self.clips)} clips, {seconds:.0f} s, {told} with a caption"
 
   def worth(self) -> tuple[float, float]:
-    """Bits per frame that a caption saves, and their standard error."""
+    """Returns the bits per frame that a caption saves, and their error."""
     told = np.array([bool(caption) for caption in self.captions])
-    # Clip by clip: clips differ more from each other than by their captions.
+    # Paired by clip, because clips vary more than the effect of captions.
     gain = self.found[WITHOUT].of_clips - self.found[WITH].of_clips
     gain, error = gain[told], math.nan
     if len(gain) > 1:
@@ -65,12 +66,12 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """Music that the model made.
+  """Generated music.
 
   Attributes:
     prompt: "" for none.
     audio: [samples, channels].
-    clip: whose caption the prompt is, or None.
+    clip: the clip whose caption is the prompt, or None.
   """
 
   prompt: str
@@ -85,8 +86,8 @@ def measure(
 
   Args:
     music: the model.
-    clips: at its rate and channels.
-    about: what was run, to stand with the results.
+    clips: clips with its rate and channels.
+    about: what was run, to keep with the results.
   """
   show, codes = progress.counter("clips encoded"), []
   for done, clip in enumerate(clips, 1):
@@ -106,7 +107,7 @@ def measure(
 
 
 def measures_table(result: Result) -> tuple[list[str], list[tuple]]:
-  """(columns, rows): bits per frame of the clips, by who codes them."""
+  """Returns (columns, rows): bits per frame of the clips by coder."""
   model, rate = result.music.model, result.music.frame_rate
   rows = [
     (f"music model, {name}", each.bits_per_frame, math.nan)
@@ -127,7 +128,7 @@ def measures_table(result: Result) -> tuple[list[str], list[tuple]]:
 
 
 def codebooks_table(result: Result) -> tuple[list[str], list[tuple]]:
-  """(columns, rows): cross-entropy in bits and perplexity of each codebook."""
+  """Returns (columns, rows): bits and perplexity of each codebook."""
   columns, cells = ["codebook"], []
   for name, each in result.found.items():
     columns += [f"bits {name}", "perplexity"]
@@ -139,7 +140,7 @@ def codebooks_table(result: Result) -> tuple[list[str], list[tuple]]:
 
 
 def clips_table(result: Result) -> tuple[list[str], list[tuple]]:
-  """(columns, rows): one row per clip."""
+  """Returns (columns, rows): one row per clip."""
   columns = ["clip", "seconds", *(f"bits {name}" for name in result.found)]
   bits = zip(*(each.of_clips for each in result.found.values()), strict=True)
   return [*columns, "caption"], [
@@ -157,13 +158,13 @@ def make_samples(
   prompts: Sequence[str] | None,
   seconds: float,
 ) -> list[Sample]:
-  """Makes music from prompts.
+  """Generates music from prompts.
 
   Args:
     music: the model.
-    clips: whose captions are the prompts if none are given.
-    prompts: what to make; None for captions of the clips.
-    seconds: of each sample.
+    clips: clips whose captions are the default prompts.
+    prompts: the prompts; None for captions of the clips.
+    seconds: length of each sample.
   """
   wanted: Sequence[tuple[str, clips_lib.Clip | None]]
   if prompts is not None:
@@ -205,7 +206,7 @@ def write(
   """Writes results.json, samples, pictures and report.html into a folder.
 
   Returns:
-    Path of the page.
+    The path of the page.
   """
   folder, rate = pathlib.Path(folder), result.music.rate
   (folder / "audio").mkdir(parents=True, exist_ok=True)
@@ -249,7 +250,7 @@ def write(
 
 
 def players_section(samples: Sequence[Sample], rate: int) -> report.Players:
-  """Samples, beside the clips whose captions they were made from."""
+  """Shows samples next to the clips whose captions they were made from."""
   rows = []
   for index, sample in enumerate(samples):
     audio, detail = {"generated": sample.audio}, f"seed {SEED + index}"
@@ -267,7 +268,7 @@ def players_section(samples: Sequence[Sample], rate: int) -> report.Players:
 
 
 def as_json(result: Result, samples: Sequence[Sample]) -> dict[str, Any]:
-  """The content of results.json."""
+  """Returns the contents of results.json."""
   found: dict[str, Any] = {
     name: {k: np.asarray(v).tolist() for k, v in each.summary.items()}
     for name, each in result.found.items()
@@ -292,5 +293,5 @@ def as_json(result: Result, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _file_name(index: int) -> str:
-  """Where a sample is written, relative to the folder."""
+  """Returns the path of a sample relative to the folder."""
   return f"audio/{index:03d}-sample.flac"

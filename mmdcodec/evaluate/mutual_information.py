@@ -1,19 +1,19 @@
-"""Mutual information of pairs of codebooks, corrected for chance.
+"""Measures mutual information of pairs of codebooks, corrected for chance.
 
-The mutual information of two histograms is never negative, and even for
-independent codebooks it grows with the squared number of codes over the number
-of rows. The value by chance is estimated by shuffling, and subtracted.
+The mutual information of histograms is never negative. Even for independent
+codebooks it grows with the squared number of codes over the number of rows.
+This chance level is estimated by shuffling and subtracted.
 
 The shuffle (`Rows.shuffled`) gives each codebook its own order of whole clips
-(of pieces, if they are known), so that codes keep their temporal order.
-Shuffling single rows would be wrong: a code lasts for several rows, so there
-are fewer independent codes than rows, and any two slow streams would seem
-dependent. Rotating each clip would be wrong too: it keeps the codes of a clip
-together, and two codebooks that both depend on the clip are dependent, as far
-as one step of a language model is concerned.
+(or pieces, if known), so that codes keep their temporal order. Shuffling single
+rows would be wrong: codes last for several rows, so there are fewer independent
+codes than rows, and any two slow streams would seem dependent. Rotating each
+clip would be wrong too: it keeps the codes of a clip together, but two
+codebooks that both depend on the clip do count as dependent for one step of a
+language model.
 
-One limit: codebooks that only change at the same moments have fewer independent
-pairs than their shuffles, and so the value is a little too high.
+A limitation: codebooks that only change at the same moments have fewer
+independent pairs than their shuffles, so the value is slightly too high.
 """
 
 import dataclasses
@@ -31,18 +31,18 @@ CHUNK = 1 << 22  # codes sorted at once
 
 @dataclasses.dataclass(frozen=True)
 class MutualInformation:
-  """Mutual information of all pairs of codebooks in a row, in bits per row.
+  """Mutual information of all pairs of codebooks, in bits per row.
 
-  Symmetric arrays [codebooks, codebooks]; NaN on the diagonal, and for two
-  codebooks that no step predicts together.
+  Symmetric arrays [codebooks, codebooks], NaN on the diagonal and for codebooks
+  that no step predicts together.
 
   Attributes:
-    bits: of the histograms, minus the mean of the shuffles.
+    bits: mutual information of the histograms, minus the mean of the shuffles.
     error: standard error, from resampling pieces (to first order, by their
       means of log p(a, b) / p(a) p(b)) and from the spread of the shuffles.
     null: mean of the shuffles, which was subtracted.
-    significant: above nearly all shuffles. If all codebooks are independent,
-      the chance that any pair is significant is at most LEVEL.
+    significant: whether it is above nearly all shuffles. If all codebooks are
+      independent, any pair is significant with a probability of at most LEVEL.
   """
 
   bits: np.ndarray
@@ -52,7 +52,7 @@ class MutualInformation:
 
   @property
   def interval(self) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the 95% confidence interval of the bits (normal)."""
+    """The bounds of the 95% confidence interval of the bits (normal)."""
     return self.bits - 1.96 * self.error, self.bits + 1.96 * self.error
 
 
@@ -66,16 +66,16 @@ def mutual_information(
   seed: int = 0,
   shuffles: int = SHUFFLES,
 ) -> MutualInformation:
-  """Mutual information of all pairs of codebooks.
+  """Computes the mutual information of all pairs of codebooks.
 
   Args:
     codes: int [clips, frames, codebooks].
     size: codes in a codebook, one number or one per codebook.
-    pattern: of the language model; None means all codes of a frame.
+    pattern: pattern of the language model; None means all codes of a frame.
     mask: bool [clips, frames], False in padding.
     pieces: [clips], a number or name for the piece of music of each clip, as in
       `code_rows.gather`; None means that each clip is a piece.
-    seed: of the shuffles.
+    seed: seed of the shuffles.
     shuffles: number of shuffles, at least 20 for a level of 5%.
 
   Returns:
@@ -127,7 +127,7 @@ def mutual_information(
 
 
 def _entropies(values: np.ndarray) -> np.ndarray:
-  """Entropy in bits of each line of integers [lines, rows]."""
+  """Computes the entropy in bits of each line of integers [lines, rows]."""
   lines, rows = values.shape
   new = np.ones((lines, rows), bool)
   values = np.sort(values, 1)
@@ -139,7 +139,7 @@ def _entropies(values: np.ndarray) -> np.ndarray:
 
 
 def _chunks(pairs: int, rows: int) -> list[slice]:
-  """Slices of the pairs that bound the memory."""
+  """Splits the pairs into slices that bound the memory."""
   step = max(1, CHUNK // rows)
   return [slice(i, i + step) for i in range(0, pairs, step)]
 
@@ -147,7 +147,7 @@ def _chunks(pairs: int, rows: int) -> list[slice]:
 def _joint(
   codes: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-  """Entropy in bits of pairs of columns of [rows, k]."""
+  """Computes the joint entropy in bits of pairs of columns of [rows, k]."""
   columns = np.ascontiguousarray(codes.T)
   width = int(columns.max()) + 1  # at most 2048: a pair fits into 32 bits
   return np.concatenate(
@@ -161,11 +161,10 @@ def _joint(
 def _with_error(
   rows: code_rows.Rows, first: np.ndarray, second: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Mutual information of pairs in bits, and its standard error.
+  """Computes the mutual information of pairs in bits, and its standard error.
 
   The error is that of the mean over rows of log p(a, b) / p(a) p(b), the
-  influence of each row on the value, with all rows of a piece resampled
-  together.
+  influence of each row on the value, resampling the rows of a piece together.
   """
   unit, count = rows.units(), len(rows)
   pieces = np.bincount(unit)

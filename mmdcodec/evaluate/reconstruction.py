@@ -1,9 +1,8 @@
-"""Reconstruction quality: SI-SDR, mel distance, STFT distance.
+"""Measures reconstruction quality: SI-SDR, mel distance, STFT distance.
 
-Each takes the original x and the reconstruction y, [batch, samples, channels]
-in NumPy or JAX, and returns one finite number per clip, float32 [batch]. With
-`lengths` [batch], a padded clip gets the same number as alone. All of them can
-be jitted.
+Each function takes the original x and the reconstruction y, NumPy or JAX arrays
+[batch, samples, channels], and returns one finite number per clip, float32
+[batch]. With `lengths` [batch], padding has no effect. All can be jitted.
 """
 
 import functools
@@ -18,7 +17,7 @@ MELS = 80
 
 # Smaller mel values and magnitudes are silence: near 16-bit rounding noise.
 FLOOR = 1e-5
-# Mean power up to which a signal is silent: that of 16-bit rounding noise.
+# Maximum mean power of silence: that of 16-bit rounding noise.
 SILENCE = 1e-10
 # SI-SDR is clipped to this many dB on either side of 0.
 LIMIT = 100.0
@@ -27,13 +26,13 @@ LIMIT = 100.0
 def si_sdr(
   x: jax.Array, y: jax.Array, lengths: jax.Array | None = None
 ) -> jax.Array:
-  """Scale-invariant signal-to-distortion ratio in dB; higher is better.
+  """Computes the scale-invariant signal-to-distortion ratio in dB.
 
-  With the mean of each channel removed and both channels as one vector,
-  a = <x, y> / <x, x> and SI-SDR = 10 log10(|a x|^2 / |y - a x|^2) (Le Roux et
-  al., "SDR - half-baked or well done?", arXiv 1811.02508), clipped to +-100 dB.
-  A silent original has no scale and gives 0 dB; a silent reconstruction of
-  anything else gives -100 dB.
+  Higher is better. With the mean of each channel removed and all channels in
+  one vector, a = <x, y> / <x, x> and SI-SDR = 10 log10(|a x|^2 / |y - a x|^2)
+  (Le Roux et al., "SDR - half-baked or well done?", arXiv 1811.02508), clipped
+  to +-100 dB. A silent original gives 0 dB; a silent reconstruction of anything
+  else gives -100 dB.
 
   Args:
     x: original [batch, samples, channels].
@@ -47,7 +46,7 @@ def si_sdr(
   valid = jnp.arange(x.shape[1]) < count[:, None]
 
   def normalized(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """U with mean 0 and norm 1 (0 for silence), and whether it sounds."""
+    """Returns u with mean 0 and norm 1 (0 if silent), and whether it sounds."""
     mean = u.sum(1, keepdims=True) / count[:, None, None]
     u = jnp.where(valid[..., None], u - mean, 0.0)
     power = jnp.sum(u**2, (1, 2)) / (count * u.shape[2])
@@ -58,8 +57,8 @@ def si_sdr(
 
   x, x_sounds = normalized(x)
   y, y_sounds = normalized(y)
-  # Norms are 1, so a is the cosine. The distortion is summed, not taken from
-  # 1 - a^2, which float32 rounds away above 70 dB.
+  # Norms are 1, so a is the cosine. The distortion is not computed as 1 - a^2,
+  # which float32 rounds away above 70 dB.
   a = jnp.sum(x * y, (1, 2))
   distortion = jnp.sum((y - a[:, None, None] * x) ** 2, (1, 2))
   ratio = jnp.maximum(a**2, 1e-30) / jnp.maximum(distortion, 1e-30)
@@ -71,10 +70,10 @@ def si_sdr(
 def mel_distance(
   x: jax.Array, y: jax.Array, rate: int, lengths: jax.Array | None = None
 ) -> jax.Array:
-  """Mean absolute difference of log-mel spectra in dB; lower is better.
+  """Computes the mean absolute difference of log-mel spectra in dB.
 
-  Mean over windows of 512, 1024 and 2048 samples (hop a quarter), over
-  channels, frames and 80 bands from 0 to rate / 2, of
+  Lower is better. The mean over windows of 512, 1024 and 2048 samples (hop a
+  quarter), channels, frames and 80 bands from 0 to rate / 2, of
   |20 log10 max(S(x), 1e-5) - 20 log10 max(S(y), 1e-5)|, where S sums the
   magnitudes of a Hann STFT with filters of area 1 Hz.
 
@@ -109,10 +108,10 @@ def mel_distance(
 def stft_distance(
   x: jax.Array, y: jax.Array, rate: int, lengths: jax.Array | None = None
 ) -> jax.Array:
-  """Spectral convergence plus log-magnitude distance; lower is better.
+  """Computes spectral convergence plus log-magnitude distance.
 
-  Mean over windows of 512, 1024 and 2048 samples (hop a quarter, Hann,
-  normalised to the energy of the window) of
+  Lower is better. The mean over windows of 512, 1024 and 2048 samples (hop a
+  quarter, Hann, normalised to the energy of the window) of
 
     | |X| - |Y| |_F / | |X| |_F  +  mean |ln(|X| + 1e-5) - ln(|Y| + 1e-5)|
 
@@ -158,7 +157,7 @@ def stft_distance(
 def compare(
   x: jax.Array, y: jax.Array, rate: int, lengths: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-  """All measures: name -> float32 [batch]. Compiled once for each shape.
+  """Computes all measures: name -> float32 [batch].
 
   Args:
     x: original [batch, samples, channels].
@@ -179,7 +178,7 @@ def compare(
 def _prepare(
   x: jax.Array, y: jax.Array, lengths: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """X and y in float32 with silent padding, and the number of valid samples."""
+  """Returns x and y in float32 with silent padding, and valid sample counts."""
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
   if x.ndim != 3 or x.shape != y.shape:
     raise ValueError(
@@ -194,13 +193,13 @@ def _prepare(
 
 
 def _valid_frames(values: jax.Array, count: jax.Array, hop: int) -> jax.Array:
-  """The frames that each clip has alone: bool [batch, 1, frames, 1]."""
+  """Masks the frames of each clip without padding: [batch, 1, frames, 1]."""
   frames = jnp.arange(values.shape[2]) < (1 + count // hop)[:, None]
   return frames[:, None, :, None]
 
 
 def _frame_mean(values: jax.Array, count: jax.Array, hop: int) -> jax.Array:
-  """Means of [batch, channels, frames, bins] over valid frames: [batch]."""
+  """Averages [batch, channels, frames, bins] over valid frames: [batch]."""
   valid = _valid_frames(values, count, hop)
   number = valid.sum((1, 2, 3)) * values.shape[1] * values.shape[3]
   return jnp.where(valid, values, 0.0).sum((1, 2, 3)) / number

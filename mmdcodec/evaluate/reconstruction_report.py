@@ -1,7 +1,4 @@
-"""What a codec loses of audio: sections of a report, and the page of them.
-
-`mmdcodec evaluate reconstruction` and `mmdcodec quickstart` share the sections.
-"""
+"""The reconstruction report, whose sections `mmdcodec quickstart` also uses."""
 
 import pathlib
 import shlex
@@ -18,13 +15,13 @@ from mmdcodec.evaluate import (
 )
 from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
 
-# Players make a page heavy: 5 s of FLAC at 24 kHz are 0.2 MB.
+# Number of clips with players: 5 s of FLAC at 24 kHz add 0.2 MB to the page.
 LISTEN = 6
 NAN = float("nan")
 
 
 def bit_rates(result: Reconstruction) -> tuple[float, float]:
-  """Of the packed codes and with ideal entropy coders, in kbps."""
+  """Returns kbps of the packed codes and with ideal entropy coders."""
   return (
     result.bits_per_second / 1000,
     result.entropy_bits_per_second / 1000,
@@ -32,7 +29,7 @@ def bit_rates(result: Reconstruction) -> tuple[float, float]:
 
 
 def as_text(result: Reconstruction) -> str:
-  """Tables for a terminal."""
+  """Formats tables for a terminal."""
   total = sum(row["seconds"] for row in result.rows)
   measures = [
     (heading, *result.summary[name], words)
@@ -65,7 +62,7 @@ def as_text(result: Reconstruction) -> str:
 def measures_section(
   result: Reconstruction, baseline: Reconstruction | None = None
 ) -> report.Table:
-  """Means and deviations; with an untrained codec, the margin as well."""
+  """Tabulates means and deviations, and the margin over an untrained codec."""
   columns = ["measure", "mean", "std"]
   if baseline is not None:
     columns = ["measure", "trained", "std", "untrained", "std", "margin"]
@@ -102,12 +99,12 @@ def players_section(
   baseline: Reconstruction | None = None,
   details: Mapping[str, str] | None = None,
 ) -> report.Players:
-  """Originals beside reconstructions, each with its spectrogram.
+  """Shows originals next to reconstructions, each with its spectrogram.
 
   Args:
-    result: of the codec.
-    baseline: of another codec, to listen to as well.
-    details: name of a clip -> words below it.
+    result: results of the codec.
+    baseline: results of another codec to compare with.
+    details: name of a clip -> text below it.
   """
   rows = []
   for index, clip in enumerate(result.clips[:LISTEN]):
@@ -124,12 +121,12 @@ def players_section(
 def compared(
   name: str, audio: Mapping[str, np.ndarray], rate: int, detail: str = ""
 ) -> report.Clip:
-  """Recordings side by side, each above its own spectrogram.
+  """Shows recordings side by side, each above its spectrogram.
 
   Args:
-    name: of the clip.
+    name: name of the clip.
     audio: title -> [samples] or [samples, channels], from left to right.
-    rate: of all of them, in Hz.
+    rate: sample rate of all recordings, in Hz.
     detail: a line below the name.
   """
   pictures = audio_plots.spectrograms(audio, rate=rate)
@@ -140,7 +137,7 @@ def compared(
 
 
 def save_pictures(players: report.Players, folder: pathlib.Path) -> None:
-  """FOLDER/spectrogram-NNN-TITLE.png of every recording with a picture."""
+  """Writes the pictures of recordings as FOLDER/spectrogram-NNN-TITLE.png."""
   for index, clip in enumerate(players.clips):
     for each in clip.recordings:
       if isinstance(each.picture, bytes):
@@ -149,7 +146,7 @@ def save_pictures(players: report.Players, folder: pathlib.Path) -> None:
 
 
 def clips_section(result: Reconstruction) -> report.Table:
-  """One row per clip."""
+  """Tabulates the measures of each clip."""
   return report.Table(
     "Every clip",
     ["clip", "seconds", *(title for title, _ in COLUMNS.values())],
@@ -160,7 +157,7 @@ def clips_section(result: Reconstruction) -> report.Table:
 def codebooks_sections(
   result: Reconstruction, baseline: Reconstruction | None = None
 ) -> tuple[report.Table, report.Figure]:
-  """Codebook usage as a table and as a picture."""
+  """Shows codebook usage as a table and a picture."""
   columns = ["codebook", "usage (%)", "perplexity"]
   if baseline is not None:
     columns += ["untrained usage (%)", "untrained perplexity"]
@@ -186,7 +183,7 @@ def codebooks_sections(
 def curves_section(
   workdir: str | pathlib.Path, title: str = "Training"
 ) -> list[report.Figure]:
-  """Training curves, if the folder is the workdir of a training run."""
+  """Shows training curves if the folder is a training workdir."""
   path = pathlib.Path(workdir) / "metrics.jsonl"
   if not path.is_file():
     return []
@@ -199,7 +196,7 @@ def curves_section(
 
 
 def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
-  """Writes FOLDER/report.html and its plots; returns the page."""
+  """Writes FOLDER/report.html and its plots; returns the page's path."""
   folder = pathlib.Path(folder)
   command = ["mmdcodec", "evaluate", "reconstruction"]
   for name in ("model", "audio", "seconds", "clips", "codebooks"):

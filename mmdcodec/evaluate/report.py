@@ -1,9 +1,9 @@
-"""A report as one self-contained HTML page.
+"""Writes a report as one self-contained HTML page.
 
-A page is a title and a list of sections, each of one of four kinds: `Text`,
-`Table`, `Figure` and `Players`. Styles are inline, images and audio are data
-URIs, so the file can be mailed or moved. Audio is FLAC at 16 bits: the model's
-own samples, without another lossy codec.
+A page is a title and a list of sections of four kinds: `Text`, `Table`,
+`Figure` and `Players`. Styles are inline, and images and audio are data URIs,
+so the file can be mailed or moved. Audio is 16-bit FLAC, so that no second
+lossy codec is involved.
 """
 
 import base64
@@ -24,18 +24,18 @@ from mmdcodec.evaluate.report_template import PAGE, STYLE
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
 
-# PNG bytes, or the path of a PNG file.
+# PNG bytes or the path of a PNG file.
 Image = bytes | str | os.PathLike
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Paragraphs, then commands or output in fixed width.
+  """Paragraphs, followed by commands or output in fixed width.
 
   Attributes:
-    title: heading of the section; "" continues the section before.
+    title: heading of the section; "" continues the previous section.
     paragraphs: plain text, one string each.
-    code: shown as it is; "" for none.
+    code: shown verbatim; "" for none.
   """
 
   title: str
@@ -48,10 +48,10 @@ class Table:
   """Rows of numbers and words.
 
   Attributes:
-    title: heading of the section; "" continues the section before.
+    title: heading of the section; "" continues the previous section.
     columns: names.
     rows: cells; numbers are shown to at least 3 significant digits.
-    note: what the reader must know to understand it.
+    note: explanation for the reader.
   """
 
   title: str
@@ -62,11 +62,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """Pictures, side by side where there is room.
+  """Pictures, side by side if there is room.
 
   Attributes:
-    title: heading of the section; "" continues the section before.
-    images: PNG bytes, or paths of PNG files.
+    title: heading of the section; "" continues the previous section.
+    images: PNG bytes or paths of PNG files.
     caption: what the pictures show.
   """
 
@@ -77,10 +77,10 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-  """Audio to play, with its own picture below the player.
+  """Audio to play, with a picture below the player.
 
   Attributes:
-    title: above the player, such as "original".
+    title: title above the player, such as "original".
     samples: [samples] or [samples, channels].
     picture: PNG bytes or path of a PNG file, or None.
   """
@@ -95,9 +95,9 @@ class Clip:
   """Recordings to compare, side by side.
 
   Attributes:
-    name: of the clip, such as a file or a prompt.
+    name: name of the clip, such as a file or a prompt.
     recordings: from left to right.
-    rate: of all of them, in Hz.
+    rate: sample rate of all recordings, in Hz.
     detail: a line below the name.
   """
 
@@ -109,10 +109,10 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Players:
-  """Audio to listen to, one `Clip` a row.
+  """Audio to listen to, one `Clip` per row.
 
   Attributes:
-    title: heading of the section; "" continues the section before.
+    title: heading of the section; "" continues the previous section.
     clips: from top to bottom.
     caption: what to listen for.
   """
@@ -135,10 +135,10 @@ def write_report(
   """Writes a self-contained HTML page.
 
   Args:
-    path: of the page; its folder must exist.
+    path: path of the page, in an existing folder.
     sections: from top to bottom.
-    title: of the page.
-    lead: the result, in one or two sentences below the title.
+    title: title of the page.
+    lead: the result in one or two sentences, shown below the title.
 
   Returns:
     The path.
@@ -159,7 +159,7 @@ def write_report(
 
 
 def environment() -> Table:
-  """The software and the machine that this process runs on."""
+  """Describes the software and the machine that this process runs on."""
   import jax
 
   rows: list[tuple] = [("Python", platform.python_version())]
@@ -236,7 +236,7 @@ def _players(section: Players) -> str:
 
 
 def _recording(recording: Recording, clip: Clip) -> str:
-  """A title, the player below it, and the picture below that."""
+  """Formats a title, the player below it, and the picture below that."""
   image = ""
   if recording.picture is not None:
     words = f"spectrogram: {recording.title}, {clip.name}"

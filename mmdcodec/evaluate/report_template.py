@@ -1,4 +1,4 @@
-"""The HTML frame and the styles of a report."""
+"""The HTML template and styles of a report."""
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -18,7 +18,7 @@ PAGE = """<!doctype html>
 </html>
 """
 
-# Pictures keep a light ground in dark mode: their axes are drawn for one.
+# Pictures keep a light background in dark mode, because their axes need one.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6575;
   --ground: #f6f7f9; --card: #ffffff; --line: #dfe3ea; --accent: #2b5fd9; }

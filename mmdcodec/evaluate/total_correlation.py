@@ -1,27 +1,27 @@
-"""Total correlation of the codes of a step, in bits.
+"""Estimates the total correlation of the codes of a step, in bits.
 
 TC = sum_k H(code k) - H(codes) = sum_k I(code k; codes < k). A memoryless
 language model loses this many bits per step if it predicts the codes as if they
-were independent. It covers every dependence, even of three codes that are
-independent in pairs.
+were independent. It covers every dependence, even among three codes that are
+pairwise independent.
 
-The estimate comes from held-out codes. For each codebook a small network
+The estimate comes from held-out codes. For each codebook, a small network
 predicts its code from the earlier codes of the row (like NADE, Larochelle and
 Murray 2011: a sum of embeddings that grows by one codebook at a time). Its
 logits are the log of the marginal plus a learned correction that starts at 0,
 and its output is mixed with the marginal: p = a network + (1 - a) marginal. The
-number of steps and the share a are chosen on other clips, so that a network
-that learns nothing equals the marginal. The estimate is the gain over the
-marginal in cross-entropy, on clips that were used for neither.
+number of steps and the share a are chosen on a second set of clips, so that a
+network that learns nothing equals the marginal. The estimate is the gain over
+the marginal in cross-entropy on a third set.
 
-It is a lower bound of TC (up to noise and errors of the marginal itself). Weak
+It is a lower bound on TC (up to noise and errors of the marginal itself). Weak
 dependence between large codebooks takes many rows to learn: of the 0.58 bits of
 four codebooks of 64 that copy one code in ten, 20,000 rows show half and
 100,000 three quarters. Only compare figures from the same number of rows.
 
-Whole clips are held out instead of rows, because neighbours in time are nearly
-equal. The same holds for clips of one piece of music, which repeats itself:
-they are held out together if the caller names the pieces.
+Whole clips are held out instead of rows, because adjacent rows are nearly
+equal. Clips of one piece of music are held out together if the caller gives the
+pieces, because music repeats itself.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ FOLDS = 5  # one is held out, one stops the training, the others train
 HIDDEN = 64
 BATCH = 256
 EPOCHS = 24
-STEPS = (600, 6000)  # of training, at least and at most
+STEPS = (600, 6000)  # minimum and maximum training steps
 CHECKS = 24  # evaluations on the inner clips during training
 PATIENCE = 5  # checks without a gain in any codebook
 LEARNING_RATE = 2e-3
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # of the network in the mixture
-LARGEST = 1 << 24  # logits of one batch
-RESAMPLES = 500  # of the bootstrap
+LARGEST = 1 << 24  # maximum number of logits in a batch
+RESAMPLES = 500  # bootstrap resamples
 
 Params = dict[str, jax.Array]
 # Row indices [batches, batch] and their number.
@@ -56,19 +56,18 @@ Indices = tuple[np.ndarray, int]
 
 @dataclasses.dataclass(frozen=True)
 class TotalCorrelation:
-  """Dependence of the codes that are predicted together, in bits per frame.
+  """Dependence of codes that are predicted together, in bits per frame.
 
   Attributes:
     bits: the estimate, summed over the codebooks; about 0 if independent.
     error: its standard error, by resampling pieces.
-    per_codebook: float64 [codebooks], bits about each code from the earlier
-      codes of its row; 0 for the first codebook.
+    per_codebook: float64 [codebooks], information about each code in the
+      earlier codes of its row; 0 for the first codebook.
     per_codebook_error: float64 [codebooks], standard errors.
     entropy: float64 [codebooks], held-out cross-entropy of each codebook alone.
     share: bits / sum of `entropy`, the redundant part of the bit rate.
-    rows: number of rows, of the largest kind of step.
-    clips: number of units among them (`code_rows.Rows.units`), each held out
-      once.
+    rows: number of rows of the largest kind of step.
+    clips: number of their units (`code_rows.Rows.units`), each held out once.
   """
 
   bits: float
@@ -90,19 +89,19 @@ def total_correlation(
   pieces: Sequence | None = None,
   seed: int = 0,
 ) -> TotalCorrelation:
-  """Held-out variational total correlation.
+  """Estimates held-out variational total correlation.
 
   If a pattern has several kinds of steps (such as two codebooks, then two
-  others), their bits are added up. Kinds that share a codebook are refused.
+  others), their bits are added up. Kinds that share a codebook are an error.
 
   Args:
     codes: int [clips, frames, codebooks].
     size: codes in a codebook, one number or one per codebook.
-    pattern: of the language model; None means all codes of a frame.
+    pattern: pattern of the language model; None means all codes of a frame.
     mask: bool [clips, frames], False in padding.
     pieces: [clips], a number or name for the piece of music of each clip, as in
       `code_rows.gather`; None means that each clip is a piece.
-    seed: of the split, the initial parameters and the batches.
+    seed: seed of the split, the initial parameters and the batches.
 
   Returns:
     `TotalCorrelation`.
@@ -141,13 +140,13 @@ def total_correlation(
 def held_out(
   codes: np.ndarray, sizes: np.ndarray, unit: np.ndarray, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Held-out bits about each code from the earlier codes of its row.
+  """Estimates the information about each code in the earlier ones of its row.
 
   Args:
     codes: int32 [rows, k].
     sizes: [k] codes in each codebook.
-    unit: int [rows], the unit of each row; units are held out whole.
-    seed: of everything random.
+    unit: int [rows], the unit of each row; whole units are held out.
+    seed: random seed.
 
   Returns:
     (gain over the marginal, code length under the marginal), float64 [rows, k]
@@ -184,12 +183,12 @@ def held_out(
 def bootstrap(
   values: np.ndarray, unit: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
-  """Means over rows with units resampled.
+  """Computes means over rows with units resampled.
 
   Args:
     values: [rows, columns].
     unit: int [rows], the unit of each row.
-    seed: of the resampling.
+    seed: seed of the resampling.
 
   Returns:
     float64 [resamples, columns].
@@ -207,10 +206,10 @@ def bootstrap(
 def _log_marginal(
   codes: np.ndarray, sizes: np.ndarray, width: int
 ) -> np.ndarray:
-  """Natural log of the smoothed frequencies [k, width], -1e9 beyond the size.
+  """Computes log smoothed frequencies [k, width], -1e9 beyond the size.
 
-  The smoothing adds one count in all. With more, the network could gain by
-  correcting the marginal, which is no dependence.
+  Smoothing adds one count in total. With more, the network could gain by
+  correcting the marginal, which is not dependence.
   """
   books = len(sizes)
   counts = np.zeros((books, width))
@@ -221,7 +220,7 @@ def _log_marginal(
 
 
 def _indices(chosen: np.ndarray, batch: int) -> Indices:
-  """Indices of the chosen rows in batches [batches, batch], and their number.
+  """Returns indices of chosen rows [batches, batch], and their number.
 
   The number of batches is rounded up to one of a few, so that sets of rows of
   similar sizes share a compiled program.
@@ -234,7 +233,7 @@ def _indices(chosen: np.ndarray, batch: int) -> Indices:
 
 
 def _initial(key: jax.Array, books: int, width: int) -> Params:
-  """Parameters of the networks, one for each codebook after the first."""
+  """Initializes the networks, one for each codebook after the first."""
   k = jax.random.split(key, 2)
   return {
     "embed": 0.5 * jax.random.normal(k[0], (books, width, HIDDEN)),
@@ -248,7 +247,7 @@ def _initial(key: jax.Array, books: int, width: int) -> Params:
 def _gains(
   params: Params, codes: jax.Array, log_marginal: jax.Array
 ) -> jax.Array:
-  """Gain of codes [rows, k] over the marginal in nats: [k - 1, rows]."""
+  """Computes gains over the marginal of codes [rows, k]: nats [k - 1, rows]."""
   before, target = codes[:, :-1].T, codes[:, 1:].T
   x = jnp.cumsum(jax.vmap(lambda e, c: e[c])(params["embed"], before), 0)
   x = jax.nn.gelu(x + params["bias"][:, None])
@@ -256,7 +255,7 @@ def _gains(
   correction = x @ params["out"]
   pick = lambda values: jnp.take_along_axis(values, target[..., None], -1)
   chosen = pick(correction)[..., 0]
-  # log of E[exp(correction)] under the marginal: 0 without a correction.
+  # Subtracts log E[exp(correction)] under the marginal: 0 without a correction.
   return chosen - jax.nn.logsumexp(correction + log_marginal[:, None], -1)
 
 
@@ -271,11 +270,11 @@ def _fit(
   *,
   batch: int,
 ) -> jax.Array:
-  """Trains on some rows, stops by others, and returns the gain on a third set.
+  """Trains on some rows, stops early by others, returns gains on a third set.
 
-  Each codebook stops separately: its gain on the test rows is taken at the
-  check, and with the share, where its gain on the inner rows was largest. Codes
-  are [rows, k], the gains float32 [k - 1, batches, batch] in nats.
+  Each codebook stops separately: its gain on the test rows is that of the check
+  and share with the largest gain on the inner rows. Codes are [rows, k], gains
+  float32 [k - 1, batches, batch] in nats.
   """
   books, width = log_marginal.shape
   key, start = jax.random.split(key)
@@ -302,7 +301,7 @@ def _fit(
     return optax.apply_updates(params, update), moments, key
 
   def gains(params: Params, indices: Indices) -> jax.Array:
-    """Gains [k - 1, batches, batch]; batches without rows are skipped."""
+    """Computes gains [k - 1, batches, batch]; skips batches without rows."""
     at, count = indices
     out = jnp.zeros((books, *at.shape))
 
@@ -315,7 +314,7 @@ def _fit(
     return jnp.where(real, out, 0.0)
 
   def mixed(gain: jax.Array) -> jax.Array:
-    """Gains [shares, ...] of mixtures of network and marginal."""
+    """Computes gains [shares, ...] of mixtures of network and marginal."""
     share = np.array(SHARES)[:, None, None, None]
     with np.errstate(divide="ignore"):
       network, marginal = np.log(share), np.log(1 - share)

@@ -1,4 +1,4 @@
-"""Training curves as PNG bytes."""
+"""Plots training curves as PNG bytes."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from mmdcodec.evaluate.figures import (
 )
 from mmdcodec.store import metrics as metrics_lib
 
-# Titles of the pictures, in their order. Other measures follow alphabetically.
+# Titles of the plots, in order. Other metrics follow alphabetically.
 TITLES = {
   "loss": "loss",
   "si_sdr": "SI-SDR (dB)",
@@ -47,20 +47,20 @@ HIDDEN = (
 def curves(
   metrics: str | os.PathLike, *, path: str | os.PathLike | None = None
 ) -> bytes:
-  """Training curves from a metrics file, one small picture per measure.
+  """Plots training curves from a metrics file, one small plot per metric.
 
-  Training and validation share a picture. A measure of each codebook
-  ("train/usage/0", ...) has one line per codebook, from dark to light.
+  Training and validation share a plot. Metrics per codebook ("train/usage/0",
+  ...) have one line per codebook, from dark to light.
 
   Args:
     metrics: the `metrics.jsonl` of a run, or the run's folder.
-    path: of a PNG file to write, or None.
+    path: PNG file to write, or None.
 
   Returns:
     PNG.
 
   Raises:
-    ValueError: the file holds no measures yet.
+    ValueError: the file holds no metrics yet.
   """
   series = _series(pathlib.Path(metrics))
   names = sorted(
@@ -80,7 +80,7 @@ def curves(
 
 
 def _series(path: pathlib.Path) -> dict:
-  """Lines of each name: {(kind, level): (steps, values)}, level -1 for none."""
+  """Reads lines by name: {(kind, level): (steps, values)}; no level is -1."""
   series: dict[str, dict] = {}
   for row in metrics_lib.read(path if path.is_dir() else path.parent):
     for key, value in row.items():
@@ -98,7 +98,7 @@ def _series(path: pathlib.Path) -> dict:
 
 
 def _curve(axis: Any, name: str, lines: dict) -> None:
-  """One measure over steps."""
+  """Plots one metric over steps."""
   from matplotlib.lines import Line2D
 
   levels = max(level for _, level in lines) + 1

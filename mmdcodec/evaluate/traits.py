@@ -1,8 +1,8 @@
-"""Traits of built-in music, and classifiers that recognise them in audio.
+"""Classifiers that recognize traits of built-in music in audio.
 
-The tags of built-in music (`mmdcodec.audio.synth`) say what is in each song. A
-linear classifier per trait learns from such songs and can then classify other
-music: does a piece generated from a prompt have the traits in the prompt?
+The tags of built-in music (`mmdcodec.audio.synth`) describe each song. A linear
+classifier per trait learns from such songs, to check whether music generated
+from a prompt has the traits that the prompt describes.
 """
 
 import functools
@@ -15,8 +15,8 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from mmdcodec.audio import transforms
 
-# Name -> trait from the tags of a song. Major and minor are missing: after
-# training on 300 songs, these classifiers were right for 47% of 96 others.
+# Name -> trait from the tags of a song. Major and minor are left out: trained
+# on 300 songs, these classifiers were right for 47% of 96 others.
 TRAITS = {
   "drums": lambda tags: "with" if tags["drums"] else "without",
   "bass": lambda tags: "with" if tags["bass"] else "without",
@@ -26,26 +26,26 @@ TRAITS = {
 }
 _HOP, _WINDOW = 0.02, 0.06  # seconds
 _BANDS, _GROUPS = 64, 4
-# Seconds between beats: 40 to 240 beats a minute.
+# Seconds between beats: 40 to 240 beats per minute.
 _PERIODS = (0.25, 1.5)
 
 
 def of_songs(tags: Sequence[Mapping]) -> dict[str, list[str]]:
-  """Traits of songs with these tags: {trait: value of each song}."""
+  """Returns the traits of songs from tags: {trait: value of each song}."""
   return {name: [of(each) for each in tags] for name, of in TRAITS.items()}
 
 
 def features(x: np.ndarray, rate: int) -> np.ndarray:
-  """Features for the linear classifiers.
+  """Computes features for the linear classifiers.
 
   Args:
-    x: [clips, samples], all of one length.
+    x: [clips, samples].
     rate: Hz.
 
   Returns:
-    float32 [clips, features]: mean and standard deviation of the level and of
-    its rise in each mel band (dB), and the autocorrelation of the rise in
-    groups of bands, by lag.
+    float32 [clips, features]: mean and standard deviation of level and rise in
+    level of each mel band (dB), and the autocorrelation of the rise in groups
+    of bands, by lag.
   """
   # One clip at a time: a batch of spectrograms may not fit in memory.
   clips = np.asarray(x, np.float32)
@@ -54,7 +54,7 @@ def features(x: np.ndarray, rate: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _features(x: jax.Array, rate: int) -> jax.Array:
-  """`features` of one clip [samples]."""
+  """Computes `features` of one clip [samples]."""
   level = transforms.log_mel(
     x,
     rate=rate,
@@ -87,8 +87,8 @@ class Classifiers:
 
     Args:
       heard: `features` of the songs.
-      traits: of the same songs, from `of_songs`. A trait with the same value in
-        all songs can't be learned and is left out.
+      traits: their traits, from `of_songs`. A trait with the same value in all
+        songs cannot be learned and is left out.
     """
     self._fitted: dict[str, pipeline.Pipeline] = {}
     for name, values in traits.items():
@@ -112,17 +112,17 @@ class Classifiers:
 def agreement(
   told: Sequence[str], heard: Sequence[str], *, shuffles: int = 10_000
 ) -> dict[str, float]:
-  """How often the trait in the prompt agrees with the trait in the audio.
+  """Measures how often prompt and audio agree in a trait.
 
   Args:
-    told: value of a trait in the prompt of each clip.
+    told: value of the trait in the prompt of each clip.
     heard: value of the trait in the audio of each clip, by the classifier.
     shuffles: number of random pairings for the null distribution.
 
   Returns:
     `share`: share of the clips that agree. `chance`: the same over all pairs of
     one clip's prompt and another clip's audio. `p`: share of random pairings
-    (this one included) in which at least as many agree.
+    (including the actual one) in which at least as many agree.
   """
   same = np.array(told)[:, None] == np.array(heard)
   count = len(same)

@@ -1,9 +1,9 @@
-"""Experiments that one command runs from data to table.
+"""Experiments that one command runs from data to tables.
 
-arm_grid        codecs with and without the independence loss, over seeds:
-                arms says which, arm_run trains and measures one, arm_report and
-                arm_plots put them together
+arm_grid        codecs with and without the independence loss, over seeds: arms
+                defines them, arm_run trains and measures one, arm_report and
+                arm_plots compare them
 factorization   language models over the same codes under several patterns
-prompts         whether generated music has what its prompt asked for
-tables          cells and tables as text
+prompts         whether generated music follows its prompts
+tables          formats tables as text
 """

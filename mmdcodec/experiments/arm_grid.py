@@ -1,10 +1,10 @@
-"""The experiment of the independence loss: arms x seeds, table and plots.
+"""Runs the independence experiment: arms x seeds, tables and plots.
 
-Arms differ only in `losses.independence`. Until step `start`, where the loss
-begins, all arms of a seed are the same run. The arm without the loss ("none")
+Arms differ only in `losses.independence`. Until step `start`, when the loss
+begins, all arms of a seed are identical. The arm without the loss ("none")
 trains that part, and the others continue from its checkpoint. Each run is a
-folder WORKDIR/ARM/seed_N, as `mmdcodec train` makes it, and a stage of a job:
-the same command again does only what is missing.
+stage of a job and has a training workdir WORKDIR/ARM/seed_N. Repeating the
+command does only what is missing.
 """
 
 import copy
@@ -42,25 +42,25 @@ def run(
   """Trains and measures every arm with every seed, and writes the report.
 
   Args:
-    config: of the codec; `data.train` and `losses.independence.start` are set.
-    workdir: of the experiment.
-    held_out: data sets to measure on, as `config.data.valid`.
-    arms: names of ARMS.
-    seeds: number of seeds, from `config.seed` on.
-    gradient_ratio: how hard the loss pulls when it begins; see
-      `arm_run.weight`.
-    clips: to measure on.
-    clip_seconds: of each.
-    curves: measure earlier checkpoints as well, after all else.
-    jobs: runs at a time; by default one for each CPU, or one on an accelerator.
-    log: receives one line of text.
+    config: config of the codec with `data.train` and
+      `losses.independence.start`.
+    workdir: folder of the experiment.
+    held_out: data sets to measure on, like `config.data.valid`.
+    arms: names from ARMS.
+    seeds: number of seeds, starting at `config.seed`.
+    gradient_ratio: strength of the loss when it begins; see `arm_run.weight`.
+    clips: number of clips to measure on.
+    clip_seconds: length of a clip.
+    curves: whether to measure earlier checkpoints at the end.
+    jobs: concurrent runs; by default one per CPU, or one on an accelerator.
+    log: called with one line of text.
 
   Returns:
     {arm: {seed: result}}.
 
   Raises:
-    UserError: an impossible setting, settings other than those of the workdir,
-      or a run that failed.
+    UserError: a setting is invalid or differs from the workdir's, or a run
+      failed.
   """
   config = json.loads(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
@@ -80,8 +80,8 @@ def run(
       starts: dict[str, int] = {}
       if arm != BASELINE:
         settings["gradient_ratio"] = gradient_ratio
-        # A run starts from its seed's run without the loss; the weight of the
-        # loss is measured on that of the first seed.
+        # A run starts from its seed's baseline; the weight of the loss is
+        # calibrated on the first seed's baseline.
         starts = {"shared": seed, "calibrate": numbers[0]}
       run = _Run(workdir, arm, settings, starts, one_core=jobs > 1)
       runs.append(run.stage())
@@ -98,8 +98,8 @@ def run(
 
 
 def default_jobs() -> int:
-  """Runs at a time: one for each CPU, or one on an accelerator."""
-  # In a process of its own: this one must not take the accelerator's memory.
+  """Returns concurrent runs: one per CPU, or one on an accelerator."""
+  # In a separate process: this one must not take the accelerator's memory.
   found = subprocess.run(
     [sys.executable, "-c", "import jax; print(jax.default_backend())"],
     capture_output=True,
@@ -117,10 +117,10 @@ def _check(
   clips: int,
   clip_seconds: float,
 ) -> None:
-  """Finds mistakes that would otherwise show after the training.
+  """Finds mistakes that would otherwise only appear after training.
 
   Raises:
-    UserError: names the first one.
+    UserError: a setting is invalid.
   """
   for arm in arms:
     if arm not in ARMS:
@@ -133,7 +133,7 @@ def _check(
     )
   if clips < 1:
     raise UserError(f"--clips is {clips}; it must be at least 1.")
-  # The delay pattern leaves rows of clips with a frame for each codebook.
+  # Under the delay pattern, a clip needs a frame for each codebook.
   model = config["model"]
   least = model["codebooks"] * math.prod(model["ratios"]) / model["rate"]
   if not clip_seconds >= least:
@@ -151,7 +151,7 @@ def _check(
 
 
 class _Run:
-  """One run of the grid, in a process of its own."""
+  """One run of the grid, in a separate process."""
 
   def __init__(
     self,
@@ -165,12 +165,12 @@ class _Run:
     """Sets up a run.
 
     Args:
-      workdir: of the experiment.
+      workdir: folder of the experiment.
       arm: one of `ARMS`.
-      settings: of the run, see `arm_run`.
-      starts: seeds of the runs without the loss that it starts from
-        ("shared") and that gives the weight ("calibrate"); empty for none.
-      one_core: several runs share the machine.
+      settings: settings of the run; see `arm_run`.
+      starts: seeds of the baselines to start from ("shared") and to calibrate
+        the weight on ("calibrate"); empty for a baseline itself.
+      one_core: whether several runs share the machine.
     """
     self._folder = workdir / arm / f"seed_{settings['config']['seed']}"
     self._name = f"{arm} seed {settings['config']['seed']}"
@@ -179,7 +179,7 @@ class _Run:
     self._process: subprocess.Popen | None = None
 
   def stage(self) -> job_lib.Stage:
-    """Training, and the measures of the last checkpoint."""
+    """Makes the stage that trains and measures the last checkpoint."""
     return job_lib.Stage(
       self._name,
       self._train,
@@ -191,7 +191,7 @@ class _Run:
     )
 
   def curve_stage(self) -> job_lib.Stage:
-    """The measures of earlier checkpoints."""
+    """Makes the stage that measures earlier checkpoints."""
     return job_lib.Stage(
       f"{self._name}, curve",
       lambda: self._start("--curve"),
@@ -210,23 +210,22 @@ class _Run:
     return self._start()
 
   def _start(self, *options: str) -> str:
-    """Waits for a process that does the run's job.
+    """Runs the job in a process and waits for it.
 
     Raises:
       UserError: it failed.
     """
     env = dict(os.environ)
     if self._one_core:
-      # Several runs on one core each get more done than one after the other
-      # on several cores.
+      # Runs on one core each are faster in total than one at a time on all
+      # cores.
       env["XLA_FLAGS"] = (
         env.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
         " intra_op_parallelism_threads=1"
       )
       env["OMP_NUM_THREADS"] = "1"
-    # glibc gives large arrays back to the system after each use and asks for
-    # them again: without this, a quarter of a training step on a CPU is page
-    # faults.
+    # By default glibc returns large arrays to the system after each use, and
+    # page faults take a quarter of a training step on CPUs.
     env.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
     env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
     path = self._folder / "log.txt"
@@ -236,7 +235,7 @@ class _Run:
         stdout=output,
         stderr=subprocess.STDOUT,
         env=env,
-        # Ctrl-C stops the parent, which tells its runs to save and end.
+        # Ctrl-C stops the parent, which tells its runs to save and stop.
         start_new_session=True,
       )
     try:
@@ -251,12 +250,12 @@ class _Run:
     return f"see {path}"
 
   def _cancel(self) -> None:
-    """Ends the run from another thread, whether or not it has started."""
+    """Stops the run from another thread, whether or not it has started."""
     self._cancelled = True
     self._stop()
 
   def _stop(self) -> None:
-    """Tells the process to save and end, and waits for it."""
+    """Tells the process to save and stop, and waits for it."""
     if self._process is not None and self._process.poll() is None:
       self._process.terminate()
       self._process.wait()

@@ -1,4 +1,4 @@
-"""Pictures of the independence experiment, as PNG bytes."""
+"""Plots the results of the independence experiment as PNG bytes."""
 
 import os
 from typing import Any
@@ -8,26 +8,26 @@ import numpy as np
 from mmdcodec.evaluate.figures import SOFT, new_figure, style_axis, write_png
 from mmdcodec.experiments.arms import BASELINE
 
-# The baseline is grey; arms take the others in their order.
+# The baseline is gray; the other arms use these colors in order.
 COLORS = (
   "#e07b39", "#2b5fd9", "#1b998b", "#b5179e", "#c9a227", "#d62839",
   "#5f0f40", "#6a994e", "#3a86ff", "#8d6e63", "#00a8cc", "#ff6f91",
 )  # fmt: skip
-# Where the dashed lines are: a mel distance that is so many % worse, and the
-# fall of total correlation that arXiv 2406.02315 reports.
+# Dashed lines: increase of mel distance (%), and the decrease of total
+# correlation (%) reported in arXiv 2406.02315.
 WORSE, PUBLISHED = 3.0, 32.0
 
 
 def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
-  """Changes of total correlation against changes of mel distance.
+  """Plots changes of total correlation against changes of mel distance.
 
-  Both against the run without the loss of the same seed: a small point for
-  each run, and a large one for their mean. A seed whose run without the loss
-  has a value of 0 or less is left out: nothing is so many % of it.
+  Both are relative to the run without the loss of the same seed: a small point
+  for each run, and a large one for their mean. Seeds whose run without the loss
+  has a value of 0 or less are left out, because relative changes are undefined.
 
   Args:
-    found: of `report.collect`.
-    path: of a PNG file to write, or None.
+    found: from `arm_report.collect`.
+    path: PNG file to write, or None.
 
   Returns:
     PNG.
@@ -63,15 +63,15 @@ def tradeoff(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
 
 
 def training(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
-  """How dependence falls over training, and what the losses see of it.
+  """Plots dependence over training, and against kernel measures.
 
-  Left: total correlation by step. Middle and right: MMD with the paper's
-  kernel, and normalised dHSIC, against it, one point a checkpoint. Lines are
-  means over the seeds.
+  Left: total correlation by step. Middle and right: total correlation against
+  MMD with the paper's kernel and normalised dHSIC, one point per checkpoint.
+  Lines are means over the seeds.
 
   Args:
-    found: of `report.collect`, with `curve` where it was measured.
-    path: of a PNG file to write, or None.
+    found: from `arm_report.collect`, with `curve` where it was measured.
+    path: PNG file to write, or None.
 
   Returns:
     PNG.
@@ -106,13 +106,13 @@ def training(found: dict, *, path: str | os.PathLike | None = None) -> bytes:
 
 
 def _colors(found: dict) -> list[str]:
-  """One for each arm."""
+  """Returns a color for each arm."""
   rest = iter(COLORS * (len(found) // len(COLORS) + 1))
   return [SOFT if arm == BASELINE else next(rest) for arm in found]
 
 
 def _legend(figure: Any, axis: Any) -> None:
-  """Names of the arms, right of the picture."""
+  """Lists the arms to the right of the plot."""
   style_axis(axis)
   figure.legend(
     *axis.get_legend_handles_labels(),

@@ -1,8 +1,8 @@
-"""Results of all runs of an experiment: results.json, table.md, plots.
+"""Writes the results of all runs of an experiment: results.json, table, plots.
 
-Seeds differ more than arms do (another start, other batches). So changes are
-between runs of one seed: each arm against the run without the loss with which
-it shares its first steps.
+Seeds differ more than arms do (different initialization and batches), so
+changes are computed within a seed: each arm is compared with the run without
+the loss, with which it shares its first steps.
 """
 
 import json
@@ -21,7 +21,7 @@ from mmdcodec.store import atomic
 # {arm: {seed: result}}
 Results = dict[str, dict[int, dict]]
 
-# Column -> value of a result, and the number of digits.
+# Column -> (value of a result, number of digits).
 DEPENDENCE = {
   "TC delay (bits)": (lambda r: r["delay"]["total_correlation"], 3),
   "TC same frame (bits)": (lambda r: r["same_frame"]["total_correlation"], 3),
@@ -45,16 +45,16 @@ CODES = {
 
 
 def collect(workdir: str | os.PathLike) -> Results:
-  """Results of all finished runs: {arm: {seed: result}}, `curve` where it is.
+  """Reads the results of all finished runs, with `curve` if measured.
 
-  Arms are in the order of `arms.ARMS`, others after them.
+  Arms are in the order of `arms.ARMS`, followed by others.
   """
   found: Results = {}
   for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
     result = json.loads(path.read_text())
     if "use" in result:  # the older name
       result["usage"] = result.pop("use")
-    # The first checkpoint of a curve is the one that all arms share.
+    # The first point of a curve is the checkpoint that all arms share.
     shared = path.parents[2] / BASELINE / path.parent.name / CURVE
     curve = path.with_name(CURVE)
     if curve.exists() and shared.exists():
@@ -70,10 +70,10 @@ def collect(workdir: str | os.PathLike) -> Results:
 
 
 def dependence_table(found: Results) -> tuple[list[str], list[list[str]]]:
-  """(columns, rows of text): dependence beside reconstruction, with changes.
+  """Returns (columns, rows of text): dependence and reconstruction.
 
   Args:
-    found: of `collect`.
+    found: from `collect`.
   """
   columns = ["arm", "seeds"]
   for name in DEPENDENCE:
@@ -90,17 +90,17 @@ def dependence_table(found: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def codes_table(found: Results) -> tuple[list[str], list[list[str]]]:
-  """(columns, rows of text): the codes themselves.
+  """Returns (columns, rows of text): measures of the codes.
 
   Args:
-    found: of `collect`.
+    found: from `collect`.
   """
   rows = []
   for arm, results in found.items():
     row = [arm]
     for value, digits in CODES.values():
       values = np.array([value(r) for r in results.values()])
-      if values.ndim == 2:  # one a codebook: of the mean over seeds
+      if values.ndim == 2:  # per codebook: mean over seeds
         row.append(", ".join(f"{v:.{digits}f}" for v in values.mean(0)))
       else:
         row.append(tables.spread(values, digits))
@@ -111,16 +111,16 @@ def codes_table(found: Results) -> tuple[list[str], list[list[str]]]:
 def changes(
   found: Results, arm: str, value: Callable[[dict], float]
 ) -> list[float]:
-  """Changes in % against the run without the loss, for each seed of both.
+  """Computes changes in % from the run without the loss of the same seed.
 
   Args:
-    found: of `collect`.
-    arm: its name.
+    found: from `collect`.
+    arm: name of the arm.
     value: result -> number.
 
   Returns:
-    One for each seed, NaN where the run without the loss has 0 or less: an
-    estimated total correlation may, where there is none.
+    One for each seed; NaN if the run without the loss has a value of 0 or less,
+    which an estimated total correlation may have.
   """
   base = found.get(BASELINE, {})
   pairs = [
@@ -135,13 +135,13 @@ def changes(
 
 
 def write(workdir: str | os.PathLike) -> Results:
-  """results.json, table.md and the plots, of what is finished.
+  """Writes results.json, table.md and plots of all finished runs.
 
   Args:
-    workdir: of the experiment.
+    workdir: folder of the experiment.
 
   Returns:
-    Of `collect`.
+    The results, from `collect`.
   """
   workdir = pathlib.Path(workdir)
   found = collect(workdir)

@@ -2,10 +2,10 @@
 
     python -m mmdcodec.experiments.arm_run RUN [--curve]
 
-reads RUN/job.json. It copies the part that all arms of a seed share, computes
-the weight of the loss, trains, and measures the last checkpoint on held-out
-music: RUN/result.json. With --curve it measures earlier checkpoints:
-RUN/curve.json. An interrupted run continues.
+Reads RUN/job.json, copies the checkpoint that all arms of a seed share,
+computes the weight of the loss, trains, and measures the last checkpoint on
+held-out music (RUN/result.json). With --curve it measures earlier checkpoints
+instead (RUN/curve.json). An interrupted run continues.
 """
 
 import json
@@ -38,17 +38,17 @@ from mmdcodec.train import loop, program, settings
 from mmdcodec.train.task import make_task
 
 JOB, RESULT, CURVE = "job.json", "result.json", "curve.json"
-CALIBRATION = 20  # batches that the weight is taken from
-POINTS = 4  # of a curve, and the last
+CALIBRATION = 20  # batches that the weight is computed from
+POINTS = 4  # of a curve, besides the last checkpoint
 
 
 def main(arguments: list[str]) -> None:
-  """Does the job described in a run's folder."""
+  """Does the job described in the run's folder."""
   run = pathlib.Path(arguments[0])
   job = json.loads((run / JOB).read_text())
   if "--curve" in arguments:
     clips = held_out(job)
-    # The first is that of the shared run.
+    # The first checkpoint belongs to the shared run.
     steps = curve_steps(job["config"])[1 if job["shared"] else 0 :]
     found = [measure(run, step, clips, both=False) for step in steps]
     return atomic.write_json(run / CURVE, found)
@@ -62,10 +62,9 @@ def main(arguments: list[str]) -> None:
 
 
 def take_over(run: pathlib.Path, job: Mapping[str, Any]) -> None:
-  """Starts a run from the checkpoint that all arms of its seed share.
+  """Copies the checkpoint that all arms of the seed share.
 
-  Until `start` the loss has no weight, so that the run without it is, so far,
-  the same run.
+  The loss has no effect before step `start`, so the arms are identical so far.
 
   Args:
     run: folder of the run.
@@ -82,37 +81,37 @@ def take_over(run: pathlib.Path, job: Mapping[str, Any]) -> None:
 
 
 def start_of(config: Mapping[str, Any]) -> int:
-  """Step at which the arms begin to differ."""
+  """Returns the step at which the arms begin to differ."""
   return config["losses"]["independence"]["start"]
 
 
 def curve_steps(config: Mapping[str, Any]) -> list[int]:
-  """Steps of up to `POINTS` checkpoints from `start` on, without the last."""
+  """Returns steps of up to `POINTS` checkpoints from `start`, but the last."""
   steps = range(start_of(config), config["steps"], config["save_every"])
   return list(steps[:: -(-len(steps) // POINTS)])
 
 
 def weight(run: pathlib.Path, job: Mapping[str, Any]) -> float:
-  """Weight of the loss that gives its gradient the size that was asked for.
+  """Computes the weight of the loss that gives the desired gradient ratio.
 
-  Weights of different kernels and estimators cannot be compared, but how hard
-  the loss pulls at the encoder's output can, relative to the reconstruction
-  losses. That is measured once, at step `start` of the first seed, and used for
-  all seeds: measurements of their own differed by 1.7 times over three seeds,
-  and would make them different experiments.
+  Weights of different kernels and estimators cannot be compared, but their
+  gradients at the encoder's output can, relative to the reconstruction losses.
+  They are measured once, at step `start` of the first seed, and used for all
+  seeds: separate measurements differed by a factor of 1.7 over three seeds,
+  which would make them different experiments.
 
   Args:
     run: folder of the run.
     job: `gradient_ratio` is the norm of the weighted loss's gradient over the
       root sum of squares of those of the reconstruction losses, 0 for no loss;
-      `calibrate` the folder of the first seed's run without the loss, with the
-      checkpoint of step `start`.
+      `calibrate` is the folder of the first seed's run without the loss, with
+      the checkpoint of step `start`.
 
   Returns:
-    The weight, that of config.json if the run was begun before.
+    The weight; that of config.json if the run has already started.
 
   Raises:
-    UserError: the loss has no gradient.
+    UserError: the gradient of the loss is 0 or not finite.
   """
   if not job["gradient_ratio"]:
     return 0.0
@@ -138,17 +137,17 @@ def weight(run: pathlib.Path, job: Mapping[str, Any]) -> float:
 def gradient_norms(
   run: pathlib.Path, config: dict[str, Any], *, batches: int, seed: int
 ) -> list[tuple[float, float]]:
-  """How hard the losses pull at the encoder's output at step `start`.
+  """Measures gradients at the encoder's output at step `start`.
 
   Args:
-    run: with the checkpoint of that step.
-    config: of the run, with a weight of the loss.
+    run: folder with the checkpoint of that step.
+    config: config of the run, with a weight of the loss.
     batches: number of batches.
-    seed: of their order and crops.
+    seed: seed of their order and crops.
 
   Returns:
-    (norm of the weighted loss's gradient, root sum of squares of those of the
-    reconstruction losses) of each batch.
+    For each batch: (norm of the weighted loss's gradient, root sum of squares
+    of those of the reconstruction losses).
   """
   task: Any = make_task(config)
   names = task.reconstruction.weights
@@ -169,9 +168,9 @@ def gradient_norms(
 
 
 def held_out(job: Mapping[str, Any]) -> list[dict]:
-  """Clips to measure on, always the same: `pipeline.fixed_batches` of one.
+  """Returns clips to measure on, the same ones each time, in batches of one.
 
-  At most as many as there are records: more would be the same music twice.
+  At most one per record, to avoid measuring the same music twice.
   """
   model = job["config"]["model"]
   return pipeline.fixed_batches(
@@ -188,16 +187,16 @@ def held_out(job: Mapping[str, Any]) -> list[dict]:
 def measure(
   run: pathlib.Path, step: int, clips: list[dict], *, both: bool = True
 ) -> dict:
-  """Dependence and reconstruction of a checkpoint's released weights.
+  """Measures dependence and reconstruction of a checkpoint's released weights.
 
   Args:
     run: folder of a training run.
-    step: of a checkpoint.
-    clips: of `held_out`.
-    both: also measure the codes of the same frame, and the reconstruction.
+    step: step of a checkpoint.
+    clips: from `held_out`.
+    both: whether to also measure codes of the same frame and reconstruction.
 
   Returns:
-    JSON-able; bits are per frame.
+    Results for JSON; bits are per frame.
   """
   with tempfile.TemporaryDirectory() as folder:
     bundle.export(run, f"{folder}/bundle", step=step)

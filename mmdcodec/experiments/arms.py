@@ -1,6 +1,6 @@
 """The arms of the independence experiment: name -> `losses.independence`.
 
-The config gives what an arm leaves out.
+Other settings come from the config.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def _arm(
   keep_scale: bool = True,
   **kernel: Any,
 ) -> dict[str, Any]:
-  """The loss of arXiv 2406.02315 with these changes, and with `keep_scale`."""
+  """Makes the loss of arXiv 2406.02315, with `keep_scale` and these changes."""
   return dict(
     estimator=estimator,
     pattern=dict(name=pattern, delays=()),

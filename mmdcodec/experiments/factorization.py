@@ -1,15 +1,14 @@
-"""Language models of the same codes under several patterns.
+"""Compares language models of the same codes under several patterns.
 
 `delay` and `parallel` predict several codes in a step, as if they were
-independent given the past. `flatten` predicts one code at a time and assumes
-nothing, but it also takes one step per code: with K codebooks it computes K
-times as much per frame. The difference in held-out bits per frame therefore
-measures compute as well as factorization. Beside it stands how fast each model
-generates, over codecs with and without the independence loss (arXiv
-2406.02315, 5).
+independent given the past. `flatten` predicts one code at a time without this
+assumption, but with K codebooks it also takes K steps and K times the compute
+per frame. The difference in held-out bits per frame therefore measures compute
+as well as factorization. The speed of generation is measured as well, for
+codecs with and without the independence loss (arXiv 2406.02315, 5).
 
     WORKDIR/CODEC/tokens/{train,valid}    codes
-    WORKDIR/CODEC/PATTERN/seed_N          runs, as `mmdcodec train` makes them
+    WORKDIR/CODEC/PATTERN/seed_N          training workdirs
     WORKDIR/results.json, table.md
 """
 
@@ -50,27 +49,27 @@ def run(
   seeds: int = 1,
   log: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
-  """Trains and measures a model of every pattern over every codec.
+  """Trains and measures a model for every pattern and codec.
 
   Args:
-    config: of the language model; its codebooks, frame rate, data, codec and
+    config: config of the language model; codebooks, frame rate, data, codec and
       pattern are set here.
-    workdir: of the experiment, which continues what it finds there.
+    workdir: folder of the experiment; an interrupted one continues.
     codecs: bundles or workdirs by their names in the table.
     train: data set of audio.
-    valid: data set of audio that is not trained on.
-    patterns: names of `patterns.MAKERS`.
-    seeds: number of seeds, from `config.seed` on.
-    log: receives one line of text.
+    valid: data set of held-out audio.
+    patterns: names from `patterns.MAKERS`.
+    seeds: number of seeds, starting at `config.seed`.
+    log: called with one line of text.
 
   Returns:
     {codec: {"unigram", "bigram": bits per frame, pattern: {"bits_per_frame": of
-    each seed, "seconds_per_second", "times_faster", "gap", "closed"}}}, see
-    `compare`. All bits are those of all frames of `valid` at the last
-    checkpoint, so nothing was chosen on them.
+    each seed, "seconds_per_second", "times_faster", "gap", "closed"}}}; see
+    `speeds` and `compare`. Bits are measured on all frames of `valid` at the
+    last checkpoint, so nothing was selected on them.
 
   Raises:
-    UserError: an impossible setting, or others than those of the workdir.
+    UserError: a setting is invalid or differs from the workdir's.
   """
   config = json.loads(
     json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
@@ -115,7 +114,7 @@ def run(
 def _codes_stage(
   folder: pathlib.Path, codec: str, sets: Mapping[str, Mapping[str, str]]
 ) -> jobs.Stage:
-  """Encodes data sets of audio, unless their codes exist."""
+  """Makes the stage that encodes data sets of audio."""
   datasets = {
     pathlib.Path(path) / record_source.SUMMARY: dataset
     for found in sets.values()
@@ -148,10 +147,10 @@ def _run_stage(
   sets: Mapping[str, Mapping[str, str]],
   log: Callable[[str], None],
 ) -> jobs.Stage:
-  """Trains one language model to its end and measures it on held-out music."""
+  """Makes the stage that trains and measures one language model."""
 
   def work() -> str:
-    # The sizes of the data sets are known only now.
+    # The token data sets exist only now.
     paths = {split: list(found) for split, found in sets.items()}
     made = with_codes(config, paths, codec)
     loop.train(made, run, log=lambda line: log("  " + line))
@@ -181,7 +180,7 @@ def _run_stage(
 def _token_sets(
   folder: pathlib.Path, **splits: str
 ) -> dict[str, dict[str, str]]:
-  """Where the codes of data sets are: {split: {token data set: data set}}."""
+  """Returns paths of codes: {split: {token data set: data set}}."""
   return {
     split: {
       str(folder / (f"{split}-{i}" if i else split)): dataset
@@ -196,12 +195,12 @@ def with_codes(
   sets: Mapping[str, Sequence[str]],
   codec: str | os.PathLike,
 ) -> dict[str, Any]:
-  """The config of a language model over these codes.
+  """Adapts the config of a language model to codes.
 
   Args:
-    config: of a language model.
+    config: config of a language model.
     sets: `train` and `valid`, lists of token data sets.
-    codec: bundle or workdir that they are of.
+    codec: bundle or workdir of their codec.
   """
   made = copy.deepcopy(dict(config))
   about = record_source.describe(sets["train"][0])
@@ -217,15 +216,16 @@ def with_codes(
 
 
 def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
-  """How fast models generate, in turns, so that other load slows all of them.
+  """Times generation, alternating between models so that load affects all.
 
   Args:
     runs: workdirs by pattern.
 
   Returns:
-    By pattern: `seconds_per_second` of music per second of work at batch 1
-    without guidance, the median of `SPEED_ROUNDS`. If there is a flattened
-    model, `times_faster` than it, the median of the ratios within a round.
+    By pattern: `seconds_per_second`, seconds of music per second of work at
+    batch 1 without guidance, the median of `SPEED_ROUNDS`. If there is a
+    flattened model, also `times_faster`, the median speed relative to it within
+    a round.
   """
   models = {name: mmdcodec.load(run) for name, run in runs.items()}
   took = {name: [] for name in models}
@@ -247,13 +247,13 @@ def speeds(runs: Mapping[str, pathlib.Path]) -> dict[str, dict]:
 
 
 def compare(found: Mapping) -> None:
-  """Adds to each pattern's result its difference to the flattened model.
+  """Adds each pattern's difference from the flattened model to its results.
 
   Args:
-    found: results by codec and pattern, see `run`. If there is a flattened
-      model, each pattern gets `gap`, the bits per frame that it needs more over
-      the same codes with the same seed. If there are several codecs, the others
-      get `closed`, the share by which the gap is smaller than the first one's.
+    found: results by codec and pattern; see `run`. If there is a flattened
+      model, each pattern gets `gap`, its additional bits per frame over the
+      same codes with the same seed. All codecs but the first also get `closed`,
+      the share by which the gap is smaller than the first one's.
   """
   first = next(iter(found.values()))
   for results in found.values():
@@ -271,9 +271,9 @@ def compare(found: Mapping) -> None:
 
 
 def table(found: Mapping) -> tuple[list[str], list[list]]:
-  """Columns and rows of the results, one row per codec and pattern.
+  """Returns columns and rows of the results, one row per codec and pattern.
 
-  Mean and standard deviation of several seeds; of one, its value.
+  Several seeds are shown as mean and standard deviation.
   """
   columns = [
     "codec", "pattern", "seeds", "bits per frame", "gap (bits)", "closed (%)",
@@ -303,7 +303,7 @@ def table(found: Mapping) -> tuple[list[str], list[list]]:
 
 
 def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
-  """results.json, and the table in Markdown."""
+  """Writes results.json and the table in Markdown."""
   atomic.write_json(
     workdir / "results.json", {"config": config, "results": found}
   )

@@ -1,14 +1,14 @@
-"""Does generated music have what its prompt asked for?
+"""Measures whether generated music follows its prompts.
 
-On built-in music, whose captions are true. Classifiers learn the traits of
-songs (`evaluate/traits.py`) from the codec's reconstructions, so that they know
-how it sounds. Their accuracy on other songs says how far they can be trusted.
-Then the model makes a piece from a caption of each of these songs, one that
-names the whole band, and the classifiers judge it. `mmdcodec quickstart` trains
-on neither set of songs.
+This uses built-in music, whose captions are accurate. Classifiers learn the
+traits of songs (`evaluate/traits.py`) from the codec's reconstructions, so that
+they are used to its sound. Their accuracy on other songs shows how reliable
+they are. Then the model generates a piece from a caption of each of these
+songs, which names the whole band, and the classifiers judge it. `mmdcodec
+quickstart` trains on neither set of songs.
 
     WORKDIR/songs/{learned,asked}      built-in music, with captions
-    WORKDIR/made/                      what the model made of the captions
+    WORKDIR/made/                      pieces made from the captions
     WORKDIR/results.json, table.md
 """
 
@@ -27,7 +27,7 @@ from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, jobs
 from mmdcodec.tokenizers.loaded_codec import fingerprint
 
-# Of the sets of songs; nothing else uses them.
+# Seeds of the songs, used nowhere else.
 SEEDS = {"learned": 1_000_001, "asked": 1_000_002}
 RESULTS = "results.json"
 BATCH = 16
@@ -45,26 +45,26 @@ def run(
   name: str = "",
   show: Callable[[str], Callable] = lambda what: lambda done, total: None,
 ) -> dict[str, dict]:
-  """Asks a music model for songs and judges what it makes.
+  """Generates music from prompts and judges it.
 
   Args:
     music: a `LoadedMusic` that takes text.
-    workdir: of the experiment.
-    songs: that the classifiers learn from.
-    pieces: that are made.
-    seconds: of each song and piece.
-    seed: of the pieces.
+    workdir: folder of the experiment.
+    songs: number of songs that the classifiers learn from.
+    pieces: number of pieces to generate.
+    seconds: length of each song and piece.
+    seed: seed of the pieces.
     guidance: see `LoadedMusic.generate_codes`.
-    name: of the model, for results.json.
+    name: name of the model in results.json.
     show: what is counted -> a function of (done, total) that shows progress.
 
   Returns:
-    {trait: {"songs", "made": `traits.agreement` with the captions, of held-out
-    songs through the codec and of what was made of their captions}}.
+    {trait: {"songs", "made": `traits.agreement` with the captions}}, for
+    reconstructed held-out songs and for pieces made from their captions.
 
   Raises:
-    UserError: the model takes no text, or none as long as a caption; a number
-      is out of bounds; or the workdir has other settings.
+    UserError: the model does not take text as long as a caption; a number is
+      out of bounds; or the workdir has other settings.
   """
   if not music.takes("text"):
     raise UserError("this model takes no text, so it cannot follow prompts.")
@@ -75,7 +75,7 @@ def run(
   if not 2 <= seconds < np.inf:
     # A slow beat has to repeat.
     raise UserError(f"--seconds is {seconds:g}; it must be at least 2.")
-  # Impossible options are found now, not after hundreds of songs.
+  # Invalid options are found now, not after hundreds of songs.
   music.check(["a"], seconds=seconds, seed=seed, guidance=guidance)
   workdir = pathlib.Path(workdir).absolute()
   about = dict(
@@ -140,18 +140,18 @@ def run(
 
 
 def _flac(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The audio files of a folder, in order."""
+  """Lists the audio files of a folder, in order."""
   return sorted(folder.glob("*.flac"))
 
 
 def _tags(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Tags of the songs in a folder, in order."""
+  """Reads the tags of the songs in a folder, in order."""
   sidecars = [path.with_suffix(".json") for path in _flac(folder)]
   return [json.loads(path.read_text())["tags"] for path in sidecars]
 
 
 def _captions(tags: Sequence[dict[str, Any]]) -> list[str]:
-  """Captions that name the whole band, in turn by each of its templates."""
+  """Makes captions that name the whole band, using each template in turn."""
   templates = song_captions.WHOLE_BAND
   return [
     song_captions.caption(each, templates[i % len(templates)])
@@ -160,7 +160,7 @@ def _captions(tags: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _through_codec(music: Any, folder: pathlib.Path) -> dict[str, Any]:
-  """Songs: `audio` [songs, samples] as the codec gives it, and their `tags`."""
+  """Reconstructs songs: `audio` [songs, samples] and their `tags`."""
   paths, audio = _flac(folder), []
   for start in range(0, len(paths), BATCH):
     x = np.stack([files.read(path)[0] for path in paths[start:][:BATCH]])
@@ -178,9 +178,9 @@ def _make(
   guidance: float,
   show: Callable[[str], Callable],
 ) -> None:
-  """Makes a piece for each caption, and writes it at once.
+  """Generates a piece for each caption and writes it at once.
 
-  Existing pieces are those of an interrupted run with the same settings.
+  Existing pieces come from an interrupted run with the same settings.
   """
   folder.mkdir(exist_ok=True)
   progress, samples = show("pieces"), round(seconds * music.rate)
@@ -193,13 +193,13 @@ def _make(
       )
       for path, each, text in zip(paths, np.asarray(x), texts, strict=True):
         files.write(path, files.fit(each, samples), rate=music.rate)
-        # Last: it says that the piece is whole.
+        # Written last, to mark the piece as complete.
         path.with_suffix(".txt").write_text(text + "\n")
     progress(start + len(texts), len(captions))
 
 
 def table(found: dict) -> tuple[list[str], list[list]]:
-  """Columns and rows, one for each trait."""
+  """Returns columns and rows, one row for each trait."""
   percent = lambda share: f"{100 * share:.0f}%"
   rows = []
   for trait, of in found.items():

@@ -1,4 +1,4 @@
-"""Cells and tables of experiments, as text."""
+"""Formats tables of experiments as text."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 def spread(values: ArrayLike, digits: int, sign: str = "") -> str:
-  """`mean ± standard deviation`; of one value only the value."""
+  """Formats `mean ± standard deviation`, or a single value."""
   values = np.asarray(values, np.float64)
   if not values.size:
     return ""
@@ -18,6 +18,6 @@ def spread(values: ArrayLike, digits: int, sign: str = "") -> str:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A Markdown table; all columns but the first are aligned to the right."""
+  """Formats a Markdown table; all columns but the first are right-aligned."""
   lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)

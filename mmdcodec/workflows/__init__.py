@@ -1,8 +1,8 @@
-"""Jobs of several stages behind one command.
+"""Jobs with several stages behind one command.
 
-quickstart   from built-in music to a codec, a music model and a report:
+quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_job, quickstart_codec, quickstart_music and
-             quickstart_report are its parts
-finetune     a music model learns from a folder of audio; finetune_job is what
-             was asked for
+             quickstart_report
+finetune     trains a music model on a folder of audio; finetune_job has the
+             settings
 """

@@ -1,4 +1,4 @@
-"""The stages of `mmdcodec finetune`: a model learns from a folder of audio.
+"""The stages of `mmdcodec finetune`.
 
     WORKDIR/codec                  the model's codec
     WORKDIR/data/{train,valid}     data sets of audio
@@ -7,7 +7,8 @@
     WORKDIR/bundle                 the new music model
     WORKDIR/results.json           bits per frame of held-out music
 
-A stage is a function that takes the job and says what exists now.
+A stage is a function that takes the job and returns a description of its
+result.
 """
 
 import collections
@@ -32,14 +33,14 @@ from mmdcodec.train import loop
 from mmdcodec.workflows.finetune_job import Job
 
 SPLITS = ("train", "valid")
-# Records encoded at a time: the codecs of music models need much memory.
+# Records per batch: the codecs of music models need a lot of memory.
 ENCODED = 4
-# Held-out records, at most, on which the new model is compared with the old.
+# Maximum number of held-out records to compare the new model with the old on.
 COMPARED = 32
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
-  """The stages of the job, in order."""
+  """Makes the stages of the job, in order."""
 
   def stage(
     name: str,
@@ -63,14 +64,14 @@ def make_stages(job: Job) -> list[jobs.Stage]:
 
 
 def write_codec(job: Job) -> str:
-  """Makes a bundle of the model's codec, which the training needs by itself."""
+  """Writes a bundle of the model's codec, which training needs separately."""
   codec = bundle.read_codec(job.model)
   bundle.save(job.workdir / "codec", *codec, force=True)
   return f"{job.rate} Hz, {job.seconds:g} s at a time, of {job.model}"
 
 
 def audio_settings(job: Job) -> dict[str, Any]:
-  """What the records depend on: files, captions, and how they are cut."""
+  """Returns what the records depend on: files, captions and length."""
   paths = audio_folder.find(job.folder, job.workdir)
   beside = [each for path in paths for each in captions.sidecars(path)]
   read = paths + sorted({each for each in beside if each.is_file()})
@@ -84,7 +85,7 @@ def audio_settings(job: Job) -> dict[str, Any]:
 
 
 def prepare(job: Job) -> str:
-  """Splits the files, and cuts them into records at the codec's rate."""
+  """Splits the files and cuts them into records at the codec's rate."""
   paths, broken = audio_folder.readable_files(
     audio_folder.find(job.folder, job.workdir)
   )
@@ -120,7 +121,7 @@ def prepare(job: Job) -> str:
 
 
 def changes(paths: Sequence[pathlib.Path], job: Job) -> list[str]:
-  """How files are converted that differ from the codec, in words."""
+  """Describes how files are converted that differ from the codec."""
   infos = [files.info(path) for path in paths]
   rates = collections.Counter(info.rate for info in infos)
   rates.pop(job.rate, None)
@@ -154,9 +155,9 @@ def tokenize(job: Job) -> str:
 
 
 def train(job: Job) -> str:
-  """Trains on from the model, from where an interrupted run stopped."""
+  """Trains the model further, resuming an interrupted run."""
   found = datasets(job, "tokens")
-  # A mapping: in text, `,` and `=` would have a meaning.
+  # A mapping, because paths in text must not contain `,` and `=`.
   paths = {name: {str(path): 1.0} for name, path in found.items()}
   config = job.config | dict(
     init_from=job.model,
@@ -172,14 +173,14 @@ def train(job: Job) -> str:
 
 
 def export(job: Job) -> str:
-  """Makes the bundle of the best checkpoint, additions merged."""
+  """Exports the best checkpoint, with low-rank additions merged."""
   folder = job.workdir / "bundle"
   step = bundle.export(job.workdir / "run", folder, force=True)
   return f"step {step}, in {folder}"
 
 
 def compare(job: Job) -> str:
-  """Measures held-out music under the model as it was and as it is."""
+  """Measures held-out music under the old and the new model."""
   found, path = {}, datasets(job, "tokens").get("valid")
   if path is not None:
     tokens = TokenSource(path)
@@ -204,13 +205,13 @@ def compare(job: Job) -> str:
 
 
 def datasets(job: Job, kind: str) -> dict[str, pathlib.Path]:
-  """Data sets of a kind, "data" or "tokens", by split; valid may be missing."""
+  """Returns data sets ("data" or "tokens") by split; valid may be missing."""
   found = {name: job.workdir / kind / name for name in SPLITS}
   return {name: path for name, path in found.items() if path.exists()}
 
 
 def a_prompt(job: Job) -> str:
-  """A caption of the music, as an example."""
+  """Returns a caption of the music as an example."""
   tokens = TokenSource(job.workdir / "tokens" / "train")
   found = (tokens[i]["caption"] for i in range(len(tokens)))
   return next((caption for caption in found if caption.strip()), "")

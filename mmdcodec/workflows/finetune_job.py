@@ -1,4 +1,4 @@
-"""What `mmdcodec finetune` is asked to do, and the config of its training."""
+"""The settings of `mmdcodec finetune` and the config of its training."""
 
 import dataclasses
 import os
@@ -11,9 +11,9 @@ from mmdcodec.configs import common
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.parallel import mesh
 
-# Low-rank additions start from nothing and take larger steps.
+# Low-rank additions start at 0 and need larger steps.
 LEARNING_RATE, LORA_LEARNING_RATE = 3e-5, 3e-4
-# Seconds of a record, at least: one crop comes from one record.
+# Minimum length of a record: a crop is taken from one record.
 RECORD_SECONDS = 20.0
 
 
@@ -24,10 +24,10 @@ class Options:
   Attributes:
     lora: rank of the low-rank additions that are trained alone; 0 for the
       whole model.
-    steps: of the training.
+    steps: training steps.
     learning_rate: None for `LEARNING_RATE` or `LORA_LEARNING_RATE`.
     batch: clips in a step, over all devices; None for 8, or one per device.
-    seconds: of a clip; None for those of the model, which are the most.
+    seconds: length of a clip; None for the model's length, the maximum.
   """
 
   lora: int = 0
@@ -42,15 +42,15 @@ class Job:
   """Everything the stages depend on.
 
   Attributes:
-    folder: the audio.
-    workdir: absolute.
-    captions: a table of them, or None.
+    folder: folder of audio.
+    workdir: absolute path.
+    captions: table of captions, or None.
     model: path of the music model.
-    rate: Hz of its codec.
-    channels: of its codec.
+    rate: sample rate of its codec in Hz.
+    channels: channels of its codec.
     codec: hash of its codec.
-    config: plain dict of the training run, without data.
-    seconds: of a clip.
+    config: config of the training run as a dict, without data.
+    seconds: length of a clip.
   """
 
   folder: pathlib.Path
@@ -65,7 +65,7 @@ class Job:
 
   @property
   def record_seconds(self) -> float:
-    """Of a record: at least as long as a clip."""
+    """The length of a record: at least that of a clip."""
     return max(RECORD_SECONDS, self.seconds)
 
 
@@ -78,21 +78,21 @@ def make_job(
   options: Options,
   captions: pathlib.Path | None = None,
 ) -> Job:
-  """Decides what the job does.
+  """Makes the job.
 
   Args:
-    folder: audio files, in any of its folders.
-    workdir: everything goes here.
+    folder: folder of audio files, at any depth.
+    workdir: folder for everything.
     model: path of the music model, or an id on the Hub.
     music: the model itself.
     options: how to train.
-    captions: a table of captions.
+    captions: table of captions.
 
   Raises:
-    UserError: the folder is missing or has no audio, or an option cannot be.
+    UserError: an option is invalid.
   """
   config = make_config(options, music)
-  # An id on the Hub is no path.
+  # An id on the Hub is not a path.
   local = pathlib.Path(model).expanduser()
   return Job(
     folder=pathlib.Path(folder).expanduser().resolve(),
@@ -108,7 +108,7 @@ def make_job(
 
 
 def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
-  """The config of the training run, without paths.
+  """Makes the config of the training run, without paths.
 
   Args:
     options: how to train.
@@ -121,8 +121,8 @@ def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
   frames = music.model.frames
   if options.seconds is not None:
     frames = min(frames, max(1, round(options.seconds * music.frame_rate)))
-  # Keeps matrix products and recomputes the rest: little extra work for the
-  # memory of long clips.
+  # Keeps matrix products and recomputes the rest: little extra work saves the
+  # memory that long clips would need.
   config["model"] = music.config["model"] | dict(frames=frames, remat="dots")
   devices = jax.device_count()
   config["batch"] = options.batch or -(-8 // devices) * devices
@@ -138,7 +138,7 @@ def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
     warmup=min(50, options.steps // 10),
     final=0.1,
   )
-  # A short run that ends at a low learning rate gains little by averaging.
+  # A short run that ends at a low learning rate gains little from averaging.
   config["ema"] = 0.0
   config["data"] |= dict(
     frame_rate=music.frame_rate, text_tokens=256, valid_batches=2

@@ -1,10 +1,10 @@
-"""The stages of `mmdcodec quickstart`: from music to a codec, to new music.
+"""The stages of `mmdcodec quickstart`.
 
-Renders built-in music (or takes a folder), prepares it, trains a small codec
-with independent codebooks, exports it and measures it on held-out music, beside
-the same codec untrained (`quickstart_codec.py`). Then trains a language model
-of its codes and makes music from prompts (`quickstart_music.py`), and writes a
-page to look at and listen to (`quickstart_report.py`).
+Renders built-in music (or uses a folder), prepares it, trains a small codec
+with independent codebooks, exports it and compares it with the same codec
+untrained on held-out music (`quickstart_codec.py`). Then trains a language
+model on its codes, generates music from prompts (`quickstart_music.py`), and
+writes an HTML report (`quickstart_report.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from mmdcodec.workflows.quickstart_job import Job
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
-  """The stages of the job, in order."""
+  """Makes the stages of the job, in order."""
   folder = job.workdir
   sound = {"rate": job.rate, "channels": job.channels}
   clips = {"clips": job.clips, "seconds": job.clip_seconds}

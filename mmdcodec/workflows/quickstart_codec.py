@@ -1,4 +1,4 @@
-"""The first half of `mmdcodec quickstart`: music, and a codec trained on it.
+"""The first half of `mmdcodec quickstart`: trains a codec on music.
 
     WORKDIR/music/{train,valid,test}   audio files, by their use
     WORKDIR/data/{train,valid}         data sets of records
@@ -6,7 +6,7 @@
     WORKDIR/bundle                     the trained codec
     WORKDIR/evaluation                 measures and audio
 
-Each function is a stage: it takes the job and says what exists now.
+Each stage is a function that takes the job and describes its result.
 """
 
 import functools
@@ -29,7 +29,7 @@ from mmdcodec.workflows.quickstart_job import SPLITS, Job
 
 
 def music_settings(job: Job) -> dict[str, Any]:
-  """What the music depends on: of a folder, its files with size and date."""
+  """Returns what the music depends on, such as the files of a folder."""
   if job.audio is None:
     return {
       "songs": job.songs,
@@ -55,7 +55,7 @@ def make_music(job: Job) -> str:
       seconds=job.song_seconds,
       rate=job.rate,
       seed=index,
-      # Processes take longer to start than a few songs take to render.
+      # Starting processes takes longer than rendering a few songs.
       workers=None if job.songs[index] > 8 else 1,
       progress=progress.counter(f"songs ({split})"),
     )
@@ -68,7 +68,7 @@ def make_music(job: Job) -> str:
 
 
 def link_music(job: Job) -> str:
-  """Links the files of the user's folder, with captions beside them."""
+  """Links the files of the user's folder and the captions next to them."""
   assert job.audio is not None
   found, broken = audio_folder.readable_files(
     audio_folder.find(job.audio, job.workdir)
@@ -85,7 +85,7 @@ def link_music(job: Job) -> str:
         try:
           target.symlink_to(source.resolve())
         except OSError:
-          # Some file systems and Windows know no links.
+          # Windows and some file systems have no links.
           shutil.copy(source, target)
   counts = {name: len(paths) for name, paths in split.items()}
   return (
@@ -96,7 +96,7 @@ def link_music(job: Job) -> str:
 
 
 def prepare(job: Job) -> str:
-  """Cuts the music for training into records."""
+  """Cuts the training and validation music into records."""
   found = {}
   for split in ("train", "valid"):
     found[split] = records.prepare(
@@ -104,7 +104,7 @@ def prepare(job: Job) -> str:
       job.workdir / "data" / split,
       rate=job.rate,
       channels=job.channels,
-      # Built-in music takes a second.
+      # Built-in music only takes a second.
       progress=job.audio is not None,
       force=True,
     )
@@ -115,7 +115,7 @@ def prepare(job: Job) -> str:
 
 
 def train(job: Job) -> str:
-  """Trains the codec, from where an interrupted run stopped."""
+  """Trains the codec, resuming an interrupted run."""
   loop.train(
     with_data(job),
     job.workdir / "run",
@@ -125,14 +125,14 @@ def train(job: Job) -> str:
 
 
 def export(job: Job) -> str:
-  """Makes the bundle of the best checkpoint."""
+  """Exports the best checkpoint as a bundle."""
   folder = job.workdir / "bundle"
   step = bundle.export(job.workdir / "run", folder, force=True)
   return f"step {step}, in {folder}"
 
 
 def evaluate(job: Job) -> str:
-  """Measures the codec, trained and untrained, on the held-out music."""
+  """Measures the trained and the untrained codec on held-out music."""
   trained = mmdcodec.load(job.workdir / "bundle")
   clips = clips_lib.collect(
     job.workdir / "music" / "test",
@@ -160,9 +160,9 @@ def evaluate(job: Job) -> str:
 
 
 def untrained(job: Job) -> LoadedCodec:
-  """The codec at step 0: random weights, codebooks of k-means on real latents.
+  """Makes the codec at step 0: random weights, codebooks fitted by k-means.
 
-  With codebooks fitted to what the random encoder gives, it is the strongest
+  With codebooks fitted to the random encoder's latents, it is the strongest
   codec that needs no training.
   """
   task: Any = make_task(job.config)
@@ -178,7 +178,7 @@ def untrained(job: Job) -> LoadedCodec:
   )
 
   def start(variables: Any, x: Any, lengths: Any, key: jax.Array) -> Any:
-    """The codebooks after the first training call, which runs k-means."""
+    """Returns the codebooks after the first training call, which fits them."""
     return task.codec.apply(
       variables,
       x,
@@ -194,9 +194,9 @@ def untrained(job: Job) -> LoadedCodec:
 
 
 def with_data(job: Job) -> dict[str, Any]:
-  """The config of the run with its data sets."""
+  """Adds the data sets to the config of the run."""
   config = json.loads(json.dumps(job.config))
   for split in ("train", "valid"):
-    # A mapping: in text, `,` and `=` would have a meaning.
+    # A mapping, because paths in text must not contain `,` and `=`.
     config["data"][split] = {str(job.workdir / "data" / split): 1.0}
   return config

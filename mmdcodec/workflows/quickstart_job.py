@@ -1,4 +1,4 @@
-"""What `mmdcodec quickstart` is asked to do."""
+"""The settings of `mmdcodec quickstart`."""
 
 import dataclasses
 import os
@@ -9,12 +9,12 @@ from typing import Any
 from mmdcodec.configs import quickstart, quickstart_lm
 from mmdcodec.errors import UserError
 
-# Songs of built-in music: (train, valid, test), and seconds of each.
+# Number of built-in songs (train, valid, test), and their length in seconds.
 SONGS, SONG_SECONDS = (96, 8, 8), 20.0
 TINY_SONGS, TINY_SONG_SECONDS = (4, 2, 2), 3.0
 SPLITS = ("train", "valid", "test")
 CLIP_SECONDS, CLIPS = 5.0, 8
-# Music that is made, one piece for each prompt.
+# Generated music, one piece for each prompt.
 PIECES, PIECE_SECONDS = 4, 8.0
 FOLDERS = (
   "music", "data", "run", "bundle", "evaluation",
@@ -27,18 +27,18 @@ class Job:
   """Everything the stages depend on.
 
   Attributes:
-    workdir: absolute.
-    audio: the user's folder, absolute; None for built-in music.
-    config: plain dict of the codec's training, without paths.
-    lm: plain dict of the language model's training, without what depends on
-      the codec (`quickstart_music.with_data`).
-    songs: built-in songs (train, valid, test).
-    song_seconds: of each.
-    clips: test clips that are evaluated, at most.
-    clip_seconds: of each.
-    pieces: pieces of music that are generated, at most.
-    piece_seconds: of each.
-    command: what was typed.
+    workdir: absolute path.
+    audio: absolute path of the user's folder; None for built-in music.
+    config: config of the codec's training as a dict, without paths.
+    lm: config of the language model's training as a dict, without what depends
+      on the codec (`quickstart_music.with_data`).
+    songs: number of built-in songs (train, valid, test).
+    song_seconds: length of a song.
+    clips: maximum number of test clips.
+    clip_seconds: length of a clip.
+    pieces: maximum number of pieces to generate.
+    piece_seconds: length of a piece.
+    command: the command line.
   """
 
   workdir: pathlib.Path
@@ -55,12 +55,12 @@ class Job:
 
   @property
   def rate(self) -> int:
-    """Hz, of the codec."""
+    """The codec's sample rate in Hz."""
     return self.config["model"]["rate"]
 
   @property
   def channels(self) -> int:
-    """Of the codec."""
+    """The codec's channels."""
     return self.config["model"]["channels"]
 
 
@@ -71,16 +71,17 @@ def make_job(
   steps: int | None = None,
   tiny: bool = False,
 ) -> Job:
-  """Decides what the job does.
+  """Makes the job.
 
   Args:
-    workdir: everything goes here.
+    workdir: folder for everything.
     audio: folder of music to train on; None for built-in music.
-    steps: training steps of either model; None for those of the configs.
-    tiny: seconds of music and few steps.
+    steps: training steps of each model; None for those of the configs.
+    tiny: whether to use only seconds of music and few steps.
 
   Raises:
-    UserError: no steps, no such folder, or results would go into it.
+    UserError: `steps` is less than 1, or the folder is missing or would receive
+      results.
   """
   if steps is not None and steps < 1:
     raise UserError(f"--steps is {steps}; it must be at least 1.")
@@ -89,7 +90,7 @@ def make_job(
   lm = quickstart_lm.get_config(size).to_dict()
   if steps is not None:
     config["steps"] = lm["steps"] = steps
-    # A warm-up is shorter than the run.
+    # A warm-up must be shorter than the run.
     for each in (config, lm):
       warmup = min(each["optimizer"]["warmup"], steps - 1)
       each["optimizer"]["warmup"] = warmup

@@ -1,12 +1,12 @@
-"""The second half of `mmdcodec quickstart`: a language model that makes music.
+"""The second half of `mmdcodec quickstart`: trains a music model and uses it.
 
 Encodes the training music, trains a small language model on the codes, and
-makes music from the captions of held-out songs. Each function is a stage: it
-takes the job and says what exists now.
+generates music from the captions of held-out songs. Each stage is a function
+that takes the job and describes its result.
 
     WORKDIR/tokens/{train,valid}       codes of the data sets
     WORKDIR/lm                         training: checkpoints, metrics
-    WORKDIR/music_bundle               codec and language model, ready to use
+    WORKDIR/music_bundle               codec and language model
     WORKDIR/generated                  audio, and prompts.json
 """
 
@@ -28,7 +28,7 @@ PROMPTS_FILE = "prompts.json"
 
 
 def tokenize(job: Job) -> str:
-  """Writes the codes of the music for training."""
+  """Encodes the training and validation music."""
   codec = mmdcodec.load(job.workdir / "bundle")
   found: dict[str, Any] = {}
   (job.workdir / "tokens").mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def tokenize(job: Job) -> str:
 
 
 def train(job: Job) -> str:
-  """Trains the language model, from where an interrupted run stopped."""
+  """Trains the language model, resuming an interrupted run."""
   last = loop.train(
     with_data(job),
     job.workdir / "lm",
@@ -63,25 +63,25 @@ def train(job: Job) -> str:
 
 
 def with_data(job: Job) -> dict[str, Any]:
-  """The config of the run, with its codec and its codes."""
-  # Lists: as text, `,` and `=` would have a meaning.
+  """Adds codec and codes to the config of the run."""
+  # Lists, because paths in text must not contain `,` and `=`.
   folder = job.workdir / "tokens"
   sets = {split: [str(folder / split)] for split in ("train", "valid")}
   return factorization.with_codes(job.lm, sets, job.workdir / "bundle")
 
 
 def export(job: Job) -> str:
-  """Makes the music model: one bundle with language model and codec."""
+  """Exports one bundle with language model and codec."""
   folder = job.workdir / "music_bundle"
   step = bundle.export(job.workdir / "lm", folder, force=True)
   return f"step {step}, in {folder}"
 
 
 def prompts(job: Job) -> list[dict[str, Any]]:
-  """What is asked for: captions of songs held out, and which songs they are.
+  """Takes prompts from the captions of held-out songs.
 
   Returns:
-    {"prompt", "song"} of each piece; without captions, prompts are empty.
+    {"prompt", "song"} of each piece; prompts are empty without captions.
   """
   folder = job.workdir / "music" / "test"
   found = [
@@ -93,7 +93,7 @@ def prompts(job: Job) -> list[dict[str, Any]]:
 
 
 def generate(job: Job) -> str:
-  """Makes a piece of music for each prompt."""
+  """Generates a piece of music for each prompt."""
   folder, asked = job.workdir / "generated", prompts(job)
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
@@ -110,5 +110,5 @@ def generate(job: Job) -> str:
 
 
 def generated(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """What `generate` made: {"prompt", "song", "file"} of each piece."""
+  """Lists the output of `generate`: {"prompt", "song", "file"} per piece."""
   return json.loads((workdir / "generated" / PROMPTS_FILE).read_text())

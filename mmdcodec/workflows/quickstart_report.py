@@ -1,4 +1,4 @@
-"""The page that `mmdcodec quickstart` ends with."""
+"""The report of `mmdcodec quickstart`."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from mmdcodec.workflows.quickstart_job import Job
 
 
 def write(job: Job) -> str:
-  """Writes WORKDIR/report.html, and says how large it is."""
+  """Writes WORKDIR/report.html and returns its size."""
   folder = job.workdir
   trained, untrained = _results(folder)
   bundle = json.loads((folder / "bundle" / "config.json").read_text())
@@ -64,7 +64,7 @@ def write(job: Job) -> str:
 
 
 def music_section(workdir: pathlib.Path) -> report.Players:
-  """Generated music, beside the held-out songs whose captions it was given."""
+  """Shows generated music next to the songs whose captions were its prompts."""
   rows = []
   for each in quickstart_music.generated(workdir):
     y, rate = files.read(workdir / "generated" / each["file"])
@@ -86,7 +86,7 @@ def music_section(workdir: pathlib.Path) -> report.Players:
 
 
 def margin(trained: Reconstruction, untrained: Reconstruction) -> str:
-  """How far training moved SI-SDR, and in which direction, in words."""
+  """Describes how much training changed SI-SDR."""
   a, b = (each.summary["si_sdr"][0] for each in (trained, untrained))
   word = "above" if a >= b else "below"
   return (
@@ -96,7 +96,7 @@ def margin(trained: Reconstruction, untrained: Reconstruction) -> str:
 
 
 def as_text(job: Job) -> str:
-  """The measures beside the untrained codec's, as a table for a terminal."""
+  """Formats measures of the trained and untrained codec for a terminal."""
   trained, untrained = _results(job.workdir)
   table = sections.measures_section(trained, untrained)
   return (
@@ -106,7 +106,7 @@ def as_text(job: Job) -> str:
 
 
 def _results(workdir: pathlib.Path) -> tuple[Reconstruction, Reconstruction]:
-  """Of the trained codec and the untrained one."""
+  """Loads the results of the trained and the untrained codec."""
   trained, untrained = (
     clips_lib.load(workdir / "evaluation" / name)
     for name in ("trained", "untrained")
@@ -115,7 +115,7 @@ def _results(workdir: pathlib.Path) -> tuple[Reconstruction, Reconstruction]:
 
 
 def _captions(result: Reconstruction, workdir: pathlib.Path) -> dict[str, str]:
-  """Name of a clip -> its caption, in the file beside it."""
+  """Reads the captions of clips: name -> caption."""
   folder = workdir / "music" / "test"
   return {
     clip.name: captions.sidecar(folder / clip.name).caption
