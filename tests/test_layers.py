@@ -7,9 +7,12 @@ is a dependency like any other.
 import ast
 import pathlib
 
+import mmdcodec.configs
+
 import mmdcodec
 
 PACKAGE = pathlib.Path(mmdcodec.__file__).parent
+CONFIGS = pathlib.Path(mmdcodec.configs.__file__).parent
 
 # Lowest first. A module imports from its own layer and from those below. The
 # entry with the longest matching name says where a module belongs.
@@ -33,23 +36,26 @@ LAYERS = (
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 
-def read_imports(package: pathlib.Path) -> dict[str, set[str]]:
+def read_imports() -> dict[str, set[str]]:
   """The modules of the package that each of its modules imports.
 
-  Names are relative to the package: "train.loop", and "" for itself.
+  Names are relative to the package: "train.loop", and "" for itself. Configs
+  belong to the package as "configs.NAME".
   """
   modules = {}
-  for path in sorted(package.rglob("*.py")):
-    parts = path.relative_to(package).with_suffix("").parts
-    parts = parts[:-1] if parts[-1] == "__init__" else parts
-    modules[".".join(parts)] = ast.parse(path.read_text())
+  for root, above in ((PACKAGE, PACKAGE), (CONFIGS, CONFIGS.parent)):
+    for path in sorted(root.rglob("*.py")):
+      parts = path.relative_to(above).with_suffix("").parts
+      parts = parts[:-1] if parts[-1] == "__init__" else parts
+      modules[".".join(parts)] = ast.parse(path.read_text())
   found = {}
   for name, tree in modules.items():
     targets = set()
     for node in ast.walk(tree):
       if isinstance(node, ast.Import):
         targets |= {alias.name for alias in node.names}
-      elif isinstance(node, ast.ImportFrom) and node.module:
+      elif isinstance(node, ast.ImportFrom):
+        assert node.module and not node.level, f"relative import in {name}"
         for alias in node.names:
           inside = f"{node.module}.{alias.name}"
           is_module = inside.removeprefix("mmdcodec.") in modules
@@ -102,13 +108,13 @@ def find_circles(imports: dict[str, set[str]]) -> list[list[str]]:
 
 def test_nothing_imports_upward():
   """Catches a module that depends on a layer above its own."""
-  upward = find_upward(read_imports(PACKAGE))
+  upward = find_upward(read_imports())
   assert not upward, "\n".join(["imports from a higher layer:", *upward])
 
 
 def test_no_circles():
   """Catches modules that import one another, lazily too."""
-  circles = find_circles(read_imports(PACKAGE))
+  circles = find_circles(read_imports())
   assert not circles, "\n".join(["import circles:", *map(str, circles)])
 
 
