@@ -177,7 +177,7 @@ def test_evaluate_a_workdir(tmp_path, workdir, folder, fails, capsys):
   argv[-1] = str(tmp_path / "other")
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "song.txt").write_text("precious")
-  assert "something else" in fails(*argv, "--force")
+  assert "something other" in fails(*argv, "--force")
 
 
 def test_clips_of_many_lengths_share_programs(model, monkeypatch):
