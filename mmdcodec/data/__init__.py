@@ -3,12 +3,12 @@
 records           makes audio data sets from folders, with `prepare`.
                   audio_folder, file_pieces and record_writer find, cut and
                   encode the files; captions, fma and musiccaps read labels
-record_source     reads records by index, and crops of their audio
+record_source     reads records by index; decodes a part of their audio
 token_records     token data sets: the codes of records, for language models
 tokenization      makes them; record_encoder encodes the records on all devices
 aligned_tokens    token data sets of several tokenizers for the same audio
-pipeline          batches of audio crops
-token_batches     batches of code crops
+pipeline          batches of audio: what a crop is, gain, mixing, padding
+token_batches     batches of codes: what a crop is, conditions, padding
 record_order      orders records: shuffled, weighted, on many hosts
 dataset_folder    writes data set folders completely or not at all
 """

@@ -6,6 +6,6 @@ balancer        weights of losses as shares of one gradient
 cross_entropy   the loss of language models
 
 A new loss of a codec's reconstruction takes three steps: its formula here, its
-value in `mmdcodec/train/reconstruction_losses.py`, its weight in
-`configs/common.py`.
+name in `SPECTRAL` and its value in `mmdcodec/train/reconstruction_losses.py`,
+its weight in `configs/common.py`.
 """

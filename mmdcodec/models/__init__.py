@@ -10,7 +10,8 @@ token_lm              the language model; lm_presets has published ones
 conditioning          turns conditions into vectors. condition has the base
                       class of text_condition, melody_condition and
                       token_conditions
-text_encoder          T5's encoder; text_tokens turns prompts into tokens
+text_tokens           tokenizes prompts and captions: bytes or T5's pieces
+text_encoder          T5's encoder
 code_likelihood       the likelihood of codes under a language model
 low_rank              low-rank adaptation (LoRA)
 fields                builds modules from mappings of their fields

@@ -1,5 +1,7 @@
 """Tokenizers: trained models that turn audio into codes.
 
+Prompts are tokenized in `mmdcodec/models/text_tokens.py`.
+
 interface      the abstract classes `Tokenizer` and `AudioCodec`
 loaded_codec   a codec with its weights: encodes and decodes audio
 stereo_codec   a mono codec applied to left and right

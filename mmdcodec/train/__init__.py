@@ -11,7 +11,8 @@ optimizer      optimizers and learning-rate schedules
 trainable      which parameters a run trains; low-rank additions
 warm_start     starting from the weights of a trained model
 preemption     stops all processes at the same step after a SIGTERM
-reporting      prints and logs metrics, speed and time left; takes profiles
+reporting      prints and logs the metrics that a task returns, speed and time
+               left; takes profiles
 
 The codec's task also uses reconstruction_losses, adversarial (a step of the
 discriminators), independence_term, encoder_gradients and codec_evaluation.

@@ -1,4 +1,8 @@
-"""Reports on training: metrics, speed, time left and profiles."""
+"""Reports on training: metrics, speed, time left and profiles.
+
+The metrics come from `loss`, `inspect` and `evaluate` of a task; to log one
+more, add it there.
+"""
 
 import contextlib
 import pathlib
