@@ -190,7 +190,9 @@ class Task(abc.ABC):
       state: training state.
       batches: up to `history` most recent batches, placed on the mesh.
     """
-    raise NotImplementedError
+    raise NotImplementedError(
+      f"{type(self).__name__} sets inspects, so it must define inspect()"
+    )
 
   # ---------------------------------------------- steps that differ from others
 
@@ -226,7 +228,10 @@ class Task(abc.ABC):
     Returns:
       The loss, its gradient with respect to params, and metrics.
     """
-    raise NotImplementedError
+    raise NotImplementedError(
+      f"{type(self).__name__} uses history, so it must define"
+      " history_gradient()"
+    )
 
   # ------------------------------------- state that only training needs, resume
 
