@@ -28,7 +28,7 @@ import mmdcodec
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import low_rank
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
@@ -229,7 +229,9 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
 def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
   """Reads the files of other libraries in a bundle or workdir, by name."""
   files = [folder / name for name in ASSETS]
-  return {file.name: file.read_bytes() for file in files if file.is_file()}
+  return {
+    file.name: inputs.read_bytes(file) for file in files if file.is_file()
+  }
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
@@ -259,11 +261,11 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
 
   path = hub.find(path)
   if (path / CONFIG_FILE).is_file():
-    config = run_files.read_json(path / CONFIG_FILE)
+    config = inputs.read_object(path / CONFIG_FILE)
     if convert.is_public(config):
       return Contents(*convert.read(path), None)
   if (path / WEIGHTS_FILE).is_file():
-    config = run_files.read_json(path / CONFIG_FILE)
+    config = inputs.read_object(path / CONFIG_FILE)
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
     # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():

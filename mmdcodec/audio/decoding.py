@@ -18,6 +18,7 @@ from mmdcodec.audio import truncation
 from mmdcodec.audio.formats import SUFFIXES
 from mmdcodec.audio.resampling import MAX_RATE
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 MAX_CHANNELS = 64
 
@@ -70,12 +71,8 @@ def _open(
   source: bytes | IO[bytes]
   if isinstance(path, str | os.PathLike):
     path = Path(path)
-    if path.is_dir():
-      raise UserError(f"{name}: is a folder; expected an audio file.")
-    if not path.exists():
-      raise UserError(f"{name}: no such file.")
+    stream = stack.enter_context(inputs.open_file(path))
     try:
-      stream = stack.enter_context(path.open("rb"))
       checked = truncation.check(stream, name)
     except OSError as error:
       raise UserError(f"{name}: cannot be read ({error}).") from error

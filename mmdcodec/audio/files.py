@@ -25,6 +25,7 @@ from mmdcodec.audio.resampling import (
   resampled_length,
 )
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 # Source samples (at the lower rate) decoded on each side of a part before it is
 # resampled. soxr HQ reaches less far, so a part equals the same part of the
@@ -171,10 +172,10 @@ def find(folder: str | os.PathLike) -> list[Path]:
     UserError: the folder does not exist.
   """
   folder = Path(folder)
-  if folder.is_file():
-    return [folder]
-  if not folder.is_dir():
+  if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
+  if not folder.is_dir():
+    return [inputs.check(folder)]
   return sorted(
     root / name
     for root, _, names in walk(folder)

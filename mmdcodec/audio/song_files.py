@@ -16,7 +16,7 @@ import numpy as np
 from mmdcodec.audio import files, song_plan, synth
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 
 
 class _Job(NamedTuple):
@@ -174,7 +174,7 @@ def _write_song(job: _Job) -> None:
 
 def _is_written(job: _Job) -> bool:
   try:
-    written_for = json.loads(job.sidecar.read_text())["_request"]
+    written_for = inputs.read_json(job.sidecar)["_request"]
     files.info(job.path)
   except (OSError, ValueError, KeyError, TypeError, UserError):
     return False

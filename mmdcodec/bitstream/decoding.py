@@ -13,6 +13,7 @@ from mmdcodec.bitstream.in_memory import InMemoryReader
 from mmdcodec.bitstream.reader import Reader
 from mmdcodec.bitstream.reader import opened as opened_mmdc
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 from mmdcodec.tokenizers import piecewise
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
@@ -57,9 +58,9 @@ def begins_with(source: Path | IO[bytes], magic: bytes) -> bool:
     source.seek(0)
     return start == magic
   try:
-    with open(source, "rb") as file:
+    with inputs.open_file(source) as file:
       return file.read(len(magic)) == magic
-  except OSError:
+  except (UserError, OSError):
     return False  # whoever opens the file next reports the error
 
 

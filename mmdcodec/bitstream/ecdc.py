@@ -11,7 +11,6 @@ The 24 kHz model has one segment; the 48 kHz model has one of 1 s every 0.99 s
 (Défossez et al. 2022, arXiv 2210.13438, and its released code).
 """
 
-import json
 import os
 import struct
 from typing import IO
@@ -21,6 +20,7 @@ import numpy as np
 from mmdcodec.bitstream.packing import packed_bytes, unpack_codes
 from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 SUFFIX = ".ecdc"
 MAGIC = b"ECDC"
@@ -29,6 +29,8 @@ _HEAD = struct.Struct(">4sBI")
 _SCALE = struct.Struct(">f")
 _ENTRIES = 1024
 _MAX_HEADER = 1 << 16
+# A day of audio has 260 MB at most.
+_MAX_FILE = 1 << 30
 # name -> rate, channels, stride, most codebooks, segment and hop in samples
 _MODELS = {
   "encodec_24khz": (24_000, 1, 320, 32, 0, 0),
@@ -51,13 +53,7 @@ def read(source: str | os.PathLike | IO[bytes]) -> Stream:
   """
   if not isinstance(source, str | os.PathLike):
     return _read(source.read(), name_of(source))
-  try:
-    with open(source, "rb") as file:
-      return _read(file.read(), os.fspath(source))
-  except OSError as error:
-    raise UserError(
-      f"{os.fspath(source)} cannot be read: {error.strerror}."
-    ) from error
+  return _read(inputs.read_bytes(source, most=_MAX_FILE), os.fspath(source))
 
 
 def _read(data: bytes, name: str) -> Stream:
@@ -130,10 +126,10 @@ def _header(data: bytes, name: str) -> tuple[str, int, int, int]:
   if length > _MAX_HEADER or end > len(data):
     raise UserError(damaged + "it ends within its header.")
   try:
-    fields = json.loads(data[_HEAD.size : end])
+    fields = inputs.parse_json(data[_HEAD.size : end].decode(), name)
     model, samples = fields["m"], fields["al"]
     codebooks, coded = fields["nc"], fields["lm"]
-  except (ValueError, KeyError, TypeError, RecursionError):
+  except (ValueError, KeyError, TypeError, UserError):
     raise UserError(damaged + "its header is not the JSON expected.") from None
   if not isinstance(model, str) or model not in _MODELS:
     raise UserError(

@@ -23,6 +23,7 @@ from mmdcodec.bitstream.in_memory import InMemoryReader, Piece
 from mmdcodec.bitstream.stream import Stream, name_of
 from mmdcodec.errors import UserError
 from mmdcodec.formatting import count
+from mmdcodec.store import inputs
 
 
 class Reader:
@@ -343,12 +344,7 @@ def opened(
         file.seek(0)
     else:
       name = os.fspath(source)
-      try:
-        file = stack.enter_context(open(source, "rb"))
-      except FileNotFoundError as error:
-        raise UserError(f"There is no file {name}.") from error
-      except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}.") from error
+      file = stack.enter_context(inputs.open_file(source))
     start = file.read(header_lib.PREFIX.size)
     file.seek(0)
     try:

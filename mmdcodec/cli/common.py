@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 if TYPE_CHECKING:
   from mmdcodec.audio.files import Info
@@ -72,18 +73,20 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
   return path
 
 
-def check_input(path: str | os.PathLike) -> pathlib.Path:
-  """Checks that an input file exists.
+def check_input(
+  path: str | os.PathLike, *, stdin: bool = False
+) -> pathlib.Path:
+  """Checks that an input of one file is a regular file.
+
+  Args:
+    path: the file.
+    stdin: whether the command reads stdin in place of it, named -.
 
   Raises:
-    UserError: it is missing or is a folder.
+    UserError: it is missing, a folder, a pipe or a device.
   """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    raise UserError(f"{path} is a folder; expected one file.")
-  if not path.is_file():
-    raise UserError(f"{path}: no such file.")
-  return path
+  advice = f"give - and redirect it to stdin (- < {path})" if stdin else ""
+  return inputs.check(path, advice=advice)
 
 
 def load_codec(path: str | pathlib.Path) -> "LoadedCodec":

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
   if args.input != batch.PIPE and source.is_dir():
     return _run_folder(args, source)
   if args.input != batch.PIPE:
-    common.check_input(source)
+    common.check_input(source, stdin=True)
   if target != batch.PIPE:
     _check_target(args, source)
     target = common.check_output(target, force=args.force)

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
   if args.input != batch.PIPE and source.is_dir():
     return _run_folder(args, source)
   if args.input != batch.PIPE:
-    common.check_input(source)
+    common.check_input(source, stdin=True)
   if target != batch.PIPE:
     coded = args.input != batch.PIPE and _coded(source)
     if not target.lower().endswith(bitstream.SUFFIX):

@@ -27,6 +27,7 @@ from mmdcodec.convert.musicgen_config import within
 from mmdcodec.convert.weights import part
 from mmdcodec.errors import UserError
 from mmdcodec.models.text_tokens import TOKENIZER_FILE
+from mmdcodec.store import inputs
 
 
 def bundled(
@@ -76,7 +77,7 @@ def tokenizer(folder: pathlib.Path) -> bytes:
   """
   file = folder / TOKENIZER_FILE
   if file.is_file():
-    return file.read_bytes()
+    return inputs.read_bytes(file)
   spiece = (folder / "spiece.model").is_file()
   raise UserError(
     f"{folder} holds no {TOKENIZER_FILE}"

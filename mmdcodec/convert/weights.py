@@ -6,7 +6,6 @@ no tensor is silently ignored.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import flax
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
@@ -223,7 +223,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _parts(path: pathlib.Path) -> list[pathlib.Path]:
-  index = _read_json(path / INDEX_FILE)
+  index = inputs.read_object(path / INDEX_FILE)
   where = index.get("weight_map")
   if not isinstance(where, dict) or not where:
     raise UserError(f"{path / INDEX_FILE} has no weight_map.")
@@ -283,17 +283,7 @@ def part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 def read_config(path: pathlib.Path) -> dict[str, Any] | None:
   """Reads config.json of a folder; None if there is none."""
   file = path / CONFIG_FILE
-  return _read_json(file) if file.is_file() else None
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_text())
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path} can't be read as JSON: {error}.") from None
-  if not isinstance(value, dict):
-    raise UserError(f"{path} is not a JSON object.")
-  return value
+  return inputs.read_object(file) if file.is_file() else None
 
 
 def name_of(path: pathlib.Path) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import soxr
 
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 SUMMARY = "mmdcodec.json"
 
@@ -44,8 +44,8 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
   folder = Path(dataset_dir)
   made_by = _MADE_BY[kind or "audio"]
   try:
-    summary = json.loads((folder / SUMMARY).read_text())
-  except (OSError, ValueError) as error:
+    summary = inputs.read_object(folder / SUMMARY)
+  except UserError as error:
     what = "no such folder" if not folder.is_dir() else "is not a data set"
     raise UserError(
       f"{folder}: {what}; expected one made by `{made_by}`."

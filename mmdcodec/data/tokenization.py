@@ -23,7 +23,7 @@ import mmdcodec
 from mmdcodec.data import dataset_folder, record_encoder, token_records
 from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, locks
+from mmdcodec.store import atomic, inputs, locks
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # File with the settings of the shards in an unfinished folder.
@@ -188,8 +188,8 @@ def _begin(unfinished: Path, settings: dict) -> int:
     )
   note = unfinished / _NOTE
   try:
-    same = json.loads(note.read_text()) == settings
-  except (OSError, ValueError):
+    same = inputs.read_json(note) == settings
+  except UserError:
     same = False
   for path in unfinished.iterdir():
     # A subfolder is a data set that was being assembled.

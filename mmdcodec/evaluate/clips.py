@@ -7,7 +7,6 @@ FOLDER/audio/NNN-{original,reconstruction}.flac
 
 import csv
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.platform import bucket
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, how to read it)
@@ -262,7 +261,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
   from mmdcodec.audio import files
 
   folder = pathlib.Path(folder)
-  results = json.loads((folder / "results.json").read_text())
+  results = inputs.read_json(folder / "results.json")
   audio = {
     kind: [
       files.read(folder / "audio" / f"{index:03d}-{kind}.flac")[0]

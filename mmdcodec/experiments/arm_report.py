@@ -5,7 +5,6 @@ changes are computed within a seed: each arm is compared with the run without
 the loss, with which it shares its first steps.
 """
 
-import json
 import math
 import os
 import pathlib
@@ -16,7 +15,7 @@ import numpy as np
 from mmdcodec.experiments import arm_plots, tables
 from mmdcodec.experiments.arm_run import CURVE, RESULT
 from mmdcodec.experiments.arms import ARMS, BASELINE
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 
 # {arm: {seed: result}}
 Results = dict[str, dict[int, dict]]
@@ -51,15 +50,15 @@ def collect(workdir: str | os.PathLike) -> Results:
   """
   found: Results = {}
   for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
-    result = json.loads(path.read_text())
+    result = inputs.read_json(path)
     if "use" in result:  # the older name
       result["usage"] = result.pop("use")
     # The first point of a curve is the checkpoint that all arms share.
     shared = path.parents[2] / BASELINE / path.parent.name / CURVE
     curve = path.with_name(CURVE)
     if curve.exists() and shared.exists():
-      points = json.loads(shared.read_text())[:1] if curve != shared else []
-      result["curve"] = points + json.loads(curve.read_text())
+      points = inputs.read_json(shared)[:1] if curve != shared else []
+      result["curve"] = points + inputs.read_json(curve)
     seed = int(path.parent.name.removeprefix("seed_"))
     found.setdefault(path.parent.parent.name, {})[seed] = result
   order = {name: i for i, name in enumerate(ARMS)}

@@ -8,7 +8,6 @@ held-out music (RUN/result.json). With --curve it measures earlier checkpoints
 instead (RUN/curve.json). An interrupted run continues.
 """
 
-import json
 import pathlib
 import shutil
 import sys
@@ -31,7 +30,7 @@ from mmdcodec.evaluate import (
   total_correlation,
 )
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import atomic, metrics
+from mmdcodec.store import atomic, inputs, metrics
 from mmdcodec.store import workdir as run_files
 from mmdcodec.store.checkpoints import FOLDER, Checkpoints
 from mmdcodec.train import loop, program, settings
@@ -45,7 +44,7 @@ POINTS = 4  # of a curve, besides the last checkpoint
 def main(arguments: list[str]) -> None:
   """Does the job described in the run's folder."""
   run = pathlib.Path(arguments[0])
-  job = json.loads((run / JOB).read_text())
+  job = inputs.read_json(run / JOB)
   if "--curve" in arguments:
     clips = held_out(job)
     # The first checkpoint belongs to the shared run.

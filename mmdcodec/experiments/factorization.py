@@ -31,7 +31,7 @@ from mmdcodec.data import record_source, tokenization
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import code_entropy, likelihood
 from mmdcodec.experiments import tables
-from mmdcodec.store import atomic, jobs
+from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import loop, settings
 
 FLAT, RESULT = "flatten", "result.json"
@@ -103,7 +103,7 @@ def run(
     runs = {p: folder_of(name, p, numbers[0]) for p in patterns}
     for pattern, speed in speeds(runs).items():
       folders = [folder_of(name, pattern, seed) for seed in numbers]
-      results = [json.loads((f / RESULT).read_text()) for f in folders]
+      results = [inputs.read_json(f / RESULT) for f in folders]
       bits = [result["bits_per_frame"] for result in results]
       found[name][pattern] = {"bits_per_frame": bits, **speed}
   compare(found)

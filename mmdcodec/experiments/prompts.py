@@ -12,7 +12,6 @@ quickstart` trains on neither set of songs.
     WORKDIR/results.json, table.md
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from mmdcodec.audio import files, song_captions, song_files
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import tables
-from mmdcodec.store import atomic, jobs
+from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.tokenizers.loaded_codec import fingerprint
 
 # Seeds of the songs, used nowhere else.
@@ -147,7 +146,7 @@ def _flac(folder: pathlib.Path) -> list[pathlib.Path]:
 def _tags(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Reads the tags of the songs in a folder, in order."""
   sidecars = [path.with_suffix(".json") for path in _flac(folder)]
-  return [json.loads(path.read_text())["tags"] for path in sidecars]
+  return [inputs.read_json(path)["tags"] for path in sidecars]
 
 
 def _captions(tags: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Files and folders of runs and jobs.
 
+inputs        reads files that users give: regular files, texts, JSON
 atomic        writes files and folders completely or not at all
 locks         locks that keep other processes out of a folder
 jobs          jobs in stages that can resume

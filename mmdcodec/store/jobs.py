@@ -20,7 +20,7 @@ from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, locks, renamed
+from mmdcodec.store import atomic, inputs, locks, renamed
 
 FILE = "stages.json"
 LOCK = "stages.lock"
@@ -111,7 +111,7 @@ def adopt(
   path = workdir / "experiment.json"
   if (workdir / FILE).exists() or not path.exists():
     return
-  before = json.loads(path.read_text())
+  before = inputs.read_json(path)
   renamed.update(before)
   if words := _difference(before, _plain(settings)):
     raise UserError(
@@ -347,7 +347,7 @@ def _read(workdir: pathlib.Path) -> dict[str, dict]:
   if not path.exists():
     return {}
   try:
-    known = json.loads(path.read_text())
+    known = inputs.read_json(path)
     renamed.update(known)
     if not all({"settings", "done"} <= {*entry} for entry in known.values()):
       raise ValueError("it does not list stages")

@@ -10,14 +10,13 @@
 Reading them does not need `mmdcodec.train`.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, renamed
+from mmdcodec.store import atomic, inputs, renamed
 
 CONFIG_FILE, RUN_FILE = "config.json", "run.json"
 TARGET_FILE = "target.json"
@@ -67,7 +66,7 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UserError: the folder is not a workdir, or the file is damaged.
   """
-  config = read_json(pathlib.Path(workdir) / CONFIG_FILE)
+  config = inputs.read_object(pathlib.Path(workdir) / CONFIG_FILE)
   if "task" not in config:
     raise UserError(
       f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names no"
@@ -86,7 +85,7 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   path = pathlib.Path(workdir) / RUN_FILE
   if path.is_file():
     try:
-      found = RunInfo(**read_json(path))
+      found = RunInfo(**inputs.read_object(path))
     except TypeError as error:
       raise UserError(
         f"{path} is damaged: {error}; start the training once more, which"
@@ -104,23 +103,6 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   return _EARLIER[config["task"]]._replace(low_rank_scale=scale)
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON file that contains an object.
-
-  Raises:
-    UserError: it cannot be read, or contains something else.
-  """
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} can't be read as JSON: {error}.") from None
-  if not isinstance(found, dict):
-    raise UserError(
-      f"{path} holds a {type(found).__name__}; expected a JSON object."
-    )
-  return found
-
-
 def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
   """Writes the `tokenizer` and `hash` of the codes that a run learns."""
   atomic.write_json(workdir / TARGET_FILE, target)
@@ -129,4 +111,4 @@ def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
 def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
   """Reads what `write_target` wrote; None for runs that learn no codes."""
   file = workdir / TARGET_FILE
-  return read_json(file) if file.is_file() else None
+  return inputs.read_object(file) if file.is_file() else None

@@ -24,6 +24,7 @@ from mmdcodec.models import token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import rules
+from mmdcodec.store import inputs
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import settings
 from mmdcodec.train.state import TrainState
@@ -190,7 +191,9 @@ class LMTask(Task):
       folder = hub.find(source)
       # Directly if possible, to avoid reading the weights as well.
       files = [folder / name for name in sorted(needed)]
-      found = {file.name: file.read_bytes() for file in files if file.is_file()}
+      found = {
+        file.name: inputs.read_bytes(file) for file in files if file.is_file()
+      }
       if len(found) < len(needed) and not t5.is_t5(folder):
         found = bundle.read(source).assets
     if missing := sorted(needed - {*found}):

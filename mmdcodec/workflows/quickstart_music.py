@@ -10,7 +10,6 @@ that takes the job and describes its result.
     WORKDIR/generated                  audio, and prompts.json
 """
 
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -20,7 +19,7 @@ from mmdcodec import bundle, formatting, progress
 from mmdcodec.audio import files
 from mmdcodec.data import captions, tokenization
 from mmdcodec.experiments import factorization
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 from mmdcodec.train import loop
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -111,4 +110,4 @@ def generate(job: Job) -> str:
 
 def generated(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Lists the output of `generate`: {"prompt", "song", "file"} per piece."""
-  return json.loads((workdir / "generated" / PROMPTS_FILE).read_text())
+  return inputs.read_json(workdir / "generated" / PROMPTS_FILE)

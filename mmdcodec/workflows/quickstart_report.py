@@ -1,6 +1,5 @@
 """The report of `mmdcodec quickstart`."""
 
-import json
 import pathlib
 
 from mmdcodec import formatting
@@ -10,7 +9,7 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.clips import Reconstruction
-from mmdcodec.store import jobs
+from mmdcodec.store import inputs, jobs
 from mmdcodec.workflows import quickstart_music
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -19,7 +18,7 @@ def write(job: Job) -> str:
   """Writes WORKDIR/report.html and returns its size."""
   folder = job.workdir
   trained, untrained = _results(folder)
-  bundle = json.loads((folder / "bundle" / "config.json").read_text())
+  bundle = inputs.read_object(folder / "bundle" / "config.json")
   seconds = jobs.seconds_of(folder)
   step, model = bundle["training"]["step"], bundle["model"]
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
