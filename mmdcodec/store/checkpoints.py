@@ -1,24 +1,36 @@
 """Checkpoints of a run's state and data position, written by Orbax.
 
-    WORKDIR/checkpoints/<step>/{state,data,metrics}
+    WORKDIR/checkpoints/<step>/{state,data,metrics,digest.json}
 
 Saving is asynchronous and atomic: a run that is killed while saving resumes
-from the previous checkpoint. A state is restored directly onto the mesh of the
-new run, which may have another number of devices or another layout.
+from the previous checkpoint. A checkpoint that was damaged later is passed over
+in favour of the newest intact one. A state is restored directly onto the mesh
+of the new run, which may have another number of devices or another layout.
 """
 
+import contextlib
+import functools
 import math
 import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import renamed
+from mmdcodec.store import digests, renamed
+from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
+
+# Standard output may be a pipe for audio or codes.
+_say = functools.partial(print, file=sys.stderr, flush=True)
 
 
 class Checkpoints:
@@ -32,6 +44,7 @@ class Checkpoints:
     best: str | None = None,
     best_mode: str = "min",
     read_only: bool = False,
+    say: Callable[[str], None] = _say,
   ):
     """Opens the folder, and makes it unless read_only.
 
@@ -41,6 +54,7 @@ class Checkpoints:
       best: held-out metric whose best checkpoint is kept as well.
       best_mode: "min" or "max".
       read_only: whether to write nothing.
+      say: called with a line of text when a damaged checkpoint is passed over.
 
     Raises:
       UserError: read_only, and there is no checkpoint.
@@ -62,7 +76,12 @@ class Checkpoints:
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._best_mode = best_mode
+    self._best_mode, self._read_only, self._say = best_mode, read_only, say
+    self._folder, self._steps = folder, Steps(folder)
+    # Checkpoints that were verified or written by this process.
+    self._intact: set[int] = set()
+    # Damaged ones that others were used for; the next save removes them.
+    self._passed: list[int] = []
     self._manager = ocp.CheckpointManager(
       folder,
       options=ocp.CheckpointManagerOptions(
@@ -75,6 +94,8 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,
         # The training loop decides when to save.
         save_interval_steps=1,
+        step_name_format=self._steps,
+        temporary_path_class=Unfinished,
       ),
       # Needed to read a folder before anything is saved.
       item_handlers={
@@ -85,20 +106,75 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The last saved step, or None."""
-    return self._manager.latest_step()
+    """The last intact checkpoint's step, or None if there is no checkpoint.
+
+    Raises:
+      UserError: all checkpoints are damaged.
+    """
+    return self._first_intact(self._newest_first())
 
   def best_step(self) -> int | None:
-    """Returns the saved step with the best value of the metric, or None."""
+    """Returns the step with the best value of the metric.
+
+    If that checkpoint is damaged, or if none has a value, returns `latest`.
+
+    Raises:
+      UserError: all checkpoints are damaged.
+    """
+    sign, newest = 1 if self._best_mode == "min" else -1, self._newest_first()
+    name = self.best or ""
     scores: dict[int, float] = {}
-    for step in self._manager.all_steps():
-      metrics = self._manager.metrics(step)
-      if metrics and math.isfinite(metrics.get(self.best, math.nan)):
-        scores[step] = metrics[self.best]
-    if not scores:
-      return None
-    choose = min if self._best_mode == "min" else max
-    return choose(scores, key=lambda step: scores[step])
+    for step in newest:
+      metrics = self._steps.metrics(step)
+      if metrics and math.isfinite(metrics.get(name, math.nan)):
+        scores[step] = sign * metrics[name]
+    best = sorted(scores, key=lambda step: (scores[step], step))[:1]
+    # One of these may have been the best.
+    unknown = [s for s in self._steps.damaged if not self._steps.metrics(s)]
+    return self._first_intact([*unknown, *best, *newest])
+
+  def _newest_first(self) -> list[int]:
+    """Returns the steps of all checkpoints, damaged or not."""
+    return self._steps.all()[::-1]
+
+  def _first_intact(self, steps: Iterable[int]) -> int | None:
+    """Returns the first intact checkpoint, and reports damaged ones before it.
+
+    In a training, the first process decides for all: they must restore the same
+    checkpoint.
+    """
+    steps = list(dict.fromkeys(steps))
+    together = not self._read_only and jax.process_count() > 1
+    chosen = None
+    if not together or jax.process_index() == 0:
+      chosen = next((step for step in steps if self._is_intact(step)), None)
+    if together:
+      number = np.int32(-1 if chosen is None else chosen)
+      number = int(multihost_utils.broadcast_one_to_all(number))
+      chosen = None if number < 0 else number
+    passed = steps if chosen is None else steps[: steps.index(chosen)]
+    if chosen is not None:
+      self._intact.add(chosen)
+    if not passed or (chosen is not None and {*passed} <= {*self._passed}):
+      return chosen
+    for step in passed:
+      self._steps.damaged.setdefault(step, "the first process found it damaged")
+    self._passed += passed
+    self._manager.reload()
+    faults = ", ".join(
+      f"{self._folder / str(step)} is damaged ({self._steps.damaged[step]})"
+      for step in passed
+    )
+    if chosen is None:
+      raise UserError(
+        f"{faults}, and there is no intact checkpoint: copy one back, or start"
+        " again in another --workdir."
+      )
+    self._say(f"{faults}; using checkpoint {chosen} instead")
+    return chosen
+
+  def _is_intact(self, step: int) -> bool:
+    return step in self._intact or not self._steps.find_damage(step)
 
   def save(
     self,
@@ -118,6 +194,13 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
+    for passed in self._passed:
+      # Orbax would take later ones for the latest, and this one for a conflict.
+      if jax.process_index() == 0:
+        shutil.rmtree(self._folder / str(passed), ignore_errors=True)
+      self._steps.damaged.pop(passed, None)
+    self._passed.clear()
+    self._intact.add(step)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -139,24 +222,27 @@ class Checkpoints:
 
     Returns:
       The state on the given shardings, and the position in the data.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
     """
-    step = self.latest if step is None else step
-    saved = self._manager.item_metadata(step).state.tree
-    # Checkpoints of earlier versions have other names, and lack fields that the
-    # run did not use.
-    old = {renamed.STATE.get(name, name): name for name in saved}
-    fields = {
-      old.get(name, name): value
-      for name, value in vars(abstract).items()
-      if name in old or jax.tree.leaves(value)
-    }
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(fields), data=ocp.args.JsonRestore()
-      ),
-    )
-    return abstract.replace(**_todays(restored.state)), restored.data
+    with self._reading(step) as step:
+      saved = self._manager.item_metadata(step).state.tree
+      # Checkpoints of earlier versions have other names, and lack fields that
+      # the run did not use.
+      old = {renamed.STATE.get(name, name): name for name in saved}
+      fields = {
+        old.get(name, name): value
+        for name, value in vars(abstract).items()
+        if name in old or jax.tree.leaves(value)
+      }
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(fields), data=ocp.args.JsonRestore()
+        ),
+      )
+      return abstract.replace(**_todays(restored.state)), dict(restored.data)
 
   def restore_arrays(self, step: int | None = None) -> dict[str, Any]:
     """Reads the state of a checkpoint as nested dicts of whole NumPy arrays.
@@ -165,33 +251,59 @@ class Checkpoints:
       step: step of the checkpoint; the last one by default.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or it is damaged.
     """
-    step = self.latest if step is None else step
+    with self._reading(step) as step:
+      item = self._manager.item_metadata(step).state.tree
+      abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape,
+          leaf.dtype,
+          sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
+        ),
+        item,
+      )
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+      )
+      return _todays(jax.device_get(restored.state))
+
+  @contextlib.contextmanager
+  def _reading(self, step: int | None) -> Iterator[int]:
+    """Yields a checkpoint that may be read: this one, or by default the last.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    step, there = self.latest if step is None else step, self._newest_first()
     if step is None:
       raise UserError(
-        f"{self._manager.directory.parent} has no complete checkpoint yet;"
-        " continue its training, or wait for the first one."
+        f"{self._folder.parent} has no complete checkpoint yet; continue its"
+        " training, or wait for the first one."
       )
-    if step not in self._manager.all_steps():
+    if step not in there:
       raise UserError(
         f"there is no checkpoint of step {step}; expected one of"
-        f" {sorted(self._manager.all_steps())}."
+        f" {sorted(there)}."
       )
-    item = self._manager.item_metadata(step).state.tree
-    abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape,
-        leaf.dtype,
-        sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]),
-      ),
-      item,
-    )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
-    )
-    return _todays(jax.device_get(restored.state))
+    path = self._folder / str(step)
+    if not self._is_intact(step):
+      others = [s for s in there if s != step and self._is_intact(s)]
+      raise UserError(
+        f"{path} is damaged ({self._steps.damaged[step]}); intact checkpoints"
+        f" are {sorted(others)}."
+      )
+    try:
+      yield step
+    except Exception as error:
+      if (path / digests.FILE).exists():
+        raise
+      raise UserError(
+        f"{path}, of an earlier version, cannot be read"
+        f" ({str(error).splitlines()[0]}); if it is damaged, delete it, and the"
+        " checkpoint before it is used."
+      ) from error
 
   def wait(self) -> None:
     """Waits until everything is on disk."""

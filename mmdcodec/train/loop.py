@@ -84,6 +84,7 @@ def train(
       keep=config["keep"],
       best=task.best_metric,
       best_mode=task.best_mode,
+      say=say,
     )
     stack.callback(checkpoints.close)
 
@@ -97,7 +98,7 @@ def train(
     # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
     if step:
-      state, position = checkpoints.restore(program.abstract)
+      state, position = checkpoints.restore(program.abstract, step)
       # Checkpoints hold no batches, so earlier ones are read again.
       back = min(task.history - 1, position["index"] // config["batch"])
       data.set_state({"index": position["index"] - back * config["batch"]})

@@ -1,0 +1,109 @@
+"""Which checkpoints a folder holds, and which of them are damaged.
+
+A checkpoint gets its name when it is complete and has a digest. Checkpoints of
+earlier versions have no digest; their files are checked when they are read.
+"""
+
+import asyncio
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from etils import epath
+from orbax.checkpoint import path as ocp_path
+
+from mmdcodec.store import digests
+
+STATE, DATA, METRICS = "state", "data", "metrics"
+
+
+class Unfinished(ocp_path.atomicity.AtomicRenameTemporaryPath):
+  """A checkpoint that Orbax is writing; gets a digest before its name."""
+
+  async def finalize(self) -> None:
+    """Completes the folder and gives it its name."""
+    # The state and the data position are finished in the same way, inside it.
+    inner = ocp_path.atomicity_types.TMP_DIR_SUFFIX in self.get().parent.name
+    if not inner:
+      await asyncio.to_thread(digests.write, self.get())
+    await super().finalize()
+
+
+class Steps(ocp_path.step.NameFormat):
+  """The checkpoints that Orbax sees: all that are not known to be damaged.
+
+  Attributes:
+    damaged: what is wrong with a checkpoint, by step.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Finds checkpoints with missing files or files of a wrong size."""
+    self.damaged: dict[int, str] = {}
+    self._folder = folder
+    for step in self.all():
+      self.find_damage(step, complete=False)
+
+  def all(self) -> list[int]:
+    """Returns the steps of all checkpoints in the folder, damaged or not.
+
+    A folder with another content is none, whatever its name.
+    """
+    if not self._folder.is_dir():
+      return []
+    found = [
+      int(path.name)
+      for path in self._folder.iterdir()
+      if re.fullmatch("0|[1-9][0-9]*", path.name)
+      and any((path / name).exists() for name in (STATE, DATA, digests.FILE))
+    ]
+    return sorted(found)
+
+  def find_damage(self, step: int, *, complete: bool = True) -> bool:
+    """Checks a checkpoint; returns whether it is damaged.
+
+    Args:
+      step: step of the checkpoint.
+      complete: see `digests.damage`.
+    """
+    if step not in self.damaged:
+      folder = self._folder / str(step)
+      fault = digests.damage(folder, complete=complete)
+      for name in (STATE, DATA):
+        if not fault and not (folder / name).is_dir():
+          fault = f"{name} is missing"
+      if not fault and (folder / METRICS).is_dir():
+        fault = self.metrics(step) is None and "its metrics cannot be read"
+      if fault:
+        self.damaged[step] = fault
+    return step in self.damaged
+
+  def metrics(self, step: int) -> dict[str, float] | None:
+    """Returns the metrics of a checkpoint; None if it has none."""
+    try:
+      found = json.loads(
+        (self._folder / str(step) / METRICS / METRICS).read_bytes()
+      )
+    except (OSError, ValueError):
+      return None
+    return found if isinstance(found, dict) else None
+
+  def build_name(self, step: int) -> str:
+    """Returns the name of a checkpoint's folder."""
+    return str(step)
+
+  def find_all(
+    self, base_path: str | os.PathLike
+  ) -> Iterator[ocp_path.step.Metadata]:
+    """Yields the checkpoints that are not known to be damaged."""
+    for step in self.all():
+      if step not in self.damaged:
+        yield self.find_step(base_path, step)
+
+  def find_step(
+    self, base_path: str | os.PathLike, step: int
+  ) -> ocp_path.step.Metadata:
+    """Returns one checkpoint."""
+    path = epath.Path(base_path) / self.build_name(step)
+    return ocp_path.step.Metadata(step=step, path=path)

@@ -1,0 +1,89 @@
+"""A digest of the files in a folder, which shows later damage.
+
+    FOLDER/digest.json  {"state/_METADATA": [size in bytes, SHA-256], ...}
+
+It covers the files in subfolders; files beside it may change.
+"""
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+
+from mmdcodec.errors import UserError
+from mmdcodec.store import atomic
+from mmdcodec.store.workdir import read_json
+
+FILE = "digest.json"
+
+# Files up to this size are always read: those that say what is in the others.
+_SMALL = 1 << 16
+
+
+def write(folder: str | os.PathLike) -> None:
+  """Writes the digest of a finished folder.
+
+  Raises:
+    OSError: a file cannot be read, or the folder cannot be written to.
+  """
+  folder = pathlib.Path(folder)
+  files = {
+    path.relative_to(folder).as_posix(): path
+    for path in sorted(folder.glob("*/**/*"))
+    if path.is_file()
+  }
+  # Hashing does not hold the interpreter's lock.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    hashes = pool.map(_hash, files.values())
+    found = {
+      name: [path.stat().st_size, digest]
+      for (name, path), digest in zip(files.items(), hashes, strict=True)
+    }
+  atomic.write_json(folder / FILE, found, indent=0)
+
+
+def damage(folder: str | os.PathLike, *, complete: bool = True) -> str | None:
+  """Compares a folder with its digest.
+
+  Args:
+    folder: a folder; one without a digest passes.
+    complete: whether to read all files; otherwise only the small ones, and the
+      sizes of the others.
+
+  Returns:
+    What is wrong with the first damaged file, or None.
+
+  Raises:
+    OSError: a file cannot be read, for another reason than being absent.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / FILE).is_file():
+    return None
+  try:
+    expected = {
+      name: (int(size), str(digest))
+      for name, (size, digest) in read_json(folder / FILE).items()
+    }
+  except (UserError, TypeError, ValueError):
+    return f"its {FILE} cannot be read"
+  read = []
+  for name, (size, _) in expected.items():
+    try:
+      found = (folder / name).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+      return f"{name} is missing"
+    if found != size:
+      return f"{name} has {found} bytes instead of {size}"
+    if complete or size <= _SMALL:
+      read.append(name)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    hashes = pool.map(_hash, [folder / name for name in read])
+    for name, digest in zip(read, hashes, strict=True):
+      if digest != expected[name][1]:
+        return f"{name} differs from its digest"
+  return None
+
+
+def _hash(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
