@@ -11,8 +11,7 @@ import os
 import pathlib
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic
-from mmdcodec.store.workdir import read_json
+from mmdcodec.store import atomic, inputs
 
 FILE = "digest.json"
 
@@ -62,7 +61,7 @@ def damage(folder: str | os.PathLike, *, complete: bool = True) -> str | None:
   try:
     expected = {
       name: (int(size), str(digest))
-      for name, (size, digest) in read_json(folder / FILE).items()
+      for name, (size, digest) in inputs.read_object(folder / FILE).items()
     }
   except (UserError, TypeError, ValueError):
     return f"its {FILE} cannot be read"
