@@ -122,8 +122,8 @@ def test_json_that_is_wide_or_64_levels_deep_is_read():
   "data, reason",
   [
     (b"", "as JSON"),
-    (b"null", "NoneType; expected a JSON object"),
-    (b"[1]", "list; expected a JSON object"),
+    (b"null", "holds null; expected a JSON object"),
+    (b"[1]", "holds a list; expected a JSON object"),
     (b"{" + b"\n" * 6 + b'"a": "caf\xe9"}', "line 7 is not in UTF-8"),
     (b"\xff\xfe{", "not in UTF-8"),
     (b'{"a": ' + b"9" * 5000 + b"}", "as JSON"),

@@ -3,6 +3,8 @@
 records           makes audio data sets from folders, with `prepare`.
                   audio_folder, file_pieces and record_writer find, cut and
                   encode the files; captions, fma and musiccaps read labels
+                  from tables, file_names finds the files that a row names;
+                  report says what was made and what was left out
 record_source     reads records by index; decodes a part of their audio
 token_records     token data sets: the codes of records, for language models
 tokenization      makes them; record_encoder encodes the records on all devices

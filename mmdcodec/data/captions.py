@@ -4,23 +4,30 @@ A caption file is a table with a row for each audio file. One column names the
 file, one holds the caption, every other column becomes a tag. Labels that are
 not in a table are read from `song.json` ({"caption": ..., "tags": {...}}) or
 `song.txt` (the caption) beside `song.wav`.
+
+A row or a sidecar that cannot be read does not end a run: it is passed over and
+noted, and `prepare` reports the notes.
 """
 
-import collections
-import csv
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from mmdcodec.audio import files
+from mmdcodec.data.file_names import FileNames
+from mmdcodec.data.tables import Note, read_rows, reason_of
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 # Names of these columns in published data sets; the first one found is used.
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
 PATHS += ("audio", "audio_path", "audio_file", "audio_filepath", "location")
 CAPTIONS = ("caption", "text", "description", "prompt", "sentence")
+
+# What programs write into a cell that has no text.
+_NOTHING = ("nan", "none", "null")
 
 
 class Label(NamedTuple):
@@ -30,89 +37,183 @@ class Label(NamedTuple):
   tags: dict = {}
 
 
-Labels = Callable[[Path], Label]
-
-
-class TableLabels:
-  """The labels of a folder of audio: a function from path to `Label`.
-
-  Sidecar files supply what the table lacks. A bare name in the table refers to
-  a file in any subfolder, provided that only one file has that name.
+@dataclass
+class Notes:
+  """What was left out while labels were read.
 
   Attributes:
-    ambiguous: files looked up so far that have no row because several files
-      share the name in the table.
-    named: files looked up so far that have a row.
+    unread: rows and sidecar files that could not be read.
+    unmatched: rows that name no audio file.
+    further: captions of files that have another one already.
+    ambiguous: audio files without a row because a name in the table means
+      several files.
+  """
+
+  unread: list[Note] = field(default_factory=list)
+  unmatched: list[Note] = field(default_factory=list)
+  further: list[Note] = field(default_factory=list)
+  ambiguous: list[Note] = field(default_factory=list)
+
+
+class Labels:
+  """The labels of audio files: a function from path to `Label`.
+
+  Attributes:
+    notes: what was left out, also by the calls so far.
+    named: files that have a row in the table.
   """
 
   def __init__(
-    self, folder: Path, table: Path | None, paths: list[Path] | None
+    self,
+    rows: Mapping[Path, Label] | None = None,
+    notes: Notes | None = None,
+    *,
+    sidecars: bool = True,
   ):
-    """Reads the table; see `labels`."""
-    self.ambiguous: set[Path] = set()
-    self.named: set[Path] = set()
-    self._rows = _index(folder, table) if table else {}
-    if table and paths is None:
-      paths = files.find(folder)
-    self._owners = collections.Counter(
-      short for path in paths or () for short in _short(path.name)
-    )
+    """Takes the labels of a table.
+
+    Args:
+      rows: labels by path.
+      notes: what was left out while the table was read.
+      sidecars: whether sidecar files supply what the table lacks.
+    """
+    self.notes = notes or Notes()
+    self.named = set(rows or ())
+    self._rows, self._sidecars = rows or {}, sidecars
 
   def __call__(self, path: Path) -> Label:
     """Returns the label of an audio file."""
-    row = self._rows.get(os.path.abspath(path))
-    for short in _short(path.name) if row is None else ():
-      if short in self._rows and self._owners[short] > 1:
-        self.ambiguous.add(path)
-      elif short in self._rows:
-        row = self._rows[short]
-        self.ambiguous.discard(path)
-        break
-    if row is not None:
-      self.named.add(path)
-    row = row or Label()
-    beside = sidecar(path)
+    row = self._rows.get(path, Label())
+    beside = sidecar(path, self.notes) if self._sidecars else Label()
     return Label(row.caption or beside.caption, {**beside.tags, **row.tags})
 
 
 def labels(
   folder: Path, table: Path | None, paths: list[Path] | None = None
-) -> TableLabels:
+) -> Labels:
   """Reads the labels of a folder of audio.
 
   Args:
     folder: folder of the audio.
     table: a CSV, TSV, JSON or JSON-lines file, or None. Its paths may be
-      absolute, relative to the table or to `folder`, or bare file names.
+      absolute, relative to the table or to `folder`, or bare file names of
+      files in any subfolder; see `file_names`.
     paths: the audio files; None finds them in `folder`.
 
   Raises:
     UserError: the table cannot be read, or has no column of paths.
   """
-  return TableLabels(folder, table, paths)
+  if table is None:
+    return Labels()
+  paths = files.find(folder) if paths is None else paths
+  root = folder.parent if folder.is_file() else folder
+  names, notes = FileNames(paths, (root, table.parent)), Notes()
+  rows: dict[Path, tuple[int, str, str, Label]] = {}
+  unsure: dict[Path, str] = {}
+  columns: list[str] | None = None
+  for where, row in read_rows(table, notes.unread):
+    key = _key(row, PATHS)
+    if columns is None or key:
+      columns = [] if key else list(map(str, row))
+    name = row.pop(key) if key else None
+    if not isinstance(name, str) or not name.strip():
+      if any(row.values()):
+        notes.unread.append(Note(where, "names no audio file"))
+      continue
+    name = name.strip()
+    match = names.find(name)
+    if match is None:
+      notes.unmatched.append(Note(where, name))
+      continue
+    if len(match.paths) > 1:
+      unsure |= dict.fromkeys(match.paths, where)
+      continue
+    label = read_label(row, where, notes)
+    (path,) = match.paths
+    if label is None:
+      continue
+    found = (match.distance, where, name, label)
+    if path not in rows:
+      rows[path] = found
+      continue
+    # The row with the closest spelling counts, and the first of equals.
+    kept, left = sorted((rows[path], found), key=lambda each: each[0])
+    rows[path] = kept
+    if left[0] > kept[0]:
+      notes.unmatched.append(Note(left[1], left[2]))
+    elif left[3] != kept[3]:
+      notes.further.append(Note(left[1], f"{left[2]} is also in {kept[1]}"))
+  if columns:
+    raise UserError(
+      f"{table}: no column names the audio files; expected one of"
+      f" {', '.join(PATHS)}, found {', '.join(columns)}."
+    )
+  notes.ambiguous += [
+    Note(str(path), f"{where} may mean it or others")
+    for path, where in unsure.items()
+    if path not in rows
+  ]
+  return Labels({path: found[3] for path, found in rows.items()}, notes)
 
 
-def _short(name: str) -> list[str]:
-  """Returns the names of a file in tables: with and without suffix."""
-  name = name.lower()
-  return list(dict.fromkeys((name, os.path.splitext(name)[0])))
+def labels_by_key(
+  rows: Iterable[tuple[str, Hashable, Label]],
+  keys: Callable[[Path], Iterable[Hashable]],
+  paths: list[Path],
+  notes: Notes,
+) -> Labels:
+  """Makes the labels of files that are named by an identifier.
+
+  Args:
+    rows: place, identifier and label of each row of a table.
+    keys: returns the identifiers that a file may have, best first.
+    paths: the audio files.
+    notes: receives what is left out.
+  """
+  known: dict[Hashable, tuple[str, Label]] = {}
+  for where, key, label in rows:
+    if key not in known:
+      known[key] = (where, label)
+    elif known[key][1] != label:
+      notes.further.append(Note(where, f"{key} is also in {known[key][0]}"))
+  chosen = {
+    path: next((key for key in keys(path) if key in known), None)
+    for path in paths
+  }
+  used = set(chosen.values())
+  notes.unmatched += [
+    Note(where, str(key))
+    for key, (where, _) in known.items()
+    if key not in used
+  ]
+  found = {path: known[key][1] for path, key in chosen.items() if key in known}
+  return Labels(found, notes, sidecars=False)
 
 
-def sidecar(path: Path) -> Label:
+def sidecar(path: Path, notes: Notes | None = None) -> Label:
   """Reads the label in the `.json` or `.txt` file beside an audio file.
 
-  A sidecar that cannot be read is ignored because the audio is still usable.
+  Args:
+    path: the audio file.
+    notes: receives a note for each sidecar that cannot be read; the next one is
+      read in its place because the audio is still usable.
   """
+  notes = notes or Notes()
   for beside in sidecars(path):
-    try:
-      text = beside.read_text(encoding="utf-8-sig")
-      return (
-        from_row(json.loads(text))
-        if beside.suffix == ".json"
-        else Label(text.strip())
-      )
-    except (OSError, ValueError, UserError):
+    if not os.path.lexists(beside):
       continue
+    try:
+      if beside.suffix != ".json":
+        return Label(inputs.read_text(beside).strip())
+      row = inputs.read_json(beside)
+      if isinstance(row, dict):
+        label = read_label(row, str(beside), notes)
+        if label is not None:
+          return label
+        continue
+      raise UserError(f"expected an object with a caption, not {row!r:.60}.")
+    except UserError as error:
+      notes.unread.append(Note(str(beside), reason_of(error, beside)))
   return Label()
 
 
@@ -125,99 +226,54 @@ def sidecars(path: Path) -> list[Path]:
   ]
 
 
-def from_row(row: dict) -> Label:
+def read_label(row: dict, where: str, notes: Notes) -> Label | None:
   """Makes a label from a mapping: caption, tags, and all other keys as tags.
 
   Keys that begin with "_" are left out; they are internal to other programs.
 
-  Raises:
-    UserError: `row` is not a mapping.
+  Args:
+    row: the mapping.
+    where: its place.
+    notes: receives a note if its caption is not a text, or one of several.
+
+  Returns:
+    The label, with the first of several captions; None if it has no text for a
+    caption but something else.
   """
-  if not isinstance(row, dict):
-    raise UserError(f"expected an object with a caption, not {row!r:.60}.")
-  known = {str(k).strip().lower(): k for k in row if k is not None}
-  key = next((known[c] for c in CAPTIONS if c in known), None)
-  caption = row[key] if key else ""
+  key = _key(row, CAPTIONS)
+  captions = _texts(row[key]) if key else []
+  if captions is None:
+    what = f"the {key} is {row[key]!r:.60}; expected a text"
+    notes.unread.append(Note(where, what))
+    return None
+  if len(captions) > 1:
+    what = f"has {len(captions)} captions, of which the first is used"
+    notes.further.append(Note(where, what))
   tags = row.get("tags")
   tags = tags if isinstance(tags, dict) else {"tags": tags}
   rest = {k: v for k, v in row.items() if k not in (key, "tags", None)}
   rest = {k: v for k, v in rest.items() if not str(k).startswith("_")}
   tags = {str(k): v for k, v in {**rest, **tags}.items()}
-  tags = {k: v for k, v in tags.items() if v not in (None, "", [], {})}
-  return Label(str(caption or "").strip(), tags)
+  # NaN, which equals nothing, is how tables in JSON write an empty cell.
+  empty = ("", [], {})
+  tags = {
+    k: v for k, v in tags.items() if v is not None and v == v and v not in empty
+  }
+  return Label(captions[0] if captions else "", tags)
 
 
-def read_rows(table: Path) -> Iterator[dict]:
-  """Yields the rows of a table, as mappings from column to value.
-
-  Args:
-    table: .json (a list of objects), .jsonl, .ndjson, or delimited text.
-
-  Raises:
-    UserError: it cannot be read; the message names the line.
-  """
-  try:
-    text = table.open(encoding="utf-8-sig", newline="")
-  except OSError as error:
-    raise UserError(f"{table}: cannot be read ({error.strerror}).") from error
-  with text:
-    try:
-      if table.suffix.lower() == ".json":
-        yield from json.load(text)
-      elif table.suffix.lower() in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text, 1):
-          if line.strip():
-            try:
-              yield json.loads(line)
-            except ValueError as error:
-              raise UserError(
-                f"{table}, line {number}: expected one JSON object ({error})."
-              ) from error
-      else:
-        yield from csv.DictReader(text, delimiter=delimiter(text))
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-      raise UserError(
-        f"{table}: expected CSV, or JSON (lines) named .json (.jsonl), in"
-        f" UTF-8 ({error})."
-      ) from error
+def _texts(value: Any) -> list[str] | None:
+  """Returns the captions in a cell; None if it holds something else."""
+  values = value if isinstance(value, list) else [value]
+  # NaN equals nothing.
+  values = [each for each in values if each is not None and each == each]
+  if not all(isinstance(each, str) for each in values):
+    return None
+  values = [each.strip() for each in values]
+  return [each for each in values if each and each.lower() not in _NOTHING]
 
 
-def delimiter(text: TextIO) -> str:
-  """Detects the delimiter of a table in its first line; rewinds `text`."""
-  first = text.readline()
-  text.seek(0)
-  # Biographies and lyrics can exceed the default limit of 128 KB.
-  csv.field_size_limit(1 << 30)
-  return max(",\t;", key=first.count)
-
-
-def _index(folder: Path, table: Path) -> dict[str, Label]:
-  """Indexes labels by absolute path, and by name if a bare name is unique."""
-  index: dict[str, Label] = {}
-  ambiguous = set()
-  for row in read_rows(table):
-    if not isinstance(row, dict):
-      raise UserError(f"{table}: expected objects, not {row!r:.60}.")
-    names = {str(k).strip().lower(): k for k in row if k is not None}
-    key = next((names[c] for c in PATHS if c in names), None)
-    if key is None:
-      raise UserError(
-        f"{table}: no column names the audio files; expected one of"
-        f" {', '.join(PATHS)}, found {', '.join(map(str, row))}."
-      )
-    path = str(row.pop(key) or "").strip()
-    if not path:
-      continue
-    label = from_row(row)
-    for root in (folder, table.parent):
-      index[os.path.abspath(root / path)] = label
-    if os.path.dirname(path) or (folder / path).exists():
-      continue
-    # A bare name, often an id without suffix, of a file in any subfolder.
-    for short in _short(path):
-      if short in index:
-        ambiguous.add(short)
-      index[short] = label
-  for short in ambiguous:
-    del index[short]
-  return index
+def _key(row: dict, names: Iterable[str]) -> Any:
+  """Returns the key of a row that is the first of these names, in any case."""
+  known = {str(k).strip().lower(): k for k in row if k is not None}
+  return next((known[name] for name in names if name in known), None)

@@ -7,11 +7,11 @@ digits. Metadata (`fma_metadata.zip`): `tracks.csv`, with two header rows
 so genres and tags take their place.
 """
 
-import ast
-import csv
+from collections.abc import Iterator
 from pathlib import Path
 
-from mmdcodec.data import captions
+from mmdcodec.audio import files
+from mmdcodec.data import captions, tables
 from mmdcodec.errors import UserError
 
 # column of tracks.csv -> tag
@@ -31,10 +31,12 @@ _TAGS = {
 
 def is_table(table: Path) -> bool:
   """Returns whether a file is FMA's `tracks.csv`, by its header rows."""
+  if not tables.is_delimited(table):
+    return False
   try:
-    with table.open(encoding="utf-8-sig", newline="") as text:
-      first, second = next(csv.reader(text)), next(csv.reader(text))
-  except (OSError, StopIteration, UnicodeDecodeError, csv.Error):
+    rows = tables.read_cells(table, [], header=2)
+    (_, first), (_, second) = next(rows), next(rows)
+  except (UserError, StopIteration):
     return False
   return ("set", "split") in zip(first, second, strict=False)
 
@@ -45,61 +47,72 @@ def labels(
   """Reads the labels of FMA's tracks, by the number in the file name.
 
   Args:
-    folder: not used.
+    folder: folder of the audio; the table names tracks by number, in any of its
+      folders.
     table: `tracks.csv`; `genres.csv` beside it has the names of genres.
-    paths: not used.
+    paths: the audio files; None finds them in `folder`.
 
   Raises:
     UserError: the table is not FMA's.
   """
-  del folder, paths  # tracks are named by number, in any folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected tracks.csv of FMA, with a column set/split."
     )
-  names = _genres(table.parent / "genres.csv")
-  rows = {}
-  with table.open(encoding="utf-8-sig", newline="") as text:
-    csv.field_size_limit(1 << 30)
-    reader = csv.reader(text)
-    columns = list(zip(next(reader), next(reader), strict=False))
-    picked = [(i, _TAGS[c]) for i, c in enumerate(columns) if c in _TAGS]
-    for row in reader:
-      if row and row[0].isdigit():  # skips the row `track_id,,,`
-        tags = {tag: row[i] for i, tag in picked if i < len(row) and row[i]}
-        rows[int(row[0])] = _label(tags, names)
-
-  def label(path: Path) -> captions.Label:
-    stem = path.stem
-    number = int(stem) if stem.isascii() and stem.isdigit() else -1
-    return rows.get(number, captions.Label())
-
-  return label
+  notes = captions.Notes()
+  names = _genres(table.parent / "genres.csv", notes.unread)
+  return captions.labels_by_key(
+    _rows(table, names, notes.unread),
+    lambda path: [_number(path.stem)],
+    files.find(folder) if paths is None else paths,
+    notes,
+  )
 
 
-def _label(tags: dict, names: dict[int, str]) -> captions.Label:
+def _rows(
+  table: Path, names: dict[int, str], notes: list[tables.Note]
+) -> Iterator[tuple[str, int, captions.Label]]:
+  """Yields place, number and label of each track."""
+  rows = tables.read_cells(table, notes, header=2)
+  columns = list(zip(next(rows)[1], next(rows)[1], strict=False))
+  picked = [(i, _TAGS[c]) for i, c in enumerate(columns) if c in _TAGS]
+  for where, row in rows:
+    tags = {tag: row[i] for i, tag in picked if i < len(row) and row[i]}
+    number, label = _number(row[0]), _label(tags, names)
+    if row[0] == "track_id":  # the third row names the index
+      continue
+    if number is None:
+      notes.append(tables.Note(where, "begins with no number of a track"))
+    elif label is None:
+      notes.append(tables.Note(where, "its genres or tags are no list"))
+    else:
+      yield where, number, label
+
+
+def _number(text: str) -> int | None:
+  """Returns the number of a track; None if a text is none."""
+  digits = text.isascii() and text.isdigit() and len(text) < 10
+  return int(text) if digits else None
+
+
+def _label(tags: dict, names: dict[int, str]) -> captions.Label | None:
   for key in ("genres", "tags"):
-    tags[key] = _list(tags.get(key, "[]"))
+    tags[key] = tables.parse_list(tags.get(key, "[]"))
+    if tags[key] is None:
+      return None
   tags["genres"] = [names.get(g, str(g)) for g in tags["genres"]]
   words = [tags.get("genre", ""), *tags["genres"], *map(str, tags["tags"])]
   caption = ", ".join(dict.fromkeys(w for w in words if w))
   return captions.Label(caption, {k: v for k, v in tags.items() if v})
 
 
-def _list(text: str) -> list:
-  """Parses a Python list written as text, as pandas writes it to CSV."""
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return []
-  return value if isinstance(value, list) else []
-
-
-def _genres(table: Path) -> dict[int, str]:
-  if not table.is_file():
-    return {}
-  return {
-    int(row["genre_id"]): row["title"]
-    for row in captions.read_rows(table)
-    if str(row.get("genre_id", "")).isdigit() and row.get("title")
-  }
+def _genres(table: Path, notes: list[tables.Note]) -> dict[int, str]:
+  """Reads the names of genres, by number."""
+  found = {}
+  for where, row in tables.read_rows(table, notes) if table.is_file() else ():
+    number = _number(row.get("genre_id", ""))
+    if number is None:
+      notes.append(tables.Note(where, "has no number of a genre"))
+    elif title := row.get("title"):
+      found[number] = title
+  return found

@@ -7,11 +7,11 @@ is not published; download tools name the clips by ytid: `ytid.wav`,
 `ytid_30_40.wav` or `[ytid]-[30-40].wav`.
 """
 
-import ast
-import csv
+from collections.abc import Iterator
 from pathlib import Path
 
-from mmdcodec.data import captions
+from mmdcodec.audio import files
+from mmdcodec.data import captions, tables
 from mmdcodec.errors import UserError
 
 _TAGS = (
@@ -26,10 +26,11 @@ _TAGS = (
 
 def is_table(table: Path) -> bool:
   """Returns whether a file is the table of MusicCaps, by its header."""
+  if not tables.is_delimited(table):
+    return False
   try:
-    with table.open(encoding="utf-8-sig", newline="") as text:
-      header = next(csv.reader(text))
-  except (OSError, StopIteration, UnicodeDecodeError, csv.Error):
+    _, header = next(tables.read_cells(table, []))
+  except (UserError, StopIteration):
     return False
   return {"ytid", "caption"} <= set(header)
 
@@ -40,39 +41,44 @@ def labels(
   """Reads the labels of MusicCaps clips named by ytid.
 
   Args:
-    folder: not used; its clips must already be cut to their 10 seconds.
+    folder: folder of the clips, which must already be cut to their 10 seconds;
+      the table names them by ytid, in any of its folders.
     table: the CSV of MusicCaps.
-    paths: not used.
+    paths: the clips; None finds them in `folder`.
 
   Raises:
     UserError: the table is not that of MusicCaps.
   """
-  del folder, paths  # clips are named by their id, in any folder
   if not is_table(table):
     raise UserError(
       f"{table}: expected the CSV of MusicCaps, with columns ytid and caption."
     )
-  rows = {}
-  for row in captions.read_rows(table):
-    tags = {k: row[k] for k in _TAGS if row.get(k)}
-    tags["aspects"] = _aspects(row.get("aspect_list") or "")
-    tags["audioset"] = (row.get("audioset_positive_labels") or "").split(",")
-    tags = {k: v for k, v in tags.items() if v not in ([], [""])}
-    label = captions.Label((row["caption"] or "").strip(), tags)
-    rows[(row["ytid"] or "").strip()] = label
-
-  def label_of(path: Path) -> captions.Label:
-    stem = path.stem.lstrip("[")
+  notes = captions.Notes()
+  return captions.labels_by_key(
+    _rows(table, notes.unread),
     # Ids have 11 characters, which may be "-" or "_", so no separator is safe.
-    return rows.get(path.stem) or rows.get(stem[:11]) or captions.Label()
+    lambda path: [path.stem, path.stem.lstrip("[")[:11]],
+    files.find(folder) if paths is None else paths,
+    notes,
+  )
 
-  return label_of
+
+def _rows(
+  table: Path, notes: list[tables.Note]
+) -> Iterator[tuple[str, str, captions.Label]]:
+  """Yields place, id and label of each clip."""
+  for where, row in tables.read_rows(table, notes):
+    tags: dict = {k: row[k] for k in _TAGS if row.get(k)}
+    tags["aspects"] = _aspects(row.get("aspect_list", ""))
+    tags["audioset"] = row.get("audioset_positive_labels", "").split(",")
+    tags = {k: v for k, v in tags.items() if v not in ([], [""])}
+    if id_ := row["ytid"].strip():
+      yield where, id_, captions.Label(row.get("caption", "").strip(), tags)
+    else:
+      notes.append(tables.Note(where, "has no ytid"))
 
 
 def _aspects(text: str) -> list[str]:
   """Parses `"['pop', 'mellow piano']"`; other text becomes one aspect."""
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    value = text
-  return [str(v) for v in value] if isinstance(value, list) else [text]
+  found = tables.parse_list(text)
+  return [text] if found is None else [str(each) for each in found]

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,8 @@ import soundfile
 
 from mmdcodec import formatting
 from mmdcodec.data import captions, file_pieces
+from mmdcodec.data.report import Report
+from mmdcodec.data.tables import Note
 from mmdcodec.progress import ProgressLine
 
 # Waiting records are kept in memory up to this size, and beyond it on disk.
@@ -34,6 +36,11 @@ _IN_MEMORY = 32 << 20
 _AHEAD = 4
 
 
+# The largest difference between samples of 16 bits in silence, with the dither
+# of a recording: it is 70 dB below full scale.
+_SILENT = 20
+
+
 @dataclass(frozen=True)
 class Source:
   """An audio file, its name in the data set, and its label."""
@@ -41,56 +48,6 @@ class Source:
   path: Path
   name: str
   label: captions.Label = captions.Label()
-
-
-@dataclass
-class Report:
-  """The result of preparing a folder of audio.
-
-  Attributes:
-    records: number of records written.
-    files: number of files they come from.
-    seconds: length of the audio written.
-    captioned: number of those files with a caption.
-    ambiguous: number of files without a caption because several files share the
-      name in the table.
-    skipped: (path, reason) of each file that was left out.
-    rate: sample rate of the records in Hz.
-    channels: channels of the records.
-    path: path of the data set.
-  """
-
-  records: int = 0
-  files: int = 0
-  seconds: float = 0.0
-  captioned: int = 0
-  ambiguous: int = 0
-  skipped: list[tuple[str, str]] = field(default_factory=list)
-  rate: int = 0
-  channels: int = 0
-  path: str = ""
-
-  def __str__(self) -> str:
-    """Formats the table to print: counts, then the skipped files."""
-    lines = [
-      f"dataset   {self.path}",
-      f"records   {self.records}",
-      f"audio     {formatting.duration(self.seconds)}, {self.rate} Hz,"
-      f" {self.channels} channel{'s' * (self.channels != 1)}",
-      f"files     {self.files}, {self.captioned} with a caption",
-      f"skipped   {len(self.skipped)}",
-    ]
-    if self.ambiguous:
-      lines.append(
-        f"ambiguous {self.ambiguous} files share their name in the table of"
-        " captions with others; give their paths there"
-      )
-    shown = 20
-    lines += [f"  {path}: {reason}" for path, reason in self.skipped[:shown]]
-    if len(self.skipped) > shown:
-      more = len(self.skipped) - shown
-      lines.append(f"  and {more} more, all listed in skipped.jsonl")
-    return "\n".join(lines)
 
 
 def records(
@@ -161,6 +118,16 @@ def flac(x: np.ndarray, rate: int) -> bytes:
   return stream.getvalue()
 
 
+def is_silent(x: np.ndarray) -> bool:
+  """Whether nothing is heard in int16 audio [samples, channels].
+
+  A constant offset is not heard either.
+  """
+  # As int32, because the difference may not fit into 16 bits.
+  heights = x.max(axis=0) - x.min(axis=0).astype(np.int32)
+  return bool((heights <= _SILENT).all())
+
+
 def valid_text(words: str) -> str:
   """Replaces characters that are not valid in UTF-8.
 
@@ -174,7 +141,7 @@ class _Encoded:
 
   def __init__(self, spool: IO[bytes]):
     self.reason = ""
-    self.pieces: list[tuple[int, int]] = []  # bytes, samples
+    self.pieces: list[tuple[int, int, bool]] = []  # bytes, samples, silent
     self.spool = spool
 
   def __enter__(self) -> "_Encoded":
@@ -211,7 +178,7 @@ def _encode(
       break
     data = flac(x, rate)
     encoded.spool.write(data)
-    encoded.pieces.append((len(data), len(x)))
+    encoded.pieces.append((len(data), len(x), is_silent(x)))
   return encoded
 
 
@@ -226,7 +193,10 @@ def _features(
       source.label.tags, ensure_ascii=False, sort_keys=True, default=str
     )
   )
-  for size, samples in encoded.pieces:
+  for size, samples, silent in encoded.pieces:
+    if silent:
+      begin, end = position / report.rate, (position + samples) / report.rate
+      report.silent.append(Note(source.name, f"{begin:.1f} s to {end:.1f} s"))
     yield {
       "audio": encoded.spool.read(size),
       "rate": report.rate,

@@ -6,10 +6,10 @@ the bytes of a FLAC file. Its writer uses TensorFlow's file functions beyond
 
 A data set is a folder with ArrayRecord shards, TFDS's description of them
 (`tfds.builder_from_directory(folder).as_data_source("train")` reads it), a
-summary in `mmdcodec.json`, and the skipped files in `skipped.jsonl`.
+summary in `mmdcodec.json`, the skipped files in `skipped.jsonl`, and in
+`notes.jsonl` the captions that were left out and the silent records.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -29,12 +29,11 @@ from mmdcodec.data.dataset_folder import (
   shard_writer,
 )
 from mmdcodec.data.record_source import SUMMARY
-from mmdcodec.data.record_writer import Report
+from mmdcodec.data.report import Report
+from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
-
-SKIPPED = "skipped.jsonl"
 
 # Bytes per shard: small enough to copy shards in parallel, large enough that a
 # thousand hours make only a few hundred files.
@@ -161,7 +160,9 @@ def prepare(
   Records have `seconds`; the last one of a file has 0.5 to 1.5 times that, so
   no audio is lost and nothing is padded. 16-bit files with the same rate and
   channels are kept bit for bit. A file that cannot be read to its end
-  contributes nothing; it is listed in the report and in `skipped.jsonl`.
+  contributes nothing; it is listed in the report and in `skipped.jsonl`. A row
+  of the table or a sidecar file that cannot be read labels nothing; such rows,
+  and silent records, are listed in the report and in `notes.jsonl`.
   The result does not depend on the number of workers. The data set appears
   under its name only when it is complete.
 
@@ -262,7 +263,8 @@ def _sources(
     )
     for p in paths
   }
-  report.ambiguous = len(getattr(labels, "ambiguous", ()))
+  # Labels of another builder may be any function, which takes no notes.
+  report.notes = _relative(getattr(labels, "notes", captions.Notes()), root)
   report.skipped += [
     (record_writer.valid_text(str(p.relative_to(root))), reason)
     for p, reason in _unusable(folder)
@@ -275,12 +277,24 @@ def _sources(
   # `named` excludes captions from sidecar files, which are not in the table.
   labelled = {p for p, s in found.items() if s.label != captions.Label()}
   if table and not getattr(labels, "named", labelled):
+    unread = next((f" ({w}: {r})" for w, r in report.notes.unread), "")
     raise UserError(
       f"{table}: no row names any of the {len(found)} audio files in {folder},"
-      f" such as {next(iter(found)).relative_to(root)}; paths may be relative"
-      " to either."
+      f" such as {next(iter(found)).relative_to(root)}{unread}; paths may be"
+      " relative to either."
     )
   return list(found.values())
+
+
+def _relative(notes: captions.Notes, root: Path) -> captions.Notes:
+  """Shortens the paths in notes to names in the data set."""
+
+  def short(note: Note) -> Note:
+    where = note.where.removeprefix(f"{root}{os.sep}")
+    return Note(*map(record_writer.valid_text, (where, note.what)))
+
+  kinds = {kind: list(map(short, found)) for kind, found in vars(notes).items()}
+  return captions.Notes(**kinds)
 
 
 def _unusable(folder: Path) -> list[tuple[Path, str]]:
@@ -348,17 +362,10 @@ def _shards(folder: Path, count: int, first: int = 0) -> Iterator[Path]:
 def _summarise(
   data: Path, report: Report, folder: Path, seconds: float
 ) -> None:
-  summary = dataclasses.asdict(report)
-  del summary["path"]
-  summary["skipped"] = len(report.skipped)
-  summary |= {
+  summary = report.summary() | {
     "record_seconds": seconds,
     "source": folder.resolve().name,
     "version": mmdcodec.__version__,
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-  with (data / SKIPPED).open("w", encoding="utf-8") as lines:
-    for path, reason in report.skipped:
-      # A file name that is not UTF-8 must not end a run after hours.
-      line = json.dumps({"path": path, "reason": reason})
-      lines.write(line + "\n")
+  report.write(data)

@@ -163,10 +163,16 @@ def read_object(
   """
   found = read_json(path, most=most)
   if not isinstance(found, dict):
-    raise UserError(
-      f"{path}: holds a {type(found).__name__}; expected a JSON object."
-    )
+    raise UserError(f"{path}: holds {kind_of(found)}; expected a JSON object.")
   return found
+
+
+def kind_of(value: Any) -> str:
+  """Names the kind of a JSON value: "a list", "a number", ..."""
+  if value is None or isinstance(value, bool):
+    return json.dumps(value)
+  kinds = {dict: "an object", list: "a list", str: "a text"}
+  return kinds.get(type(value), "a number")
 
 
 def _check_levels(value: Any) -> None:

@@ -24,6 +24,7 @@ from mmdcodec.data import (
   captions,
   record_source,
   records,
+  report,
   tokenization,
 )
 from mmdcodec.data.token_records import TokenSource
@@ -103,11 +104,13 @@ def prepare(job: Job) -> str:
         paths=split[name],
         force=True,
       )
-  skipped = [each for report in reports.values() for each in report.skipped]
+  skipped = [each for made in reports.values() for each in made.skipped]
   for path, reason in skipped:
     print(f"  left out: {path}: {reason}", flush=True)
-  used = sum(report.files for report in reports.values())
-  captioned = sum(report.captioned for report in reports.values())
+  for line in report.note_lines(reports.values()):
+    print(f"  {line}", flush=True)
+  used = sum(made.files for made in reports.values())
+  captioned = sum(made.captioned for made in reports.values())
   words = [
     f"{used} files,"
     f" {formatting.duration(reports['train'].seconds)} to train on",

@@ -20,7 +20,7 @@ import jax
 import mmdcodec
 from mmdcodec import bundle, formatting, progress
 from mmdcodec.audio import song_files
-from mmdcodec.data import audio_folder, captions, pipeline, records
+from mmdcodec.data import audio_folder, captions, pipeline, records, report
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.train import loop
@@ -108,6 +108,8 @@ def prepare(job: Job) -> str:
       progress=job.audio is not None,
       force=True,
     )
+  for line in report.note_lines(found.values()):
+    print(f"  {line}", flush=True)
   skipped = sum(len(each.skipped) for each in found.values())
   duration = formatting.duration(found["train"].seconds)
   line = f"{found['train'].records} records, {duration}, to train on"
