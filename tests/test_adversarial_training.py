@@ -365,8 +365,6 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   "key, value, words",
   [
     ("adversarial.loss", "wasserstein", "least_squares"),
-    ("adversarial.every", 0.5, "adversarial.every"),
-    ("adversarial.start", -1, "adversarial.start"),
     ("adversarial.discriminators", (), "discriminators"),
   ],
 )

@@ -22,11 +22,11 @@ from mmdcodec.quantize.independence import independence_loss
 from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import (
+  config_checks,
   config_files,
   gradients,
   independence_term,
   loop,
-  settings,
 )
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.task import make_task
@@ -216,7 +216,7 @@ def test_settings_that_cannot_be(settings, words):
 
 
 def check(config):
-  settings.check(config)
+  config_checks.check(config)
   make_task(config)
 
 

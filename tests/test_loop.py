@@ -3,56 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from toy_task import Toy, toy_config
 
 from mmdcodec.store import metrics
-from mmdcodec.train import config_files, loop
-from mmdcodec.train.task import Task
-
-
-class Same:
-  """A batch of eight, without end."""
-
-  def __next__(self):
-    """The next one."""
-    return {"audio": np.zeros((8, 4), np.float32)}
-
-  def get_state(self):
-    """Where it is: nowhere."""
-    return {"index": 0}
-
-  def close(self):
-    """Nothing to close."""
-
-
-class Toy(Task):
-  """A task of three numbers, in two phases."""
-
-  kind, rules = "toy", ((".*", jax.sharding.PartitionSpec()),)
-  audio_seconds = 0.25
-
-  def batches(self, *, seed):
-    """The same one, always."""
-    return Same()
-
-  def batch_shapes(self, batch):
-    """Four samples each."""
-    return {"audio": jax.ShapeDtypeStruct((batch, 4), jnp.float32)}
-
-  def init(self, key):
-    """One vector."""
-    return {"params": {"w": jnp.ones(3)}}
-
-  def phase(self, step):
-    """Two steps, and then the rest."""
-    return "early" if step < 2 else None
-
-  def loss(self, params, collections, extra, batch, key, step, phase=None):
-    """Says in which phase it was traced."""
-    early = jnp.float32(phase == "early")
-    value = jnp.sum(params["w"] ** 2) + 0 * jnp.sum(batch["audio"])
-    return value, (collections, extra, {"early": early})
+from mmdcodec.train import loop
 
 
 def test_phases_and_steps_under_way(tmp_path, monkeypatch):
@@ -61,9 +15,7 @@ def test_phases_and_steps_under_way(tmp_path, monkeypatch):
   Whatever has been given to a device is done before a run can stop, and keeps
   its batch in memory.
   """
-  config = config_files.parse(["--config=encodec_24khz:tiny"])
-  config.steps = config.save_every = config.eval_every = 5
-  config.log_every = 1
+  config = toy_config()
   waited, given = [], []
   ready, make = jax.block_until_ready, loop.make_program
 

@@ -248,7 +248,7 @@ def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path, dataset):
   config = short()
   config.data.train = str(dataset)
   config.log_every, config.max_skipped = 2, 4
-  config.losses.waveform.weight = float("inf")
+  config.losses.waveform.weight = 3e38
   with pytest.raises(UserError, match="not finite"):
     loop.train(config, tmp_path, log=lambda line: None)
   rows = metrics.read(tmp_path)

@@ -11,6 +11,7 @@ of the new run, which may have another number of devices or another layout.
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import shutil
 import sys
@@ -304,6 +305,20 @@ class Checkpoints:
         f" ({str(error).splitlines()[0]}); if it is damaged, delete it, and the"
         " checkpoint before it is used."
       ) from error
+
+  def set_aside(self, step: int) -> pathlib.Path:
+    """Moves a checkpoint out of its folder, so that no run goes on from it.
+
+    Returns:
+      Where it is now: WORKDIR/unsound-<step>.
+    """
+    self.wait()
+    target = self._folder.parent / f"unsound-{step}"
+    if jax.process_index() == 0:
+      shutil.rmtree(target, ignore_errors=True)
+      os.rename(self._folder / str(step), target)
+    self._manager.reload()
+    return target
 
   def wait(self) -> None:
     """Waits until everything is on disk."""

@@ -2,10 +2,13 @@
 
 loop           the training loop, for every task
 task           the interface of tasks, which codec_task and lm_task implement
-config_files   configs on a command line; settings checks them
+config_files   configs on a command line
+config_checks  every setting of a config, and the numbers that it may have
+settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile
                compiles the step for a TPU slice without having one
 state          the training state, and one guarded update of it
+saving         saves sound states alone; ends a run that has become unsound
 gradients      gradients that take several backward passes
 optimizer      optimizers and learning-rate schedules
 trainable      which parameters a run trains; low-rank additions

@@ -83,11 +83,6 @@ class Adversary:
         f"adversarial.loss is {config['loss']!r}; it must be one of"
         f" {', '.join(adversarial.KINDS)}."
       )
-    for name, least in (("start", 0), ("warmup", 0), ("every", 1)):
-      if not config[name] >= least:
-        raise UserError(
-          f"adversarial.{name} is {config[name]}; it must be at least {least}."
-        )
     self.model = discriminators_lib.from_config(
       config["discriminators"], config["dtype"]
     )

@@ -11,8 +11,8 @@ import jax
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel.topology import Compiled, account, topology_devices
 from mmdcodec.quantize import independence
+from mmdcodec.train import config_checks, settings
 from mmdcodec.train import program as program_lib
-from mmdcodec.train import settings
 from mmdcodec.train.task import make_task
 
 
@@ -38,6 +38,7 @@ def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
     topology: see `topology_devices`.
   """
   config = settings.plain(config)
+  config_checks.check(config)
   mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
   task = make_task(config)
   program = program_lib.make_program(task, config, mesh)

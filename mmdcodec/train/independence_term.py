@@ -268,21 +268,13 @@ def make_kernel(config: Mapping[str, Any]) -> Kernel:
 
 
 def _check(config: Mapping[str, Any]) -> None:
-  """Raises a UserError for an unknown choice or a number out of range."""
-  where = "losses.independence"
+  """Raises a UserError for an unknown choice."""
   for key, choices in (
     ("estimator", independence.ESTIMATORS),
     ("streams", STREAMS),
   ):
     if config[key] not in choices:
       raise UserError(
-        f"{where}.{key} is {config[key]!r}; it must be one of"
+        f"losses.independence.{key} is {config[key]!r}; it must be one of"
         f" {', '.join(choices)}."
-      )
-  for key, least in (
-    ("start", 0), ("ramp", 0), ("every", 1), ("rows", 0)
-  ):  # fmt: skip
-    if not config[key] >= least:
-      raise UserError(
-        f"{where}.{key} is {config[key]}; it must be at least {least}."
       )

@@ -78,10 +78,6 @@ class LMTask(Task):
       each.name: config.get(f"{each.name}_dropout", 0.0)
       for each in self.conditions
     }
-    shares = {f"{name}_dropout": x for name, x in self._dropout.items()}
-    for name, share in {ALL: config[ALL], **shares}.items():
-      if not 0 <= share <= 1:
-        raise UserError(f"{name} is {share}; it is a share, from 0 to 1.")
     self._measure = jax.jit(self._measure_batch)
 
   @property

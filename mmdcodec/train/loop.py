@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import settings
+from mmdcodec.train import config_checks, settings
 from mmdcodec.train.preemption import Preempted, PreemptionNotice
 from mmdcodec.train.program import make_program
 from mmdcodec.train.reporting import Profiler, Report
+from mmdcodec.train.saving import Saver
 from mmdcodec.train.task import Batch, make_task
 from mmdcodec.train.warm_start import start_from
 
@@ -46,12 +47,12 @@ def train(
     The metrics of the last evaluation.
 
   Raises:
-    UserError: a setting is invalid, or the loss was not finite for too many
-      steps.
+    UserError: a setting is invalid, or loss or parameters were not finite for
+      too many steps, or after the last one.
     Preempted: a SIGTERM ended the run; the state was saved.
   """
   config = settings.plain(config)
-  settings.check(config)
+  config_checks.check(config)
   workdir = pathlib.Path(workdir)
   say = log if jax.process_index() == 0 else (lambda line: None)
   settings.use_compilation_cache(config["compilation_cache"])
@@ -116,7 +117,10 @@ def train(
     )
 
     # ------------------------------------------------------------------- steps
-    report = Report(task, config, workdir, step=step, say=say)
+    saver = Saver(checkpoints, config, step=step or None)
+    report = Report(
+      task, config, workdir, step=step, say=say, check=saver.check
+    )
     stack.callback(report.close)
     profiler = Profiler(step, config["profile"], workdir / "profile")
     stack.callback(profiler.close)
@@ -144,6 +148,7 @@ def train(
       # Only one step is queued while another runs: more would keep their
       # batches in memory and would have to finish before the run could stop.
       jax.block_until_ready(before)
+      saver.watch(step, before)
       step += 1
       last = step == config["steps"]
       profiler.after(step, state)
@@ -171,13 +176,14 @@ def train(
 
       # ------------------------------------------------------------------- save
       # After the evaluation, which decides whether this is the best checkpoint.
-      if step % config["save_every"] == 0 or last or stop:
+      if saver.due(step) or last or stop:
         report.flush()
-        checkpoints.save(step, state, data.get_state(), evaluated)
+        saver.save(step, state, metrics, data.get_state(), evaluated)
       if stop and not last:
         checkpoints.wait()
-        say(f"preempted: saved at step {step}; start again to continue")
+        say(f"preempted: {saver.outcome(step)}")
         raise Preempted(step)
+    saver.finish(step)
     checkpoints.wait()
     return evaluation
 

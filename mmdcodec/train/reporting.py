@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from mmdcodec import formatting
-from mmdcodec.errors import UserError
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.train.task import Task
 
@@ -29,6 +28,7 @@ class Report:
     *,
     step: int,
     say: Callable[[str], None],
+    check: Callable[[int, int], None],
   ):
     """Opens the files and starts the clock.
 
@@ -38,8 +38,11 @@ class Report:
       workdir: folder of the run.
       step: step at which the run starts or resumes.
       say: called with a line of text.
+      check: called with each step that is logged, and the number of steps since
+        the last sound one.
     """
     self._task, self._config, self._say = task, config, say
+    self._check = check
     self._writer = metrics_lib.MetricWriter(workdir, step=step)
     self._pending: tuple[int, Any] | None = None
     # Step and time of the last report, from which the next speed is measured.
@@ -50,11 +53,7 @@ class Report:
     self._pending = (step, metrics)
 
   def flush(self) -> None:
-    """Reports what `later` queued, if anything; waits for the device.
-
-    Raises:
-      UserError: the loss was not finite for too many steps.
-    """
+    """Reports what `later` queued, if anything; waits for the device."""
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
@@ -69,13 +68,7 @@ class Report:
     self._say(self._line(step, values))
     for warning in self._task.warnings(values):
       self._say(f"WARNING: {warning}")
-    most = self._config["max_skipped"]
-    if values["train/skipped_in_a_row"] >= most:
-      raise UserError(
-        f"the loss was not finite for {most} steps in a row (step {step});"
-        " lower optimizer.learning_rate, set optimizer.clip, or check the data"
-        " (the last checkpoint is good)."
-      )
+    self._check(step, round(values["train/skipped_in_a_row"]))
 
   def write(
     self, step: int, prefix: str, values: Mapping[str, Any]

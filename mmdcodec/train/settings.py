@@ -1,4 +1,4 @@
-"""Checks the settings of a run and records them in the workdir."""
+"""Reads the settings of a run and records them in the workdir."""
 
 import copy
 import json
@@ -24,41 +24,6 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
   config = copy.deepcopy(dict(config))
   renamed.update(config)
   return config
-
-
-def check(config: dict[str, Any]) -> None:
-  """Checks the settings that the loop reads.
-
-  Raises:
-    UserError: a setting is invalid.
-  """
-  for key in ("steps", "batch", "log_every", "eval_every", "save_every", "keep",
-              "max_skipped"):  # fmt: skip
-    if config[key] < 1:
-      raise UserError(f"{key} is {config[key]}; it must be at least 1.")
-  if config.get("accumulate", 1) < 1 or config["batch"] % config.get(
-    "accumulate", 1
-  ):
-    raise UserError(
-      f"accumulate is {config['accumulate']}; the batch of {config['batch']}"
-      " must be a multiple of it."
-    )
-  if config["data"]["valid"] and config["save_every"] % config["eval_every"]:
-    raise UserError(
-      f"save_every is {config['save_every']} and eval_every is"
-      f" {config['eval_every']}: save at a multiple of eval_every, so that"
-      " every checkpoint has its measures and the best one can be found."
-    )
-  for name, loss in config.get("losses", {}).items():
-    if not loss["weight"] >= 0:
-      raise UserError(
-        f"losses.{name}.weight is {loss['weight']}; it must be at least 0."
-      )
-  gain = config["data"].get("gain_db", (0, 0))
-  if not isinstance(gain, tuple | list) or len(gain) != 2:
-    raise UserError(f"data.gain_db is {gain}; it must be (lowest, highest).")
-  if not 0 <= config["ema"] < 1:
-    raise UserError(f"ema is {config['ema']}; it must be from 0 up to below 1.")
 
 
 def record_config(

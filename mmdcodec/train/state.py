@@ -23,7 +23,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: state of the optax transformation.
     ema: running average of `params`, or None.
     skipped: int32 scalar, updates skipped because they were not finite.
-    skipped_in_a_row: int32 scalar, updates skipped since the last good one.
+    skipped_in_a_row: int32 scalar, steps since the last sound one: their
+      updates were skipped, or left parameters that are not finite.
   """
 
   step: jax.Array
@@ -88,6 +89,11 @@ def update(
   A skipped update only changes the counters, not the parameters, codebooks,
   optimizer or extra state. The device decides, so the host need not wait.
 
+  An update that leaves parameters or codebooks that are not finite, or so large
+  that their squares are not, is applied, but counts in `skipped_in_a_row` until
+  the next sound step. (To take it back, old and new parameters would have to be
+  in memory at the same time.)
+
   Args:
     state: state before the step.
     grads: gradients of `state.params`.
@@ -121,11 +127,13 @@ def update(
     ema=ema,
   )
   old = {name: getattr(state, name) for name in new}
+  chosen = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+  sound = good & _is_finite((chosen["params"], chosen["collections"]))
   state = TrainState(
     step=state.step + 1,
-    **jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old),
+    **chosen,
     skipped=state.skipped + ~good,
-    skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+    skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
   )
   metrics = {
     "gradient_norm": norm,
@@ -133,3 +141,12 @@ def update(
     "skipped_in_a_row": state.skipped_in_a_row,
   }
   return state, metrics
+
+
+def _is_finite(tree: Any) -> jax.Array:
+  """Whether the sum of the squares of all floats in a tree is finite."""
+  leaves = jax.tree.leaves(tree)
+  floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+  return jnp.isfinite(
+    sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in floats)
+  )

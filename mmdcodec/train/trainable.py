@@ -41,7 +41,7 @@ class Trainable:
     """Checks the settings.
 
     Raises:
-      UserError: an invalid regular expression or a negative rank.
+      UserError: an invalid regular expression.
     """
     for name, pattern in (("freeze", self.freeze), ("lora.on", self.on)):
       try:
@@ -50,8 +50,6 @@ class Trainable:
         raise UserError(
           f"{name} is {pattern!r}, not a regular expression: {error}."
         ) from None
-    if self.rank < 0:
-      raise UserError(f"lora.rank is {self.rank}; it must be 0 or above.")
 
   @property
   def scale(self) -> float | None:
