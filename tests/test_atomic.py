@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from mmdcodec.store import atomic, locks
+from mmdcodec.store import atomic
 
 
 def test_a_failed_file_leaves_what_was_there(tmp_path):
@@ -57,11 +57,3 @@ def test_a_replacement_that_was_killed_is_undone(tmp_path, monkeypatch):
   assert os.listdir(path) == ["old"]
   atomic.replace_folder(fresh, path)
   assert os.listdir(path) == ["new"] and os.listdir(tmp_path) == ["folder"]
-
-
-def test_a_locked_folder_stays_locked_until_closed(tmp_path):
-  handle = locks.lock_folder(tmp_path)
-  assert locks.lock_folder(tmp_path) is None
-  os.close(handle)
-  os.close(locks.lock_folder(tmp_path))
-  assert locks.lock_folder(tmp_path / "missing") is None

@@ -8,14 +8,13 @@ nothing, and two processes in one workdir.
 """
 
 import dataclasses
-import fcntl
 import json
 import threading
 
 import pytest
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import jobs
+from mmdcodec.store import jobs, locks
 
 
 class Job:
@@ -195,8 +194,7 @@ def test_notes_of_another_program(job):
 
 def test_one_process_at_a_time(job):
   job.folder.mkdir()
-  with open(job.folder / jobs.LOCK, "w") as other:
-    fcntl.flock(other, fcntl.LOCK_EX)
+  with locks.exclusive(job.folder):
     with pytest.raises(UserError, match="another process"):
       job()
     assert job.ran == []

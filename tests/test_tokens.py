@@ -247,7 +247,7 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
     out = tmp_path / f"tokens{count}"
     unfinished = tmp_path / f".tokens{count}.unfinished"
     settings = tokenization._settings(Source(audio), Teller(), 2)
-    os.close(tokenization._begin(unfinished, settings))
+    tokenization._begin(unfinished, settings).release()
     workers = [Teller() for _ in range(count)]
     for i, codec in reversed(list(enumerate(workers))):
       tokenization.write_share(
@@ -272,12 +272,9 @@ def test_a_share_that_is_missing_is_noticed(tmp_path, audio, few, monkeypatch):
 def test_two_runs_do_not_write_one_data_set(tmp_path, audio):
   """Catches shards of one run removed by the other."""
   (tmp_path / ".tokens.unfinished").mkdir()
-  held = locks.lock_folder(tmp_path / ".tokens.unfinished")
-  try:
-    with pytest.raises(UserError, match="another run"):
+  with locks.exclusive(tmp_path / ".tokens.unfinished"):
+    with pytest.raises(UserError, match="another process"):
       tokenization.tokenize(audio, tmp_path / "tokens", Teller())
-  finally:
-    os.close(held)
 
 
 def test_reading_does_not_run_ahead(audio, few):

@@ -1,7 +1,7 @@
 """Writes data set folders completely or not at all; replaces on request."""
 
+import contextlib
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -78,18 +78,20 @@ class Unfinished:
     """Makes the folder beside `out` and removes those of killed runs."""
     prefix = f".{out.name}.unfinished-"
     for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
-      if (held := locks.lock_folder(stale)) is not None:
-        shutil.rmtree(stale, ignore_errors=True)
-        os.close(held)
+      with contextlib.suppress(FileNotFoundError):
+        if (held := locks.take(stale)) is not None:
+          shutil.rmtree(stale, ignore_errors=True)
+          held.release()
     while True:
       self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-      lock = locks.lock_folder(self._path)
-      # Another run may have removed it as a leftover before it was locked.
-      if lock is not None and self._path.exists():
-        self._lock = lock
-        break
-      if lock is not None:
-        os.close(lock)
+      # Another run may remove it as a leftover before it is locked.
+      with contextlib.suppress(FileNotFoundError):
+        lock = locks.take(self._path)
+        if lock is not None and self._path.exists():
+          self._lock = lock
+          break
+        if lock is not None:
+          lock.release()
 
   def __enter__(self) -> Path:
     """Returns the folder."""
@@ -98,4 +100,4 @@ class Unfinished:
   def __exit__(self, *_: Any) -> None:
     """Removes the folder."""
     shutil.rmtree(self._path, ignore_errors=True)
-    os.close(self._lock)
+    self._lock.release()

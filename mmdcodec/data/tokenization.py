@@ -94,7 +94,7 @@ def tokenize(
     return _finish(source, tokenizer, unfinished, out) if first else None
   finally:
     if held is not None:
-      os.close(held)
+      held.release()
 
 
 def write_share(
@@ -174,18 +174,16 @@ def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
   }
 
 
-def _begin(unfinished: Path, settings: dict) -> int:
+def _begin(unfinished: Path, settings: dict) -> locks.Lock:
   """Makes the folder, or empties it if its shards have other settings.
 
   Returns:
     A lock on the folder.
   """
   unfinished.mkdir(parents=True, exist_ok=True)
-  held = locks.lock_folder(unfinished)
+  held = locks.take(unfinished)
   if held is None:
-    raise UserError(
-      f"{unfinished}: another run is writing there; wait until it ends."
-    )
+    raise UserError(locks.refusal(unfinished))
   note = unfinished / _NOTE
   try:
     same = inputs.read_json(note) == settings
@@ -193,6 +191,8 @@ def _begin(unfinished: Path, settings: dict) -> int:
     same = False
   for path in unfinished.iterdir():
     # A subfolder is a data set that was being assembled.
+    if path.name in (locks.FILE, locks.OWNER):
+      continue
     if path.is_dir():
       shutil.rmtree(path)
     elif not same:

@@ -5,15 +5,18 @@ One mesh with three named axes serves every model: `data` divides the batch,
 parallelism). `rules.py` decides how each array is divided.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import locks
 
 AXES = ("data", "fsdp", "model")
 # The axes that do not divide the computation of one example.
@@ -50,6 +53,28 @@ def start(
     # failure must end the run: otherwise each host would train alone.
     if "must be called before" not in str(error):
       raise
+
+
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a folder for all processes of a run; see `locks`.
+
+  Raises:
+    UserError: another run has the lock.
+    OSError: the folder cannot be written to.
+  """
+  first = jax.process_index() == 0
+  lock = locks.take(folder) if first else None
+  taken = first and lock is not None
+  if jax.process_count() > 1:
+    taken = bool(multihost_utils.broadcast_one_to_all(np.int32(taken)))
+  if not taken:
+    raise UserError(locks.refusal(folder))
+  try:
+    yield
+  finally:
+    if lock is not None:
+      lock.release()
 
 
 def make_mesh(

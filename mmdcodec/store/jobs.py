@@ -23,7 +23,6 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, locks, renamed
 
 FILE = "stages.json"
-LOCK = "stages.lock"
 
 # Flushed so that a log always shows the current stage.
 _log = functools.partial(print, flush=True)
@@ -82,8 +81,7 @@ def run_stages(
       that no stage made; or another process works in workdir.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  message = f"another process works in {workdir}; wait for it, or give another."
-  with locks.exclusive(workdir / LOCK, message):
+  with locks.exclusive(workdir):
     job = _Job(workdir, stages, log)
     job.check(force)
     if workers == 1:

@@ -1,62 +1,155 @@
-"""Locks that keep other processes out of a folder.
+"""Locks: one process at a time writes to a folder.
 
-The system releases a lock when its process ends in any way, so no lock is ever
-left behind. Where locks are not available (Windows, some network file systems),
-no process is kept out.
+Whatever writes to a folder over a longer time takes its lock: trainings, jobs
+in stages, `tokenize`, and the scratch folders of `prepare`.
+
+The lock is `flock` on the file .lock in the folder. The system releases it when
+its process ends in any way, so a lock is never left behind; the file stays.
+Where `flock` is not available (Windows, and file systems such as gcsfuse, or
+Lustre and NFS without their lock services), the file .lock.owner is the lock.
+It is removed at the end. If its process was killed, the next one takes over,
+provided that it runs on the same host; otherwise the user has to delete it.
 """
 
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmdcodec.errors import UserError
 
+FILE, OWNER = ".lock", ".lock.owner"
 
-def lock_folder(folder: Path) -> int | None:
-  """Locks a folder until the handle is closed.
+# Files that are locks of this process.
+_mine: set[Path] = set()
+
+# Someone else has the lock. All other errors: there is no `flock` here.
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+class Lock:
+  """A lock that this process has, until `release`."""
+
+  def __init__(self, handle: int | None = None, owner: Path | None = None):
+    """Keeps what has to be closed or removed.
+
+    Args:
+      handle: open file with the `flock`, if that is the lock.
+      owner: the file that is the lock, otherwise.
+    """
+    self._handle, self._owner = handle, owner
+
+  def release(self) -> None:
+    """Lets other processes have the lock."""
+    if self._handle is not None:
+      os.close(self._handle)
+    if self._owner is not None:
+      self._owner.unlink(missing_ok=True)
+      _mine.discard(self._owner)
+
+
+def take(folder: Path) -> Lock | None:
+  """Takes the lock of a folder.
 
   Returns:
-    The handle, for `os.close`; None if another process has the lock, or the
-    folder cannot be opened.
+    The lock; None if another process, or this one, has it already.
+
+  Raises:
+    OSError: there is no such folder, or it cannot be written to.
   """
+  handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
   try:
-    handle = os.open(folder, os.O_RDONLY)
-  except OSError:
-    return None
-  if _try_lock(handle):
-    return handle
-  os.close(handle)
-  return None
+    import fcntl
+
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (ImportError, OSError) as error:
+    os.close(handle)
+    if isinstance(error, OSError) and error.errno in _TAKEN:
+      return None
+    return _take_file(folder / OWNER)
+  # For the message of others.
+  os.ftruncate(handle, 0)
+  os.write(handle, _me().encode())
+  return Lock(handle)
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, message: str) -> Iterator[None]:
-  """Holds the lock of a file during the block.
+def exclusive(folder: Path) -> Iterator[None]:
+  """Holds the lock of a folder during the block.
 
   Args:
-    path: path of the file, which is made if missing.
-    message: message of the error.
+    folder: an existing folder.
 
   Raises:
     UserError: another process has the lock.
-    OSError: the file cannot be made.
+    OSError: the folder cannot be written to.
   """
-  with open(path, "w") as file:
-    if not _try_lock(file.fileno()):
-      raise UserError(message)
-    yield
-
-
-def _try_lock(handle: int) -> bool:
-  """Takes the lock unless another process has it; returns whether it did."""
+  lock = take(folder)
+  if lock is None:
+    raise UserError(refusal(folder))
   try:
-    import fcntl
-  except ImportError:
+    yield
+  finally:
+    lock.release()
+
+
+def refusal(folder: Path) -> str:
+  """Says who has the lock of a folder, and what to do."""
+  file = folder / OWNER
+  advice = f" (if that one is dead, delete {file})"
+  if not file.exists():
+    file, advice = folder / FILE, ""
+  host, pid = _read(file)
+  who = f"another process ({pid} on {host})" if pid else "another process"
+  return (
+    f"{who} writes to {folder}; wait until it ends, or give another"
+    f" folder{advice}."
+  )
+
+
+def _take_file(path: Path) -> Lock | None:
+  """Takes a lock that is the existence of a file."""
+  for _ in range(2):
+    with contextlib.suppress(FileExistsError), open(path, "x") as file:
+      file.write(_me())
+      _mine.add(path)
+      return Lock(owner=path)
+    if path in _mine or not _is_dead(*_read(path)):
+      return None
+    # Renamed first: of two processes that find the owner dead, one succeeds.
+    dead = path.with_name(f"{OWNER}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+      os.rename(path, dead)
+      dead.unlink()
+  return None
+
+
+def _me() -> str:
+  return f"{socket.gethostname()} {os.getpid()}\n"
+
+
+def _read(path: Path) -> tuple[str, int]:
+  """Reads host and process of an owner; ("", 0) if it does not say."""
+  try:
+    host, pid = path.read_text(errors="replace").split()
+    return host, int(pid)
+  except (OSError, ValueError):
+    return "", 0
+
+
+def _is_dead(host: str, pid: int) -> bool:
+  """Whether an owner is known to run no longer."""
+  if host != socket.gethostname() or not pid or os.name != "posix":
+    return False
+  # A container that starts again gives its processes the same numbers.
+  if pid == os.getpid():
     return True
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
-  return True
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return True
+  except OSError:
+    pass
+  return False

@@ -78,6 +78,7 @@ def train(
 
     # ----------------------------------------------------- state, made sharded
     workdir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(mesh_lib.exclusive(workdir))
     settings.record_config(config, workdir, task)
     program = make_program(task, config, mesh)
     checkpoints = Checkpoints(
