@@ -44,8 +44,8 @@ def run_config(task: str) -> ConfigDict:
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
   # Number of parts of a batch, which are computed in turn to save memory.
   config.accumulate = 1
-  # Consecutive steps with a non-finite loss after which the run ends (checked
-  # when metrics are logged).
+  # Consecutive steps with a loss or weights that are not finite after which the
+  # run ends (checked when metrics are logged).
   config.max_skipped = 20
 
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
