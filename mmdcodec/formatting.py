@@ -28,6 +28,13 @@ def channels(number: int) -> str:
   return count(number, "channel", "channels")
 
 
+def share(part: float) -> str:
+  """Formats a share: `54%`, `0.32%`, `under 0.01%`."""
+  if 0 < part < 1e-4:
+    return "under 0.01%"
+  return f"{part:.0%}" if part >= 0.1 else f"{100 * part:.2g}%"
+
+
 def file_size(number: int) -> str:
   """Formats a size in decimal units: `812 B`, `3.4 KB`, `12.0 MB`."""
   size, unit = float(number), "B"

@@ -198,7 +198,7 @@ def damage(folder):
     "promise.flac": "truncated",
     "slow.wav": "3 Hz",
     "nan.wav": "NaN",
-    "infinite.wav": "infinity",
+    "infinite.wav": "infinite",
     "integers.wav": "samples reach",
     "folder.wav": "folder",
     "nowhere.wav": "broken link",

@@ -17,22 +17,31 @@ import numpy as np
 import soundfile
 import soxr
 
+from mmdcodec import formatting
 from mmdcodec.audio import formats
-from mmdcodec.audio.decoding import Info, decode, name_of, opened, reason_of
-from mmdcodec.audio.resampling import fit, mix, resampled_length
+from mmdcodec.audio.decoding import AudioFile, Info, opened, reason_of
+from mmdcodec.audio.resampling import fit_resampled, mix, resampled_length
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic
 
-# Samples read at a time.
+# Samples (of all channels) read at a time.
 _BLOCK = 1 << 18
 # Libsndfile's Vorbis and Opus writers overflow the stack on long buffers.
 _WRITE_BLOCK = 1 << 14
+
+# Channels cancel if their mix is quieter than they are by 60 dB: that is a
+# channel and its negative, with no more than the noise of 16 bits in between.
+_CANCELLED = 1e-6
+
+# Share of samples beyond full scale that is worth a word. Lossy coders push
+# fewer of those of loud music over it, by little.
+_TELL = 1e-3
 
 
 @contextlib.contextmanager
 def read(
   path: str | os.PathLike | IO[bytes], *, rate: int, channels: int
-) -> Iterator[tuple[Info, Iterator[np.ndarray]]]:
+) -> Iterator[tuple[Info, "Blocks"]]:
   """Reads a file at a given rate and number of channels.
 
   Args:
@@ -46,35 +55,107 @@ def read(
   Raises:
     UserError: as in `files.read`; also while reading the blocks.
   """
-  with opened(path) as sound:
-    info = Info.of(sound)
-    yield info, _blocks(sound, info, rate, channels, name_of(path))
+  with opened(path) as file:
+    yield file.info, Blocks(file, rate, channels)
 
 
-def _blocks(
-  sound: soundfile.SoundFile, info: Info, rate: int, channels: int, name: str
-) -> Iterator[np.ndarray]:
-  left = resampled_length(info.samples, rate=info.rate, to=rate)
-  resampler = None
-  if rate != info.rate:
-    resampler = soxr.ResampleStream(
-      info.rate, rate, channels, dtype="float32", quality="HQ"
-    )
-  previous = np.zeros((1, channels), np.float32)
-  for begin in range(0, info.samples, _BLOCK):
-    count = min(_BLOCK, info.samples - begin)
-    x = decode(sound, begin, count, name)
-    last = begin + count == info.samples
-    x = mix(x, channels)
-    if resampler:
-      x = resampler.resample_chunk(np.ascontiguousarray(x), last=last)
-    x = x[:left]
-    if last and left and resampler:
-      x = fit(x if len(x) else previous, left)
-    left -= len(x)
-    if len(x):
-      previous = x[-1:].copy()
-      yield x
+class Blocks:
+  """The blocks of an open file, and what is to be said about them.
+
+  Attributes:
+    over: share of the samples read that exceed full scale.
+    peak: largest magnitude of the samples read.
+  """
+
+  def __init__(self, file: AudioFile, rate: int, channels: int) -> None:
+    """Prepares to read.
+
+    Args:
+      file: an open file.
+      rate: sample rate of the blocks in Hz.
+      channels: number of channels of the blocks.
+    """
+    self.peak = 0.0
+    self._blocks = self._read(file, rate, channels)
+    self._count, self._over = 0, 0
+    # Energy of the file's channels and of their mix, if they are mixed.
+    self._energy, self._mixed = 0.0, 0.0
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    """Yields blocks, float32 [samples, channels]."""
+    return self._blocks
+
+  def __next__(self) -> np.ndarray:
+    """Returns the next block."""
+    return next(self._blocks)
+
+  @property
+  def over(self) -> float:
+    """Share of the samples read that exceed full scale."""
+    return self._over / max(1, self._count)
+
+  @property
+  def cancelled(self) -> bool:
+    """Whether the channels read are not silent and their mix is."""
+    return self._mixed < _CANCELLED * self._energy
+
+  def notes(self) -> list[str]:
+    """Returns what the user should know about the samples read."""
+    notes = []
+    if self.over >= _TELL:
+      notes.append(
+        f"{formatting.share(self.over)} of the samples exceed full scale (peak"
+        f" {self.peak:.3g})"
+      )
+    if self.cancelled:
+      notes.append(
+        "its channels cancel each other, so their mix is silence: invert one of"
+        " them, or keep one"
+      )
+    return notes
+
+  def _read(
+    self, file: AudioFile, rate: int, channels: int
+  ) -> Iterator[np.ndarray]:
+    info = file.info
+    left = resampled_length(info.samples, rate=info.rate, to=rate)
+    # Mixes down before resampling, and up after it: fewer channels to resample.
+    width = min(channels, info.channels)
+    resampler = None
+    if rate != info.rate:
+      resampler = soxr.ResampleStream(
+        info.rate, rate, width, dtype="float32", quality="HQ"
+      )
+    size = max(1, _BLOCK // info.channels)
+    tail = np.zeros((1, width), np.float32)
+    for begin in range(0, info.samples, size):
+      count = min(size, info.samples - begin)
+      x = self._measured(file.read(begin, count), width)
+      tail = np.concatenate([tail, x])[-1:]
+      last = begin + count == info.samples
+      if resampler:
+        x = resampler.resample_chunk(np.ascontiguousarray(x), last=last)
+      x = x[:left]
+      if last and left and resampler:
+        x = fit_resampled(x, tail, left)
+      left -= len(x)
+      if len(x):
+        yield mix(x, channels)
+
+  def _measured(self, x: np.ndarray, channels: int) -> np.ndarray:
+    """Mixes a block of the file down, and takes its measures."""
+    if not x.size:
+      return mix(x, channels)
+    self._count += x.size
+    peak = float(max(x.max(), -x.min()))
+    if peak > 1:
+      self._over += int(np.count_nonzero(np.abs(x) > 1))
+    self.peak = max(self.peak, peak)
+    y = mix(x, channels)
+    if channels < x.shape[1]:
+      self._energy += float(np.vdot(x, x)) / x.shape[1]
+      self._mixed += float(np.vdot(y, y)) / channels
+    return y
 
 
 def check_finite(x: np.ndarray, name: str | os.PathLike) -> None:
@@ -109,6 +190,8 @@ class Writer:
     self.rate, self.samples = sound.samplerate, 0
     self._sound, self._coding, self._name = sound, coding, name
     self._input_rate, self._written, self._resampler = rate, 0, None
+    self._tail = np.zeros((1, sound.channels), np.float32)
+    self._clipped, self._peak = 0, 0.0
     if rate != self.rate:
       self._resampler = soxr.ResampleStream(
         rate, self.rate, sound.channels, dtype="float32", quality="HQ"
@@ -126,6 +209,7 @@ class Writer:
     x = np.ascontiguousarray(x, np.float32)
     check_finite(x, self._name)
     self.samples += len(x)
+    self._tail = np.concatenate([self._tail, x])[-1:]
     if self._resampler:
       x = self._resampler.resample_chunk(x)
     self._put(x)
@@ -139,7 +223,7 @@ class Writer:
     total = resampled_length(self.samples, rate=self._input_rate, to=self.rate)
     left = total - self._written
     if left > 0:
-      self._put(fit(x if len(x) else np.zeros((1, x.shape[1])), left))
+      self._put(fit_resampled(x, self._tail, left))
 
   def _put(self, x: np.ndarray) -> None:
     if self._coding not in ("FLOAT", "DOUBLE"):

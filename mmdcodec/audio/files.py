@@ -15,11 +15,11 @@ import numpy as np
 import soxr
 
 from mmdcodec.audio import block_io, formats
-from mmdcodec.audio.decoding import Info, decode, name_of, opened
+from mmdcodec.audio.decoding import Info, name_of, opened
 from mmdcodec.audio.formats import SUFFIXES
 from mmdcodec.audio.resampling import (
   checked_rate,
-  fit,
+  fit_resampled,
   mix,
   resample,
   resampled_length,
@@ -42,8 +42,8 @@ def info(path: str | os.PathLike | IO[bytes]) -> Info:
   Raises:
     UserError: the file is missing, empty, truncated or not audio.
   """
-  with opened(path) as sound:
-    return Info.of(sound)
+  with opened(path) as file:
+    return file.info
 
 
 def read(
@@ -73,8 +73,8 @@ def read(
 
   Raises:
     UserError: the file is missing, empty, truncated, not audio, has no
-      channels or no samples, holds NaN or infinite values, or ends before
-      `start`.
+      channels or no samples, holds samples that are not audio (see
+      `levels.check`), or ends before `start`.
   """
   name = name_of(path)
   if start < 0 or (seconds is not None and seconds <= 0):
@@ -82,8 +82,8 @@ def read(
       f"{name}: start must be at least 0 and seconds more than 0, not"
       f" start={start}, seconds={seconds}."
     )
-  with opened(path) as sound:
-    source, total = sound.samplerate, sound.frames
+  with opened(path) as file:
+    total, source, _ = file.info
     rate = source if rate is None else checked_rate(rate)
     first = _round(start * rate)
     last = resampled_length(total, rate=source, to=rate)
@@ -100,13 +100,13 @@ def read(
     margin = 0 if up == down else _RESAMPLE_MARGIN * max(1, down // up)
     begin = max(0, (first * down // up - margin) // down * down)
     end = min(total, -(-last * down // up) + margin)
-    x = decode(sound, begin, end - begin, name)
+    x = file.read(begin, end - begin)
   if channels is not None:
     x = mix(x, channels)
   if up != down:
     offset = first - begin // down * up
-    x = soxr.resample(x, source, rate)[offset:]
-    x = fit(x, last - first)
+    y = soxr.resample(x, source, rate)[offset:]
+    x = fit_resampled(y, x, last - first)
   return x, rate
 
 

@@ -8,8 +8,9 @@ and decodes no more than that. `layout` counts the frames, and `tagged` prepends
 the missing tag.
 """
 
-import io
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
+
+from mmdcodec.audio.windows import at, window
 
 _KBPS = {
   1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -56,36 +57,29 @@ class Layout(NamedTuple):
   cut: bool
 
 
-def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
+def layout(stream: IO[bytes], size: int) -> Layout | None:
   """Counts the frames of an MP3 file.
 
   Args:
-    stream: seekable stream.
-    start: offset of the file in the stream, in bytes.
-    size: size of the file in bytes.
+    stream: the file.
+    size: its bytes.
 
   Returns:
     None if the file is not an MP3.
   """
-  position, end = start, start + size
-  head = _at(stream, position, 10)
-  while head[:3] == b"ID3" and len(head) == 10:
-    # Each byte holds seven bits, so that a tag never looks like a frame.
-    length = sum((b & 0x7F) << 7 * (3 - i) for i, b in enumerate(head[6:]))
-    position += 10 + length + (10 if head[5] & 0x10 else 0)
-    head = _at(stream, position, 10)
+  position, end = after_id3(stream), size
   synced = _sync(stream, position, end)
   if synced is None:
     return None
   position, promised = synced, None
-  head = _at(stream, position, 4)
+  head = at(stream, position, 4)
   frame = _parsed(head)
-  body = _at(stream, position, frame.side + 12)
+  body = at(stream, position, frame.side + 12)
   if body[frame.side : frame.side + 4] in (b"Xing", b"Info"):
     if body[frame.side + 7] & 1:
       promised = int.from_bytes(body[frame.side + 8 : frame.side + 12], "big")
     position += frame.size
-    head = _at(stream, position, 4)
+    head = at(stream, position, 4)
   begin, first, count, cut = position, head, 0, False
   while position < end:
     if found := _frame(head):
@@ -98,18 +92,30 @@ def layout(stream: IO[bytes], start: int, size: int) -> Layout | None:
       if synced is None:
         break
       position = synced
-    head = _at(stream, position, 4)
+    head = at(stream, position, 4)
   samples = _parsed(first).samples if count else 0
-  return Layout(begin - start, first, count, samples, promised, cut)
+  return Layout(begin, first, count, samples, promised, cut)
 
 
-def tagged(stream: IO[bytes], start: int, found: Layout) -> IO[bytes]:
+def after_id3(stream: IO[bytes]) -> int:
+  """Returns the offset of the first byte after the file's ID3 tags."""
+  position = 0
+  head = at(stream, 0, 10)
+  while head[:3] == b"ID3" and len(head) == 10:
+    # Each byte holds seven bits, so that a tag never looks like a frame.
+    length = sum((b & 0x7F) << 7 * (3 - i) for i, b in enumerate(head[6:]))
+    position += 10 + length + (10 if head[5] & 0x10 else 0)
+    head = at(stream, position, 10)
+  return position
+
+
+def tagged(stream: IO[bytes], size: int, found: Layout) -> IO[bytes]:
   """Returns the stream from its first frame on, after a Xing tag.
 
   Args:
-    stream: seekable stream.
-    start: offset of the file in the stream, in bytes.
-    found: the `layout` of the file.
+    stream: the file.
+    size: its bytes.
+    found: its `layout`.
   """
   # Without a CRC, and at a bit rate whose frame is long enough for the tag.
   head = bytearray(found.first)
@@ -120,55 +126,23 @@ def tagged(stream: IO[bytes], start: int, found: Layout) -> IO[bytes]:
   tag[:4] = head
   body = b"Xing" + (1).to_bytes(4, "big") + found.frames.to_bytes(4, "big")
   tag[frame.side : frame.side + 12] = body
-  joined: Any = _Joined(bytes(tag), stream, start + found.begin)
-  return joined
-
-
-class _Joined(io.RawIOBase):
-  """Bytes followed by a stream from an offset on; never closes the stream."""
-
-  def __init__(self, head: bytes, stream: IO[bytes], start: int) -> None:
-    self._head, self._stream, self._start = head, stream, start
-    self._position = 0
-    self._size = len(head) + stream.seek(0, io.SEEK_END) - start
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def tell(self) -> int:
-    return self._position
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    self._position = offset + (0, self._position, self._size)[whence]
-    return self._position
-
-  def readinto(self, buffer: Any) -> int:
-    data = self._head[self._position :][: len(buffer)]
-    if not data:
-      at = self._position - len(self._head)
-      data = _at(self._stream, self._start + at, len(buffer))
-    buffer[: len(data)] = data
-    self._position += len(data)
-    return len(data)
+  return window(stream, found.begin, size, bytes(tag))
 
 
 def _sync(stream: IO[bytes], position: int, end: int) -> int | None:
   """Finds the first of several frames of one kind in a row, or None."""
-  data = _at(stream, position, min(_JUNK, max(0, end - position)))
-  at = data.find(b"\xff")
-  while at >= 0:
-    if _in_a_row(stream, position + at, end):
-      return position + at
-    at = data.find(b"\xff", at + 1)
+  data = at(stream, position, min(_JUNK, max(0, end - position)))
+  found = data.find(b"\xff")
+  while found >= 0:
+    if _in_a_row(stream, position + found, end):
+      return position + found
+    found = data.find(b"\xff", found + 1)
   return None
 
 
 def _in_a_row(stream: IO[bytes], position: int, end: int) -> bool:
   """Whether several frames of one kind follow; one may occur by chance."""
-  first = head = _at(stream, position, 4)
+  first = head = at(stream, position, 4)
   for _ in range(_ROW):
     frame = _frame(head)
     # Bit rate and padding may change; version, layer and sample rate may not.
@@ -177,7 +151,7 @@ def _in_a_row(stream: IO[bytes], position: int, end: int) -> bool:
     position += frame.size
     if position >= end:
       return position == end
-    head = _at(stream, position, 4)
+    head = at(stream, position, 4)
   return True
 
 
@@ -201,8 +175,3 @@ def _frame(head: bytes) -> _Frame | None:
   size = samples // 8 * bits // _RATES[version][rate] + (head[2] >> 1 & 1)
   side = {(1, 1): 17, (1, 0): 32, (0, 1): 9, (0, 0): 17}[first, mono]
   return _Frame(size, samples, 4 + side)
-
-
-def _at(stream: IO[bytes], position: int, count: int) -> bytes:
-  stream.seek(position)
-  return stream.read(count)

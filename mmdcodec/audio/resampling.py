@@ -49,7 +49,20 @@ def resample(x: np.ndarray, *, rate: int, to: int) -> np.ndarray:
   if rate == to or not len(x):
     return x
   length = resampled_length(len(x), rate=rate, to=to)
-  return fit(soxr.resample(x, rate, to), length)
+  return fit_resampled(soxr.resample(x, rate, to), x, length)
+
+
+def fit_resampled(y: np.ndarray, x: np.ndarray, length: int) -> np.ndarray:
+  """Fits the output of a resampler to its length.
+
+  Args:
+    y: `[samples, channels]`, the output; a few samples resampled far down give
+      none.
+    x: `[samples, channels]`, what it comes from, at least one sample: the last
+      one stands for an output without samples.
+    length: samples wanted.
+  """
+  return fit(y if len(y) else x[-1:], length)
 
 
 def fit(x: np.ndarray, length: int) -> np.ndarray:

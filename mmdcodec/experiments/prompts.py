@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.audio import files, song_captions, song_files
+from mmdcodec.audio import files, resampling, song_captions, song_files
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import tables
@@ -191,7 +191,7 @@ def _make(
         texts, seconds=seconds, seed=seed + start, guidance=guidance
       )
       for path, each, text in zip(paths, np.asarray(x), texts, strict=True):
-        files.write(path, files.fit(each, samples), rate=music.rate)
+        files.write(path, resampling.fit(each, samples), rate=music.rate)
         # Written last, to mark the piece as complete.
         path.with_suffix(".txt").write_text(text + "\n")
     progress(start + len(texts), len(captions))
