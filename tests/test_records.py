@@ -199,7 +199,7 @@ def damage(folder):
     "slow.wav": "3 Hz",
     "nan.wav": "NaN",
     "infinite.wav": "infinite",
-    "integers.wav": "samples reach",
+    "integers.wav": "whole numbers",
     "folder.wav": "folder",
     "nowhere.wav": "broken link",
     "pipe.wav": "not a file",
