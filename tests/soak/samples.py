@@ -1,0 +1,204 @@
+"""Makes the undamaged files that the fuzz harness damages."""
+
+import json
+import pathlib
+import struct
+import sys
+
+import numpy as np
+import soundfile
+
+TESTS = pathlib.Path(__file__).parents[1]
+DATA = TESTS / "data"
+
+CONTAINERS = {
+  "wav": ("WAV", "PCM_16"),
+  "float.wav": ("WAV", "FLOAT"),
+  "24.wav": ("WAVEX", "PCM_24"),
+  "adpcm.wav": ("WAV", "IMA_ADPCM"),
+  "gsm.wav": ("WAV", "GSM610"),
+  "w64": ("W64", "PCM_16"),
+  "rf64": ("RF64", "PCM_16"),
+  "aiff": ("AIFF", "PCM_16"),
+  "caf": ("CAF", "PCM_16"),
+  "alac.caf": ("CAF", "ALAC_16"),
+  "au": ("AU", "PCM_16"),
+  "flac": ("FLAC", "PCM_16"),
+  "ogg": ("OGG", "VORBIS"),
+  "opus": ("OGG", "OPUS"),
+  "mp3": ("MP3", "MPEG_LAYER_III"),
+  "voc": ("VOC", "PCM_16"),
+  "nist": ("NIST", "PCM_16"),
+}
+# The training of the sample workdir; each test of the config begins here.
+TRAIN = (
+  "--config=codec_small:tiny",
+  "--config.model.filters=2",
+  "--config.model.ratios=(8,)",
+  "--config.model.lstm_layers=0",
+  "--config.model.codebooks=2",
+  "--config.model.codebook_size=8",
+  "--config.losses.mel.windows=(64,)",
+  "--config.batch=2",
+  "--config.data.seconds=0.1",
+)
+
+
+def tone(seconds, rate, channels=1, seed=0):
+  """Audio [samples, channels] that is neither silent nor periodic."""
+  rng = np.random.default_rng(seed)
+  t = np.arange(round(seconds * rate)) / rate
+  x = 0.3 * np.sin(2 * np.pi * (220 + 40 * seed) * t * (1 + 0.1 * t))
+  noise = 0.05 * rng.standard_normal((len(t), channels))
+  return (x[:, None] + noise).astype(np.float32)
+
+
+def make(folder: pathlib.Path) -> None:
+  """Makes all samples in a folder."""
+  sys.path.insert(0, str(TESTS))
+  _audio(folder / "audio")
+  _models(folder)
+  _coded(folder)
+  _sets(folder)
+  _training(folder)
+
+
+def _audio(folder):
+  folder.mkdir()
+  for i, (suffix, (container, coding)) in enumerate(CONTAINERS.items()):
+    rate = 48000 if suffix == "opus" else 22050 if i % 2 else 8000
+    path = folder / f"song.{suffix}"
+    channels = 2 if i % 3 == 0 else 1
+    x = tone(1.2, rate, channels, i)
+    soundfile.write(path, x, rate, format=container, subtype=coding)
+  for suffix in ("ogg", "opus"):
+    data = (folder / f"song.{suffix}").read_bytes()
+    (folder / f"chained.{suffix}").write_bytes(data + data)
+  mp3 = (folder / "song.mp3").read_bytes()
+  # MP3 inside of RIFF, as some recorders write it.
+  form = struct.pack(
+    "<HHIIHHHHIHHH", 0x55, 1, 8000, 2000, 1, 0, 12, 1, 2, 1, 1, 0
+  )
+  body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
+  body += b"data" + struct.pack("<I", len(mp3)) + mp3 + b"\0" * (len(mp3) % 2)
+  riff = b"RIFF" + struct.pack("<I", len(body)) + body
+  (folder / "mp3.wav").write_bytes(riff)
+
+
+def _models(folder):
+  import safetensors.numpy
+  from musicgen_weights import NAMES, source, write_folder
+  from random_codec import write_random_codec
+  from random_music import random_music, word_tokenizer
+
+  from mmdcodec import bundle
+
+  write_random_codec(folder / "codec", 0, dilations=(1,))
+  config, variables = random_music(
+    folder / "music_codec", codec=dict(dilations=(1,)), frames=10, layers=1
+  )
+  bundle.save(folder / "music", config, variables)
+  for name in ("encodec24_tiny", "encodec32_tiny", "encodec48_tiny"):
+    out = folder / "public" / name
+    out.mkdir(parents=True)
+    arrays = dict(np.load(DATA / f"{name}.npz"))
+    weights = {k[2:]: a for k, a in arrays.items() if k.startswith("w/")}
+    config = json.loads((DATA / f"{name}.json").read_text())
+    (out / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(weights, out / "model.safetensors")
+  for name in NAMES:
+    config, weights, _ = source(name)
+    out = folder / "public" / name
+    write_folder(out, config, weights, tokenizer=word_tokenizer())
+
+
+def _coded(folder):
+  from test_ecdc import make as make_ecdc
+
+  from mmdcodec.cli.main import main
+
+  (folder / "coded").mkdir()
+  rng = np.random.default_rng(0)
+  for model, samples, books, counts, scales in (
+    ("encodec_24khz", 24000, 4, [75], ()),
+    ("encodec_48khz", 96000, 2, [150, 150, 3], (0.1, 0.2, 0.3)),
+  ):
+    codes = [rng.integers(0, 1024, (n, books)) for n in counts]
+    data = make_ecdc(model, samples, books, codes, scales)
+    (folder / "coded" / f"{model}.ecdc").write_bytes(data)
+  for coding in ("raw", "adaptive", "conditional"):
+    out = folder / "coded" / f"{coding}.mmdc"
+    source = folder / "audio" / "song.flac"
+    argv = ["encode", source, out, "--model", folder / "codec"]
+    argv += ["--coding", coding, "--chunk", "0.4"]
+    assert main([str(a) for a in argv]) == 0
+
+
+def _sets(folder):
+  from mmdcodec.cli.main import main
+
+  songs = folder / "songs"
+  (songs / "sub").mkdir(parents=True)
+  for i in range(4):
+    path = songs / (f"sub/song{i}.wav" if i == 3 else f"song{i}.wav")
+    soundfile.write(path, tone(0.6, 8000, seed=i), 8000)
+    (path.with_suffix(".txt")).write_text(f"tune number {i}")
+  for argv in (
+    ["prepare", songs, folder / "set", "--rate", "8000", "--seconds", "0.5"],
+    [
+      "tokenize",
+      folder / "set",
+      folder / "tokens",
+      "--model",
+      folder / "codec",
+    ],
+  ):
+    assert main([str(a) for a in argv]) == 0
+  rows = [
+    {"path": f"song{i}.wav", "caption": f"a tune, number {i}", "genre": "folk"}
+    for i in range(3)
+  ]
+  rows.append(
+    {"path": "sub/song3.wav", "caption": 'the "last" one', "genre": ""}
+  )
+  tables = folder / "tables"
+  tables.mkdir()
+  quoted = lambda v: '"' + v.replace('"', '""') + '"'
+  csv = "".join(
+    ",".join(map(quoted, line)) + "\n"
+    for line in (list(rows[0]), *(list(row.values()) for row in rows))
+  )
+  (tables / "captions.csv").write_text(csv)
+  (tables / "captions.tsv").write_text(
+    "".join(
+      "\t".join(line).replace('"', "'") + "\n"
+      for line in (list(rows[0]), *(list(row.values()) for row in rows))
+    )
+  )
+  (tables / "captions.json").write_text(json.dumps(rows))
+  (tables / "captions.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in rows)
+  )
+
+
+def _training(folder):
+  command = train_command(folder, folder / "run")
+  command += ["--config.steps=6", "--config.save_every=2"]
+  command += ["--config.eval_every=2", "--config.log_every=1"]
+  from mmdcodec.cli.main import main
+
+  assert main(command) == 0
+  assert main(["export", str(folder / "run"), str(folder / "exported")]) == 0
+
+
+def train_command(folder, workdir):
+  """The smallest training on the sample data set."""
+  return [
+    "train", *TRAIN,
+    f"--workdir={workdir}", f"--config.data.train={folder / 'set'}",
+    f"--config.data.valid={folder / 'set'}", "--config.model.rate=8000",
+  ]  # fmt: skip
+
+
+if __name__ == "__main__":
+  make(pathlib.Path(sys.argv[1]))
