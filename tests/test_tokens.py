@@ -6,6 +6,7 @@ or one run; audio taken for tokens; captions on the wrong codes; batches that
 leave records out or depend on the number of hosts.
 """
 
+import contextlib
 import copy
 import io
 import json
@@ -25,6 +26,7 @@ from mmdcodec.data import (
   pipeline,
   record_encoder,
   records,
+  report,
   token_records,
   tokenization,
 )
@@ -220,6 +222,27 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, audio, told):
   assert shown == [(6, 11), (8, 11), (9, 11), (11, 11)]
   assert content(out) == content(told)
   assert os.listdir(tmp_path) == ["tokens"]
+
+
+def test_records_of_one_code_are_named(tmp_path, few):
+  """Catches silence that trains a language model without a word."""
+  songs = {f"{i:02}": song(i, 60) for i in range(7)}
+  for i in (1, 5):  # the first and last frames may differ
+    songs[f"{i:02}"][2 * STRIDE : -3 * STRIDE] = 1000 * i + 7
+  songs["03"][: 50 * STRIDE] = 3007  # a sixth of it does not
+  dataset = make(tmp_path, songs)
+  wanted = [("01.wav", "from 0.0 s"), ("05.wav", "from 0.0 s")]
+  for dies in (10**9, 3):
+    out = tmp_path / f"tokens{dies}"
+    with contextlib.suppress(RuntimeError):
+      tokenization.tokenize(dataset, out, Teller(dies_at=dies), batch=1)
+    # One that was killed goes on, and still knows what it found before.
+    if dies == 3:
+      tokenization.tokenize(dataset, out, Teller(), batch=1)
+    assert describe(out)["constant"] == 2
+    found = report.read_notes(out / report.NOTES)
+    assert found == {"constant": wanted}
+    assert "constant  2: records" in report.kind_lines(found)[0]
 
 
 @pytest.mark.parametrize("change", ["codec", "batch", "audio"])

@@ -1,6 +1,7 @@
 """`mmdcodec tokenize`: encode an audio data set for language models."""
 
 import argparse
+import pathlib
 
 from mmdcodec import progress
 from mmdcodec.cli import common
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
   common.start_processes(args)
 
   from mmdcodec import bundle, formatting
+  from mmdcodec.data import report
   from mmdcodec.data.tokenization import tokenize
 
   shown = {} if args.quiet else {"show": progress.counter("records")}
@@ -62,4 +64,7 @@ def run(args: argparse.Namespace) -> int:
       f" {formatting.file_size(common.folder_size(args.tokens))},"
       f" {found['tokenizer']} {found['hash']}"
     )
+    notes = report.read_notes(pathlib.Path(args.tokens) / report.NOTES)
+    for line in report.kind_lines(notes):
+      print(line)
   return 0

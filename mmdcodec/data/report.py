@@ -9,11 +9,14 @@ from typing import Any
 from mmdcodec import formatting
 from mmdcodec.data.captions import Notes
 from mmdcodec.data.tables import Note
+from mmdcodec.store import inputs
 
 SKIPPED, NOTES = "skipped.jsonl", "notes.jsonl"
 
 # Lines of each kind that are printed; the files above have all.
 _MOST_SKIPPED, _MOST_NOTES = 20, 5
+
+_MOST_BYTES = 1 << 30
 
 # Characters of a name or reason that are printed.
 _WIDTH = 160
@@ -25,6 +28,8 @@ _MEANINGS = {
   "ambiguous": "files that share their name in the table of captions with"
   " others; give their paths there",
   "silent": "records in which nothing is heard; they are in the data set",
+  "constant": "records that encode to one code from beginning to end; they are"
+  " in the data set",
 }
 
 
@@ -91,35 +96,54 @@ class Report:
       folder / SKIPPED,
       ({"path": path, "reason": reason} for path, reason in self.skipped),
     )
-    _write_lines(
-      folder / NOTES,
-      (
-        {"kind": kind, "where": where, "note": what}
-        for kind, notes in self.kinds().items()
-        for where, what in notes
-      ),
-    )
+    write_notes(folder / NOTES, self.kinds())
 
   def kinds(self) -> dict[str, list[Note]]:
     """Returns all notes by kind."""
-    found = {
-      kind: getattr(self.notes, kind) for kind in _MEANINGS if kind != "silent"
-    }
-    return found | {"silent": self.silent}
+    return vars(self.notes) | {"silent": self.silent}
 
 
 def note_lines(reports: Collection[Report]) -> list[str]:
   """Formats the notes of reports by kind: a count, then the first ones."""
+  merged: dict[str, list[Note]] = {}
+  for each in reports:
+    for kind, notes in each.kinds().items():
+      merged.setdefault(kind, []).extend(notes)
+  # Reports of parts of one folder have the notes of one table.
+  return kind_lines({k: list(dict.fromkeys(v)) for k, v in merged.items()})
+
+
+def kind_lines(kinds: dict[str, list[Note]]) -> list[str]:
+  """Formats notes by kind: a count, then the first ones."""
   lines = []
-  for kind, meaning in _MEANINGS.items():
-    # Reports of parts of one folder have the notes of one table.
-    notes = list(
-      dict.fromkeys(note for each in reports for note in each.kinds()[kind])
-    )
+  for kind, notes in kinds.items():
     if notes:
+      meaning = _MEANINGS[kind]
       lines.append(f"{kind:<9} {len(notes)}: {meaning}")
       lines += _listed(notes, _MOST_NOTES, NOTES)
   return lines
+
+
+def write_notes(path: Path, kinds: dict[str, list[Note]]) -> None:
+  """Writes notes by kind to a file of JSON lines."""
+  _write_lines(
+    path,
+    (
+      {"kind": kind, "where": where, "note": what}
+      for kind, notes in kinds.items()
+      for where, what in notes
+    ),
+  )
+
+
+def read_notes(path: Path) -> dict[str, list[Note]]:
+  """Reads what `write_notes` wrote; data sets of earlier versions have none."""
+  kinds: dict[str, list[Note]] = {}
+  if path.exists():
+    for line in inputs.read_text(path, most=_MOST_BYTES).splitlines():
+      row = inputs.parse_json(line, path)
+      kinds.setdefault(row["kind"], []).append(Note(row["where"], row["note"]))
+  return kinds
 
 
 def _listed(notes: Sequence[tuple[str, str]], most: int, file: str) -> list:

@@ -18,6 +18,9 @@ from mmdcodec.tokenizers.interface import Tokenizer
 # 16 bits suffice for any codebook (see `record_encoder.check_tokenizer`).
 _CODES = np.dtype("<u2")
 
+# Fewest frames, and least share of equal ones, of a record called constant.
+_LEAST, _CONSTANT = 8, 0.9
+
 
 def features() -> tfds.features.FeaturesDict:
   """Returns the TFDS features of a record."""
@@ -49,6 +52,19 @@ def record(codes: np.ndarray, melody: np.ndarray, audio: dict) -> dict:
     "melody": melody.astype(np.uint8).tobytes(),
     **{name: audio[name] for name in ("caption", "tags", "path", "position")},
   }
+
+
+def is_constant(record: dict) -> bool:
+  """Whether nearly all frames of a record have the same codes, as in silence.
+
+  The first and last frames may differ, where the audio begins and ends.
+  """
+  codes = np.frombuffer(record["codes"], _CODES)
+  codes = codes.reshape(record["frames"], -1)
+  if len(codes) < _LEAST:
+    return False
+  same = (codes == codes[len(codes) // 2]).all(axis=1)
+  return bool(same.mean() >= _CONSTANT)
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict:

@@ -20,8 +20,14 @@ import tensorflow_datasets as tfds
 from jax.experimental import multihost_utils
 
 import mmdcodec
-from mmdcodec.data import dataset_folder, record_encoder, token_records
+from mmdcodec.data import (
+  dataset_folder,
+  record_encoder,
+  report,
+  token_records,
+)
 from mmdcodec.data.record_source import SUMMARY, Source
+from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, locks
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -132,14 +138,19 @@ def write_share(
   ) as encoded:
     for shard in todo:
       partial, length = unfinished / f"partial-{shard:05d}", 0
+      constant: list[Note] = []
       with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
         count = len(_cut(shards[shard], batch))
         for records in itertools.islice(encoded, count):
           for record in records:
             writer.write(serialize(record))
             length += record["frames"]
+            if token_records.is_constant(record):
+              place = f"from {record['position']:.1f} s"
+              constant.append(Note(record["path"], place))
           done += len(records)
           show(done, total)
+      report.write_notes(_notes(unfinished, shard), {"constant": constant})
       # The name holds the number of frames, so that totals need no reading.
       os.rename(partial, unfinished / f"shard-{shard:05d}-{length}")
 
@@ -158,6 +169,11 @@ def _cut(records: range, size: int) -> list[range]:
 def _finished(unfinished: Path) -> dict[int, Path]:
   """Finds the shards in an unfinished folder, by number."""
   return {int(p.name.split("-")[1]): p for p in unfinished.glob("shard-*")}
+
+
+def _notes(unfinished: Path, shard: int) -> Path:
+  """Path of the notes on a shard."""
+  return unfinished / f"notes-{shard:05d}.jsonl"
 
 
 def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
@@ -242,11 +258,18 @@ def _finish(
     description=f"Codes of the {tokenizer.kind} {tokenizer.hash}.",
     disable_shuffling=True,
   )
+  constant = [
+    note
+    for shard in sorted(there)
+    for note in report.read_notes(_notes(unfinished, shard)).get("constant", ())
+  ]
+  report.write_notes(data / report.NOTES, {"constant": constant})
   summary = {
     "kind": "tokens",
     "records": len(source),
     "frames": length,
     "seconds": source.seconds,
+    "constant": len(constant),
     **token_records.describe_tokenizer(tokenizer),
     "source": Path(source.path).resolve().name,
     "fingerprint": source.fingerprint(),

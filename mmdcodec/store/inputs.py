@@ -171,7 +171,7 @@ def kind_of(value: Any) -> str:
   """Names the kind of a JSON value: "a list", "a number", ..."""
   if value is None or isinstance(value, bool):
     return json.dumps(value)
-  kinds = {dict: "an object", list: "a list", str: "a text"}
+  kinds: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
   return kinds.get(type(value), "a number")
 
 
