@@ -25,14 +25,6 @@ SMALL = dict(ratios=(3, 2), filters=2, dim=8, codebooks=3)
 ROWS = 15  # of every batch that is coded as a whole: one program
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_to_compile():
-  """What is tested does not depend on the compiler's effort."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def loaded(preset, **changes):
   """A small codec of random weights."""
   config = codec.preset(preset, **SMALL | changes)

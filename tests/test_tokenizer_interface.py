@@ -9,7 +9,6 @@ paired at different times, or over different audio.
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 import soundfile
@@ -45,14 +44,6 @@ class Loudness(Tokenizer):
     levels = np.clip(16 + np.log2(energy + 1e-9) / 2, 0, 15)
     louder = np.diff(levels, axis=1, prepend=0) > 0
     return np.stack([levels, louder], -1).astype(np.int32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_to_compile():
-  """What is tested does not depend on the compiler's effort."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
