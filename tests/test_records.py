@@ -202,7 +202,7 @@ def damage(folder):
     "integers.wav": "whole numbers",
     "folder.wav": "folder",
     "nowhere.wav": "broken link",
-    "pipe.wav": "not a file",
+    "pipe.wav": "is a pipe",
   }
   if os.getuid():  # root may read everything
     (folder / "locked.wav").write_bytes(whole["wav"])
