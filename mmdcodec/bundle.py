@@ -133,6 +133,7 @@ def replacing(
   from mmdcodec import convert
 
   folder = pathlib.Path(folder).resolve()
+  atomic.restore_folder(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     convert.spare(folder)
     found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()

@@ -5,6 +5,9 @@ takes what was there, and a folder lost between its two renames.
 """
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -48,6 +51,8 @@ def test_a_replacement_that_was_killed_is_undone(tmp_path, monkeypatch):
     rename(source, target)
     raise KeyboardInterrupt
 
+  # As on systems that cannot exchange two folders.
+  monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
   with monkeypatch.context() as patch:
     patch.setattr(os, "rename", killed_after_the_first)
     with pytest.raises(KeyboardInterrupt):
@@ -57,3 +62,25 @@ def test_a_replacement_that_was_killed_is_undone(tmp_path, monkeypatch):
   assert os.listdir(path) == ["old"]
   atomic.replace_folder(fresh, path)
   assert os.listdir(path) == ["new"] and os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("options", [[], ["no-exchange"]])
+def test_a_kill_at_any_line(tmp_path, options):
+  """Catches a folder lost, or hidden leftovers, whenever a kill comes."""
+  script = pathlib.Path(__file__).with_name("killed_at_lines.py")
+  done = subprocess.run(
+    [sys.executable, script, tmp_path / "folder", *options],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert int(done.stdout) > 20
+
+
+def test_the_scratch_of_a_live_process_stays(tmp_path):
+  with atomic.scratch(tmp_path / "a") as one:
+    with atomic.scratch(tmp_path / "a") as other:
+      assert one != other and one.exists()
+    assert os.listdir(tmp_path) == [one.name]
+  assert not os.listdir(tmp_path)

@@ -1,12 +1,7 @@
 """Writes data set folders completely or not at all; replaces on request."""
 
-import contextlib
-import glob
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
@@ -14,7 +9,6 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mmdcodec.data.record_source import SUMMARY, describe
 from mmdcodec.errors import UserError
-from mmdcodec.store import locks
 
 
 def check_out(out: Path, force: bool, kind: str) -> None:
@@ -65,39 +59,3 @@ def shard_writer(path: Path) -> array_record_module.ArrayRecordWriter:
   return array_record_module.ArrayRecordWriter(
     str(path), "group_size:1,uncompressed"
   )
-
-
-class Unfinished:
-  """A hidden scratch folder beside the data set, removed at the end.
-
-  A lock distinguishes the folder of a live run from that of a killed run, which
-  the next run removes.
-  """
-
-  def __init__(self, out: Path):
-    """Makes the folder beside `out` and removes those of killed runs."""
-    prefix = f".{out.name}.unfinished-"
-    for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
-      with contextlib.suppress(FileNotFoundError):
-        if (held := locks.take(stale)) is not None:
-          shutil.rmtree(stale, ignore_errors=True)
-          held.release()
-    while True:
-      self._path = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-      # Another run may remove it as a leftover before it is locked.
-      with contextlib.suppress(FileNotFoundError):
-        lock = locks.take(self._path)
-        if lock is not None and self._path.exists():
-          self._lock = lock
-          break
-        if lock is not None:
-          lock.release()
-
-  def __enter__(self) -> Path:
-    """Returns the folder."""
-    return self._path
-
-  def __exit__(self, *_: Any) -> None:
-    """Removes the folder."""
-    shutil.rmtree(self._path, ignore_errors=True)
-    self._lock.release()

@@ -23,7 +23,6 @@ import mmdcodec
 from mmdcodec.audio import files, formats, resampling
 from mmdcodec.data import captions, fma, musiccaps, record_writer
 from mmdcodec.data.dataset_folder import (
-  Unfinished,
   check_out,
   serializer,
   shard_writer,
@@ -210,7 +209,7 @@ def prepare(
       raise ValueError(f"none of the paths is an audio file of {folder}")
   sources = _only(sources, only)
   out.parent.mkdir(parents=True, exist_ok=True)
-  with Unfinished(out) as scratch:
+  with atomic.scratch(out) as scratch:
     data = _build(
       builder,
       scratch,

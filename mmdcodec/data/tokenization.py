@@ -82,6 +82,7 @@ def tokenize(
   first, held = jax.process_index() == 0, None
   if first:
     atomic.restore_folder(out)
+    _remove_emptied(unfinished)
   dataset_folder.check_out(out, force, "tokens")
   try:
     if first:
@@ -279,6 +280,14 @@ def _finish(
   atomic.replace_folder(data, out)
   shutil.rmtree(unfinished)
   return summary
+
+
+def _remove_emptied(unfinished: Path) -> None:
+  """Removes a folder whose shards became a data set before a kill."""
+  if unfinished.is_dir() and not any(unfinished.glob("*-*")):
+    if (held := locks.take(unfinished)) is not None:
+      shutil.rmtree(unfinished)
+      held.release()
 
 
 def _wait_for_all(what: str) -> None:

@@ -5,13 +5,20 @@ finds the old content or the new one, never a part.
 """
 
 import contextlib
+import ctypes
+import glob
 import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mmdcodec.store import locks
+
+_LINUX = sys.platform == "linux"
 
 
 @contextlib.contextmanager
@@ -74,37 +81,87 @@ def folder(path: str | os.PathLike) -> Iterator[Path]:
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-  partial.mkdir()
-  try:
+  with scratch(path) as made:
+    # Inside, because the scratch folder has a lock file.
+    partial = made / "new"
+    partial.mkdir()
     yield partial
     replace_folder(partial, path)
+
+
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+  """Makes a hidden folder beside `path`, and removes it after the block.
+
+  A lock distinguishes the folder of a live process from that of a killed one,
+  which the next call removes.
+
+  Args:
+    path: what the folder is for; the parent must exist.
+
+  Yields:
+    The folder. It has a lock file, so the block moves what it made out of it.
+
+  Raises:
+    OSError: the parent cannot be written to.
+  """
+  restore_folder(path)
+  while True:
+    # Unlike folders from `tempfile`, it has the default permissions.
+    made = path.with_name(f"{_scratch_prefix(path)}{secrets.token_hex(8)}")
+    made.mkdir()
+    # Another process may remove it as a leftover before it is locked.
+    with contextlib.suppress(FileNotFoundError):
+      lock = locks.take(made)
+      if lock is not None and made.exists():
+        break
+      if lock is not None:
+        lock.release()
+  try:
+    yield made
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
+    lock.release()
 
 
 def replace_folder(source: Path, path: Path) -> None:
   """Moves a folder to `path`.
 
-  Replacing a folder takes two renames. If the process is killed between them,
-  the old folder is left beside `path`; `restore_folder` puts it back.
+  Where the system cannot exchange two folders, replacing one takes two renames.
+  If the process is killed between them, the old folder is left beside `path`;
+  `restore_folder` puts it back.
 
   Args:
     source: a finished folder on the same file system.
     path: target; an existing folder is deleted.
   """
-  restore_folder(path)
+  _finish_replacing(path)
+  if path.exists() and _exchange(source, path):
+    shutil.rmtree(source, ignore_errors=True)
+    return
   old = _replaced(path)
   if path.exists():
     os.rename(path, old)
   try:
     os.rename(source, path)
   finally:
-    restore_folder(path)
+    _finish_replacing(path)
 
 
 def restore_folder(path: Path) -> None:
-  """Completes or undoes a `replace_folder` that was killed."""
+  """Removes what killed processes that wrote a folder left beside it.
+
+  Completes or undoes a `replace_folder`, and removes their `scratch` folders.
+  """
+  _finish_replacing(path)
+  for stale in path.parent.glob(f"{glob.escape(_scratch_prefix(path))}*"):
+    with contextlib.suppress(OSError):
+      if (held := locks.take(stale)) is not None:
+        shutil.rmtree(stale, ignore_errors=True)
+        held.release()
+
+
+def _finish_replacing(path: Path) -> None:
   old = _replaced(path)
   if path.exists():
     shutil.rmtree(old, ignore_errors=True)
@@ -112,5 +169,19 @@ def restore_folder(path: Path) -> None:
     os.rename(old, path)
 
 
+def _scratch_prefix(path: Path) -> str:
+  return f".{path.name}.unfinished-"
+
+
 def _replaced(path: Path) -> Path:
   return path.with_name(f".{path.name}.replaced")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+  """Exchanges two folders in one step; returns whether the system can."""
+  rename = getattr(ctypes.CDLL(None), "renameat2", None) if _LINUX else None
+  if rename is None:
+    return False
+  # -100 is the working folder, 2 is RENAME_EXCHANGE.
+  paths = os.fsencode(one.absolute()), os.fsencode(other.absolute())
+  return rename(-100, paths[0], -100, paths[1], 2) == 0
