@@ -13,7 +13,7 @@ gradients      gradients that take several backward passes
 optimizer      optimizers and learning-rate schedules
 trainable      which parameters a run trains; low-rank additions
 warm_start     starting from the weights of a trained model
-preemption     stops all processes at the same step after a SIGTERM
+preemption     stops all processes at the same step after a signal
 reporting      prints and logs the metrics that a task returns, speed and time
                left; takes profiles
 

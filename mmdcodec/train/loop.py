@@ -19,7 +19,7 @@ from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, settings
-from mmdcodec.train.preemption import Preempted, PreemptionNotice
+from mmdcodec.train.preemption import PreemptionNotice
 from mmdcodec.train.program import make_program
 from mmdcodec.train.reporting import Profiler, Report
 from mmdcodec.train.saving import Saver
@@ -50,6 +50,8 @@ def train(
     UserError: a setting is invalid, or loss or parameters were not finite for
       too many steps, or after the last one.
     Preempted: a SIGTERM ended the run; the state was saved.
+    KeyboardInterrupt: the same for a SIGINT (Ctrl-C); a second one ends the
+      process at once.
   """
   config = settings.plain(config)
   config_checks.check(config)
@@ -58,7 +60,7 @@ def train(
   settings.use_compilation_cache(config["compilation_cache"])
 
   with contextlib.ExitStack() as stack:
-    # First, so that a SIGTERM during start-up is not missed.
+    # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
 
@@ -182,10 +184,14 @@ def train(
         saver.save(step, state, metrics, data.get_state(), evaluated)
       if stop and not last:
         checkpoints.wait()
-        say(f"preempted: {saver.outcome(step)}")
-        raise Preempted(step)
+        cause = "interrupted" if notice.interrupted else "preempted"
+        say(f"{cause}: {saver.outcome(step)}")
+        raise notice.error(step)
     saver.finish(step)
     checkpoints.wait()
+    # Whatever comes after this run must not begin.
+    if notice.asked:
+      raise notice.error(step)
     return evaluation
 
 

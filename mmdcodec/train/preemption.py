@@ -1,6 +1,14 @@
-"""Preemption: all processes of a run stop at the same step after a SIGTERM."""
+"""Preemption: all processes of a run stop at the same step after a signal.
 
+SIGTERM and SIGINT (Ctrl-C) let the step that is under way finish and its state
+be saved. An exception inside a save, as Python raises for SIGINT, could leave
+the threads that write waiting for each other. A second SIGINT ends the process
+at once, even if it is compiling.
+"""
+
+import os
 import signal
+import sys
 import threading
 import types
 from typing import Any
@@ -11,6 +19,8 @@ from jax.experimental import multihost_utils
 # EX_TEMPFAIL of sysexits.h: unlike exit code 0, it makes a supervisor restart
 # the run.
 EXIT_CODE = 75
+# Of a process that SIGINT ended, as shells report it.
+INTERRUPTED = 130
 
 
 class Preempted(Exception):
@@ -22,30 +32,74 @@ class PreemptionNotice:
 
   A single process handles SIGTERM itself. Several processes must stop at the
   same step, but the signal may reach them at different steps, or only one of
-  them, so the coordination service of `jax.distributed` handles it.
+  them, so the coordination service of `jax.distributed` handles it. SIGINT then
+  becomes a SIGTERM.
+
+  Attributes:
+    asked: whether a signal has reached this process.
+    interrupted: whether it was SIGINT.
   """
 
   def __init__(self) -> None:
-    """Installs the handler in the main thread of a single process."""
-    self._asked = False
-    self._before: Any = None
-    self._listens = (
-      jax.process_count() == 1
-      and threading.current_thread() is threading.main_thread()
+    """Installs the handlers if this is the main thread."""
+    self.asked, self.interrupted = False, False
+    self._together = jax.process_count() > 1
+    self._before: dict[int, Any] = {}
+    if threading.current_thread() is not threading.main_thread():
+      return
+    numbers = [signal.SIGINT] + [signal.SIGTERM] * (not self._together)
+    self._before = {n: signal.signal(n, self._ask) for n in numbers}
+    # Python calls handlers in the main thread only, and not while that compiles
+    # or waits for the device. The bytes arrive at once.
+    reading, self._writing = os.pipe()
+    os.set_blocking(self._writing, False)
+    self._wakeup = signal.set_wakeup_fd(
+      self._writing, warn_on_full_buffer=False
     )
-    if self._listens:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
+    self._thread = threading.Thread(
+      target=self._count, args=(reading,), daemon=True
+    )
+    self._thread.start()
 
   def _ask(self, signum: int, frame: types.FrameType | None) -> None:
-    self._asked = True
+    self.asked = True
+    self.interrupted |= signum == signal.SIGINT
+
+  def _count(self, reading: int) -> None:
+    """Acts on each SIGINT: says what happens at the first, ends at the next."""
+    told = False
+    with open(reading, "rb", buffering=0) as numbers:
+      while number := numbers.read(1):
+        if number[0] != signal.SIGINT:
+          continue
+        if told:
+          print("mmdcodec: ended at once", file=sys.stderr, flush=True)
+          os._exit(INTERRUPTED)
+        self.asked = self.interrupted = told = True
+        print(
+          "mmdcodec: stopping after this step, when its state is saved; Ctrl-C"
+          " again ends at once",
+          file=sys.stderr,
+          flush=True,
+        )
+        if self._together:
+          os.kill(os.getpid(), signal.SIGTERM)
 
   def reached(self, step: int) -> bool:
     """Whether the run must save after this step and stop."""
-    if jax.process_count() > 1:
+    if self._together:
       return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked
+    return self.asked
+
+  def error(self, step: int) -> BaseException:
+    """Returns what ends the run after its state was saved."""
+    return KeyboardInterrupt() if self.interrupted else Preempted(step)
 
   def close(self) -> None:
-    """Restores the previous SIGTERM handler."""
-    if self._listens:
-      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    """Restores the previous handlers."""
+    if self._before:
+      signal.set_wakeup_fd(self._wakeup)
+      for number, handler in self._before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
+      os.close(self._writing)
+      self._thread.join()
