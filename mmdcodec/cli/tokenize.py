@@ -64,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
       f" {formatting.file_size(common.folder_size(args.tokens))},"
       f" {found['tokenizer']} {found['hash']}"
     )
-    notes = report.read_notes(pathlib.Path(args.tokens) / report.NOTES)
-    for line in report.kind_lines(notes):
+    for line in report.folder_lines(pathlib.Path(args.tokens)):
       print(line)
   return 0

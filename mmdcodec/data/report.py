@@ -113,6 +113,11 @@ def note_lines(reports: Collection[Report]) -> list[str]:
   return kind_lines({k: list(dict.fromkeys(v)) for k, v in merged.items()})
 
 
+def folder_lines(folder: Path) -> list[str]:
+  """Formats the notes in a data set."""
+  return kind_lines(read_notes(folder / NOTES))
+
+
 def kind_lines(kinds: dict[str, list[Note]]) -> list[str]:
   """Formats notes by kind: a count, then the first ones."""
   lines = []

@@ -153,6 +153,8 @@ def tokenize(job: Job) -> str:
         batch=ENCODED,
         show=progress.counter(f"records ({name})"),
       )
+    for line in report.folder_lines(out):
+      print(f"  {line}", flush=True)
     frames += record_source.describe(out)["frames"]
   return f"{frames:,} frames of {codec.codebooks} codebooks"
 

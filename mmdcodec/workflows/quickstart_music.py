@@ -17,7 +17,7 @@ from typing import Any
 import mmdcodec
 from mmdcodec import bundle, formatting, progress
 from mmdcodec.audio import files
-from mmdcodec.data import captions, tokenization
+from mmdcodec.data import captions, report, tokenization
 from mmdcodec.experiments import factorization
 from mmdcodec.store import atomic, inputs
 from mmdcodec.train import loop
@@ -41,6 +41,8 @@ def tokenize(job: Job) -> str:
       force=True,
       show=progress.counter(f"records ({split})"),
     )
+    for line in report.folder_lines(job.workdir / "tokens" / split):
+      print(f"  {line}", flush=True)
   train = found["train"]
   return (
     f"{train['frames']} frames of {train['codebooks']} codes to train on, of"
