@@ -22,12 +22,10 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
-import jax.numpy as jnp
 
 import mmdcodec
 from mmdcodec.errors import UserError
-from mmdcodec.models import codec as codec_model
-from mmdcodec.models import low_rank
+from mmdcodec.models import low_rank, weights
 from mmdcodec.store import atomic, inputs
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
@@ -255,12 +253,23 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
     discriminators: whether to read their parameters as well.
 
   Raises:
-    UserError: there is no model at the path, or it is damaged.
+    UserError: there is no model at the path, it is damaged, or its config or
+      weights are not those of a model.
   """
-  from mmdcodec import convert
   from mmdcodec.convert import hub
 
   path = hub.find(path)
+  found = _read(path, discriminators)
+  # Loaders of other kinds, added to LOADERS, make their own checks.
+  if found.config.get("kind") in ("codec", "lm"):
+    weights.check(path, found.config, found.variables)
+  return found
+
+
+def _read(path: pathlib.Path, discriminators: bool) -> Contents:
+  """Reads the files of a bundle, a workdir or public weights; see `read`."""
+  from mmdcodec import convert
+
   if (path / CONFIG_FILE).is_file():
     config = inputs.read_object(path / CONFIG_FILE)
     if convert.is_public(config):
@@ -298,14 +307,13 @@ def load(path: str | pathlib.Path) -> Any:
   """
   config, variables, assets, _ = read(path)
   kind = config.get("kind")
-  if kind not in LOADERS:
+  if not isinstance(kind, str) or kind not in LOADERS:
     raise UserError(
       f"{path} holds a model of kind {kind!r}; this version can load"
       f" {', '.join(sorted(LOADERS))}."
     )
   module, name = LOADERS[kind].split(":")
   loader = getattr(importlib.import_module(module), name)
-  _check_complete(path, config, variables)
   return loader(config, variables, assets)
 
 
@@ -354,40 +362,3 @@ def load_codec(path: str | pathlib.Path) -> AudioCodec:
       " audio; expected a codec or a music model."
     )
   return codec
-
-
-def expected_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns shapes and dtypes of the variables of a bundle with this config."""
-  if config["kind"] == "lm":
-    from mmdcodec.models import token_lm
-
-    shapes = token_lm.shapes(token_lm.from_config(config["model"]))
-    codec = {**config["codec"], "kind": "codec"}
-    return shapes | {"codec": expected_shapes(codec)}
-  model = codec_model.from_config(config["model"])
-  x = jnp.zeros((1, model.stride, model.channels))
-  return dict(jax.eval_shape(model.init, jax.random.key(0), x))
-
-
-def _check_complete(
-  path: str | pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
-) -> None:
-  """Raises UserError unless all arrays exist and have the right shapes."""
-  # Loaders of other kinds, added to LOADERS, make their own checks.
-  if config["kind"] not in ("codec", "lm"):
-    return
-  shapes = flax.traverse_util.flatten_dict(expected_shapes(config), sep="/")
-  found = flax.traverse_util.flatten_dict(variables, sep="/")
-  wrong = sorted(
-    name
-    for name in {*shapes, *found}
-    if name not in shapes
-    or name not in found
-    or shapes[name].shape != found[name].shape
-  )
-  if wrong:
-    raise UserError(
-      f"the weights of {path} do not fit its config: {', '.join(wrong[:5])}"
-      + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-      + " are missing, left over or of another shape."
-    )

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import Check, either, list_of, one_of, whole
 from mmdcodec.errors import UserError
 
 Entry = tuple[int, int]  # (frame, codebook)
@@ -346,7 +348,16 @@ def grouped(codebooks: int, sizes: int | Sequence[int]) -> PatternMaker:
   return make
 
 
-# Name in a config -> maker, and its options besides the number of codebooks.
+# Options of the makers in a config, besides the number of codebooks.
+OPTIONS: dict[str, Check] = {
+  "delays": list_of(whole(0, 1 << 16), 4096),
+  "flattening": list_of(whole(0, 1 << 16), 4096),
+  "flatten_first": whole(0, 1 << 20),
+  "empty_initial": whole(0, 1 << 16),
+  "sizes": either(whole(1, 4096), list_of(whole(1, 4096), 4096)),
+}
+
+# Name in a config -> maker, and its options.
 MAKERS: dict[str, tuple[Callable[..., PatternMaker], tuple[str, ...]]] = {
   "parallel": (parallel, ()),
   "delay": (delay, ("delays", "flatten_first", "empty_initial")),
@@ -368,10 +379,7 @@ def make(name: str, codebooks: int, **options: Any) -> PatternMaker:
   Raises:
     UserError: the name is unknown, or the pattern has no such option.
   """
-  if name not in MAKERS:
-    raise UserError(
-      f"the pattern is {name!r}; it must be one of {', '.join(MAKERS)}."
-    )
+  bounds.check("the pattern", name, one_of(tuple(MAKERS)))
   maker, takes = MAKERS[name]
   given = {key: value for key, value in options.items() if value}
   for key in given:
@@ -380,6 +388,7 @@ def make(name: str, codebooks: int, **options: Any) -> PatternMaker:
         f"the pattern {name!r} has no {key}, but got {given[key]}; it takes"
         f" {' and '.join(takes) or 'nothing'}."
       )
+    bounds.check(f"{key} of the pattern {name!r}", given[key], OPTIONS[key])
   try:
     return maker(codebooks, **given)
   except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ import json
 import os
 import types
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -429,7 +430,7 @@ def test_batches_go_on_exactly_on_any_number_of_hosts(told):
   def same(found, wanted):
     for a, b in zip(found, wanted, strict=True):
       assert a.keys() == b.keys() == {"codes", "lengths", "conditions"}
-      jax.tree.map(np.testing.assert_array_equal, a, b)
+      chex.assert_trees_all_equal(a, b)
 
   options = {
     "batch": 4, "frames": 70, "process_count": 2,
@@ -488,7 +489,7 @@ def test_fixed_batches_are_fixed_and_cover_the_records(told):
     for _ in range(2)
   )
   for a, b in zip(first, again, strict=True):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
   songs = [row[0, 0] for batch in first for row in batch["codes"]]
   assert set(songs) == set(range(11)) and songs == sorted(songs)
   assert first[0]["lengths"].tolist() == [60, 67, 70, 70]

@@ -27,8 +27,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.convert import weights
@@ -108,8 +106,7 @@ def convert(
   arrays = {new: arrays[old] for new, old in renamed.items()}
   fields = guess(arrays, preset) if config is None else fields_of(config)
   model = codec_model.from_config(fields)
-  x = jnp.zeros((1, model.stride, model.channels))
-  like = jax.eval_shape(model.init, jax.random.key(0), x)
+  like = codec_model.shapes(model)
   return fields, weights.fill(rules(model), arrays, like)
 
 

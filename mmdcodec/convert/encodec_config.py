@@ -3,38 +3,42 @@
 import math
 from typing import Any
 
-from mmdcodec.convert.fields import (
+from mmdcodec.bounds import (
   Check,
-  check_known,
-  flag,
-  get,
+  declared,
   list_of,
   null_or,
   number,
   one_of,
-  refused,
   whole,
 )
+from mmdcodec.convert.fields import check_known, get, refused
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models.seanet import Network
+from mmdcodec.quantize.residual import MOST_CODEBOOKS
 
-# Field of transformers' config -> (our field, default in old configs, check).
-# The bounds are far beyond any published model, but reject models that fit into
-# no memory.
-FIELDS: dict[str, tuple[str, Any, Check]] = {
-  "sampling_rate": ("rate", 24000, whole(1, 1_000_000)),
-  "audio_channels": ("channels", 1, whole(1, 64)),
-  "normalize": ("normalize", False, flag()),
-  "hidden_size": ("dim", 128, whole(1, 1 << 14)),
-  "num_filters": ("filters", 32, whole(1, 1 << 10)),
-  "upsampling_ratios": ("ratios", (8, 5, 4, 2), list_of(whole(1, 256), 8)),
-  "kernel_size": ("kernel", 7, whole(1, 255)),
-  "last_kernel_size": ("last_kernel", 7, whole(1, 255)),
-  "residual_kernel_size": ("residual_kernel", 3, whole(1, 255)),
-  "use_causal_conv": ("causal", True, flag()),
-  "compress": ("compress", 2, whole(1, 1 << 10)),
-  "num_lstm_layers": ("lstm_layers", 2, whole(1, 16)),
-  "trim_right_ratio": ("trim_right_ratio", 1.0, number(0, 1)),
-  "codebook_size": ("codebook_size", 1024, whole(2, 1 << 16)),
+# Field of transformers' config -> (our field, default in old configs).
+FIELDS: dict[str, tuple[str, Any]] = {
+  "sampling_rate": ("rate", 24000),
+  "audio_channels": ("channels", 1),
+  "normalize": ("normalize", False),
+  "hidden_size": ("dim", 128),
+  "num_filters": ("filters", 32),
+  "upsampling_ratios": ("ratios", (8, 5, 4, 2)),
+  "kernel_size": ("kernel", 7),
+  "last_kernel_size": ("last_kernel", 7),
+  "residual_kernel_size": ("residual_kernel", 3),
+  "use_causal_conv": ("causal", True),
+  "compress": ("compress", 2),
+  "num_lstm_layers": ("lstm_layers", 2),
+  "trim_right_ratio": ("trim_right_ratio", 1.0),
+  "codebook_size": ("codebook_size", 1024),
+}
+CHECKS = {
+  **declared(Network),
+  **declared(codec_model.Codec),
+  # A network of transformers always has an LSTM.
+  "lstm_layers": whole(1, 16),
 }
 
 # Field -> (our field, default, {their value: ours}).
@@ -68,9 +72,6 @@ OTHERS: dict[str, tuple[Any, Check]] = {
   "overlap": (None, null_or(number(0, 0.99))),
   "codebook_dim": (None, null_or(whole(1, 1 << 14))),
 }
-
-# Limit of the .mmdc file format.
-MOST_CODEBOOKS = 4096
 
 # Fields in every config of transformers that do not affect the network.
 BOOKKEEPING = (
@@ -109,8 +110,8 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   """
   check_known(config, {*FIELDS, *CHOICES, *OTHERS, *BOOKKEEPING}, "EnCodec")
   fields: dict[str, Any] = {}
-  for key, (ours, default, check) in FIELDS.items():
-    value = get(config, key, default, check)
+  for key, (ours, default) in FIELDS.items():
+    value = get(config, key, default, CHECKS[ours])
     fields[ours] = tuple(value) if isinstance(value, list) else value
   for key, (ours, default, values) in CHOICES.items():
     fields[ours] = values[get(config, key, default, one_of(values))]

@@ -4,21 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from mmdcodec.bounds import declared, null_or, number, one_of, whole
 from mmdcodec.convert import encodec_config, t5
-from mmdcodec.convert.fields import (
-  Check,
-  check_known,
-  get,
-  null_or,
-  number,
-  one_of,
-  refused,
-  whole,
-)
+from mmdcodec.convert.fields import check_known, get, refused
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.models.lm_presets import CHROMA
+from mmdcodec.models.melody_condition import Melody
+from mmdcodec.nn.transformer import Transformer
 from mmdcodec.tokenizers.stereo_codec import FLAG, SIDES
 
 # Seconds of the training clips of all published models; configs lack it.
@@ -26,17 +20,18 @@ SECONDS = 30
 # Tokens per text that T5 was trained on.
 LONGEST_TEXT = 512
 
-# Field of a decoder's config -> (our field, default, check).
-FIELDS: dict[str, tuple[str, Any, Check]] = {
-  "vocab_size": ("codebook_size", 2048, whole(2, 1 << 16)),
-  "num_codebooks": ("codebooks", 4, whole(1, 64)),
-  "num_hidden_layers": ("layers", 24, whole(1, 256)),
-  "num_attention_heads": ("heads", 16, whole(1, 256)),
-  "hidden_size": ("width", 1024, whole(4, 1 << 14)),
-  "ffn_dim": ("hidden", 4096, whole(1, 1 << 17)),
-  "activation_function": ("activation", "gelu", one_of(["gelu", "relu"])),
-  "dropout": ("dropout", 0.1, number(0, 1)),
+# Field of a decoder's config -> (our field, default).
+FIELDS: dict[str, tuple[str, Any]] = {
+  "vocab_size": ("codebook_size", 2048),
+  "num_codebooks": ("codebooks", 4),
+  "num_hidden_layers": ("layers", 24),
+  "num_attention_heads": ("heads", 16),
+  "hidden_size": ("width", 1024),
+  "ffn_dim": ("hidden", 4096),
+  "activation_function": ("activation", "gelu"),
+  "dropout": ("dropout", 0.1),
 }
+CHECKS = {**declared(Transformer), **declared(token_lm.TokenLM)}
 
 # Fields with the same value in every published model, or without effect here,
 # because they only affect training or because any length can be computed.
@@ -54,8 +49,8 @@ OTHERS = {
 # Fields of the whole model: its parts, and those of melody models.
 PARTS = {"text_encoder": "t5", "audio_encoder": "encodec", "decoder": None}
 MELODY = {
-  "num_chroma": (CHROMA["classes"], whole(1, 120)),
-  "chroma_length": (CHROMA["frames"], whole(1, 1 << 16)),
+  "num_chroma": (CHROMA["classes"], declared(Melody)["classes"]),
+  "chroma_length": (CHROMA["frames"], declared(Melody)["frames"]),
 }
 
 # Fields that earlier versions of transformers wrote for every model and part,
@@ -172,8 +167,8 @@ def decoder_fields(config: dict[str, Any], **more: Any) -> dict[str, Any]:
   """
   _known(config, {*FIELDS, *OTHERS, "audio_channels"})
   fields = {
-    ours: get(config, key, default, check)
-    for key, (ours, default, check) in FIELDS.items()
+    ours: get(config, key, default, CHECKS[ours])
+    for key, (ours, default) in FIELDS.items()
   }
   for key, check in OTHERS.items():
     get(config, key, None, check)

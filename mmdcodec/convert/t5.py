@@ -10,21 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.bounds import declared, one_of
 from mmdcodec.convert import fields, hub, weights
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
 
-# Field of transformers' config -> (our field, default, maximum).
-WHOLE = {
-  "vocab_size": ("vocabulary", 32_128, 1 << 20),
-  "d_model": ("width", 512, 1 << 14),
-  "num_layers": ("layers", 6, 256),
-  "num_heads": ("heads", 8, 256),
-  "d_kv": ("head_dim", 64, 1 << 10),
-  "d_ff": ("hidden", 2048, 1 << 17),
-  "relative_attention_num_buckets": ("buckets", 32, 1 << 10),
-  "relative_attention_max_distance": ("longest", 128, 1 << 20),
+# Field of transformers' config -> (our field, default).
+FIELDS = {
+  "vocab_size": ("vocabulary", 32_128),
+  "d_model": ("width", 512),
+  "num_layers": ("layers", 6),
+  "num_heads": ("heads", 8),
+  "d_kv": ("head_dim", 64),
+  "d_ff": ("hidden", 2048),
+  "relative_attention_num_buckets": ("buckets", 32),
+  "relative_attention_max_distance": ("longest", 128),
 }
 # Type of feed-forward layer in transformers -> its activation.
 FORMS = {"relu": "relu", "gated-gelu": "gelu_new"}
@@ -48,15 +49,14 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   Raises:
     UserError: the value of a field is not supported.
   """
+  checks = declared(text_encoder.T5Encoder)
   found = {
-    ours: fields.get(config, name, default, fields.whole(1, most))
-    for name, (ours, default, most) in WHOLE.items()
+    ours: fields.get(config, name, default, checks[ours])
+    for name, (ours, default) in FIELDS.items()
   }
-  if found["buckets"] < 4 or found["buckets"] % 2:
+  if found["buckets"] % 2:
     raise fields.refused(
-      "relative_attention_num_buckets",
-      found["buckets"],
-      "an even number of at least 4",
+      "relative_attention_num_buckets", found["buckets"], "an even number"
     )
   if found["longest"] <= found["buckets"] // 4:
     raise fields.refused(
@@ -64,12 +64,12 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
       found["longest"],
       "more than a quarter of relative_attention_num_buckets",
     )
-  form = fields.get(config, "feed_forward_proj", "relu", fields.one_of(FORMS))
+  form = fields.get(config, "feed_forward_proj", "relu", one_of(FORMS))
   gated = form == "gated-gelu"
   # These follow from the form, but a file may contradict itself.
-  fields.get(config, "dense_act_fn", None, fields.one_of([FORMS[form]]))
-  fields.get(config, "is_gated_act", gated, fields.one_of([gated]))
-  fields.get(config, "layer_norm_epsilon", 1e-6, fields.one_of([1e-6]))
+  fields.get(config, "dense_act_fn", None, one_of([FORMS[form]]))
+  fields.get(config, "is_gated_act", gated, one_of([gated]))
+  fields.get(config, "layer_norm_epsilon", 1e-6, one_of([1e-6]))
   return found | {"gated": gated}
 
 

@@ -15,4 +15,5 @@ text_encoder          T5's encoder
 code_likelihood       the likelihood of codes under a language model
 low_rank              low-rank adaptation (LoRA)
 fields                builds modules from mappings of their fields
+weights               checks that weights from a file fit a model's config
 """

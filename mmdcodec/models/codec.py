@@ -14,37 +14,34 @@ SoundStream is arXiv 2107.03312, EnCodec arXiv 2210.13438.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, number, whole
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, fields
 from mmdcodec.models.codec_outputs import Encoded, Output, loudness
 from mmdcodec.models.codec_presets import PRESETS
 from mmdcodec.models.seanet import Decoder, Encoder, Network
-from mmdcodec.nn.conv import PAD_MODES, frames, length_mask, mask_after
-from mmdcodec.nn.norms import NORMS
-from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
+from mmdcodec.nn.conv import frames, length_mask, mask_after
+from mmdcodec.quantize.residual import (
+  MOST_CODEBOOKS,
+  MOST_CODES,
+  Quantized,
+  ResidualVectorQuantizer,
+)
 
 NO_SCALE = (
   "this codec divides its input by its loudness: give decode the scale that"
   " encode returned."
 )
 
-CHOICES = {
-  "topology": ("seanet", "soundstream"),
-  "norm": NORMS,
-  "pad_mode": PAD_MODES,
-  "shortcut": ("conv", "identity"),
-  "dtype": ("float32", "bfloat16"),
-  "threshold_kind": ("relative", "absolute"),
-}
 
-
-class Codec(nn.Module):
+class Codec(bounds.Checked, nn.Module):
   """A neural audio codec; the defaults are those of a 24 kHz EnCodec.
 
   Variables: collections "params" and "codebook". Random keys: "params" at
@@ -90,8 +87,11 @@ class Codec(nn.Module):
     remat: recompute blocks in the backward pass to save memory.
   """
 
+  called = "the codec"
+
+  # `Network` and the quantizer have the bounds of their own fields.
   topology: str = "seanet"
-  rate: int = 24000
+  rate: Annotated[int, whole(1, 1_000_000)] = 24000
   channels: int = 1
   causal: bool = True
   filters: int = 32
@@ -107,17 +107,17 @@ class Codec(nn.Module):
   norm: str = "weight"
   pad_mode: str = "reflect"
   trim_right_ratio: float = 1.0
-  normalize: bool = False
-  chunk_seconds: float = 0.0
-  overlap: float = 0.01
-  codebooks: int = 32
-  codebook_size: int = 1024
+  normalize: Annotated[bool, flag()] = False
+  chunk_seconds: Annotated[float, number(0, 3600)] = 0.0
+  overlap: Annotated[float, number(0, 0.99)] = 0.01
+  codebooks: Annotated[int, whole(1, MOST_CODEBOOKS)] = 32
+  codebook_size: Annotated[int, whole(2, MOST_CODES)] = 1024
   decay: float = 0.99
   epsilon: float = 1e-5
   threshold: float = 0.1
   threshold_kind: str = "relative"
   kmeans_iterations: int = 10
-  quantizer_dropout: float = 0.0
+  quantizer_dropout: Annotated[float, number(0, 1)] = 0.0
   dtype: str = "float32"
   remat: bool = False
 
@@ -125,7 +125,22 @@ class Codec(nn.Module):
     """Builds encoder, quantizer and decoder."""
     self.encoder = Encoder(self.network)
     self.decoder = Decoder(self.network)
-    self.quantizer = ResidualVectorQuantizer(
+    self.quantizer = ResidualVectorQuantizer(**self.quantizer_fields)
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    # Their own checks come first.
+    ResidualVectorQuantizer(**self.quantizer_fields, parent=None)
+    stride = math.prod(self.network.ratios)
+    if self.chunk_seconds and self.chunk_seconds * self.rate < stride:
+      return f"chunk_seconds is {self.chunk_seconds}, less than one frame"
+    return None
+
+  @property
+  def quantizer_fields(self) -> dict[str, Any]:
+    """The fields of the quantizer."""
+    return dict(
       codebooks=self.codebooks,
       size=self.codebook_size,
       dim=self.dim,
@@ -353,6 +368,19 @@ class Codec(nn.Module):
     return x if scale is None else x * scale[..., None]
 
 
+def shapes(model: Codec) -> dict[str, Any]:
+  """Shapes and dtypes of a codec's variables, without making them.
+
+  Args:
+    model: the codec.
+
+  Returns:
+    The collections, of `jax.ShapeDtypeStruct`.
+  """
+  x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
+  return dict(jax.eval_shape(model.init, jax.random.key(0), x))
+
+
 def preset(name: str, **changes: Any) -> dict[str, Any]:
   """All fields of a published or tiny codec.
 
@@ -366,7 +394,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  return fields.preset(Codec, PRESETS, name, changes, "the codec")
+  return fields.preset(Codec, PRESETS, name, changes, Codec.called)
 
 
 def from_config(config: Any) -> Codec:
@@ -375,13 +403,4 @@ def from_config(config: Any) -> Codec:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  model = fields.build(Codec, config, "the codec", CHOICES)
-  for key in ("ratios", "dilations"):
-    value = getattr(model, key)
-    good = isinstance(value, tuple) and value
-    if not good or not all(isinstance(i, int) and i > 0 for i in value):
-      raise UserError(
-        f"{key} of the codec must be a list of positive whole numbers, not"
-        f" {value!r}."
-      )
-  return model
+  return fields.build(Codec, config, Codec.called)

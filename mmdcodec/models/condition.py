@@ -11,13 +11,15 @@ kind, write a subclass; defining it registers it.
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, mapping, whole
 from mmdcodec.errors import UserError
 from mmdcodec.models import fields as fields_lib
 from mmdcodec.nn.attention import kernel_init
@@ -31,11 +33,12 @@ KINDS: dict[str, type["Condition"]] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Condition(abc.ABC):
+class Condition(bounds.Checked, abc.ABC):
   """A condition of a language model, such as its prompt.
 
   Subclasses are frozen dataclasses whose fields come from the model's config.
-  They set `kind`, which registers them under that name. Their parameters belong
+  They set `kind`, which registers them under that name, and declare the bounds
+  of their fields. Their parameters belong
   to the `Conditioner` and have names that begin with that of the condition.
 
   Attributes:
@@ -49,11 +52,16 @@ class Condition(abc.ABC):
   kind: ClassVar[str]
 
   name: str
-  order: int = 0
-  cross: bool = True
+  order: Annotated[int, whole(-(1 << 16), 1 << 16)] = 0
+  cross: Annotated[bool, flag()] = True
   assets: Mapping[str, bytes] = dataclasses.field(
     default_factory=dict, compare=False, repr=False
   )
+
+  @property
+  def called(self) -> str:  # type: ignore[override]
+    """See the base class."""
+    return f"the condition {self.name!r}"
 
   def __init_subclass__(cls, **options: Any):
     """Registers a kind."""
@@ -168,17 +176,6 @@ class Condition(abc.ABC):
     """
 
 
-def check_positive(condition: Condition, *names: str) -> None:
-  """Raises a UserError unless fields of a condition are at least 1."""
-  for name in names:
-    value = getattr(condition, name)
-    if not value >= 1:
-      raise UserError(
-        f"{name} of the condition {condition.name!r} is {value}; it must be at"
-        " least 1."
-      )
-
-
 def dense(module: nn.Module, name: str) -> nn.Dense:
   """A linear layer to the width of the language model."""
   return nn.Dense(
@@ -206,13 +203,14 @@ def make_conditions(
   """
   found = []
   for name, given in conditions.items():
+    bounds.check(f"the condition {name!r}", given, mapping())
     options = {"kind": name, **given}
     kind = options.pop("kind")
     if not name.isidentifier():
       raise UserError(
         f"a condition is named {name!r}; use letters, digits and underscores."
       )
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
       raise UserError(
         f"the condition {name!r} has the unknown kind {kind!r}; choose one of"
         f" {', '.join(sorted(KINDS))}, or import the module that defines it."

@@ -20,12 +20,14 @@ and one channel last, and the outputs of its layers for feature matching.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
+from mmdcodec.bounds import one_of
 from mmdcodec.errors import UserError
 from mmdcodec.models import fields as fields_lib
 from mmdcodec.models.spectrum_discriminators import (
@@ -37,7 +39,6 @@ from mmdcodec.models.wave_discriminators import (
   MultiScaleWaveDiscriminator,
 )
 
-DTYPES = ("float32", "bfloat16")
 DISCRIMINATORS = {
   "multi_scale_stft": MultiScaleSTFTDiscriminator,
   "multi_scale_wave": MultiScaleWaveDiscriminator,
@@ -46,7 +47,7 @@ DISCRIMINATORS = {
 }
 
 
-class Discriminators(nn.Module):
+class Discriminators(bounds.Checked, nn.Module):
   """A set of discriminators that process the same audio.
 
   Made by `from_config`. All variables are in the collection "params"; they
@@ -59,9 +60,20 @@ class Discriminators(nn.Module):
       logits and features are float32.
   """
 
-  members: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
-  dtype: str = "float32"
+  called = "the discriminators"
 
+  members: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+  dtype: Annotated[str, bounds.dtype("float32", "bfloat16")] = "float32"
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if unknown := {kind for kind, _ in self.members} - DISCRIMINATORS.keys():
+      return f"there are none of the kinds {sorted(unknown)}"
+    self.build(parent=None)  # they check their own fields
+    return None
+
+  @nn.nowrap
   def build(self, **options: Any) -> list[Any]:
     """The discriminators; the second one of a kind is named kind_2."""
     found, kinds = [], [kind for kind, _ in self.members]
@@ -129,58 +141,21 @@ def from_config(
 
   Raises:
     UserError: there is no discriminator, a name or field is unknown, or a value
-      is out of bounds.
+      is out of its bounds.
   """
-  if dtype not in DTYPES:
-    raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
   if isinstance(config, str | Mapping) or not config:
     raise UserError(
       "discriminators must be a list of names or of mappings with a `name`"
     )
   members = []
   for entry in config:
-    fields = {"name": entry} if isinstance(entry, str) else dict(entry)
+    fields: dict[str, Any] = (
+      {"name": entry} if isinstance(entry, str) else dict(entry)
+    )
     name = fields.pop("name", None)
-    if name not in DISCRIMINATORS:
-      raise UserError(
-        f"there is no discriminator {name!r}; there are "
-        f"{', '.join(DISCRIMINATORS)}"
-      )
-    members.append((name, _checked(name, fields)))
+    bounds.check("a discriminator", name, one_of(tuple(DISCRIMINATORS)))
+    known = fields_lib.defaults(DISCRIMINATORS[name], hidden=("dtype",))
+    fields_lib.check_known(fields, known, f"the discriminator {name}")
+    frozen = {key: fields_lib.freeze(value) for key, value in fields.items()}
+    members.append((name, tuple(sorted(frozen.items()))))
   return Discriminators(tuple(members), dtype)
-
-
-def _checked(name: str, fields: dict) -> tuple[tuple[str, Any], ...]:
-  """The fields of a discriminator as sorted pairs; raises UserError."""
-  kind = DISCRIMINATORS[name]
-  known = fields_lib.defaults(kind, hidden=("dtype",))
-  fields_lib.check_known(fields, known, f"discriminator {name}")
-  for key, value in fields.items():
-    fields[key] = _checked_value(name, key, value, known[key])
-  module = kind(**fields, parent=None)
-  problem = module.problem()
-  if len(set(module.parts)) < len(module.parts):
-    problem = "a value appears twice"
-  if problem:
-    raise UserError(f"discriminator {name}: {problem}")
-  return tuple(sorted(fields.items()))
-
-
-def _checked_value(name: str, key: str, value: Any, default: Any) -> Any:
-  """The value of a field, of the type of its default; raises UserError."""
-  where = f"{key} of discriminator {name}"
-  many = isinstance(default, tuple)
-  if many != isinstance(value, list | tuple) or (many and not value):
-    what = "a list of numbers" if many else "a number"
-    raise UserError(f"{where} must be {what}, not {value!r}")
-  whole = key != "slope"
-  least = 1 if whole else 0
-  for number in value if many else (value,):
-    if isinstance(number, bool) or not isinstance(
-      number, int if whole else int | float
-    ):
-      what = "a whole number" if whole else "a number"
-      raise UserError(f"{where} must be {what}, not {number!r}")
-    if number < least:
-      raise UserError(f"{where} must be at least {least}, not {number}")
-  return tuple(value) if many else value

@@ -1,12 +1,13 @@
 """Builds models from mappings of their fields, with presets and checks."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import flax
 import flax.linen as nn
 
+from mmdcodec import bounds
 from mmdcodec.errors import UserError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -78,7 +79,6 @@ def build(
   kind: type[ModuleT],
   config: Mapping[str, Any],
   what: str,
-  choices: Mapping[str, Sequence[str]] | None = None,
 ) -> ModuleT:
   """Builds a module from a mapping of its fields, which is frozen first.
 
@@ -86,20 +86,13 @@ def build(
     kind: class of the module.
     config: its fields; missing ones keep their defaults.
     what: the model in errors, such as "the codec".
-    choices: allowed values by field.
 
   Raises:
-    UserError: an unknown key, or a value that is not one of the choices.
+    UserError: no mapping, an unknown key, or a value out of its bounds.
   """
+  bounds.check(f"the config of {what}", config, bounds.mapping())
   check_known(config, defaults(kind), what)
-  fields = {key: freeze(value) for key, value in dict(config).items()}
-  for key, allowed in (choices or {}).items():
-    if key in fields and fields[key] not in allowed:
-      raise UserError(
-        f"{key} of {what} must be one of {', '.join(allowed)}, not"
-        f" {fields[key]!r}."
-      )
-  return kind(**fields)
+  return kind(**{key: freeze(value) for key, value in dict(config).items()})
 
 
 def freeze(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -12,11 +12,11 @@ import numpy as np
 from mmdcodec.audio import files
 from mmdcodec.audio import melody as melody_lib
 from mmdcodec.audio.clip_list import clip_list
+from mmdcodec.bounds import whole
 from mmdcodec.errors import UserError
 from mmdcodec.models.condition import (
   Arrays,
   Condition,
-  check_positive,
   dense,
   first,
 )
@@ -40,15 +40,11 @@ class Melody(Condition):
   kind = "melody"
 
   cross: bool = False
-  classes: int
-  frames: int
-  rate: int
-  window: int
-  hop: int
-
-  def __post_init__(self) -> None:
-    """Raises a UserError for an invalid value."""
-    check_positive(self, "classes", "frames", "rate", "window", "hop")
+  classes: Annotated[int, whole(1, 120)]
+  frames: Annotated[int, whole(1, 1 << 16)]
+  rate: Annotated[int, whole(1, 1_000_000)]
+  window: Annotated[int, whole(1, 1 << 20)]
+  hop: Annotated[int, whole(1, 1 << 20)]
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""

@@ -20,14 +20,17 @@ x; None means all (`mmdcodec.nn.conv`). x may also be a folded signal
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, list_of, number, one_of, whole
 from mmdcodec.nn import folding
 from mmdcodec.nn.conv import (
+  PAD_MODES,
   Conv,
   ConvTranspose,
   frames,
@@ -35,30 +38,44 @@ from mmdcodec.nn.conv import (
   streaming,
 )
 from mmdcodec.nn.lstm import LSTM
+from mmdcodec.nn.norms import NORMS
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class Network(bounds.Checked):
   """The fields of `Codec` that encoder and decoder need, documented there."""
 
-  topology: str
-  channels: int
-  causal: bool
-  filters: int
-  ratios: tuple[int, ...]
-  dim: int
-  kernel: int
-  last_kernel: int
-  residual_kernel: int
-  dilations: tuple[int, ...]
-  compress: int
-  shortcut: str
-  lstm_layers: int
-  norm: str
-  pad_mode: str
-  trim_right_ratio: float
-  dtype: str
-  remat: bool
+  called = "the codec"
+
+  topology: Annotated[str, one_of(("seanet", "soundstream"))]
+  channels: Annotated[int, whole(1, 64)]
+  causal: Annotated[bool, flag()]
+  filters: Annotated[int, whole(1, 1 << 10)]
+  ratios: Annotated[tuple[int, ...], list_of(whole(1, 256), 8)]
+  dim: Annotated[int, whole(1, 1 << 14)]
+  kernel: Annotated[int, whole(1, 255)]
+  last_kernel: Annotated[int, whole(1, 255)]
+  residual_kernel: Annotated[int, whole(1, 255)]
+  dilations: Annotated[tuple[int, ...], list_of(whole(1, 1 << 12), 8)]
+  compress: Annotated[int, whole(1, 1 << 10)]
+  shortcut: Annotated[str, one_of(("conv", "identity"))]
+  lstm_layers: Annotated[int, whole(0, 16)]
+  norm: Annotated[str, one_of(NORMS)]
+  pad_mode: Annotated[str, one_of(PAD_MODES)]
+  trim_right_ratio: Annotated[float, number(0, 1)]
+  dtype: Annotated[str, bounds.dtype("float32", "bfloat16")]
+  remat: Annotated[bool, flag()]
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.compress > self.filters:
+      return (
+        f"compress is {self.compress}, more than its {self.filters} filters"
+      )
+    if math.prod(self.ratios) > 1 << 20:
+      return f"the product of the ratios {self.ratios} is over 2^20 samples"
+    return None
 
   def folds(self) -> list[int]:
     """Folding factors of the blocks, from the audio to the latents."""

@@ -4,13 +4,15 @@ On TPUs, narrow layers fold frames into channels, and the first layer folds bins
 as well.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
 from mmdcodec.audio import transforms
+from mmdcodec.bounds import list_of, number, whole
 from mmdcodec.nn import folding
 from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
@@ -70,7 +72,7 @@ class SpectrumNetwork(nn.Module):
     return folding.unfold(logits), features
 
 
-class MultiScaleSTFTDiscriminator(nn.Module):
+class MultiScaleSTFTDiscriminator(bounds.Checked, nn.Module):
   """Convolutions over complex spectra of several windows.
 
   EnCodec, arXiv 2210.13438, section 3.4. Per window: an STFT whose hop is a
@@ -89,12 +91,18 @@ class MultiScaleSTFTDiscriminator(nn.Module):
     dtype: compute dtype.
   """
 
-  filters: int = 32
-  windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
-  kernel: tuple[int, int] = (3, 9)
-  dilations: tuple[int, ...] = (1, 2, 4)
-  slope: float = 0.3
-  dtype: Any = jnp.float32
+  called = "the discriminator multi_scale_stft"
+
+  filters: Annotated[int, whole(1, 1 << 10)] = 32
+  windows: Annotated[tuple[int, ...], list_of(whole(4, 1 << 16), 16)] = (
+    1024, 2048, 512, 256, 128
+  )  # fmt: skip
+  kernel: Annotated[tuple[int, int], list_of(whole(1, 63), 2, 2)] = (3, 9)
+  dilations: Annotated[tuple[int, ...], list_of(whole(1, 1 << 10), 16)] = (
+    1, 2, 4
+  )  # fmt: skip
+  slope: Annotated[float, number(0, 1)] = 0.3
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -106,12 +114,15 @@ class MultiScaleSTFTDiscriminator(nn.Module):
     """Minimum number of samples of a clip."""
     return max(self.windows)
 
+  @property
   def problem(self) -> str | None:
-    """What is wrong with the fields, or None."""
+    """See the base class."""
     if any(w % 4 for w in self.windows):
-      return "`windows` must be multiples of 4"
-    if any(k % 2 == 0 for k in self.kernel) or len(self.kernel) != 2:
-      return "`kernel` must be two odd numbers"
+      return "its windows must be multiples of 4"
+    if len({*self.windows}) < len(self.windows):
+      return f"a window appears twice in {self.windows}"
+    if any(k % 2 == 0 for k in self.kernel):
+      return "its kernel must be two odd numbers"
     return None
 
   @nn.compact
@@ -169,7 +180,7 @@ class ResidualBlock(nn.Module):
     return leaky_relu(y + shortcut(x), self.slope)
 
 
-class STFTDiscriminator(nn.Module):
+class STFTDiscriminator(bounds.Checked, nn.Module):
   """Residual blocks over the complex spectrum of one window.
 
   SoundStream, arXiv 2107.03312, section III-D and figure 4: a 7 x 7
@@ -186,11 +197,13 @@ class STFTDiscriminator(nn.Module):
     dtype: compute dtype.
   """
 
-  filters: int = 32
-  window: int = 1024
-  hop: int = 256
-  slope: float = 0.2
-  dtype: Any = jnp.float32
+  called = "the discriminator stft"
+
+  filters: Annotated[int, whole(1, 1 << 10)] = 32
+  window: Annotated[int, whole(4, 1 << 16)] = 1024
+  hop: Annotated[int, whole(1, 1 << 16)] = 256
+  slope: Annotated[float, number(0, 1)] = 0.2
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   # For each block, its inner and outer channels per filter, and its strides.
   BLOCKS = (
@@ -212,9 +225,10 @@ class STFTDiscriminator(nn.Module):
     """Minimum number of samples of a clip."""
     return self.window
 
+  @property
   def problem(self) -> str | None:
-    """What is wrong with the fields, or None."""
-    return "`window` must be a multiple of 128" if self.window % 128 else None
+    """See the base class."""
+    return "its window must be a multiple of 128" if self.window % 128 else None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> list[tuple[jax.Array, list[jax.Array]]]:

@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.bounds import mapping, one_of, whole
 from mmdcodec.errors import UserError
-from mmdcodec.models import text_tokens
+from mmdcodec.models import fields, text_tokens
 from mmdcodec.models.condition import (
   Arrays,
   Condition,
-  check_positive,
   dense,
   first,
 )
@@ -38,14 +38,17 @@ class Text(Condition):
 
   kind = "text"
 
-  tokenizer: str
-  longest: int
-  encoder: Mapping[str, Any]
+  tokenizer: Annotated[str, one_of(tuple(text_tokens.FILES))]
+  longest: Annotated[int, whole(1, 1 << 16)]
+  encoder: Annotated[Mapping[str, Any], mapping()]
 
-  def __post_init__(self) -> None:
-    """Raises a UserError for an invalid value."""
-    text_tokens.check_name(self.tokenizer)
-    check_positive(self, "longest")
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    known = fields.defaults(T5Encoder, hidden=("dtype",))
+    fields.check_known(self.encoder, known, T5Encoder.called)
+    T5Encoder(**self.encoder, parent=None)
+    return None
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""

@@ -4,13 +4,15 @@ Raffel et al. 2020, arXiv 1910.10683, section 2.1; for the gated form of T5 1.1
 and FLAN-T5, see Shazeer 2020, arXiv 2002.05202. MusicGen attends to its output.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, whole
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.nn.positions import relative_buckets
 from mmdcodec.parallel import rules
@@ -87,7 +89,7 @@ class TextBlock(nn.Module):
     return x + y, None
 
 
-class T5Encoder(nn.Module):
+class T5Encoder(bounds.Checked, nn.Module):
   """Maps tokens to vectors, without dropout.
 
   Attributes:
@@ -103,16 +105,27 @@ class T5Encoder(nn.Module):
     dtype: compute dtype; parameters and the sums of layers are float32.
   """
 
-  vocabulary: int = 32_128
-  width: int = 768
-  layers: int = 12
-  heads: int = 12
-  head_dim: int = 64
-  hidden: int = 3072
-  gated: bool = False
-  buckets: int = 32
-  longest: int = 128
-  dtype: Any = jnp.float32
+  called = "the text encoder"
+
+  vocabulary: Annotated[int, whole(1, 1 << 20)] = 32_128
+  width: Annotated[int, whole(1, 1 << 14)] = 768
+  layers: Annotated[int, whole(1, 256)] = 12
+  heads: Annotated[int, whole(1, 256)] = 12
+  head_dim: Annotated[int, whole(1, 1 << 10)] = 64
+  hidden: Annotated[int, whole(1, 1 << 17)] = 3072
+  gated: Annotated[bool, flag()] = False
+  buckets: Annotated[int, whole(4, 1 << 10)] = 32
+  longest: Annotated[int, whole(2, 1 << 20)] = 128
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.buckets % 2:
+      return f"its {self.buckets} buckets must be an even number"
+    if self.longest <= self.buckets // 4:
+      return f"longest is {self.longest}; it must exceed a quarter of buckets"
+    return None
 
   @nn.compact
   def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Mapping
 
+from mmdcodec import bounds
+from mmdcodec.bounds import one_of
 from mmdcodec.errors import UserError
 
 # File beside a bundle's weights that the `tokenizers` library reads.
@@ -49,12 +51,6 @@ class Pieces:
     return self._tokenizer.encode(text).ids
 
 
-def check_name(name: str) -> None:
-  """Raises a UserError if there is no such tokenizer."""
-  if name not in FILES:
-    raise UserError(f"the tokenizer is {name!r}; it must be bytes or t5.")
-
-
 def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
   """Makes the tokenizer of a model.
 
@@ -65,7 +61,7 @@ def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
   Raises:
     UserError: the name is unknown, or the tokenizer's file is missing.
   """
-  check_name(name)
+  bounds.check("the tokenizer", name, one_of(tuple(FILES)))
   if name == "bytes":
     return Bytes()
   if TOKENIZER_FILE not in assets:

@@ -3,22 +3,26 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.bounds import number, whole
 from mmdcodec.errors import UserError
 from mmdcodec.models.condition import (
   Arrays,
   Condition,
-  check_positive,
   dense,
   first,
 )
 from mmdcodec.nn.conv import length_mask
+from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
+
+# Tokens of one piece.
+MOST_TOKENS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,19 +44,17 @@ class Tokens(Condition):
 
   kind = "tokens"
 
-  codebooks: int = 1
-  size: int
-  frames: int = 1
-  frame_rate: float = 0.0
+  codebooks: Annotated[int, whole(1, MOST_CODEBOOKS)] = 1
+  size: Annotated[int, whole(1, MOST_CODES)]
+  frames: Annotated[int, whole(1, 1 << 20)] = 1
+  frame_rate: Annotated[float, number(0, 1e6)] = 0.0
 
-  def __post_init__(self) -> None:
-    """Raises a UserError for an invalid value."""
-    check_positive(self, "codebooks", "size", "frames")
-    if not 0 <= self.frame_rate < np.inf:
-      raise UserError(
-        f"frame_rate of the condition {self.name!r} is {self.frame_rate}; it"
-        " must be 0 or above."
-      )
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if (count := self.frames * self.codebooks) > MOST_TOKENS:
+      return f"its {count} tokens are more than {MOST_TOKENS}"
+    return None
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""
@@ -166,11 +168,7 @@ class Embedding(Condition):
 
   kind = "embedding"
 
-  size: int
-
-  def __post_init__(self) -> None:
-    """Raises a UserError for an invalid value."""
-    check_positive(self, "size")
+  size: Annotated[int, whole(1, 1 << 16)]
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""

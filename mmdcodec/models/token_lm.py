@@ -9,7 +9,7 @@ special token where a step has no code.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import flax
 import flax.linen as nn
@@ -17,25 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec import patterns
-from mmdcodec.errors import UserError
+from mmdcodec import bounds, patterns
+from mmdcodec.bounds import mapping, null_or, whole
 from mmdcodec.models import fields
 from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
 from mmdcodec.models.lm_presets import PRESETS
-from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.transformer import ACTIVATIONS, REMAT, Transformer
+from mmdcodec.nn.transformer import Transformer
+from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
 from mmdcodec.store import renamed
 
-CHOICES = {
-  "positions": positions_lib.KINDS,
-  "activation": tuple(ACTIVATIONS),
-  "remat": ("none", *REMAT),
-  "dtype": ("float32", "bfloat16"),
-}
 
-
-class TokenLM(nn.Module):
+class TokenLM(bounds.Checked, nn.Module):
   """A Transformer that predicts the codes of each step from those before.
 
   Attributes:
@@ -65,36 +58,50 @@ class TokenLM(nn.Module):
       and logits are float32.
   """
 
-  codebooks: int = 4
-  codebook_size: int = 2048
-  first_codebook: int = 0
-  pattern: Mapping[str, Any] | None = None
-  frames: int = 1500
+  called = "the language model"
+
+  # `Transformer` has the bounds of its own fields.
+  codebooks: Annotated[int, whole(1, MOST_CODEBOOKS)] = 4
+  codebook_size: Annotated[int, whole(1, MOST_CODES)] = 2048
+  first_codebook: Annotated[int, whole(0, MOST_CODEBOOKS - 1)] = 0
+  pattern: Annotated[Mapping[str, Any] | None, null_or(mapping())] = None
+  frames: Annotated[int, whole(1, 1 << 20)] = 1500
   width: int = 1024
   layers: int = 24
   heads: int = 16
-  kv_heads: int = 0
+  kv_heads: Annotated[int, whole(0, 256)] = 0
   hidden: int = 4096
   activation: str = "gelu"
   positions: str = "sinusoidal"
   qk_norm: bool = False
   cross: bool = True
-  conditions: Mapping[str, Any] = flax.core.FrozenDict()
+  conditions: Annotated[Mapping[str, Any], mapping()] = flax.core.FrozenDict()
   dropout: float = 0.0
   remat: str = "none"
-  dtype: str = "float32"
+  dtype: Annotated[str, bounds.dtype("float32", "bfloat16")] = "float32"
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    # Their own checks come first.
+    Transformer(**self.transformer_fields(), parent=None)
+    self.pattern_of(1)
+    self.make_conditions()
+    return None
 
   @property
   def special(self) -> int:
     """The token of a step without a code."""
     return self.codebook_size
 
+  @nn.nowrap
   def pattern_of(self, frames: int) -> patterns.Pattern:
     """The pattern, for a number of frames."""
     options = dict(self.pattern or {"name": "delay"})
     name = options.pop("name", None)
     return patterns.make(name, self.codebooks, **options)(frames)
 
+  @nn.nowrap
   def make_conditions(
     self, assets: Mapping[str, bytes] | None = None
   ) -> tuple[Condition, ...]:
@@ -112,6 +119,7 @@ class TokenLM(nn.Module):
       for condition in self.make_conditions()
     }
 
+  @nn.nowrap
   def transformer_fields(self) -> dict[str, Any]:
     """Fields of the Transformer."""
     return dict(
@@ -264,7 +272,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   """
   of_preset = PRESETS.get(name, {}).get("conditions", {})
   changes = renamed.update_lm(changes, of_preset)
-  found = fields.preset(TokenLM, PRESETS, name, changes, "the language model")
+  found = fields.preset(TokenLM, PRESETS, name, changes, TokenLM.called)
   # Dicts, so that a command line can change their entries.
   found["pattern"] = found["pattern"] or dict(name="delay", delays=())
   found["conditions"] = dict(found["conditions"])
@@ -277,35 +285,8 @@ def from_config(config: Mapping[str, Any]) -> TokenLM:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  model = fields.build(
-    TokenLM, renamed.update_lm(config), "the language model", CHOICES
-  )
-  for name in (
-    "codebooks", "codebook_size", "frames", "width", "layers", "heads", "hidden"
-  ):  # fmt: skip
-    if getattr(model, name) < 1:
-      raise UserError(
-        f"{name} of the language model is {getattr(model, name)}; it must be at"
-        " least 1."
-      )
-  if model.first_codebook < 0:
-    raise UserError(
-      f"first_codebook of the language model is {model.first_codebook}; it must"
-      " be at least 0."
-    )
-  for what, size, parts in (
-    ("width", model.width, 4),
-    ("width", model.width, 2 * model.heads),
-    ("heads", model.heads, model.kv_heads or model.heads),
-  ):
-    if size % parts:
-      raise UserError(
-        f"{what} of the language model is {size}; it must be a multiple of"
-        f" {parts}."
-      )
-  model.pattern_of(1)
-  model.make_conditions()
-  return model
+  bounds.check("the config of the language model", config, mapping())
+  return fields.build(TokenLM, renamed.update_lm(config), TokenLM.called)
 
 
 def shapes(
@@ -320,9 +301,10 @@ def shapes(
   Returns:
     `{"params": ...}` of `jax.ShapeDtypeStruct`.
   """
-  tokens = jnp.zeros((1, 1, model.codebooks), jnp.int32)
+  tokens = jax.ShapeDtypeStruct((1, 1, model.codebooks), jnp.int32)
   inputs = model.no_conditions(1)
   return jax.eval_shape(
-    lambda key: model.init(key, tokens, inputs, encoded=encoded),
+    lambda key, tokens: model.init(key, tokens, inputs, encoded=encoded),
     jax.random.key(0),
+    tokens,
   )

@@ -5,13 +5,15 @@ their groups become one kernel with zeros. HiFi-GAN's do not, because no recipe
 uses them.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import list_of, number, whole
 from mmdcodec.nn import folding
 from mmdcodec.nn.conv_nd import ConvNd, leaky_relu
 
@@ -77,7 +79,7 @@ class WaveNetwork(nn.Module):
     return ConvNd(1, (3,), dtype=self.dtype, name="conv_out")(y), features
 
 
-class MultiScaleWaveDiscriminator(nn.Module):
+class MultiScaleWaveDiscriminator(bounds.Checked, nn.Module):
   """Strided grouped convolutions over the waveform.
 
   MelGAN, arXiv 1910.06711; SoundStream, arXiv 2107.03312, section III-D. Per
@@ -94,11 +96,13 @@ class MultiScaleWaveDiscriminator(nn.Module):
     dtype: compute dtype.
   """
 
-  filters: int = 16
-  max_filters: int = 1024
-  scales: int = 3
-  slope: float = 0.2
-  dtype: Any = jnp.float32
+  called = "the discriminator multi_scale_wave"
+
+  filters: Annotated[int, whole(1, 1 << 10)] = 16
+  max_filters: Annotated[int, whole(1, 1 << 14)] = 1024
+  scales: Annotated[int, whole(1, 12)] = 3
+  slope: Annotated[float, number(0, 1)] = 0.2
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -110,14 +114,15 @@ class MultiScaleWaveDiscriminator(nn.Module):
     """Minimum samples of a clip; padding reflects 8 of the last scale."""
     return 8 * 2 ** (self.scales - 1)
 
+  @property
   def problem(self) -> str | None:
-    """What is wrong with the fields, or None."""
+    """See the base class."""
     widths = [min(self.filters * 4**i, self.max_filters) for i in range(5)]
     pairs = zip(widths[:-1], widths[1:], strict=True)
     if self.filters > self.max_filters or any(
       a % 4 or b % (a // 4) for a, b in pairs
     ):
-      return "`filters` must be a multiple of 4, `max_filters` one of `filters`"
+      return "filters must be a multiple of 4, max_filters one of filters"
     return None
 
   @nn.compact
@@ -165,7 +170,7 @@ class PeriodNetwork(nn.Module):
     return logits, [*features, logits]
 
 
-class MultiPeriodDiscriminator(nn.Module):
+class MultiPeriodDiscriminator(bounds.Checked, nn.Module):
   """Convolutions over every p-th sample (HiFi-GAN, arXiv 2010.05646, 2.3).
 
   Per period p: the waveform as p interleaved signals, with the same
@@ -180,11 +185,15 @@ class MultiPeriodDiscriminator(nn.Module):
     dtype: compute dtype.
   """
 
-  filters: int = 32
-  max_filters: int = 1024
-  periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-  slope: float = 0.1
-  dtype: Any = jnp.float32
+  called = "the discriminator multi_period"
+
+  filters: Annotated[int, whole(1, 1 << 10)] = 32
+  max_filters: Annotated[int, whole(1, 1 << 14)] = 1024
+  periods: Annotated[tuple[int, ...], list_of(whole(1, 1 << 12), 16)] = (
+    2, 3, 5, 7, 11
+  )  # fmt: skip
+  slope: Annotated[float, number(0, 1)] = 0.1
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -196,8 +205,11 @@ class MultiPeriodDiscriminator(nn.Module):
     """Minimum samples of a clip, because padding reflects it."""
     return max(self.periods)
 
+  @property
   def problem(self) -> str | None:
-    """What is wrong with the fields, or None."""
+    """See the base class."""
+    if len({*self.periods}) < len(self.periods):
+      return f"a period appears twice in {self.periods}"
     return None
 
   @nn.compact

@@ -7,14 +7,15 @@ arXiv 2302.05442, 2). `attend` picks the fastest backend.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from mmdcodec import platform
+from mmdcodec import bounds, platform
+from mmdcodec.bounds import flag, null_or, number, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn import splash
 
@@ -127,7 +128,7 @@ def kernel_init(variance: float = 1.0) -> nn.initializers.Initializer:
   return nn.initializers.variance_scaling(variance, "fan_in", "normal")
 
 
-class Attention(nn.Module):
+class Attention(bounds.Checked, nn.Module):
   """Query, key, value and output projections around `attend`.
 
   This module serves as decoder self-attention, cross-attention, and the
@@ -149,16 +150,25 @@ class Attention(nn.Module):
     dtype: compute dtype; parameters and sums are float32.
   """
 
-  width: int
-  heads: int
-  kv_heads: int
-  head_dim: int
-  rotary: bool = False
-  qk_norm: bool = False
-  use_bias: bool = False
-  scale: float | None = None
-  out_variance: float = 1.0
-  dtype: Any = jnp.float32
+  called = "attention"
+
+  width: Annotated[int, whole(1, 1 << 14)]
+  heads: Annotated[int, whole(1, 256)]
+  kv_heads: Annotated[int, whole(1, 256)]
+  head_dim: Annotated[int, whole(1, 1 << 14)]
+  rotary: Annotated[bool, flag()] = False
+  qk_norm: Annotated[bool, flag()] = False
+  use_bias: Annotated[bool, flag()] = False
+  scale: Annotated[float | None, null_or(number(1e-6, 1e6))] = None
+  out_variance: Annotated[float, number(0, 1e6)] = 1.0
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.heads % self.kv_heads:
+      return f"its {self.heads} heads can't share {self.kv_heads} kv_heads"
+    return None
 
   def setup(self) -> None:
     """Builds the projections."""

@@ -34,16 +34,18 @@ layers get `mmdcodec.nn.folding.Folded` signals.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import folded_conv, folding
 from mmdcodec.nn.folding import Folded
-from mmdcodec.nn.norms import TimeGroupNorm, kernel_param
+from mmdcodec.nn.norms import NORMS, TimeGroupNorm, kernel_param
 from mmdcodec.nn.reflect_padding import (
   continue_clip,
   reflect,
@@ -239,7 +241,7 @@ def streaming(module: nn.Module) -> bool:
   return mutable and not module.is_initializing()
 
 
-class Conv(nn.Module):
+class Conv(bounds.Checked, nn.Module):
   """Convolution, normalisation and bias.
 
   Attributes:
@@ -253,14 +255,14 @@ class Conv(nn.Module):
     dtype: compute dtype; parameters are float32.
   """
 
-  features: int
-  kernel_size: int
-  stride: int = 1
-  dilation: int = 1
-  causal: bool = True
-  pad_mode: str = "constant"
-  norm: str = "none"
-  dtype: Any = jnp.float32
+  features: Annotated[int, whole(1, 1 << 18)]
+  kernel_size: Annotated[int, whole(1, 1 << 12)]
+  stride: Annotated[int, whole(1, 1 << 12)] = 1
+  dilation: Annotated[int, whole(1, 1 << 12)] = 1
+  causal: Annotated[bool, flag()] = True
+  pad_mode: Annotated[str, one_of(PAD_MODES)] = "constant"
+  norm: Annotated[str, one_of(NORMS)] = "none"
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal, lengths: jax.Array | None = None) -> Signal:
@@ -274,8 +276,6 @@ class Conv(nn.Module):
       [batch, ceil(time / stride), features], zero after ceil(lengths / stride);
       folded if x was, except with "time_group".
     """
-    if self.pad_mode not in PAD_MODES:
-      raise ValueError(f"pad_mode must be one of {PAD_MODES}")
     if self.norm == "time_group":
       x = folding.unfold(x)  # statistics run over all of time
     shape = (self.kernel_size, x.shape[-1], self.features)
@@ -324,7 +324,7 @@ class Conv(nn.Module):
     return x
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(bounds.Checked, nn.Module):
   """Transposed convolution, normalisation and bias.
 
   Attributes:
@@ -338,13 +338,13 @@ class ConvTranspose(nn.Module):
     dtype: compute dtype; parameters are float32.
   """
 
-  features: int
-  kernel_size: int
-  stride: int
-  causal: bool = True
-  trim_right_ratio: float = 1.0
-  norm: str = "none"
-  dtype: Any = jnp.float32
+  features: Annotated[int, whole(1, 1 << 18)]
+  kernel_size: Annotated[int, whole(1, 1 << 12)]
+  stride: Annotated[int, whole(1, 1 << 12)]
+  causal: Annotated[bool, flag()] = True
+  trim_right_ratio: Annotated[float, number(0, 1)] = 1.0
+  norm: Annotated[str, one_of(NORMS)] = "none"
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @nn.compact
   def __call__(self, x: Signal, lengths: jax.Array | None = None) -> Signal:

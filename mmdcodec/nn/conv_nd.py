@@ -6,7 +6,7 @@ lengths. The codecs' convolutions, which have both, are in `mmdcodec.nn.conv`.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mmdcodec import platform
+from mmdcodec import bounds, platform
+from mmdcodec.bounds import list_of, one_of, whole
 from mmdcodec.nn import folded_conv, folding
 from mmdcodec.nn.conv import frames
 from mmdcodec.nn.norms import kernel_param
@@ -232,7 +233,7 @@ def leaky_relu(x: Any, slope: float) -> Any:
   return jax.tree.map(lambda y: nn.leaky_relu(y, slope), x)
 
 
-class ConvNd(nn.Module):
+class ConvNd(bounds.Checked, nn.Module):
   """Convolution and bias.
 
   Kernels are initialised uniformly within 1 / sqrt(fan in), the default of
@@ -251,14 +252,14 @@ class ConvNd(nn.Module):
     dtype: compute dtype; parameters are float32.
   """
 
-  features: int
-  taps: tuple[int, ...]
-  strides: tuple[int, ...] = ()
-  dilations: tuple[int, ...] = ()
+  features: Annotated[int, whole(1, 1 << 18)]
+  taps: Annotated[tuple[int, ...], list_of(whole(1, 1 << 16), 3)]
+  strides: Annotated[tuple[int, ...], list_of(whole(1, 1 << 12), 3, 0)] = ()
+  dilations: Annotated[tuple[int, ...], list_of(whole(1, 1 << 12), 3, 0)] = ()
   pads: tuple[tuple[int, int], ...] = ()
-  groups: int = 1
-  norm: str = "weight"
-  dtype: Any = jnp.float32
+  groups: Annotated[int, whole(1, 1 << 18)] = 1
+  norm: Annotated[str, one_of(("none", "weight"))] = "weight"
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @nn.compact
   def __call__(self, x: Any) -> Any:

@@ -11,7 +11,7 @@ token with the same `Block`.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flax
 import flax.linen as nn
@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.parallel import rules
@@ -212,7 +214,7 @@ class _Scanned(Block):
     return super().__call__(x, view, cross, train=train), None
 
 
-class Transformer(nn.Module):
+class Transformer(bounds.Checked, nn.Module):
   """Blocks between positions and a final norm.
 
   Attributes:
@@ -234,20 +236,34 @@ class Transformer(nn.Module):
     dtype: compute dtype; parameters, norms and sums are float32.
   """
 
-  layers: int
-  width: int
-  heads: int
-  kv_heads: int
-  hidden: int
-  activation: str = "gelu"
-  positions: str = "sinusoidal"
-  buckets: int = 32
-  max_distance: int = 128
-  qk_norm: bool = False
-  cross: bool = True
-  dropout: float = 0.0
-  remat: str = "none"
-  dtype: Any = jnp.float32
+  called = "the Transformer"
+
+  layers: Annotated[int, whole(1, 256)]
+  width: Annotated[int, whole(4, 1 << 14)]
+  heads: Annotated[int, whole(1, 256)]
+  kv_heads: Annotated[int, whole(1, 256)]
+  hidden: Annotated[int, whole(1, 1 << 17)]
+  activation: Annotated[str, one_of(tuple(ACTIVATIONS))] = "gelu"
+  positions: Annotated[str, one_of(positions_lib.KINDS)] = "sinusoidal"
+  buckets: Annotated[int, whole(2, 1 << 10)] = 32
+  max_distance: Annotated[int, whole(2, 1 << 20)] = 128
+  qk_norm: Annotated[bool, flag()] = False
+  cross: Annotated[bool, flag()] = True
+  dropout: Annotated[float, number(0, 1)] = 0.0
+  remat: Annotated[str, one_of(("none", *REMAT))] = "none"
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    for what, size, parts in (
+      ("width", self.width, 4),
+      ("width", self.width, 2 * self.heads),
+      ("heads", self.heads, self.kv_heads),
+    ):
+      if size % parts:
+        return f"its {what} is {size}; it must be a multiple of {parts}"
+    return None
 
   @property
   def block(self) -> dict[str, Any]:

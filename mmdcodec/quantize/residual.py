@@ -14,7 +14,7 @@ gradient are computed after it:
               over the rows that are not padding; every level pulls on z.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import chex
 import jax
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from mmdcodec import bounds
+from mmdcodec.bounds import fraction, number, one_of, whole
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import vector
 
@@ -30,6 +32,9 @@ from mmdcodec.quantize import vector
 # steps. With a count of 1 a few codes would win all rows, and the rest would
 # starve slowly.
 FAINT = 1e-3
+
+# The first is a limit of the .mmdc file format too.
+MOST_CODEBOOKS, MOST_CODES = 4096, 1 << 16
 
 
 class Quantized(NamedTuple):
@@ -121,7 +126,7 @@ def sample_levels(
   return jnp.where(dropped, fewer, codebooks).astype(jnp.int32)
 
 
-class ResidualVectorQuantizer(nn.Module):
+class ResidualVectorQuantizer(bounds.Checked, nn.Module):
   """Residual quantizer whose codebooks are running means (SoundStream III-C).
 
   The variables are in the collection "codebook": "sum" [codebooks, size, dim]
@@ -147,15 +152,17 @@ class ResidualVectorQuantizer(nn.Module):
     dropout: share of the examples that use a random number of codebooks.
   """
 
-  codebooks: int
-  size: int
-  dim: int
-  decay: float = 0.99
-  epsilon: float = 1e-5
-  threshold: float = 0.1
-  threshold_kind: str = "relative"
-  kmeans_iterations: int = 10
-  dropout: float = 0.0
+  called = "the quantizer"
+
+  codebooks: Annotated[int, whole(1, MOST_CODEBOOKS)]
+  size: Annotated[int, whole(1, MOST_CODES)]
+  dim: Annotated[int, whole(1, 1 << 14)]
+  decay: Annotated[float, fraction()] = 0.99
+  epsilon: Annotated[float, number(0, 1)] = 1e-5
+  threshold: Annotated[float, number(0, 1e6)] = 0.1
+  threshold_kind: Annotated[str, one_of(vector.THRESHOLD_KINDS)] = "relative"
+  kmeans_iterations: Annotated[int, whole(0, 1000)] = 10
+  dropout: Annotated[float, number(0, 1)] = 0.0
 
   def setup(self) -> None:
     """Declares the variables."""

@@ -29,6 +29,8 @@ HIGHEST = lax.Precision.HIGHEST
 # again, and little inertia while it moves to its place.
 GRACE = 2.0
 
+THRESHOLD_KINDS = ("relative", "absolute")
+
 
 def embedding(
   sum: jax.Array, count: jax.Array, epsilon: float = 1e-5
@@ -282,9 +284,9 @@ def replace_dead(
   Raises:
     ValueError: the kind is unknown.
   """
-  if kind not in ("relative", "absolute"):
+  if kind not in THRESHOLD_KINDS:
     raise ValueError(
-      f"threshold kind must be 'relative' or 'absolute', got {kind!r}"
+      f"threshold kind is {kind!r}; use one of {THRESHOLD_KINDS}"
     )
   size = count.shape[0]
   share = jnp.float32(threshold) / size

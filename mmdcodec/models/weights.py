@@ -1,0 +1,98 @@
+"""Checks that weights from a file are those of the model that a config gives.
+
+Everything is checked by shape before any array of the model is made.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec import bounds
+from mmdcodec.errors import UserError
+from mmdcodec.models import codec
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes and dtypes of the variables of a bundle, without making them.
+
+  Args:
+    config: config of a bundle of kind "codec" or "lm".
+
+  Returns:
+    Nested dicts of `jax.ShapeDtypeStruct`.
+
+  Raises:
+    UserError: a field is missing, unknown or out of its bounds.
+  """
+  bounds.check("its model", config.get("model"), bounds.mapping())
+  if config["kind"] == "codec":
+    return codec.shapes(codec.from_config(config["model"]))
+  # Its modules take a while to import, and a codec does not need them.
+  from mmdcodec.models import token_lm
+
+  bounds.check("its codec", config.get("codec"), bounds.mapping())
+  found = token_lm.shapes(token_lm.from_config(config["model"]))
+  return found | {"codec": shapes({**config["codec"], "kind": "codec"})}
+
+
+def check(
+  path: str | os.PathLike, config: Mapping[str, Any], variables: dict[str, Any]
+) -> None:
+  """Checks the config of a model, and that its weights fit and are numbers.
+
+  Args:
+    path: where they come from, for errors.
+    config: config of a bundle of kind "codec" or "lm".
+    variables: nested dicts of arrays.
+
+  Raises:
+    UserError: a field is missing, unknown or out of its bounds; an array is
+      missing, left over, of another shape or type, or not finite.
+  """
+  try:
+    expected = shapes(config)
+  except UserError as error:
+    raise UserError(f"{path} does not describe a model: {error}") from None
+  want = flax.traverse_util.flatten_dict(expected, sep="/")
+  found = flax.traverse_util.flatten_dict(variables, sep="/")
+  wrong = sorted(
+    name
+    for name in {*want, *found}
+    if name not in want
+    or name not in found
+    or want[name].shape != found[name].shape
+  )
+  if wrong:
+    raise UserError(
+      f"the weights of {path} do not fit its config: {', '.join(wrong[:5])}"
+      + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+      + " are missing, left over or of another shape."
+    )
+  for name, array in found.items():
+    if problem := _problem(array, want[name].dtype):
+      raise UserError(
+        f"the weights of {path} can't be used: {name} {problem}; get the files"
+        " again, or train or export the model again."
+      )
+
+
+def _problem(array: Any, wanted: Any) -> str | None:
+  """What is wrong with the type or values of an array, or None."""
+  floats = jnp.issubdtype(wanted, jnp.floating)
+  good = array.dtype == wanted
+  if floats:
+    # Half and double precision work too; 8-bit floats need scales.
+    good = jnp.issubdtype(array.dtype, jnp.floating)
+    good = good and array.dtype.itemsize > 1
+  if not good:
+    return f"is {array.dtype} instead of {wanted}"
+  if not floats:
+    return None
+  # The sum takes no memory; it is finite only if every value is.
+  with np.errstate(all="ignore"):
+    finite = np.isfinite(np.sum(array)) or np.isfinite(array).all()
+  return None if finite else "holds NaN or infinite values"
