@@ -1,4 +1,6 @@
-"""The error for mistakes that the user can fix."""
+"""The error for mistakes that the user can fix; the causes of any error."""
+
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -6,3 +8,13 @@ class UserError(Exception):
 
   The command line prints the message without a traceback and exits with 2.
   """
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields an error and, one after the other, those that led to it."""
+  seen: set[int] = set()
+  cause: BaseException | None = error
+  while cause is not None and id(cause) not in seen:
+    seen.add(id(cause))
+    yield cause
+    cause = cause.__cause__ or cause.__context__

@@ -6,10 +6,7 @@ mistakes that end in a traceback, an exit code other than 2 or no advice.
 """
 
 import dataclasses
-import importlib
 import json
-import os
-import sys
 
 import jax
 import numpy as np
@@ -282,21 +279,3 @@ def test_paths_that_cannot_be(tmp_path, model, song, fails):
   assert str(below) in fails("quickstart", "--tiny", "--workdir", below)
   argv = ["evaluate", "--model", model, "--audio", song, "--out"]
   assert "is a file" in fails(*argv, file)
-
-
-def test_pipes_that_break(model, monkeypatch):
-  """`| head` ends quietly; a broken pipe to something else is an error."""
-  info = importlib.import_module("mmdcodec.cli.info")
-  with monkeypatch.context() as patch:
-
-    def broken(args):
-      raise BrokenPipeError
-
-    patch.setattr(info, "run", broken)
-    with pytest.raises(BrokenPipeError):
-      main(["info", model])
-  reader, writer = os.pipe()
-  os.close(reader)
-  with open(writer, "w") as file:
-    monkeypatch.setattr(sys, "stdout", file)
-    assert main(["info", model]) == 1

@@ -9,9 +9,9 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -22,7 +22,7 @@ from mmdcodec.audio import formats
 from mmdcodec.audio.decoding import AudioFile, Info, opened, reason_of
 from mmdcodec.audio.resampling import fit_resampled, mix, resampled_length
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, disk
 
 # Samples (of all channels) read at a time.
 _BLOCK = 1 << 18
@@ -269,27 +269,65 @@ def create(
       raise UserError(
         f"{path}: cannot be written ({error.strerror})."
       ) from error
+    out = stack.enter_context(_Output(io.FileIO(partial, "r+")))
     try:
-      with _sound(partial, to, channels, coding, container, path) as sound:
+      with _sound(out, to, channels, coding, container, path) as sound:
         writer = Writer(sound, rate, coding, path)
         yield writer
         writer.finish()
-    except soundfile.LibsndfileError as error:
-      raise UserError(f"{path}: cannot be written ({error}).") from error
+    except Exception as error:
+      # soundfile raises several kinds after an error of the file.
+      if out.error is None:
+        if isinstance(error, soundfile.LibsndfileError):
+          raise UserError(f"{path}: cannot be written ({error}).") from error
+        raise
+    out.close()
+    if out.error is not None:
+      raise UserError(
+        f"{path}: cannot be written ({out.error.strerror})."
+      ) from out.error
+
+
+class _Output(io.BufferedRandom):
+  """A file that remembers why it could not be written.
+
+  Libsndfile does not know, and some of its coders do not even notice.
+  """
+
+  error: OSError | None = None
+
+  def write(self, data: Any) -> int:
+    """Writes; returns 0 after an error."""
+    return self._try(super().write, data)
+
+  def seek(self, *to: int) -> int:
+    """Seeks; returns 0 after an error."""
+    return self._try(super().seek, *to)
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._try(super().close)
+
+  def _try(self, call: Callable[..., Any], *args: Any) -> Any:
+    try:
+      return call(*args)
+    except OSError as error:
+      self.error = self.error or error
+      return 0
 
 
 def _sound(
-  partial: Path,
+  out: _Output,
   rate: int,
   channels: int,
   coding: str,
   container: str,
   path: Path,
 ) -> soundfile.SoundFile:
-  """Opens the partial file for writing."""
+  """Opens a file for writing."""
   try:
     return soundfile.SoundFile(
-      os.fsencode(partial), "w", rate, channels, coding, format=container
+      out, "w", rate, channels, coding, format=container
     )
   except (soundfile.LibsndfileError, ValueError) as error:
     raise UserError(
@@ -308,6 +346,7 @@ class _Stdin(io.BufferedRandom):
 def spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
   """Copies a pipe to a seekable temporary file, named `stdin` in messages."""
   with _Stdin(tempfile.TemporaryFile(buffering=0)) as file:
-    shutil.copyfileobj(stream, file)
-    file.seek(0)
+    with disk.named(tempfile.gettempdir()):
+      shutil.copyfileobj(stream, file)
+      file.seek(0)
     yield file

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
+from mmdcodec.store import disk
 
 PIPE = "-"
 
@@ -72,6 +73,8 @@ def run(
       target.parent.mkdir(parents=True, exist_ok=True)
       work(source, target)
     except (UserError, OSError) as error:
+      if disk.full(error):
+        raise  # the other files do not fit either
       failures.append((source, error))
   show(len(jobs), len(jobs))
   done = len(jobs) - there - len(failures)

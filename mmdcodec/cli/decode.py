@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdcodec import formatting, progress
+from mmdcodec.cli import streams
 from mmdcodec.errors import UserError
 
 HELP = "decode .mmdc files to audio"
@@ -92,19 +93,20 @@ def run(args: argparse.Namespace) -> int:
   with contextlib.ExitStack() as stack:
     out, say = target, print
     if target == batch.PIPE:
+      pipe = streams.stdout()
       # A wav header contains the length, so it cannot be written in advance.
       folder = stack.enter_context(tempfile.TemporaryDirectory())
       out = Path(folder) / "stdout.wav"
       say = functools.partial(print, file=sys.stderr)
     file = source
     if args.input == batch.PIPE:
-      file = stack.enter_context(block_io.spooled(sys.stdin.buffer))
+      file = stack.enter_context(block_io.spooled(streams.stdin()))
     codes = stack.enter_context(decoding.opened(file, recover=args.recover))
     codec = common.load_codec(args.model)
     decode_file(args, codec, codes, out, say, show=True)
     if target == batch.PIPE:
       with open(out, "rb") as made:
-        shutil.copyfileobj(made, sys.stdout.buffer)
+        shutil.copyfileobj(made, pipe)
   return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mmdcodec import formatting, progress
+from mmdcodec.cli import streams
 from mmdcodec.errors import UserError
 
 HELP = "encode audio as small .mmdc files"
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.input == batch.PIPE:
       file = _stdin(stack)
     if target == batch.PIPE:
-      out = sys.stdout.buffer
+      out = streams.stdout()
     say = functools.partial(
       print, file=sys.stderr if target == batch.PIPE else sys.stdout
     )
@@ -119,7 +120,7 @@ def _stdin(stack: contextlib.ExitStack) -> Any:
   """Returns stdin as a seekable file."""
   from mmdcodec.audio import block_io
 
-  return stack.enter_context(block_io.spooled(sys.stdin.buffer))
+  return stack.enter_context(block_io.spooled(streams.stdin()))
 
 
 def _model(args: argparse.Namespace) -> Any:

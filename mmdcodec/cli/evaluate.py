@@ -6,9 +6,11 @@ is a module `evaluate_NAME` with `CLIPS`, the default number of clips, and
 """
 
 import argparse
+import contextlib
 import importlib
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import disk
 
 HELP = (
   "measure how well a codec reconstructs, how dependent its codebooks are, or"
@@ -101,5 +103,6 @@ def run(args: argparse.Namespace) -> int:
     model = common.load_music(args.model)
   else:
     model = common.load_codec(args.model)
-  measure.run(args, model)
+  with disk.named(args.out) if args.out else contextlib.nullcontext():
+    measure.run(args, model)
   return 0

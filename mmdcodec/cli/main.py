@@ -7,15 +7,15 @@ code. A verb with `PARSES_REST = True` parses unknown arguments itself: its
 """
 
 import argparse
-import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 import mmdcodec
-from mmdcodec.errors import UserError
+from mmdcodec.cli import streams
+from mmdcodec.errors import UserError, causes
+from mmdcodec.store import disk
 
 # In the order in which users need them.
 VERBS = (
@@ -66,15 +66,30 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb.
 
   Args:
-    argv: the command line without the program's name.
+    argv: the command line without the program's name. By default that of the
+      process, whose streams this function then prepares and ends.
 
   Returns:
     The exit code: 0; 1 if some files of a folder failed; 2 for a user error; 75
-    if a run was preempted (and can be resumed); 130 if interrupted.
+    if a run was preempted (and can be resumed); 130 if interrupted; 141 if the
+    reader of the output is gone.
   """
-  argv = sys.argv[1:] if argv is None else list(argv)
-  # Checkpoint and data libraries log their internals to it.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  if argv is not None:
+    return _run(argv)
+  streams.begin()
+  code = 1  # of the interpreter, after a traceback
+  try:
+    code = _run(sys.argv[1:])
+  finally:
+    streams.end(code)
+  return code
+
+
+def _run(argv: Sequence[str]) -> int:
+  """Runs one verb and reports errors; see `main`."""
+  # Checkpoint and data libraries log even errors that they then raise.
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   # Import only the verb that runs: `mmdcodec info` must not wait for the data
   # pipeline.
   known = bool(argv) and argv[0] in VERBS
@@ -86,37 +101,38 @@ def main(argv: list[str] | None = None) -> int:
       code = module.run(args, rest) or 0
     else:
       code = module.run(parser.parse_args(argv)) or 0
-    sys.stdout.flush()
+    with disk.named("/dev/stdout"):
+      sys.stdout.flush()
     return code
   except UserError as error:
-    print(f"mmdcodec: {error}", file=sys.stderr)
+    streams.say(str(error))
     return 2
   except KeyboardInterrupt:
-    print("mmdcodec: interrupted", file=sys.stderr)
+    streams.say("interrupted")
     return 130
-  except BrokenPipeError:
-    if _stdout_works():
-      raise
-    # The reader of our output is gone (`| head`), so exit quietly.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except OSError as error:
-    # A path that cannot be read or created, or a full disk.
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if error.filename is None and not full:
-      raise
-    where = "" if error.filename is None else f"{error.filename}: "
-    print(f"mmdcodec: {where}{error.strerror}.", file=sys.stderr)
+  except Exception as error:
+    return _report(error)
+
+
+def _report(error: Exception) -> int:
+  """Reports an error of the system, or raises it again: it is a bug.
+
+  Returns:
+    The exit code.
+  """
+  broken = any(isinstance(cause, BrokenPipeError) for cause in causes(error))
+  if broken and streams.reader_gone():
+    # Quietly, as `| head` expects.
+    streams.discard(sys.stdout)
+    return streams.READER_GONE
+  if disk.full(error):
+    streams.say(disk.sentence(error))
     return 2
-
-
-def _stdout_works() -> bool:
-  """Whether pending output can be written."""
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    return False
-  return True
+  if isinstance(error, OSError) and error.filename is not None:
+    # A path that cannot be read or created.
+    streams.say(f"{error.filename}: {error.strerror}.")
+    return 2
+  raise error
 
 
 if __name__ == "__main__":

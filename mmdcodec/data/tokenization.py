@@ -29,7 +29,7 @@ from mmdcodec.data import (
 from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, locks
+from mmdcodec.store import atomic, disk, inputs, locks
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # File with the settings of the shards in an unfinished folder.
@@ -85,20 +85,21 @@ def tokenize(
     _remove_emptied(unfinished)
   dataset_folder.check_out(out, force, "tokens")
   try:
-    if first:
-      held = _begin(unfinished, _settings(source, tokenizer, batch))
-    _wait_for_all("begun")
-    write_share(
-      source,
-      tokenizer,
-      unfinished,
-      batch=batch,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      show=show,
-    )
-    _wait_for_all("encoded")
-    return _finish(source, tokenizer, unfinished, out) if first else None
+    with disk.named(out):
+      if first:
+        held = _begin(unfinished, _settings(source, tokenizer, batch))
+      _wait_for_all("begun")
+      write_share(
+        source,
+        tokenizer,
+        unfinished,
+        batch=batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        show=show,
+      )
+      _wait_for_all("encoded")
+      return _finish(source, tokenizer, unfinished, out) if first else None
   finally:
     if held is not None:
       held.release()

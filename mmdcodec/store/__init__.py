@@ -2,6 +2,7 @@
 
 inputs        reads files that users give: regular files, texts, JSON
 atomic        writes files and folders completely or not at all
+disk          names full disks in errors
 locks         locks that keep other processes out of a folder
 jobs          jobs in stages that can resume
 workdir       the configuration files in the workdir of a training run

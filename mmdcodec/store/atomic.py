@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmdcodec.store import locks
+from mmdcodec.store import disk, locks
 
 _LINUX = sys.platform == "linux"
 
@@ -41,7 +41,8 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
   partial = path.with_name(f".{secrets.token_hex(8)}.partial")
   open(partial, "xb").close()
   try:
-    yield partial
+    with disk.named(path):
+      yield partial
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
@@ -118,7 +119,8 @@ def scratch(path: Path) -> Iterator[Path]:
       if lock is not None:
         lock.release()
   try:
-    yield made
+    with disk.named(path):
+      yield made
   finally:
     shutil.rmtree(made, ignore_errors=True)
     lock.release()

@@ -20,7 +20,7 @@ from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, locks, renamed
+from mmdcodec.store import atomic, disk, inputs, locks, renamed
 
 FILE = "stages.json"
 
@@ -81,7 +81,7 @@ def run_stages(
       that no stage made; or another process works in workdir.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  with locks.exclusive(workdir):
+  with disk.named(workdir), locks.exclusive(workdir):
     job = _Job(workdir, stages, log)
     job.check(force)
     if workers == 1:

@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.store import disk
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, settings
@@ -60,6 +61,7 @@ def train(
   settings.use_compilation_cache(config["compilation_cache"])
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(disk.named(workdir))
     # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)

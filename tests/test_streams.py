@@ -1,0 +1,111 @@
+"""Standard streams that are closed, whose reader is gone, or that are full.
+
+Catches: tracebacks after `| head`, at the end of the interpreter as well; a
+closed stdout or stderr whose number a data file gets; a hidden thread that dies
+of a full disk while the run waits for it.
+"""
+
+import errno
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+import threading
+
+import pytest
+from coded_streams import make_stream
+
+from mmdcodec import bitstream
+from mmdcodec.cli import streams
+from mmdcodec.cli.main import main
+
+info = importlib.import_module("mmdcodec.cli.info")
+
+
+def line_by_line(args):
+  print("a line", flush=True)
+
+
+def in_a_large_block(args):
+  print("words" * 10_000)
+
+
+def at_the_end(args):
+  print("a line")
+
+
+def bytes_of_a_file(args):
+  streams.stdout().write(bytes(100_000))
+
+
+def from_deep_within(args):
+  try:
+    print("a line", flush=True)
+  except BrokenPipeError as error:
+    raise RuntimeError("a callback failed") from error
+
+
+@pytest.mark.parametrize(
+  "run",
+  [line_by_line, in_a_large_block, at_the_end, bytes_of_a_file]
+  + [from_deep_within],
+)
+def test_a_reader_that_goes_away(monkeypatch, capsys, run):
+  monkeypatch.setattr(info, "run", run)
+  reader, writer = os.pipe()
+  os.close(reader)
+  with open(writer, "w") as file, monkeypatch.context() as patch:
+    patch.setattr(sys, "stdout", file)
+    assert main(["info", "x"]) == 141
+  assert capsys.readouterr().err == ""
+
+
+def test_pipes_to_something_else_are_errors(monkeypatch):
+  def broken(args):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(info, "run", broken)
+  with pytest.raises(BrokenPipeError):
+    main(["info", "x"])
+
+
+def test_processes_end_quietly(tmp_path):
+  """All in one shell: a process takes half a second."""
+  bitstream.write(tmp_path / "a.mmdc", make_stream())
+  command = shlex.join([sys.executable, "-m", "mmdcodec"])
+  lines = {
+    f"{command} info a.mmdc | true; echo ${{PIPESTATUS[0]}}": "141",
+    f"{command} info --help | true; echo ${{PIPESTATUS[0]}}": "0",
+    f"{command} info a.mmdc >&-; echo $?": "0",
+    f"{command} info a.mmdc <&- 2>&- >/dev/null; echo $?": "0",
+    f"{command} info none 2>/dev/full; echo $?": "2",
+    f"{command} encode a.mmdc - --codebooks 1 >&-; echo $?": "2",
+    f"{command} decode - a.wav --model none <&-; echo $?": "2",
+  }
+  done = subprocess.run(
+    ["bash", "-c", "\n".join(lines)],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.split() == [*lines.values()]
+  out, err = done.stderr.splitlines()
+  assert "stdout is closed" in out and "stdin is closed" in err
+
+
+def test_a_thread_that_meets_a_full_disk_ends_the_run(monkeypatch, capsys):
+  codes = []
+  monkeypatch.setattr(os, "_exit", codes.append)
+  monkeypatch.setattr(threading, "excepthook", streams._thread_failed)
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  def write():
+    raise full
+
+  thread = threading.Thread(target=write)
+  thread.start()
+  thread.join()
+  assert codes == [2]
+  assert capsys.readouterr().err.startswith("mmdcodec: No space left on device")
