@@ -1,4 +1,4 @@
-"""The error for mistakes that the user can fix; the causes of any error."""
+"""The error and the warning for mistakes of the user; causes of any error."""
 
 from collections.abc import Iterator
 
@@ -18,3 +18,10 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     seen.add(id(cause))
     yield cause
     cause = cause.__cause__ or cause.__context__
+
+
+class Notice(UserWarning):
+  """Something in the input or output that the user should know.
+
+  The command line prints the message in a line on stderr.
+  """

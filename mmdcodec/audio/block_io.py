@@ -17,8 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mmdcodec import formatting
-from mmdcodec.audio import formats
+from mmdcodec.audio import formats, levels
 from mmdcodec.audio.decoding import AudioFile, Info, opened, reason_of
 from mmdcodec.audio.resampling import fit_resampled, mix, resampled_length
 from mmdcodec.errors import UserError
@@ -28,14 +27,6 @@ from mmdcodec.store import atomic, disk
 _BLOCK = 1 << 18
 # Libsndfile's Vorbis and Opus writers overflow the stack on long buffers.
 _WRITE_BLOCK = 1 << 14
-
-# Channels cancel if their mix is quieter than they are by 60 dB: that is a
-# channel and its negative, with no more than the noise of 16 bits in between.
-_CANCELLED = 1e-6
-
-# Share of samples beyond full scale that is worth a word. Lossy coders push
-# fewer of those of loud music over it, by little.
-_TELL = 1e-3
 
 
 @contextlib.contextmanager
@@ -60,11 +51,11 @@ def read(
 
 
 class Blocks:
-  """The blocks of an open file, and what is to be said about them.
+  """The blocks of an open file.
 
   Attributes:
-    over: share of the samples read that exceed full scale.
-    peak: largest magnitude of the samples read.
+    name: name of the file in messages.
+    levels: measures of the samples read so far.
   """
 
   def __init__(self, file: AudioFile, rate: int, channels: int) -> None:
@@ -75,11 +66,8 @@ class Blocks:
       rate: sample rate of the blocks in Hz.
       channels: number of channels of the blocks.
     """
-    self.peak = 0.0
+    self.name, self.levels = file.name, levels.Levels()
     self._blocks = self._read(file, rate, channels)
-    self._count, self._over = 0, 0
-    # Energy of the file's channels and of their mix, if they are mixed.
-    self._energy, self._mixed = 0.0, 0.0
 
   def __iter__(self) -> Iterator[np.ndarray]:
     """Yields blocks, float32 [samples, channels]."""
@@ -88,31 +76,6 @@ class Blocks:
   def __next__(self) -> np.ndarray:
     """Returns the next block."""
     return next(self._blocks)
-
-  @property
-  def over(self) -> float:
-    """Share of the samples read that exceed full scale."""
-    return self._over / max(1, self._count)
-
-  @property
-  def cancelled(self) -> bool:
-    """Whether the channels read are not silent and their mix is."""
-    return self._mixed < _CANCELLED * self._energy
-
-  def notes(self) -> list[str]:
-    """Returns what the user should know about the samples read."""
-    notes = []
-    if self.over >= _TELL:
-      notes.append(
-        f"{formatting.share(self.over)} of the samples exceed full scale (peak"
-        f" {self.peak:.3g})"
-      )
-    if self.cancelled:
-      notes.append(
-        "its channels cancel each other, so their mix is silence: invert one of"
-        " them, or keep one"
-      )
-    return notes
 
   def _read(
     self, file: AudioFile, rate: int, channels: int
@@ -130,8 +93,10 @@ class Blocks:
     tail = np.zeros((1, width), np.float32)
     for begin in range(0, info.samples, size):
       count = min(size, info.samples - begin)
-      x = self._measured(file.read(begin, count), width)
-      tail = np.concatenate([tail, x])[-1:]
+      source = file.read(begin, count)
+      x = mix(source, width)
+      self.levels.add(source, x)
+      tail = x[-1:] if len(x) else tail
       last = begin + count == info.samples
       if resampler:
         x = resampler.resample_chunk(np.ascontiguousarray(x), last=last)
@@ -141,21 +106,6 @@ class Blocks:
       left -= len(x)
       if len(x):
         yield mix(x, channels)
-
-  def _measured(self, x: np.ndarray, channels: int) -> np.ndarray:
-    """Mixes a block of the file down, and takes its measures."""
-    if not x.size:
-      return mix(x, channels)
-    self._count += x.size
-    peak = float(max(x.max(), -x.min()))
-    if peak > 1:
-      self._over += int(np.count_nonzero(np.abs(x) > 1))
-    self.peak = max(self.peak, peak)
-    y = mix(x, channels)
-    if channels < x.shape[1]:
-      self._energy += float(np.vdot(x, x)) / x.shape[1]
-      self._mixed += float(np.vdot(y, y)) / channels
-    return y
 
 
 def check_finite(x: np.ndarray, name: str | os.PathLike) -> None:
@@ -191,7 +141,7 @@ class Writer:
     self._sound, self._coding, self._name = sound, coding, name
     self._input_rate, self._written, self._resampler = rate, 0, None
     self._tail = np.zeros((1, sound.channels), np.float32)
-    self._clipped, self._peak = 0, 0.0
+    self._levels = levels.Levels()
     if rate != self.rate:
       self._resampler = soxr.ResampleStream(
         rate, self.rate, sound.channels, dtype="float32", quality="HQ"
@@ -209,17 +159,20 @@ class Writer:
     x = np.ascontiguousarray(x, np.float32)
     check_finite(x, self._name)
     self.samples += len(x)
-    self._tail = np.concatenate([self._tail, x])[-1:]
+    self._tail = x[-1:].copy() if len(x) else self._tail
     if self._resampler:
       x = self._resampler.resample_chunk(x)
     self._put(x)
 
   def finish(self) -> None:
-    """Flushes the resampler."""
-    if not self._resampler:
-      return
+    """Flushes the resampler, and warns if samples were clipped."""
+    if self._resampler:
+      self._flush(self._resampler)
+    self._levels.tell(str(self._name), clipped=True)
+
+  def _flush(self, resampler: soxr.ResampleStream) -> None:
     empty = np.zeros((0, self._sound.channels), np.float32)
-    x = self._resampler.resample_chunk(empty, last=True)
+    x = resampler.resample_chunk(empty, last=True)
     total = resampled_length(self.samples, rate=self._input_rate, to=self.rate)
     left = total - self._written
     if left > 0:
@@ -227,6 +180,7 @@ class Writer:
 
   def _put(self, x: np.ndarray) -> None:
     if self._coding not in ("FLOAT", "DOUBLE"):
+      self._levels.add(x)
       x = np.clip(x, -1.0, 1.0)
     for i in range(0, len(x), _WRITE_BLOCK):
       self._sound.write(x[i : i + _WRITE_BLOCK])

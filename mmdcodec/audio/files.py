@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 import soxr
 
-from mmdcodec.audio import block_io, formats
+from mmdcodec.audio import block_io, formats, levels
 from mmdcodec.audio.decoding import Info, name_of, opened
 from mmdcodec.audio.formats import SUFFIXES
 from mmdcodec.audio.resampling import (
@@ -59,7 +59,7 @@ def read(
   Parts lie on the output's grid: sample i of the result is sample
   `round(start * rate) + i` of the whole file at that rate. The result has
   `round(seconds * rate)` samples unless the file ends earlier. Only the part
-  is decoded.
+  is decoded. A mix of channels that cancel each other gives a warning.
 
   Args:
     path: a path or a seekable binary file object.
@@ -102,7 +102,11 @@ def read(
     end = min(total, -(-last * down // up) + margin)
     x = file.read(begin, end - begin)
   if channels is not None:
-    x = mix(x, channels)
+    unmixed, x = x, mix(x, channels)
+    measures = levels.Levels()
+    measures.add(unmixed, x)
+    if measures.cancelled:
+      measures.tell(name)
   if up != down:
     offset = first - begin // down * up
     y = soxr.resample(x, source, rate)[offset:]
@@ -119,9 +123,10 @@ def write(
 ) -> int:
   """Writes audio in the format given by the path's suffix.
 
-  Integer formats clip at full scale. Audio at a rate that the format does not
-  support is resampled, see `formats.encoding_of`. The file replaces an existing
-  one when it is complete; after a failure, the old file is unchanged.
+  Integer formats clip at full scale, with a warning. Audio at a rate that the
+  format does not support is resampled, see `formats.encoding_of`. The file
+  replaces an existing one when it is complete; after a failure, the old file is
+  unchanged.
 
   Args:
     path: path of the file; its folder must exist.

@@ -201,6 +201,7 @@ def encode_file(
       for codes, scale in pieces:
         writer.add(codes, scale)
       writer.close(count.samples)
+    parts.levels.tell(parts.name)
   if say:
     name = "stdout" if hasattr(target, "write") else target
     say(_result(name, writer, count.samples, was))

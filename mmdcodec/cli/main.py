@@ -10,11 +10,13 @@ import argparse
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import mmdcodec
 from mmdcodec.cli import streams
-from mmdcodec.errors import UserError, causes
+from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.store import disk
 
 # In the order in which users need them.
@@ -94,6 +96,14 @@ def _run(argv: Sequence[str]) -> int:
   # pipeline.
   known = bool(argv) and argv[0] in VERBS
   parser = make_parser((argv[0],) if known else VERBS)
+  with warnings.catch_warnings():
+    warnings.simplefilter("always", Notice)
+    warnings.showwarning = _show_warning
+    return _run_verb(parser, argv)
+
+
+def _run_verb(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+  """Runs a verb and turns errors into exit codes; see `main`."""
   try:
     args, rest = parser.parse_known_args(argv)
     module = importlib.import_module(f"mmdcodec.cli.{args.verb}")
@@ -133,6 +143,22 @@ def _report(error: Exception) -> int:
     streams.say(f"{error.filename}: {error.strerror}.")
     return 2
   raise error
+
+
+def _show_warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  file: TextIO | None = None,
+  line: str | None = None,
+) -> None:
+  """Prints notices in a line, and other warnings as Python does."""
+  if issubclass(category, Notice):
+    streams.say(str(message))
+    return
+  words = warnings.formatwarning(message, category, filename, lineno, line)
+  (file or sys.stderr).write(words)
 
 
 if __name__ == "__main__":

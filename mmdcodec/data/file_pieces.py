@@ -40,7 +40,7 @@ def pieces(
     channels: channels of the pieces; see `files.mix`.
     seconds: length of a piece.
     notes: receives, after the last piece, what the user should know about the
-      file; see `block_io.Blocks.notes`.
+      file; see `levels.Levels.notes`.
 
   Yields:
     int16 `[samples, channels]`.
@@ -76,7 +76,7 @@ def _blocks(
         # This inverts libsndfile's int16 -> float32: 16-bit files stay exact.
         yield np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16)
       if notes is not None:
-        notes += blocks.notes()
+        notes += blocks.levels.notes(clipped=True)
   except UserError as error:
     # The list of skipped files already names the path.
     reason = str(error).removeprefix(f"{path}: ").rstrip(".")

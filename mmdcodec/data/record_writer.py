@@ -142,6 +142,7 @@ class _Encoded:
   def __init__(self, spool: IO[bytes]):
     self.reason = ""
     self.pieces: list[tuple[int, int, bool]] = []  # bytes, samples, silent
+    self.notes: list[str] = []
     self.spool = spool
 
   def __enter__(self) -> "_Encoded":
@@ -161,7 +162,7 @@ def _encode(
 ) -> _Encoded:
   encoded = _Encoded(spool())
   pieces = file_pieces.pieces(
-    path, rate=rate, channels=channels, seconds=seconds
+    path, rate=rate, channels=channels, seconds=seconds, notes=encoded.notes
   )
   while not stop.is_set():
     # Only errors from reading the file skip it; a full disk, for example, must
@@ -193,6 +194,7 @@ def _features(
       source.label.tags, ensure_ascii=False, sort_keys=True, default=str
     )
   )
+  report.levels += [Note(source.name, words) for words in encoded.notes]
   for size, samples, silent in encoded.pieces:
     if silent:
       begin, end = position / report.rate, (position + samples) / report.rate

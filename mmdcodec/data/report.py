@@ -28,6 +28,7 @@ _MEANINGS = {
   "ambiguous": "files that share their name in the table of captions with"
   " others; give their paths there",
   "silent": "records in which nothing is heard; they are in the data set",
+  "levels": "files that are clipped, or whose channels cancel each other",
   "constant": "records that encode to one code from beginning to end; they are"
   " in the data set",
 }
@@ -45,6 +46,7 @@ class Report:
     skipped: (path, reason) of each file that was left out.
     notes: captions and tags that were left out.
     silent: a note for each record in which nothing is heard.
+    levels: notes of files whose samples are clipped or whose channels cancel.
     rate: sample rate of the records in Hz.
     channels: channels of the records.
     path: path of the data set.
@@ -57,6 +59,7 @@ class Report:
   skipped: list[tuple[str, str]] = field(default_factory=list)
   notes: Notes = field(default_factory=Notes)
   silent: list[Note] = field(default_factory=list)
+  levels: list[Note] = field(default_factory=list)
   rate: int = 0
   channels: int = 0
   path: str = ""
@@ -100,7 +103,7 @@ class Report:
 
   def kinds(self) -> dict[str, list[Note]]:
     """Returns all notes by kind."""
-    return vars(self.notes) | {"silent": self.silent}
+    return vars(self.notes) | {"silent": self.silent, "levels": self.levels}
 
 
 def note_lines(reports: Collection[Report]) -> list[str]:
