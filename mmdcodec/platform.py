@@ -1,8 +1,12 @@
 """Platform details: CPUs, the target of a trace, sizes to compile for."""
 
+import glob
 import os
 
 import jax
+
+# Devices of TPU chips: v2 to v4, and later ones.
+_CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
 
 def cpus() -> int:
@@ -10,6 +14,29 @@ def cpus() -> int:
   if hasattr(os, "sched_getaffinity"):  # Linux; fewer than all in a container
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def only_compile_for_tpu() -> None:
+  """Tells libtpu that there are no TPUs here, before JAX loads it.
+
+  Otherwise it queries the cloud's metadata server for minutes, prints errors
+  about missing settings, and locks chips that are not used here. Settings of
+  the user take precedence.
+  """
+  for variable, value in (
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("TPU_WORKER_ID", "0"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+  ):
+    os.environ.setdefault(variable, value)
+
+
+# Whoever has installed libtpu to compile for TPUs has it asked for chips at
+# JAX's first use.
+if not any(map(glob.glob, _CHIPS)):
+  only_compile_for_tpu()
 
 
 def traced_for() -> str:

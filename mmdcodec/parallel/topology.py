@@ -6,12 +6,12 @@ any machine. Memory and traffic come from its analysis; nothing is timed.
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Sequence
 
 import jax
 
+from mmdcodec import platform
 from mmdcodec.errors import UserError
 
 # Options that some topologies need (libtpu's platform configuration).
@@ -91,16 +91,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
   """
   from jax.experimental import topologies
 
-  # Otherwise libtpu queries the cloud's metadata server for minutes, warns
-  # about missing settings, and locks chips that are not used here.
-  for variable, value in (
-    ("TPU_SKIP_MDS_QUERY", "1"),
-    ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ("TPU_WORKER_ID", "0"),
-    ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
-    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-  ):
-    os.environ.setdefault(variable, value)
+  platform.only_compile_for_tpu()
   kind = name.partition(":")[0]
   if not re.fullmatch(r"v\w+:\d+(x\d+){1,2}", name):
     raise UserError(

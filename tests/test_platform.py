@@ -1,0 +1,48 @@
+"""What the program tells libtpu, which may be installed without a TPU.
+
+Catches: lines of C++ errors before the output of every command, and settings
+for one chip on a machine that has a pod's.
+"""
+
+import glob
+import importlib.util
+import os
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from mmdcodec import platform
+
+NAMES = ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
+NAMES += ("TPU_ACCELERATOR_TYPE", "ALLOW_MULTIPLE_LIBTPU_LOAD")
+
+
+@pytest.mark.parametrize("chip", ["", "/dev/accel0", "/dev/vfio/3"])
+def test_settings_of_tpus_stay_where_there_are_some(monkeypatch, chip):
+  for name in NAMES:
+    monkeypatch.setenv(name, "")  # restored after the test
+    monkeypatch.delenv(name)
+  monkeypatch.setenv("TPU_WORKER_ID", "3")
+  found = lambda pattern: [chip] if chip and chip[:-1] in pattern else []
+  monkeypatch.setattr(glob, "glob", found)
+  runpy.run_path(platform.__file__)
+  assert [name in os.environ for name in NAMES].count(not chip) >= 4
+  assert os.environ["TPU_WORKER_ID"] == "3"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="needs libtpu"
+)
+def test_libtpu_is_silent_without_a_tpu():
+  if any(map(glob.glob, platform._CHIPS)):
+    pytest.skip("there is a TPU")
+  env = {k: v for k, v in os.environ.items() if k not in NAMES}
+  env.pop("JAX_PLATFORMS", None)
+  code = "from mmdcodec import platform; import jax; jax.devices()"
+  done = subprocess.run(
+    [sys.executable, "-c", code], env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0 and done.stderr == ""
