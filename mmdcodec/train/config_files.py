@@ -1,5 +1,7 @@
 """Parses `--config=NAME[:argument]` and `--config.key=value`."""
 
+import ast
+import contextlib
 import importlib.util
 import pathlib
 from collections.abc import Callable
@@ -78,15 +80,30 @@ def parse(arguments: list[str]) -> ConfigDict:
   except (
     flags.Error,
     AttributeError,
+    ImportError,
     KeyError,
     OSError,
+    SyntaxError,
     TypeError,
     ValueError,
   ) as error:
-    said = " ".join(str(error).split()).strip("'\"")
-    # The error is only the key if no other key is similar.
-    said = said if " " in said else f"the config has no key {said!r}."
-    raise UserError(said) from None
+    raise UserError(_sentence(error)) from None
+
+
+def _sentence(error: Exception) -> str:
+  """Returns what the flags of ml_collections say, without their quoting."""
+  said = str(error)
+  # The text of a KeyError is the repr of its message, or the repr of that.
+  with contextlib.suppress(SyntaxError, ValueError, TypeError):
+    while isinstance(error, KeyError) and said[:1] in ("'", '"'):
+      said = ast.literal_eval(said)
+  key, _, hint = said.partition("\n")
+  key = key.strip("'\"")
+  if hint.startswith("Did you mean"):
+    return f"the config has no key {key!r}; d{hint[1:]}"
+  if isinstance(error, KeyError | AttributeError) and " " not in said:
+    return f"the config has no key {key!r}."
+  return " ".join(said.split())
 
 
 def _parse(

@@ -1,0 +1,43 @@
+"""What command lines and files of configs say when they are wrong.
+
+Catches: quotes of quotes, a key without its name, and a traceback of a file
+that is not Python.
+"""
+
+import pytest
+
+from mmdcodec.errors import UserError
+from mmdcodec.train import config_files
+
+
+@pytest.mark.parametrize(
+  ("argument", "said"),
+  [
+    ("loss=", "the config has no key 'loss'; did you mean \"losses\""),
+    ("optimiser.rate=1", "no key 'optimiser'; did you mean \"optimizer\""),
+    ("optimizer.nothing=1", "the config has no key 'nothing'."),
+    ("steps=it's", "flag --config.steps=it's: invalid literal for int()"),
+    ("optimizer=3", "`3` is not a dict."),
+    ("optimizer.learning_rate='x'", "to float: \"'x'\""),
+  ],
+)
+def test_overrides(argument, said):
+  with pytest.raises(UserError) as caught:
+    config_files.parse(["--config=codec_small:tiny", f"--config.{argument}"])
+  words = str(caught.value)
+  assert said in words and "\\" not in words and "\n" not in words
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ('def get_config(x): return {"a', "config.py, line 1"),
+    ("import nothing_there", "nothing_there"),
+    ("def get_config(): return {}['a']", "'a'"),
+  ],
+)
+def test_files(tmp_path, text, said):
+  path = tmp_path / "config.py"
+  path.write_text(text)
+  with pytest.raises(UserError, match=said):
+    config_files.parse([f"--config={path}"])
