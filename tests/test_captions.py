@@ -68,6 +68,16 @@ def test_a_bad_row_costs_itself_and_is_named(tmp_path, row, line, reason):
   assert note.where == f"t.csv, line {line}" and reason in note.what
 
 
+@pytest.mark.parametrize("lines, read_whole", [(900, True), (1100, False)])
+def test_a_quote_is_not_followed_for_ever(tmp_path, lines, read_whole):
+  """Catches minutes in a table with a stray quote on every line."""
+  words = "line\n" * lines
+  found, notes = read(tmp_path, HEAD + f'a.wav,"{words}"\n' + REST)
+  assert found["a.wav"] == (words.strip() if read_whole else "")
+  assert found["b.wav"] == "two"
+  assert (notes == Notes()) == read_whole
+
+
 @pytest.mark.parametrize(
   "text, caption",
   [

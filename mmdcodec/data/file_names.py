@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mmdcodec.audio import formats
 
-_SUFFIXES = formats.SUFFIXES + formats.UNSUPPORTED
+_SUFFIXES = frozenset(formats.SUFFIXES + formats.UNSUPPORTED)
 
 
 class Match(NamedTuple):
@@ -27,20 +27,18 @@ class FileNames:
   """The names of audio files."""
 
   def __init__(self, paths: Iterable[Path], roots: Sequence[Path]):
-    """Indexes the files.
+    """Takes the files.
 
     Args:
       paths: the audio files.
       roots: folders that the paths in a table may be relative to.
     """
-    self._roots = roots
-    # By path, by path in any spelling, by bare name, by bare name in any
-    # spelling, by path without suffix, by bare name without suffix.
-    self._indexes: list[dict[str, list[Path]]] = [{} for _ in range(6)]
-    for path in paths:
-      keys = _keys(os.path.abspath(path)) + _keys(path.name)
-      for index, key in zip(self._indexes, _in_order(keys), strict=True):
-        index.setdefault(key, []).append(path)
+    self._paths = list(paths)
+    self._roots = [os.path.abspath(root) for root in roots]
+    # Most tables name files by their path, and need no other index.
+    self._indexes: list[dict[str, list[Path]]] = [{}]
+    for path in self._paths:
+      self._indexes[0].setdefault(os.path.abspath(path), []).append(path)
 
   def find(self, name: str) -> Match | None:
     """Finds the files that a name in a table may mean.
@@ -54,36 +52,52 @@ class FileNames:
       none.
     """
     for distance, keys in enumerate(self._wanted(name)):
+      if distance == 1 and len(self._indexes) == 1:
+        self._add_indexes()
       for key in keys:
         if found := self._indexes[distance].get(key):
           return Match(distance, found)
     return None
 
   def _wanted(self, name: str) -> Iterator[list[str]]:
-    """Yields the keys to look up in each index."""
+    """Yields the keys to look up in each index, the closest one first.
+
+    By path, by path in any spelling, by bare name, by bare name in any
+    spelling, by path without suffix, by bare name without suffix.
+    """
+    yield self._full(name)
     slashed = name.replace("\\", "/")
-    full = [
-      [_keys(os.path.abspath(root / text)) for root in self._roots]
-      for text in (name, slashed)
-    ]
-    bare = [_keys(name)] if "/" not in slashed else []
-    yield [keys[0] for keys in full[0]]
-    yield [keys[1] for keys in full[1]]
-    yield [keys[0] for keys in bare]
-    yield [keys[1] for keys in bare]
-    yield [keys[2] for keys in full[1]]
-    yield [keys[2] for keys in bare]
+    full = [_spellings(path) for path in self._full(slashed)]
+    bare = [] if "/" in slashed else [_spellings(name)]
+    yield [spelled for spelled, _ in full]
+    yield [name] if bare else []
+    yield [spelled for spelled, _ in bare]
+    yield [stem for _, stem in full]
+    yield [stem for _, stem in bare]
+
+  def _full(self, name: str) -> list[str]:
+    """Returns the absolute paths that a path in a table may stand for."""
+    joined = [os.path.join(root, name) for root in self._roots]
+    return [os.path.normpath(path) for path in dict.fromkeys(joined)]
+
+  def _add_indexes(self) -> None:
+    """Indexes the files by all but their paths, in the order of `_wanted`."""
+    indexes: list[dict[str, list[Path]]] = [{} for _ in range(5)]
+    for path in self._paths:
+      full, full_stem = _spellings(os.path.abspath(path))
+      bare, bare_stem = _spellings(path.name)
+      keys = (full, path.name, bare, full_stem, bare_stem)
+      for index, key in zip(indexes, keys, strict=True):
+        index.setdefault(key, []).append(path)
+    self._indexes += indexes
 
 
-def _keys(name: str) -> tuple[str, str, str]:
-  """Returns a name as it is, in any spelling, and also without suffix."""
-  folded = unicodedata.normalize("NFC", name).casefold()
-  folded = unicodedata.normalize("NFC", folded)
+def _spellings(name: str) -> tuple[str, str]:
+  """Returns a name in any spelling, with suffix and without."""
+  if name.isascii():
+    folded = name.lower()
+  else:
+    folded = unicodedata.normalize("NFC", name).casefold()
+    folded = unicodedata.normalize("NFC", folded)
   stem, suffix = os.path.splitext(folded)
-  return name, folded, stem if suffix in _SUFFIXES else folded
-
-
-def _in_order(keys: tuple[str, ...]) -> tuple[str, ...]:
-  """Orders the keys of a path and of its name as the indexes are."""
-  path, any_path, path_stem, name, any_name, name_stem = keys
-  return path, any_path, name, any_name, path_stem, name_stem
+  return folded, stem if suffix in _SUFFIXES else folded

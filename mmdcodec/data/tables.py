@@ -22,6 +22,10 @@ from mmdcodec.store import inputs
 # Bytes of the largest table. The labels in it are held in memory.
 _MOST = 1 << 30
 
+# Lines of the longest row. The text of a song may have hundreds. Without a
+# bound, each of many stray quotes would be followed to the end of the table.
+_MOST_LINES = 1000
+
 _JSON, _JSON_LINES = (".json",), (".jsonl", ".ndjson")
 
 # The csv module's messages, in words of the mistake.
@@ -204,6 +208,8 @@ class _Lines:
     return self
 
   def __next__(self) -> str:
+    if len(self._row) == _MOST_LINES:
+      raise csv.Error("unexpected end of data")
     line = self._again.popleft() if self._again else next(self._lines)
     self._row.append(line)
     return line
