@@ -33,6 +33,8 @@ from mmdcodec.tokenizers.loaded_codec import flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
+# What to do about damaged files.
+_AGAIN = "copy the folder, export or convert again"
 # Files of other libraries, which are copied unchanged.
 ASSETS = ("tokenizer.json",)
 # The loader of each kind, "module:callable", which is called with config,
@@ -241,7 +243,7 @@ def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
   try:
     flat = safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged: {error}.") from None
+    raise UserError(f"{path} is damaged ({error}); {_AGAIN}.") from None
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -270,18 +272,22 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
   """Reads the files of a bundle, a workdir or public weights; see `read`."""
   from mmdcodec import convert
 
+  config = None
   if (path / CONFIG_FILE).is_file():
-    config = inputs.read_object(path / CONFIG_FILE)
+    config = run_files.read_file(path / CONFIG_FILE, _AGAIN)
     if convert.is_public(config):
       return Contents(*convert.read(path), None)
   if (path / WEIGHTS_FILE).is_file():
-    config = inputs.read_object(path / CONFIG_FILE)
+    if config is None:
+      raise UserError(f"{path} has no {CONFIG_FILE}; {_AGAIN}.")
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
     # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
     return Contents(config, variables, _read_assets(path), critics)
-  if (path / CONFIG_FILE).is_file():
+  if config is not None and "kind" in config:
+    raise UserError(f"{path} has no {WEIGHTS_FILE}; {_AGAIN}.")
+  if config is not None:
     return _read_workdir(path)
   raise UserError(
     f"{path} holds no model: expected a bundle (a folder with {CONFIG_FILE} and"

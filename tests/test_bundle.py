@@ -233,6 +233,10 @@ def test_damaged_bundles_are_refused(saved, tmp_path):
   ]:
     with pytest.raises(UserError, match=words):
       mmdcodec.load(path)
+  for name in ("config.json", "model.safetensors"):
+    (path := copy(f"without {name}") / name).unlink()
+    with pytest.raises(UserError, match=f"has no {name}.*export"):
+      mmdcodec.load(path.parent)
 
 
 def test_only_training_on_reads_the_discriminators(saved, tmp_path):

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
-from mmdcodec.store import metrics
+from mmdcodec.errors import UserError
+from mmdcodec.store import metrics, workdir
 from mmdcodec.store.checkpoints import Checkpoints
 
 
@@ -48,3 +50,50 @@ def test_old_names_of_metrics(tmp_path):
   assert metrics.read(tmp_path) == [
     {"step": 5, "train/usage/0": 0.5, "train/loss": 1.0}
   ]
+
+
+@pytest.mark.parametrize(
+  "line",
+  ["{}", "[]", "null", '{"step": "a"}', "\0" * 9, '{"step": 2, "a": []}'],
+)
+def test_damaged_lines_of_metrics_are_left_out(tmp_path, capsys, line):
+  """A line without a step ended every restart of its run."""
+  lines = ['{"step": 1, "train/loss": 2.0}', line, '{"step": 3}', '{"st']
+  (tmp_path / metrics.FILE).write_text("\n".join(lines))
+  assert [row["step"] for row in metrics.read(tmp_path)] == [1, 3]
+  assert "metrics.jsonl: damaged lines" in (told := capsys.readouterr().err)
+  assert "line 2)" in told
+  metrics.MetricWriter(tmp_path, step=3).close()
+  capsys.readouterr()
+  assert len(metrics.read(tmp_path)) == 2 and not capsys.readouterr().err
+
+
+INFO = {"kind": "codec", "best_metric": None, "best_mode": "min"}
+
+
+@pytest.mark.parametrize(
+  "name,content,words",
+  [
+    (workdir.CONFIG_FILE, b"", "config.json.*JSON.*delete it and start"),
+    (workdir.CONFIG_FILE, b"\0\0\0", "config.json.*delete it and start"),
+    (workdir.CONFIG_FILE, b"[1]", "config.json.*list.*delete it and start"),
+    (workdir.CONFIG_FILE, b'{"task": 1}', "names no task"),
+    (workdir.RUN_FILE, b"", "run.json.*JSON.*once more"),
+    (workdir.RUN_FILE, b"{}", "run.json does not describe.*once more"),
+    (workdir.RUN_FILE, {**INFO, "best_mode": []}, "run.json does not"),
+    (workdir.RUN_FILE, {**INFO, "parts": 3}, "run.json does not"),
+    (workdir.RUN_FILE, {**INFO, "more": 3}, "run.json does not"),
+    (workdir.TARGET_FILE, b'{"a', "target.json.*once more"),
+  ],
+)
+def test_damaged_files_of_a_run_are_refused(tmp_path, name, content, words):
+  if isinstance(content, dict):
+    content = json.dumps(content).encode()
+  (tmp_path / name).write_bytes(content)
+  read = {
+    workdir.CONFIG_FILE: workdir.read_config,
+    workdir.RUN_FILE: workdir.read_info,
+    workdir.TARGET_FILE: workdir.read_target,
+  }
+  with pytest.raises(UserError, match=words):
+    read[name](tmp_path)

@@ -7,13 +7,14 @@ WORKDIR/tensorboard/      the same, if tensorboardX can be imported
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, inputs
 
 FILE = "metrics.jsonl"
 
@@ -32,20 +33,42 @@ def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the metrics of a run, oldest first: a dict per line of the file."""
+  """Reads the metrics of a run, oldest first: a dict per line of the file.
+
+  Damaged lines are left out, and reported on standard error, except the last
+  line of a run that was killed while writing.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
   path = pathlib.Path(workdir) / FILE
   if not path.exists():
     return []
-  rows = []
-  for line in path.read_text().splitlines():
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      # The last line of a run that was killed while writing.
-      continue
-    # Older runs called codebook usage "use".
-    rows.append({k.replace("/use/", "/usage/"): v for k, v in row.items()})
-  return rows
+  with inputs.open_file(path) as file:
+    lines = file.read().split(b"\n")
+  rows = [_row(line) for line in lines[:-1]]
+  if damaged := [i for i, row in enumerate(rows, 1) if row is None]:
+    print(
+      f"{path}: damaged lines are left out ({len(damaged)} of {len(rows)}, the"
+      f" first is line {damaged[0]})",
+      file=sys.stderr,
+      flush=True,
+    )
+  return [row for row in [*rows, _row(lines[-1])] if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+  """Parses a line; None if it is damaged."""
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    return None
+  if not all(isinstance(value, int | float | None) for value in row.values()):
+    return None
+  # Older runs called codebook usage "use".
+  return {key.replace("/use/", "/usage/"): x for key, x in row.items()}
 
 
 class MetricWriter:

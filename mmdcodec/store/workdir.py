@@ -66,8 +66,11 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UserError: the folder is not a workdir, or the file is damaged.
   """
-  config = inputs.read_object(pathlib.Path(workdir) / CONFIG_FILE)
-  if "task" not in config:
+  path = pathlib.Path(workdir) / CONFIG_FILE
+  config = read_file(
+    path, "delete it and start the training once more, with the same settings"
+  )
+  if not isinstance(config.get("task"), str):
     raise UserError(
       f"{workdir} is no --workdir of a training run: its {CONFIG_FILE} names no"
       " task."
@@ -84,14 +87,11 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   """
   path = pathlib.Path(workdir) / RUN_FILE
   if path.is_file():
-    try:
-      found = RunInfo(**inputs.read_object(path))
-    except TypeError as error:
-      raise UserError(
-        f"{path} is damaged: {error}; start the training once more, which"
-        " writes it anew."
-      ) from None
-    return found._replace(parts=tuple(found.parts))
+    advice = "start the training once more, which writes it anew"
+    found = read_file(path, advice)
+    if not _is_info(found):
+      raise UserError(f"{path} does not describe a training; {advice}.")
+    return RunInfo(**{**found, "parts": tuple(found.get("parts", ()))})
   config = read_config(workdir)
   if config["task"] not in _EARLIER:
     raise UserError(
@@ -103,6 +103,36 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   return _EARLIER[config["task"]]._replace(low_rank_scale=scale)
 
 
+def _is_info(found: dict[str, Any]) -> bool:
+  """Returns whether the contents of run.json have the types of `RunInfo`."""
+  parts = found.get("parts", [])
+  return (
+    {"kind", "best_metric", "best_mode"} <= {*found} <= {*RunInfo._fields}
+    and isinstance(found["kind"], str)
+    and isinstance(found["best_metric"], str | None)
+    and found["best_mode"] in ("min", "max")
+    and isinstance(found.get("low_rank_scale"), int | float | None)
+    and isinstance(parts, list)
+    and all(isinstance(part, str) for part in parts)
+  )
+
+
+def read_file(path: pathlib.Path, advice: str) -> dict[str, Any]:
+  """Reads a JSON file that a program wrote and that holds an object.
+
+  Args:
+    path: the file.
+    advice: what to do if it is damaged.
+
+  Raises:
+    UserError: it cannot be read, or holds something else.
+  """
+  try:
+    return inputs.read_object(path)
+  except UserError as error:
+    raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
+
+
 def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
   """Writes the `tokenizer` and `hash` of the codes that a run learns."""
   atomic.write_json(workdir / TARGET_FILE, target)
@@ -111,4 +141,5 @@ def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
 def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
   """Reads what `write_target` wrote; None for runs that learn no codes."""
   file = workdir / TARGET_FILE
-  return inputs.read_object(file) if file.is_file() else None
+  advice = "start the training once more, which writes it anew"
+  return read_file(file, advice) if file.is_file() else None
