@@ -146,7 +146,7 @@ def plan(kinds, trials, seed):
 
 def run(
   root, *, kinds=tuple(KINDS), trials=None, seconds=None, seed=0, workers=1,
-  say=print,
+  path=None, say=print,
 ):  # fmt: skip
   """Runs trials until one of the budgets is spent.
 
@@ -157,6 +157,7 @@ def run(
     seconds: of wall clock; None: no limit.
     seed: of the first trial of each kind.
     workers: processes at a time.
+    path: file to which faults are appended; None: none.
     say: called with lines of text.
 
   Returns:
@@ -189,7 +190,10 @@ def run(
           counts[job[0], found["outcome"]] += 1
           spent[job[0]] += found["seconds"]
           if found["outcome"] == "FAULT":
-            faults.append({"kind": job[0], "seed": job[1], **found})
+            fault = {"kind": job[0], "seed": job[1], **found}
+            faults.append(fault)
+            if path:
+              write_fault(fault, path)
             last = found["detail"].strip().splitlines()[-1:] or [""]
             say(f"{job[0]}:{job[1]} {'; '.join(found['words'])[:120]}")
             say(f"    {last[0][:200]}")
@@ -218,13 +222,12 @@ def table(counts, spent) -> str:
   )
 
 
-def write_faults(faults, path):
-  """Appends faults and the commands that repeat them, as lines of JSON."""
+def write_fault(fault, path):
+  """Appends a fault and the command that repeats it as a line of JSON."""
+  name = f"{fault['kind']}:{fault['seed']}"
+  command = f"python tests/soak/fuzz.py --replay {name}"
   with open(path, "a", encoding="utf-8") as file:
-    for fault in faults:
-      name = f"{fault['kind']}:{fault['seed']}"
-      command = f"python tests/soak/fuzz.py --replay {name}"
-      file.write(json.dumps({"replay": command, **fault}) + "\n")
+    file.write(json.dumps({"replay": command, **fault}) + "\n")
 
 
 def main():
@@ -259,9 +262,9 @@ def main():
       seconds=options.seconds,
       seed=options.seed,
       workers=options.workers,
+      path=options.faults,
       say=lambda line: print(line, flush=True),
     )
-    write_faults(faults, options.faults)
     if faults:
       print(f"{len(faults)} faults: {options.faults}")
     return bool(faults)

@@ -94,6 +94,7 @@ def _models(folder):
   from mmdcodec import bundle
 
   write_random_codec(folder / "codec", 0, dilations=(1,))
+  write_random_codec(folder / "other_codec", 1, dilations=(1,))
   config, variables = random_music(
     folder / "music_codec", codec=dict(dilations=(1,)), frames=10, layers=1
   )
@@ -143,8 +144,10 @@ def _sets(folder):
     path = songs / (f"sub/song{i}.wav" if i == 3 else f"song{i}.wav")
     soundfile.write(path, tone(0.6, 8000, seed=i), 8000)
     (path.with_suffix(".txt")).write_text(f"tune number {i}")
+  small = ["--rate", "8000", "--seconds", "0.5"]
   for argv in (
-    ["prepare", songs, folder / "set", "--rate", "8000", "--seconds", "0.5"],
+    ["prepare", songs, folder / "set", *small],
+    ["prepare", songs / "sub", folder / "held_out", *small],
     [
       "tokenize",
       folder / "set",
