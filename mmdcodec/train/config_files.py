@@ -93,9 +93,9 @@ def parse(arguments: list[str]) -> ConfigDict:
 def _sentence(error: Exception) -> str:
   """Returns what the flags of ml_collections say, without their quoting."""
   said = str(error)
-  # The text of a KeyError is the repr of its message, or the repr of that.
+  # The text of a KeyError is the repr of its message, and others quote it so.
   with contextlib.suppress(SyntaxError, ValueError, TypeError):
-    while isinstance(error, KeyError) and said[:1] in ("'", '"'):
+    while said[:1] in ("'", '"'):
       said = ast.literal_eval(said)
   key, _, hint = said.partition("\n")
   key = key.strip("'\"")
