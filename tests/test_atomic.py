@@ -10,7 +10,12 @@ import subprocess
 import sys
 
 import pytest
+from coded_streams import make_stream
 
+from mmdcodec import bitstream
+from mmdcodec.cli import batch, common
+from mmdcodec.cli.main import main
+from mmdcodec.errors import UserError
 from mmdcodec.store import atomic
 
 
@@ -23,6 +28,26 @@ def test_a_failed_file_leaves_what_was_there(tmp_path):
     raise ZeroDivisionError
   assert path.read_text() == '{\n  "a": 1\n}\n'
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.mmdc", "n" * 255, "\udce9.wav", "ü" * 120])
+def test_the_next_run_removes_what_killed_ones_left(tmp_path, name):
+  """And only of dead processes, and only of this file."""
+  path = tmp_path / name
+  beside = tmp_path / "other"
+  for target in (path, beside):
+    killed = atomic.scratch(target)
+    killed.__enter__().joinpath("new").touch()
+    # The system takes the lock of a process that is killed.
+    killed.gen.gi_frame.f_locals["lock"].release()
+  with atomic.file(path) as live:
+    live.write_text("1")
+    with atomic.file(path) as partial:
+      partial.write_text("2")
+    assert path.read_text() == "2" and live.exists()
+  assert path.read_text() == "1"
+  left = [p.name for p in tmp_path.iterdir() if p != path]
+  assert len(left) == 1 and left[0].startswith(".other.")
 
 
 def test_a_folder_is_replaced_whole(tmp_path):
@@ -84,3 +109,27 @@ def test_the_scratch_of_a_live_process_stays(tmp_path):
       assert one != other and one.exists()
     assert os.listdir(tmp_path) == [one.name]
   assert not os.listdir(tmp_path)
+
+
+def test_links_to_nothing_are_not_replaced_without_force(tmp_path, capsys):
+  coded, link = tmp_path / "a.mmdc", tmp_path / "out" / "link.mmdc"
+  bitstream.write(coded, make_stream(codebooks=2))
+  link.parent.mkdir()
+  link.symlink_to("nowhere")
+  copy = lambda source, target: atomic.write_json(target, "copied")
+  runs = (
+    lambda force: main(
+      ["encode", str(coded), str(link), "--codebooks", "1", *force]
+    ),
+    lambda force: batch.run([(coded, link)], copy, force=bool(force)),
+  )
+  for code, run in zip((2, 1), runs, strict=True):
+    assert run([]) == code
+    assert "is a link to nowhere, which" in capsys.readouterr().err
+    assert os.readlink(link) == "nowhere"
+    assert run(["--force"]) == 0
+    assert link.is_file() and not link.is_symlink()
+    link.unlink()
+    link.symlink_to("nowhere")
+  with pytest.raises(UserError, match="link to nowhere"):
+    common.check_output(link, force=False)

@@ -246,7 +246,7 @@ def test_messages_say_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=words) as caught:
       bitstream.read(path)
     assert str(path) in str(caught.value)
-  with pytest.raises(UserError, match="no file"):
+  with pytest.raises(UserError, match="no such file"):
     bitstream.read(tmp_path / "missing.mmdc")
   with pytest.raises(UserError, match="cannot be read"):
     bitstream.read(tmp_path)

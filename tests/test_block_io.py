@@ -85,7 +85,7 @@ def test_written_in_blocks_is_written_at_once(tmp_path, sound, suffix, to):
   assert writer.samples == len(x) and writer.rate == (to or 44100)
   read = [soundfile.read(path, dtype="int16")[0] for path in (one, other)]
   np.testing.assert_array_equal(*read)
-  assert not list(tmp_path.glob("*.partial"))
+  assert not list(tmp_path.glob(".*"))
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, sound):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmdcodec import formatting, progress
+from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 from mmdcodec.store import disk
 
@@ -71,7 +72,7 @@ def run(
       continue
     try:
       target.parent.mkdir(parents=True, exist_ok=True)
-      work(source, target)
+      work(source, common.check_output(target, force=force))
     except (UserError, OSError) as error:
       if disk.full(error):
         raise  # the other files do not fit either

@@ -68,6 +68,11 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
     raise UserError(f"{path} is a folder; expected the name of a file.")
   if not path.parent.is_dir():
     raise UserError(f"{path}: the folder {path.parent} does not exist.")
+  if path.is_symlink() and not path.exists() and not force:
+    raise UserError(
+      f"{path} is a link to {os.readlink(path)}, which does not exist; give"
+      " --force to replace the link."
+    )
   if path.exists() and not force:
     raise UserError(f"{path} exists already; give --force to replace it.")
   return path

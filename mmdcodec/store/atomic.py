@@ -6,7 +6,7 @@ finds the old content or the new one, never a part.
 
 import contextlib
 import ctypes
-import glob
+import hashlib
 import json
 import os
 import secrets
@@ -20,12 +20,15 @@ from mmdcodec.store import disk, locks
 
 _LINUX = sys.platform == "linux"
 
+# Bytes of a name to which a suffix is added: file systems allow 255 in all.
+_LONGEST = 220
+
 
 @contextlib.contextmanager
 def file(path: str | os.PathLike) -> Iterator[Path]:
   """Makes an empty file that replaces `path` if the block succeeds.
 
-  Its name is unique. If the block fails, `path` does not change.
+  If the block fails, `path` does not change.
 
   Args:
     path: target; its folder must exist.
@@ -37,15 +40,11 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
     OSError: the folder cannot be written to.
   """
   path = Path(path)
-  # Unlike files from `tempfile`, it has the default permissions.
-  partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-  open(partial, "xb").close()
-  try:
-    with disk.named(path):
-      yield partial
+  with scratch(path) as made:
+    partial = made / "new"
+    partial.touch()
+    yield partial
     os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -151,12 +150,16 @@ def replace_folder(source: Path, path: Path) -> None:
 
 
 def restore_folder(path: Path) -> None:
-  """Removes what killed processes that wrote a folder left beside it.
+  """Removes what killed processes that wrote to a path left beside it.
 
   Completes or undoes a `replace_folder`, and removes their `scratch` folders.
   """
   _finish_replacing(path)
-  for stale in path.parent.glob(f"{glob.escape(_scratch_prefix(path))}*"):
+  prefix, names = _scratch_prefix(path), []
+  # Faster than `glob`, which counts where one folder gets thousands of files.
+  with contextlib.suppress(OSError):
+    names = [n for n in os.listdir(path.parent) if n.startswith(prefix)]
+  for stale in map(path.with_name, names):
     with contextlib.suppress(OSError):
       if (held := locks.take(stale)) is not None:
         shutil.rmtree(stale, ignore_errors=True)
@@ -172,11 +175,19 @@ def _finish_replacing(path: Path) -> None:
 
 
 def _scratch_prefix(path: Path) -> str:
-  return f".{path.name}.unfinished-"
+  return f".{_short(path)}.unfinished-"
 
 
 def _replaced(path: Path) -> Path:
-  return path.with_name(f".{path.name}.replaced")
+  return path.with_name(f".{_short(path)}.replaced")
+
+
+def _short(path: Path) -> str:
+  """Returns the name of a path, or a hash if nothing fits beside it."""
+  name = os.fsencode(path.name)
+  if len(name) <= _LONGEST:
+    return path.name
+  return hashlib.sha256(name).hexdigest()[:32]
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -69,9 +69,10 @@ def take(folder: Path) -> Lock | None:
     if isinstance(error, OSError) and error.errno in _TAKEN:
       return None
     return _take_file(folder / OWNER)
-  # For the message of others.
-  os.ftruncate(handle, 0)
-  os.write(handle, _me().encode())
+  # For the message of others; a full disk is no reason not to lock.
+  with contextlib.suppress(OSError):
+    os.ftruncate(handle, 0)
+    os.write(handle, _me().encode())
   return Lock(handle)
 
 
