@@ -1,10 +1,11 @@
 """Helpers for several verbs: subparsers, files, models, processes, clips."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
@@ -128,7 +129,7 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the arguments that `start_processes` reads."""
+  """Adds the arguments that `processes` reads."""
   parser.add_argument(
     "--coordinator",
     metavar="HOST:PORT",
@@ -138,13 +139,25 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--process_id", type=int)
 
 
-def start_processes(args: argparse.Namespace) -> None:
-  """Connects the processes of a run before any use of JAX; see `mesh.start`.
+def quiet_processes(args: argparse.Namespace) -> None:
+  """Silences C++ code whose errors `processes` puts into one sentence.
+
+  It must be called before JAX is imported.
+  """
+  if args.coordinator is not None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "4")
+
+
+@contextlib.contextmanager
+def processes(args: argparse.Namespace) -> Iterator[None]:
+  """Connects the processes of a run during the block; see `parallel/peers.py`.
+
+  JAX must not be used before.
 
   Raises:
-    UserError: only some of the arguments are given.
+    UserError: only some of the arguments are given, or one is not possible.
   """
-  from mmdcodec.parallel import mesh
+  from mmdcodec.parallel import mesh, peers
 
   manual = (args.coordinator, args.num_processes, args.process_id)
   if any(v is not None for v in manual) and None in manual:
@@ -152,6 +165,8 @@ def start_processes(args: argparse.Namespace) -> None:
       "--coordinator, --num_processes and --process_id belong together."
     )
   mesh.start(*manual)
+  with peers.together():
+    yield
 
 
 def audio_line(source: Any, info: "Info", codec: "LoadedCodec") -> str:

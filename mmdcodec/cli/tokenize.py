@@ -39,22 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Encodes the data set; the first process prints a summary."""
-  common.start_processes(args)
+  common.quiet_processes(args)
+  with common.processes(args):
+    from mmdcodec import bundle, formatting
+    from mmdcodec.data import report
+    from mmdcodec.data.tokenization import tokenize
 
-  from mmdcodec import bundle, formatting
-  from mmdcodec.data import report
-  from mmdcodec.data.tokenization import tokenize
-
-  shown = {} if args.quiet else {"show": progress.counter("records")}
-  tokenizer = bundle.load_tokenizer(args.model)
-  found = tokenize(
-    args.dataset,
-    args.tokens,
-    tokenizer,
-    batch=args.batch,
-    force=args.force,
-    **shown,
-  )
+    shown = {} if args.quiet else {"show": progress.counter("records")}
+    tokenizer = bundle.load_tokenizer(args.model)
+    found = tokenize(
+      args.dataset,
+      args.tokens,
+      tokenizer,
+      batch=args.batch,
+      force=args.force,
+      **shown,
+    )
   if found is not None:
     print(
       f"{args.tokens}: {found['records']} records,"

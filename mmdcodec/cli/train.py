@@ -26,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Trains; returns 75 if the run was preempted."""
+  common.quiet_processes(args)
   from mmdcodec.train import config_files
 
   config = config_files.parse(rest)
-  common.start_processes(args)
+  with common.processes(args):
+    from mmdcodec.train import loop, preemption
 
-  from mmdcodec.train import loop, preemption
-
-  try:
-    loop.train(config, args.workdir)
-  except preemption.Preempted:
-    return preemption.EXIT_CODE
+    try:
+      loop.train(config, args.workdir)
+    except preemption.Preempted:
+      return preemption.EXIT_CODE
   return 0

@@ -16,6 +16,7 @@ from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mmdcodec.errors import UserError
+from mmdcodec.parallel import peers
 from mmdcodec.store import locks
 
 AXES = ("data", "fsdp", "model")
@@ -37,14 +38,19 @@ def start(
     coordinator: `host:port` of process 0, for processes started by hand.
     num_processes: number of processes.
     process_id: index of this process, from 0.
+
+  Raises:
+    UserError: an argument is not possible.
   """
   if jax.distributed.is_initialized():
     return
   if coordinator is not None:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    assert num_processes is not None and process_id is not None
+    peers.connect(coordinator, num_processes, process_id)
     return
   try:
     jax.distributed.initialize()
+    peers.watch()
   except ValueError:
     # Not a cluster.
     pass

@@ -1,0 +1,121 @@
+"""Runs of several processes that cannot begin, or lose one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from mmdcodec.cli.main import main
+from mmdcodec.errors import UserError
+from mmdcodec.parallel import peers
+
+
+@pytest.mark.parametrize("verb", ["train", "tokenize"])
+@pytest.mark.parametrize(
+  "coordinator, processes, process, words",
+  [
+    ("localhost:1234", 2, 2, "process_id is 2; expected 0 to 1"),
+    ("localhost:1234", 2, -1, "process_id is -1"),
+    ("localhost:1234", 0, 0, "num_processes is 0"),
+    ("localhost", 2, 0, "expected HOST:PORT"),
+    ("localhost:99999", 2, 0, "expected HOST:PORT"),
+    (":1234", 2, 0, "expected HOST:PORT"),
+    ("localhost:1234", 2, None, "belong together"),
+  ],
+)
+def test_arguments(
+  tmp_path, monkeypatch, capsys, verb, coordinator, processes, process, words
+):
+  """Catches a wait for processes that can never come."""
+  monkeypatch.setattr(jax.distributed, "initialize", None)
+  monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+  arguments = {
+    "train": ["--config=codec_small:tiny", f"--workdir={tmp_path}"],
+    "tokenize": ["data", "tokens", "--model=model"],
+  }[verb] + [f"--coordinator={coordinator}", f"--num_processes={processes}"]
+  arguments += [] if process is None else [f"--process_id={process}"]
+  assert main([verb, *arguments]) == 2
+  said = capsys.readouterr().err
+  assert words in said.splitlines()[-1] and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+  "error, lost",
+  [
+    (jax.errors.JaxRuntimeError("Gloo: Connection closed by peer"), True),
+    (jax.errors.JaxRuntimeError("INTERNAL: Barrier failed"), True),
+    (TimeoutError("waiting for async_write_complete barrier"), True),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+    (UserError("no training data"), False),
+  ],
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_errors_of_a_process(monkeypatch, processes, error, lost):
+  """Catches an error of its own taken for that of another, and a long wait."""
+  ended, leaves = [], []
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
+  monkeypatch.setattr(peers, "_end", lambda *given: ended.append(given))
+  register = lambda *given: leaves.append(given)
+  monkeypatch.setattr(peers.atexit, "register", register)
+  with pytest.raises(type(error)), peers.together():
+    raise error
+  assert ended == [(peers.LOST, peers.GONE)] * (lost and processes > 1)
+  code = 2 if isinstance(error, UserError | OSError) else 1
+  assert leaves == [(peers._leave, code)] * (processes > 1)
+
+
+CONNECT = """
+import sys, time
+from mmdcodec.parallel import peers
+peers.PATIENCE, peers.SILENCE = int(sys.argv[3]), 10
+peers.connect(sys.argv[1], 2, int(sys.argv[2]))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def free_port():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
+
+
+def start(port, process, patience):
+  return subprocess.Popen(
+    [sys.executable, "-c", CONNECT, f"localhost:{port}", f"{process}",
+     f"{patience}"],
+    env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "4"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes():
+  """Catches SIGABRT and a stack trace of C++ code."""
+  process = start(free_port(), 1, patience=2)
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 2
+  assert "process 1 of 2 found no run" in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_process_that_dies(dead):
+  """Catches the same for the processes that are left."""
+  port = free_port()
+  processes = [start(port, i, patience=120) for i in range(2)]
+  for process in processes:
+    assert process.stdout.readline() == "ready\n"
+  processes[dead].send_signal(signal.SIGKILL)
+  processes[dead].communicate()
+  left = processes[1 - dead]
+  _, said = left.communicate(timeout=120)
+  assert left.returncode == peers.GONE
+  assert "another process of this run has died" in said
+  assert said.count("\n") == 1
