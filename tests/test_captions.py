@@ -112,9 +112,11 @@ def test_a_good_row_is_read_whole(tmp_path, text, caption, encoding):
     ("[[1]]", "", "unread", "expected a text"),
     ("[" * 900 + "]" * 900, "", "unread", "64 levels"),
     ("9" * 5000, "", "unread", "as JSON"),
+    (r'"caf\ud800"', "", "unread", "half a character"),
+    (r'"caf\u00e9 \ud83c\udfb5"', "café 🎵", None, ""),
   ],
   ids=["list", "null in it", "nan", "null", "none", "object", "number"]
-  + ["nested", "deep", "long"],
+  + ["nested", "deep", "long", "half", "escaped"],
 )
 @pytest.mark.parametrize("beside", [False, True])
 def test_values_that_are_no_text(tmp_path, value, caption, kind, words, beside):

@@ -9,6 +9,7 @@ A row or a sidecar that cannot be read does not end a run: it is passed over and
 noted, and `prepare` reports the notes.
 """
 
+import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mmdcodec.audio import files
 from mmdcodec.data.file_names import FileNames
-from mmdcodec.data.tables import Note, read_rows, reason_of
+from mmdcodec.data.tables import Note, is_utf8, read_rows, reason_of
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs
 
@@ -234,12 +235,18 @@ def read_label(row: dict, where: str, notes: Notes) -> Label | None:
   Args:
     row: the mapping.
     where: its place.
-    notes: receives a note if its caption is not a text, or one of several.
+    notes: receives a note if its caption is one of several, or no label can be
+      made.
 
   Returns:
-    The label, with the first of several captions; None if it has no text for a
-    caption but something else.
+    The label, with the first of several captions; None if the caption is
+    something else than a text, or a text is not valid.
   """
+  if not is_utf8(json.dumps(row, ensure_ascii=False, default=str)):
+    notes.unread.append(
+      Note(where, "holds half a character (\\ud800 to \\udfff)")
+    )
+    return None
   key = _key(row, CAPTIONS)
   captions = _texts(row[key]) if key else []
   if captions is None:

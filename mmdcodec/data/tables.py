@@ -181,7 +181,7 @@ def _json_lines(table: Path, notes: list[Note]) -> Iterator[tuple[str, Any]]:
         continue
       where = f"{table.name}, line {number}"
       try:
-        if not _is_utf8(line):
+        if not is_utf8(line):
           raise UserError(f"{where}: is not in UTF-8; save it in UTF-8.")
         row = inputs.parse_json(line, where)
       except UserError as error:
@@ -227,15 +227,18 @@ class _Lines:
 
   def are_utf8(self) -> bool:
     """Whether the lines of this row are valid UTF-8."""
-    return all(map(_is_utf8, self._row))
+    return all(map(is_utf8, self._row))
 
 
-def _is_utf8(line: str) -> bool:
-  """Whether a line was valid UTF-8; other bytes became lone surrogates."""
-  if line.isascii():
+def is_utf8(text: str) -> bool:
+  """Returns whether a text is valid.
+
+  Bytes that are not in UTF-8 become lone surrogates, and JSON may hold them.
+  """
+  if text.isascii():
     return True
   try:
-    line.encode()
+    text.encode()
   except UnicodeEncodeError:
     return False
   return True
