@@ -1,17 +1,20 @@
 """Reads records of data sets by index, and crops of their audio."""
 
+import contextlib
 import hashlib
 import io
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import soundfile
 import soxr
 
 from mmdcodec.audio import files
+from mmdcodec.data import shard_files
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs
 
@@ -30,6 +33,14 @@ _MADE_BY = {
   "tokens": "mmdcodec tokenize DATASET TOKENS --model BUNDLE",
 }
 
+# What a summary must hold, by kind.
+_NUMBERS = {
+  "audio": ("records", "seconds", "rate", "channels"),
+  "tokens": ("records", "seconds", "rate", "frame_rate", "codebooks"),
+}
+# The feature that tells the kind of a record.
+_CONTENTS = {"audio": "audio", "tokens": "codes"}
+
 
 def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
   """Reads the summary of a data set: kind, records, seconds, rate, ...
@@ -47,21 +58,47 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
     summary = inputs.read_object(folder / SUMMARY)
   except UserError as error:
     what = "no such folder" if not folder.is_dir() else "is not a data set"
+    if (folder / SUMMARY).exists():
+      what = f"is damaged ({str(error).removesuffix('.')})"
     raise UserError(
       f"{folder}: {what}; expected one made by `{made_by}`."
     ) from error
   found = summary.setdefault("kind", "audio")
-  if kind not in (None, found):
+  if found not in ([kind] if kind else [*_MADE_BY]):
     raise UserError(
-      f"{folder}: is a data set of {found}; expected one of {kind}, made by"
-      f" `{made_by}`."
+      f"{folder}: is a data set of {found}; expected one of {kind or 'audio'},"
+      f" made by `{made_by}`."
     )
   if found == "tokens" and "codec" in summary:
     # Written when codecs were the only tokenizers.
     sizes = [summary["codebook_size"]] * summary["codebooks"]
     summary |= {"tokenizer": "codec", "hash": summary.pop("codec")}
     summary |= {"codebook_sizes": sizes, "window": None}
+  for name in _NUMBERS[found]:
+    value = summary.get(name)
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+      _refuse(folder, found, f"{name} in {SUMMARY} is {value!r}")
+  _check_list(folder, summary, "shards", str)
+  if found == "tokens":
+    _check_list(folder, summary, "codebook_sizes", int)
+    if len(summary.get("codebook_sizes", ())) != summary["codebooks"]:
+      _refuse(folder, found, f"codebook_sizes in {SUMMARY} are too few or many")
   return summary
+
+
+def _check_list(folder: Path, summary: dict, name: str, items: type) -> None:
+  """Raises UserError if a value is there and is no list of such items."""
+  values = summary.get(name, [])
+  if not isinstance(values, list) or not all(
+    isinstance(value, items) for value in values
+  ):
+    _refuse(folder, summary["kind"], f"{name} in {SUMMARY} is {values!r:.40}")
+
+
+def _refuse(folder: Path, kind: str, fault: str) -> NoReturn:
+  raise UserError(
+    f"{folder}: is damaged ({fault}); expected one made by `{_MADE_BY[kind]}`."
+  )
 
 
 class Records:
@@ -79,31 +116,37 @@ class Records:
 
   def __init__(self, dataset_dir: str | os.PathLike, kind: str):
     """Opens a data set; raises UserError if it does not have this kind."""
-    from array_record.python import array_record_data_source
-
     self.summary = summary = describe(dataset_dir, kind)
     self.path = str(dataset_dir)
     self.seconds = float(summary["seconds"])
-    self.shards = sorted(Path(dataset_dir).glob("*-train.array_record-*"))
-    self._records = array_record_data_source.ArrayRecordDataSource(
-      [str(shard) for shard in self.shards]
+    self._contents = _CONTENTS[kind]
+    self._records = shard_files.Shards(
+      dataset_dir,
+      records=summary["records"],
+      marked=summary.get("shards"),
+      made_by=_MADE_BY[kind],
     )
-    if len(self._records) != summary["records"]:
-      raise UserError(
-        f"{self.path}: {len(self._records)} records are there, expected"
-        f" {summary['records']}; copy or prepare the data set again."
-      )
+    self.shards = self._records.paths
 
   def __len__(self) -> int:
     """Number of records."""
     return len(self._records)
 
   def features(self, index: int) -> Mapping[str, Any]:
-    """Returns the features of a record, as protocol buffers by name."""
+    """Returns the features of a record, as protocol buffers by name.
+
+    Raises:
+      UserError: its shard is damaged.
+    """
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     record = self._records[int(index)]
-    return tf_example_pb2.Example.FromString(record).features.feature
+    with contextlib.suppress(DecodeError):
+      found = tf_example_pb2.Example.FromString(record).features.feature
+      if self._contents in found:
+        return found
+    return self._records.refuse_record(int(index))
 
 
 def labels(feature: Mapping[str, Any]) -> dict:

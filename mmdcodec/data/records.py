@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 import mmdcodec
 from mmdcodec.audio import files, formats, resampling
-from mmdcodec.data import captions, fma, musiccaps, record_writer
+from mmdcodec.data import captions, fma, musiccaps, record_writer, shard_files
 from mmdcodec.data.dataset_folder import (
   check_out,
   serializer,
@@ -365,6 +365,7 @@ def _summarise(
     "record_seconds": seconds,
     "source": folder.resolve().name,
     "version": mmdcodec.__version__,
+    "shards": shard_files.marks(data),
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
   report.write(data)

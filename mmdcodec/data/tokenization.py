@@ -24,6 +24,7 @@ from mmdcodec.data import (
   dataset_folder,
   record_encoder,
   report,
+  shard_files,
   token_records,
 )
 from mmdcodec.data.record_source import SUMMARY, Source
@@ -276,6 +277,7 @@ def _finish(
     "source": Path(source.path).resolve().name,
     "fingerprint": source.fingerprint(),
     "version": mmdcodec.__version__,
+    "shards": shard_files.marks(data),
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
   atomic.replace_folder(data, out)
