@@ -14,6 +14,7 @@ import pytest
 from mmdcodec import bundle
 from mmdcodec.audio import block_io, files
 from mmdcodec.bitstream import decoding, ecdc, reader
+from mmdcodec.cli import main as cli
 from mmdcodec.convert import weights
 from mmdcodec.data import file_pieces
 from mmdcodec.errors import UserError
@@ -95,6 +96,38 @@ def test_a_pipe_as_config_is_refused(tmp_path):
   os.mkfifo(tmp_path / "config.json")
   for read in (workdir.read_config, bundle.load):
     refusal(read, tmp_path)
+
+
+@pytest.mark.parametrize(
+  "argv, words",
+  [
+    ("info x.wav", "is a pipe"),
+    ("prepare x.wav out", "is a pipe"),
+    ("prepare . out --captions x.wav", "is a pipe"),
+    ("encode x.wav a.mmdc --model m", "give - and redirect"),
+    ("decode x.wav a.wav --model m", "give - and redirect"),
+    ("decode /dev/zero a.wav --model m", "is a device"),
+    ("train --config=x.py --workdir=run", "is a pipe"),
+    ("convert x.wav out", "is a pipe"),
+    ("export x.wav out", "no --workdir"),
+    ("export nothing out", "no --workdir"),
+    ("tokenize x.wav out --model x.wav", "no model"),
+  ],
+)
+def test_commands_refuse_pipes(tmp_path, monkeypatch, capsys, argv, words):
+  monkeypatch.chdir(tmp_path)
+  for name in ("x.wav", "x.py"):
+    os.mkfifo(name)
+  codes = []
+  thread = threading.Thread(
+    target=lambda: codes.append(cli.main(argv.split())), daemon=True
+  )
+  thread.start()
+  thread.join(60)
+  assert codes == [2]
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("mmdcodec: ") and words in line
+  assert sorted(os.listdir()) == ["x.py", "x.wav"]
 
 
 @pytest.mark.parametrize(

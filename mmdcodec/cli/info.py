@@ -6,6 +6,7 @@ from typing import Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
 EXAMPLE = "mmdcodec info bundles/small"
@@ -19,14 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the description."""
   path = pathlib.Path(args.path)
-  if path.is_file():
-    print(describe_file(path))
+  if not path.is_dir():
+    print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():
     print(describe_model(path))
-  elif path.is_dir():
-    print(describe_dataset(path))
   else:
-    raise UserError(f"{path}: no such file or folder.")
+    print(describe_dataset(path))
   return 0
 
 

@@ -198,12 +198,10 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-  if path.is_file():
-    if path.suffix in PICKLES:
+  if not path.is_dir():
+    if inputs.check(path).suffix in PICKLES:
       raise _pickled(path)
     return [path]
-  if not path.is_dir():
-    raise UserError(f"{path}: no such file or folder.")
   if (path / WEIGHTS_FILE).is_file():
     return [path / WEIGHTS_FILE]
   if (path / INDEX_FILE).is_file():

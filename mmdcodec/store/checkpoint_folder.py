@@ -5,7 +5,6 @@ earlier versions have no digest; their files are checked when they are read.
 """
 
 import asyncio
-import json
 import os
 import pathlib
 import re
@@ -14,7 +13,8 @@ from collections.abc import Iterator
 from etils import epath
 from orbax.checkpoint import path as ocp_path
 
-from mmdcodec.store import digests
+from mmdcodec.errors import UserError
+from mmdcodec.store import digests, inputs
 
 STATE, DATA, METRICS = "state", "data", "metrics"
 
@@ -82,12 +82,9 @@ class Steps(ocp_path.step.NameFormat):
   def metrics(self, step: int) -> dict[str, float] | None:
     """Returns the metrics of a checkpoint; None if it has none."""
     try:
-      found = json.loads(
-        (self._folder / str(step) / METRICS / METRICS).read_bytes()
-      )
-    except (OSError, ValueError):
+      return inputs.read_object(self._folder / str(step) / METRICS / METRICS)
+    except UserError:
       return None
-    return found if isinstance(found, dict) else None
 
   def build_name(self, step: int) -> str:
     """Returns the name of a checkpoint's folder."""

@@ -67,6 +67,10 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
     UserError: the folder is not a workdir, or the file is damaged.
   """
   path = pathlib.Path(workdir) / CONFIG_FILE
+  if not path.is_file():
+    raise UserError(
+      f"{workdir} is no --workdir of a training run: it has no {CONFIG_FILE}."
+    )
   config = read_file(
     path, "delete it and start the training once more, with the same settings"
   )

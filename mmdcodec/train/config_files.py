@@ -11,17 +11,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import renamed
+from mmdcodec.store import inputs, renamed
 
 
 def _locate(name: str) -> str:
   """Finds a config by its path, or a shipped config by its name."""
   path = pathlib.Path(name)
   if path.suffix == ".py":
-    if not path.is_file():
-      raise UserError(f"there is no config file {name}.")
     # Absolute, because the file may refer to itself for its task.
-    return str(path.absolute())
+    return str(inputs.check(path).absolute())
   spec = importlib.util.find_spec("mmdcodec.configs")
   assert spec is not None and spec.origin is not None
   folder = pathlib.Path(spec.origin).parent
