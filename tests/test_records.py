@@ -199,7 +199,7 @@ def damage(folder):
     "slow.wav": "3 Hz",
     "nan.wav": "NaN",
     "infinite.wav": "infinite",
-    "integers.wav": "whole numbers",
+    "integers.wav": "samples reach",
     "folder.wav": "folder",
     "nowhere.wav": "broken link",
     "pipe.wav": "is a pipe",

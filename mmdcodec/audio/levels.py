@@ -42,15 +42,11 @@ def check(x: np.ndarray, name: str) -> None:
     raise UserError(
       f"{name}: holds NaN or infinite samples; export it again as finite audio."
     )
-  if peak >= _MIN_WHOLE and (x == np.rint(x)).all():
+  whole = peak >= _MIN_WHOLE and bool((x == np.rint(x)).all())
+  if whole or peak > MAX_PEAK:
     raise UserError(
-      f"{name}: holds whole numbers (to {peak:g}) as floats, whose full scale"
-      " is 1; divide them by 32768 (if they were 16 bits) and save it again."
-    )
-  if peak > MAX_PEAK:
-    raise UserError(
-      f"{name}: samples reach {peak:.3g}, expected at most 1; scale them and"
-      " save it again."
+      f"{name}: samples reach {peak:g}, and full scale is 1: they look like"
+      " integers stored as floats; divide them by 32768 (if they were 16 bits)."
     )
 
 
