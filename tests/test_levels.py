@@ -11,9 +11,11 @@ import pytest
 import soundfile
 
 from mmdcodec.audio import block_io, files
+from mmdcodec.audio.clip_list import clip_list
 from mmdcodec.cli import main
 from mmdcodec.data import file_pieces, records
 from mmdcodec.errors import Notice, UserError
+from mmdcodec.tokenizers import validation
 
 RATE = 8000
 
@@ -68,6 +70,20 @@ def test_samples_of_another_scale_are_refused(tmp_path, x, words, container):
     with pytest.raises((UserError, file_pieces.Damaged), match=words) as error:
       look()
     assert "\n" not in str(error.value), name
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8, np.float32])
+def test_arrays_of_another_scale_are_refused(dtype):
+  """`codec.encode(wave)` of what other libraries read: integers."""
+  x = (music(100) + 100 * (dtype == np.uint8)).astype(dtype)
+  for take in (
+    lambda: clip_list(x, "melody"),
+    lambda: clip_list([x[:, 0], x], "melody"),
+    lambda: validation.audio_batch(x, RATE, None, to=RATE, channels=1),
+  ):
+    with pytest.raises(UserError, match="samples reach"):
+      take()
+  clip_list(music(), "melody")
 
 
 @pytest.mark.parametrize(

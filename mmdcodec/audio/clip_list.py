@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdcodec.audio import levels
 from mmdcodec.errors import UserError
 
 
@@ -19,7 +20,8 @@ def clip_list(audio: Any, name: str) -> list[np.ndarray]:
     Clips, each float32 [samples, channels].
 
   Raises:
-    UserError: the audio has another shape or is empty.
+    UserError: the audio has another shape, is empty or is not audio (see
+      `levels.check`).
   """
   if not isinstance(audio, list | tuple):
     audio = np.asarray(audio, np.float32)
@@ -31,4 +33,6 @@ def clip_list(audio: Any, name: str) -> list[np.ndarray]:
       f"{name} must be [samples], [samples, channels], [batch, samples,"
       " channels] or a list of such, and not empty."
     )
+  for clip in clips:
+    levels.check(clip, name)
   return clips

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.audio import files
+from mmdcodec.audio import files, levels
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import Codec
 
@@ -13,7 +13,7 @@ def audio(model: Codec, x: Any) -> np.ndarray:
   """Checks a block of audio; returns it as float32 [samples, channels].
 
   Raises:
-    UserError: it has a wrong shape, or is not finite.
+    UserError: it has a wrong shape, or is not audio (see `levels.check`).
   """
   x = np.asarray(x, np.float32)
   x = x[:, None] if x.ndim == 1 else x
@@ -22,7 +22,7 @@ def audio(model: Codec, x: Any) -> np.ndarray:
       f"a block of audio has shape {x.shape}; expected [samples,"
       f" {model.channels}]."
     )
-  finite(x)
+  levels.check(x, "the audio")
   return x
 
 
@@ -43,7 +43,8 @@ def audio_batch(
     (float32 [batch, samples, channels], int32 [batch] valid samples).
 
   Raises:
-    UserError: x has a wrong shape or is not finite, or lengths do not fit x.
+    UserError: x has a wrong shape or is not audio (see `levels.check`), or
+      lengths do not fit x.
   """
   x = np.asarray(x, np.float32)
   if x.ndim == 1:
@@ -55,7 +56,7 @@ def audio_batch(
       f"audio has shape {x.shape}; expected [samples], [samples, channels]"
       " or [batch, samples, channels], and at least one sample."
     )
-  finite(x)
+  levels.check(x, "the audio")
   if lengths is None:
     lengths = np.full(len(x), x.shape[1])
   lengths = np.asarray(lengths, np.int64)
@@ -74,12 +75,6 @@ def audio_batch(
     for row, clip in zip(x, clips, strict=True):
       row[: len(clip)] = clip
   return x, lengths.astype(np.int32)
-
-
-def finite(x: np.ndarray) -> None:
-  """Raises UserError if audio contains NaN or infinite samples."""
-  if not np.isfinite(x).all():
-    raise UserError("the audio holds NaN or infinite samples.")
 
 
 def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
