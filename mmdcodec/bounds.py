@@ -11,10 +11,10 @@ published model, but reject nonsense and what fits into no memory.
 
 import dataclasses
 import functools
-import math
 import numbers
 import reprlib
 from collections.abc import Callable, Collection, Mapping
+from types import EllipsisType
 from typing import Annotated, Any, ClassVar, NamedTuple, get_origin
 
 import numpy as np
@@ -192,25 +192,33 @@ def refused(what: str, value: Any, wanted: Check) -> UserError:
   return UserError(f"{what} is {found}; it must be {wanted.wanted}.")
 
 
-def check_shape(what: str, array: Any, /, **axes: int | None) -> None:
+def check_shape(
+  what: str, array: Any, /, **axes: int | EllipsisType | None
+) -> None:
   """Checks the shape of an array that a caller passes to a module.
 
   Args:
     what: name of the argument.
-    array: the array.
-    **axes: size of each axis by its name, in order; None means any but 0.
+    array: the array, or anything with a `shape`.
+    **axes: size of each axis by its name, in order; None means 1 or more, and
+      `...` any size, even 0.
 
   Raises:
-    ValueError: the array has other axes, or one of them is empty.
+    ValueError: the array has other axes, or an axis another size.
   """
-  shape = np.shape(array)
-  if len(shape) == len(axes) and all(
-    size == want if want is not None else size > 0
-    for size, want in zip(shape, axes.values(), strict=True)
-  ):
-    return
-  wanted = [k if v is None else f"{k} = {v}" for k, v in axes.items()]
-  empty = ", none of them empty" if math.prod(shape) == 0 else ""
-  raise ValueError(
-    f"{what} has shape {list(shape)}; expected [{', '.join(wanted)}]{empty}"
+  fits = len(array.shape) == len(axes) and all(
+    want is ... or (size > 0 if want is None else size == want)
+    for size, want in zip(array.shape, axes.values(), strict=True)
   )
+  if not fits:
+    names = [k if v in (None, ...) else f"{k} = {v}" for k, v in axes.items()]
+    raise ValueError(
+      f"{what} has shape {list(array.shape)}; expected [{', '.join(names)}]"
+      + (", not empty" if 0 in array.shape else "")
+    )
+
+
+def check_integers(what: str, array: Any) -> None:
+  """Raises ValueError unless an array that a caller passes has integers."""
+  if not np.issubdtype(array.dtype, np.integer):
+    raise ValueError(f"{what} holds {array.dtype} values; expected integers")

@@ -8,6 +8,8 @@ what can must not need memory before its weights are known to fit.
 import json
 import resource
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -15,7 +17,8 @@ from random_codec import write_random_codec
 
 import mmdcodec
 from mmdcodec import UserError, bundle
-from mmdcodec.models import codec, discriminators, token_lm
+from mmdcodec.losses import spectral
+from mmdcodec.models import codec, discriminators, token_lm, weights
 from mmdcodec.models.melody_condition import Melody
 from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.models.token_conditions import Tokens
@@ -24,6 +27,7 @@ from mmdcodec.nn.conv import Conv, ConvTranspose
 from mmdcodec.nn.conv_nd import ConvNd
 from mmdcodec.nn.lstm import LSTM
 from mmdcodec.nn.transformer import Transformer
+from mmdcodec.quantize.independence import independence_loss
 from mmdcodec.quantize.residual import ResidualVectorQuantizer
 
 NAN, INF = float("nan"), float("inf")
@@ -266,8 +270,58 @@ def test_half_precision_still_opens(folder, tmp_path):
 
 def test_shapes_take_no_memory():
   """Catches real zeros in the place of shapes: 0.5 GB for this codec."""
-  model = codec.Codec(channels=64, ratios=(256, 256, 16), compress=1)
+  model = codec.preset("encodec_24khz", channels=64, ratios=[256, 256, 16])
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  codec.shapes(model)
+  weights.shapes({"kind": "codec", "model": model})
   after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   assert after - before < 200_000  # kB
+
+
+FLOATS, INTEGERS = jnp.float32, jnp.int32
+
+
+def apply(module, *init):
+  """A function that applies a module without variables of its own."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *init)
+  return lambda *args, **options: jax.eval_shape(
+    lambda v, *args: module.apply(v, *args, **options), shapes, *args
+  )
+
+
+def array(*shape, dtype=FLOATS):
+  """An array that is nothing but its shape."""
+  return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def test_shapes_of_arguments():
+  """Catches errors from deep inside, and arrays that are broadcast to fit."""
+  model = apply(codec.Codec(filters=2, ratios=(2,), dim=4), array(1, 4, 1))
+  quantizer = apply(ResidualVectorQuantizer(2, 4, 3), array(1, 2, 3))
+  key = jax.random.key(0)
+  loss = lambda s: independence_loss(s, key)
+  mel = lambda x, y: spectral.multi_scale_mel(x, y, rate=8000)
+  for call, words in [
+    (lambda: model(array(2, 40)), "x has shape [2, 40]; expected [batch, s"),
+    (lambda: model(array(40), method="encode"), "[40]; expected [batch, samp"),
+    (lambda: model(array(1, 0, 1)), "not empty"),
+    (lambda: model(array(1, 4, 2), method="latents"), "channels = 1]"),
+    (lambda: model(array(1, 3, 4), method="decode"), "codes holds float32"),
+    (
+      lambda: model(array(5, 4, dtype=INTEGERS), method="decode"),
+      "codes has shape [5, 4]; expected [batch, frames, codebooks]",
+    ),
+    (lambda: model(array(1, 3, 5), method="synthesize"), "dim = 4]"),
+    (lambda: quantizer(array(1, 0, 3)), "z has shape [1, 0, 3]"),
+    (lambda: quantizer(array(1, 2, 5), method="encode"), "dim = 3]"),
+    (lambda: quantizer(array(1, 2, 3), array(2, 2)), "mask has shape [2, 2]"),
+    (lambda: jax.eval_shape(loss, array(2, 3, 4)), "streams has shape"),
+    (lambda: jax.eval_shape(loss, array(2, 3, 0, 4)), "not empty"),
+    (lambda: jax.eval_shape(mel, array(2, 40), array(2, 40)), "x has shape"),
+    (lambda: spectral.waveform_l1(array(1, 4, 1), array(1, 4, 2)), "y has"),
+  ]:
+    with pytest.raises(ValueError) as error:
+      call()
+    text = str(error.value)
+    assert words in text and len(text) < 200 and "\n" not in text
+  # Blocks of a stream may be empty.
+  assert model(array(1, 0, 1), method="encode").codes.shape == (1, 0, 32)

@@ -34,6 +34,7 @@ from mmdcodec.convert.encodec_config import fields_of
 from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import weights as model_weights
 
 # The published models, distinguished by their shapes.
 PRESETS = ("encodec_24khz", "encodec_32khz", "encodec_48khz")
@@ -106,7 +107,7 @@ def convert(
   arrays = {new: arrays[old] for new, old in renamed.items()}
   fields = guess(arrays, preset) if config is None else fields_of(config)
   model = codec_model.from_config(fields)
-  like = codec_model.shapes(model)
+  like = model_weights.shapes({"kind": "codec", "model": fields})
   return fields, weights.fill(rules(model), arrays, like)
 
 

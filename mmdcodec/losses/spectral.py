@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bounds
 from mmdcodec.audio import transforms
+from mmdcodec.bounds import list_of, whole
 
 SOUNDSTREAM_WINDOWS = (64, 128, 256, 512, 1024, 2048)
 ENCODEC_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -31,6 +33,9 @@ STFT_WINDOWS = (512, 1024, 2048)
 # Added to mel values and magnitudes before the logarithm. It is near the
 # spectrum of 16-bit rounding noise, below which no detail is worth matching.
 FLOOR = 1e-5
+
+# Samples of the windows of a loss; their hop is a quarter.
+WINDOWS = list_of(whole(4, 1 << 16), 32)
 
 
 def waveform_l1(
@@ -46,6 +51,7 @@ def waveform_l1(
   Returns:
     float32 scalar.
   """
+  _check(x, y, mask)
   difference = jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32))
   if mask is None:
     return jnp.mean(difference)
@@ -105,9 +111,13 @@ def multi_scale_mel(
   """
   if form not in ("soundstream", "encodec"):
     raise ValueError(f"form is 'soundstream' or 'encodec', not {form!r}")
+  bounds.check("rate of the mel loss", rate, whole(1, 1_000_000))
+  bounds.check("mels of the mel loss", mels, whole(1, 1 << 12))
   soundstream = form == "soundstream"
   if windows is None:
     windows = SOUNDSTREAM_WINDOWS if soundstream else ENCODEC_WINDOWS
+  bounds.check("windows of the mel loss", windows, WINDOWS)
+  _check(x, y, mask)
   x, y = _as_clips(x, mask), _as_clips(y, mask)
   total = jnp.float32(0.0)
   for window in windows:
@@ -153,6 +163,8 @@ def multi_scale_stft(
   Returns:
     float32 scalar.
   """
+  bounds.check("windows of the STFT loss", windows, WINDOWS)
+  _check(x, y, mask)
   x, y = _as_clips(x, mask), _as_clips(y, mask)
   total = jnp.float32(0.0)
   for window in windows:
@@ -171,6 +183,15 @@ def multi_scale_stft(
     log_magnitude = _frame_mean(jnp.mean(log_ratio, axis=-1), weight)
     total += convergence + log_magnitude
   return total / len(windows)
+
+
+def _check(x: jax.Array, y: jax.Array, mask: jax.Array | None) -> None:
+  """Checks the shapes of two signals and a mask."""
+  bounds.check_shape("x", x, batch=None, samples=None, channels=None)
+  batch, samples, channels = x.shape
+  bounds.check_shape("y", y, batch=batch, samples=samples, channels=channels)
+  if mask is not None:
+    bounds.check_shape("mask", mask, batch=batch, samples=samples)
 
 
 def _as_clips(x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -140,17 +140,9 @@ class Codec(bounds.Checked, nn.Module):
   @property
   def quantizer_fields(self) -> dict[str, Any]:
     """The fields of the quantizer."""
-    return dict(
-      codebooks=self.codebooks,
-      size=self.codebook_size,
-      dim=self.dim,
-      decay=self.decay,
-      epsilon=self.epsilon,
-      threshold=self.threshold,
-      threshold_kind=self.threshold_kind,
-      kmeans_iterations=self.kmeans_iterations,
-      dropout=self.quantizer_dropout,
-    )
+    renamed = {"size": "codebook_size", "dropout": "quantizer_dropout"}
+    names = bounds.declared(ResidualVectorQuantizer)
+    return {name: getattr(self, renamed.get(name, name)) for name in names}
 
   @property
   def network(self) -> Network:
@@ -219,6 +211,7 @@ class Codec(bounds.Checked, nn.Module):
     Returns:
       Output.
     """
+    self._check_audio(x, None)
     z, scale = self.analyse(x, lengths)
     if shift is not None:
       z = z + shift
@@ -301,7 +294,8 @@ class Codec(bounds.Checked, nn.Module):
       Encoded, with ceil(samples / stride) frames; with chunks, the frames of
       all chunks in order (`mmdcodec.models.chunks`).
     """
-    batch, samples, channels = x.shape
+    self._check_audio(x)
+    batch, samples, _ = x.shape
     if self.chunk is not None and samples > self.chunk[1]:
       return Encoded(*chunks.encode(self, x, lengths, codebooks))
     z, scale = self.analyse(x, lengths)
@@ -334,7 +328,10 @@ class Codec(bounds.Checked, nn.Module):
 
     Raises:
       UserError: the codec normalises and there is no scale.
+      ValueError: the codes have another shape, or are not integers.
     """
+    bounds.check_integers("codes", codes)
+    bounds.check_shape("codes", codes, batch=..., frames=..., codebooks=None)
     if self.normalize and scale is None:
       raise UserError(NO_SCALE)
     if self.chunk is not None and codes.shape[1] > self.frames_per_chunk:
@@ -353,6 +350,7 @@ class Codec(bounds.Checked, nn.Module):
     Returns:
       (z [batch, frames, dim], scale [batch, 1] or None).
     """
+    self._check_audio(x)
     x = mask_after(x, lengths)
     scale = None
     if self.normalize:
@@ -364,21 +362,13 @@ class Codec(bounds.Checked, nn.Module):
     self, z: jax.Array, ends: jax.Array | None, scale: jax.Array | None
   ) -> jax.Array:
     """`synthesize`, for `ends` [batch] valid frames, not cut inside a frame."""
+    bounds.check_shape("z", z, batch=..., frames=..., dim=self.dim)
     x = self.decoder(mask_after(z, ends), ends)
     return x if scale is None else x * scale[..., None]
 
-
-def shapes(model: Codec) -> dict[str, Any]:
-  """Shapes and dtypes of a codec's variables, without making them.
-
-  Args:
-    model: the codec.
-
-  Returns:
-    The collections, of `jax.ShapeDtypeStruct`.
-  """
-  x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
-  return dict(jax.eval_shape(model.init, jax.random.key(0), x))
+  def _check_audio(self, x: jax.Array, size: Any = ...) -> None:
+    """Checks the shape of audio; without `size=None` it may be empty."""
+    bounds.check_shape("x", x, batch=size, samples=size, channels=self.channels)
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

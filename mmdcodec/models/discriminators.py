@@ -118,7 +118,9 @@ class Discriminators(bounds.Checked, nn.Module):
 
     Raises:
       UserError: the clips are shorter than a window.
+      ValueError: x has other axes.
     """
+    bounds.check_shape("x", x, batch=None, samples=None, channels=None)
     if x.shape[1] < self.shortest:
       raise UserError(
         f"the discriminators need clips of {self.shortest} samples, these have "

@@ -137,7 +137,14 @@ class T5Encoder(bounds.Checked, nn.Module):
 
     Returns:
       float32 [batch, tokens, width], 0 for padding.
+
+    Raises:
+      ValueError: tokens or mask have another shape, or tokens no integers.
     """
+    bounds.check_integers("tokens", tokens)
+    bounds.check_shape("tokens", tokens, batch=..., tokens=...)
+    batch, length = tokens.shape
+    bounds.check_shape("mask", mask, batch=batch, tokens=length)
     embed = nn.Embed(
       self.vocabulary,
       self.width,

@@ -186,7 +186,14 @@ class TokenLM(bounds.Checked, nn.Module):
 
     Returns:
       float32 [batch, steps, codebooks, codebook_size], each of the next step.
+
+    Raises:
+      ValueError: the tokens have another shape, or are not integers.
     """
+    bounds.check_integers("tokens", tokens)
+    bounds.check_shape(
+      "tokens", tokens, batch=..., steps=..., codebooks=self.codebooks
+    )
     if encoded is None:
       encoded = self.encode_conditions(inputs or {})
     x, valid, before = embed(tokens, self.embedding), None, 0

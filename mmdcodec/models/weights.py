@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,7 +31,9 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   bounds.check("its model", config.get("model"), bounds.mapping())
   if config["kind"] == "codec":
-    return codec.shapes(codec.from_config(config["model"]))
+    model = codec.from_config(config["model"])
+    x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
+    return dict(jax.eval_shape(model.init, jax.random.key(0), x))
   # Its modules take a while to import, and a codec does not need them.
   from mmdcodec.models import token_lm
 

@@ -276,6 +276,7 @@ class Conv(bounds.Checked, nn.Module):
       [batch, ceil(time / stride), features], zero after ceil(lengths / stride);
       folded if x was, except with "time_group".
     """
+    bounds.check_shape("x", x, batch=..., time=..., channels=None)
     if self.norm == "time_group":
       x = folding.unfold(x)  # statistics run over all of time
     shape = (self.kernel_size, x.shape[-1], self.features)

@@ -19,10 +19,10 @@ clamped, because a clamp has no gradient there. Kernels: `kernels.py`. Rows:
 `rows.py`. Sums over all pairs of rows: `pairs.py`.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
 from mmdcodec.patterns import PatternMaker
 from mmdcodec.quantize import pairs, rows
 from mmdcodec.quantize.dhsic import dhsic
@@ -92,19 +92,12 @@ def independence_loss(
   """
   if estimator not in ESTIMATORS:
     raise ValueError(f"estimator is {estimator!r}; choose from {ESTIMATORS}")
-  chex.assert_rank(
-    streams,
-    4,
-    custom_message="streams must be [batch, frames, codebooks, dim]",
-    exception_type=ValueError,
+  bounds.check_shape(
+    "streams", streams, batch=..., frames=..., codebooks=None, dim=None
   )
   mask = jnp.ones(streams.shape[:2], bool) if mask is None else mask
-  chex.assert_shape(
-    mask,
-    streams.shape[:2],
-    custom_message="mask must have one value per frame",
-    exception_type=ValueError,
-  )
+  batch, frames = streams.shape[:2]
+  bounds.check_shape("mask", mask, batch=batch, frames=frames)
   rows.check_block(block_size)
   total, count = jnp.float32(0.0), jnp.int32(0)
   for group, (z, valid) in enumerate(rows.of_streams(streams, mask, pattern)):

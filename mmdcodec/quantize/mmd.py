@@ -6,10 +6,10 @@ codebook over all rows samples the product of the marginals.
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
 from mmdcodec.quantize import pairs, rows
 from mmdcodec.quantize.kernels import GaussianKernel, Kernel
 
@@ -38,18 +38,8 @@ def mmd2(
   Raises:
     ValueError: the shapes do not fit, or there are too few rows.
   """
-  chex.assert_rank(
-    x,
-    2,
-    custom_message="x must be rows [n, d]",
-    exception_type=ValueError,
-  )
-  chex.assert_shape(
-    y,
-    (None, x.shape[1]),
-    custom_message="y must be rows [m, d] with the d of x",
-    exception_type=ValueError,
-  )
+  bounds.check_shape("x", x, n=..., d=None)
+  bounds.check_shape("y", y, m=..., d=x.shape[1])
   rows.check_rows(min(len(x), len(y)), block_size, unbiased=unbiased)
   n, m = len(x), len(y)
   x, y = rows.replicated(x), rows.replicated(y)

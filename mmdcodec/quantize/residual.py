@@ -16,7 +16,6 @@ gradient are computed after it:
 
 from typing import Annotated, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -204,20 +203,10 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     Raises:
       ValueError: the shapes do not fit.
     """
-    chex.assert_shape(
-      z,
-      (None, None, self.dim),
-      custom_message="z must be [batch, frames, dim]",
-      exception_type=ValueError,
-    )
+    bounds.check_shape("z", z, batch=None, frames=None, dim=self.dim)
     batch, frames, dim = z.shape
     mask = jnp.ones((batch, frames), bool) if mask is None else mask
-    chex.assert_shape(
-      mask,
-      (batch, frames),
-      custom_message="mask must have one value per frame",
-      exception_type=ValueError,
-    )
+    bounds.check_shape("mask", mask, batch=batch, frames=frames)
     z = jnp.where(mask[..., None], z.astype(jnp.float32), 0.0)
     rows = lax.stop_gradient(z.reshape(batch * frames, dim))
     valid = mask.reshape(-1)
@@ -278,6 +267,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     Raises:
       UserError: the quantizer has fewer codebooks.
     """
+    bounds.check_shape("z", z, batch=..., frames=..., dim=self.dim)
     codebooks = self._check(self.codebooks if codebooks is None else codebooks)
     rows = z.astype(jnp.float32).reshape(-1, self.dim)
     codes, _ = encode(rows, self.embed()[:codebooks])
