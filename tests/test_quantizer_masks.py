@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from small_quantizer import embed, evaluate, initial, latents, small, train
 
 from mmdcodec.quantize.residual import sample_levels
@@ -107,3 +108,45 @@ def test_dropped_levels_contribute_nothing():
   np.testing.assert_allclose(
     after["codebook"]["count"].sum(-1), 40 * on.sum((0, 1)), rtol=1e-6
   )
+
+
+@pytest.mark.parametrize("kmeans_iterations", [0, 2])
+def test_frames_that_are_not_finite(kmeans_iterations):
+  """Catches a codebook that one bad frame ruins, or the last code for it."""
+  module = small(threshold=0.5, kmeans_iterations=kmeans_iterations)
+  start = initial(module, latents(0))
+  z = latents(1)
+  mask = np.ones(z.shape[:2], bool)
+  mask[1, 3] = False
+  # Without the frame: as if it were padding.
+  want, state = train(module, start, z, jax.random.key(1), mask)
+  want, state = train(module, state, z, jax.random.key(2), mask)
+  for bad in (np.nan, np.inf, -np.inf):
+    spoiled = z.copy()
+    spoiled[1, 3, 2] = bad
+    whole = np.ones_like(mask)
+    _, found = train(module, start, spoiled, jax.random.key(1), whole)
+    out, found = train(module, found, spoiled, jax.random.key(2), whole)
+    chex.assert_trees_all_equal(found, state)
+    np.testing.assert_array_equal(out.codes[mask], want.codes[mask])
+    np.testing.assert_array_equal(out.metrics["usage"], want.metrics["usage"])
+    for result in (out, evaluate(module, found, spoiled, whole)):
+      assert result.metrics["not_finite"] == 1
+      assert (result.codes[1, 3] == module.size).all()
+      # A loss of it is not finite, so that training can skip the step.
+      assert np.isnan(result.z[1, 3]).all()
+      assert np.isfinite(result.z[mask]).all()
+    codes = module.apply(found, spoiled[1:2, 2:5], method="encode")
+    again = module.apply(found, codes, method="decode")
+    assert (codes[0, 1] == module.size).all()
+    assert np.isnan(again[0, 1]).all() and np.isfinite(again[0, ::2]).all()
+
+
+def test_a_first_batch_of_nothing_but_nan():
+  """Catches codebooks that k-means starts from nothing, and that stay dead."""
+  module = small(kmeans_iterations=2)
+  start = initial(module, latents(0))
+  z = np.full_like(latents(0), np.nan)
+  out, state = train(module, start, z, jax.random.key(1))
+  chex.assert_trees_all_equal(state, start)
+  assert out.metrics["not_finite"] == z[..., 0].size

@@ -37,6 +37,7 @@ TITLES = {
 }
 KINDS = {"train": "training", "valid": "validation"}
 HIDDEN = (
+  "not_finite",
   "steps_per_second",
   "audio_per_second",
   "skipped_steps",

@@ -35,6 +35,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.parallel import rules
+
 
 @flax.struct.dataclass
 class BalancerState:
@@ -107,7 +109,9 @@ def balance(
 
   Raises:
     ValueError: there are no gradients, or a loss has no state or no weight.
+    UserError: called inside `jax.shard_map` or `jax.pmap`.
   """
+  rules.check_global("the balancer")
   missing = [n for n in grads if n not in weights or n not in state.norms]
   if missing or not grads:
     raise ValueError(

@@ -14,6 +14,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mmdcodec.errors import UserError
+
 Rules = Sequence[tuple[str, P]]
 AnyMesh = Mesh | AbstractMesh
 
@@ -116,3 +118,24 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return x
   spec = activation_spec(x.shape, mesh, *axes)
   return jax.lax.with_sharding_constraint(x, spec)
+
+
+def check_global(what: str) -> None:
+  """Checks that arrays are those of all devices, as under `jax.jit`.
+
+  Inside `jax.shard_map` and `jax.pmap` a function sees the arrays of one
+  device, so a statistic of "the batch" would be another one on each of them.
+
+  Args:
+    what: the statistic in words.
+
+  Raises:
+    UserError: the caller is traced for one of several devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1:
+    raise UserError(
+      f"{what} needs the whole batch, but inside jax.shard_map or jax.pmap it"
+      " sees only the part of one device: call it outside, in a jax.jit whose"
+      " batch is sharded over the devices."
+    )

@@ -24,6 +24,7 @@ from jax import lax
 from mmdcodec import bounds
 from mmdcodec.bounds import fraction, number, one_of, whole
 from mmdcodec.errors import UserError
+from mmdcodec.parallel import rules
 from mmdcodec.quantize import vector
 
 # Count of the random initial codes. It is negligible against the rows of the
@@ -39,10 +40,11 @@ MOST_CODEBOOKS, MOST_CODES = 4096, 1 << 16
 class Quantized(NamedTuple):
   """What a residual quantizer returns.
 
-  Padded frames are 0 in every field. Quantizer dropout affects `z`, the
-  commitment, the codebook statistics and the metrics. `codes` and `streams`
-  hold every level of every example as if nothing were dropped, because an
-  independence loss needs the joint distribution of all levels.
+  Padded frames are 0 in every field. A frame that is not finite has no codes
+  (`mmdcodec.quantize.vector`) and is NaN in z and streams. Quantizer dropout
+  affects `z`, the commitment, the codebook statistics and the metrics. `codes`
+  and `streams` hold every level of every example as if nothing were dropped,
+  because an independence loss needs the joint distribution of all levels.
 
   Attributes:
     z: [batch, frames, dim] float32, sum of the active levels.
@@ -50,7 +52,8 @@ class Quantized(NamedTuple):
     streams: [batch, frames, codebooks, dim] float32, one vector per codebook.
     commitment: scalar.
     metrics: float32 [codebooks] each: "usage" (share of the codes chosen in
-      this batch), "perplexity" (of this batch), "replaced" (number of codes).
+      this batch), "perplexity" (of this batch), "replaced" (number of codes);
+      and a scalar, "not_finite" (number of frames that are not).
     levels: int32 [batch], number of active codebooks of each example.
   """
 
@@ -77,7 +80,7 @@ def encode(rows: jax.Array, embed: jax.Array) -> tuple[jax.Array, jax.Array]:
     residual: jax.Array, embed: jax.Array
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     codes = vector.nearest(residual, embed)
-    q = embed[codes]
+    q = vector.lookup(embed, codes)
     return residual - q, (codes, q)
 
   return lax.scan(level, rows, embed)[1]
@@ -98,7 +101,7 @@ def decode(codes: jax.Array, embed: jax.Array) -> jax.Array:
     total: jax.Array, inputs: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, None]:
     codes, embed = inputs
-    return total + embed[codes], None
+    return total + vector.lookup(embed, codes), None
 
   total = jnp.zeros((*codes.shape[:-1], embed.shape[-1]), embed.dtype)
   return lax.scan(level, total, (jnp.moveaxis(codes, -1, 0), embed))[0]
@@ -202,6 +205,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
 
     Raises:
       ValueError: the shapes do not fit.
+      UserError: `train` inside `jax.shard_map` or `jax.pmap`.
     """
     bounds.check_shape("z", z, batch=None, frames=None, dim=self.dim)
     batch, frames, dim = z.shape
@@ -213,6 +217,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     levels = jnp.full((batch,), self.codebooks, jnp.int32)
 
     if train and not self.is_initializing():
+      rules.check_global("the update of the codebooks")
       key = self.make_rng("quantize")
       if self.dropout:
         key, drop = jax.random.split(key)
@@ -225,6 +230,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       counts = vector.histogram(codes, active, self.size)
       replaced = jnp.zeros((self.codebooks,))
 
+    lost = (valid & (codes[0] == self.size)).sum().astype(jnp.float32)
     # [codebooks, rows, ...] -> [batch, frames, codebooks, ...]
     codes = jnp.where(valid, codes, 0).T.reshape(batch, frames, -1)
     vectors = jnp.where(valid[:, None], vectors, 0.0)
@@ -244,6 +250,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
         "usage": vector.usage(counts),
         "perplexity": vector.perplexity(counts),
         "replaced": replaced,
+        "not_finite": lost,
       },
       levels=levels,
     )
@@ -262,7 +269,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       mask: [batch, frames] bool, False in padding, where the codes are 0.
 
     Returns:
-      int32 [batch, frames, codebooks].
+      int32 [batch, frames, codebooks]; `size` in frames that are not finite.
 
     Raises:
       UserError: the quantizer has fewer codebooks.
@@ -281,7 +288,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       codes: int32 [batch, frames, k], k at most `codebooks`.
 
     Returns:
-      float32 [batch, frames, dim].
+      float32 [batch, frames, dim]; NaN where a code is none.
 
     Raises:
       UserError: there are more codes per frame than codebooks.
@@ -311,6 +318,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     counts [codebooks, size], number of replaced codes [codebooks]).
     """
     started = self.started.value
+    any_rows = (valid & jnp.isfinite(rows).all(-1)).any()
 
     def start(
       sum: jax.Array, count: jax.Array, key: jax.Array, residual: jax.Array
@@ -335,21 +343,22 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       if self.kmeans_iterations:
         # A branch that is not taken costs nothing: k-means runs only once.
         sum, count = lax.cond(
-          started | ~valid.any(), keep, start, sum, count, start_key, residual
+          started | ~any_rows, keep, start, sum, count, start_key, residual
         )
       embed = vector.embedding(sum, count, self.epsilon)
       codes = vector.nearest(residual, embed)
-      q = embed[codes]
+      q = vector.lookup(embed, codes)
       sums, counts = vector.statistics(residual, codes, active, self.size)
       sum, count = vector.ema_update(sum, count, sums, counts, self.decay)
-      error = jnp.where(active, jnp.sum((residual - q) ** 2, -1), 0.0)
+      coded = active & (codes < self.size)
+      error = jnp.where(coded, jnp.sum((residual - q) ** 2, -1), 0.0)
       sum, count, replaced = vector.replace_dead(
         replace_key,
         sum,
         count,
         residual,
         error,
-        number=active.sum(),
+        number=coded.sum(),
         threshold=self.threshold,
         kind=self.threshold_kind,
       )
@@ -360,5 +369,5 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     state = (self.sum.value, self.count.value, keys, active)
     _, outputs = lax.scan(level, rows, state)
     self.sum.value, self.count.value, codes, q, counts, replaced = outputs
-    self.started.value = started | valid.any()
+    self.started.value = started | any_rows
     return codes, q, counts, replaced

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from mmdcodec.parallel import rules
 from mmdcodec.quantize import pallas_pairs
 
 
@@ -34,7 +35,11 @@ def sweep(
 
   Returns:
     The sums, shaped like `zeros`.
+
+  Raises:
+    UserError: the caller sees the rows of one device only.
   """
+  rules.check_global("an independence loss")
   count = len(blocks[0].z)
   meet = pallas_pairs.by_platform(
     lambda a, b, weight: tile(a, b, weight, _live(a[0].source, b[0].source))

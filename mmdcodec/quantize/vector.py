@@ -13,6 +13,10 @@ and the code vectors are `embed = sum / count`. Code that sets one of the two
 must set the other: reference implementations that store the mean lose a
 replaced code one line later, and shrink a new k-means codebook by its counts.
 
+A row that is not finite has no code: its index is `size`, one past the last.
+Such rows are left out of all statistics, so that one of them does not ruin a
+codebook for ever, and their vectors are NaN (`lookup`).
+
 All functions take rows [rows, dim] and a weight or mask per row, in float32,
 and are plain sums over rows. Under `jax.jit` with the rows sharded over a mesh
 the sums are global, and one key picks the same rows on any mesh.
@@ -67,7 +71,8 @@ def nearest(rows: jax.Array, embed: jax.Array) -> jax.Array:
     embed: [size, dim].
 
   Returns:
-    int32 [rows]; the lowest index in a tie.
+    int32 [rows]; the lowest index in a tie; `size` for a row that is not
+    finite, or too large for its distances to be.
   """
   norms = jnp.sum(embed**2, -1)
   scores = norms - 2.0 * jnp.matmul(rows, embed.T, precision=HIGHEST)
@@ -76,8 +81,17 @@ def nearest(rows: jax.Array, embed: jax.Array) -> jax.Array:
   scores = lax.optimization_barrier(scores)
   index = lax.broadcasted_iota(jnp.int32, scores.shape, 1)
   lowest = scores.min(-1, keepdims=True)
-  found = jnp.where(scores == lowest, index, embed.shape[0] - 1)
-  return found.min(-1)
+  # Nothing equals NaN.
+  lowest = jnp.where(jnp.isfinite(lowest), lowest, jnp.nan)
+  return jnp.where(scores == lowest, index, embed.shape[0]).min(-1)
+
+
+def lookup(embed: jax.Array, codes: jax.Array) -> jax.Array:
+  """Code vectors: embed [size, dim] and codes [...] -> [..., dim].
+
+  NaN where there is no code; plain indexing would return the last one.
+  """
+  return embed.at[codes].get(mode="fill", fill_value=jnp.nan)
 
 
 def statistics(
@@ -88,13 +102,13 @@ def statistics(
   Args:
     rows: [rows, dim].
     codes: int32 [rows].
-    weight: [rows]; 0 leaves a row out (even if it holds NaN), 1 counts it.
+    weight: [rows]; 0 leaves a row out, 1 counts it if it has a code.
     size: number of codes.
 
   Returns:
     (sums [size, dim], counts [size]).
   """
-  weight = weight.astype(jnp.float32)
+  weight = jnp.where(codes < size, weight.astype(jnp.float32), 0.0)
   rows = jnp.where(weight[:, None] > 0, rows * weight[:, None], 0.0)
 
   def scatter(
@@ -195,7 +209,7 @@ def kmeans(
   Args:
     key: random key.
     rows: [rows, dim].
-    mask: [rows] bool; rows to use.
+    mask: [rows] bool; rows to use, if they are finite.
     size: number of codes.
     iterations: number of iterations.
 
@@ -204,13 +218,15 @@ def kmeans(
     count is the number of rows of each code. A code that no row chose (there
     may be fewer rows than codes) has count and sum zero, so it is dead.
   """
+  mask = mask & jnp.isfinite(rows).all(-1)
   start_key, loop_key = jax.random.split(key)
   embed, _ = choose_rows(start_key, rows, mask.astype(jnp.float32), size)
 
   def lloyd(i: jax.Array, embed: jax.Array) -> jax.Array:
     codes = nearest(rows, embed)
     sums, counts = statistics(rows, codes, mask, size)
-    error = jnp.where(mask, jnp.sum((rows - embed[codes]) ** 2, -1), 0.0)
+    error = jnp.sum((rows - lookup(embed, codes)) ** 2, -1)
+    error = jnp.where(mask & (codes < size), error, 0.0)
     empty = counts == 0
     mean = sums / jnp.where(empty, 1.0, counts)[:, None]
     chosen, valid = spread(
