@@ -5,6 +5,7 @@ import pytest
 from toy_task import Toy, toy_config
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import loop
 
@@ -55,6 +56,7 @@ def test_ruined_weights_are_not_saved(train, tmp_path):
   """Catches a check of loss and gradient alone, at any place of a save."""
   with pytest.raises(UserError, match="nothing is saved yet"):
     train(rate=1e30, max_skipped=3, save_every=1)
+  assert [row["step"] for row in metrics.read(tmp_path)] == [1, 2, 3]
   assert saved(tmp_path)[0] == []
   assert train()[0] == [5]
 
