@@ -210,12 +210,15 @@ def test_missing_folder_raw_and_bad_arguments(wav, tmp_path):
     files.write(tmp_path / "x.flac", tone(), rate=RATE, subtype="FLOAT")
 
 
-def test_streamed_wave_of_unknown_length_is_whole(wav):
-  """Length fields of 2^32 - 1 mean "until the end", not "truncated"."""
+@pytest.mark.parametrize("length", [0, 2**31 - 1, 2**32 - 1])
+def test_streamed_wave_of_unknown_length_is_whole(wav, length):
+  """Such length fields mean "until the end", not "empty" or "truncated"."""
   data = bytearray(wav.read_bytes())
   at = data.index(b"data") + 4
-  data[4:8] = data[at : at + 4] = b"\xff" * 4
+  data[4:8] = data[at : at + 4] = length.to_bytes(4, "little")
   assert len(files.read(io.BytesIO(bytes(data)))[0]) == RATE
+  with pytest.raises(UserError, match="holds no samples"):
+    files.read(io.BytesIO(bytes(data[: at + 4])))
 
 
 def mp3(path, *, variable, tagged, id3, seconds=9, rate=44100):

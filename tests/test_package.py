@@ -114,7 +114,7 @@ def test_overrides_reach_the_config():
   [
     (
       ["--config=soundstream_24khz", "--config.optimizer.warmups=1"],
-      "Did you mean",
+      "did you mean",
     ),
     (["--config=soundstream_24khz", "--config.optimizer.x=1"], "no key 'x'"),
     (["--config=soundstream_24khz", "--config.steps=many"], "invalid literal"),
