@@ -1,4 +1,4 @@
-"""Formats numbers and tables for people."""
+"""Formats numbers and tables for people; says which texts can be written."""
 
 import numbers
 from collections.abc import Sequence
@@ -26,6 +26,15 @@ def count(number: int, one: str, many: str) -> str:
 def channels(number: int) -> str:
   """Formats a number of channels: `1 channel`, `2 channels`."""
   return count(number, "channel", "channels")
+
+
+def is_utf8(text: str) -> bool:
+  """Whether UTF-8 can write a text; file names may hold any bytes."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def share(part: float) -> str:

@@ -169,7 +169,7 @@ def export_codec(
     np.savez(fresh / "weights.npz", **weights)
     about = signature(codec)
     atomic.write_json(fresh / "signature.json", about)
-    (fresh / "README.txt").write_text(_readme(about))
+    atomic.write_text(fresh / "README.txt", _readme(about))
     return {name: (fresh / name).stat().st_size for name in FILES}
 
 

@@ -248,7 +248,7 @@ def test_messages_say_what_is_wrong(tmp_path):
     assert str(path) in str(caught.value)
   with pytest.raises(UserError, match="no such file"):
     bitstream.read(tmp_path / "missing.mmdc")
-  with pytest.raises(UserError, match="cannot be read"):
+  with pytest.raises(UserError, match="is a folder"):
     bitstream.read(tmp_path)
 
 

@@ -17,6 +17,7 @@ from typing import TextIO
 import mmdcodec
 from mmdcodec.cli import streams
 from mmdcodec.errors import Notice, UserError, causes
+from mmdcodec.formatting import is_utf8
 from mmdcodec.store import disk
 
 # In the order in which users need them.
@@ -92,6 +93,7 @@ def _run(argv: Sequence[str]) -> int:
   # Checkpoint and data libraries log even errors that they then raise.
   for name in ("absl", "asyncio"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
+  streams.forgive()
   # Import only the verb that runs: `mmdcodec info` must not wait for the data
   # pipeline.
   known = bool(argv) and argv[0] in VERBS
@@ -137,6 +139,10 @@ def _report(error: Exception) -> int:
     return streams.READER_GONE
   if disk.full(error):
     streams.say(disk.sentence(error))
+    return 2
+  if isinstance(error, UnicodeEncodeError) and not is_utf8(error.object):
+    # Libraries in C++ take only paths in UTF-8.
+    streams.say(f"{error.object!r} is not in UTF-8; give it another name.")
     return 2
   if isinstance(error, OSError) and error.filename is not None:
     # A path that cannot be read or created.

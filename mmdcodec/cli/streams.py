@@ -20,6 +20,15 @@ def say(words: str) -> None:
     print(f"mmdcodec: {words}", file=sys.stderr, flush=True)
 
 
+def forgive() -> None:
+  """Lets stdout escape what its encoding lacks, as stderr does."""
+  out = sys.stdout
+  # Python's handler for the plain C locale gives bytes of file names back.
+  exact = getattr(out, "errors", "") == "surrogateescape"
+  if hasattr(out, "reconfigure") and not (exact and out.encoding == "utf-8"):
+    out.reconfigure(errors="backslashreplace")
+
+
 def stdin() -> BinaryIO:
   """Returns the bytes of stdin.
 

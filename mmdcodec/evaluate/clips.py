@@ -7,6 +7,7 @@ FOLDER/audio/NNN-{original,reconstruction}.flac
 
 import csv
 import dataclasses
+import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -244,10 +245,11 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
     "rows": result.rows,
   }
   atomic.write_json(folder / "results.json", results)
-  with open(folder / "clips.csv", "w", newline="") as file:
-    writer = csv.DictWriter(file, list(result.rows[0]))
-    writer.writeheader()
-    writer.writerows(result.rows)
+  table = io.StringIO(newline="")
+  writer = csv.DictWriter(table, list(result.rows[0]))
+  writer.writeheader()
+  writer.writerows(result.rows)
+  atomic.write_text(folder / "clips.csv", table.getvalue())
   for index, (clip, y) in enumerate(
     zip(result.clips, result.audio, strict=True)
   ):

@@ -145,10 +145,11 @@ def write(workdir: str | os.PathLike) -> Results:
   workdir = pathlib.Path(workdir)
   found = collect(workdir)
   atomic.write_json(workdir / "results.json", found)
-  (workdir / "table.md").write_text(
+  atomic.write_text(
+    workdir / "table.md",
     tables.markdown(*dependence_table(found))
     + "\n"
-    + tables.markdown(*codes_table(found))
+    + tables.markdown(*codes_table(found)),
   )
   arm_plots.tradeoff(found, path=workdir / "tradeoff.png")
   if any("curve" in r for results in found.values() for r in results.values()):

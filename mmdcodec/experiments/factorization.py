@@ -312,4 +312,4 @@ def write(workdir: pathlib.Path, config: Mapping, found: Mapping) -> None:
     [cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row]
     for row in rows
   ]
-  (workdir / "table.md").write_text(tables.markdown(columns, cells))
+  atomic.write_text(workdir / "table.md", tables.markdown(columns, cells))

@@ -134,7 +134,7 @@ def run(
   atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
   columns, rows = table(found)
   cells = [[str(cell) for cell in row] for row in rows]
-  (workdir / "table.md").write_text(tables.markdown(columns, cells))
+  atomic.write_text(workdir / "table.md", tables.markdown(columns, cells))
   return found
 
 
@@ -193,7 +193,7 @@ def _make(
       for path, each, text in zip(paths, np.asarray(x), texts, strict=True):
         files.write(path, resampling.fit(each, samples), rate=music.rate)
         # Written last, to mark the piece as complete.
-        path.with_suffix(".txt").write_text(text + "\n")
+        atomic.write_text(path.with_suffix(".txt"), text + "\n")
     progress(start + len(texts), len(captions))
 
 

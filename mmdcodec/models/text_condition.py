@@ -11,6 +11,7 @@ import numpy as np
 
 from mmdcodec.bounds import mapping, one_of, whole
 from mmdcodec.errors import UserError
+from mmdcodec.formatting import is_utf8
 from mmdcodec.models import fields, text_tokens
 from mmdcodec.models.condition import (
   Arrays,
@@ -141,7 +142,8 @@ def text_list(value: Any) -> list[str]:
   """Prompts as a list; None becomes an empty text.
 
   Raises:
-    UserError: the value is neither a text nor a list of texts.
+    UserError: the value is neither a text nor a list of texts, or a text is not
+      valid Unicode.
   """
   texts = [value] if isinstance(value, str) else list(value)
   texts = ["" if text is None else text for text in texts]
@@ -149,4 +151,7 @@ def text_list(value: Any) -> list[str]:
     raise UserError(
       f"prompts are {texts!r}; expected a text or a list of at least one."
     )
+  for text in texts:
+    if not is_utf8(text):
+      raise UserError(f"the prompt {text!r} is not in UTF-8.")
   return texts

@@ -48,13 +48,16 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a text file in UTF-8.
+  r"""Writes a text file in UTF-8.
+
+  What UTF-8 lacks, such as bytes of file names that are not UTF-8, is escaped
+  as in "caf\udce9".
 
   Raises:
     OSError: the folder cannot be written to.
   """
   with file(path) as partial:
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike, content: Any, indent: int = 2) -> None:
