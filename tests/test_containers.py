@@ -344,3 +344,25 @@ def test_a_stream_that_does_not_begin_at_its_beginning():
     stream.seek(33)
     x, _ = files.read(stream)
     np.testing.assert_array_equal(x, files.read(io.BytesIO(data))[0])
+
+
+@pytest.mark.parametrize(
+  "head, size, samples",
+  [("fffda400", 576, 1152), ("ffff6400", 192, 384), ("fff54400", 192, 1152)],
+)
+def test_mpeg_audio_of_other_layers(tmp_path, head, size, samples):
+  """Files of layer 2 are called .mp3 as well."""
+  frame = bytes.fromhex(head) + bytes(size - 4)
+  path = tmp_path / "a.mp3"
+  path.write_bytes(60 * frame)
+  assert lengths(path) == {60 * samples}
+  path.write_bytes(60 * frame[:-1])
+  assert all(isinstance(words, str) for words in lengths(path))
+  path.write_bytes((60 * frame)[:-9])
+  assert lengths(path) == {"is truncated; get a whole copy"}
+  # Libsndfile would stop early or run on: frames of two sizes.
+  louder = bytearray(frame)
+  louder[2] += 0x20
+  both = 40 * frame + 40 * (bytes(louder) + bytes(2 * size))
+  path.write_bytes(both)
+  assert all(isinstance(words, str) for words in lengths(path))

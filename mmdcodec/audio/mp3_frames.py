@@ -10,11 +10,17 @@ the missing tag.
 
 from typing import IO, NamedTuple
 
-from mmdcodec.audio.windows import at, window
+from mmdcodec.audio.windows import Unreadable, at, window
 
+# Bit rates by version (1, or 2 and 2.5) and layer.
+_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _KBPS = {
-  1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-  2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+  (1, 1): tuple(range(32, 449, 32)),
+  (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+  (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+  (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+  (2, 2): _LOW,
+  (2, 3): _LOW,
 }
 _RATES = {
   3: (44100, 48000, 32000),
@@ -34,7 +40,8 @@ class _Frame(NamedTuple):
 
   size: int  # bytes
   samples: int
-  side: int  # bytes of header and side information
+  side: int  # bytes of header and side information in layer 3
+  layer: int
 
 
 class Layout(NamedTuple):
@@ -116,7 +123,19 @@ def tagged(stream: IO[bytes], size: int, found: Layout) -> IO[bytes]:
     stream: the file.
     size: its bytes.
     found: its `layout`.
+
+  Raises:
+    Unreadable: its layer has no tag, and its length cannot be told without.
   """
+  first = _parsed(found.first)
+  if first.layer < 3:
+    # These layers have no tag. libsndfile divides the size of the file.
+    if abs(size - found.begin - found.frames * first.size) > 4 * found.frames:
+      raise Unreadable(
+        f"is MPEG audio of layer {first.layer} whose bit rate varies, or has"
+        " more than audio in it; convert it to FLAC"
+      )
+    return window(stream, found.begin, size)
   # Without a CRC, and at a bit rate whose frame is long enough for the tag.
   head = bytearray(found.first)
   head[1] |= 1
@@ -163,15 +182,19 @@ def _parsed(head: bytes) -> _Frame:
 
 
 def _frame(head: bytes) -> _Frame | None:
-  """Parses a frame header; None if it is not one of layer III."""
-  if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+  """Parses a frame header; None if it is not one."""
+  if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
     return None
-  version, kbps, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
-  if version == 1 or kbps in (0, 15) or rate == 3:
+  version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+  kbps, rate = head[2] >> 4, head[2] >> 2 & 3
+  if version == 1 or layer == 4 or kbps in (0, 15) or rate == 3:
     return None
   first, mono = version == 3, head[3] >> 6 == 3
-  samples = 1152 if first else 576
-  bits = 1000 * _KBPS[1 if first else 2][kbps - 1]
-  size = samples // 8 * bits // _RATES[version][rate] + (head[2] >> 1 & 1)
+  samples = 384 if layer == 1 else 1152 if first or layer == 2 else 576
+  bits = 1000 * _KBPS[1 if first else 2, layer][kbps - 1]
+  # The unit of sizes: 4 bytes in layer 1.
+  unit = 4 if layer == 1 else 1
+  size = samples // 8 // unit * bits // _RATES[version][rate]
+  size = unit * (size + (head[2] >> 1 & 1))
   side = {(1, 1): 17, (1, 0): 32, (0, 1): 9, (0, 0): 17}[first, mono]
-  return _Frame(size, samples, 4 + side)
+  return _Frame(size, samples, 4 + side, layer)
