@@ -20,13 +20,12 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax
 import jax
 
 import mmdcodec
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, tensors
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
@@ -84,8 +83,6 @@ def save(
     UserError: the folder holds something else.
     ValueError: an asset has another name.
   """
-  import safetensors.numpy
-
   assets = assets or {}
   if other := {*assets} - {*ASSETS}:
     raise ValueError(f"a bundle has no files {sorted(other)}")
@@ -102,7 +99,7 @@ def save(
       (fresh / name).write_bytes(contents)
     for name, tree in arrays.items():
       if tree is not None:
-        safetensors.numpy.save_file(flatten(jax.device_get(tree)), fresh / name)
+        tensors.write(fresh / name, flatten(jax.device_get(tree)))
 
 
 @contextlib.contextmanager
@@ -237,14 +234,7 @@ def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
 
 def _read_arrays(path: pathlib.Path) -> dict[str, Any]:
   """Reads the arrays of a safetensors file as nested dicts."""
-  import safetensors
-  import safetensors.numpy
-
-  try:
-    flat = safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged ({error}); {_AGAIN}.") from None
-  return flax.traverse_util.unflatten_dict(flat, sep="/")
+  return tensors.nested(path, tensors.read(path, _AGAIN))
 
 
 def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:

@@ -15,7 +15,7 @@ import flax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
@@ -247,13 +247,7 @@ def _pickled(path: pathlib.Path) -> UserError:
 
 
 def _read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-  import safetensors
-  import safetensors.numpy
-
-  try:
-    arrays = safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged: {error}.") from None
+  arrays = tensors.read(path, "get it again")
   # The kind of bfloat16 in NumPy is "V". Overflow gives infinities, which
   # `apply` rejects.
   with np.errstate(over="ignore"):

@@ -8,6 +8,7 @@ jobs          jobs in stages that can resume
 workdir       the configuration files in the workdir of a training run
 checkpoints   checkpoints of a run; checkpoint_folder finds them and the damage
 digests       digests of the files in a folder
+tensors       reads and writes safetensors files
 metrics       logs the metrics of a run: metrics.jsonl, TensorBoard
 renamed       renamed keys, so that files of earlier versions still load
 """
