@@ -30,6 +30,15 @@ from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
 
+# By default, each replica writes its slice of every array, and a process that
+# holds several replicas compiles a program for every slice: seconds for the
+# first checkpoint. Slicing is for arrays that take long to write.
+ocp.type_handlers.register_type_handler(
+  jax.Array,
+  ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+  override=True,
+)
+
 # Standard output may be a pipe for audio or codes.
 _say = functools.partial(print, file=sys.stderr, flush=True)
 
