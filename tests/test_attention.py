@@ -5,6 +5,8 @@ rotate only one side, a mask that hides the wrong keys, and merged keys that
 ignore the scale.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +25,11 @@ def random_attention(**fields):
   random = np.random.default_rng(0)
   x = random.standard_normal((BATCH, TOKENS, WIDTH)).astype(np.float32)
   positions = jnp.arange(TOKENS)[None]
-  variables = module.init(
-    jax.random.key(0),
-    x,
-    positions,
+  start = functools.partial(
+    module.init,
     method=lambda m, x, p: m(x, *m.keys_and_values(x, p), positions=p),
   )
+  variables = jax.eval_shape(start, jax.random.key(0), x, positions)
   variables = jax.tree.map(
     lambda a: random.standard_normal(a.shape).astype(np.float32), variables
   )

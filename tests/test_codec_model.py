@@ -45,7 +45,11 @@ def random_variables(model, seed=0):
   [
     ("soundstream_tiny", {}),
     ("encodec_tiny", {}),
-    ("encodec_tiny", dict(causal=False, pad_mode="constant", norm="none")),
+    pytest.param(
+      "encodec_tiny",
+      dict(causal=False, pad_mode="constant", norm="none"),
+      marks=pytest.mark.slow,
+    ),
     ("encodec_stereo_tiny", {}),
   ],
 )

@@ -27,6 +27,9 @@ from mmdcodec.evaluate import code_rows
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.evaluate.total_correlation import total_correlation
 
+# Few programs that run long.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def test_copies_in_closed_form():
   """Nats for bits, a missing codebook, a wrong marginal: values are off."""

@@ -135,7 +135,9 @@ def test_beginnings_of_other_lengths(music, compile_fast):
     np.testing.assert_array_equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize("sizes", ((8, 1, 1), (2, 2, 2)))
+@pytest.mark.parametrize(
+  "sizes", (pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2))
+)
 def test_eight_devices(folder, sizes, compile_fast):
   """Catches draws that follow the device, and parameters cut wrongly."""
   made = random_music(folder / f"mesh{sizes}", frames=FRAMES)

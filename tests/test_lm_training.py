@@ -5,6 +5,7 @@ in it; conditions that are never taken away; parameters that move though they
 are frozen, or do not though they are not; parts that are not the whole.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -89,6 +90,7 @@ def test_the_loss_against_its_definition(compile_fast):
   loss, (_, _, metrics) = jax.jit(task.loss)(
     state["params"], {}, None, batch, jax.random.key(1), 0
   )
+  apply = jax.jit(task.model.apply)
   nats, counts = np.zeros(BOOKS), np.zeros(BOOKS)
   for i, length in enumerate(batch["lengths"]):
     codes = batch["codes"][i, :length]
@@ -96,7 +98,7 @@ def test_the_loss_against_its_definition(compile_fast):
     pattern = task.model.pattern_of(int(length))
     tokens = pattern.build(codes, SIZE)[None]
     inputs = jax.tree.map(lambda a, i=i: a[i : i + 1], batch["conditions"])
-    logits = task.model.apply({"params": state["params"]}, tokens, inputs)[0]
+    logits = apply({"params": state["params"]}, tokens, inputs)[0]
     share = np.float64(jax.nn.log_softmax(logits))
     for step, entries in enumerate(pattern.steps):
       for frame, k in entries:
@@ -219,7 +221,7 @@ def test_decay_spares_norms_and_biases():
   )
   ones = jax.tree.map(jnp.ones_like, params)
   zeros = jax.tree.map(jnp.zeros_like, params)
-  moved = flat(tx.update(zeros, tx.init(ones), ones)[0])
+  moved = flat(jax.jit(tx.update)(zeros, tx.init(ones), ones)[0])
   still = {path for path, x in moved.items() if not np.any(x)}
   assert still == {
     path for path in moved if path.split("/")[-1] in ("scale", "bias")
@@ -236,6 +238,7 @@ def test_parts_of_a_batch(compile_fast):
   batch["lengths"][:] = FRAMES
   loss = lambda *given: task.loss(*given, 0)
 
+  @functools.partial(jax.jit, static_argnums=0)
   def take(parts):
     return gradients.in_parts(
       loss, params, {}, None, batch, jax.random.key(2), parts=parts

@@ -62,12 +62,23 @@ def assert_same(expected, found, tolerance=2e-6):
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=tolerance * largest)
 
 
-NARROW = [(kernel, 16) for kernel in KERNELS]
+def tiered(*cases):
+  """Parameters (kernel, dim); the kernels after the second one are slow."""
+  cases = [(kernel, 16) for kernel in KERNELS] + [
+    (KERNELS[0], dim) for dim in cases
+  ]
+  return pytest.mark.parametrize(
+    "kernel, dim",
+    [
+      pytest.param(
+        *case, marks=pytest.mark.slow if case[0] in KERNELS[2:] else ()
+      )
+      for case in cases
+    ],
+  )
 
 
-@pytest.mark.parametrize(
-  "kernel, dim", [*NARROW, (KERNELS[0], 128), (KERNELS[0], 512)]
-)
+@tiered(128, 512)
 def test_product_sums(kernel, dim, both):
   """Catches a part read from or added to the wrong place, or counted twice.
 
@@ -94,9 +105,7 @@ def test_product_sums(kernel, dim, both):
 
 
 # 256 dimensions in blocks of 256 rows: nothing but its place tells an axis.
-@pytest.mark.parametrize(
-  "kernel, dim", [*NARROW, *((KERNELS[0], dim) for dim in (1, 256, 512))]
-)
+@tiered(1, 256, 512)
 def test_weighted_sum(kernel, dim, both):
   """Catches sources that are mixed up, a lost weight, and swapped axes."""
   random = np.random.default_rng(dim)

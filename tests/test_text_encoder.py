@@ -117,7 +117,8 @@ def gated():
     gated=True,
   )
   tokens = jnp.zeros((1, 4), jnp.int32)
-  params = model.init(jax.random.key(0), tokens, tokens == 0)["params"]
+  params = jax.jit(model.init)(jax.random.key(0), tokens, tokens == 0)
+  params = params["params"]
   keys = iter(jax.random.split(jax.random.key(1), 99))
   # Norms that are not all 1.
   params = jax.tree.map(

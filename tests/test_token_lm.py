@@ -6,6 +6,8 @@ is seen; sizes that are not the published ones.
 """
 
 import dataclasses
+import functools
+import itertools
 
 import flax
 import jax
@@ -151,14 +153,23 @@ def test_the_function(form, cross, compile_fast):
     )
 
 
-@pytest.mark.parametrize("apart", (False, True))
-@pytest.mark.parametrize("cross", (True, False))
-@pytest.mark.parametrize("form", FORMS)
+# By default every pair of two settings, with --slow all three.
+@pytest.mark.parametrize(
+  "form, cross, apart",
+  [
+    pytest.param(
+      *case, marks=pytest.mark.slow if i not in (0, 3, 5, 6, 8, 11) else ()
+    )
+    for i, case in enumerate(
+      itertools.product(FORMS, (True, False), (False, True))
+    )
+  ],
+)
 def test_with_a_cache(form, cross, apart, compile_fast):
   """Catches places, masks or biases that are not those of teacher forcing."""
   model, params = make(**FORMS[form], cross=cross, conditions={})
   tokens, conditions = codes(model, 3, 12), some_conditions(model, 3)
-  want = model.apply({"params": params}, tokens, encoded=conditions)
+  want = jax.jit(model.apply)({"params": params}, tokens, encoded=conditions)
   transformer = Transformer(**model.transformer_fields())
   own = params["transformer"]
   own = cache.by_block(own, model.layers) if apart else own
@@ -235,12 +246,15 @@ def test_no_step_sees_those_after_it(compile_fast):
       return y[0, before + step].sum()
 
     x = np.random.default_rng(0).normal(size=(1, 8, model.width))
+    slope_of = jax.jit(jax.grad(at))
     for step in (0, 3, 7):
-      slope = np.abs(jax.grad(at)(x.astype(np.float32), step)[0]).max(-1)
+      slope = np.abs(slope_of(x.astype(np.float32), step)[0]).max(-1)
       assert (slope[: step + 1] > 0).all() and not slope[step + 1 :].any()
 
 
-@pytest.mark.parametrize("remat", ("full", "dots"))
+@pytest.mark.parametrize(
+  "remat", ("full", pytest.param("dots", marks=pytest.mark.slow))
+)
 def test_recomputing_changes_nothing(remat, compile_fast):
   """Catches a policy that drops what it needs, and dropout drawn twice."""
   model, params = make(conditions={}, dropout=0.2)
@@ -267,10 +281,11 @@ def test_dropout_acts_in_training_alone(compile_fast):
   model, params = make(conditions={}, dropout=0.5)
   tokens, conditions = codes(model, 1, 4), some_conditions(model, 1)
 
-  def run(key, **options):
+  @functools.partial(jax.jit, static_argnames="train")
+  def run(key, train=False):
     return model.apply(
-      {"params": params}, tokens, encoded=conditions,
-      rngs={"dropout": jax.random.key(key)}, **options,
+      {"params": params}, tokens, encoded=conditions, train=train,
+      rngs={"dropout": jax.random.key(key)},
     )  # fmt: skip
 
   assert np.any(run(0, train=True) != run(1, train=True))
@@ -281,9 +296,10 @@ def test_bfloat16_is_near(compile_fast):
   """Catches a type that is not passed on, or norms that are not float32."""
   model, params = make(conditions={})
   tokens, conditions = codes(model, 2, 8), some_conditions(model, 2)
-  want = model.apply({"params": params}, tokens, encoded=conditions)
-  low = dataclasses.replace(model, dtype="bfloat16")
-  found = low.apply({"params": params}, tokens, encoded=conditions)
+  run = lambda model: jax.jit(model.apply)(
+    {"params": params}, tokens, encoded=conditions
+  )
+  want, found = run(model), run(dataclasses.replace(model, dtype="bfloat16"))
   assert found.dtype == jnp.float32
   error = np.abs(found - want).max() / np.abs(want).max()
   assert 1e-5 < error < 0.05

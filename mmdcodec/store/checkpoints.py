@@ -10,6 +10,7 @@ of the new run, which may have another number of devices or another layout.
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import pathlib
@@ -30,14 +31,25 @@ from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
 
-# By default, each replica writes its slice of every array, and a process that
-# holds several replicas compiles a program for every slice: seconds for the
-# first checkpoint. Slicing is for arrays that take long to write.
-ocp.type_handlers.register_type_handler(
-  jax.Array,
-  ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
-  override=True,
-)
+
+def _cut_large_arrays_only() -> None:
+  """Makes replicas share the writing of large arrays only.
+
+  Orbax has each replica write its slice of every array. A process that holds
+  several replicas compiles a program for every slice, which takes seconds
+  before the first checkpoint.
+  """
+  handler = ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=2**20
+  )
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)  # Orbax warns of handlers that are replaced.
+  ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+  logger.setLevel(level)
+
+
+_cut_large_arrays_only()
 
 # Standard output may be a pipe for audio or codes.
 _say = functools.partial(print, file=sys.stderr, flush=True)
