@@ -77,16 +77,16 @@ def table(columns: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
 
   Args:
     columns: column names, or None for a table without a header.
-    rows: cells; at least one row.
+    rows: cells.
   """
   cells = [[cell(value) for value in row] for row in rows]
   numeric = [
     all(not isinstance(row[i], str) for row in rows)
-    for i in range(len(cells[0]))
+    for i in range(len(cells[0] if cells else columns or ()))
   ]
   if columns is not None:
     cells.insert(0, list(columns))
-  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
   lines = []
   for row in cells:
     line = "  ".join(

@@ -9,13 +9,14 @@ import sys
 import types
 from pathlib import Path
 
+import damaged_streams
 import numpy as np
 import pytest
 from coded_streams import lively_codes, make_stream, version1
 from test_ecdc import make as make_ecdc
 
 import mmdcodec
-from mmdcodec import bitstream
+from mmdcodec import bitstream, formatting
 from mmdcodec.audio import block_io
 from mmdcodec.bitstream import decoding
 from mmdcodec.cli import batch
@@ -203,3 +204,32 @@ def test_stdin_is_known_by_its_bytes(tmp_path, monkeypatch, fails):
     main(["encode", str(path), str(out), "--coding", "raw", "--force"]) == 0
   )
   np.testing.assert_array_equal(bitstream.read(out).codes, stream.codes)
+
+
+@pytest.mark.parametrize("coding", ["raw", "conditional"])
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda data, at: data[:at] + b"junk" + data[at:],
+    lambda data, at: data[:at] + bytes(5000) + data[at:],
+    lambda data, at: data[:at] + data[at - 7 : at] + data[at:],
+    lambda data, at: data[:at] + data[:at] + data[at:],
+    lambda data, at: data[:at] + data[at + 3 :],
+  ],
+)
+def test_info_of_inserted_bytes(tmp_path, capsys, coding, change):
+  """Between any two chunks, before the first and after the last one."""
+  _, data = damaged_streams.make(coding)
+  path = tmp_path / "a.mmdc"
+  with bitstream.opened(io.BytesIO(data), recover=True) as reader:
+    assert not reader.damage
+  for at in damaged_streams.places(data):
+    path.write_bytes(change(data, at))
+    assert main(["info", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert "DAMAGED" in out and "damaged" in err and len(err.splitlines()) == 1
+
+
+def test_a_table_without_rows():
+  assert formatting.table(None, []) == ""
+  assert formatting.table(("a", "b"), []) == "a  b\n-  -"

@@ -284,6 +284,11 @@ class Reader:
         words = count(number - first, "of {} chunks is", "of {} chunks are")
         self._lose(first, number, words.format(self.chunks) + " lost")
       number += 1
+    heads = [place.head for each in found.places.values() for place in each]
+    stray = end - begin - sum(chunk.HEAD.size + head.payload for head in heads)
+    if stray and not self.damage:
+      words = count(stray, "byte belongs", "bytes belong")
+      self.damage.append(f"{words} to no chunk; all chunks are intact")
 
   def _lose(self, begin: int, end: int, what: str) -> None:
     """Records that the chunks from `begin` to before `end` are lost."""
