@@ -109,7 +109,7 @@ def labels(
   paths = files.find(folder) if paths is None else paths
   root = folder.parent if folder.is_file() else folder
   names, notes = FileNames(paths, (root, table.parent)), Notes()
-  rows: dict[Path, tuple[int, str, str, Label]] = {}
+  rows: dict[Path, _Row] = {}
   unsure: dict[Path, str] = {}
   columns: list[str] | None = None
   for where, row in read_rows(table, notes.unread):
@@ -129,21 +129,10 @@ def labels(
     if len(match.paths) > 1:
       unsure |= dict.fromkeys(match.paths, where)
       continue
-    label = read_label(row, where, notes)
-    (path,) = match.paths
-    if label is None:
-      continue
-    found = (match.distance, where, name, label)
-    if path not in rows:
-      rows[path] = found
-      continue
-    # The row with the closest spelling counts, and the first of equals.
-    kept, left = sorted((rows[path], found), key=lambda each: each[0])
-    rows[path] = kept
-    if left[0] > kept[0]:
-      notes.unmatched.append(Note(left[1], left[2]))
-    elif left[3] != kept[3]:
-      notes.further.append(Note(left[1], f"{left[2]} is also in {kept[1]}"))
+    (path,), label = match.paths, read_label(row, where, notes)
+    if label is not None:
+      found = _Row(match.distance, where, name, label)
+      rows[path] = _closest(rows.get(path, found), found, notes)
   if columns:
     raise UserError(
       f"{table}: no column names the audio files; expected one of"
@@ -154,7 +143,29 @@ def labels(
     for path, where in unsure.items()
     if path not in rows
   ]
-  return Labels({path: found[3] for path, found in rows.items()}, notes)
+  return Labels({path: found.label for path, found in rows.items()}, notes)
+
+
+class _Row(NamedTuple):
+  """A row that names one file: how far from its path, and where it is."""
+
+  distance: int
+  where: str
+  name: str
+  label: Label
+
+
+def _closest(first: _Row, second: _Row, notes: Notes) -> _Row:
+  """Returns the row that names a file best, the first of equals."""
+  kept, left = first, second
+  if second.distance < first.distance:
+    kept, left = second, first
+  if left.distance > kept.distance:
+    notes.unmatched.append(Note(left.where, left.name))
+  elif left.label != kept.label:
+    what = f"{left.name} is also in {kept.where}"
+    notes.further.append(Note(left.where, what))
+  return kept
 
 
 def labels_by_key(
