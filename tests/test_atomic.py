@@ -133,3 +133,11 @@ def test_links_to_nothing_are_not_replaced_without_force(tmp_path, capsys):
     link.symlink_to("nowhere")
   with pytest.raises(UserError, match="link to nowhere"):
     common.check_output(link, force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path, force):
+  os.mkfifo(pipe := tmp_path / "a.mmdc")
+  with pytest.raises(UserError, match="is a pipe"):
+    common.check_output(pipe, force=force)
+  assert pipe.is_fifo()

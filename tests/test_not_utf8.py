@@ -14,10 +14,12 @@ import pytest
 
 from mmdcodec import bitstream
 from mmdcodec.cli.main import main
+from mmdcodec.data import record_source
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips, report
 from mmdcodec.models import text_condition
 from mmdcodec.store import atomic, inputs
+from mmdcodec.store.checkpoints import Checkpoints
 
 # As Python reads the byte 0xE9 of a name.
 NAME = "caf\udce9"
@@ -81,7 +83,12 @@ def test_prompts_and_folders_are_refused(monkeypatch, fails):
     with pytest.raises(UserError, match="not in UTF-8"):
       text_condition.text_list(value)
   assert text_condition.text_list(["Klavier, fröhlich", None])
-  # As libraries in C++ do.
+  with pytest.raises(UserError, match="not in UTF-8"):
+    Checkpoints(NAME)
+  with pytest.raises(UserError, match="not in UTF-8"):
+    record_source.Source(NAME)
+  assert "not in UTF-8" in fails("prepare", ".", NAME)
+  # As other libraries in C++ do.
   export = importlib.import_module("mmdcodec.cli.export")
   monkeypatch.setattr(export, "run", lambda args: args.bundle.encode())
   assert "not in UTF-8" in fails("export", "run", NAME)

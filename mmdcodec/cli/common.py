@@ -74,6 +74,11 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
       f"{path} is a link to {os.readlink(path)}, which does not exist; give"
       " --force to replace the link."
     )
+  if path.exists() and not path.is_file():
+    raise UserError(
+      f"{path} is a pipe or a device; give the name of a file, or - if the"
+      " command writes to stdout."
+    )
   if path.exists() and not force:
     raise UserError(f"{path} exists already; give --force to replace it.")
   return path

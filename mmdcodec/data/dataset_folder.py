@@ -9,6 +9,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mmdcodec.data.record_source import SUMMARY, describe
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 
 
 def check_out(out: Path, force: bool, kind: str) -> None:
@@ -17,6 +18,7 @@ def check_out(out: Path, force: bool, kind: str) -> None:
   An existing data set of the same kind may be replaced with `force`; anything
   else must not be replaced.
   """
+  inputs.check_name(out)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not (out / SUMMARY).is_file():

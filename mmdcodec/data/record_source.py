@@ -116,6 +116,7 @@ class Records:
 
   def __init__(self, dataset_dir: str | os.PathLike, kind: str):
     """Opens a data set; raises UserError if it does not have this kind."""
+    inputs.check_name(dataset_dir)
     self.summary = summary = describe(dataset_dir, kind)
     self.path = str(dataset_dir)
     self.seconds = float(summary["seconds"])

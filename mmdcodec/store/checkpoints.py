@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import digests, renamed
+from mmdcodec.store import digests, inputs, renamed
 from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
@@ -79,8 +79,10 @@ class Checkpoints:
       say: called with a line of text when a damaged checkpoint is passed over.
 
     Raises:
-      UserError: read_only, and there is no checkpoint.
+      UserError: read_only, and there is no checkpoint; or the folder's name is
+        not in UTF-8.
     """
+    inputs.check_name(workdir)
     folder = pathlib.Path(workdir).absolute() / FOLDER
     if read_only and not folder.is_dir():
       raise UserError(

@@ -70,6 +70,19 @@ def check(
   return path
 
 
+def check_name(folder: str | os.PathLike) -> None:
+  """Checks the name of a folder of shards or checkpoints, in or out.
+
+  The libraries in C++ that read and write those take only UTF-8.
+
+  Raises:
+    UserError: a folder on its path has a name in another encoding.
+  """
+  place = os.path.abspath(folder)
+  if not formatting.is_utf8(place):
+    raise UserError(f"{place!r} is not in UTF-8; give the folder another name.")
+
+
 def open_file(path: str | os.PathLike, *, most: int | None = None) -> IO[bytes]:
   """Opens a regular file for reading bytes.
 
