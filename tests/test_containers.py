@@ -117,6 +117,9 @@ def test_an_ogg_file_without_its_end(tmp_path):
     (b"".join(parts) + b"".join(parts[:4]), "no end mark"),
     (b"".join(parts[:5])[:-900] + b"".join(parts), "truncated"),
     (b"".join(parts[:4] + parts[5:]), "truncated"),
+    (b"".join([*parts[:2], parts[2][:-1] + b"?", *parts[3:]]), "damaged"),
+    (b"".join([*parts[:-1], parts[-1][:-1] + b"?"]), "damaged"),
+    (b"".join(parts[1:]), "damaged"),
   ):
     path.write_bytes(data)
     said = [w for w in lengths(path) if isinstance(w, str)]
@@ -291,6 +294,10 @@ def test_lengths_that_a_wave_does_not_know(tmp_path):
     (riff(PCM, data, length=0xFFFFFFFF), 1000),
     (riff(PCM, data, length=1 << 20), "is truncated; get a whole copy"),
     (riff(PCM, data, length=3 << 30), "is truncated; get a whole copy"),
+    (
+      coded(tone(), "CAF")[:12] + b"\x7f" * 400,
+      "is truncated; get a whole copy",
+    ),
   ):
     path.write_bytes(whole)
     assert lengths(path) == {samples}

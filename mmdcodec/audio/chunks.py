@@ -158,8 +158,9 @@ def _chunks(
   """Yields (name to 4 bytes, position of the body, length) of each chunk."""
   position, header = form.first, form.name + form.length
   for _ in range(_MAX_CHUNKS):
-    head = at(stream, position, header)
-    if len(head) < header or position >= size:
+    # A length may be beyond what a stream can seek to.
+    head = at(stream, position, header) if position < size else b""
+    if len(head) < header:
       return
     length = int.from_bytes(head[form.name :], form.order)
     if form.inclusive:
@@ -211,8 +212,8 @@ def _is_unknown(form: _Form, length: int) -> bool:
 def _chunk_at(stream: IO[bytes], form: _Form, position: int, size: int) -> bool:
   """Whether the file ends where a sound does, or goes on with a chunk."""
   position += -position % form.align
-  head = at(stream, position, form.name + form.length)
-  if not head:
+  if position >= size:
     return position <= size + 1
+  head = at(stream, position, form.name + form.length)
   after = position + int.from_bytes(head[form.name :], form.order)
   return all(32 <= byte < 127 for byte in head[:4]) and after <= size

@@ -12,7 +12,7 @@ from typing import IO, Literal
 
 from mmdcodec.audio import chunks, flac_frames, mp3_frames, ogg_links
 from mmdcodec.audio.formats import SUFFIXES
-from mmdcodec.audio.windows import TRUNCATED, Unreadable, at, window
+from mmdcodec.audio.windows import DAMAGED, TRUNCATED, Unreadable, at, window
 from mmdcodec.errors import UserError
 
 # A complete MP3 may lack this many samples: if it was cut out of a longer
@@ -113,7 +113,7 @@ def _chunked(stream: IO[bytes], size: int) -> IO[bytes]:
 def _flac(stream: IO[bytes], size: int) -> IO[bytes]:
   flac = flac_frames.layout(stream, size)
   if flac is None:
-    raise Unreadable("is truncated or damaged; get a whole copy")
+    raise Unreadable(DAMAGED)
   if flac.found is None:
     if not flac.promised:
       raise Unreadable(TRUNCATED)

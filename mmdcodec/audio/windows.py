@@ -9,6 +9,7 @@ from typing import IO, Any
 
 # Why most files are not whole.
 TRUNCATED = "is truncated; get a whole copy"
+DAMAGED = "is truncated or damaged; get a whole copy"
 
 
 class Unreadable(Exception):
