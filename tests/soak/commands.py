@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 from collections.abc import Callable
 
@@ -17,7 +18,12 @@ import mmdcodec.train.loop
 import mmdcodec.workflows.finetune
 import mmdcodec.workflows.quickstart
 import mmdcodec.workflows.quickstart_report  # noqa: F401
+from mmdcodec.cli import main as cli
 from mmdcodec.errors import UserError
+
+# Here, not in each run.
+for verb in cli.VERBS:
+  importlib.import_module(f"mmdcodec.cli.{verb}")
 
 
 def either(found, before, new) -> bool:
@@ -263,6 +269,7 @@ COMMANDS = {
         "--codecs", f"one={s / 'codec'}",
         "--patterns", "delay", "--config=factorization:tiny",
         "--config.steps=2", "--config.model.layers=1",
+        "--config.optimizer.warmup=1",
       ],
       factorization_results,
       between=factorization_between,

@@ -29,6 +29,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import fast_xla  # noqa: E402
 from kinds import KINDS  # noqa: E402
 
 OUTCOMES = ("right", "refused", "fell back", "FAULT")
@@ -39,7 +40,7 @@ MOST_TRIALS = 400
 
 def environment(scratch):
   """Of workers: one device, programs that compile fast and are kept."""
-  flags = "--xla_force_host_platform_device_count=1"
+  flags = f"--xla_force_host_platform_device_count=1 {fast_xla.FLAGS}"
   return {
     "XDG_CACHE_HOME": str(scratch / "cache"),
     **os.environ,

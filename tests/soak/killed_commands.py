@@ -194,7 +194,6 @@ def run(command, folder, samples, kills, rng, say):
     assert child.code == 0, f"{child.code}: {argv}\n{log.read_text()[-3000:]}"
     return child
 
-  finish(folder / "first")  # compiles
   start = time.monotonic()
   whole = finish(folder / "whole")
   duration = time.monotonic() - start
@@ -231,13 +230,16 @@ def run(command, folder, samples, kills, rng, say):
       killed = child.code == -signal.SIGKILL
       done += killed or "child" in words[-1]
       while child.others():  # they may finish what they do
-        assert child.wait(0) and time.monotonic() - start < 36_000
+        assert time.monotonic() - start < 36_000
         time.sleep(0.05)
       text = f"{command.name}: {'; '.join(words)}"
       found = ask(command.contents, where)
       ok = command.between(found, before if had else None, new)
       assert ok, f"{text}: neither old nor new: {found}"
+    start = time.monotonic()
     finish(where)
+    # The first run may have compiled. Later runs take as long as what is left.
+    duration = min(duration, max(0.2, time.monotonic() - start))
     found = ask(command.contents, where)
     assert found == new, f"{text}: {found}, not {new}"
     rest = names(where) ^ wanted

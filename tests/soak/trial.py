@@ -137,8 +137,6 @@ class Trial:
         raise Fault(f"words for programmers:\n{text}")
       if any(len(line) > 1200 for line in text.splitlines()):
         raise Fault(f"a line of {len(text)} characters:\n{text[:500]} ...")
-    if run.code == 0 and lines and "mmdcodec: " in run.err:
-      raise Fault(f"an error, but exit code 0:\n{run.err}")
 
   def refused(self, run, *outputs) -> bool:
     """Whether a command was refused; then it must have left nothing.
