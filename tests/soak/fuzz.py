@@ -41,13 +41,15 @@ MOST_TRIALS = 400
 def environment(scratch):
   """Of workers: one device, programs that compile fast and are kept."""
   flags = f"--xla_force_host_platform_device_count=1 {fast_xla.FLAGS}"
+  cache = os.environ.get("XDG_CACHE_HOME", str(scratch / "cache"))
   return {
-    "XDG_CACHE_HOME": str(scratch / "cache"),
     **os.environ,
+    "XDG_CACHE_HOME": cache,
+    "JAX_COMPILATION_CACHE_DIR": f"{cache}/mmdcodec/compiled",
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": flags,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 

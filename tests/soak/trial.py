@@ -144,10 +144,9 @@ class Trial:
     Raises:
       Fault: it was, and one of the outputs is there, or a part of one.
     """
+    # Shards of tokens stay for the next run.
     rest = [
-      p
-      for p in self.folder.rglob("*")
-      if p.name.endswith((".partial", ".replaced")) or ".unfinished-" in p.name
+      p for p in self.folder.rglob(".*") if not p.name.endswith(".unfinished")
     ]
     if rest:
       raise Fault(f"left behind: {rest}\n{run.err}")
