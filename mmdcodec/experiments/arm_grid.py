@@ -23,6 +23,8 @@ from mmdcodec.experiments.arms import ARMS, BASELINE
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
 from mmdcodec.store import jobs as job_lib
+from mmdcodec.train import config_checks
+from mmdcodec.train import settings as settings_lib
 
 
 def run(
@@ -62,9 +64,7 @@ def run(
     UserError: a setting is invalid or differs from the workdir's, or a run
       failed.
   """
-  config = json.loads(
-    json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
-  )
+  config = json.loads(json.dumps(settings_lib.plain(config)))
   workdir = pathlib.Path(workdir).absolute()
   _check(config, arms, seeds, gradient_ratio, clips, clip_seconds)
   jobs = jobs or default_jobs()
@@ -122,14 +122,15 @@ def _check(
   Raises:
     UserError: a setting is invalid.
   """
+  config_checks.check(config)
   for arm in arms:
     if arm not in ARMS:
       raise UserError(f"no arm {arm!r}; there are {', '.join(ARMS)}.")
   if seeds < 1:
     raise UserError(f"--seeds is {seeds}; it must be at least 1.")
-  if not gradient_ratio > 0:
+  if not 0 < gradient_ratio < math.inf:
     raise UserError(
-      f"--gradient_ratio is {gradient_ratio}; it must be more than 0."
+      f"--gradient_ratio is {gradient_ratio}; it must be a number above 0."
     )
   if clips < 1:
     raise UserError(f"--clips is {clips}; it must be at least 1.")

@@ -32,7 +32,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import code_entropy, likelihood
 from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, inputs, jobs
-from mmdcodec.train import loop, settings
+from mmdcodec.train import config_checks, loop, settings
 
 FLAT, RESULT = "flatten", "result.json"
 SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
@@ -71,9 +71,8 @@ def run(
   Raises:
     UserError: a setting is invalid or differs from the workdir's.
   """
-  config = json.loads(
-    json.dumps(config.to_dict() if hasattr(config, "to_dict") else config)
-  )
+  config = json.loads(json.dumps(settings.plain(config)))
+  config_checks.check(config)
   if seeds < 1 or not codecs or not patterns:
     raise UserError("expected at least one codec, one pattern and one seed.")
   workdir = pathlib.Path(workdir).absolute()
