@@ -183,7 +183,10 @@ def test_start_warmup_and_every():
   assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def test_steps_in_which_they_do_not_learn(monkeypatch):
+@pytest.mark.parametrize(
+  "accelerator", ["gpu", pytest.param("tpu", marks=pytest.mark.slow)]
+)
+def test_steps_in_which_they_do_not_learn(monkeypatch, accelerator):
   """Catches a branch, as on GPUs and TPUs, that differs from a choice.
 
   And a step of folded discriminators, as on TPUs, that is another one.
@@ -193,7 +196,7 @@ def test_steps_in_which_they_do_not_learn(monkeypatch):
   before = started().extra["adversary"]
   x = jnp.asarray(clips(3)["audio"])
   found = {}
-  for kind in ("cpu", "gpu", "tpu"):
+  for kind in ("cpu", accelerator):
     monkeypatch.setattr(platform, "traced_for", lambda kind=kind: kind)
     # A function of its own, as the trace is cached by function.
     run = jax.jit(lambda *given: task.adversary.step(*given))
@@ -209,24 +212,30 @@ def test_steps_in_which_they_do_not_learn(monkeypatch):
     assert np.isfinite(values["discriminator/gradient_norm"]) == (step == 1)
     moved = jax.tree.map(np.array_equal, after.params, before.params)
     assert all(jax.tree.leaves(moved)) == (step == 0)
-    for kind in ("gpu", "tpu"):
-      chex.assert_trees_all_close(
-        found[kind][step], found["cpu"][step], rtol=1e-3, atol=1e-5
-      )
+    chex.assert_trees_all_close(
+      found[accelerator][step], found["cpu"][step], rtol=1e-3, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_either_loss_can_be_left_out(balanced):
+@pytest.mark.parametrize(
+  "left_out, balanced",
+  [
+    ("adversarial", True),
+    ("features", False),
+    pytest.param("adversarial", False, marks=pytest.mark.slow),
+    pytest.param("features", True, marks=pytest.mark.slow),
+  ],
+)
+def test_either_loss_can_be_left_out(left_out, balanced):
   """Catches a run without feature matching, or without the other, that ends."""
-  for left_out in adversarial.NAMES:
-    changes = {f"losses.{left_out}.weight": 0.0, "balancer.on": balanced}
-    config = configure(**changes).to_dict()
-    task = make_task(config)
-    program = program_lib.make_program(task, config, mesh_lib.make_mesh())
-    _, row = jax.eval_shape(program.step, program.abstract, clips(0, batch=8))
-    heard = {name for name in adversarial.NAMES if name in row}
-    assert heard == {*adversarial.NAMES} - {left_out}
-    assert f"audio_gradient/{left_out}" not in row
+  changes = {f"losses.{left_out}.weight": 0.0, "balancer.on": balanced}
+  config = configure(**changes).to_dict()
+  task = make_task(config)
+  program = program_lib.make_program(task, config, mesh_lib.make_mesh())
+  _, row = jax.eval_shape(program.step, program.abstract, clips(0, batch=8))
+  heard = {name for name in adversarial.NAMES if name in row}
+  assert heard == {*adversarial.NAMES} - {left_out}
+  assert f"audio_gradient/{left_out}" not in row
 
 
 def test_judging_moves_no_audio():
@@ -282,9 +291,10 @@ def test_the_balanced_norm_is_that_of_a_worker_at_any_batch():
   np.testing.assert_allclose(norms[0], norms[1], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_balanced_shares_reach_the_codec():
   """Catches weights that act on the losses' own scales under the balancer."""
-  rows = {}
+  rows, state = {}, None
   for gain in (1.0, 100.0):
     config = configure(
       **{
@@ -296,7 +306,8 @@ def test_balanced_shares_reach_the_codec():
         "optimizer.clip": 0.0,
       }
     )
-    rows[gain] = run_steps(config, 3)[0]
+    state = state or run_steps(config, 0)[1]
+    rows[gain] = run_steps(config, 3, state)[0]
   for one, other in zip(rows[1.0], rows[100.0], strict=True):
     np.testing.assert_allclose(
       one["gradient_norm"], other["gradient_norm"], rtol=1e-4

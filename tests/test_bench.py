@@ -163,11 +163,9 @@ def test_memory_of_the_macro_batch(optimized):
   assert max(sizes[name] for name in ESTIMATORS) < 128
 
 
+@pytest.mark.slow
 def test_bench_lm_prints_every_way(capsys, compile_fast):
   """Catches a way that no longer runs, and a cache of another size."""
-  from mmdcodec.bench import lm
-  from mmdcodec.models import token_lm
-
   small = ["--config=lm_small:tiny", "--steps=9", "--runs=1"]
   assert main(["bench", "lm", *small]) == 0
   table = capsys.readouterr().out
@@ -177,7 +175,16 @@ def test_bench_lm_prints_every_way(capsys, compile_fast):
   line = next(x for x in table.splitlines() if x.startswith("cache"))
   held, formula = line.split(": ")[1].split(" bytes; 2 x")
   assert held == formula.split("= ")[1] == f"{2 * 2 * 9 * 32 * 4:,}"
-  # By hand: all weights but those that keys of the prompt take, and tables.
+
+
+def test_bytes_of_a_step():
+  """Catches weights that are counted twice or never.
+
+  By hand: all weights but those that keys of the prompt take, and tables.
+  """
+  from mmdcodec.bench import lm
+  from mmdcodec.models import token_lm
+
   fields = token_lm.preset("tiny", text=None, layers=1, width=8, hidden=16)
   model = token_lm.from_config(fields)
   params = lm.random_params(model)

@@ -20,6 +20,9 @@ from mmdcodec.evaluate import dependence, dependence_plots
 from mmdcodec.evaluate.mutual_information import mutual_information
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
+# Few programs that run long.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 @pytest.mark.slow
 def test_measure_and_heat_map(tmp_path):

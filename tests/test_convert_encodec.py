@@ -61,7 +61,16 @@ def folder(tmp_path_factory):
   return write_folder(tmp_path_factory.mktemp("public") / "tiny24", config, w)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    # The same model in chunks is fast enough for every run.
+    pytest.param(
+      name, marks=pytest.mark.slow if name == "encodec48_tiny" else ()
+    )
+    for name in NAMES
+  ],
+)
 def test_codes_and_audio_are_those_of_the_source(tmp_path, name, request):
   """Catches any difference of converter or model from the public one.
 

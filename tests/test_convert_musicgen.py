@@ -92,7 +92,9 @@ def greedy(model, params, inputs, *, frames, guidance):
   return np.asarray(pattern.revert(state.tokens))
 
 
-@pytest.mark.parametrize("guidance", [1, 3])
+@pytest.mark.parametrize(
+  "guidance", [pytest.param(1, marks=pytest.mark.slow), 3]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_codes_are_those_of_the_source(
   tmp_path, name, guidance, compile_fast

@@ -66,7 +66,9 @@ def test_noisy_sum_by_enumeration():
   )
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize(
+  "noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.2]
+)
 def test_xor_is_seen_by_total_correlation_only(noise):
   """A bound made of pairs: they see nothing of XOR."""
   joint = xor(noise)

@@ -258,7 +258,11 @@ def test_soundstream_stft_against_numpy():
     # 59 frames and 1003 samples fill no whole rows.
     (dict(TINY[0], windows=[64], filters=32), [4, 4, 4, 4, 4]),
     (dict(TINY[1], max_filters=64, scales=1), [64, 16, 4, 1, 1, 1]),
-    (dict(TINY[2], filters=32), [4, 4, 2, 1, 1, 1, 1]),
+    pytest.param(
+      dict(TINY[2], filters=32),
+      [4, 4, 2, 1, 1, 1, 1],
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )

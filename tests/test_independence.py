@@ -27,6 +27,8 @@ from mmdcodec.quantize.independence import (
 )
 
 KEY = jax.random.key(3)
+# Of what both have in common, the second is slow.
+MMD_FIRST = ("mmd", pytest.param("dhsic", marks=pytest.mark.slow))
 RADII = (0.5, 1.0, 2.0)
 KERNELS = {
   "paper": GaussianKernel(),
@@ -180,7 +182,7 @@ def test_near_rows_are_not_equal():
     assert_equal(both(z, kernel, estimator), expected, 1e-4, 1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["mmd", "dhsic"])
+@pytest.mark.parametrize("estimator", MMD_FIRST)
 def test_block_size_does_not_matter(estimator):
   """Catches pairs met twice or never, where blocks are filled up."""
   z, kernel = dependent_codes(300)[None], GaussianKernel((2.0, 8.0))
@@ -189,7 +191,7 @@ def test_block_size_does_not_matter(estimator):
     assert_equal(both(z, kernel, estimator, block), expected)
 
 
-@pytest.mark.parametrize("estimator", ["mmd", "dhsic"])
+@pytest.mark.parametrize("estimator", MMD_FIRST)
 def test_devices_do_not_matter(estimator):
   """Catches pairs lost between devices, other permutations, partial sums.
 
@@ -208,7 +210,7 @@ def test_devices_do_not_matter(estimator):
     assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("estimator", ["mmd", "dhsic"])
+@pytest.mark.parametrize("estimator", MMD_FIRST)
 def test_transformations(estimator):
   """Catches what JAX's transformations can't take: vmap, scan, checkpoint."""
   kernel = GaussianKernel((2.0, 8.0))

@@ -25,10 +25,11 @@ def of_keys(keys, streams, mask, kernel, estimator="mmd"):
 @pytest.mark.parametrize(
   "kernel",
   [
-    GaussianKernel((1.0, 3.0)),
-    GaussianKernel((0.3, 0.7), relative=True),
+    pytest.param(
+      GaussianKernel((1.0, 3.0)), id="absolute", marks=pytest.mark.slow
+    ),
+    pytest.param(GaussianKernel((0.3, 0.7), relative=True), id="relative"),
   ],
-  ids=["absolute", "relative"],
 )
 def test_closed_form_is_the_mean_of_permutations(kernel):
   """Catches a closed form of something else, with padding as well.
@@ -77,7 +78,9 @@ def of_draws(keys, copied, estimator, sizes=(256,)):
   return jax.lax.map(loss, (keys, copied))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+  "estimator", ["mmd", pytest.param("dhsic", marks=pytest.mark.slow)]
+)
 def test_independent_codes_and_ten_levels_of_dependence(estimator):
   """Catches a bias, a clamp at 0, and a loss that does not see dependence."""
   keys = jax.random.split(jax.random.key(1), 200)

@@ -317,8 +317,12 @@ def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   assert changed and all("transformer/blocks" in path for path in changed)
 
 
-def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
-  """Catches a T5 that is not taken, is trained, or lacks its tokenizer."""
+def public_t5(tmp_path, model, tokens):
+  """A run that begins with a T5, which lacks its tokenizer.
+
+  Returns:
+    (folder of the T5, its variables, config of the run).
+  """
   folder = tmp_path / "t5"
   folder.mkdir()
   arrays = dict(np.load(DATA / "t5enc_tiny.npz"))
@@ -333,16 +337,30 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   config |= dict(freeze="conditioner/text_encoder", ema=0.5)
   # Cut over devices: what comes with the T5 is put among it.
   config["mesh"] = dict(data=1, fsdp=4, model=2)
-  quiet = dict(log=lambda line: None)
-  with pytest.raises(UserError, match="tokenizer.json"):
-    loop.train(config, tmp_path / "run", **quiet)
+  return folder, variables, config
+
+
+@pytest.mark.slow
+def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
+  """Catches a T5 that is not taken, or is trained."""
+  folder, variables, config = public_t5(tmp_path, model, tokens)
   (folder / "tokenizer.json").write_text(word_tokenizer())
-  loop.train(config, tmp_path / "run", **quiet)
+  loop.train(config, tmp_path / "run", log=lambda line: None)
   music = mmdcodec.load(tmp_path / "run")
   encoder = music.variables["params"]["conditioner"]["text_encoder"]
   chex.assert_trees_all_equal(encoder, variables["params"])
   assert music.generate_codes(["tune number 1"], seconds=0.05).size
-  text["encoder"] = {**fields, "width": 32}
+
+
+def test_a_t5_that_does_not_fit(tmp_path, model, tokens):
+  """Catches a T5 without its tokenizer, or of another width."""
+  folder, _, config = public_t5(tmp_path, model, tokens)
+  quiet = dict(log=lambda line: None)
+  with pytest.raises(UserError, match="tokenizer.json"):
+    loop.train(config, tmp_path / "run", **quiet)
+  (folder / "tokenizer.json").write_text(word_tokenizer())
+  text = config["model"]["conditions"]["text"]
+  text["encoder"] = {**text["encoder"], "width": 32}
   with pytest.raises(UserError, match="expected .*'width': "):
     loop.train(config, tmp_path / "other", **quiet)
 

@@ -111,18 +111,6 @@ def make(music, request: dict, audio: np.ndarray) -> np.ndarray:
   return music.generate_codes(**request)
 
 
-@pytest.mark.parametrize("name", [*MUSIC, "stereo"])
-def test_logits(old, expected, name):
-  """Catches another function of the same weights, of bundles and workdirs."""
-  old(name)
-  music = mmdcodec.load(f"{name}_bundle")
-  close(logits(music, expected, name), expected[f"{name}/logits"], name)
-  if name != "stereo":
-    run = mmdcodec.load(name)
-    assert run.model == music.model and run.codec.hash == music.codec.hash
-    chex.assert_trees_all_equal(run.variables, music.variables)
-
-
 def tiered(ids, core: str) -> list:
   """Parameters of a test; those whose id is not in `core` are slow."""
   return [
@@ -133,6 +121,20 @@ def tiered(ids, core: str) -> list:
     )
     for each in ids
   ]
+
+
+@pytest.mark.parametrize(
+  "name", tiered([*MUSIC, "stereo"], core="lora bare stereo")
+)
+def test_logits(old, expected, name):
+  """Catches another function of the same weights, of bundles and workdirs."""
+  old(name)
+  music = mmdcodec.load(f"{name}_bundle")
+  close(logits(music, expected, name), expected[f"{name}/logits"], name)
+  if name != "stereo":
+    run = mmdcodec.load(name)
+    assert run.model == music.model and run.codec.hash == music.codec.hash
+    chex.assert_trees_all_equal(run.variables, music.variables)
 
 
 PIECES = [f"{name}-{each}" for name in REQUESTS for each in REQUESTS[name]]

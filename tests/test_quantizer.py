@@ -62,9 +62,13 @@ def healthy(kmeans_iterations, mean):
 
 
 @pytest.mark.parametrize(
-  "mean", [0.0, pytest.param(2.0, marks=pytest.mark.slow)]
+  "kmeans_iterations, mean",
+  [(10, 0.0)]
+  + [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in ((0, 0.0), (10, 2.0), (0, 2.0))
+  ],
 )
-@pytest.mark.parametrize("kmeans_iterations", [10, 0])
 def test_codes_stay_in_use(kmeans_iterations, mean):
   """Collapse: reference implementations end with 10 to 57 codes of 256."""
   variables, (used, error) = healthy(kmeans_iterations, mean)
@@ -90,6 +94,7 @@ def test_first_updates_keep_the_norms(mean):
     _, variables = step(variables, z, jax.random.key(seed))
 
 
+@pytest.mark.slow
 def test_killed_codes_come_back():
   """A replacement that the next update undoes, or that never happens."""
   _, _, run, _ = mixture(10)
