@@ -138,6 +138,11 @@ def test_other_folders_are_no_checkpoints(copy, inside):
   checkpoints = opened(copy, said, keep=2)
   assert checkpoints.latest == 20 and checkpoints.best_step() == BEST
   checkpoints.save(25, state_of(25), {"index": 1}, {"valid/d": 50.0})
+  checkpoints.wait()
+  if inside:
+    with pytest.raises(UserError, match="99999 is no checkpoint; move it away"):
+      checkpoints.save(99999, state_of(1), {"index": 1})
+    assert (other / inside).exists()
   checkpoints.close()
   assert not said
   left = {path.name for path in (copy / "checkpoints").iterdir()}

@@ -215,6 +215,9 @@ class Checkpoints:
         returns, so the next step may overwrite them.
       data: position in the data, JSON-compatible.
       metrics: metrics of the evaluation at this step, for the best checkpoint.
+
+    Raises:
+      UserError: the folder of the step holds something else.
     """
     if step in self._manager.all_steps():
       return
@@ -224,6 +227,13 @@ class Checkpoints:
         shutil.rmtree(self._folder / str(passed), ignore_errors=True)
       self._steps.damaged.pop(passed, None)
     self._passed.clear()
+    folder = self._folder / str(step)
+    if folder.is_dir() and any(folder.iterdir()):
+      # Orbax would delete it.
+      raise UserError(
+        f"{folder} is no checkpoint; move it away and start again, from the"
+        " checkpoint before it."
+      )
     self._intact.add(step)
     self._manager.save(
       step,
