@@ -228,7 +228,8 @@ class Checkpoints:
       self._steps.damaged.pop(passed, None)
     self._passed.clear()
     folder = self._folder / str(step)
-    if folder.is_dir() and any(folder.iterdir()):
+    # The first process, because it alone knows that damaged ones are removed.
+    if jax.process_index() == 0 and folder.is_dir() and any(folder.iterdir()):
       # Orbax would delete it.
       raise UserError(
         f"{folder} is no checkpoint; move it away and start again, from the"
