@@ -109,3 +109,10 @@ def test_a_thread_that_meets_a_full_disk_ends_the_run(monkeypatch, capsys):
   thread.join()
   assert codes == [2]
   assert capsys.readouterr().err.startswith("mmdcodec: No space left on device")
+
+
+def test_late_results_of_storage_are_not_printed(capsys):
+  streams._failed(RuntimeError, RuntimeError("Event loop is closed"), None)
+  assert capsys.readouterr().err == ""
+  streams._failed(RuntimeError, RuntimeError("a bug"), None)
+  assert "a bug" in capsys.readouterr().err

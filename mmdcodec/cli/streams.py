@@ -64,6 +64,7 @@ def begin() -> None:
     if getattr(sys, name) is None:
       setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
   threading.excepthook = _thread_failed
+  sys.excepthook = _failed
 
 
 def end(code: int) -> int:
@@ -107,6 +108,14 @@ def reader_gone() -> bool:
     if poll.poll(0):
       return True
   return False
+
+
+def _failed(kind: Any, error: BaseException, trace: Any) -> None:
+  """Prints an error that nothing caught."""
+  # After a failed save, tensorstore reports late results to its closed loop.
+  late = isinstance(error, RuntimeError) and "loop is closed" in str(error)
+  if not late:
+    sys.__excepthook__(kind, error, trace)
 
 
 def _thread_failed(args: Any) -> None:
