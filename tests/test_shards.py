@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.data import dataset_folder, records, shard_files, token_records
+from mmdcodec.data import (
+  dataset_folder,
+  records,
+  shard_files,
+  token_records,
+  tokenization,
+)
 from mmdcodec.data.record_source import SUMMARY, Source, describe
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
@@ -166,3 +172,14 @@ def test_damaged_sizes_of_codebooks(tokens, tmp_path, sizes):
   )
   with pytest.raises(UserError, match="is damaged .codebook_sizes"):
     TokenSource(tmp_path)
+
+
+def test_the_rest_of_a_finished_run_is_removed(tmp_path):
+  """A kill after the last rename left a hidden folder for ever."""
+  for name, shard, stays in (("a", None, False), ("b", "shard-00000-9", True)):
+    (folder := tmp_path / name).mkdir()
+    (folder / "settings.json").write_text("{}")
+    if shard:
+      (folder / shard).touch()
+    tokenization._remove_emptied(folder)
+    assert folder.exists() == stays
