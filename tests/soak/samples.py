@@ -1,5 +1,6 @@
 """Makes the undamaged files that the fuzz harness damages."""
 
+import csv as csv_lib
 import json
 import pathlib
 import struct
@@ -27,8 +28,6 @@ CONTAINERS = {
   "ogg": ("OGG", "VORBIS"),
   "opus": ("OGG", "OPUS"),
   "mp3": ("MP3", "MPEG_LAYER_III"),
-  "voc": ("VOC", "PCM_16"),
-  "nist": ("NIST", "PCM_16"),
 }
 # The training of the sample workdir; each test of the config begins here.
 TRAIN = (
@@ -56,6 +55,7 @@ def tone(seconds, rate, channels=1, seed=0):
 def make(folder: pathlib.Path) -> None:
   """Makes all samples in a folder."""
   sys.path.insert(0, str(TESTS))
+  folder.mkdir(parents=True, exist_ok=True)
   _audio(folder / "audio")
   _models(folder)
   _coded(folder)
@@ -95,6 +95,9 @@ def _models(folder):
 
   write_random_codec(folder / "codec", 0, dilations=(1,))
   write_random_codec(folder / "other_codec", 1, dilations=(1,))
+  # Of the rate and codes that `.ecdc` files name.
+  small = dict(dilations=(1,), filters=2, dim=4, lstm_layers=0)
+  write_random_codec(folder / "codec_24khz", 0, "encodec_24khz", **small)
   config, variables = random_music(
     folder / "music_codec", codec=dict(dilations=(1,)), frames=10, layers=1
   )
@@ -120,13 +123,10 @@ def _coded(folder):
 
   (folder / "coded").mkdir()
   rng = np.random.default_rng(0)
-  for model, samples, books, counts, scales in (
-    ("encodec_24khz", 24000, 4, [75], ()),
-    ("encodec_48khz", 96000, 2, [150, 150, 3], (0.1, 0.2, 0.3)),
-  ):
-    codes = [rng.integers(0, 1024, (n, books)) for n in counts]
-    data = make_ecdc(model, samples, books, codes, scales)
-    (folder / "coded" / f"{model}.ecdc").write_bytes(data)
+  for books, frames in ((4, 75), (2, 20)):
+    codes = [rng.integers(0, 1024, (frames, books))]
+    data = make_ecdc("encodec_24khz", frames * 320, books, codes)
+    (folder / "coded" / f"{books}.ecdc").write_bytes(data)
   for coding in ("raw", "adaptive", "conditional"):
     out = folder / "coded" / f"{coding}.mmdc"
     source = folder / "audio" / "song.flac"
@@ -178,10 +178,33 @@ def _sets(folder):
       for line in (list(rows[0]), *(list(row.values()) for row in rows))
     )
   )
+  _published(folder)
   (tables / "captions.json").write_text(json.dumps(rows))
   (tables / "captions.jsonl").write_text(
     "".join(json.dumps(row) + "\n" for row in rows)
   )
+
+
+def _published(folder):
+  """Clips with the tables of FMA and MusicCaps."""
+  fma, caps = folder / "fma", folder / "musiccaps"
+  (fma / "000").mkdir(parents=True)
+  caps.mkdir()
+  lines = (
+    ["set", "track", "track", "artist"],
+    ["split", "title", "genre_top", "name"],
+  )
+  rows = [[""] + line for line in lines] + [["track_id"] + [""] * 4]
+  clips = [["ytid", "start_s", "end_s", "aspect_list", "caption"]]
+  for i in range(3):
+    audio = tone(0.6, 8000, seed=i)
+    soundfile.write(fma / "000" / f"{i + 2:06d}.wav", audio, 8000)
+    rows.append([str(i + 2), "training", f"Tune {i}", "Folk", "Somebody"])
+    soundfile.write(caps / f"-abc_{i}.wav", audio, 8000)
+    clips.append([f"-abc_{i}", "30", "40", "['a', 'b']", f"A tune, number {i}"])
+  for path, table in ((fma / "tracks.csv", rows), (caps / "caps.csv", clips)):
+    with path.open("w", newline="") as file:
+      csv_lib.writer(file).writerows(table)
 
 
 def _training(folder):

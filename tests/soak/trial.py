@@ -144,9 +144,11 @@ class Trial:
     Raises:
       Fault: it was, and one of the outputs is there, or a part of one.
     """
-    # Shards of tokens stay for the next run.
+    # Shards of tokens stay for the next run, and locks that nobody holds.
     rest = [
-      p for p in self.folder.rglob(".*") if not p.name.endswith(".unfinished")
+      p
+      for p in self.folder.rglob(".*")
+      if not p.name.endswith((".unfinished", ".lock"))
     ]
     if rest:
       raise Fault(f"left behind: {rest}\n{run.err}")
