@@ -386,7 +386,7 @@ def test_shapes_that_do_not_fit():
   key = jax.random.key(0)
   with pytest.raises(ValueError, match="dim"):
     jax.eval_shape(quantizer.init, key, jnp.zeros((2, 3, 5)))
-  with pytest.raises(ValueError, match="one value per frame"):
+  with pytest.raises(ValueError, match="mask has shape"):
     jax.eval_shape(
       quantizer.init, key, jnp.zeros((2, 3, 4)), jnp.ones((2, 1), bool)
     )

@@ -7,4 +7,5 @@ independence   the independence loss; mmd and dhsic are its estimators, kernels
                its kernels, and rows selects code vectors by a pattern
 pairs          sums over all pairs of rows in linear memory; row_blocks, sweep
                and tiles are its parts, pallas_pairs its TPU kernels
+derivatives    which derivatives these sums have
 """

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.quantize import pairs, rows
+from mmdcodec.quantize import derivatives, pairs, rows
 from mmdcodec.quantize.kernels import GaussianKernel, Kernel
 
 
@@ -63,7 +63,7 @@ def dhsic(
   return _dhsic(z, own, valid, kernel, unbiased, block_size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def _dhsic(
   z: jax.Array,
   own: jax.Array,
@@ -76,14 +76,15 @@ def _dhsic(
   return _closed_form(joint, single, own, valid, unbiased)
 
 
-def _dhsic_forward(
-  z: jax.Array,
-  own: jax.Array,
-  valid: jax.Array,
+@_dhsic.defjvp
+def _dhsic_jvp(
   kernel: Kernel,
   unbiased: bool,
   block: int,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  primals: tuple[jax.Array, ...],
+  tangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array]:
+  z, own, valid = primals
   # The loss is linear in the joint sums, so its gradient does not need them and
   # they can come from the sweep that computes the gradient.
   single = pairs.single_sums(z, valid, kernel, block)
@@ -93,21 +94,9 @@ def _dhsic_forward(
   _, pull = jax.vjp(of_sums, jnp.zeros_like(single[0, 0]), single, own)
   *weights, of_own = pull(jnp.float32(1.0))
   joint, gradient = pairs.product_gradient(z, valid, weights, kernel, block)
-  return of_sums(joint, single, own), (gradient, of_own)
-
-
-def _dhsic_backward(
-  kernel: Kernel,
-  unbiased: bool,
-  block: int,
-  residuals: tuple[jax.Array, jax.Array],
-  cotangent: jax.Array,
-) -> tuple[jax.Array, jax.Array, None]:
-  gradient, of_own = residuals
-  return cotangent * gradient, cotangent * of_own, None
-
-
-_dhsic.defvjp(_dhsic_forward, _dhsic_backward)
+  gradient = derivatives.forward_only(gradient)
+  change = jnp.sum(gradient * tangents[0]) + jnp.sum(of_own * tangents[1])
+  return of_sums(joint, single, own), change
 
 
 def _closed_form(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.quantize import pairs, rows
+from mmdcodec.quantize import derivatives, pairs, rows
 from mmdcodec.quantize.kernels import GaussianKernel, Kernel
 
 
@@ -125,7 +125,10 @@ def permuted_mmd2(
     s, ((0, 0), (0, -n % block)), constant_values=-1
   )
   both = jnp.concatenate(
-    [fill(z.reshape(n, -1)), fill(_reordered(z, order).reshape(n, -1))]
+    [
+      fill(z.reshape(n, -1)),
+      fill(derivatives.reordered(z, order).reshape(n, -1)),
+    ]
   )
   sources = jnp.concatenate([fill_source(own), fill_source(source)], 1)
   blocks = sources.shape[1] // block
@@ -137,20 +140,3 @@ def permuted_mmd2(
     kernel,
     block,
   )
-
-
-@jax.custom_vjp
-def _reordered(z: jax.Array, order: jax.Array) -> jax.Array:
-  """Reorders rows [n, codebooks, dim] by an order [codebooks, n].
-
-  The gradient gathers in the inverse order; plain indexing would scatter.
-  """
-  n, books, dim = z.shape
-  entry = order.T * books + jnp.arange(books)
-  return z.reshape(-1, dim)[entry.reshape(-1)].reshape(z.shape)
-
-
-_reordered.defvjp(
-  lambda z, order: (_reordered(z, order), order),
-  lambda order, g: (_reordered(g, jnp.argsort(order, axis=1)), None),
-)

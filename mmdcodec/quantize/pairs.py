@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mmdcodec.quantize import row_blocks, tiles
+from mmdcodec.quantize import derivatives, row_blocks, tiles
 from mmdcodec.quantize.kernels import Kernel
 from mmdcodec.quantize.row_blocks import Blocks
 from mmdcodec.quantize.sweep import sweep
@@ -169,7 +169,7 @@ def weighted_sum(
   return _weighted_sum(z, source, weights, kernel, block)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _weighted_sum(
   z: jax.Array,
   source: jax.Array,
@@ -214,27 +214,13 @@ def _weighted_sums(
   return sums.sum(), *(g.reshape(-1, g.shape[-1]) for g in gradients)
 
 
-def _weighted_sum_forward(
-  z: jax.Array,
-  source: jax.Array,
-  weights: jax.Array,
+@_weighted_sum.defjvp
+def _weighted_sum_jvp(
   kernel: Kernel,
   block: int,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  value, gradient = _weighted_sums(
-    z, source, weights, kernel, block, gradient=True
-  )
-  return value, (gradient, weights)
-
-
-def _weighted_sum_backward(
-  kernel: Kernel,
-  block: int,
-  residuals: tuple[jax.Array, jax.Array],
-  cotangent: jax.Array,
-) -> tuple[jax.Array, None, jax.Array]:
-  gradient, weights = residuals
-  return cotangent * gradient, None, jnp.zeros_like(weights)
-
-
-_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+  primals: tuple[jax.Array, ...],
+  tangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array]:
+  value, gradient = _weighted_sums(*primals, kernel, block, gradient=True)
+  gradient = derivatives.forward_only(gradient)
+  return value, jnp.sum(gradient * tangents[0])
