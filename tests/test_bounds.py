@@ -325,3 +325,18 @@ def test_shapes_of_arguments():
     assert words in text and len(text) < 200 and "\n" not in text
   # Blocks of a stream may be empty.
   assert model(array(1, 0, 1), method="encode").codes.shape == (1, 0, 32)
+
+
+@pytest.mark.parametrize("name", ["encodec_24khz", "small", "musicgen_small"])
+def test_names_of_presets(name, tmp_path, monkeypatch):
+  """Catches "holds no model" for a name that the README shows as a preset."""
+  monkeypatch.chdir(tmp_path)
+  assert "is the name of a preset" in one_sentence(mmdcodec.load, name)
+
+
+@pytest.mark.parametrize("read", [mmdcodec.load, bundle.read_codec])
+def test_adapters(read, tmp_path):
+  """Catches an adapter that is taken for a release or a damaged model."""
+  (tmp_path / "adapter_config.json").write_text("{}")
+  (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+  assert "merge_and_unload" in one_sentence(read, tmp_path)

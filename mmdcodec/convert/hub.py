@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from mmdcodec.errors import UserError
+from mmdcodec.models import codec_presets, lm_presets
 
 # No pickles, even if the repository has them.
 PATTERNS = [
@@ -11,6 +12,7 @@ PATTERNS = [
   "*.safetensors",
   "*.safetensors.index.json",
   "tokenizer.json",
+  "adapter_config.json",
 ]
 
 
@@ -36,7 +38,15 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
     UserError: the download fails, or huggingface_hub is not installed.
   """
   path = pathlib.Path(source)
-  if path.exists() or not is_id(str(source)):
+  if path.exists():
+    return _check(path)
+  if str(source) in (*codec_presets.PRESETS, *lm_presets.PRESETS):
+    raise UserError(
+      f"{source} is the name of a preset, not of weights: give the path of"
+      " a model, or an id on the Hugging Face Hub, such as"
+      " facebook/encodec_24khz."
+    )
+  if not is_id(str(source)):
     return path
   try:
     import huggingface_hub
@@ -55,4 +65,16 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
       f"{source} is no folder here, and the download from the Hugging Face Hub"
       f" failed: {reason}"
     ) from None
-  return pathlib.Path(folder)
+  return _check(pathlib.Path(folder))
+
+
+def _check(path: pathlib.Path) -> pathlib.Path:
+  """Returns a folder unless it has only an adapter of a model."""
+  whole = (path / "config.json").exists()
+  if (path / "adapter_config.json").exists() and not whole:
+    raise UserError(
+      f"{path} holds only an adapter (PEFT) for another model: merge it into"
+      " that model with merge_and_unload() where PEFT is installed, save the"
+      " result, and give the path of that."
+    )
+  return path
