@@ -221,6 +221,9 @@ def _weighted_sum_jvp(
   primals: tuple[jax.Array, ...],
   tangents: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
-  value, gradient = _weighted_sums(*primals, kernel, block, gradient=True)
+  z, source, weights = primals
+  value, gradient = _weighted_sums(
+    z, source, weights, kernel, block, gradient=True
+  )
   gradient = derivatives.forward_only(gradient)
   return value, jnp.sum(gradient * tangents[0])
