@@ -16,9 +16,11 @@ from mmdcodec.train import config_files
     ("loss=", "the config has no key 'loss'; did you mean \"losses\""),
     ("optimiser.rate=1", "no key 'optimiser'; did you mean \"optimizer\""),
     ("optimizer.nothing=1", "the config has no key 'nothing'."),
-    ("steps=it's", "flag --config.steps=it's: invalid literal for int()"),
-    ("optimizer=3", "`3` is not a dict."),
-    ("optimizer.learning_rate='x'", "to float: \"'x'\""),
+    ("steps=it's", "--config.steps=it's: expected a whole number, such as 20."),
+    ("keep=True", "--config.keep=True: expected a whole number, such as 3."),
+    ("balancer.on=7: x", "on=7: x: expected True or False, such as False."),
+    ("optimizer=inf", "one of them, such as --config.optimizer."),
+    ("optimizer.learning_rate='x'", "='x': expected a number, such as 0.0003."),
   ],
 )
 def test_overrides(argument, said):

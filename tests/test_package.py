@@ -117,7 +117,7 @@ def test_overrides_reach_the_config():
       "did you mean",
     ),
     (["--config=soundstream_24khz", "--config.optimizer.x=1"], "no key 'x'"),
-    (["--config=soundstream_24khz", "--config.steps=many"], "invalid literal"),
+    (["--config=soundstream_24khz", "--config.steps=many"], "a whole number"),
     (["--config=soundstream_25khz"], "soundstream_24khz"),
     (["--config=missing.py"], "missing.py"),
     (["--steps=3"], "--steps=3"),

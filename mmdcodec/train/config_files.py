@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import functools
 import importlib.util
+import operator
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,13 @@ from ml_collections import ConfigDict, config_flags
 
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, renamed
+
+# What the keys of a config take, by the type of their value.
+_KINDS: dict[type, str] = {
+  bool: "True or False",
+  int: "a whole number",
+  float: "a number",
+}
 
 
 def _locate(name: str) -> str:
@@ -75,6 +84,8 @@ def parse(arguments: list[str]) -> ConfigDict:
       key = renamed.update_key(key, config)
       overrides[i] = f"--config.{key}{equals}{value}"
     return _parse(config_flags.DEFINE_config_dict, overrides, config=config)
+  except flags.IllegalFlagValueError as error:
+    raise UserError(_expectation(str(error), overrides, config)) from None
   except (
     flags.Error,
     AttributeError,
@@ -86,6 +97,25 @@ def parse(arguments: list[str]) -> ConfigDict:
     ValueError,
   ) as error:
     raise UserError(_sentence(error)) from None
+
+
+def _expectation(said: str, overrides: list[str], config: ConfigDict) -> str:
+  """Returns what a key takes, for an override of another type."""
+  for override in overrides:
+    if not said.startswith(f"flag {override}: "):
+      continue
+    key = override.removeprefix("--config.").partition("=")[0]
+    with contextlib.suppress(KeyError, AttributeError, TypeError):
+      old = functools.reduce(operator.getitem, key.split("."), config)
+      if isinstance(old, ConfigDict):
+        one = next(iter(old), "KEY")
+        return (
+          f"{override}: {key} is a group of settings; give one of them, such"
+          f" as --config.{key}.{one}=VALUE."
+        )
+      kind = _KINDS.get(type(old), f"a {type(old).__name__}")
+      return f"{override}: expected {kind}, such as {old!r}."
+  return said.rstrip(".") + "."
 
 
 def _sentence(error: Exception) -> str:
