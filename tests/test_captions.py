@@ -52,7 +52,7 @@ REST = "b.wav,two\nc.wav,three\n"
 @pytest.mark.parametrize(
   "row, line, reason",
   [
-    ("a.wav,calm piano, slow, sad\n", 2, "has 4 cells, but there are 2"),
+    ("a.wav,calm piano, slow, sad\n", 2, "has 4 cells for 2 columns"),
     ('a.wav,"warm pad\n', 2, "a quote opens and never closes"),
     ('a.wav,"warm" pad\n', 2, "text follows a closing quote"),
     ('a.wav,"warm pad\nx.wav,"x"\n', 2, "text follows a closing quote"),
@@ -272,6 +272,15 @@ def test_cells_of_fma_and_musiccaps(tmp_path, cell):
   ]
 
 
+def test_a_row_of_musiccaps_that_ends_before_its_id(tmp_path):
+  table = tmp_path / "musiccaps.csv"
+  table.write_text(f"caption,ytid\ncut\nwhole,{'a' * 11}\n")
+  path = tmp_path / f"{'a' * 11}.wav"
+  labels = musiccaps.labels(tmp_path, table, [path])
+  assert labels(path).caption == "whole"
+  assert labels.notes.unread == [("musiccaps.csv, line 2", "has no ytid")]
+
+
 def test_a_table_that_is_a_pipe_is_refused(tmp_path):
   os.mkfifo(table := tmp_path / "t.csv")
   assert records.builder_for(table) is records.AudioFolder
@@ -329,7 +338,7 @@ def test_prepare_reports_all_of_it_and_goes_on(tmp_path, capsys):
   for line in (
     "files     6, 2 with a caption, 4 without",
     "unread    3: rows and sidecar files that could not be read",
-    "  t.csv, line 2: has 3 cells, but there are 2 columns",
+    "  t.csv, line 2: has 3 cells for 2 columns",
     "  b.txt: line 1 is not in UTF-8",
     "  c.json: expected an object with a caption",
     "unmatched 1: rows that name no audio file",

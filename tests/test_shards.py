@@ -174,6 +174,16 @@ def test_damaged_sizes_of_codebooks(tokens, tmp_path, sizes):
     TokenSource(tmp_path)
 
 
+@pytest.mark.parametrize("size, count", [(None, 4), ("x", 4), (64, 2.5)])
+def test_damaged_sizes_of_codebooks_of_earlier_versions(tmp_path, size, count):
+  summary = {"kind": "tokens", "codec": "0123", "codebook_size": size}
+  summary |= {"records": 1, "seconds": 1, "rate": 24000, "frame_rate": 75}
+  text = json.dumps(summary | {"codebooks": count})
+  (tmp_path / SUMMARY).write_text(text)
+  with pytest.raises(UserError, match="is damaged .codebook_sizes"):
+    describe(tmp_path)
+
+
 def test_the_rest_of_a_finished_run_is_removed(tmp_path):
   """A kill after the last rename left a hidden folder for ever."""
   for name, shard, stays in (("a", None, False), ("b", "shard-00000-9", True)):

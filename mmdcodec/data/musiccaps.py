@@ -72,7 +72,7 @@ def _rows(
     tags["aspects"] = _aspects(row.get("aspect_list", ""))
     tags["audioset"] = row.get("audioset_positive_labels", "").split(",")
     tags = {k: v for k, v in tags.items() if v not in ([], [""])}
-    if id_ := row["ytid"].strip():
+    if id_ := row.get("ytid", "").strip():
       yield where, id_, captions.Label(row.get("caption", "").strip(), tags)
     else:
       notes.append(tables.Note(where, "has no ytid"))

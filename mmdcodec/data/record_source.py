@@ -69,17 +69,17 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
       f"{folder}: is a data set of {found}; expected one of {kind or 'audio'},"
       f" made by `{made_by}`."
     )
-  if found == "tokens" and "codec" in summary:
-    # Written when codecs were the only tokenizers.
-    sizes = [summary["codebook_size"]] * summary["codebooks"]
-    summary |= {"tokenizer": "codec", "hash": summary.pop("codec")}
-    summary |= {"codebook_sizes": sizes, "window": None}
   for name in _NUMBERS[found]:
     value = summary.get(name)
     if not isinstance(value, int | float) or not 0 < value < math.inf:
       _refuse(folder, found, f"{name} in {SUMMARY} is {value!r}")
   _check_list(folder, summary, "shards", str)
   if found == "tokens":
+    if "codec" in summary:
+      # Written when codecs were the only tokenizers.
+      sizes = [summary.get("codebook_size")] * int(summary["codebooks"])
+      summary |= {"tokenizer": "codec", "hash": summary.pop("codec")}
+      summary |= {"codebook_sizes": sizes, "window": None}
     _check_list(folder, summary, "codebook_sizes", int)
     if len(summary.get("codebook_sizes", ())) != summary["codebooks"]:
       _refuse(folder, found, f"codebook_sizes in {SUMMARY} are too few or many")

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
+from mmdcodec.formatting import is_utf8
 from mmdcodec.store import inputs
 
 # Bytes of the largest table. The labels in it are held in memory.
@@ -117,8 +119,9 @@ def read_cells(
         width = max(width, len(cells))
       elif len(cells) > width and not problem:
         problem = (
-          f"has {len(cells)} cells, but there are {width} columns; quote a cell"
-          f" that contains {delimiter!r}"
+          f"has {len(cells)} cells for"
+          f" {formatting.count(width, 'column', 'columns')}; quote a cell that"
+          f" contains {delimiter!r}"
         )
       if problem:
         if rows < header:
@@ -228,20 +231,6 @@ class _Lines:
   def are_utf8(self) -> bool:
     """Whether the lines of this row are valid UTF-8."""
     return all(map(is_utf8, self._row))
-
-
-def is_utf8(text: str) -> bool:
-  """Returns whether a text is valid.
-
-  Bytes that are not in UTF-8 become lone surrogates, and JSON may hold them.
-  """
-  if text.isascii():
-    return True
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
 
 
 def _open(table: Path) -> io.TextIOWrapper:
