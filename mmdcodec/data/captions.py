@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from mmdcodec.audio import files
 from mmdcodec.data.file_names import FileNames
-from mmdcodec.data.tables import Note, is_utf8, read_rows, reason_of
+from mmdcodec.data.tables import Note, read_rows, reason_of
 from mmdcodec.errors import UserError
+from mmdcodec.formatting import is_utf8
 from mmdcodec.store import inputs
 
 # Names of these columns in published data sets; the first one found is used.

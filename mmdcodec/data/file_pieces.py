@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mmdcodec.audio import block_io
+from mmdcodec.data.tables import reason_of
 from mmdcodec.errors import UserError
 
 # A lower rate in a header is an error, not a low-quality recording.
@@ -79,5 +80,4 @@ def _blocks(
         notes += blocks.levels.notes(clipped=True)
   except UserError as error:
     # The list of skipped files already names the path.
-    reason = str(error).removeprefix(f"{path}: ").rstrip(".")
-    raise Damaged(reason) from error
+    raise Damaged(reason_of(error, path)) from error

@@ -35,9 +35,8 @@ _IN_MEMORY = 32 << 20
 # leave the others idle.
 _AHEAD = 4
 
-
-# The largest difference between samples of 16 bits in silence, with the dither
-# of a recording: it is 70 dB below full scale.
+# The largest difference between samples of 16 bits in silence with the dither
+# of a recording, 70 dB below full scale.
 _SILENT = 20
 
 
