@@ -325,7 +325,6 @@ def test_files_joined_to_one(tmp_path, container):
     (b"<!DOCTYPE html><html><body>Not found</body></html>" * 9, "web page"),
     (b"\xef\xbb\xbf\n <html></html>", "web page"),
     (b'{"error": "not found"}', "JSON"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs"),
     (b"\0\0\0\x20ftypM4A " + bytes(3000), "M4A"),
     (b"PK\3\4" + bytes(100), "ZIP"),
     (b"\x1aE\xdf\xa3" + bytes(100), "WebM"),

@@ -2,7 +2,8 @@
 
 Must catch: a reader that opens a named pipe or a device and waits for ever; a
 text too large to be one; JSON that nests so deep that Python fails; a file in
-another encoding than UTF-8 that is read as garbage or ends in a traceback.
+another encoding than UTF-8 that is read as garbage or ends in a traceback; a
+pointer of git-lfs that is called damaged.
 """
 
 import os
@@ -16,7 +17,7 @@ from mmdcodec.audio import block_io, files
 from mmdcodec.bitstream import decoding, ecdc, reader
 from mmdcodec.cli import main as cli
 from mmdcodec.convert import weights
-from mmdcodec.data import file_pieces
+from mmdcodec.data import captions, file_pieces, shard_files
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, workdir
 
@@ -85,6 +86,19 @@ def test_pipes_devices_and_sockets_are_refused(tmp_path, name):
     if name == "find" and path == broken:
       word = "no such folder"
     assert word in refusal(READERS[name], path)
+
+
+@pytest.mark.parametrize(
+  "name", [*sorted({*READERS} - {"find"}), "table", "shards"]
+)
+def test_pointers_of_git_lfs_are_named(tmp_path, name):
+  readers = READERS | {
+    "table": lambda path: captions.labels(tmp_path, path),
+    "shards": lambda path: shard_files.marks(path.parent),
+  }
+  path = tmp_path / "x-train.array_record-00000-of-00001"
+  path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+  assert "run git lfs pull" in refusal(readers[name], path)
 
 
 def test_a_pipe_is_not_opened_to_see_what_it_begins_with(tmp_path):

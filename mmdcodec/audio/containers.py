@@ -21,7 +21,6 @@ MP3_SLACK = 4 * 1152
 
 # The beginnings of files that are not audio, or none that can be read.
 _FOREIGN = (
-  (b"version https://git-lfs", "is a pointer of git-lfs; run git lfs pull"),
   (b"<", "is a web page or XML, not audio; download the file itself"),
   (b"{", "is JSON, not audio; download the file itself"),
   (b"%PDF", "is a PDF, not audio"),

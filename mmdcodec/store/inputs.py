@@ -23,6 +23,9 @@ MOST_TEXT = 32 << 20
 # less if they are called from deep inside a program.
 MOST_LEVELS = 64
 
+# The beginning of what git-lfs keeps in the place of a large file.
+_POINTER = b"version https://git-lfs"
+
 _KINDS = {
   stat.S_IFDIR: "a folder",
   stat.S_IFIFO: "a pipe",
@@ -87,13 +90,21 @@ def open_file(path: str | os.PathLike, *, most: int | None = None) -> IO[bytes]:
   """Opens a regular file for reading bytes.
 
   Raises:
-    UserError: as in `check`, or it may not be read.
+    UserError: as in `check`, or it may not be read, or git-lfs has not yet put
+      the file in the place of its pointer.
   """
   path = check(path, most=most)
   try:
-    return path.open("rb")
+    file = path.open("rb")
+    is_pointer = file.peek(len(_POINTER)).startswith(_POINTER)
   except OSError as error:
     raise UserError(f"{path}: {_unreadable(error)}.") from None
+  if is_pointer:
+    file.close()
+    raise UserError(
+      f"{path}: is a pointer of git-lfs, not the file itself; run git lfs pull."
+    )
+  return file
 
 
 def read_bytes(path: str | os.PathLike, *, most: int = MOST_TEXT) -> bytes:
