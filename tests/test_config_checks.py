@@ -61,6 +61,13 @@ NAN, INFINITE = float("nan"), float("inf")
     ("codec_small", "steps", 1.5),
     ("codec_small", "steps", 2**40),
     ("codec_small", "seed", -1),
+    ("codec_small", "seed", 2**32),
+    ("codec_small", "losses.mel.windows", (1 << 20,)),
+    ("codec_small", "losses.mel.mels", 10**6),
+    ("codec_small", "data.train", 3),
+    ("codec_small", "task", ["codec"]),
+    ("lm_small", "model", None),
+    ("lm_small", "model.conditions", "text"),
     ("codec_small", "keep", 0),
     ("codec_small", "mesh.data", 0),
     ("codec_small", "profile.steps", -1),
@@ -158,6 +165,26 @@ def test_users_may_have_settings_of_their_own():
   config_checks.check(lm | {"mood_dropout": 0.5})
   with pytest.raises(UserError, match="mood_dropout is 2"):
     config_checks.check(lm | {"mood_dropout": 2})
+
+
+@pytest.mark.parametrize(
+  "condition", [("mood", {}), ("feel", {"kind": "mood"})]
+)
+def test_conditions_of_users_may_have_settings_of_their_own(
+  monkeypatch, condition
+):
+  """Catches a kind that is missed because the condition has its name."""
+  monkeypatch.setitem(config_checks.KINDS, "mood", type("Mood", (), {}))
+  lm = config_of("lm_small", **{"data.moods": "moods.csv"})
+  with pytest.raises(UserError, match="no setting data.moods"):
+    config_checks.check(lm)
+  lm["model"]["conditions"] = dict([condition])
+  config_checks.check(lm)
+
+
+def test_a_seed_may_have_32_bits():
+  """Catches a seed of earlier runs that is refused."""
+  config_checks.check(config_of(seed=2**32 - 1))
 
 
 def test_the_tables_name_what_configs_have():

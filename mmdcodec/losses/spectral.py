@@ -24,7 +24,7 @@ import numpy as np
 
 from mmdcodec import bounds
 from mmdcodec.audio import transforms
-from mmdcodec.bounds import list_of, whole
+from mmdcodec.bounds import Check, list_of, whole
 
 SOUNDSTREAM_WINDOWS = (64, 128, 256, 512, 1024, 2048)
 ENCODEC_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -34,8 +34,15 @@ STFT_WINDOWS = (512, 1024, 2048)
 # spectrum of 16-bit rounding noise, below which no detail is worth matching.
 FLOOR = 1e-5
 
-# Samples of the windows of a loss; their hop is a quarter.
-WINDOWS = list_of(whole(4, 1 << 16), 32)
+# Samples of the windows of a loss, and numbers of its mel bands.
+WINDOWS = list_of(
+  Check(
+    lambda window: whole(4, 1 << 16).holds(window) and window % 4 == 0,
+    "a multiple of 4, up to 65536",  # their hop is a quarter
+  ),
+  32,
+)
+MELS = whole(1, 1 << 12)
 
 
 def waveform_l1(
@@ -112,7 +119,7 @@ def multi_scale_mel(
   if form not in ("soundstream", "encodec"):
     raise ValueError(f"form is 'soundstream' or 'encodec', not {form!r}")
   bounds.check("rate of the mel loss", rate, whole(1, 1_000_000))
-  bounds.check("mels of the mel loss", mels, whole(1, 1 << 12))
+  bounds.check("mels of the mel loss", mels, MELS)
   soundstream = form == "soundstream"
   if windows is None:
     windows = SOUNDSTREAM_WINDOWS if soundstream else ENCODEC_WINDOWS

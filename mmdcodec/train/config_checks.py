@@ -6,11 +6,21 @@ between words, and `model`, are checked by the code that reads them.
 """
 
 import difflib
-import numbers
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from mmdcodec import bounds
+from mmdcodec.bounds import (
+  Check,
+  either,
+  fraction,
+  list_of,
+  mapping,
+  one_of,
+  whole,
+)
 from mmdcodec.errors import UserError
+from mmdcodec.losses import spectral
 from mmdcodec.models.condition import KINDS, Condition
 from mmdcodec.train import settings
 from mmdcodec.train.task import TASKS
@@ -19,74 +29,33 @@ from mmdcodec.train.task import TASKS
 LARGEST, LARGEST_WHOLE = 3e38, 2**31 - 1
 
 
-class Rule(NamedTuple):
-  """What a setting may be.
-
-  Attributes:
-    fits: whether a value is allowed.
-    words: the allowed values, as the end of "it must be".
-  """
-
-  fits: Callable[[Any], bool]
-  words: str
-
-
-def _is_number(value: Any) -> bool:
-  """Whether a value is a number that float32 holds."""
-  real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  return real and abs(value) <= LARGEST
-
-
-def _whole(least: int) -> Rule:
-  """Whole numbers from `least` on."""
-
-  def fits(value: Any) -> bool:
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and least <= value <= LARGEST_WHOLE
-
-  return Rule(fits, f"a whole number of at least {least}")
-
-
-def _number(fits: Callable[[float], bool], words: str) -> Rule:
-  """Numbers within bounds."""
-  return Rule(lambda value: _is_number(value) and fits(value), words)
-
-
 def _fits_data(value: Any) -> bool:
-  """Whether the weights of data sets are numbers."""
+  """Whether data sets are paths, or weights by path."""
+  if not isinstance(value, str | list | tuple | Mapping):
+    return False
   found = settings.parse_datasets(value)
   return not isinstance(found, Mapping) or all(
-    map(NOT_NEGATIVE.fits, found.values())
+    map(NOT_NEGATIVE.holds, found.values())
   )
 
 
-COUNT, STEPS = _whole(1), _whole(0)
-NOT_NEGATIVE = _number(lambda x: x >= 0, "a number of at least 0")
-ABOVE_0 = _number(lambda x: x > 0, "a number above 0")
-AT_LEAST_1 = _number(lambda x: x >= 1, "a number of at least 1")
-SHARE = _number(lambda x: 0 <= x <= 1, "a share, from 0 to 1")
-DECAY = _number(lambda x: 0 <= x < 1, "a number from 0 up to below 1")
-AXIS = Rule(
-  lambda x: _whole(-1).fits(x) and x != 0,
-  "a whole number of at least 1, or -1 (the rest)",
+TEXT = Check(lambda x: isinstance(x, str), "a text")
+COUNT, STEPS = whole(1, LARGEST_WHOLE), whole(0, LARGEST_WHOLE)
+# Keys of JAX hold 32 bits of the seed.
+SEED = whole(0, 2**32 - 1)
+NUMBER = bounds.number(-LARGEST, LARGEST)
+NOT_NEGATIVE = bounds.number(0, LARGEST)
+ABOVE_0 = Check(lambda x: NOT_NEGATIVE.holds(x) and x > 0, "a number above 0")
+AT_LEAST_1 = bounds.number(1, LARGEST)
+SHARE = bounds.number(0, 1)
+DECAY = fraction()
+AXIS = either(COUNT, Check(one_of((-1,)).holds, "-1 (the rest)"))
+GAINS = Check(list_of(NUMBER, 2, 2).holds, "two numbers, (lowest, highest)")
+DATA = Check(
+  _fits_data, "paths of data sets, whose weights are numbers of at least 0"
 )
-WINDOWS = Rule(
-  lambda x: (
-    isinstance(x, list | tuple)
-    and bool(x)
-    and all(COUNT.fits(n) and n % 4 == 0 for n in x)
-  ),
-  "a list of multiples of 4",
-)
-GAINS = Rule(
-  lambda x: (
-    isinstance(x, list | tuple) and len(x) == 2 and all(map(_is_number, x))
-  ),
-  "two numbers, (lowest, highest)",
-)
-DATA = Rule(_fits_data, "data sets whose weights are numbers of at least 0")
 # Checked by the code that reads it.
-ANY = Rule(lambda value: True, "anything")
+ANY = Check(lambda value: True, "anything")
 
 _OPTIMIZER = {
   "name": ANY,
@@ -103,7 +72,7 @@ _OPTIMIZER = {
 # The settings of any run.
 RUN: dict[str, Any] = {
   "task": ANY,
-  "seed": STEPS,
+  "seed": SEED,
   "steps": COUNT,
   "batch": COUNT,
   "model": ANY,
@@ -135,10 +104,10 @@ CODEC: dict[str, Any] = {
     "mel": {
       "weight": NOT_NEGATIVE,
       "form": ANY,
-      "windows": WINDOWS,
-      "mels": COUNT,
+      "windows": spectral.WINDOWS,
+      "mels": spectral.MELS,
     },
-    "stft": {"weight": NOT_NEGATIVE, "windows": WINDOWS},
+    "stft": {"weight": NOT_NEGATIVE, "windows": spectral.WINDOWS},
     "commitment": {"weight": NOT_NEGATIVE},
     "adversarial": {"weight": NOT_NEGATIVE},
     "features": {"weight": NOT_NEGATIVE},
@@ -197,24 +166,27 @@ def check(config: Mapping[str, Any]) -> None:
     UserError: a setting is unknown or cannot have its value, or two do not fit
       together.
   """
-  name = config["task"]
+  bounds.check("task", name := config["task"], TEXT)
+  bounds.check("model", config["model"], mapping())
   rules = dict({"codec": CODEC, "lm": LM}.get(name, RUN))
   # A task of the user may have settings of its own here.
   own = () if name in TASKS else ("", "data")
   if name == "lm":
     conditions = config["model"].get("conditions") or {}
+    bounds.check("model.conditions", conditions, mapping())
     # Every condition of the model may be dropped, and one of the user's own
     # kinds may read settings of its own.
     rules |= {f"{condition}_dropout": SHARE for condition in conditions}
-    if any(map(_is_of_user, conditions.values())):
+    if any(_is_of_user(*item) for item in conditions.items()):
       own = ("data",)
   _check_section(config, rules, "", own)
   _check_together(config)
 
 
-def _is_of_user(condition: Mapping[str, Any]) -> bool:
+def _is_of_user(name: str, condition: Any) -> bool:
   """Whether the kind of a condition is not one of this package."""
-  kind = KINDS.get(condition.get("kind", ""), Condition)
+  bounds.check(f"the condition {name!r}", condition, mapping())
+  kind = KINDS.get(str(condition.get("kind", name)), Condition)
   return not kind.__module__.startswith("mmdcodec.")
 
 
@@ -241,8 +213,8 @@ def _check_section(
       continue
     elif isinstance(rule, Mapping):
       _check_section(value, rule, name, own)
-    elif not rule.fits(value):
-      raise UserError(f"{name} is {value!r}; it must be {rule.words}.")
+    else:
+      bounds.check(name, value, rule)
 
 
 def _check_unknown(name: str, key: str, rules: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,7 +94,9 @@ def _check_same(
   )
 
 
-def parse_datasets(text: str | list | Mapping) -> list[str] | dict[str, float]:
+def parse_datasets(
+  text: str | Sequence | Mapping,
+) -> list[str] | dict[str, float]:
   """Parses data sets: a list of paths, or weights by path.
 
   Args:
