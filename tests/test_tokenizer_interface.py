@@ -6,9 +6,11 @@ anything but the interface to make token data sets; codes of two tokenizers
 paired at different times, or over different audio.
 """
 
+import copy
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -95,6 +97,20 @@ def test_codes_are_as_announced(tokenizers, name):
     tokenizer.encode(np.full(2000, np.nan))
   with pytest.raises(UserError, match="lengths"):
     tokenizer.encode(x, lengths=[2000, 2001, 1])
+
+
+def test_an_encoder_that_overflows_gives_no_codes(tokenizers):
+  """Catches an index one past the codebook in a file or a token data set."""
+  codec = copy.copy(tokenizers["mono"])
+  codec.variables = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf * 1e20 if "encoder" in str(path) else leaf,
+    codec.variables,
+  )
+  x = noise(800, 1)
+  with pytest.raises(UserError, match="no codes"):
+    codec.encode(x)
+  with pytest.raises(UserError, match="no codes"):
+    list(codec.encode_blocks([x]))
 
 
 @pytest.mark.parametrize("name", ["mono", "stereo"])

@@ -102,7 +102,7 @@ class LoadedCodec(AudioCodec):
       `return_scale`, (codes, scale).
 
     Raises:
-      UserError: x has another shape or is not finite.
+      UserError: x has another shape or is not finite, or has no codes.
     """
     x, lengths = self.prepare(x, rate, lengths)
     validation.codebooks(self.model, codebooks)
@@ -112,6 +112,7 @@ class LoadedCodec(AudioCodec):
       codes, scale = long_clips.encode_array(
         self.model, self.variables, x, lengths, codebooks
       )
+      validation.made(self.model, codes)
       return (codes, scale) if return_scale else codes
     # Few distinct lengths, so that a folder of files compiles few programs.
     padded = bucket(frames(samples, self.stride)) * self.stride
@@ -119,6 +120,7 @@ class LoadedCodec(AudioCodec):
     out = self._encode(self.variables, x, lengths, codebooks)
     # Sliced in NumPy because JAX would compile a slice for every length.
     codes = np.asarray(out.codes)[:, : int(out.lengths.max())]
+    validation.made(self.model, codes)
     if not return_scale:
       return codes
     scale = None if out.scale is None else np.asarray(out.scale)

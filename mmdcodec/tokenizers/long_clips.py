@@ -146,7 +146,7 @@ def encode_blocks(
     count = int(counts[0])
     if scale is not None:
       scale = scale[0, : frames(count, coder.per_chunk)]
-    yield codes[0, :count], scale
+    yield validation.made(model, codes[0, :count]), scale
 
 
 def decode_blocks(

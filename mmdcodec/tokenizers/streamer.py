@@ -101,9 +101,12 @@ class Streamer:
       int32 [frames, codebooks], or a list of these.
 
     Raises:
-      UserError: x has another shape, or is not finite.
+      UserError: x has another shape or is not finite, or has no codes.
     """
-    return self._feed(self._encoder, x, last, validation.audio)
+    found = self._feed(self._encoder, x, last, validation.audio)
+    for codes in [found] if self.batch == 1 else found:
+      validation.made(self.model, codes)
+    return found
 
   def decode(self, codes: Any = None, *, last: Any = False) -> Any:
     """Takes codes and returns the audio that is ready.

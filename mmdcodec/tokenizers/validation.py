@@ -108,6 +108,20 @@ def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
   return codes.astype(np.int32)
 
 
+def made(model: Codec, codes: np.ndarray) -> np.ndarray:
+  """Checks codes that a codec has made, and returns them.
+
+  Raises:
+    UserError: a frame has none, because the encoder's output is not finite.
+  """
+  if codes.size and codes.max() >= model.codebook_size:
+    raise UserError(
+      "the codec's encoder gives values that are not finite for this audio, so"
+      " it has no codes; use weights from an earlier step of the training."
+    )
+  return codes
+
+
 def codebooks(model: Codec, count: int | None) -> None:
   """Raises UserError if a codec has fewer codebooks than `count`."""
   if count is not None and not 1 <= count <= model.codebooks:
