@@ -310,6 +310,41 @@ def test_lengths_that_a_wave_does_not_know(tmp_path):
     assert lengths(path) == {"is truncated; get a whole copy"}
 
 
+@pytest.mark.parametrize("coding", ["PCM_24", "GSM610", "MS_ADPCM", "G721_32"])
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_a_wave_of_unknown_length_in_any_coding(tmp_path, coding, length):
+  """Telephones write GSM and ADPCM to pipes."""
+  whole = coded(tone(), "WAV", coding)
+  path = tmp_path / "a.wav"
+  path.write_bytes(whole)
+  expected, _ = files.read(path)
+  at = whole.index(b"data") + 4
+  path.write_bytes(whole[:at] + struct.pack("<I", length) + whole[at + 4 :])
+  np.testing.assert_array_equal(files.read(path)[0], expected)
+
+
+@pytest.mark.parametrize("coding", ["PCM_16", "ALAC_16"])
+def test_a_caf_of_unknown_length(tmp_path, coding):
+  whole = coded(tone(), "CAF", coding)
+  path = tmp_path / "a.caf"
+  path.write_bytes(whole)
+  expected, _ = files.read(path)
+  at = whole.index(b"data") + 4
+  path.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+  np.testing.assert_array_equal(files.read(path)[0], expected)
+
+
+def test_chunks_after_the_sound_of_a_w64_are_not_played(tmp_path):
+  whole = coded(tone(), "W64", "PCM_16")
+  path = tmp_path / "a.w64"
+  path.write_bytes(whole)
+  expected = lengths(path)
+  path.write_bytes(whole + b"list" + bytes(12) + struct.pack("<Q", 40 + 24))
+  with path.open("ab") as file:
+    file.write(bytes(40))
+  assert lengths(path) == expected
+
+
 @pytest.mark.parametrize("container", ["WAV", "AIFF", "W64", "CAF"])
 def test_files_joined_to_one(tmp_path, container):
   """`cat a.wav b.wav`: the second is lost."""

@@ -67,22 +67,29 @@ class Sound(NamedTuple):
     stated: whether the file's own headers say so; else they give another
       length, or none.
     fmt: contents of the `fmt ` chunk of WAV and its kin.
-    wave: whether the file is a WAV with bytes in Intel's order.
+    form: layout of the file.
+    is_64: whether a WAV has its lengths in a chunk of their own.
   """
 
   begin: int
   end: int
   stated: bool
   fmt: bytes
-  wave: bool
+  form: _Form
+  is_64: bool
+
+  @property
+  def is_wave(self) -> bool:
+    """Whether the file is a WAV with bytes in Intel's order."""
+    return self.form == _WAVE
 
   @property
   def is_mpeg(self) -> bool:
-    """Whether the sound is an MP3 stream."""
+    """Whether the sound is a stream of MPEG audio."""
     coding = int.from_bytes(self.fmt[:2], "little")
     if coding == 0xFFFE:  # extensible: the number begins a GUID
       coding = int.from_bytes(self.fmt[24:26], "little")
-    return self.wave and coding in _MPEG
+    return self.is_wave and coding in _MPEG
 
 
 def known(head: bytes) -> bool:
@@ -104,7 +111,7 @@ def sound(stream: IO[bytes], size: int) -> Sound:
     Unreadable: the sound is not all there, or another file follows it.
   """
   kind = at(stream, 0, 4)
-  form = _FORMS[kind]
+  form, is_64 = _FORMS[kind], kind in (b"RF64", b"BW64")
   fmt, long_length, found = b"", None, None
   for name, body, length in _chunks(stream, size, form):
     if found:
@@ -113,7 +120,7 @@ def sound(stream: IO[bytes], size: int) -> Sound:
           "holds several files one after the other; give them one by one"
         )
     elif name == form.data:
-      if kind in (b"RF64", b"BW64") and length == _WRAP - 1:
+      if is_64 and length == _WRAP - 1:
         length = long_length
       found = _extent(stream, form, body, length, size)
       if not found[2]:
@@ -126,17 +133,35 @@ def sound(stream: IO[bytes], size: int) -> Sound:
       long_length = int.from_bytes(at(stream, body + 8, 8), "little")
   if found is None:
     raise Unreadable(TRUNCATED)
-  wave = form.name == 4 and form.order == "little"
   begin, end, stated = found
   # libsndfile knows RF64, but not BW64, its newer name.
-  return Sound(begin, end, stated and kind != b"BW64", fmt, wave)
+  stated = stated and kind != b"BW64"
+  return Sound(begin, end, stated, fmt, form, is_64)
 
 
-def with_header(stream: IO[bytes], found: Sound) -> IO[bytes]:
-  """Returns a WAV's sound after a header that gives its true length.
+def with_length(stream: IO[bytes], found: Sound) -> IO[bytes]:
+  """Returns a file with the true length of its sound in the header.
 
-  The header is that of RF64 (EBU Tech 3306), whose lengths have 64 bits.
+  Raises:
+    Unreadable: the header cannot hold the length.
   """
+  form, length = found.form, found.end - found.begin
+  too_long = form.length == 4 and length >= _WRAP
+  if found.is_64 or (found.is_wave and too_long):
+    return window(stream, found.begin, found.end, _long_header(found))
+  if too_long:
+    raise Unreadable(
+      "is longer than its header can say; convert it to FLAC or RF64"
+    )
+  if form.inclusive:
+    length += form.name + form.length
+  head = at(stream, 0, found.begin - form.length)
+  head += length.to_bytes(form.length, form.order)
+  return window(stream, found.begin, found.end, head)
+
+
+def _long_header(found: Sound) -> bytes:
+  """The header of RF64 (EBU Tech 3306), whose lengths have 64 bits."""
   length = found.end - found.begin
   block = int.from_bytes(found.fmt[12:14], "little")
   fmt = found.fmt + b"\0" * (len(found.fmt) % 2)
@@ -144,8 +169,7 @@ def with_header(stream: IO[bytes], found: Sound) -> IO[bytes]:
   ds64 = b"".join(n.to_bytes(8, "little") for n in lengths) + bytes(4)
   unknown = b"\xff" * 4
   head = b"RF64" + unknown + b"WAVE" + _chunk(b"ds64", ds64)
-  head += _chunk(b"fmt ", fmt) + b"data" + unknown
-  return window(stream, found.begin, found.end, head)
+  return head + _chunk(b"fmt ", fmt) + b"data" + unknown
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:

@@ -98,14 +98,11 @@ def _chunked(stream: IO[bytes], size: int) -> IO[bytes]:
     if mp3 is None:
       raise Unreadable("has no MP3 frames where its header says; convert it")
     return _mp3(inner, length, mp3)
-  if sound.stated:
-    return stream
-  if sound.wave:
-    return chunks.with_header(stream, sound)
-  if size > 1 << 31:
-    raise Unreadable(
-      "is longer than its header can say; convert it to FLAC or RF64"
-    )
+  if not sound.stated:
+    return chunks.with_length(stream, sound)
+  if sound.form.inclusive:
+    # libsndfile plays the chunks after the sound of a W64, too.
+    return window(stream, 0, sound.end)
   return stream
 
 
