@@ -222,7 +222,14 @@ def test_an_mp3_in_a_wave(tmp_path, rate, channels, extensible, name):
   + [("AIFF", "GSM610"), ("AIFF", "IMA_ADPCM"), ("W64", "GSM610")]
   + [("AU", "G723_24"), ("AU", "PCM_16"), ("CAF", "ALAC_16"), ("CAF", "FLOAT")]
   + [("RF64", "PCM_16"), ("W64", "PCM_24"), ("WAVEX", "PCM_16")]
-  + [("AIFF", "PCM_16"), ("MP3", None), ("OGG", "OPUS"), ("FLAC", None)],
+  + [
+    ("AIFF", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("NIST", "ULAW"),
+    ("MP3", None),
+    ("OGG", "OPUS"),
+    ("FLAC", None),
+  ],
 )
 def test_every_container_is_whole_or_refused(tmp_path, container, coding):
   """Half a file that is read as a shorter one; readers that disagree."""
@@ -363,7 +370,12 @@ def test_files_joined_to_one(tmp_path, container):
     (b"\0\0\0\x20ftypM4A " + bytes(3000), "M4A"),
     (b"PK\3\4" + bytes(100), "ZIP"),
     (b"\x1aE\xdf\xa3" + bytes(100), "WebM"),
-    (b"NIST_1A\n   1024\n" + bytes(3000), "known format"),
+    (b"NIST_1A\n   1024\n" + bytes(3000), "damaged"),
+    (b"NIST_1A\n", "damaged"),
+    (
+      b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\n",
+      "shorten",
+    ),
     (b"FORM\0\0\0\x608SVX" + bytes(300), "known format"),
     (b"ID3\4\0\0\0\0\0\x0a" + bytes(10), "known format"),
   ],

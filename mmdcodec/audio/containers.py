@@ -7,6 +7,7 @@ sound that a file has from the lengths in its container, and refuses a file that
 does not have all that it promises.
 """
 
+import math
 import os
 from typing import IO, Literal
 
@@ -80,6 +81,8 @@ def _parts(stream: IO[bytes], size: int) -> list[IO[bytes]]:
   if head[:4] in (b".snd", b"dns."):
     _check_au(head, size)
     return [stream]
+  if head[:8] == b"NIST_1A\n":
+    return [_nist(stream, size)]
   # An MP3 may begin with anything, not just with a frame.
   if mp3 := mp3_frames.layout(stream, size):
     return [_mp3(stream, size, mp3)]
@@ -133,6 +136,23 @@ def _check_au(head: bytes, size: int) -> None:
   length = int.from_bytes(head[8:12], order)
   if length != 0xFFFFFFFF and begin + length > size:
     raise Unreadable(TRUNCATED)
+
+
+def _nist(stream: IO[bytes], size: int) -> IO[bytes]:
+  """NIST SPHERE, the files of TIMIT, whose names end in .WAV."""
+  words = at(stream, 0, 1024).split()
+  fields = dict(zip(words, words[2:], strict=False))
+  if b"shorten" in fields.get(b"sample_coding", b""):
+    raise Unreadable("is compressed by shorten; convert it to FLAC")
+  names = (b"channel_count", b"sample_n_bytes", b"sample_count")
+  try:
+    begin, length = int(words[1]), math.prod(int(fields[n]) for n in names)
+  except (IndexError, KeyError, ValueError):
+    raise Unreadable(DAMAGED) from None
+  if begin + length > size:
+    raise Unreadable(TRUNCATED)
+  # libsndfile reads to the end of the file.
+  return window(stream, 0, begin + length)
 
 
 def _mp3(stream: IO[bytes], size: int, mp3: mp3_frames.Layout) -> IO[bytes]:
