@@ -135,6 +135,8 @@ def test_prepare_says_what_it_clips_and_what_cancels(tmp_path):
   left = 0.5 * music()
   saved(folder / "inverted.wav", np.hstack([left, -left]), "PCM_16")
   saved(folder / "stereo.wav", music(0.9, 2), "PCM_16")
+  # Half of it is in the mix, which is not clipped.
+  saved(folder / "side.wav", np.hstack([3 * left, 0 * left]))
   report = records.prepare(
     folder, tmp_path / "out", rate=RATE, channels=1, progress=False
   )

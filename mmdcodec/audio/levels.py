@@ -45,8 +45,8 @@ def check(x: np.ndarray, name: str) -> None:
   whole = peak >= _MIN_WHOLE and bool((x == np.rint(x)).all())
   if whole or peak > MAX_PEAK:
     raise UserError(
-      f"{name}: samples reach {peak:g}, and full scale is 1: they look like"
-      " integers stored as floats; divide them by 32768 (if they were 16 bits)."
+      f"{name}: samples reach {peak:g}, and full scale is 1; scale them down"
+      " (divide by 32768 if they were integers of 16 bits)."
     )
 
 
@@ -79,16 +79,18 @@ class Levels:
 
     Args:
       x: float32 `[samples, channels]`.
-      mixed: float32 `[samples, fewer channels]`, the mix of x, if it is mixed.
+      mixed: float32 `[samples, channels]`, the mix of x, if it is mixed; its
+        samples are what can be clipped.
     """
     if not x.size:
       return
-    peak = float(max(x.max(), -x.min()))
+    mixed = x if mixed is None else mixed
+    peak = float(max(mixed.max(), -mixed.min()))
     self.peak = max(self.peak, peak)
-    self._count += x.size
+    self._count += mixed.size
     if peak > 1:
-      self._over += int(np.count_nonzero(np.abs(x) > 1))
-    if mixed is not None and mixed.shape[1] < x.shape[1]:
+      self._over += int(np.count_nonzero(np.abs(mixed) > 1))
+    if mixed.shape[1] < x.shape[1]:
       self._energy += float(np.vdot(x, x)) / x.shape[1]
       self._mixed += float(np.vdot(mixed, mixed)) / mixed.shape[1]
 
