@@ -93,6 +93,21 @@ def test_a_second_sigint_ends_the_process(monkeypatch):
   assert codes == [preemption.INTERRUPTED]
 
 
+def test_a_run_in_the_background_ignores_sigint():
+  """Catches a run that stops at the Ctrl-C for another program of a script."""
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    notice = preemption.PreemptionNotice()
+    signal.raise_signal(signal.SIGINT)
+    assert not notice.reached(1)
+    signal.raise_signal(signal.SIGTERM)
+    assert notice.reached(2) and not notice.interrupted
+    notice.close()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 BUSY = """
 import hashlib
 from mmdcodec.train import preemption

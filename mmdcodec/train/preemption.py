@@ -47,7 +47,12 @@ class PreemptionNotice:
     self._before: dict[int, Any] = {}
     if threading.current_thread() is not threading.main_thread():
       return
-    numbers = [signal.SIGINT] + [signal.SIGTERM] * (not self._together)
+    numbers = [signal.SIGTERM] * (not self._together)
+    # A script that starts a run in the background has it ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+      numbers.append(signal.SIGINT)
+    if not numbers:
+      return
     self._before = {n: signal.signal(n, self._ask) for n in numbers}
     # Python calls handlers in the main thread only, and not while that compiles
     # or waits for the device. The bytes arrive at once.
