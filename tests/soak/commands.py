@@ -89,7 +89,7 @@ def files_in(folder):
   return {
     str(path.relative_to(folder)): digest(path.read_bytes())
     for path in sorted(folder.rglob("*"))
-    if path.is_file() and not path.name.startswith(".")
+    if path.is_file() and "/." not in f"/{path.relative_to(folder)}"
   }
 
 

@@ -211,15 +211,15 @@ def run(command, folder, samples, kills, rng, say):
     if had:
       shutil.copytree(folder / "old", where, dirs_exist_ok=True, symlinks=True)
     words = []
-    for _ in range(min(rng.randint(1, 3), kills - done)):
-      at = None
+    for earlier in range(min(rng.randint(2, 4), kills - done)):
+      at, left = None, 0.5**earlier  # what resumes has less to do
       if rng.random() < 0.5:
-        at = rng.randint(1, max(1, whole.changes))
+        at = rng.randint(1, max(1, int(left * whole.changes)))
       child = Child(
         command.argv(samples, where), log, prepare=command.prepare, kill_at=at
       )
       if at is None:
-        moment = rng.uniform(0, duration)
+        moment = rng.uniform(0, left * duration)
         which = rng.choice(["one", "all", "child"])
         words.append(f"{which} after {moment:.2f} of {duration:.2f} s")
         if not child.wait(moment):
