@@ -188,7 +188,8 @@ def check(what: str, value: Any, wanted: Check) -> None:
 
 def refused(what: str, value: Any, wanted: Check) -> UserError:
   """Makes the error for a value out of bounds."""
-  found = reprlib.repr(value)
+  # A module's dicts are frozen ones, which are shown over several lines.
+  found = " ".join(reprlib.repr(value).split())
   return UserError(f"{what} is {found}; it must be {wanted.wanted}.")
 
 

@@ -223,6 +223,7 @@ def poisoned(value):
     ({"channels": 10**8}, {}, "channels"),
     ({"lstm_layers": 10**5}, {}, "lstm_layers"),
     ({"codebooks": 10**8}, {}, "codebooks"),
+    ({"codebooks": {"a": 1}}, {}, "{ a: 1, }"),
     ({"ratios": [256, 256, 16]}, {}, "do not fit"),
     ({}, {KERNEL: poisoned(np.nan)}, f"{KERNEL} holds NaN"),
     ({}, {KERNEL: poisoned(-np.inf)}, "infinite"),

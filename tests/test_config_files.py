@@ -19,6 +19,7 @@ from mmdcodec.train import config_files
     ("steps=it's", "--config.steps=it's: expected a whole number, such as 20."),
     ("keep=True", "--config.keep=True: expected a whole number, such as 3."),
     ("balancer.on=7: x", "on=7: x: expected True or False, such as False."),
+    ("steps=" + 99 * "7 ", "--config.steps=7 7 7"),
     ("optimizer=inf", "one of them, such as --config.optimizer."),
     ("optimizer.learning_rate='x'", "='x': expected a number, such as 0.0003."),
   ],
@@ -28,6 +29,7 @@ def test_overrides(argument, said):
     config_files.parse(["--config=codec_small:tiny", f"--config.{argument}"])
   words = str(caught.value)
   assert said in words and "\\" not in words and "\n" not in words
+  assert len(words) < 150
 
 
 @pytest.mark.parametrize(

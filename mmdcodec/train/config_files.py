@@ -104,17 +104,19 @@ def _expectation(said: str, overrides: list[str], config: ConfigDict) -> str:
   for override in overrides:
     if not said.startswith(f"flag {override}: "):
       continue
-    key = override.removeprefix("--config.").partition("=")[0]
+    key, _, value = override.removeprefix("--config.").partition("=")
+    shown = value if len(value) < 60 else f"{value[:56]}..."
+    given = f"--config.{key}={shown}"
     with contextlib.suppress(KeyError, AttributeError, TypeError):
       old = functools.reduce(operator.getitem, key.split("."), config)
       if isinstance(old, ConfigDict):
         one = next(iter(old), "KEY")
         return (
-          f"{override}: {key} is a group of settings; give one of them, such"
+          f"{given}: {key} is a group of settings; give one of them, such"
           f" as --config.{key}.{one}=VALUE."
         )
       kind = _KINDS.get(type(old), f"a {type(old).__name__}")
-      return f"{override}: expected {kind}, such as {old!r}."
+      return f"{given}: expected {kind}, such as {old!r}."
   return said.rstrip(".") + "."
 
 
