@@ -194,3 +194,19 @@ def test_those_of_earlier_versions_have_no_digest(copy):
     checkpoints.restore_arrays()
   checkpoints.close()
   assert not said
+
+
+def test_files_that_go_while_they_are_read(tmp_path, monkeypatch):
+  """A training removes the checkpoint that an export is reading."""
+  (tmp_path / "state").mkdir()
+  (tmp_path / "state/a").write_text("a")
+  digests.write(tmp_path)
+  assert digests.damage(tmp_path) is None
+  read = digests._hash
+
+  def gone(path):
+    path.unlink()
+    return read(path)
+
+  monkeypatch.setattr(digests, "_hash", gone)
+  assert digests.damage(tmp_path) == "state/a is missing"

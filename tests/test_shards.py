@@ -114,6 +114,15 @@ def test_a_damaged_shard_is_named(given, change, marked):
   assert "make it again with `mmdcodec" in message and "\n" not in message
 
 
+def test_hidden_files_are_no_shards(given):
+  """What macOS writes beside each file on a disk of another system."""
+  folder, read = given
+  expected = len(read())
+  for shard in shard_files.find(folder):
+    shard.with_name(f"._{shard.name}").write_bytes(b"\0\5\x16\7")
+  assert len(read()) == expected
+
+
 def test_exchanged_shards_are_noticed(given):
   """Token data sets of one audio data set are aligned by their order."""
   folder, read = given

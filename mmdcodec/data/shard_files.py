@@ -21,7 +21,8 @@ _MARKED = 1 << 12
 # What ArrayRecord raises for files that are damaged or gone.
 _UNREADABLE = (RuntimeError, ValueError, OSError)
 
-_PATTERN = "*-train.array_record-*-of-*"
+# Not hidden ones: macOS writes `._name` beside a file on foreign disks.
+_PATTERN = "[!.]*-train.array_record-*-of-*"
 
 
 def find(folder: str | os.PathLike) -> list[Path]:

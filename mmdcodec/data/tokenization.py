@@ -181,8 +181,7 @@ def _notes(unfinished: Path, shard: int) -> Path:
 
 def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
   """Returns everything that the contents of shards depend on."""
-  files_ = sorted(Path(source.path).glob("*.array_record-*"))
-  stats = [path.stat() for path in files_]
+  stats = [path.stat() for path in source.shards]
   return {
     "tokenizer": tokenizer.hash,
     "batch": batch,

@@ -334,10 +334,10 @@ class Checkpoints:
     except Exception as error:
       if (path / digests.FILE).exists():
         raise
+      reason = (str(error).strip() or repr(error)).splitlines()[0]
       raise UserError(
-        f"{path}, of an earlier version, cannot be read"
-        f" ({str(error).splitlines()[0]}); if it is damaged, delete it, and the"
-        " checkpoint before it is used."
+        f"{path}, of an earlier version, cannot be read ({reason}); if it is"
+        " damaged, delete it, and the checkpoint before it is used."
       ) from error
 
   def set_aside(self, step: int) -> pathlib.Path:

@@ -66,20 +66,21 @@ def damage(folder: str | os.PathLike, *, complete: bool = True) -> str | None:
   except (UserError, TypeError, ValueError):
     return f"its {FILE} cannot be read"
   read = []
-  for name, (size, _) in expected.items():
-    try:
+  try:
+    for name, (size, _) in expected.items():
       found = (folder / name).stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-      return f"{name} is missing"
-    if found != size:
-      return f"{name} has {found} bytes instead of {size}"
-    if complete or size <= _SMALL:
-      read.append(name)
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    hashes = pool.map(_hash, [folder / name for name in read])
-    for name, digest in zip(read, hashes, strict=True):
-      if digest != expected[name][1]:
-        return f"{name} differs from its digest"
+      if found != size:
+        return f"{name} has {found} bytes instead of {size}"
+      if complete or size <= _SMALL:
+        read.append(name)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      hashes = pool.map(_hash, [folder / name for name in read])
+      for name, digest in zip(read, hashes, strict=True):
+        if digest != expected[name][1]:
+          return f"{name} differs from its digest"
+  except (FileNotFoundError, NotADirectoryError) as error:
+    # Perhaps only just: a training removes its older checkpoints.
+    return f"{os.path.relpath(error.filename, folder)} is missing"
   return None
 
 
