@@ -6,6 +6,7 @@ records           makes audio data sets from folders, with `prepare`.
                   from tables, file_names finds the files that a row names;
                   report says what was made and what was left out
 record_source     reads records by index; decodes a part of their audio
+shard_files       opens the shards, and notices missing and damaged ones
 token_records     token data sets: the codes of records, for language models
 tokenization      makes them; record_encoder encodes the records on all devices
 aligned_tokens    token data sets of several tokenizers for the same audio
