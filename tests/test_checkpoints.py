@@ -161,6 +161,17 @@ def test_another_stands_in_for_a_damaged_best(copy, file):
   checkpoints.close()
 
 
+def test_a_damaged_score_chooses_no_checkpoint(copy):
+  """Catches a worse checkpoint taken without a word: one digit is another."""
+  path = copy / "checkpoints/10/metrics/metrics"
+  path.write_text(path.read_text().replace("0.1", "9.1"))
+  said = []
+  checkpoints = opened(copy, said, read_only=True)
+  assert checkpoints.best_step() == 5
+  assert ["checkpoints/10 is damaged" in line for line in said] == [True]
+  checkpoints.close()
+
+
 def test_a_step_that_was_asked_for_is_not_replaced(copy):
   damage(copy / "checkpoints/10/data/metadata", DAMAGE["zeroed"])
   checkpoints = opened(copy, [], read_only=True)

@@ -80,9 +80,12 @@ class Steps(ocp_path.step.NameFormat):
     return step in self.damaged
 
   def metrics(self, step: int) -> dict[str, float] | None:
-    """Returns the metrics of a checkpoint; None if it has none."""
+    """Returns the metrics of a checkpoint; None if it has no sound ones."""
+    folder = self._folder / str(step)
+    if digests.damage(folder, within=f"{METRICS}/"):
+      return None
     try:
-      return inputs.read_object(self._folder / str(step) / METRICS / METRICS)
+      return inputs.read_object(folder / METRICS / METRICS)
     except UserError:
       return None
 

@@ -41,13 +41,16 @@ def write(folder: str | os.PathLike) -> None:
   atomic.write_json(folder / FILE, found, indent=0)
 
 
-def damage(folder: str | os.PathLike, *, complete: bool = True) -> str | None:
+def damage(
+  folder: str | os.PathLike, *, complete: bool = True, within: str = ""
+) -> str | None:
   """Compares a folder with its digest.
 
   Args:
     folder: a folder; one without a digest passes.
     complete: whether to read all files; otherwise only the small ones, and the
       sizes of the others.
+    within: a subfolder, whose files alone are compared.
 
   Returns:
     What is wrong with the first damaged file, or None.
@@ -62,6 +65,7 @@ def damage(folder: str | os.PathLike, *, complete: bool = True) -> str | None:
     expected = {
       name: (int(size), str(digest))
       for name, (size, digest) in inputs.read_object(folder / FILE).items()
+      if name.startswith(within)
     }
   except (UserError, TypeError, ValueError):
     return f"its {FILE} cannot be read"
