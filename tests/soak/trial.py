@@ -135,7 +135,7 @@ class Trial:
     for text in (run.err, run.out):
       if "Traceback" in text or _NAMES.search(text):
         raise Fault(f"words for programmers:\n{text}")
-      if any(len(line) > 1200 for line in text.splitlines()):
+      if any(len(line) > 2000 for line in text.splitlines()):
         raise Fault(f"a line of {len(text)} characters:\n{text[:500]} ...")
 
   def refused(self, run, *outputs) -> bool:
