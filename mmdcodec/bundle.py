@@ -254,7 +254,8 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
   found = _read(path, discriminators)
   # Loaders of other kinds, added to LOADERS, make their own checks.
   if found.config.get("kind") in ("codec", "lm"):
-    weights.check(path, found.config, found.variables)
+    judges = found.discriminators if discriminators else None
+    weights.check(path, found.config, found.variables, judges)
   return found
 
 

@@ -250,6 +250,12 @@ def test_only_training_on_reads_the_discriminators(saved, tmp_path):
   np.testing.assert_array_equal(
     found["scale"]["kernel"], critics["scale"]["kernel"]
   )
+  ruined = tmp_path / "ruined"
+  critics = {"a": np.full(2, np.inf)}
+  bundle.save(ruined, config, variables, discriminators=critics)
+  mmdcodec.load(ruined)
+  with pytest.raises(UserError, match="a holds NaN or infinite values"):
+    bundle.read(ruined, discriminators=True)
   (path / "discriminators.safetensors").write_bytes(b"cut off")
   mmdcodec.load(path)
   with pytest.raises(UserError, match="discriminators.* damaged"):

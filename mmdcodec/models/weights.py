@@ -43,7 +43,10 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(
-  path: str | os.PathLike, config: Mapping[str, Any], variables: dict[str, Any]
+  path: str | os.PathLike,
+  config: Mapping[str, Any],
+  variables: dict[str, Any],
+  discriminators: dict[str, Any] | None = None,
 ) -> None:
   """Checks the config of a model, and that its weights fit and are numbers.
 
@@ -51,6 +54,7 @@ def check(
     path: where they come from, for errors.
     config: config of a bundle of kind "codec" or "lm".
     variables: nested dicts of arrays.
+    discriminators: likewise; whether they fit is for the training to say.
 
   Raises:
     UserError: a field is missing, unknown or out of its bounds; an array is
@@ -75,8 +79,10 @@ def check(
       + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
       + " are missing, left over or of another shape."
     )
-  for name, array in found.items():
-    if problem := _problem(array, want[name].dtype):
+  dtypes = {name: array.dtype for name, array in want.items()}
+  judges = flax.traverse_util.flatten_dict(discriminators or {}, sep="/")
+  for name, array in [*found.items(), *judges.items()]:
+    if problem := _problem(array, dtypes.get(name, jnp.float32)):
       raise UserError(
         f"the weights of {path} can't be used: {name} {problem}; get the files"
         " again, or train or export the model again."
