@@ -281,6 +281,21 @@ def test_a_row_of_musiccaps_that_ends_before_its_id(tmp_path):
   assert labels.notes.unread == [("musiccaps.csv, line 2", "has no ytid")]
 
 
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"PK\3\4\x14\0\6\0" + bytes(99),  # of Excel
+    b"PAR1\x15\4\x15\0\n",
+    "file,caption\n".encode("utf-16-le"),  # without its mark
+    b"SQLite format 3\0",
+  ],
+)
+def test_a_table_that_is_no_text_is_refused(tmp_path, data):
+  (table := tmp_path / "t.csv").write_bytes(data)
+  with pytest.raises(UserError, match="not a text in UTF-8, such as a CSV"):
+    records.builder_for(table).labels(tmp_path, table, [])
+
+
 def test_a_table_that_is_a_pipe_is_refused(tmp_path):
   os.mkfifo(table := tmp_path / "t.csv")
   assert records.builder_for(table) is records.AudioFolder

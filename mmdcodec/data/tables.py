@@ -92,7 +92,12 @@ def read_cells(
     UserError: the table cannot be opened, or a row of its header is damaged.
   """
   with _open(table) as text:
-    delimiter = _delimiter(text.readline())
+    first = text.readline()
+    if "\0" in first:
+      raise UserError(
+        f"{table}: is not a text in UTF-8, such as a CSV; save it as one."
+      )
+    delimiter = _delimiter(first)
     text.seek(0)
     # Biographies and lyrics can exceed the default limit of 128 KB.
     csv.field_size_limit(1 << 30)
