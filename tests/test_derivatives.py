@@ -48,6 +48,14 @@ def test_second_derivatives(name):
     jax.eval_shape(jax.grad(norm), ROWS)
 
 
+def test_second_derivatives_of_kernels():
+  """Catches an assertion inside Pallas, for sizes for which it is used."""
+  rows = jax.ShapeDtypeStruct((2, 64, 2, 8), jnp.float32)
+  loss = lambda s: independence.independence_loss(s, KEY)
+  along = lambda s: jax.jvp(jax.grad(loss), (s,), (s,))[1]
+  assert jax.eval_shape(along, rows).shape == rows.shape
+
+
 def train_quantizer(s):
   """Updates codebooks."""
   module = small(dim=3, kmeans_iterations=0)

@@ -11,6 +11,7 @@ whole tile on other platforms, so the two cannot differ. On CPUs and GPUs, XLA
 compiles that function itself.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,12 @@ def by_platform(tile: Callable) -> Callable:
     if z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
       return tile(a, b, weight)
     kernel = lambda a, b, weight: tiled(tile, a, b, weight, part=PART)
-    return lax.platform_dependent(a, b, weight, tpu=kernel, default=tile)
+    # Pallas kernels have no derivatives.
+    either = jax.custom_jvp(
+      lambda *given: lax.platform_dependent(*given, tpu=kernel, default=tile)
+    )
+    either.defjvp(functools.partial(jax.jvp, tile))
+    return either(a, b, weight)
 
   return choose
 
