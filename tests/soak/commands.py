@@ -185,6 +185,21 @@ def factorization_between(found, before, new) -> bool:
   return some_steps(found[0], None, new[0])
 
 
+def independence_results(where):
+  """Runs of codecs, and whether there are results."""
+  job = where / "job"
+  runs = [a_run(job / arm / "seed_0") for arm in ("none", "mmd_delay")]
+  results = job / "results.json"
+  if results.exists():
+    json.loads(results.read_text())
+  return (*runs, results.exists())
+
+
+def independence_between(found, before, new) -> bool:
+  pairs = zip(found[:2], new[:2], strict=True)
+  return all(some_steps(one, None, wanted) for one, wanted in pairs)
+
+
 def _convert(name):
   return lambda s, w: ["convert", s / "public" / name, w / "out", "--force"]
 
@@ -279,6 +294,18 @@ COMMANDS = {
       ],
       factorization_results,
       between=factorization_between,
+    ),
+    # Its runs are processes of their own.
+    Command(
+      "independence",
+      lambda s, w: [
+        "experiment", "independence", "--train", s / "set", "--valid",
+        s / "held_out", "--workdir", w / "job", "--arms", "mmd_delay",
+        "--seeds", "1", "--clips", "1", "--clip_seconds", "0.5", "--jobs", "1",
+        "--no_curves", "--config=independence:tiny",
+      ],
+      independence_results,
+      between=independence_between,
     ),
   )
 }  # fmt: skip

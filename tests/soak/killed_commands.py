@@ -32,7 +32,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 # Seconds after which a run hangs.
-PATIENCE = 300
+PATIENCE = 1800
 
 # What changes folders, as Python's audit hooks call it.
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
@@ -190,7 +190,9 @@ def run(command, folder, samples, kills, rng, say):
     where.mkdir(exist_ok=True)
     argv = (command.old if old else command.argv)(samples, where)
     child = Child(argv, log, prepare=command.prepare)
-    assert child.wait(), f"hangs: {argv}\n{log.read_text()}"
+    if not child.wait():
+      child.kill("all")
+      raise AssertionError(f"hangs: {argv}\n{log.read_text()}")
     assert child.code == 0, f"{child.code}: {argv}\n{log.read_text()[-3000:]}"
     return child
 
@@ -226,7 +228,9 @@ def run(command, folder, samples, kills, rng, say):
           child.kill(which)
       else:
         words.append(f"before change {at} of {whole.changes}")
-      assert child.wait(), f"hangs after {words}\n{log.read_text()}"
+      if not child.wait():
+        child.kill("all")
+        raise AssertionError(f"hangs after {words}\n{log.read_text()}")
       killed = child.code == -signal.SIGKILL
       done += killed or "child" in words[-1]
       while child.others():  # they may finish what they do
