@@ -34,6 +34,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 # Seconds after which a run hangs.
 PATIENCE = 1800
 
+# In the environment of all that a command starts.
+_MARK = "SOAK_COMMAND"
+
 # What changes folders, as Python's audit hooks call it.
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 _MODES = re.compile(r"[wax+]")
@@ -79,12 +82,17 @@ class Child:
 
   def others(self):
     """Processes that it started and that are still there."""
-    found = []
+    found, mark = [], f"{_MARK}={self.pid}".encode()
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
       with contextlib.suppress(OSError):
-        fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        if int(fields[3]) == self.pid and int(entry.name) != self.pid:
-          found += [int(entry.name)] if fields[0] != "Z" else []
+        state, _, _, session = (
+          (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        )
+        ours = int(session) == self.pid or mark in (
+          (entry / "environ").read_bytes().split(b"\0")
+        )
+        if ours and state != "Z" and int(entry.name) != self.pid:
+          found.append(int(entry.name))
     return found
 
   def kill(self, which):
@@ -104,6 +112,7 @@ class Child:
 def _become(argv, log, prepare, kill_at, write):
   """Runs the command in this process and ends it."""
   os.setsid()
+  os.environ[_MARK] = str(os.getpid())
   file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
   for number in (1, 2):
     os.dup2(file, number)
