@@ -166,7 +166,7 @@ def test_a_flac_whose_header_and_frames_differ(tmp_path):
     (unknown_flac(data)[: len(data) // 2], "truncated"),
     (unknown_flac(data, 3 * RATE), "truncated"),
     (unknown_flac(data, RATE), "its header says 24000"),
-    (coded(tone(), "FLAC") + data, "its header says 24000"),
+    (coded(tone(), "FLAC") + data, "several files"),
     (data[:60], "truncated"),
   ):
     path.write_bytes(damaged)
@@ -179,7 +179,7 @@ def test_the_last_frame_of_a_flac_in_blocks_of_other_sizes():
   for rate, samples in ((8000, 700), (44100, 192), (96000, 20_000)):
     data = coded(tone(1.0)[:samples], "FLAC", "PCM_24", rate=rate)
     found = flac_frames.layout(io.BytesIO(data), len(data))
-    assert found == (samples, samples)
+    assert found == (samples, samples, False)
 
 
 def riff(fmt: bytes, data: bytes, *, length=None, form=b"RIFF") -> bytes:
@@ -352,11 +352,16 @@ def test_chunks_after_the_sound_of_a_w64_are_not_played(tmp_path):
   assert lengths(path) == expected
 
 
-@pytest.mark.parametrize("container", ["WAV", "AIFF", "W64", "CAF"])
-def test_files_joined_to_one(tmp_path, container):
+@pytest.mark.parametrize("parts", [(1, 1), (1, 0.5), (0.5, 1)])
+@pytest.mark.parametrize(
+  "container", ["WAV", "RF64", "AIFF", "W64", "CAF", "AU", "NIST", "FLAC"]
+)
+def test_files_joined_to_one(tmp_path, container, parts):
   """`cat a.wav b.wav`: the second is lost."""
   path = tmp_path / "a.wav"
-  path.write_bytes(2 * coded(tone(), container, "PCM_16"))
+  path.write_bytes(
+    b"".join(coded(tone(part), container, "PCM_16") for part in parts)
+  )
   (found,) = lengths(path)
   assert "several files" in found
 

@@ -7,7 +7,7 @@ the widths of both, the order of bytes, and what a length counts.
 from collections.abc import Iterator
 from typing import IO, Literal, NamedTuple
 
-from mmdcodec.audio.windows import TRUNCATED, Unreadable, at, window
+from mmdcodec.audio.windows import SEVERAL, TRUNCATED, Unreadable, at, window
 
 # A file has about ten chunks; zeros look like endless empty chunks.
 _MAX_CHUNKS = 1000
@@ -112,16 +112,12 @@ def sound(stream: IO[bytes], size: int) -> Sound:
   """
   kind = at(stream, 0, 4)
   form, is_64 = _FORMS[kind], kind in (b"RF64", b"BW64")
-  fmt, long_length, found = b"", None, None
+  fmt, found = b"", None
   for name, body, length in _chunks(stream, size, form):
     if found:
       if name in _FORMS or name == form.data:
-        raise Unreadable(
-          "holds several files one after the other; give them one by one"
-        )
+        raise Unreadable(SEVERAL)
     elif name == form.data:
-      if is_64 and length == _WRAP - 1:
-        length = long_length
       found = _extent(stream, form, body, length, size)
       if not found[2]:
         break
@@ -129,8 +125,6 @@ def sound(stream: IO[bytes], size: int) -> Sound:
       break
     elif name == b"fmt ":
       fmt = at(stream, body, min(length, 1 << 10))
-    elif name == b"ds64":
-      long_length = int.from_bytes(at(stream, body + 8, 8), "little")
   if found is None:
     raise Unreadable(TRUNCATED)
   begin, end, stated = found
@@ -181,6 +175,7 @@ def _chunks(
 ) -> Iterator[tuple[bytes, int, int]]:
   """Yields (name to 4 bytes, position of the body, length) of each chunk."""
   position, header = form.first, form.name + form.length
+  long_length = None
   for _ in range(_MAX_CHUNKS):
     # A length may be beyond what a stream can seek to.
     head = at(stream, position, header) if position < size else b""
@@ -191,13 +186,19 @@ def _chunks(
       length -= header
     if length < 0:
       return
+    if head[:4] == b"ds64":
+      long_length = int.from_bytes(
+        at(stream, position + header + 8, 8), "little"
+      )
+    elif head[:4] == form.data and length == _WRAP - 1:
+      length = long_length or length
     yield head[:4], position + header, length
     position += header + length
     position += -position % form.align
 
 
 def _extent(
-  stream: IO[bytes], form: _Form, body: int, length: int | None, size: int
+  stream: IO[bytes], form: _Form, body: int, length: int, size: int
 ) -> tuple[int, int, bool]:
   """Begin and end of the sound, and whether the headers say so.
 
@@ -205,16 +206,15 @@ def _extent(
     stream: seekable stream.
     form: layout of the file.
     body: offset of the sound.
-    length: its length by the header; None if a header for it is missing.
+    length: its length by the header.
     size: bytes of the file.
 
   Raises:
     Unreadable: the file ends before the sound does.
   """
   left = size - body
-  unknown = length is None or _is_unknown(form, length)
-  if length is None or (
-    unknown and not _chunk_at(stream, form, body + length, size)
+  if _is_unknown(form, length) and not _chunk_at(
+    stream, form, body + length, size
   ):
     return body, size, False
   if length > left:

@@ -13,7 +13,14 @@ from typing import IO, Literal
 
 from mmdcodec.audio import chunks, flac_frames, mp3_frames, ogg_links
 from mmdcodec.audio.formats import SUFFIXES
-from mmdcodec.audio.windows import DAMAGED, TRUNCATED, Unreadable, at, window
+from mmdcodec.audio.windows import (
+  DAMAGED,
+  SEVERAL,
+  TRUNCATED,
+  Unreadable,
+  at,
+  window,
+)
 from mmdcodec.errors import UserError
 
 # A complete MP3 may lack this many samples: if it was cut out of a longer
@@ -79,7 +86,7 @@ def _parts(stream: IO[bytes], size: int) -> list[IO[bytes]]:
   if head[:4] == b"fLaC":
     return [_flac(stream, size)]
   if head[:4] in (b".snd", b"dns."):
-    _check_au(head, size)
+    _check_au(stream, head, size)
     return [stream]
   if head[:8] == b"NIST_1A\n":
     return [_nist(stream, size)]
@@ -113,6 +120,9 @@ def _flac(stream: IO[bytes], size: int) -> IO[bytes]:
   flac = flac_frames.layout(stream, size)
   if flac is None:
     raise Unreadable(DAMAGED)
+  odd = flac.too_large or flac.found != flac.promised
+  if odd and flac_frames.holds_another(stream, size):
+    raise Unreadable(SEVERAL)
   if flac.found is None:
     if not flac.promised:
       raise Unreadable(TRUNCATED)
@@ -130,12 +140,20 @@ def _flac(stream: IO[bytes], size: int) -> IO[bytes]:
   return stream
 
 
-def _check_au(head: bytes, size: int) -> None:
+def _check_au(stream: IO[bytes], head: bytes, size: int) -> None:
   order: Literal["big", "little"] = "big" if head[:1] == b"." else "little"
   begin = int.from_bytes(head[4:8], order)
   length = int.from_bytes(head[8:12], order)
-  if length != 0xFFFFFFFF and begin + length > size:
+  if length != 0xFFFFFFFF:
+    _check_end(stream, begin + length, size, head[:4])
+
+
+def _check_end(stream: IO[bytes], end: int, size: int, magic: bytes) -> None:
+  """Checks that a file has all of its sound, and no other file follows."""
+  if end > size:
     raise Unreadable(TRUNCATED)
+  if at(stream, end, len(magic)) == magic:
+    raise Unreadable(SEVERAL)
 
 
 def _nist(stream: IO[bytes], size: int) -> IO[bytes]:
@@ -149,8 +167,7 @@ def _nist(stream: IO[bytes], size: int) -> IO[bytes]:
     begin, length = int(words[1]), math.prod(int(fields[n]) for n in names)
   except (IndexError, KeyError, ValueError):
     raise Unreadable(DAMAGED) from None
-  if begin + length > size:
-    raise Unreadable(TRUNCATED)
+  _check_end(stream, begin + length, size, b"NIST_1A\n")
   # libsndfile reads to the end of the file.
   return window(stream, 0, begin + length)
 

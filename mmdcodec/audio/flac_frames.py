@@ -32,10 +32,12 @@ class Layout(NamedTuple):
     promised: samples given by the header; 0 if unknown.
     found: samples up to the end of the last frame; None if no whole frame ends
       the file.
+    too_large: whether the file is larger than so many samples can make it.
   """
 
   promised: int
   found: int | None
+  too_large: bool
 
 
 class _Frame(NamedTuple):
@@ -65,11 +67,19 @@ def layout(stream: IO[bytes], size: int) -> Layout | None:
     end -= 128  # ID3v1
   promised = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
   block = int.from_bytes(head[10:12], "big")
+  # Largest size of a frame (0 if unknown), and fewest samples in one.
+  most, fewest = (
+    int.from_bytes(head[15:18], "big"),
+    int.from_bytes(head[8:10], "big"),
+  )
+  frames = -(-promised // max(1, fewest))
+  too_large = 0 < most * frames < end - begin
   first = _frame(at(stream, begin, 16), block)
   last = _last_frame(stream, begin, end, block)
   if first is None or last is None:
-    return Layout(promised, None)
-  return Layout(promised, last.first + last.samples - first.first)
+    return Layout(promised, None, too_large)
+  found = last.first + last.samples - first.first
+  return Layout(promised, found, too_large)
 
 
 def counted(stream: IO[bytes], size: int, samples: int) -> IO[bytes]:
@@ -78,6 +88,16 @@ def counted(stream: IO[bytes], size: int, samples: int) -> IO[bytes]:
   head[21] = head[21] & 0xF0 | samples >> 32
   head[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
   return window(stream, 26, size, bytes(head))
+
+
+def holds_another(stream: IO[bytes], size: int) -> bool:
+  """Whether another FLAC file follows, which takes reading all of it."""
+  start, step = b"fLaC\0\0\0\x22", 1 << 20
+  # Blocks overlap, so that none of them cuts the beginning of a file.
+  return any(
+    start in at(stream, position, step + len(start))
+    for position in range(1, size, step)
+  )
 
 
 def _first_frame(stream: IO[bytes], size: int) -> int | None:

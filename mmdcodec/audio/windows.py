@@ -10,6 +10,7 @@ from typing import IO, Any
 # Why most files are not whole.
 TRUNCATED = "is truncated; get a whole copy"
 DAMAGED = "is truncated or damaged; get a whole copy"
+SEVERAL = "holds several files one after the other; give them one by one"
 
 
 class Unreadable(Exception):
