@@ -51,7 +51,7 @@ CODEC = {
   "overlap": [5, -0.1, NAN],
   "codebooks": [0, 10**8],
   "codebook_size": [1, 10**9],
-  "decay": [1.5, 1.0, -0.1, NAN],
+  "decay": [1.5, -0.1, NAN],
   "epsilon": [-1e-5, NAN],
   "threshold": [-1, NAN, INF],
   "threshold_kind": ["percent"],

@@ -22,7 +22,7 @@ from flax import linen as nn
 from jax import lax
 
 from mmdcodec import bounds
-from mmdcodec.bounds import fraction, number, one_of, whole
+from mmdcodec.bounds import number, one_of, whole
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import rules
 from mmdcodec.quantize import vector
@@ -143,7 +143,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     codebooks: number of levels.
     size: codes per level.
     dim: width of z.
-    decay: decay of the running statistics per step.
+    decay: decay of the running statistics per step; 1 freezes them.
     epsilon: pseudo-count of Laplace smoothing.
     threshold: usage below which a code is dead and is replaced; 0 never
       replaces. A `Codec` sets it from its own field of this name.
@@ -159,7 +159,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
   codebooks: Annotated[int, whole(1, MOST_CODEBOOKS)]
   size: Annotated[int, whole(1, MOST_CODES)]
   dim: Annotated[int, whole(1, 1 << 14)]
-  decay: Annotated[float, fraction()] = 0.99
+  decay: Annotated[float, number(0, 1)] = 0.99
   epsilon: Annotated[float, number(0, 1)] = 1e-5
   threshold: Annotated[float, number(0, 1e6)] = 0.1
   threshold_kind: Annotated[str, one_of(vector.THRESHOLD_KINDS)] = "relative"
