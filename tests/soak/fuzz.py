@@ -192,6 +192,8 @@ def run(
         with lock:
           counts[job[0], found["outcome"]] += 1
           spent[job[0]] += found["seconds"]
+          if counts.total() % 500 == 0:
+            say(table(counts, spent))
           if found["outcome"] == "FAULT":
             fault = {"kind": job[0], "seed": job[1], **found}
             faults.append(fault)
