@@ -320,6 +320,13 @@ def test_silence_is_what_is_not_heard(x, silent):
   assert record_writer.is_silent(stereo) == silent
 
 
+@pytest.mark.parametrize("line", ["[1]", "null", '{"kind": "silent"}', "{"])
+def test_damaged_notes_are_refused(tmp_path, line):
+  (path := tmp_path / "notes.jsonl").write_text(line + "\n")
+  with pytest.raises(UserError, match="notes.jsonl"):
+    report.read_notes(path)
+
+
 def test_a_report_keeps_to_its_lines():
   """Names in tables may hold anything, such as codes for a terminal."""
   made = report.Report()

@@ -9,6 +9,7 @@ from typing import Any
 from mmdcodec import formatting
 from mmdcodec.data.captions import Notes
 from mmdcodec.data.tables import Note
+from mmdcodec.errors import UserError
 from mmdcodec.store import inputs
 
 SKIPPED, NOTES = "skipped.jsonl", "notes.jsonl"
@@ -145,12 +146,22 @@ def write_notes(path: Path, kinds: dict[str, list[Note]]) -> None:
 
 
 def read_notes(path: Path) -> dict[str, list[Note]]:
-  """Reads what `write_notes` wrote; data sets of earlier versions have none."""
+  """Reads what `write_notes` wrote; data sets of earlier versions have none.
+
+  Raises:
+    UserError: the file is damaged.
+  """
   kinds: dict[str, list[Note]] = {}
   if path.exists():
     for line in inputs.read_text(path, most=_MOST_BYTES).splitlines():
       row = inputs.parse_json(line, path)
-      kinds.setdefault(row["kind"], []).append(Note(row["where"], row["note"]))
+      try:
+        kind, note = row["kind"], Note(str(row["where"]), str(row["note"]))
+        kinds.setdefault(kind, []).append(note)
+      except (KeyError, TypeError):
+        raise UserError(
+          f"{path}: is damaged, and nothing else needs it; delete it."
+        ) from None
   return kinds
 
 
