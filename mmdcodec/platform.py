@@ -3,8 +3,6 @@
 import glob
 import os
 
-import jax
-
 # Devices of TPU chips: v2 to v4, and later ones.
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
@@ -33,10 +31,14 @@ def only_compile_for_tpu() -> None:
     os.environ.setdefault(variable, value)
 
 
-# Whoever has installed libtpu to compile for TPUs has it asked for chips at
-# JAX's first use.
-if not any(map(glob.glob, _CHIPS)):
-  only_compile_for_tpu()
+def expect_no_tpu() -> None:
+  """Keeps libtpu silent on a machine without TPUs, before JAX loads it.
+
+  Whoever has installed it to compile for TPUs has it asked for chips at JAX's
+  first use.
+  """
+  if not any(map(glob.glob, _CHIPS)):
+    only_compile_for_tpu()
 
 
 def traced_for() -> str:
@@ -48,6 +50,9 @@ def traced_for() -> str:
   program is correct but slower. Code that runs on one platform only, such as
   Pallas kernels, needs `jax.lax.platform_dependent`.
   """
+  # The command line imports this file, and is fast without JAX.
+  import jax
+
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 

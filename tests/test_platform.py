@@ -7,7 +7,6 @@ for one chip on a machine that has a pod's.
 import glob
 import importlib.util
 import os
-import runpy
 import subprocess
 import sys
 
@@ -27,7 +26,7 @@ def test_settings_of_tpus_stay_where_there_are_some(monkeypatch, chip):
   monkeypatch.setenv("TPU_WORKER_ID", "3")
   found = lambda pattern: [chip] if chip and chip[:-1] in pattern else []
   monkeypatch.setattr(glob, "glob", found)
-  runpy.run_path(platform.__file__)
+  platform.expect_no_tpu()
   assert [name in os.environ for name in NAMES].count(not chip) >= 4
   assert os.environ["TPU_WORKER_ID"] == "3"
 
@@ -41,7 +40,8 @@ def test_libtpu_is_silent_without_a_tpu():
     pytest.skip("there is a TPU")
   env = {k: v for k, v in os.environ.items() if k not in NAMES}
   env.pop("JAX_PLATFORMS", None)
-  code = "from mmdcodec import platform; import jax; jax.devices()"
+  code = "from mmdcodec import platform; platform.expect_no_tpu();"
+  code += "import jax; jax.devices()"
   done = subprocess.run(
     [sys.executable, "-c", code], env=env, capture_output=True, text=True
   )

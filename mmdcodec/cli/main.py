@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import mmdcodec
+from mmdcodec import platform
 from mmdcodec.cli import streams
 from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.formatting import is_utf8
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
   if argv is not None:
     return _run(argv)
   streams.begin()
+  platform.expect_no_tpu()
   code = 1  # of the interpreter, after a traceback
   try:
     code = _run(sys.argv[1:])
