@@ -115,10 +115,11 @@ def test_clipping_is_said(tmp_path, suffix):
     files.write(path, x, rate=RATE)
   assert len(caught) == 1 and str(path) in str(caught[0].message)
   with pytest.warns(Notice, match="clipped") as caught:
-    with block_io.create(path, rate=RATE, channels=1) as writer:
+    with block_io.create(path, rate=RATE, channels=1, name="stdout") as writer:
       for part in np.split(x, 4):
         writer.write(part)
   assert len(caught) == 1
+  assert str(caught[0].message).startswith("stdout: ")
   # Not a word on what is not clipped, or hardly.
   files.write(path, music(1.0), rate=RATE)
   x = music(1.0)

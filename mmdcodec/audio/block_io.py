@@ -195,6 +195,7 @@ def create(
   channels: int,
   to: int | None = None,
   subtype: str | None = None,
+  name: str | None = None,
 ) -> Iterator[Writer]:
   """Creates an audio file in the format given by the path's suffix.
 
@@ -207,6 +208,7 @@ def create(
     channels: number of channels.
     to: preferred rate of the file in Hz; None means `rate`.
     subtype: libsndfile's name of the coding; None means the suffix's default.
+    name: name of the file in notices; None means its path.
 
   Raises:
     UserError: unknown suffix, folder missing, or rate or channels that the
@@ -226,7 +228,7 @@ def create(
     out = stack.enter_context(_Output(io.FileIO(partial, "r+")))
     try:
       with _sound(out, to, channels, coding, container, path) as sound:
-        writer = Writer(sound, rate, coding, path)
+        writer = Writer(sound, rate, coding, name or path)
         yield writer
         writer.finish()
     except Exception as error:

@@ -197,8 +197,9 @@ def decode_file(
   begin, end = _span(args, reader)
   seconds = (end - begin) // codec.rate
   counter = progress.counter("seconds") if show and seconds else None
+  name = "stdout" if args.output == "-" else str(target)
   with block_io.create(
-    target, rate=codec.rate, channels=codec.channels, to=args.rate
+    target, rate=codec.rate, channels=codec.channels, to=args.rate, name=name
   ) as writer:
     for x in decoding.decode_part(codec, reader, begin, end):
       writer.write(x)
@@ -207,7 +208,6 @@ def decode_file(
   for words in reader.damage:
     print(f"{reader.name}: {words}", file=sys.stderr)
   if say:
-    name = "stdout" if args.output == "-" else target
     duration = (end - begin) / codec.rate
     kbps = reader.header.raw_bits * reader.header.frame_rate / 1000
     say(
