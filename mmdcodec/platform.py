@@ -6,6 +6,10 @@ import os
 # Devices of TPU chips: v2 to v4, and later ones.
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 
+# Whether this process runs one command and nothing else, so that code far below
+# may end it. The command line sets it.
+one_command = False
+
 
 def cpus() -> int:
   """Returns the number of CPUs that this process may use."""

@@ -10,6 +10,7 @@ import pytest
 from toy_task import Toy, toy_config
 from training_runs import environment
 
+from mmdcodec import platform
 from mmdcodec.cli.main import main
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import loop, preemption
@@ -82,6 +83,7 @@ def test_a_second_sigint_ends_the_process(monkeypatch):
   """Catches a process that only SIGKILL can end."""
   codes = []
   monkeypatch.setattr(preemption.os, "_exit", codes.append)
+  monkeypatch.setattr(platform, "one_command", True)
   notice = preemption.PreemptionNotice()
   try:
     signal.raise_signal(signal.SIGTERM)
@@ -91,6 +93,22 @@ def test_a_second_sigint_ends_the_process(monkeypatch):
   finally:
     notice.close()
   assert codes == [preemption.INTERRUPTED]
+
+
+def test_a_second_sigint_only_interrupts_other_programs(monkeypatch):
+  """Catches a notebook whose kernel dies of two interrupts."""
+  codes = []
+  monkeypatch.setattr(preemption.os, "_exit", codes.append)
+  before = signal.getsignal(signal.SIGINT)
+  notice = preemption.PreemptionNotice()
+  try:
+    signal.raise_signal(signal.SIGINT)
+    assert notice.reached(1) and notice.interrupted
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    notice.close()
+  assert not codes and signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_in_the_background_ignores_sigint():
@@ -110,7 +128,9 @@ def test_a_run_in_the_background_ignores_sigint():
 
 BUSY = """
 import hashlib
+from mmdcodec import platform
 from mmdcodec.train import preemption
+platform.one_command = True
 preemption.PreemptionNotice()
 print("ready", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)

@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     return _run(argv)
   streams.begin()
   platform.expect_no_tpu()
+  platform.one_command = True
   code = 1  # of the interpreter, after a traceback
   try:
     code = _run(sys.argv[1:])

@@ -52,7 +52,7 @@ def train(
       too many steps, or after the last one.
     Preempted: a SIGTERM ended the run; the state was saved.
     KeyboardInterrupt: the same for a SIGINT (Ctrl-C); a second one ends the
-      process at once.
+      command at once, or raises this error without saving.
   """
   config = settings.plain(config)
   config_checks.check(config)

@@ -2,8 +2,9 @@
 
 SIGTERM and SIGINT (Ctrl-C) let the step that is under way finish and its state
 be saved. An exception inside a save, as Python raises for SIGINT, could leave
-the threads that write waiting for each other. A second SIGINT ends the process
-at once, even if it is compiling.
+the threads that write waiting for each other. A second SIGINT ends a command
+at once, even if it is compiling; in other programs (a notebook, for example) it
+has the handler from before, which raises KeyboardInterrupt.
 """
 
 import os
@@ -15,6 +16,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from mmdcodec import platform
 
 # EX_TEMPFAIL of sysexits.h: unlike exit code 0, it makes a supervisor restart
 # the run.
@@ -68,15 +71,20 @@ class PreemptionNotice:
 
   def _ask(self, signum: int, frame: types.FrameType | None) -> None:
     self.asked = True
-    self.interrupted |= signum == signal.SIGINT
+    if signum == signal.SIGINT:
+      self.interrupted = True
+      if not platform.one_command:
+        signal.signal(signum, self._before[signum] or signal.SIG_DFL)
 
   def _count(self, reading: int) -> None:
-    """Acts on each SIGINT: says what happens at the first, ends at the next."""
+    """Says what happens at the first SIGINT; the next ends a command."""
     told = False
     with open(reading, "rb", buffering=0) as numbers:
       while number := numbers.read(1):
         if number[0] != signal.SIGINT:
           continue
+        if told and not platform.one_command:
+          continue  # the handler from before acts
         if told:
           print("mmdcodec: ended at once", file=sys.stderr, flush=True)
           os._exit(INTERRUPTED)
