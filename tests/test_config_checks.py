@@ -96,7 +96,8 @@ def test_impossible_numbers_are_refused(name, key, value):
     ("codec_small", "losses.perceptual.weight", "one of waveform, mel"),
     ("lm_small", "text_droput", "text_dropout"),
     ("lm_small", "data.text_token", "data.text_tokens"),
-    ("lm_small", "losses.mel.weight", "one of task"),
+    ("lm_small", "stepz", "steps"),
+    ("codec_small", "data.notes", "one of train"),
   ],
 )
 def test_unknown_settings_are_refused(name, key, nearest):
@@ -149,6 +150,16 @@ def test_shipped_configs_pass(name):
   config = config_of(name)
   config_checks.check(config)
   config_checks.check(json.loads(json.dumps(config)))
+
+
+@pytest.mark.parametrize("name", ["codec_small", "lm_small"])
+@pytest.mark.parametrize(
+  "key, value",
+  [("notes", "a baseline"), ("wandb", {"project": "music"}), ("my_tags", [1])],
+)
+def test_a_config_may_have_keys_of_the_user(name, key, value):
+  """Catches a config file that is refused for what it only carries along."""
+  config_checks.check(config_of(name) | {key: value})
 
 
 def test_users_may_have_settings_of_their_own():

@@ -1,8 +1,10 @@
 """Checks every setting of a run before anything is built.
 
 The tables below name every setting of `configs/common.py` and say which numbers
-it may have; what is not named here is refused, with the nearest name. Choices
-between words, and `model`, are checked by the code that reads them.
+it may have; what is not named here is refused, with the nearest name. Only at
+the top may a config have keys of the user's own, such as notes, unless one
+looks like a misspelt setting. Choices between words, and `model`, are checked
+by the code that reads them.
 """
 
 import difflib
@@ -208,7 +210,7 @@ def _check_section(
   for key, value in section.items():
     name, rule = f"{path}.{key}" if path else str(key), rules.get(key)
     if rule is None and path not in own:
-      _check_unknown(name, str(key), rules)
+      _check_unknown(name, str(key), rules, free=not path)
     elif rule is None:
       continue
     elif isinstance(rule, Mapping):
@@ -217,20 +219,24 @@ def _check_section(
       bounds.check(name, value, rule)
 
 
-def _check_unknown(name: str, key: str, rules: Mapping[str, Any]) -> None:
+def _check_unknown(
+  name: str, key: str, rules: Mapping[str, Any], *, free: bool
+) -> None:
   """Raises a UserError for a setting that no table names.
 
   Args:
     name: full name of the setting.
     key: its last part.
     rules: the settings beside it.
+    free: whether names unlike any of these are the user's own.
   """
   if near := difflib.get_close_matches(key, rules, 1):
     nearest = name.removesuffix(key) + near[0]
     raise UserError(f"there is no setting {name}; did you mean {nearest}?")
-  raise UserError(
-    f"there is no setting {name}; expected one of {', '.join(rules)}."
-  )
+  if not free:
+    raise UserError(
+      f"there is no setting {name}; expected one of {', '.join(rules)}."
+    )
 
 
 def _check_together(config: Mapping[str, Any]) -> None:
