@@ -1,0 +1,212 @@
+"""Encoder and decoder of spectral codecs: all layers run at the frame rate.
+
+  encoder: MDCT and MDST -> whitening, compression -> ConvNeXt blocks -> latents
+  decoder: latents -> ConvNeXt blocks -> MDCT coefficients -> inverse MDCT
+
+A SEANet spends most of its work at the sample rate, on layers that learn
+something like a filter bank. Here a fixed transform takes their place
+(`mmdcodec.nn.mdct`), as in Vocos (arXiv 2306.00814; STFT, decoder only),
+APCodec (arXiv 2402.10533; amplitude and phase), MDCTCodec (arXiv 2411.00464)
+and SpectroStream (arXiv 2508.05207), with the ConvNeXt blocks of Vocos.
+
+  whitening    each bin is divided by its usual magnitude in the training music,
+               the `profile`; the decoder multiplies by it. Without, bass is a
+               thousand times as loud as treble.
+  compression  magnitudes to the power 0.3, phases kept.
+  head         coefficient = profile * 2 exp(m) s, with m and s from one dense
+               layer: levels over many orders of magnitude, either sign.
+  latents      have mean 0 and variance 1 in each dimension: over the frames of
+               the batch in training, by running statistics otherwise. The
+               commitment loss cannot shrink them.
+
+Profile and running statistics are arrays of the collection "codebook": part of
+the model, without a gradient. Stereo is coded as middle and side.
+
+A frame sees half a hop of samples after it, and the last half hop of the audio
+of a frame needs the next frame. A causal codec adds nothing to that. Pieces of
+a stream (`mmdcodec.models.streaming`) are therefore longer than whole frames by
+half a hop: the encoder's input at its end, which comes again at the start of
+the next piece; the decoder's output at its start, which was still missing.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.models.spectral_bins import (
+  STATISTICS,
+  Analysis,
+  Profile,
+  Synthesis,
+)
+from mmdcodec.nn.conv import frames, length_mask, mask_after, padding
+from mmdcodec.nn.convnext import ConvNeXt
+
+# Largest m of the head: e^7 times the usual magnitude is louder than clipping.
+LOUDEST = 7.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectralNetwork:
+  """The fields of `Codec` that encoder and decoder need, documented there."""
+
+  channels: int
+  causal: bool
+  hop: int
+  dim: int
+  width: int
+  kernel: int
+  expansion: int
+  encoder_blocks: int
+  decoder_blocks: int
+  compression: float
+  dtype: str
+  remat: bool
+
+  def convnext(self, blocks: int, out: int, out_scale: float = 1.0) -> ConvNeXt:
+    """A stack of blocks with the common options."""
+    return ConvNeXt(
+      width=self.width,
+      blocks=blocks,
+      out=out,
+      kernel_size=self.kernel,
+      expansion=self.expansion,
+      causal=self.causal,
+      out_scale=out_scale,
+      dtype=jnp.dtype(self.dtype),
+      remat=self.remat,
+    )
+
+  def context(self, blocks: int) -> tuple[int, int]:
+    """Frames (before, after) that an output of `blocks` blocks depends on."""
+    left, right = padding(self.kernel, 1, 1, self.causal)
+    return blocks * left, blocks * right
+
+
+class LatentNorm(nn.Module):
+  """Normalises each dimension over frames, without scale or shift.
+
+  Attributes:
+    decay: decay of the running statistics.
+  """
+
+  decay: float = 0.95
+
+  @nn.compact
+  def __call__(self, z: jax.Array, ends: jax.Array | None) -> jax.Array:
+    """[batch, frames, dim] -> the same shape."""
+    shape = z.shape[-1:]
+    mean = self.variable(STATISTICS, "mean", jnp.zeros, shape)
+    variance = self.variable(STATISTICS, "variance", jnp.ones, shape)
+    if self.is_initializing() or not self.is_mutable_collection(STATISTICS):
+      return (z - mean.value) * jax.lax.rsqrt(variance.value + 1e-6)
+    valid = (
+      jnp.ones(z.shape[:2]) if ends is None else length_mask(ends, z.shape[1])
+    )
+    weight = (valid / jnp.maximum(valid.sum(), 1))[..., None]
+    now = jnp.sum(weight * z, (0, 1))
+    spread = jnp.sum(weight * (z - now) ** 2, (0, 1))
+    some = valid.any()
+    for running, value in (mean, now), (variance, spread):
+      moved = self.decay * running.value + (1 - self.decay) * value
+      moved = jax.lax.stop_gradient(moved)
+      running.value = jnp.where(some, moved, running.value)
+    return (z - now) * jax.lax.rsqrt(spread + 1e-6)
+
+
+class SpectralEncoder(nn.Module):
+  """Maps audio to latents, one frame for every `hop` samples.
+
+  It has the parts of `mmdcodec.models.seanet.Encoder`: `front` does all;
+  `recurrent` and `back` do nothing.
+
+  Attributes:
+    network: fields of the codec.
+    profile: shared with the decoder.
+  """
+
+  network: SpectralNetwork
+  profile: Profile
+
+  def setup(self) -> None:
+    """Builds the layers."""
+    n = self.network
+    self.analysis = Analysis(n.hop, self.profile, n.compression)
+    self.blocks = n.convnext(n.encoder_blocks, n.dim)
+    self.norm = LatentNorm()
+
+  def __call__(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """[batch, samples, channels] -> [batch, frames, dim] float32.
+
+    In streaming, x is half a hop longer than its frames, see `Analysis`.
+    """
+    return self.front(x, lengths)
+
+  def front(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """[batch, samples, channels] -> [batch, frames, dim]."""
+    ends = None if lengths is None else frames(lengths, self.network.hop)
+    return self.norm(self.blocks(self.analysis(x, ends), ends), ends)
+
+  def recurrent(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns x."""
+    return x
+
+  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """Returns x."""
+    return x
+
+
+class SpectralDecoder(nn.Module):
+  """Maps latents to audio.
+
+  It has the parts of `mmdcodec.models.seanet.Decoder`: `front`, the blocks;
+  `recurrent`, which does nothing; `back`, the inverse transform.
+
+  Attributes:
+    network: fields of the codec.
+    profile: shared with the encoder.
+  """
+
+  network: SpectralNetwork
+  profile: Profile
+
+  def setup(self) -> None:
+    """Builds the layers."""
+    n = self.network
+    # Half the usual deviation: untrained, the audio is quiet noise.
+    self.blocks = n.convnext(n.decoder_blocks, 2 * n.channels * n.hop, 0.5)
+    self.synthesis = Synthesis(n.hop, self.profile)
+
+  def __call__(
+    self, z: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """[batch, frames, dim] -> [batch, frames * hop, channels] float32.
+
+    In streaming, the audio is half a hop longer, see `Synthesis`.
+    """
+    return self.back(self.front(z, lengths), lengths)
+
+  def front(self, z: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """[batch, frames, dim] -> [batch, frames, 2 * channels * hop]."""
+    return self.blocks(z, lengths)
+
+  def recurrent(
+    self, x: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """Returns x."""
+    return x
+
+  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """[batch, frames, 2 * channels * hop] -> [batch, samples, channels]."""
+    n = self.network
+    x = mask_after(x, lengths)
+    x = x.reshape(*x.shape[:2], 2, n.channels, n.hop)
+    level, sign = x[:, :, 0], x[:, :, 1]
+    bins = 2 * jnp.exp(jnp.minimum(level, LOUDEST)) * sign
+    return self.synthesis(bins, lengths)
