@@ -7,7 +7,8 @@
   encoded = model.apply(variables, x, method="encode")
   y = model.apply(variables, encoded.codes, method="decode")
 
-Encoder and decoder are in `mmdcodec.models.seanet`, the quantizer is in
+Encoder and decoder are in `mmdcodec.models.seanet` or, for the topology
+"spectral", in `mmdcodec.models.spectral_networks`; the quantizer is in
 `mmdcodec.quantize.residual`, coding in chunks in `mmdcodec.models.chunks`.
 SoundStream is arXiv 2107.03312, EnCodec arXiv 2210.13438.
 """
@@ -21,12 +22,18 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.bounds import flag, number, whole
+from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, fields
 from mmdcodec.models.codec_outputs import Encoded, Output, loudness
 from mmdcodec.models.codec_presets import PRESETS
 from mmdcodec.models.seanet import Decoder, Encoder, Network
+from mmdcodec.models.spectral_bins import Profile
+from mmdcodec.models.spectral_networks import (
+  SpectralDecoder,
+  SpectralEncoder,
+  SpectralNetwork,
+)
 from mmdcodec.nn.conv import frames, length_mask, mask_after
 from mmdcodec.quantize.residual import (
   MOST_CODEBOOKS,
@@ -40,6 +47,8 @@ NO_SCALE = (
   " encode returned."
 )
 
+TOPOLOGIES = ("seanet", "soundstream", "spectral")
+
 
 class Codec(bounds.Checked, nn.Module):
   """A neural audio codec; the defaults are those of a 24 kHz EnCodec.
@@ -50,15 +59,18 @@ class Codec(bounds.Checked, nn.Module):
   gives the same result as alone, and zeros after its end.
 
   Attributes:
-    topology: "seanet" or "soundstream"; the latter ends in `kernel` instead
-      of `last_kernel` on the audio side.
+    topology: "seanet", "soundstream" or "spectral". A SoundStream ends in
+      `kernel` instead of `last_kernel` on the audio side.
     rate: samples per second.
     channels: number of audio channels.
     causal: no output depends on later input (except within one frame).
-    filters: channels after the first convolution, doubled by every block.
-    ratios: strides in the order of the decoder; the encoder reverses them.
+    ratios: strides in the order of the decoder; the encoder reverses them. A
+      spectral codec uses only their product.
     dim: width of the latents.
-    kernel: taps of the first convolution of encoder and decoder.
+    kernel: taps of the first convolution of encoder and decoder; in a spectral
+      codec, of every depthwise convolution.
+    filters: channels after the first convolution, doubled by every block. This
+      and all to `trim_right_ratio` are not of spectral codecs.
     last_kernel: taps of their last convolutions.
     residual_kernel: taps in the residual layers.
     dilations: one for each residual layer of a block.
@@ -68,6 +80,12 @@ class Codec(bounds.Checked, nn.Module):
     norm: "none", "weight" or "time_group".
     pad_mode: "constant" or "reflect".
     trim_right_ratio: as in `ConvTranspose`.
+    width: channels of the blocks. This and all to `compression` are of spectral
+      codecs alone.
+    expansion: width inside the blocks, in widths of the blocks.
+    encoder_blocks: ConvNeXt blocks of the encoder.
+    decoder_blocks: those of the decoder.
+    compression: exponent of the magnitudes that the encoder sees.
     normalize: divide the input by its loudness (`Encoded.scale`).
     chunk_seconds: `encode` and `decode` work in chunks of this length; 0 means
       whole clips. Training never cuts its crops into chunks.
@@ -89,8 +107,8 @@ class Codec(bounds.Checked, nn.Module):
 
   called = "the codec"
 
-  # `Network` and the quantizer have the bounds of their own fields.
-  topology: str = "seanet"
+  # The networks and the quantizer have the bounds of their own fields.
+  topology: Annotated[str, one_of(TOPOLOGIES)] = "seanet"
   rate: Annotated[int, whole(1, 1_000_000)] = 24000
   channels: int = 1
   causal: bool = True
@@ -107,6 +125,11 @@ class Codec(bounds.Checked, nn.Module):
   norm: str = "weight"
   pad_mode: str = "reflect"
   trim_right_ratio: float = 1.0
+  width: int = 192
+  expansion: int = 3
+  encoder_blocks: int = 3
+  decoder_blocks: int = 4
+  compression: float = 0.3
   normalize: Annotated[bool, flag()] = False
   chunk_seconds: Annotated[float, number(0, 3600)] = 0.0
   overlap: Annotated[float, number(0, 0.99)] = 0.01
@@ -123,8 +146,13 @@ class Codec(bounds.Checked, nn.Module):
 
   def setup(self) -> None:
     """Builds encoder, quantizer and decoder."""
-    self.encoder = Encoder(self.network)
-    self.decoder = Decoder(self.network)
+    n = self.network
+    if isinstance(n, SpectralNetwork):
+      self.profile = Profile(n.channels, n.hop)
+      self.encoder = SpectralEncoder(n, self.profile)
+      self.decoder = SpectralDecoder(n, self.profile)
+    else:
+      self.encoder, self.decoder = Encoder(n), Decoder(n)
     self.quantizer = ResidualVectorQuantizer(**self.quantizer_fields)
 
   @property
@@ -145,10 +173,11 @@ class Codec(bounds.Checked, nn.Module):
     return {name: getattr(self, renamed.get(name, name)) for name in names}
 
   @property
-  def network(self) -> Network:
+  def network(self) -> Network | SpectralNetwork:
     """The fields of encoder and decoder."""
-    names = [f.name for f in dataclasses.fields(Network)]
-    return Network(**{name: getattr(self, name) for name in names})
+    kind = network_kind(self.topology)
+    names = [f.name for f in dataclasses.fields(kind)]
+    return kind(**{name: getattr(self, name) for name in names})
 
   @property
   def stride(self) -> int:
@@ -371,6 +400,11 @@ class Codec(bounds.Checked, nn.Module):
     bounds.check_shape("x", x, batch=size, samples=size, channels=self.channels)
 
 
+def network_kind(topology: str) -> type[Network] | type[SpectralNetwork]:
+  """The class of the fields of encoder and decoder."""
+  return SpectralNetwork if topology == "spectral" else Network
+
+
 def preset(name: str, **changes: Any) -> dict[str, Any]:
   """All fields of a published or tiny codec.
 
@@ -379,12 +413,23 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
     **changes: fields to change.
 
   Returns:
-    dict for `from_config`, ready for JSON.
+    dict for `from_config`, ready for JSON, without the fields of other
+    topologies.
 
   Raises:
     UserError: there is no such preset or field.
   """
-  return fields.preset(Codec, PRESETS, name, changes, Codec.called)
+  found = fields.preset(Codec, PRESETS, name, changes, Codec.called)
+  names = lambda kind: {field.name for field in dataclasses.fields(kind)}
+  kind = network_kind(found["topology"])
+  unused = (names(Network) | names(SpectralNetwork)) - names(kind)
+  unused -= {"topology"}
+  for key in unused & changes.keys():
+    raise UserError(
+      f"the codec preset {name!r} has the topology {found['topology']!r}, which"
+      f" has no field {key!r}."
+    )
+  return {key: value for key, value in found.items() if key not in unused}
 
 
 def from_config(config: Any) -> Codec:

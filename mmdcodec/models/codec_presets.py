@@ -48,6 +48,25 @@ ENCODEC = dict(
   quantizer_dropout=1.0,
 )
 
+# Numbers chosen for small codecs that train in minutes.
+SPECTRAL = dict(
+  topology="spectral",
+  rate=24000,
+  channels=1,
+  causal=False,
+  ratios=(8, 5, 4, 3),
+  dim=64,
+  kernel=7,
+  width=192,
+  expansion=3,
+  encoder_blocks=3,
+  decoder_blocks=4,
+  compression=0.3,
+  codebooks=8,
+  codebook_size=256,
+  decay=0.95,
+)
+
 TINY = dict(
   rate=8000,
   filters=4,
@@ -91,6 +110,8 @@ PRESETS = {
     overlap=0.01,
     codebooks=16,
   ),
+  # 50 Hz, 3.2 kbps, 2.0 M parameters.
+  "spectral_small": SPECTRAL,
   # For tests: the same structures, compiled in seconds.
   "soundstream_tiny": SOUNDSTREAM | TINY,
   "encodec_tiny": ENCODEC | TINY,
@@ -103,5 +124,18 @@ PRESETS = {
     normalize=True,
     chunk_seconds=0.1,
     overlap=0.05,
+  ),
+  "spectral_tiny": SPECTRAL
+  | dict(
+    rate=8000,
+    ratios=(5, 4),
+    dim=16,
+    kernel=3,
+    width=16,
+    expansion=2,
+    encoder_blocks=2,
+    decoder_blocks=2,
+    codebooks=4,
+    codebook_size=32,
   ),
 }

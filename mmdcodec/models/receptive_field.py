@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 from mmdcodec.models.seanet import Network
+from mmdcodec.models.spectral_networks import SpectralNetwork
 from mmdcodec.nn.conv import padding, trimming
 
 
@@ -20,6 +21,34 @@ class Layer:
   stride: int = 1
   dilation: int = 1
   up: bool = False
+
+
+def contexts(
+  n: Network | SpectralNetwork,
+) -> tuple[tuple[int, int], ...]:
+  """Whole frames (before, after) a frame that the output of each part needs.
+
+  Args:
+    n: the network.
+
+  Returns:
+    One pair each for `front` and `back` of the encoder, and of the decoder.
+  """
+  if isinstance(n, SpectralNetwork):
+    # The transform overlaps with the neighbours of a frame.
+    before, after = n.context(n.encoder_blocks)
+    return (
+      (before + 1, after + 1),
+      (0, 0),
+      n.context(n.decoder_blocks),
+      (1, 1),
+    )
+  stride = math.prod(n.ratios)
+  parts = (*encoder_layers(n), *decoder_layers(n))
+  return tuple(
+    frames_around(layers, n, step)
+    for layers, step in zip(parts, (stride, 1, 1, stride), strict=True)
+  )
 
 
 def encoder_layers(n: Network) -> tuple[list[Layer], list[Layer]]:

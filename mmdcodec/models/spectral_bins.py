@@ -162,6 +162,10 @@ class Synthesis(nn.Module):
       self.variable(STREAM, name, jnp.zeros, shape) for name in ("half", "next")
     ]
     seen = self.variable(STREAM, "seen", jnp.zeros, (len(bins),), bool)
+    if ends is not None:
+      # A stream that ends with its last frame here may also go on. If it ends,
+      # its tail replaces what would be the overlap with the next frame.
+      ends = jnp.where(ends < bins.shape[2], ends, bins.shape[2] + 1)
     y, tail, after = mdct.imdct_piece(
       bins,
       self.hop,

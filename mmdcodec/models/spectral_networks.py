@@ -30,11 +30,15 @@ the next piece; the decoder's output at its start, which was still missing.
 """
 
 import dataclasses
+import math
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bounds
+from mmdcodec.bounds import flag, list_of, number, whole
 from mmdcodec.models.spectral_bins import (
   STATISTICS,
   Analysis,
@@ -49,21 +53,38 @@ LOUDEST = 7.0
 
 
 @dataclasses.dataclass(frozen=True)
-class SpectralNetwork:
+class SpectralNetwork(bounds.Checked):
   """The fields of `Codec` that encoder and decoder need, documented there."""
 
-  channels: int
-  causal: bool
-  hop: int
-  dim: int
-  width: int
-  kernel: int
-  expansion: int
-  encoder_blocks: int
-  decoder_blocks: int
-  compression: float
-  dtype: str
-  remat: bool
+  called = "the codec"
+
+  channels: Annotated[int, whole(1, 64)]
+  causal: Annotated[bool, flag()]
+  ratios: Annotated[tuple[int, ...], list_of(whole(1, 256), 8)]
+  dim: Annotated[int, whole(1, 1 << 14)]
+  kernel: Annotated[int, whole(1, 255)]
+  width: Annotated[int, whole(1, 1 << 14)]
+  expansion: Annotated[int, whole(1, 64)]
+  encoder_blocks: Annotated[int, whole(1, 256)]
+  decoder_blocks: Annotated[int, whole(1, 256)]
+  compression: Annotated[float, number(0.01, 1)]
+  dtype: Annotated[str, bounds.dtype("float32", "bfloat16")]
+  remat: Annotated[bool, flag()]
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.hop % 2 or self.hop > 1 << 14:
+      return (
+        f"the product of the ratios {self.ratios} is {self.hop}; a spectral"
+        " codec needs an even number of samples per frame, at most 16384"
+      )
+    return None
+
+  @property
+  def hop(self) -> int:
+    """Samples and bins per frame."""
+    return math.prod(self.ratios)
 
   def convnext(self, blocks: int, out: int, out_scale: float = 1.0) -> ConvNeXt:
     """A stack of blocks with the common options."""
@@ -149,7 +170,8 @@ class SpectralEncoder(nn.Module):
   def front(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
     """[batch, samples, channels] -> [batch, frames, dim]."""
     ends = None if lengths is None else frames(lengths, self.network.hop)
-    return self.norm(self.blocks(self.analysis(x, ends), ends), ends)
+    z = self.norm(self.blocks(self.analysis(x, ends), ends), ends)
+    return mask_after(z, ends)
 
   def recurrent(
     self, x: jax.Array, lengths: jax.Array | None = None

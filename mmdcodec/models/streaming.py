@@ -20,6 +20,12 @@ codec with such layers must begin with a step of at least
 `latency(model)[...].start` frames, unless it ends in that step.
 `mmdcodec.tokenizers.streamer` does all of this for arrays of any size.
 
+A spectral codec transforms overlapping frames, so its steps overlap by
+`overlap(model)` samples: the encoder takes that much more than whole frames and
+sees it again in its next step; the decoder returns that much more. Its audio
+begins that much before its first frame, and the last of it holds only if the
+clip ends with this step.
+
 A step of one frame takes as long as reading the weights. `without_weight_norm`
 computes the kernels once instead of in every step.
 """
@@ -35,6 +41,7 @@ import jax.numpy as jnp
 from mmdcodec.errors import UserError
 from mmdcodec.models import receptive_field
 from mmdcodec.models.codec import Codec
+from mmdcodec.models.spectral_networks import SpectralNetwork
 from mmdcodec.nn.conv import STREAM, frames, mask_after
 from mmdcodec.nn.norms import weight_norm
 
@@ -50,17 +57,19 @@ class Latency:
     steady: frames needed for each further frame (1: only that frame).
     stride: samples per frame.
     rate: Hz.
+    overlap: samples needed besides these frames.
   """
 
   start: int
   steady: int
   stride: int
   rate: int
+  overlap: int = 0
 
   @property
   def start_samples(self) -> int:
     """Samples needed for the first frame."""
-    return self.start * self.stride
+    return self.start * self.stride + self.overlap
 
   @property
   def steady_samples(self) -> int:
@@ -101,6 +110,11 @@ def check(model: Codec) -> None:
     )
 
 
+def overlap(model: Codec) -> int:
+  """Samples by which steps of a stream overlap: 0, or half a frame."""
+  return model.stride // 2 if model.topology == "spectral" else 0
+
+
 def latency(model: Codec) -> dict[str, Latency]:
   """Latency of a stream, by "encoder" and "decoder".
 
@@ -112,6 +126,9 @@ def latency(model: Codec) -> dict[str, Latency]:
   """
   check(model)
   n = model.network
+  if isinstance(n, SpectralNetwork):
+    way = Latency(1, 1, model.stride, model.rate, overlap(model))
+    return {"encoder": way, "decoder": way}
   layers = {
     "encoder": (sum(receptive_field.encoder_layers(n), []), model.stride),
     "decoder": (sum(receptive_field.decoder_layers(n), []), 1),
@@ -131,7 +148,8 @@ def encoder_state(model: Codec, variables: Any, batch: int) -> State:
     UserError: the codec can't be streamed.
   """
   check(model)
-  x = jnp.zeros((batch, model.stride, model.channels))
+  samples = model.stride + overlap(model)
+  x = jnp.zeros((batch, samples, model.channels))
   return zero_state(model, variables, _encode, x, None)
 
 
@@ -163,9 +181,9 @@ def encode_step(
     model: the codec.
     variables: variables of the codec.
     state: state from `encoder_state` or the previous step.
-    x: [batch, n * stride, channels], any n.
-    lengths: [batch] valid samples: n * stride if the stream continues, fewer
-      if it ends here, 0 if it waits.
+    x: [batch, n * stride + overlap(model), channels], any n.
+    lengths: [batch] valid samples: all if the stream continues, at most n *
+      stride if it ends here, 0 if it waits.
     start: bool [batch], True where a stream begins. If n is less than
       `latency(model)["encoder"].start`, it must end here too.
     codebooks: number of codebooks to use, from the first on; None means all.
@@ -198,8 +216,8 @@ def decode_step(
       `latency(model)["decoder"].start`, it must end here too.
 
   Returns:
-    audio float32 [batch, n * stride, channels], 0 after lengths * stride, and
-    the state.
+    audio float32 [batch, n * stride + overlap(model), channels], and the state.
+    Without an overlap, the audio is 0 after lengths * stride.
   """
   return _step(model, variables, state, lengths, start, _decode, codes)
 
@@ -271,7 +289,7 @@ def without_weight_norm(model: Codec, variables: Any) -> tuple[Codec, Any]:
     (model, variables) for `encode_step` and `decode_step`; the arguments
     themselves if the codec has no weight norm.
   """
-  if model.norm != "weight":
+  if model.norm != "weight" or model.topology == "spectral":
     return model, variables
 
   params = _plain_kernels(variables["params"])

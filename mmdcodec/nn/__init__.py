@@ -6,6 +6,8 @@ norms             weight norm and norms over time
 reflect_padding   reflection at the ends of clips
 folding           time folded into channels, for narrow layers on TPUs;
                   folded_conv convolves such signals
+mdct              lapped transforms of spectral codecs
+convnext          their blocks
 lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel
 positions         position encodings

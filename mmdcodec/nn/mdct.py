@@ -196,7 +196,7 @@ def _windows(
   """
   sine = np.sin(np.pi / (2 * hop) * (np.arange(2 * hop) + 0.5))
   a, b, c, d = sine.astype(np.float32).reshape(4, -1)
-  at = np.arange(count)
+  at = jnp.arange(count)
   ends = count if ends is None else ends
   first = (at == 0) & jnp.asarray(starts)[..., None]
   last = at == jnp.asarray(ends)[..., None] - 1

@@ -5,9 +5,9 @@ once for clips of any length. Weight norm is folded into the kernels once per
 call, not in every step. The state carried between pieces depends on the codec:
 
   StreamCoder  causal codecs: the state of `mmdcodec.models.streaming`.
-  WindowCoder  codecs that look ahead: the state of the LSTM. Each
-               convolutional part runs over windows, which are pieces with as
-               much context as its outputs depend on
+  WindowCoder  codecs that look ahead, and spectral ones: the state of the
+               LSTM. Each convolutional part runs over windows, which are pieces
+               with as much context as its outputs depend on
                (`mmdcodec.models.receptive_field`). Frames near a cut inside
                the clip are dropped.
   ChunkCoder   codecs with chunks: only the overlap, because every chunk is
@@ -51,7 +51,8 @@ def make_coder(model: Codec, size: int | None = None) -> Coder:
   size = BLOCK if size is None else size
   if model.chunk is not None:
     return ChunkCoder(model, size)
-  causal = streaming.obstacle(model) is None
+  # Steps of a spectral codec overlap, so windows are as good.
+  causal = streaming.obstacle(model) is None and not streaming.overlap(model)
   return (StreamCoder if causal else WindowCoder)(model, size)
 
 

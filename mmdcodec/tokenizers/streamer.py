@@ -78,6 +78,7 @@ class Streamer:
       unit=model.stride,
       empty=np.zeros((0, books), np.int32),
       steps=(self.latency["encoder"].start, block),
+      ahead=streaming.overlap(model),
     )
     self._decoder = _Side(
       functools.partial(streaming.compiled_decode_step, model, variables),
@@ -85,6 +86,7 @@ class Streamer:
       unit=1,
       empty=np.zeros((0, model.channels), np.float32),
       steps=(self.latency["decoder"].start, block),
+      late=streaming.overlap(model),
     )
 
   def encode(self, x: Any = None, *, last: Any = False) -> Any:
@@ -161,6 +163,8 @@ class _Side:
     unit: int,
     empty: np.ndarray,
     steps: tuple[int, int],
+    ahead: int = 0,
+    late: int = 0,
   ):
     """Begins with an empty buffer.
 
@@ -170,12 +174,17 @@ class _Side:
       unit: rows of x per frame.
       empty: y with no rows.
       steps: frames of the first step of a stream, and of a large step.
+      ahead: rows of x after those of a step, which it sees but does not take.
+      late: rows of y that a step returns before those of its frames.
     """
+    self.ahead, self.late = ahead, late
     self.step, self.state, self.unit, self.empty = step, state, unit, empty
     self.start, block = steps
     self.sizes = sorted({1, self.start, max(self.start, block)}, reverse=True)
     batch = len(jax.tree.leaves(state)[0])
     self.held: list[np.ndarray | None] = [None] * batch
+    # Of each stream, the late rows in case it ends now.
+    self.tails = [empty] * batch
     self.fresh = np.ones(batch, bool)
     self.width: int | None = None
 
@@ -202,6 +211,8 @@ class _Side:
         self._run(size, np.array(take), out)
     for i, end in enumerate(last):
       if end:
+        out[i].append(self.tails[i])
+        self.tails[i] = self.empty
         self.held[i], self.fresh[i] = None, True
     return [np.concatenate(pieces) for pieces in out]
 
@@ -226,7 +237,7 @@ class _Side:
     least = self.start if self.fresh[i] else 1
     if size < least:
       return 0
-    if have >= full:
+    if have >= full + (0 if end else self.ahead):
       return full
     return have if end and size == least else 0
 
@@ -235,15 +246,22 @@ class _Side:
   ) -> None:
     """Runs a step of `size` frames on the first `take` [batch] rows."""
     dtype = next(x.dtype for x in self.held if x is not None)
-    x = np.zeros((len(take), size * self.unit, self.width or 0), dtype)
+    full = size * self.unit
+    x = np.zeros((len(take), full + self.ahead, self.width or 0), dtype)
+    seen = np.zeros(len(take), np.int64)
     for i, count in enumerate(take):
       held = self.held[i]
       if count and held is not None:
-        x[i, :count], self.held[i] = held[:count], held[count:]
-    y, self.state = self.step(self.state, x, take, self.fresh & (take > 0))
+        seen[i] = min(len(held), full + self.ahead)
+        x[i, : seen[i]] = held[: seen[i]]
+        self.held[i] = held[count:]
+    first = self.fresh & (take > 0)
+    y, self.state = self.step(self.state, x, seen, first)
     self.fresh &= take == 0
-    rows = y.shape[1] // size
     y = np.asarray(y)
+    rows = (y.shape[1] - self.late) // size
     for i, count in enumerate(take):
       if count:
-        out[i].append(y[i, : frames(count, self.unit) * rows])
+        end = frames(count, self.unit) * rows
+        out[i].append(y[i, self.late if first[i] else 0 : end])
+        self.tails[i] = y[i, end : end + self.late]

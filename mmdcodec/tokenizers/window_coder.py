@@ -28,20 +28,11 @@ class WindowCoder(Coder):
 
   def __init__(self, model: Codec, size: int):
     """Takes the arguments of `make_coder`."""
-    n, stride = model.network, model.stride
     parts = (_encoder_front, _encoder_back, _decoder_front, _decoder_back)
-    layers = (
-      *receptive_field.encoder_layers(n),
-      *receptive_field.decoder_layers(n),
-    )
-    self.around = {
-      part: receptive_field.frames_around(path, n, step)
-      for part, path, step in zip(
-        parts, layers, (stride, 1, 1, stride), strict=True
-      )
-    }
+    around = receptive_field.contexts(model.network)
+    self.around = dict(zip(parts, around, strict=True))
     self.model, self.size = model, max(size, *map(sum, self.around.values()))
-    self.samples = self.size * stride
+    self.samples = self.size * model.stride
 
   def encode(
     self,
