@@ -113,6 +113,10 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
     )
   )
 
+  # Steps before the codebooks, which begin as the k-means of what the encoder
+  # has learned until then.
+  config.quantizer_start = 0
+
   # Explained in mmdcodec/train/adversarial.py.
   config.adversarial = ConfigDict(
     dict(

@@ -225,6 +225,7 @@ class Codec(bounds.Checked, nn.Module):
     lengths: jax.Array | None = None,
     *,
     train: bool = False,
+    quantize: bool = True,
     shift: jax.Array | None = None,
   ) -> Output:
     """Encodes, quantizes and decodes.
@@ -234,6 +235,9 @@ class Codec(bounds.Checked, nn.Module):
       lengths: [batch] valid samples, or None.
       train: update the codebooks; needs `mutable=["codebook"]` and the random
         key "quantize".
+      quantize: False decodes the latents as they are and leaves the codebooks
+        alone, for the first steps of training; `quantized` is z then, and the
+        codes are those of the codebooks as they are.
       shift: [batch, frames, dim] to add to the latents; its gradient is that of
         the encoder's output.
 
@@ -249,12 +253,13 @@ class Codec(bounds.Checked, nn.Module):
     else:
       ends = frames(lengths, self.stride)
       mask = length_mask(ends, z.shape[1])
-    q = self.quantizer(z, mask, train=train)
-    audio = self.synthesize_frames(q.z, ends, scale)[:, : x.shape[1]]
+    q = self.quantizer(z, mask, train=train and quantize)
+    heard = q.z if quantize else z
+    audio = self.synthesize_frames(heard, ends, scale)[:, : x.shape[1]]
     return Output(
       audio=mask_after(audio, lengths),
       z=z,
-      quantized=q.z,
+      quantized=heard,
       codes=q.codes,
       streams=q.streams,
       commitment=q.commitment,

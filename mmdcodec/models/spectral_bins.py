@@ -15,9 +15,10 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdcodec.nn import mdct
-from mmdcodec.nn.conv import STREAM, mask_after, streaming
+from mmdcodec.nn.conv import STREAM, length_mask, mask_after, streaming
 
 # Arrays of the model without a gradient, beside the codebooks.
 STATISTICS = "codebook"
@@ -25,6 +26,10 @@ STATISTICS = "codebook"
 # Squared magnitude, in units of the profile, below which a bin counts as
 # silent: there, compression is linear, and its gradient finite.
 SILENCE = 1e-6
+
+# For the profile: energy of a frame below which it is silence, the power added
+# to that of each bin, and the bins that are averaged.
+AUDIBLE, FLOOR, SMOOTHING = 1e-4, 1e-8, 9
 
 
 def matrixed(x: jax.Array) -> jax.Array:
@@ -57,6 +62,49 @@ class Profile(nn.Module):
     """Returns float32 [channels, hop], 1 until it is measured."""
     shape = self.channels, self.hop
     return self.variable(STATISTICS, "magnitude", jnp.ones, shape).value
+
+
+def level_sums(
+  x: jax.Array, ends: jax.Array, hop: int
+) -> tuple[jax.Array, jax.Array]:
+  """Sums of log magnitudes of a batch, for `profile_of`.
+
+  Args:
+    x: float32 [batch, samples, channels], zero after the end of a clip.
+    ends: [batch] frames of each clip.
+    hop: samples per frame.
+
+  Returns:
+    (sums of log magnitudes [channels, hop], number of frames [channels]).
+    Silent frames do not count.
+  """
+  x = matrixed(jnp.swapaxes(x, 1, 2))
+  x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % hop)))
+  re, im = mdct.mclt(x, hop, ends[:, None])
+  power = (re**2 + im**2) / 2
+  heard = length_mask(ends, power.shape[2])[:, None]
+  heard &= power.sum(-1) > AUDIBLE
+  levels = jnp.log(power + FLOOR) / 2
+  levels = jnp.where(heard[..., None], levels, 0)
+  return levels.sum((0, 2)), heard.sum((0, 2))
+
+
+def profile_of(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Geometric mean of magnitudes, smoothed over neighbouring bins.
+
+  Args:
+    sums: see `level_sums`, over all batches.
+    counts: likewise.
+
+  Returns:
+    float32 [channels, hop]; 1 for a channel that is silent throughout.
+  """
+  levels = np.asarray(sums, np.float64)
+  levels = levels / np.maximum(counts, 1)[:, None]
+  half = min(SMOOTHING // 2, levels.shape[1] - 1)
+  levels = np.pad(levels, ((0, 0), (half, half)), mode="edge")
+  windows = np.lib.stride_tricks.sliding_window_view(levels, 2 * half + 1, 1)
+  return np.exp(windows.mean(-1)).astype(np.float32)
 
 
 class Analysis(nn.Module):

@@ -5,7 +5,7 @@ which is then propagated through the codec (`reconstruction_losses.py`). Losses
 of other quantities (commitment, independence) are added to that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,13 +23,15 @@ from mmdcodec.train import (
   independence_term,
   reconstruction_losses,
   settings,
+  spectral_profile,
 )
 from mmdcodec.train.codec_evaluation import CodecEvaluation
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
 
-# The phase before the discriminators are used.
-ALONE = "alone"
+# The phase before the discriminators are used, and the one before that in which
+# latents are not quantized.
+ALONE, CONTINUOUS = "alone", "continuous"
 
 
 class CodecTask(Task):
@@ -89,6 +91,17 @@ class CodecTask(Task):
         names=heard,
         steps=config["steps"],
         channels=self.codec.channels,
+      )
+    # Missing in runs of early versions.
+    self._quantizer_start = config.get("quantizer_start", 0)
+    if (
+      self.adversary is not None
+      and config["adversarial"]["start"] < self._quantizer_start
+    ):
+      raise UserError(
+        f"adversarial.start is {config['adversarial']['start']}; expected at"
+        f" least quantizer_start, {self._quantizer_start}: discriminators judge"
+        " what codes sound like."
       )
     self._evaluation = CodecEvaluation(self.codec, self.independence)
     self._loss_norms = jax.jit(self._measure_loss_norms)
@@ -153,6 +166,19 @@ class CodecTask(Task):
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
     return dict(self.codec.init(key, x))
 
+  def measure_data(
+    self,
+    collections: dict[str, Any],
+    batches: Iterator[Batch],
+    say: Callable[[str], None],
+  ) -> dict[str, Any]:
+    """Measures the usual level of each bin, for a spectral codec."""
+    if self.codec.topology != "spectral":
+      return collections
+    return spectral_profile.measure(
+      self.codec, collections, batches, self.config["batch"], say
+    )
+
   def init_extra_state(self, key: jax.Array) -> dict[str, Any] | None:
     """Initializes discriminators and the balancer, if the run has them."""
     extra: dict[str, Any] = {}
@@ -183,13 +209,15 @@ class CodecTask(Task):
   # -------------------------------------------------------------------- step
 
   def phase(self, step: int) -> str | None:
-    """Returns `ALONE` until the discriminators are used.
+    """Returns the phase: `CONTINUOUS`, `ALONE` (without discriminators), None.
 
     A separate program is faster than a condition: XLA's CPU backend runs
     gradients of convolutions 16 times slower inside a branch
     (`adversarial.start` of `codec_small:adversarial`), and TPUs reserve memory
     for both branches.
     """
+    if step < self._quantizer_start:
+      return CONTINUOUS
     late = self.adversary is not None and not self.adversary.acts(step)
     return ALONE if late else None
 
@@ -215,6 +243,7 @@ class CodecTask(Task):
       x,
       lengths,
       train=True,
+      quantize=phase != CONTINUOUS,
       rngs={"quantize": key},
       mutable=list(collections),
     )
@@ -227,7 +256,7 @@ class CodecTask(Task):
     extra, metrics = dict(extra or {}), dict(out.metrics)
     if self.adversary is not None:
       adversary = self.adversary
-      act = adversary.absent if phase == ALONE else adversary.step
+      act = adversary.step if phase is None else adversary.absent
       extra["adversary"], values, more, judged = act(
         extra["adversary"], x, y, step
       )
@@ -244,6 +273,12 @@ class CodecTask(Task):
     total = sum(weights[name] * value for name, value in found.items())
     total += through - jax.lax.stop_gradient(through)
     found["commitment"] = out.commitment
+    if phase == CONTINUOUS:
+      return total, (
+        changed,
+        extra or None,
+        {"loss": total, **found, **metrics},
+      )
     total += self.config["losses"]["commitment"]["weight"] * out.commitment
     term = self.independence
     if term is not None and term.history == 1:
@@ -257,7 +292,9 @@ class CodecTask(Task):
   def uses_history(self, step: int) -> bool:
     """Whether this step computes independence over several batches."""
     term = self.independence
-    return term is not None and term.history > 1 and bool(term.due(step))
+    if term is None or term.history == 1 or step < self._quantizer_start:
+      return False
+    return bool(term.due(step))
 
   def history_gradient(
     self,

@@ -127,6 +127,7 @@ CODEC: dict[str, Any] = {
       "rows": STEPS,
     },
   },
+  "quantizer_start": STEPS,
   "adversarial": {
     "discriminators": ANY,
     "dtype": ANY,

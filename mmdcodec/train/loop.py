@@ -115,6 +115,12 @@ def train(
       state = program.init(jax.random.key(config["seed"]))
       if path := config["init_from"]:
         state = start_from(task, state, path, program.layout, say)
+      else:
+        start = data.get_state()
+        placed = (mesh_lib.place(batch, mesh) for batch in data)
+        found = task.measure_data(state.collections, placed, say)
+        state = state.replace(collections=found)
+        data.set_state(start)
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
       f"{task.kind}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"

@@ -17,7 +17,7 @@ import importlib
 import importlib.util
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -153,6 +153,27 @@ class Task(abc.ABC):
       The scalar loss, and (new collections, new extra state, metrics: scalars
       or vectors by name).
     """
+
+  # ----------------------------------------------------- statistics of the data
+
+  def measure_data(
+    self,
+    collections: dict[str, Any],
+    batches: Iterator[Batch],
+    say: Callable[[str], None],
+  ) -> dict[str, Any]:
+    """Measures what the model keeps of the data, before the first step.
+
+    Args:
+      collections: the variables of `init` besides `params`.
+      batches: training batches, placed on the mesh. Training starts with the
+        first of them, however many are taken here.
+      say: called with a line of text for the user.
+
+    Returns:
+      The collections, the same by default.
+    """
+    return collections
 
   # --------------------------------------------------------- held-out measures
 
