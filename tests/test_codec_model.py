@@ -26,6 +26,8 @@ def random_variables(model, seed=0):
     name, value = path[-1].key, rng.standard_normal(s.shape)
     if name in ("g", "scale"):
       value = 1.5 + 0.1 * value
+    elif name in ("magnitude", "variance"):
+      value = np.exp(0.3 * value)
     elif name in ("kernel", "input_kernel", "recurrent_kernel"):
       value = value / np.prod(s.shape[:-1]) ** 0.5
     elif name == "bias":
@@ -51,6 +53,8 @@ def random_variables(model, seed=0):
       marks=pytest.mark.slow,
     ),
     ("encodec_stereo_tiny", {}),
+    ("spectral_tiny", dict(causal=True)),
+    ("spectral_tiny", dict(channels=2)),
   ],
 )
 def test_batch_of_different_lengths_is_each_alone(name, changes):

@@ -27,7 +27,10 @@ ROWS = 15  # of every batch that is coded as a whole: one program
 
 def loaded(preset, **changes):
   """A small codec of random weights."""
-  config = codec.preset(preset, **SMALL | changes)
+  small = dict(SMALL)
+  if preset == "spectral_tiny":
+    del small["filters"]
+  config = codec.preset(preset, **small | changes)
   model = codec.from_config(config)
   return LoadedCodec({"model": config}, random_variables(model))
 
@@ -42,6 +45,12 @@ def mirrored():
 def plain():
   """The structure of SoundStream."""
   return loaded("soundstream_tiny", dilations=(3,))
+
+
+@pytest.fixture(scope="module")
+def lapped():
+  """A spectral codec, whose frames overlap."""
+  return loaded("spectral_tiny", causal=True)
 
 
 def noise(rng, samples, channels=1):
@@ -77,9 +86,10 @@ def pieces(rng, x):
   return np.split(x, np.sort(rng.integers(0, len(x) + 1, rng.integers(1, 9))))
 
 
-def test_any_chunking_is_the_whole(plain):
+@pytest.mark.parametrize("name", ["plain", "lapped"])
+def test_any_chunking_is_the_whole(name, request):
   """One stream, as simple as it can be used."""
-  k, rng = plain, np.random.default_rng(0)
+  k, rng = request.getfixturevalue(name), np.random.default_rng(0)
   stream = k.streamer(block=7)
   # Shorter than any edge, ends in every place of a frame, longer than steps.
   lengths = [1, 2, 5, 6, 7, 12, 29, 41, 42, 43, 84, 89, 121, 190, 233]
@@ -94,12 +104,13 @@ def test_any_chunking_is_the_whole(plain):
     close(np.concatenate(y)[: len(x)], audio)
 
 
-def test_latency_is_what_it_says(mirrored, plain):
+def test_latency_is_what_it_says(mirrored, plain, lapped):
   """The first codes and the first audio come with the last sample needed."""
-  for k, frames in (mirrored, 7), (plain, 1):
+  for k, frames, overlap in (mirrored, 7, 0), (plain, 1, 0), (lapped, 1, 3):
     latency, stride = streaming.latency(k.model), k.model.stride
     assert latency["encoder"].start == latency["decoder"].start == frames
-    assert latency["encoder"].start_samples == frames * stride
+    for side in latency.values():
+      assert side.start_samples == frames * stride + overlap
     assert latency["encoder"].steady_ms == 1000 * stride / k.rate
     if k is plain:
       continue
@@ -107,26 +118,27 @@ def test_latency_is_what_it_says(mirrored, plain):
     assert streams.latency == latency
     encode = lambda x, s=streams: s.encode([None, x, None])[1]
     decode = lambda codes, s=streams: s.decode([None, codes, None])[1]
-    x = noise(np.random.default_rng(1), (frames + 1) * stride)
-    first = frames * stride
+    x = noise(np.random.default_rng(1), (frames + 1) * stride + overlap)
+    first = frames * stride + overlap
     assert len(encode(x[: first - 1])) == 0
     codes = encode(x[first - 1 : first])
     assert len(codes) == frames
     assert len(encode(x[first:-1])) == 0
     assert len(encode(x[-1:])) == 1
     assert len(decode(codes[:-1])) == 0
-    assert len(decode(codes[-1:])) == frames * stride
+    assert len(decode(codes[-1:])) == frames * stride - overlap
 
 
-def test_streams_of_a_batch_are_alone(mirrored):
+@pytest.mark.parametrize("name", ["mirrored", "lapped"])
+def test_streams_of_a_batch_are_alone(name, request):
   """Three streams wait, end and begin when they like."""
-  rng = np.random.default_rng(2)
+  k, rng = request.getfixturevalue(name), np.random.default_rng(2)
   # Shorter than any edge, ends in every place of a frame, longer than steps.
   lengths = [(1, 89, 5, 41), (42, 2, 121, 12), (190, 43, 29, 84)]
   clips = [[noise(rng, n) for n in some] for some in lengths]
-  expected = whole(mirrored, sum(clips, []))
+  expected = whole(k, sum(clips, []))
   expected = [expected[i : i + 4] for i in (0, 4, 8)]
-  stream = mirrored.streamer(batch=3, block=7)
+  stream = k.streamer(batch=3, block=7)
   for side in (0, 1):
     feed = (stream.encode, stream.decode)[side]
     queues = []
@@ -317,6 +329,8 @@ def together(k, x, rng, length=None):
   ("changes", "lengths"),
   [
     (dict(causal=False, dilations=(2,), lstm_layers=1), [233, 190, 97, 3]),
+    (dict(preset="spectral_tiny"), [233, 190, 97, 3]),
+    (dict(preset="spectral_tiny", causal=True), [233, 190, 97, 3]),
     (dict(), [233, 190, 97, 3]),
     # Chunks of 96 samples every 67: ends in an overlap, and just after it.
     (
@@ -332,11 +346,12 @@ def together(k, x, rng, length=None):
       [211, 229, 134, 3],
     ),
   ],
-  ids=["windows", "stream", "chunks"],
+  ids=["windows", "lapped", "lapped_causal", "stream", "chunks"],
 )
 def test_long_clips_are_the_whole(changes, lengths, cut_early, monkeypatch):
   """A batch of unequal clips, and some of them by blocks."""
-  k, rng = loaded("encodec_tiny", **changes), np.random.default_rng(5)
+  k = loaded(**{"preset": "encodec_tiny", **changes})
+  rng = np.random.default_rng(5)
   x = np.zeros((4, max(lengths), 1), np.float32)
   clips = [noise(rng, n) for n in lengths]
   for row, clip in zip(x, clips, strict=True):
