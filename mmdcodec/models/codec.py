@@ -147,6 +147,8 @@ class Codec(bounds.Checked, nn.Module):
   def setup(self) -> None:
     """Builds encoder, quantizer and decoder."""
     n = self.network
+    self.encoder: Encoder | SpectralEncoder
+    self.decoder: Decoder | SpectralDecoder
     if isinstance(n, SpectralNetwork):
       self.profile = Profile(n.channels, n.hop)
       self.encoder = SpectralEncoder(n, self.profile)

@@ -18,5 +18,6 @@ reporting      prints and logs the metrics that a task returns, speed and time
                left; takes profiles
 
 The codec's task also uses reconstruction_losses, adversarial (a step of the
-discriminators), independence_term, encoder_gradients and codec_evaluation.
+discriminators), independence_term, encoder_gradients, codec_evaluation and
+spectral_profile.
 """

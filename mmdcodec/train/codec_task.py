@@ -71,6 +71,7 @@ class CodecTask(Task):
     self.reconstruction = reconstruction_losses.ReconstructionLosses(
       config, self.codec.rate
     )
+    self.measures_data = self.codec.topology == "spectral"
     samples = round(self.audio_seconds * self.codec.rate)
     self.independence = None
     # Missing in runs of early versions.
@@ -172,9 +173,7 @@ class CodecTask(Task):
     batches: Iterator[Batch],
     say: Callable[[str], None],
   ) -> dict[str, Any]:
-    """Measures the usual level of each bin, for a spectral codec."""
-    if self.codec.topology != "spectral":
-      return collections
+    """Measures the profile of a spectral codec."""
     return spectral_profile.measure(
       self.codec, collections, batches, self.config["batch"], say
     )

@@ -115,12 +115,12 @@ def train(
       state = program.init(jax.random.key(config["seed"]))
       if path := config["init_from"]:
         state = start_from(task, state, path, program.layout, say)
-      else:
+      elif task.measures_data:
         start = data.get_state()
-        placed = (mesh_lib.place(batch, mesh) for batch in data)
-        found = task.measure_data(state.collections, placed, say)
+        batches = iter(lambda: mesh_lib.place(next(data), mesh), None)
+        found = task.measure_data(state.collections, batches, say)
         state = state.replace(collections=found)
-        data.set_state(start)
+        data.set_state(start)  # Measuring does not change what is trained on.
     size = sum(leaf.size for leaf in jax.tree.leaves(program.abstract.params))
     say(
       f"{task.kind}: {size / 1e6:.2f} M parameters, {jax.device_count()} x"

@@ -72,6 +72,7 @@ class Task(abc.ABC):
       resumed.
     history: number of batches in `history_gradient`.
     inspects: whether `inspect` is implemented.
+    measures_data: whether `measure_data` is implemented.
     low_rank_scale: factor of the low-rank additions among the trained
       parameters, see `models/low_rank.py`; None without any.
     parts: names of models that belong to this one, such as the codec of a
@@ -87,6 +88,7 @@ class Task(abc.ABC):
   free_model_keys: tuple[str, ...] = ()
   history: int = 1
   inspects: bool = False
+  measures_data: bool = False
   low_rank_scale: float | None = None
   parts: tuple[str, ...] = ()
 
@@ -162,7 +164,10 @@ class Task(abc.ABC):
     batches: Iterator[Batch],
     say: Callable[[str], None],
   ) -> dict[str, Any]:
-    """Measures what the model keeps of the data, before the first step.
+    """Measures statistics of the data that are part of the model.
+
+    Called only if `measures_data`, before the first step of a run that starts
+    from random weights.
 
     Args:
       collections: the variables of `init` besides `params`.
@@ -171,9 +176,12 @@ class Task(abc.ABC):
       say: called with a line of text for the user.
 
     Returns:
-      The collections, the same by default.
+      The collections with the statistics.
     """
-    return collections
+    raise NotImplementedError(
+      f"{type(self).__name__} sets measures_data, so it must define"
+      " measure_data()"
+    )
 
   # --------------------------------------------------------- held-out measures
 
