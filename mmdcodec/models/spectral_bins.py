@@ -27,9 +27,9 @@ STATISTICS = "codebook"
 # silent: there, compression is linear, and its gradient finite.
 SILENCE = 1e-6
 
-# For the profile: energy of a frame below which it is silence, the power added
-# to that of each bin, and the bins that are averaged.
-AUDIBLE, FLOOR, SMOOTHING = 1e-4, 1e-8, 9
+# For the profile: mean power of the bins of a frame below which it is silence
+# (-67 dB), the power added to that of each bin, and the bins that are averaged.
+AUDIBLE, FLOOR, SMOOTHING = 2e-7, 1e-8, 9
 
 
 def matrixed(x: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def level_sums(
   re, im = mdct.mclt(x, hop, ends[:, None])
   power = (re**2 + im**2) / 2
   heard = length_mask(ends, power.shape[2])[:, None]
-  heard &= power.sum(-1) > AUDIBLE
+  heard &= power.mean(-1) > AUDIBLE
   levels = jnp.log(power + FLOOR) / 2
   levels = jnp.where(heard[..., None], levels, 0)
   return levels.sum((0, 2)), heard.sum((0, 2))
