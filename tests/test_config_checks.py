@@ -155,7 +155,7 @@ def test_shipped_configs_pass(name):
 @pytest.mark.parametrize("name", ["codec_small", "lm_small"])
 @pytest.mark.parametrize(
   "key, value",
-  [("notes", "a baseline"), ("wandb", {"project": "music"}), ("my_tags", [1])],
+  [("notes", "a baseline"), ("wandb", {"project": "music"}), ("tags", [1])],
 )
 def test_a_config_may_have_keys_of_the_user(name, key, value):
   """Catches a config file that is refused for what it only carries along."""

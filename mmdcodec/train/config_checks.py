@@ -231,7 +231,8 @@ def _check_unknown(
     rules: the settings beside it.
     free: whether names unlike any of these are the user's own.
   """
-  if near := difflib.get_close_matches(key, rules, 1):
+  # Not as far as "tags" is from "task", if it may be the user's own.
+  if near := difflib.get_close_matches(key, rules, 1, 0.78 if free else 0.6):
     nearest = name.removesuffix(key) + near[0]
     raise UserError(f"there is no setting {name}; did you mean {nearest}?")
   if not free:
