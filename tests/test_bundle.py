@@ -12,6 +12,7 @@ import mmdcodec
 from mmdcodec import bundle, platform
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import weights
 from mmdcodec.tokenizers import loaded_codec
 
 
@@ -269,3 +270,17 @@ def test_the_hash_names_the_weights(saved, codec):
   changed = jax.tree.map(np.array, dict(variables))
   changed["codebook"]["quantizer"]["sum"][0, 0, 0] += 1e-3
   assert loaded_codec.fingerprint(codec.config, changed) != codec.hash
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_values_that_are_no_numbers_are_found_in_any_block(monkeypatch, dtype):
+  """Catches an unchecked last block, and a sum that overflows by itself."""
+  monkeypatch.setattr(weights, "_BLOCK", 4)
+  largest = jnp.finfo(dtype).max
+  for shape in ((), (4,), (3, 3), (0, 2)):
+    array = np.full(shape, largest, dtype)
+    assert weights._problem(array, jnp.float32) is None
+    for value in (np.nan, np.inf, -np.inf):
+      if array.size:
+        array[(-1,) * array.ndim] = value
+        assert "infinite" in weights._problem(array, jnp.float32)

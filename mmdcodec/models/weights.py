@@ -16,6 +16,9 @@ from mmdcodec import bounds
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec
 
+# Values that are checked together.
+_BLOCK = 1 << 18
+
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
   """Shapes and dtypes of the variables of a bundle, without making them.
@@ -101,7 +104,20 @@ def _problem(array: Any, wanted: Any) -> str | None:
     return f"is {array.dtype} instead of {wanted}"
   if not floats:
     return None
-  # The sum takes no memory; it is finite only if every value is.
-  with np.errstate(all="ignore"):
-    finite = np.isfinite(np.sum(array)) or np.isfinite(array).all()
-  return None if finite else "holds NaN or infinite values"
+  return None if _finite(array) else "holds NaN or infinite values"
+
+
+def _finite(array: Any) -> bool:
+  """Whether all of an array of floats are numbers."""
+  values = np.asarray(array).reshape(-1)
+  for start in range(0, values.size, _BLOCK):
+    block = values[start : start + _BLOCK]
+    if block.dtype.itemsize < 4:
+      # NumPy adds bfloat16 up ten times slower than it converts it.
+      block = block.astype(np.float32)
+    # The sum takes no memory; it is finite only if every value is.
+    with np.errstate(all="ignore"):
+      finite = np.isfinite(np.sum(block)) or np.isfinite(block).all()
+    if not finite:
+      return False
+  return True
