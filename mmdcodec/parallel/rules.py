@@ -124,7 +124,8 @@ def check_global(what: str) -> None:
   """Checks that arrays are those of all devices, as under `jax.jit`.
 
   Inside `jax.shard_map` and `jax.pmap` a function sees the arrays of one
-  device, so a statistic of "the batch" would be another one on each of them.
+  device, so a statistic of "the batch" may be another one on each of them:
+  which axes divide the batch, it cannot know.
 
   Args:
     what: the statistic in words.
@@ -136,6 +137,6 @@ def check_global(what: str) -> None:
   if math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1:
     raise UserError(
       f"{what} needs the whole batch, but inside jax.shard_map or jax.pmap it"
-      " sees only the part of one device: call it outside, in a jax.jit whose"
-      " batch is sharded over the devices."
+      " may see only a part: call it outside, in a jax.jit whose batch is"
+      " sharded over the devices."
     )
