@@ -11,7 +11,7 @@ import pytest
 
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
-from mmdcodec.parallel import peers
+from mmdcodec.parallel import mesh, peers
 
 
 @pytest.mark.parametrize("verb", ["train", "tokenize"])
@@ -41,6 +41,16 @@ def test_arguments(
   assert main([verb, *arguments]) == 2
   said = capsys.readouterr().err
   assert words in said.splitlines()[-1] and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+  "given", [("localhost:1234",), ("localhost:1234", 2), (None, 2), (None, 2, 0)]
+)
+def test_arguments_of_start_belong_together(monkeypatch, given):
+  """Catches an AssertionError, and processes that run alone."""
+  monkeypatch.setattr(jax.distributed, "initialize", None)
+  with pytest.raises(UserError, match="process_id belong together"):
+    mesh.start(*given)
 
 
 @pytest.mark.parametrize(
@@ -117,5 +127,5 @@ def test_a_process_that_dies(dead):
   left = processes[1 - dead]
   _, said = left.communicate(timeout=120)
   assert left.returncode == peers.GONE
-  assert "another process of this run has died" in said
+  assert "because another process is gone" in said
   assert said.count("\n") == 1

@@ -164,12 +164,7 @@ def processes(args: argparse.Namespace) -> Iterator[None]:
   """
   from mmdcodec.parallel import mesh, peers
 
-  manual = (args.coordinator, args.num_processes, args.process_id)
-  if any(v is not None for v in manual) and None in manual:
-    raise UserError(
-      "--coordinator, --num_processes and --process_id belong together."
-    )
-  mesh.start(*manual)
+  mesh.start(args.coordinator, args.num_processes, args.process_id)
   with peers.together():
     yield
 

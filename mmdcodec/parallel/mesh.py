@@ -40,12 +40,11 @@ def start(
     process_id: index of this process, from 0.
 
   Raises:
-    UserError: an argument is not possible.
+    UserError: an argument is not possible, or only some are given.
   """
   if jax.distributed.is_initialized():
     return
-  if coordinator is not None:
-    assert num_processes is not None and process_id is not None
+  if not (coordinator is num_processes is process_id is None):
     peers.connect(coordinator, num_processes, process_id)
     return
   try:

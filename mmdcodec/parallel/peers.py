@@ -32,6 +32,12 @@ LOST = (
   " (TF_CPP_MIN_LOG_LEVEL=0 shows more), and start all of them again: they go"
   " on where they were."
 )
+# Not every abort() is the coordination service's.
+ABORTED = (
+  "this process was ended by its libraries, most often because another process"
+  " is gone; see the output of all (TF_CPP_MIN_LOG_LEVEL=0 shows more), and"
+  " start all of them again: they go on where they were."
+)
 # Words in the errors of collective operations whose peer is gone.
 _SIGNS = ("gloo", "coordination service", "heartbeat", "barrier", "connection")
 
@@ -39,7 +45,9 @@ _SIGNS = ("gloo", "coordination service", "heartbeat", "barrier", "connection")
 _handlers: list[Any] = []
 
 
-def connect(coordinator: str, num_processes: int, process_id: int) -> None:
+def connect(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
   """Connects this process to the others; ends it if that fails.
 
   Args:
@@ -48,9 +56,11 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     process_id: index of this process, from 0.
 
   Raises:
-    UserError: an argument is not possible.
+    UserError: an argument is missing or not possible.
   """
-  check(coordinator, num_processes, process_id)
+  coordinator, num_processes, process_id = check(
+    coordinator, num_processes, process_id
+  )
   _on_abort(
     f"process {process_id} of {num_processes} found no run at {coordinator}"
     f" within {PATIENCE} s, or another one took its place; start all within"
@@ -70,15 +80,22 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
 
 def watch() -> None:
   """Prepares a connected process for the loss of another one."""
-  _on_abort(LOST, GONE)
+  _on_abort(ABORTED, GONE)
 
 
-def check(coordinator: str, num_processes: int, process_id: int) -> None:
-  """Checks the arguments of `connect`.
+def check(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[str, int, int]:
+  """Checks the arguments of `connect` and returns them.
 
   Raises:
-    UserError: one of them is not possible.
+    UserError: one of them is missing or not possible.
   """
+  if coordinator is None or num_processes is None or process_id is None:
+    raise UserError(
+      "--coordinator, --num_processes and --process_id belong together; give"
+      " all three of them or none."
+    )
   host, _, port = coordinator.rpartition(":")
   digits = port.isascii() and port.isdecimal()
   if not (host and digits and 0 < int(port) < 2**16):
@@ -93,6 +110,7 @@ def check(coordinator: str, num_processes: int, process_id: int) -> None:
       f"--process_id is {process_id}; expected 0 to {num_processes - 1}, a"
       f" different one for each of the {num_processes} processes."
     )
+  return coordinator, num_processes, process_id
 
 
 @contextlib.contextmanager
