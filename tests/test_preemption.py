@@ -68,6 +68,17 @@ def test_a_signal_at_any_time(
   assert latest(tmp_path) == 4
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_run_that_has_ended(tmp_path, monkeypatch, signum):
+  """Catches the next run of a script that begins after Ctrl-C."""
+  monkeypatch.setattr(loop, "make_task", Toy)
+  config = toy_config(steps=1, save_every=1, eval_every=1)
+  loop.train(config, tmp_path, log=str)
+  signals_in(monkeypatch, Toy, "batches", signum)
+  with pytest.raises((KeyboardInterrupt, preemption.Preempted)):
+    loop.train(config, tmp_path, log=str)
+
+
 def test_the_command_says_that_it_was_interrupted(tmp_path, monkeypatch, capfd):
   """Catches a success, or a traceback, for Ctrl-C."""
   monkeypatch.setattr(loop, "make_task", Toy)

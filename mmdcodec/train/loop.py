@@ -101,6 +101,7 @@ def train(
       say(
         f"{workdir} has done its {step} steps; raise --config.steps to continue"
       )
+      _stop_if_asked(notice, step)
       return _last_evaluation(workdir)
     # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
@@ -198,10 +199,14 @@ def train(
         raise notice.error(step)
     saver.finish(step)
     checkpoints.wait()
-    # Whatever comes after this run must not begin.
-    if notice.asked:
-      raise notice.error(step)
+    _stop_if_asked(notice, step)
     return evaluation
+
+
+def _stop_if_asked(notice: PreemptionNotice, step: int) -> None:
+  """Raises after the last step: what follows this run must not begin."""
+  if notice.asked:
+    raise notice.error(step)
 
 
 def _last_evaluation(workdir: pathlib.Path) -> dict[str, float]:
