@@ -207,7 +207,6 @@ def test_contradicting_stream_is_not_written(tmp_path):
     dict(samples=37 * 320 + 1),
     dict(rate=0),
     dict(codes=stream.codes[0]),
-    dict(codebook_size=4),
     dict(model="abcd"),
     dict(model="not hexadecimal!"),
     dict(segment_frames=4),
@@ -216,6 +215,12 @@ def test_contradicting_stream_is_not_written(tmp_path):
     fields = {**vars(stream), **change}
     with pytest.raises(ValueError):
       bitstream.write(tmp_path / "a.mmdc", bitstream.Stream(**fields))
+  for wrong in (-1, stream.codebook_size):
+    codes = np.full_like(stream.codes, wrong)
+    with pytest.raises(UserError, match=rf"{wrong}\.\.{wrong}; this file's"):
+      bitstream.write(
+        tmp_path / "a.mmdc", bitstream.Stream(**vars(stream) | {"codes": codes})
+      )
   assert not list(tmp_path.iterdir())
   with pytest.raises(UserError, match="cannot be written"):
     bitstream.write(tmp_path / "no" / "a.mmdc", stream)

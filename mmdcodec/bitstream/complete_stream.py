@@ -141,8 +141,8 @@ def write(
     The number of bytes written.
 
   Raises:
-    ValueError: the stream contradicts itself (shapes, ranges, lengths).
-    UserError: the path cannot be written.
+    ValueError: the stream contradicts itself (shapes, settings, lengths).
+    UserError: a code is outside its codebook, or the path cannot be written.
   """
   if stream.codes.ndim != 2:
     raise ValueError(

@@ -56,7 +56,8 @@ class Writer:
         codes; without segments, the clip's scale, at least in the first call.
 
     Raises:
-      ValueError: a wrong shape, or a code outside its codebook.
+      ValueError: a wrong shape.
+      UserError: a code outside its codebook.
     """
     header, codes = self.header, np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != header.codebooks:
@@ -65,7 +66,10 @@ class Writer:
       )
     size = header.codebook_size
     if codes.size and (codes.min() < 0 or codes.max() >= size):
-      raise ValueError(f"codes must lie in [0, {size})")
+      raise UserError(
+        f"codes lie in {codes.min()}..{codes.max()}; this file's range from 0"
+        f" to {size - 1}."
+      )
     scale = np.zeros(0) if scale is None else np.asarray(scale).reshape(-1)
     if scale.size and not header.scaled:
       raise ValueError("scales were given, but the header has none")
