@@ -68,7 +68,7 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_programs(request):
+def compiled_programs(request, tmp_path_factory):
   """A compilation cache of all processes of the tests, kept for the next run.
 
   The tests build the same models again and again, commands compile them anew,
@@ -80,7 +80,10 @@ def compiled_programs(request):
   if cpu.exists():
     kind = str(sorted(set(re.findall(r"^flags.*", cpu.read_text(), re.M))))
   kind = hashlib.sha256(kind.encode()).hexdigest()[:16]
-  root = request.config.cache.mkdir(f"programs-{kind}")
+  # Without pytest's cache (-p no:cacheprovider), for this run alone.
+  cache = getattr(request.config, "cache", None)
+  make = tmp_path_factory.mktemp if cache is None else cache.mkdir
+  root = make(f"programs-{kind}")
   # mmdcodec itself puts programs there, see `use_compilation_cache`.
   os.environ["XDG_CACHE_HOME"] = str(root)
   folder = root / "mmdcodec/compiled"
