@@ -1,7 +1,8 @@
 """Vector quantizers, and the loss that makes codebooks independent.
 
 vector         one codebook: nearest code, EMA statistics, k-means, dead codes
-               (a codec sets their threshold in models/codec.py)
+               (its `replace_dead` has the rule; a codec's field `threshold`,
+               in models/codec_fields.py, has the value)
 residual       several codebooks, each coding the residual of the previous one
 independence   the independence loss; mmd and dhsic are its estimators, kernels
                its kernels, and rows selects code vectors by a pattern

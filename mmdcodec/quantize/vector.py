@@ -291,7 +291,8 @@ def replace_dead(
     weight: [rows], non-negative; a row is chosen in proportion to it. With the
       squared error as weight, new codes go where the codebook is poor.
     number: number of rows that chose a code in this batch.
-    threshold: see above; 0 replaces nothing.
+    threshold: see above; 0 replaces nothing. `CodecFields.threshold` has the
+      value of a codec.
     kind: "relative" or "absolute".
 
   Returns:
