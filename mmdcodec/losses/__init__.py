@@ -8,6 +8,6 @@ cross_entropy   the loss of language models
 A new loss of a codec's reconstruction takes three steps: its formula here, its
 name in `SPECTRAL` and its value in `mmdcodec/train/reconstruction_losses.py`,
 its weight in `configs/common.py`. A loss of latents or codes is added in
-`CodecTask.loss` (`mmdcodec/train/codec_task.py`), as commitment and independence
-are; one of a language model in `LMTask.loss` (`lm_task.py`).
+`CodecTask.loss` (`mmdcodec/train/codec_task.py`), as commitment and
+independence are; one of a language model in `LMTask.loss` (`lm_task.py`).
 """
