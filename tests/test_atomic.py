@@ -36,7 +36,7 @@ def test_the_next_run_removes_what_killed_ones_left(tmp_path, name):
   path = tmp_path / name
   beside = tmp_path / "other"
   for target in (path, beside):
-    killed = atomic.scratch(target)
+    killed = atomic._scratch(target)
     killed.__enter__().joinpath("new").touch()
     # The system takes the lock of a process that is killed.
     killed.gen.gi_frame.f_locals["lock"].release()
@@ -48,6 +48,21 @@ def test_the_next_run_removes_what_killed_ones_left(tmp_path, name):
   assert path.read_text() == "1"
   left = [p.name for p in tmp_path.iterdir() if p != path]
   assert len(left) == 1 and left[0].startswith(".other.")
+
+
+def test_a_folder_of_many_files_is_listed_once(tmp_path, monkeypatch):
+  """Catches a time for each file that grows with their number."""
+  listed, real = [], os.listdir
+
+  def listdir(folder):
+    listed.append(folder)
+    return real(folder)
+
+  monkeypatch.setattr(os, "listdir", listdir)
+  for name in "abcd":
+    atomic.write_text(tmp_path / name, name)
+  assert listed.count(tmp_path) == 1
+  assert sorted(real(tmp_path)) == list("abcd")
 
 
 def test_a_folder_is_replaced_whole(tmp_path):

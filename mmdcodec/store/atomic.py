@@ -6,6 +6,7 @@ finds the old content or the new one, never a part.
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,9 @@ from typing import Any
 from mmdcodec.store import disk, locks
 
 _LINUX = sys.platform == "linux"
+
+# In the names of scratch folders.
+_SCRATCH = ".unfinished-"
 
 # Bytes of a name to which a suffix is added: file systems allow 255 in all.
 _LONGEST = 220
@@ -40,7 +44,9 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
     OSError: the folder cannot be written to.
   """
   path = Path(path)
-  with scratch(path) as made:
+  # A list of the folder for each file would take long where thousands go.
+  _remove_scratch(path, _scratch_names(Path(os.path.abspath(path.parent))))
+  with _scratch(path) as made:
     partial = made / "new"
     partial.touch()
     yield partial
@@ -109,13 +115,20 @@ def scratch(path: Path) -> Iterator[Path]:
     OSError: the parent cannot be written to.
   """
   restore_folder(path)
+  with _scratch(path) as made:
+    yield made
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+  """`scratch` without a look at what others left."""
   while True:
     # Unlike folders from `tempfile`, it has the default permissions.
     made = path.with_name(f"{_scratch_prefix(path)}{secrets.token_hex(8)}")
     made.mkdir()
     # Another process may remove it as a leftover before it is locked.
     with contextlib.suppress(FileNotFoundError):
-      lock = locks.take(made)
+      lock = locks.take(made, signed=False)
       if lock is not None and made.exists():
         break
       if lock is not None:
@@ -158,15 +171,32 @@ def restore_folder(path: Path) -> None:
   Completes or undoes a `replace_folder`, and removes their `scratch` folders.
   """
   _finish_replacing(path)
-  prefix, names = _scratch_prefix(path), []
-  # Faster than `glob`, which counts where one folder gets thousands of files.
-  with contextlib.suppress(OSError):
-    names = [n for n in os.listdir(path.parent) if n.startswith(prefix)]
-  for stale in map(path.with_name, names):
+  _remove_scratch(path, _list_scratch(path.parent))
+
+
+def _remove_scratch(path: Path, names: tuple[str, ...]) -> None:
+  """Removes scratch folders for a path whose processes are dead."""
+  prefix = _scratch_prefix(path)
+  for name in names:
+    if not name.startswith(prefix):
+      continue
     with contextlib.suppress(OSError):
-      if (held := locks.take(stale)) is not None:
+      stale = path.with_name(name)
+      if (held := locks.take(stale, signed=False)) is not None:
         shutil.rmtree(stale, ignore_errors=True)
         held.release()
+
+
+def _list_scratch(folder: Path) -> tuple[str, ...]:
+  try:
+    return tuple(name for name in os.listdir(folder) if _SCRATCH in name)
+  except OSError:
+    return ()
+
+
+# What was there when this process first wrote a file to a folder. What is left
+# later, another process leaves, and the next one removes it.
+_scratch_names = functools.cache(_list_scratch)
 
 
 def _finish_replacing(path: Path) -> None:
@@ -178,7 +208,7 @@ def _finish_replacing(path: Path) -> None:
 
 
 def _scratch_prefix(path: Path) -> str:
-  return f".{_short(path)}.unfinished-"
+  return f".{_short(path)}{_SCRATCH}"
 
 
 def _replaced(path: Path) -> Path:

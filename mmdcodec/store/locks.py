@@ -50,8 +50,13 @@ class Lock:
       _mine.discard(self._owner)
 
 
-def take(folder: Path) -> Lock | None:
+def take(folder: Path, *, signed: bool = True) -> Lock | None:
   """Takes the lock of a folder.
+
+  Args:
+    folder: the folder.
+    signed: whether to write who has it, for `refusal`. On slow disks that takes
+      longer than all the rest.
 
   Returns:
     The lock; None if another process, or this one, has it already.
@@ -69,10 +74,11 @@ def take(folder: Path) -> Lock | None:
     if isinstance(error, OSError) and error.errno in _TAKEN:
       return None
     return _take_file(folder / OWNER)
-  # For the message of others; a full disk is no reason not to lock.
-  with contextlib.suppress(OSError):
-    os.ftruncate(handle, 0)
-    os.write(handle, _me().encode())
+  if signed:
+    # A full disk is no reason not to lock.
+    with contextlib.suppress(OSError):
+      os.ftruncate(handle, 0)
+      os.write(handle, _me().encode())
   return Lock(handle)
 
 
