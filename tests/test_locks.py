@@ -84,6 +84,28 @@ def test_the_lock_of_a_dead_process(kind, tmp_path, host, pid, free):
   assert os.listdir(tmp_path) == [locks.FILE]
 
 
+@pytest.mark.parametrize("kind", ["file"], indirect=True)
+def test_two_that_find_the_same_dead_owner(kind, tmp_path, monkeypatch):
+  """Catches a live lock taken for the dead one that it has replaced."""
+  owner, look = tmp_path / locks.OWNER, locks._read
+  owner.write_text(f"{socket.gethostname()} {dead_process()}\n")
+  # The other one is at it.
+  (tmp_path / locks.REMOVING).touch()
+  assert locks.take(tmp_path) is None and owner.exists()
+  (tmp_path / locks.REMOVING).unlink()
+  other = f"{socket.gethostname()} {os.getppid()}\n"
+
+  def look_before_the_other(path):
+    found = look(path)
+    owner.write_text(other)
+    return found
+
+  monkeypatch.setattr(locks, "_read", look_before_the_other)
+  assert locks.take(tmp_path) is None
+  assert owner.read_text() == other
+  assert sorted(os.listdir(tmp_path)) == [locks.FILE, locks.OWNER]
+
+
 def test_what_a_killed_process_leaves_is_no_lock(tmp_path):
   """Catches a file that locks by being there, where `flock` works."""
   (tmp_path / locks.FILE).write_text(f"{socket.gethostname()} {os.getppid()}")

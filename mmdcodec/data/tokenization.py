@@ -209,7 +209,7 @@ def _begin(unfinished: Path, settings: dict) -> locks.Lock:
     same = False
   for path in unfinished.iterdir():
     # A subfolder is a data set that was being assembled.
-    if path.name in (locks.FILE, locks.OWNER):
+    if path.name in (locks.FILE, locks.OWNER, locks.REMOVING):
       continue
     if path.is_dir():
       shutil.rmtree(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mmdcodec.errors import UserError
 
-FILE, OWNER = ".lock", ".lock.owner"
+FILE, OWNER, REMOVING = ".lock", ".lock.owner", ".lock.removing"
 
 # Files that are locks of this process.
 _mine: set[Path] = set()
@@ -120,17 +120,40 @@ def _take_file(path: Path) -> Lock | None:
   """Takes a lock that is the existence of a file."""
   for _ in range(2):
     with contextlib.suppress(FileExistsError), open(path, "x") as file:
-      file.write(_me())
+      # First, so that no other thread sees a file of this process that is not
+      # there: it would count as one of a process that had the same number.
       _mine.add(path)
+      file.write(_me())
       return Lock(owner=path)
-    if path in _mine or not _is_dead(*_read(path)):
+    if not _is_left(path):
       return None
-    # Renamed first: of two processes that find the owner dead, one succeeds.
-    dead = path.with_name(f"{OWNER}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-      os.rename(path, dead)
-      dead.unlink()
+    _remove_left(path)
   return None
+
+
+def _is_left(path: Path) -> bool:
+  """Whether a lock is that of a dead process."""
+  return path not in _mine and _is_dead(*_read(path))
+
+
+def _remove_left(path: Path) -> None:
+  """Removes the lock of a dead process, unless another one is doing that.
+
+  After this process has seen the dead one, another may have removed its lock
+  and taken it. So only one at a time may remove it, after a second look: then
+  nobody can take it in between. A process killed in between leaves the file
+  that ensures this; then it is for the user to delete the lock.
+  """
+  removing = path.with_name(REMOVING)
+  try:
+    removing.touch(exist_ok=False)
+  except FileExistsError:
+    return
+  try:
+    if _is_left(path):
+      path.unlink(missing_ok=True)
+  finally:
+    removing.unlink(missing_ok=True)
 
 
 def _me() -> str:
