@@ -80,17 +80,21 @@ def test_processes_end_quietly(tmp_path):
     f"{command} info a.mmdc >&-; echo $?": "0",
     f"{command} info a.mmdc <&- 2>&- >/dev/null; echo $?": "0",
     f"{command} info none 2>/dev/full; echo $?": "2",
+    f"{command} --version >/dev/full; echo $?": "2",
     f"{command} encode a.mmdc - --codebooks 1 >&-; echo $?": "2",
     f"{command} decode - a.wav --model none <&-; echo $?": "2",
   }
   done = subprocess.run(
     ["bash", "-c", "\n".join(lines)],
     cwd=tmp_path,
+    # Unbuffered, argparse ignores what it cannot write.
+    env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
     capture_output=True,
     text=True,
   )
   assert done.stdout.split() == [*lines.values()]
-  out, err = done.stderr.splitlines()
+  full, out, err = done.stderr.splitlines()
+  assert "No space left" in full and "/dev/stdout" in full
   assert "stdout is closed" in out and "stdin is closed" in err
 
 
@@ -109,6 +113,17 @@ def test_a_thread_that_meets_a_full_disk_ends_the_run(monkeypatch, capsys):
   thread.join()
   assert codes == [2]
   assert capsys.readouterr().err.startswith("mmdcodec: No space left on device")
+
+
+@pytest.mark.parametrize("code, ends", [(0, 2), (1, 1), (75, 75)])
+def test_a_full_disk_at_the_end(monkeypatch, capsys, code, ends):
+  monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+  monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+  with open("/dev/full", "w") as file, monkeypatch.context() as patch:
+    patch.setattr(sys, "stdout", file)
+    print("the last words")
+    assert streams.end(code) == ends
+  assert ("No space left" in capsys.readouterr().err) is (code == 0)
 
 
 def test_late_results_of_storage_are_not_printed(capsys):

@@ -86,8 +86,10 @@ def main(argv: list[str] | None = None) -> int:
   code = 1  # of the interpreter, after a traceback
   try:
     code = _run(sys.argv[1:])
+  except SystemExit as leaving:  # of argparse
+    code = int(leaving.code or 0)
   finally:
-    streams.end(code)
+    code = streams.end(code)
   return code
 
 

@@ -74,13 +74,17 @@ def end(code: int) -> int:
     code: the exit code.
 
   Returns:
-    The exit code.
+    The exit code: 2 instead of 0 if there was no room for the output.
   """
   for stream in (sys.stdout, sys.stderr):
     try:
-      stream.flush()
-    except (OSError, ValueError):
+      with disk.named("/dev/stdout"):
+        stream.flush()
+    except (OSError, ValueError) as error:
       discard(stream)
+      if not code and stream is sys.stdout and disk.full(error):
+        say(disk.sentence(error))
+        code = 2
   if code:
     # The error was described. Threads and handlers that run into its
     # consequences must not add to that.
