@@ -100,6 +100,44 @@ def test_a_good_row_is_read_whole(tmp_path, text, caption, encoding):
 
 
 @pytest.mark.parametrize(
+  "rows, captions",
+  [
+    ('a.wav\t"Hi" he said\tx\nb.wav\tno\tx\n', ('"Hi" he said', "no")),
+    ('a.wav\t"Hi\tx\nb.wav\tno\tx\n', ('"Hi', "no")),
+    ('a.wav\t"Hi\tx\nb.wav\tsay "no"\tx\n\n', ('"Hi', 'say "no"')),
+    ('a.wav\t"Hi\tx\nb.wav\tno\t"\n', ('"Hi', "no")),
+    ('a.wav\t"Hi"\tx\r\nb.wav\tno\tx\n', ("Hi", "no")),
+    (
+      'a.wav\t"say ""Hi\t""\n\nor"\tx\nb.wav\tno\tx',
+      ('say "Hi\t"\n\nor', "no"),
+    ),
+  ],
+)
+def test_texts_between_tabs_need_no_quotes(tmp_path, rows, captions):
+  """Each sentence of Common Voice that begins with a quote was lost."""
+  text = "path\tsentence\tage\n" + rows
+  found, notes = read(tmp_path, text, "a.wav", "b.wav", name="t.tsv")
+  assert (*found.values(),) == captions and notes == Notes()
+
+
+def test_a_quote_between_tabs_that_is_a_mistake(tmp_path):
+  text = 'path\ttext\na.wav\t"one\nsaid "two"\tb\tc\nb.wav\tno\n'
+  found, notes = read(tmp_path, text, "a.wav", "b.wav", name="t.tsv")
+  assert found == {"a.wav": "", "b.wav": "no"} and notes.unread
+
+
+def test_two_columns_of_one_name(tmp_path):
+  """A tag that is there twice made the whole table useless."""
+  text = "file,mood,caption,mood\na.wav,sad,slow,glad\nb.wav,calm\n"
+  found, notes = read(tmp_path, text, "a.wav", "b.wav")
+  assert found == {"a.wav": "slow", "b.wav": ""}
+  (note,) = notes.unread
+  assert note.where == "t.csv, line 1" and "'mood'" in note.what
+  found = captions.labels(tmp_path, tmp_path / "t.csv", [tmp_path / "a.wav"])
+  assert found(tmp_path / "a.wav").tags == {"mood": "sad"}
+
+
+@pytest.mark.parametrize(
   "value, caption, kind, words",
   [
     ('["one", "two"]', "one", "further", "has 2 captions"),

@@ -113,7 +113,7 @@ def labels(
   rows: dict[Path, _Row] = {}
   unsure: dict[Path, str] = {}
   columns: list[str] | None = None
-  for where, row in read_rows(table, notes.unread):
+  for where, row in read_rows(table, notes.unread, once=PATHS + CAPTIONS):
     key = _key(row, PATHS)
     if columns is None or key:
       columns = [] if key else list(map(str, row))

@@ -67,7 +67,7 @@ def _rows(
   table: Path, notes: list[tables.Note]
 ) -> Iterator[tuple[str, str, captions.Label]]:
   """Yields place, id and label of each clip."""
-  for where, row in tables.read_rows(table, notes):
+  for where, row in tables.read_rows(table, notes, once=("ytid", "caption")):
     tags: dict = {k: row[k] for k in _TAGS if row.get(k)}
     tags["aspects"] = _aspects(row.get("aspect_list", ""))
     tags["audioset"] = row.get("audioset_positive_labels", "").split(",")

@@ -17,8 +17,6 @@ SKIPPED, NOTES = "skipped.jsonl", "notes.jsonl"
 # Lines of each kind that are printed; the files above have all.
 _MOST_SKIPPED, _MOST_NOTES = 20, 5
 
-_MOST_BYTES = 1 << 30
-
 # Characters of a name or reason that are printed.
 _WIDTH = 160
 
@@ -153,7 +151,7 @@ def read_notes(path: Path) -> dict[str, list[Note]]:
   """
   kinds: dict[str, list[Note]] = {}
   if path.exists():
-    for line in inputs.read_text(path, most=_MOST_BYTES).splitlines():
+    for line in inputs.read_text(path, most=inputs.MOST_ROWS).splitlines():
       row = inputs.parse_json(line, path)
       try:
         kind, note = row["kind"], Note(str(row["where"]), str(row["note"]))

@@ -2,9 +2,10 @@
 
 A table is delimited text (CSV, TSV), a JSON list of objects, or JSON lines.
 Delimited text is read strictly: an unquoted comma or an open quote would cut a
-text or swallow the following rows without a word. A row that cannot be read is
-passed over, and reading continues on the line after its first one, so a mistake
-costs one row.
+text or swallow the following rows without a word. Only between tabs, where many
+tables quote nothing, may a quote be part of a text. A row that cannot be read
+is passed over, and reading continues on the line after its first one, so a
+mistake costs one row.
 """
 
 import ast
@@ -12,7 +13,7 @@ import collections
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,6 @@ from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.formatting import is_utf8
 from mmdcodec.store import inputs
-
-# Bytes of the largest table. The labels in it are held in memory.
-_MOST = 1 << 30
 
 # Lines of the longest row. The text of a song may have hundreds. Without a
 # bound, each of many stray quotes would be followed to the end of the table.
@@ -46,19 +44,21 @@ class Note(NamedTuple):
 
 
 def read_rows(
-  table: Path, notes: list[Note]
+  table: Path, notes: list[Note], *, once: Collection[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields the rows of a table: the place of each, and a map from columns.
 
   Args:
     table: .json (a list of objects), .jsonl, .ndjson, or delimited text.
     notes: receives a note for each row that cannot be read.
+    once: names in lower case that two columns may not share. Of two columns
+      with another name, the first is read.
 
   Raises:
     UserError: the table or its header cannot be read.
   """
   if is_delimited(table):
-    yield from _delimited_rows(table, notes)
+    yield from _delimited_rows(table, notes, once)
     return
   is_json = table.suffix.lower() in _JSON
   rows = _json_rows(table) if is_json else _json_lines(table, notes)
@@ -116,6 +116,9 @@ def read_cells(
       except csv.Error as error:
         said = str(error)
         problem = next((v for k, v in _MISTAKES.items() if k in said), said)
+      if delimiter == "\t" and rows >= header:
+        if plain := lines.unquoted(width, bool(problem)):
+          cells, problem = plain, ""
       if not problem and not lines.are_utf8():
         problem = "is not in UTF-8; save the table in UTF-8"
       while len(cells) > width and not cells[-1].strip():
@@ -155,24 +158,25 @@ def parse_list(text: str) -> list[str | int | float] | None:
 
 
 def _delimited_rows(
-  table: Path, notes: list[Note]
+  table: Path, notes: list[Note], once: Collection[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   rows = read_cells(table, notes)
-  names = [name.strip() for name in next(rows, ("", []))[1]]
-  # Programs that write an index give its column no name.
-  known = [name for name in names if name]
-  if twice := [name for name in known if known.count(name) > 1]:
-    raise UserError(
-      f"{table}: has two columns named {twice[0]!r}; rename one of them."
-    )
+  header, names = next(rows, ("", []))
+  columns: dict[str, int] = {}
+  for i, name in enumerate(map(str.strip, names)):
+    if name in columns:
+      what = f"has two columns named {name!r}"
+      if name.lower() in once:
+        raise UserError(f"{table}: {what}; rename one of them.")
+      notes.append(Note(header, f"{what}, of which the first is read"))
+    elif name:  # Programs that write an index give its column no name.
+      columns[name] = i
   for where, cells in rows:
-    found = dict(zip(names, cells, strict=False))
-    found.pop("", None)
-    yield where, found
+    yield where, {k: cells[i] for k, i in columns.items() if i < len(cells)}
 
 
 def _json_rows(table: Path) -> Iterator[tuple[str, Any]]:
-  found = inputs.read_json(table, most=_MOST)
+  found = inputs.read_json(table, most=inputs.MOST_ROWS)
   if not isinstance(found, list):
     raise UserError(
       f"{table}: holds {inputs.kind_of(found)}; expected a JSON list of"
@@ -233,13 +237,34 @@ class _Lines:
     self._again.extendleft(reversed(self._row[1:]))
     del self._row[1:]
 
+  def unquoted(self, width: int, damaged: bool) -> list[str] | None:
+    """Reads a row without quoting, if its table is written so.
+
+    That shows where a quote is a mistake or joins lines, and each of these
+    lines is a row by itself. The lines after the first are given back.
+
+    Args:
+      width: cells of a row.
+      damaged: whether the row cannot be read with quoting.
+
+    Returns:
+      The cells between the tabs of the first line, or None.
+    """
+    if not damaged and len(self._row) < 2:
+      return None
+    rows = [line.rstrip("\r\n").split("\t") for line in self._row]
+    if any(len(row) != width for row in rows if row != [""]):
+      return None
+    self.retry_after_first()
+    return rows[0]
+
   def are_utf8(self) -> bool:
     """Whether the lines of this row are valid UTF-8."""
     return all(map(is_utf8, self._row))
 
 
 def _open(table: Path) -> io.TextIOWrapper:
-  file = inputs.open_file(table, most=_MOST)
+  file = inputs.open_file(table, most=inputs.MOST_ROWS)
   encoding = inputs.encoding_of(file.read(4))
   file.seek(0)
   # UTF-16 has no invalid bytes but a half character at its end.

@@ -19,6 +19,9 @@ from mmdcodec.errors import UserError
 # times as much memory.
 MOST_TEXT = 32 << 20
 
+# Bytes of the largest table, or list of notes on one.
+MOST_ROWS = 1 << 30
+
 # Levels of the deepest JSON. Python's parser and printer fail at about 1000,
 # less if they are called from deep inside a program.
 MOST_LEVELS = 64
