@@ -144,15 +144,16 @@ def test_a_flac_of_unknown_length(tmp_path, samples, channels):
   data = coded(x, "FLAC")
   path.write_bytes(unknown_flac(data))
   assert lengths(path) == {samples}
-  # With a tag before and after it.
-  path.write_bytes(
-    b"ID3\4\0\0\0\0\0\x0a"
-    + bytes(10)
-    + unknown_flac(data)
-    + b"TAG"
-    + bytes(125)
-  )
-  assert lengths(path) == {samples}
+  # With a tag before it, and others after it.
+  start = b"ID3\4\0\0\0\0\0\x0a" + bytes(10)
+  id3, items = b"TAG" + bytes(125), b"\x04\0\0\0\0\0\0\0Year\x002026"
+  for flags in (0, 1 << 31):
+    numbers = (2000, len(items) + 32, 1, flags)
+    foot = b"APETAGEX" + struct.pack("<4I8x", *numbers)
+    ape = (foot if flags else b"") + items + foot
+    for end in (id3, ape, ape + id3):
+      path.write_bytes(start + unknown_flac(data) + end)
+      assert lengths(path) == {samples}
   want, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
   np.testing.assert_array_equal(files.read(path)[0], want)
 

@@ -60,11 +60,10 @@ def layout(stream: IO[bytes], size: int) -> Layout | None:
   head = at(stream, 0, 42)
   if len(head) < 42 or head[4] & 0x7F or head[5:8] != b"\0\0\x22":
     return None
-  begin, end = _first_frame(stream, size), size
+  begin = _first_frame(stream, size)
   if begin is None:
     return None
-  if at(stream, max(begin, end - 128), 3) == b"TAG":
-    end -= 128  # ID3v1
+  end = _without_tags(stream, begin, size)
   promised = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
   block = int.from_bytes(head[10:12], "big")
   # Largest size of a frame (0 if unknown), and fewest samples in one.
@@ -111,6 +110,17 @@ def _first_frame(stream: IO[bytes], size: int) -> int | None:
     if head[0] & 0x80:
       return position if position < size else None
   return None
+
+
+def _without_tags(stream: IO[bytes], begin: int, end: int) -> int:
+  """Position of the tags after the frames, which MP3 taggers add."""
+  if end - begin >= 128 and at(stream, end - 128, 3) == b"TAG":
+    end -= 128  # ID3v1
+  foot = at(stream, max(begin, end - 32), 32)  # of APE, before it
+  if foot[:8] == b"APETAGEX" and end - begin >= 32:
+    has_header = foot[23] & 0x80
+    end -= int.from_bytes(foot[12:16], "little") + (32 if has_header else 0)
+  return max(begin, end)
 
 
 def _last_frame(
