@@ -285,6 +285,25 @@ def test_an_mp3_is_read_to_its_end(tmp_path, variable, tagged, id3):
     list(file_pieces.pieces(path, rate=44100, channels=2, seconds=2.0))
 
 
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize("lost, whole", [(1, True), (90, True), (5000, False)])
+def test_an_mp3_may_lack_a_part_of_its_last_frame(
+  tmp_path, variable, lost, whole
+):
+  """Recorders and old cutters write such files, and players play them."""
+  path = tmp_path / "x.mp3"
+  samples = len(mp3(path, variable=variable, tagged=True, id3=False))
+  path.write_bytes(path.read_bytes()[:-lost])
+  if not whole:
+    with pytest.raises(UserError, match="truncated"):
+      files.read(path)
+    return
+  x, _ = files.read(path)
+  assert abs(len(x) - samples) <= 2 * 1152
+  pieces = file_pieces.pieces(path, rate=44100, channels=2, seconds=2.0)
+  assert sum(map(len, pieces)) == len(x) == files.info(path).samples
+
+
 def test_an_mp3_out_of_the_middle_of_another_is_whole(tmp_path):
   """Its first frames need bits of frames that are not there."""
   path = tmp_path / "x.mp3"
