@@ -161,10 +161,21 @@ class Checked:
 
 @functools.cache
 def declared(kind: Any) -> dict[str, Check]:
-  """The bounds of the fields of a dataclass, by name."""
+  """The bounds of the fields of a dataclass, by name.
+
+  Raises:
+    TypeError: annotations are kept as text, where no bound would be found.
+  """
+  fields = dataclasses.fields(kind)
+  # As all are after `from __future__ import annotations`.
+  if text := [field.name for field in fields if isinstance(field.type, str)]:
+    raise TypeError(
+      f"annotations of {kind.__name__} are text ({', '.join(text)}), so its"
+      " fields have no bounds; write them without quotes."
+    )
   return {
     field.name: check
-    for field in dataclasses.fields(kind)
+    for field in fields
     if get_origin(field.type) is Annotated
     for check in field.type.__metadata__  # type: ignore[union-attr]
     if isinstance(check, Check)

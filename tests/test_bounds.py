@@ -5,8 +5,10 @@ and its numbers may be anything. What cannot be a model must not be built, and
 what can must not need memory before its weights are known to fit.
 """
 
+import dataclasses
 import json
 import resource
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ import safetensors.numpy
 from random_codec import write_random_codec
 
 import mmdcodec
-from mmdcodec import UserError, bundle
+from mmdcodec import UserError, bounds, bundle
 from mmdcodec.losses import spectral
 from mmdcodec.models import codec, discriminators, token_lm, weights
 from mmdcodec.models.melody_condition import Melody
@@ -292,6 +294,16 @@ def apply(module, *init):
 def array(*shape, dtype=FLOATS):
   """An array that is nothing but its shape."""
   return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def test_bounds_in_text_are_no_bounds():
+  """`from __future__ import annotations` would check nothing any more."""
+  bound = Annotated[int, bounds.whole(1, 2)]
+  for wrong in ("int", "Annotated[int, bounds.whole(1, 2)]"):
+    fields = [("good", bound), ("wrong", wrong)]
+    kind = dataclasses.make_dataclass("Kind", fields, bases=(bounds.Checked,))
+    with pytest.raises(TypeError, match=r"of Kind are text \(wrong\)"):
+      kind(1, 1)
 
 
 def test_shapes_of_arguments():
