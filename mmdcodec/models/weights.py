@@ -97,9 +97,8 @@ def _problem(array: Any, wanted: Any) -> str | None:
   floats = jnp.issubdtype(wanted, jnp.floating)
   good = array.dtype == wanted
   if floats:
-    # Half and double precision work too; 8-bit floats need scales.
+    # Half and double precision work too.
     good = jnp.issubdtype(array.dtype, jnp.floating)
-    good = good and array.dtype.itemsize > 1
   if not good:
     return f"is {array.dtype} instead of {wanted}"
   if not floats:
