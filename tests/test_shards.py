@@ -183,6 +183,15 @@ def test_damaged_sizes_of_codebooks(tokens, tmp_path, sizes):
     TokenSource(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "hash", "window"])
+def test_what_a_summary_of_tokens_lacks_is_named(tokens, tmp_path, name):
+  summary = json.loads((tokens / SUMMARY).read_text())
+  del summary[name]
+  (tmp_path / SUMMARY).write_text(json.dumps(summary))
+  with pytest.raises(UserError, match=f"is damaged .{name} in"):
+    describe(tmp_path)
+
+
 @pytest.mark.parametrize("size, count", [(None, 4), ("x", 4), (64, 2.5)])
 def test_damaged_sizes_of_codebooks_of_earlier_versions(tmp_path, size, count):
   summary = {"kind": "tokens", "codec": "0123", "codebook_size": size}

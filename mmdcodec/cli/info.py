@@ -171,10 +171,12 @@ def describe_dataset(path: pathlib.Path) -> str:
   ]
   if found["kind"] == "tokens":
     rows += [
-      ("frames", f"{found['frames']:,} at {found['frame_rate']:g} Hz"),
+      ("frame rate", f"{found['frame_rate']:g} Hz"),
       ("codebooks", f"{found['codebooks']} x {max(found['codebook_sizes'])}"),
       (found["tokenizer"], found["hash"]),
-      ("made from", found["source"]),
+      # For people alone: nothing else reads these two.
+      ("frames", str(found.get("frames", "unknown"))),
+      ("made from", str(found.get("source", "unknown"))),
     ]
   else:
     rows.append(("channels", f"{found['channels']}"))

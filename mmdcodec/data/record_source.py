@@ -83,6 +83,11 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
     _check_list(folder, summary, "codebook_sizes", int)
     if len(summary.get("codebook_sizes", ())) != summary["codebooks"]:
       _refuse(folder, found, f"codebook_sizes in {SUMMARY} are too few or many")
+    for name in ("tokenizer", "hash"):
+      if not isinstance(summary.get(name), str):
+        _refuse(folder, found, f"{name} in {SUMMARY} is {summary.get(name)!r}")
+    if not isinstance(summary.get("window", ""), int | float | None):
+      _refuse(folder, found, f"window in {SUMMARY} is no number or null")
   return summary
 
 

@@ -147,7 +147,8 @@ def from_config(
   """
   if isinstance(config, str | Mapping) or not config:
     raise UserError(
-      "discriminators must be a list of names or of mappings with a `name`"
+      f"discriminators is {config!r:.80}; expected a list of names or of"
+      " mappings with a `name`."
     )
   members = []
   for entry in config:

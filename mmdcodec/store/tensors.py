@@ -67,7 +67,7 @@ def read(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
       )
     return safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as error:
-    raise UserError(f"{path} is damaged ({error}); {advice}.") from None
+    raise UserError(f"{path} is damaged ({error!s:.200}); {advice}.") from None
 
 
 def nested(
