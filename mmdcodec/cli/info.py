@@ -170,12 +170,13 @@ def describe_dataset(path: pathlib.Path) -> str:
     ("sample rate", f"{found['rate']} Hz"),
   ]
   if found["kind"] == "tokens":
+    # Nothing but this reads the number of frames and the source.
+    frames = found.get("frames")
+    frames = f"{frames:,}" if isinstance(frames, int) else "unknown"
     rows += [
-      ("frame rate", f"{found['frame_rate']:g} Hz"),
+      ("frames", f"{frames} at {found['frame_rate']:g} Hz"),
       ("codebooks", f"{found['codebooks']} x {max(found['codebook_sizes'])}"),
       (found["tokenizer"], found["hash"]),
-      # For people alone: nothing else reads these two.
-      ("frames", str(found.get("frames", "unknown"))),
       ("made from", str(found.get("source", "unknown"))),
     ]
   else:
