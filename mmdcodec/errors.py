@@ -2,12 +2,25 @@
 
 from collections.abc import Iterator
 
+# Characters of a message; longer ones fill a terminal.
+_LONGEST = 1500
+
 
 class UserError(Exception):
   """A mistake in the input; the message tells the user what to do.
 
   The command line prints the message without a traceback and exits with 2.
   """
+
+  def __str__(self) -> str:
+    """Returns the message; the middle of a very long one is left out.
+
+    Values of damaged files are quoted in messages, and may be of any length.
+    """
+    text = super().__str__()
+    if len(text) <= _LONGEST:
+      return text
+    return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -193,6 +193,17 @@ def test_no_intact_one_is_an_error(copy):
     checkpoints.close()
 
 
+def test_metadata_that_is_nested_too_deeply_is_named(copy):
+  """Orbax bears with other damage of this file."""
+  metadata = copy / "checkpoints/15/_CHECKPOINT_METADATA"
+  assert metadata.exists()
+  metadata.write_bytes(bytes(100))
+  opened(copy, []).close()
+  metadata.write_text("[" * 10_000)
+  with pytest.raises(UserError, match="delete the files of this name"):
+    opened(copy, [])
+
+
 def test_those_of_earlier_versions_have_no_digest(copy):
   for step in STEPS:
     (copy / f"checkpoints/{step}" / digests.FILE).unlink()

@@ -196,3 +196,10 @@ def test_a_text_too_large_is_not_read(tmp_path):
   assert "has 1099.5 GB; expected at most 33.6 MB" in refusal(
     inputs.read_object, path
   )
+
+
+def test_very_long_messages_are_cut_in_the_middle():
+  text = f"kind is {'a' * 5000}; expected codec."
+  assert len(str(UserError(text))) < 1600
+  assert str(UserError(text)).endswith("expected codec.")
+  assert str(UserError("short.")) == "short."

@@ -106,27 +106,36 @@ class Checkpoints:
     self._intact: set[int] = set()
     # Damaged ones that others were used for; the next save removes them.
     self._passed: list[int] = []
-    self._manager = ocp.CheckpointManager(
-      folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        # Makes the manager write metrics; the policies decide what is kept.
-        best_fn=(lambda metrics: metrics[best]) if best else None,
-        best_mode=best_mode,
-        create=not read_only,
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-        # The training loop decides when to save.
-        save_interval_steps=1,
-        step_name_format=self._steps,
-        temporary_path_class=Unfinished,
-      ),
-      # Needed to read a folder before anything is saved.
-      item_handlers={
-        "state": ocp.StandardCheckpointHandler(),
-        "data": ocp.JsonCheckpointHandler(),
-      },
-    )
+    try:
+      self._manager = ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=preservation_policy.AnyPreservationPolicy(
+            policies
+          ),
+          # Makes the manager write metrics; the policies decide what is kept.
+          best_fn=(lambda metrics: metrics[best]) if best else None,
+          best_mode=best_mode,
+          create=not read_only,
+          read_only=read_only,
+          cleanup_tmp_directories=not read_only,
+          # The training loop decides when to save.
+          save_interval_steps=1,
+          step_name_format=self._steps,
+          temporary_path_class=Unfinished,
+        ),
+        # Needed to read a folder before anything is saved.
+        item_handlers={
+          "state": ocp.StandardCheckpointHandler(),
+          "data": ocp.JsonCheckpointHandler(),
+        },
+      )
+    except RecursionError:
+      # Orbax bears with other damage of these files.
+      raise UserError(
+        f"{folder}: a file _CHECKPOINT_METADATA is damaged; delete the files of"
+        " this name, which tell only when and how checkpoints were saved."
+      ) from None
 
   @property
   def latest(self) -> int | None:

@@ -18,9 +18,9 @@ import numpy as np
 
 RIGHT, REFUSED, FELL_BACK = "right", "refused", "fell back"
 
-# Lines of progress are set in; these are not errors.
-# Progress, and what the MP3 decoder of libsndfile writes by itself.
-_NOT_OURS = re.compile(r"^(  .*|\s*|Note: .*|\[src/libmpg123/.*)$")
+# No errors of ours: lines of progress, which are set in, and what the MP3
+# decoder of libsndfile writes by itself.
+_NOT_OURS = re.compile(r"^(  .*|\s*|(Note|Warning): .*|\[src/libmpg123/.*)$")
 # Names of exceptions are not sentences.
 _NAMES = re.compile(r"\b[A-Z][A-Za-z]*(Error|Exception|Warning)\b")
 
