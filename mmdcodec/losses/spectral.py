@@ -28,6 +28,7 @@ from mmdcodec.bounds import Check, list_of, whole
 
 SOUNDSTREAM_WINDOWS = (64, 128, 256, 512, 1024, 2048)
 ENCODEC_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
+FORMS = ("soundstream", "encodec")
 STFT_WINDOWS = (512, 1024, 2048)
 
 # Added to mel values and magnitudes before the logarithm. It is near the
@@ -116,7 +117,7 @@ def multi_scale_mel(
   Raises:
     ValueError: the form is unknown.
   """
-  if form not in ("soundstream", "encodec"):
+  if form not in FORMS:
     raise ValueError(f"form is 'soundstream' or 'encodec', not {form!r}")
   bounds.check("rate of the mel loss", rate, whole(1, 1_000_000))
   bounds.check("mels of the mel loss", mels, MELS)

@@ -15,6 +15,7 @@ from mmdcodec import bounds
 from mmdcodec.bounds import (
   Check,
   either,
+  flag,
   fraction,
   list_of,
   mapping,
@@ -55,6 +56,18 @@ AXIS = either(COUNT, Check(one_of((-1,)).holds, "-1 (the rest)"))
 GAINS = Check(list_of(NUMBER, 2, 2).holds, "two numbers, (lowest, highest)")
 DATA = Check(
   _fits_data, "paths of data sets, whose weights are numbers of at least 0"
+)
+TEXT = Check(lambda value: isinstance(value, str), "a name")
+NAMED = Check(
+  lambda value: isinstance(value, Mapping) and TEXT.holds(value.get("name")),
+  "a mapping with a `name`",
+)
+MEMBERS = Check(
+  lambda value: (
+    isinstance(value, list | tuple)
+    and all(TEXT.holds(v) or NAMED.holds(v) for v in value)
+  ),
+  "a list of names or of mappings with a `name`",
 )
 # Checked by the code that reads it.
 ANY = Check(lambda value: True, "anything")
@@ -105,7 +118,7 @@ CODEC: dict[str, Any] = {
     "waveform": {"weight": NOT_NEGATIVE},
     "mel": {
       "weight": NOT_NEGATIVE,
-      "form": ANY,
+      "form": one_of(spectral.FORMS),
       "windows": spectral.WINDOWS,
       "mels": spectral.MELS,
     },
@@ -116,11 +129,11 @@ CODEC: dict[str, Any] = {
     "independence": {
       "weight": NOT_NEGATIVE,
       "estimator": ANY,
-      "kernel": {"name": ANY, "radii": ANY, "relative": ANY},
-      "pattern": ANY,
+      "kernel": {"name": TEXT, "radii": ANY, "relative": flag()},
+      "pattern": NAMED,
       "streams": ANY,
-      "standardize": ANY,
-      "keep_scale": ANY,
+      "standardize": flag(),
+      "keep_scale": flag(),
       "start": STEPS,
       "ramp": STEPS,
       "every": COUNT,
@@ -129,16 +142,16 @@ CODEC: dict[str, Any] = {
   },
   "quantizer_start": STEPS,
   "adversarial": {
-    "discriminators": ANY,
+    "discriminators": MEMBERS,
     "dtype": ANY,
     "loss": ANY,
-    "relative": ANY,
+    "relative": flag(),
     "every": AT_LEAST_1,
     "start": STEPS,
     "warmup": STEPS,
     "optimizer": _OPTIMIZER,
   },
-  "balancer": {"on": ANY, "decay": DECAY, "total_norm": ABOVE_0},
+  "balancer": {"on": flag(), "decay": DECAY, "total_norm": ABOVE_0},
 }
 
 LM: dict[str, Any] = {
