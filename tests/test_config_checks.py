@@ -48,6 +48,7 @@ NAN, INFINITE = float("nan"), float("inf")
     ("codec_small", "losses.mel.weight", INFINITE),
     ("codec_small", "losses.mel.weight", True),
     ("codec_small", "losses.mel.form", "soundstrem"),
+    ("codec_small", "losses.adversarial", {}),
     ("codec_small", "losses.independence.pattern", {"a": 1}),
     ("codec_small", "losses.independence.kernel.name", [3]),
     ("codec_small", "losses.independence.keep_scale", "no"),

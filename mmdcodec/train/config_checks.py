@@ -256,6 +256,10 @@ def _check_unknown(
 
 def _check_together(config: Mapping[str, Any]) -> None:
   """Raises a UserError for settings that do not fit together."""
+  losses = config.get("losses", {}) if config["task"] == "codec" else {}
+  for name, loss in losses.items():
+    if "weight" not in loss:
+      raise UserError(f"losses.{name} has no weight; 0 turns the loss off.")
   parts = config.get("accumulate", 1)
   if config["batch"] % parts:
     raise UserError(
