@@ -259,7 +259,10 @@ def _check_together(config: Mapping[str, Any]) -> None:
   losses = config.get("losses", {}) if config["task"] == "codec" else {}
   for name, loss in losses.items():
     if "weight" not in loss:
-      raise UserError(f"losses.{name} has no weight; 0 turns the loss off.")
+      raise UserError(
+        f"losses.{name} is {loss!r}; it must be a dict with a `weight`, which"
+        " may be 0."
+      )
   parts = config.get("accumulate", 1)
   if config["batch"] % parts:
     raise UserError(
