@@ -28,7 +28,8 @@ class CodecFields(bounds.Checked, nn.Module):
       `kernel` instead of `last_kernel` on the audio side.
     rate: samples per second.
     channels: number of audio channels.
-    causal: no output depends on later input (except within one frame).
+    causal: no output depends on later input (except within one frame; in a
+      spectral codec, encoder and decoder look half a frame further).
     ratios: strides in the order of the decoder; the encoder reverses them. A
       spectral codec uses only their product.
     dim: width of the latents.

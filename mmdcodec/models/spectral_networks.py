@@ -10,8 +10,8 @@ APCodec (arXiv 2402.10533; amplitude and phase), MDCTCodec (arXiv 2411.00464)
 and SpectroStream (arXiv 2508.05207), with the ConvNeXt blocks of Vocos.
 
   whitening    each bin is divided by its usual magnitude in the training music,
-               the `profile`; the decoder multiplies by it. Without, bass is a
-               thousand times as loud as treble.
+               the `profile`; the decoder multiplies by it. Otherwise the much
+               louder bass would decide everything.
   compression  magnitudes to the power 0.3, phases kept.
   head         coefficient = profile * 2 exp(m) s, with m and s from one dense
                layer: levels over many orders of magnitude, either sign.
@@ -22,11 +22,8 @@ and SpectroStream (arXiv 2508.05207), with the ConvNeXt blocks of Vocos.
 Profile and running statistics are arrays of the collection "codebook": part of
 the model, without a gradient. Stereo is coded as middle and side.
 
-A frame sees half a hop of samples after it, and the last half hop of the audio
-of a frame needs the next frame. A causal codec adds nothing to that. Pieces of
-a stream (`mmdcodec.models.streaming`) are therefore longer than whole frames by
-half a hop: the encoder's input at its end, which comes again at the start of
-the next piece; the decoder's output at its start, which was still missing.
+Frames overlap, so encoder and decoder of even a causal codec look half a frame
+ahead; `mmdcodec.models.spectral_bins` says what that means for streams.
 """
 
 import dataclasses
