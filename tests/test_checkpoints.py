@@ -94,7 +94,9 @@ def test_missing_parts_are_damage(copy, item):
 
 
 def test_a_digest_that_cannot_be_read_is_damage(copy):
-  for content in (b"", b"{", b"[]", b'{"a": 1}', b'{"a": ["x", 2]}', b"\xff"):
+  listed = (b"1", b'["x", 2]', b"[-Infinity, 2]", b"[NaN, 2]", b"[1e999, 2]")
+  objects = [b'{"a": %b}' % each for each in listed]
+  for content in (b"", b"{", b"[]", b"\xff", *objects):
     (copy / "checkpoints/20" / digests.FILE).write_bytes(content)
     said = []
     checkpoints = opened(copy, said, read_only=True)

@@ -67,7 +67,7 @@ def damage(
       for name, (size, digest) in inputs.read_object(folder / FILE).items()
       if name.startswith(within)
     }
-  except (UserError, TypeError, ValueError):
+  except (UserError, TypeError, ValueError, OverflowError):
     return f"its {FILE} cannot be read"
   read = []
   try:
