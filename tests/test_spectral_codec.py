@@ -21,6 +21,11 @@ def tiny(**changes):
   return codec.from_config(codec.preset("spectral_tiny", **changes))
 
 
+def shapes_of(model):
+  x = jnp.zeros((1, model.stride, model.channels))
+  return jax.eval_shape(model.init, jax.random.key(0), x)
+
+
 def test_presets_have_the_fields_of_their_topology():
   with pytest.raises(UserError, match="'spectral', which has no field 'norm'"):
     codec.preset("spectral_tiny", norm="none")
@@ -28,6 +33,25 @@ def test_presets_have_the_fields_of_their_topology():
     codec.preset("encodec_24khz", width=3)
   with pytest.raises(UserError, match="even number of samples per frame"):
     tiny(ratios=(5, 3)).network  # noqa: B018
+
+
+@pytest.mark.parametrize(
+  "name, channels, stride, bits, megabytes",
+  [
+    ("spectral_small", 1, 480, 3200, 4.2),
+    ("spectral_24khz", 1, 480, 4000, 3.91),
+    ("spectral_48khz", 2, 960, 8000, 43.98),
+  ],
+)
+def test_presets_are_as_large_as_they_say(
+  name, channels, stride, bits, megabytes
+):
+  """In bfloat16, with codebooks; spectral_24khz stays below 4 MB."""
+  model = codec.from_config(codec.preset(name))
+  assert (model.channels, model.stride) == (channels, stride)
+  assert (model.frame_rate, model.bits_per_second()) == (50, bits)
+  size = 2e-6 * sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model)))
+  assert size == pytest.approx(megabytes, abs=0.01)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -112,6 +112,32 @@ PRESETS = {
   ),
   # 50 Hz, 3.2 kbps, 2.0 M parameters.
   "spectral_small": SPECTRAL,
+  # 50 Hz, 0.5 to 4 kbps, 1.4 M parameters: under 4 MB in bfloat16, with its
+  # codebooks.
+  "spectral_24khz": SPECTRAL
+  | dict(
+    causal=True,
+    width=160,
+    codebook_size=1024,
+    decay=0.99,
+    quantizer_dropout=1.0,
+  ),
+  # Stereo, 50 Hz, 0.5 to 8 kbps, 19.8 M parameters.
+  "spectral_48khz": SPECTRAL
+  | dict(
+    rate=48000,
+    channels=2,
+    causal=True,
+    ratios=(8, 6, 5, 4),
+    dim=128,
+    width=512,
+    encoder_blocks=4,
+    decoder_blocks=6,
+    codebooks=16,
+    codebook_size=1024,
+    decay=0.99,
+    quantizer_dropout=1.0,
+  ),
   # For tests: the same structures, compiled in seconds.
   "soundstream_tiny": SOUNDSTREAM | TINY,
   "encodec_tiny": ENCODEC | TINY,
