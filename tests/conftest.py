@@ -23,6 +23,11 @@ import time  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from mmdcodec import memory  # noqa: E402
+
+# As the command does, and before the first array.
+memory.keep_freed()
+
 # Here the CPU's part of XLA reads its flags. The TPU compiler is not to, nor
 # subprocesses: they run what users run.
 jax.devices()

@@ -17,7 +17,7 @@ CONFIGS = pathlib.Path(mmdcodec.configs.__file__).parent
 # Lowest first. A module imports from its own layer and from those below. The
 # entry with the longest matching name says where a module belongs.
 LAYERS = (
-  ("errors", "bounds", "formatting", "platform", "progress", ""),
+  ("errors", "bounds", "formatting", "memory", "platform", "progress", ""),
   ("store",),
   ("parallel",),
   ("audio", "nn", "patterns"),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import mmdcodec
-from mmdcodec import platform
+from mmdcodec import memory, platform
 from mmdcodec.cli import streams
 from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.formatting import is_utf8
@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
   if argv is not None:
     return _run(argv)
   streams.begin()
+  memory.keep_freed()
   platform.expect_no_tpu()
   platform.one_command = True
   code = 1  # of the interpreter, after a traceback
