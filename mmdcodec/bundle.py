@@ -168,9 +168,11 @@ def export(
     The step that was exported.
 
   Raises:
-    UserError: there is no such checkpoint, or the folder holds something else.
+    UserError: there is no such checkpoint, the run does not describe a model
+      that can be read, or the folder holds something else.
   """
   found = _read_workdir(pathlib.Path(workdir), step)
+  _check(workdir, found)
   save(
     folder,
     found.config,
@@ -252,11 +254,17 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
 
   path = hub.find(path)
   found = _read(path, discriminators)
+  if not discriminators:
+    found = found._replace(discriminators=None)
+  _check(path, found)
+  return found
+
+
+def _check(path: str | pathlib.Path, found: Contents) -> None:
+  """Checks what was read, before it is used or becomes a bundle."""
   # Loaders of other kinds, added to LOADERS, make their own checks.
   if found.config.get("kind") in ("codec", "lm"):
-    judges = found.discriminators if discriminators else None
-    weights.check(path, found.config, found.variables, judges)
-  return found
+    weights.check(path, found.config, found.variables, found.discriminators)
 
 
 def _read(path: pathlib.Path, discriminators: bool) -> Contents:

@@ -1,5 +1,6 @@
 """Damaged checkpoints: the newest intact one is used, and the user is told."""
 
+import os
 import shutil
 
 import numpy as np
@@ -202,6 +203,15 @@ def test_metadata_that_is_nested_too_deeply_is_named(copy):
   metadata.write_bytes(bytes(100))
   opened(copy, []).close()
   metadata.write_text("[" * 10_000)
+  with pytest.raises(UserError, match="delete the files of this name"):
+    opened(copy, [])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_metadata_that_is_no_file_is_named(copy, make):
+  metadata = copy / "checkpoints/15/_CHECKPOINT_METADATA"
+  metadata.unlink()
+  make(metadata)
   with pytest.raises(UserError, match="delete the files of this name"):
     opened(copy, [])
 

@@ -23,6 +23,7 @@ import pytest
 import mmdcodec
 from mmdcodec import bitstream
 from mmdcodec.cli import main as cli
+from mmdcodec.errors import UserError
 from mmdcodec.train import loop
 
 DATA = pathlib.Path(__file__).parent / "data" / "version_0_1"
@@ -270,3 +271,14 @@ def test_command_lines(line):
   args = cli.make_parser((words[0],)).parse_args(words)
   if "--rate" in words and words[0] == "finetune":
     assert 1e-4 in vars(args).values()
+
+
+def test_a_run_that_describes_no_model_is_not_exported(old):
+  """What could not be read again must not become a bundle."""
+  workdir = old("codec") / "codec"
+  config = json.loads((workdir / "config.json").read_text())
+  config["model"]["pad_mode"] = 1e30
+  (workdir / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="pad_mode"):
+    mmdcodec.bundle.export(workdir, "out")
+  assert not pathlib.Path("out").exists()

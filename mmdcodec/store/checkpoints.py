@@ -31,6 +31,9 @@ from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
 
+# Orbax's file in each checkpoint: when and how it was saved.
+_METADATA = "_CHECKPOINT_METADATA"
+
 
 def _cut_large_arrays_only() -> None:
   """Makes replicas share the writing of large arrays only.
@@ -106,6 +109,13 @@ class Checkpoints:
     self._intact: set[int] = set()
     # Damaged ones that others were used for; the next save removes them.
     self._passed: list[int] = []
+    metadata_damaged = UserError(
+      f"{folder}: a file {_METADATA} is damaged; delete the files of this name,"
+      " which tell only when and how checkpoints were saved."
+    )
+    # Orbax would wait for ever for what a pipe gives.
+    if not all(path.is_file() for path in folder.glob(f"*/{_METADATA}")):
+      raise metadata_damaged
     try:
       self._manager = ocp.CheckpointManager(
         folder,
@@ -132,10 +142,7 @@ class Checkpoints:
       )
     except RecursionError:
       # Orbax bears with other damage of these files.
-      raise UserError(
-        f"{folder}: a file _CHECKPOINT_METADATA is damaged; delete the files of"
-        " this name, which tell only when and how checkpoints were saved."
-      ) from None
+      raise metadata_damaged from None
 
   @property
   def latest(self) -> int | None:
