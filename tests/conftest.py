@@ -137,12 +137,18 @@ def optimized():
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory):
-  """Bundle of a small codec that has not been trained."""
-  from random_codec import write_random_codec
+def model(request, tmp_path_factory):
+  """Bundle of a small codec that has not been trained.
 
+  A test may choose its preset, see `random_codec.each_topology`.
+  """
+  from random_codec import TOPOLOGIES, write_random_codec
+
+  preset = getattr(request, "param", TOPOLOGIES[0])
+  spectral = preset == "spectral_tiny"
+  changes = dict(causal=True) if spectral else dict(dilations=(1,))
   folder = tmp_path_factory.mktemp("models") / "tiny"
-  return write_random_codec(folder, 0, dilations=(1,))
+  return write_random_codec(folder, 0, preset, **changes)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from random_codec import write_random_codec
+from random_codec import each_topology, write_random_codec
 
 import mmdcodec
 from mmdcodec import bitstream, bundle
@@ -43,6 +43,7 @@ def coded(tmp_path_factory, model, song):
   return path
 
 
+@each_topology
 def test_encode_info_decode(tmp_path, model, song, coded, capsys):
   codec = mmdcodec.load(model)
   stream = bitstream.read(coded)
@@ -98,6 +99,7 @@ def test_a_normalised_stereo_codec_in_chunks(tmp_path, song):
   np.testing.assert_allclose(back, np.clip(y, -1, 1), atol=1e-4)
 
 
+@each_topology
 def test_fewer_codebooks_are_the_first_ones(tmp_path, model, song, coded):
   out = tmp_path / "one.mmdc"
   argv = ["encode", song, str(out), "--model", model, "--codebooks", "1"]
@@ -171,6 +173,7 @@ def test_bad_input_audio(tmp_path, model, fails):
   assert not out.exists()
 
 
+@each_topology
 def test_one_sample_is_audio(tmp_path, model):
   wav, out = tmp_path / "s.wav", tmp_path / "s.mmdc"
   soundfile.write(wav, np.zeros(1), mmdcodec.load(model).rate)
@@ -205,6 +208,7 @@ def test_damaged_stream(tmp_path, model, coded, fails):
   assert not out.exists()
 
 
+@each_topology
 def test_info_of_a_bundle(model, capsys):
   assert main(["info", model]) == 0
   lines = capsys.readouterr().out.splitlines()

@@ -9,11 +9,13 @@ import io
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from random_codec import each_topology
 
 import mmdcodec
 from mmdcodec import bitstream
 
 
+@each_topology
 def test_the_same_file_of_1_and_8_devices_and_clips(model):
   """A file that only the machine that wrote it gets right."""
   codec = mmdcodec.load(model)

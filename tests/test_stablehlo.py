@@ -79,6 +79,7 @@ def programs_on_a_tpu(*arguments, programs=stablehlo.programs):
       {"dilations": (1, 3), "ratios": (4,)},
       [([1], 2), ([151], 4)],
     ),
+    ("spectral_tiny", {"channels": 2}, [([1], 2), ([151, 90], 4)]),
   ],
 )
 def test_programs_give_what_the_package_gives(

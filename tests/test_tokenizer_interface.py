@@ -54,10 +54,14 @@ def tokenizers(tmp_path_factory):
   folder = tmp_path_factory.mktemp("codecs")
   mono = mmdcodec.load(write_random_codec(folder / "mono", 0))
   chunked = write_random_codec(folder / "chunked", 1, "encodec_stereo_tiny")
+  spectral = write_random_codec(
+    folder / "spectral", 2, "spectral_tiny", causal=True
+  )
   return {
     "mono": mono,
     "stereo": StereoCodec(mono),
     "chunked": mmdcodec.load(chunked),
+    "spectral": mmdcodec.load(spectral),
     "user": Loudness(),
   }
 
@@ -68,7 +72,9 @@ def noise(samples, channels, seed=0):
   return (x * np.linspace(0.01, 1, samples)[:, None]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["mono", "stereo", "chunked", "user"])
+@pytest.mark.parametrize(
+  "name", ["mono", "stereo", "chunked", "spectral", "user"]
+)
 def test_codes_are_as_announced(tokenizers, name):
   """Each item of a batch has the codes that it has alone, in the numbers."""
   tokenizer = tokenizers[name]
@@ -99,9 +105,10 @@ def test_codes_are_as_announced(tokenizers, name):
     tokenizer.encode(x, lengths=[2000, 2001, 1])
 
 
-def test_an_encoder_that_overflows_gives_no_codes(tokenizers):
+@pytest.mark.parametrize("name", ["mono", "spectral"])
+def test_an_encoder_that_overflows_gives_no_codes(tokenizers, name):
   """Catches an index one past the codebook in a file or a token data set."""
-  codec = copy.copy(tokenizers["mono"])
+  codec = copy.copy(tokenizers[name])
   codec.variables = jax.tree_util.tree_map_with_path(
     lambda path, leaf: leaf * 1e20 if "encoder" in str(path) else leaf,
     codec.variables,
@@ -113,7 +120,7 @@ def test_an_encoder_that_overflows_gives_no_codes(tokenizers):
     list(codec.encode_blocks([x]))
 
 
-@pytest.mark.parametrize("name", ["mono", "stereo"])
+@pytest.mark.parametrize("name", ["mono", "stereo", "spectral"])
 def test_parts_decode_to_the_whole(tokenizers, name):
   """Codes that arrive in parts give the audio of all of them, and early."""
   codec = tokenizers[name]
