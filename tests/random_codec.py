@@ -8,7 +8,6 @@ import pytest
 from mmdcodec import bundle
 from mmdcodec.models import codec as codec_model
 
-
 # Presets of 8 kHz, 20 samples per frame and 4 codebooks of 32 that stream.
 TOPOLOGIES = ("soundstream_tiny", "spectral_tiny")
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_codec import TOPOLOGIES
 
 import mmdcodec
 from mmdcodec import bundle, platform
@@ -15,11 +16,13 @@ from mmdcodec.models import codec as codec_model
 from mmdcodec.models import weights
 from mmdcodec.tokenizers import loaded_codec
 
+each_topology = pytest.mark.parametrize("saved", TOPOLOGIES, indirect=True)
+
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(request, tmp_path_factory):
   """(folder, variables) of a tiny codec with codebooks fitted to noise."""
-  config = codec_model.preset("soundstream_tiny")
+  config = codec_model.preset(getattr(request, "param", TOPOLOGIES[0]))
   model = codec_model.from_config(config)
   x = jax.random.normal(jax.random.key(0), (2, 4000, 1))
   variables = dict(jax.jit(model.init)(jax.random.key(1), x))
@@ -45,6 +48,7 @@ def noise(*shape, seed=3):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+@each_topology
 def test_every_array_comes_back(saved, codec):
   """Catches arrays that change their shape, dtype or value on disk."""
   chex.assert_trees_all_equal(dict(saved[1]), dict(codec.variables))
@@ -74,7 +78,8 @@ def test_weights_are_its_own(codec):
   chex.assert_trees_all_equal(made.variables, codec.variables)
 
 
-def test_codes_are_those_of_the_model_alone(codec):
+@each_topology
+def test_codes_are_those_of_the_model_alone(saved, codec):
   """Catches padding to a bucket that reaches the codes or the audio."""
   x = noise(1, 1234, 1)
   direct = codec.model.apply(
@@ -263,6 +268,7 @@ def test_only_training_on_reads_the_discriminators(saved, tmp_path):
     bundle.read(path, discriminators=True)
 
 
+@each_topology
 def test_the_hash_names_the_weights(saved, codec):
   """Catches streams of one model decoded by another."""
   folder, variables = saved

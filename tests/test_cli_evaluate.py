@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from mmdcodec.configs import common as configs
+from random_codec import each_topology
 
 import mmdcodec
 from mmdcodec.cli.main import main
@@ -34,6 +35,7 @@ def folder(tmp_path):
   return folder
 
 
+@each_topology
 def test_evaluate_a_folder(tmp_path, model, folder, capsys):
   out = tmp_path / "results"
   argv = ["evaluate", "--model", model, "--audio", str(folder)]
@@ -180,6 +182,7 @@ def test_evaluate_a_workdir(tmp_path, workdir, folder, fails, capsys):
   assert "something other" in fails(*argv, "--force")
 
 
+@each_topology
 def test_clips_of_many_lengths_share_programs(model, monkeypatch):
   codec, shapes = mmdcodec.load(model), {}
 

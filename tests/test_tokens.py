@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from random_codec import write_random_codec
+from random_codec import each_topology, write_random_codec
 
 import mmdcodec
 from mmdcodec.cli.main import main
@@ -138,6 +138,7 @@ def content(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@each_topology
 def test_codes_are_those_of_each_record_alone(
   tmp_path, model, few, compile_fast
 ):
@@ -520,6 +521,7 @@ def test_one_run_has_one_codec(told, audio, tmp_path):
       take(told, 1, **change)
 
 
+@each_topology
 def test_the_command(tmp_path, dataset, model, fails, capsys, compile_fast):
   """Catches a command that fails late, with a traceback, or says too little."""
   out, missing = tmp_path / "tokens", tmp_path / "missing"
