@@ -3,7 +3,8 @@
 import dataclasses
 
 import jax
-from toy_task import Toy, toy_config
+import numpy as np
+from toy_task import Same, Toy, toy_config
 
 from mmdcodec.store import metrics
 from mmdcodec.train import loop
@@ -46,3 +47,27 @@ def test_phases_and_steps_under_way(tmp_path, monkeypatch):
   assert len(given) == 5
   rows = [row for row in metrics.read(tmp_path) if "train/early" in row]
   assert [row["train/early"] for row in rows] == [1, 1, 0, 0, 0]
+
+
+def test_what_is_called_after_each_evaluation(tmp_path, monkeypatch):
+  """Catches a call without the weights that were evaluated, or none."""
+  evaluated, called = [], []
+
+  class Evaluated(Toy):
+    def held_out(self):
+      return [next(Same())]
+
+    def evaluate(self, variables, batches):
+      evaluated.append(np.array(variables["params"]["w"]))
+      return {"loss": 1.0}
+
+  monkeypatch.setattr(loop, "make_task", Evaluated)
+
+  def hear(step, variables):
+    called.append((step, np.array(variables["params"]["w"])))
+
+  config = toy_config(eval_every=2)
+  loop.train(config, tmp_path, log=lambda line: None, on_evaluation=hear)
+  assert [step for step, _ in called] == [2, 4, 5]
+  for (_, found), expected in zip(called, evaluated, strict=True):
+    np.testing.assert_array_equal(found, expected)

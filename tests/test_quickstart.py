@@ -52,8 +52,8 @@ def music(tmp_path):
 def smallest_config(arg):
   """A codec that compiles in seconds."""
   assert arg == "tiny"
-  changes = dict(dilations=(1,), ratios=(8,), filters=2, codebooks=2)
-  config = common.shrink(common.codec_config("soundstream_tiny", **changes))
+  changes = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=2)
+  config = common.shrink(common.codec_config("spectral_tiny", **changes))
   config.losses.mel.windows = (256,)
   config.compilation_cache = "off"
   return config
@@ -75,6 +75,10 @@ def test_quickstart_interrupted_then_continued_then_repeated(
     assert main(argv) == 130
   first = capsys.readouterr().out
   assert "[3/10] train: 4 steps" in first and "report" not in first
+  # The preview is there before the codec is. Of the last step here, it is what
+  # the bundle makes of the clip.
+  heard = tmp_path / "job" / "preview" / "reconstruction.flac"
+  assert f"listen: {heard}" in first and "after 4 of 4 steps" in first
 
   assert main(argv) == 0
   second = capsys.readouterr().out
@@ -93,6 +97,11 @@ def test_quickstart_interrupted_then_continued_then_repeated(
 
   codec = mmdcodec.load(tmp_path / "job" / "bundle")
   assert codec.config["training"]["step"] == 4
+  ends = tmp_path / "job" / "evaluation" / "trained" / "audio"
+  for name in ("original", "reconstruction"):
+    preview = soundfile.read(heard.with_stem(name))[0]
+    final = soundfile.read(ends / f"000-{name}.flac")[0]
+    np.testing.assert_allclose(preview, final, atol=1e-3)
   results = {}
   for name in ("trained", "untrained"):
     path = tmp_path / "job" / "evaluation" / name / "results.json"
@@ -115,18 +124,19 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   assert min(untrained["usage"]) > 0.3
   text = page.read_text()
   # Two clips, each as original, reconstruction and from the untrained codec;
-  # two pieces from prompts, each beside the song of its caption.
-  assert text.count("<audio ") == 10
-  assert text.count('src="data:audio/flac;base64,') == 10
+  # two pieces from prompts, each beside the song of its caption; and the
+  # preview, beside the original.
+  assert text.count("<audio ") == 12
+  assert text.count('src="data:audio/flac;base64,') == 12
   # A spectrogram for every player, two pictures of curves, codebook usage.
-  assert text.count("<img ") == 13
+  assert text.count("<img ") == 15
   # Each under its own player, with the same title.
   found = re.findall(
     r"<figcaption>([^<]*)</figcaption><audio [^>]*></audio>"
     r'<img alt="spectrogram: ([^"]*)"',
     text,
   )
-  assert len(found) == 10
+  assert len(found) == 12
   for title, alt in found:
     assert alt.startswith(f"{title}, ")
   assert "margin" in text and "untrained" in text
@@ -191,6 +201,29 @@ def test_own_music_is_linked_with_its_captions(tmp_path, music):
   assert [p.parent.name for p in found if p.stem == "3"] == ["sub"]
   # Interrupted and run again.
   assert quickstart_codec.make_music(job) == result
+
+
+def test_a_workdir_of_an_earlier_version(tmp_path, fails):
+  """Its codec was a SEANet: one sentence says what can be done."""
+  old = {"train": {"settings": {"model": {"topology": "seanet"}}, "done": True}}
+  path = tmp_path / "stages.json"
+  path.write_text(json.dumps(old))
+  line = fails("quickstart", "--tiny", "--workdir", tmp_path)
+  assert "earlier version" in line and "seanet, now spectral" in line
+  assert "--workdir" in line and "--force" in line
+  assert json.loads(path.read_text()) == old
+  # Settings that only the user can have changed are named as before.
+  job = make_job(tmp_path)
+  old["train"]["settings"] = {**job.config, "steps": 7}
+  path.write_text(json.dumps(old))
+  line = fails("quickstart", "--tiny", "--workdir", tmp_path)
+  assert "steps was 7, is 20" in line and "version" not in line
+
+
+def test_the_quantizer_starts_within_a_short_run(tmp_path):
+  for steps, expected in ((4, 0), (16, 2), (5000, 100)):
+    job = quickstart_job.make_job(tmp_path, steps=steps)
+    assert job.config["quantizer_start"] == expected
 
 
 def test_changed_music_is_noticed(tmp_path, music):

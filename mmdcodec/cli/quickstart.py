@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
   job = make_job(
     args.workdir, audio=args.audio, steps=args.steps, tiny=args.tiny
   )
+  if not args.force:
+    quickstart.check_version(job)
   stages = quickstart.make_stages(job)
   try:
     seconds = jobs.run_stages(job.workdir, stages, force=args.force)

@@ -135,6 +135,11 @@ def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
   return {k: entry["seconds"] for k, entry in known.items() if entry["done"]}
 
 
+def settings_of(workdir: pathlib.Path) -> dict[str, dict]:
+  """Returns the settings of each stage that ever began, by name."""
+  return {k: entry["settings"] for k, entry in _read(workdir).items()}
+
+
 class _Job:
   """The stages of one run and their records in stages.json.
 

@@ -36,6 +36,7 @@ def train(
   workdir: str | pathlib.Path,
   *,
   log: Callable[[str], None] = _log,
+  on_evaluation: Callable[[int, Any], None] | None = None,
 ) -> dict[str, float]:
   """Trains up to `config["steps"]`, resuming from the last checkpoint.
 
@@ -43,6 +44,9 @@ def train(
     config: see `configs/common.py` for every key.
     workdir: folder for checkpoints, metrics and the configuration.
     log: called with one line of text.
+    on_evaluation: called after each evaluation with the step and the variables
+      that were evaluated, which the next step overwrites; its time does not
+      count as training.
 
   Returns:
     The metrics of the last evaluation.
@@ -186,6 +190,9 @@ def train(
           found = task.evaluate(state.released(), held_out)
         evaluation = evaluated = report.write(step, "valid", found)
         report.say_evaluation(evaluated)
+        if on_evaluation is not None:
+          with report.paused():
+            on_evaluation(step, state.released())
 
       # ------------------------------------------------------------------- save
       # After the evaluation, which decides whether this is the best checkpoint.

@@ -1,8 +1,8 @@
 """Jobs with several stages behind one command.
 
 quickstart   trains a codec and a music model and writes a report; its parts are
-             quickstart_job, quickstart_codec, quickstart_music and
-             quickstart_report
+             quickstart_job, quickstart_codec, quickstart_preview,
+             quickstart_music and quickstart_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings
 """

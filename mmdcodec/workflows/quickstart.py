@@ -1,7 +1,8 @@
 """The stages of `mmdcodec quickstart`.
 
 Renders built-in music (or uses a folder), prepares it, trains a small codec
-with independent codebooks, exports it and compares it with the same codec
+with independent codebooks (after the first minute there is something to hear,
+`quickstart_preview.py`), exports it and compares it with the same codec
 untrained on held-out music (`quickstart_codec.py`). Then trains a language
 model on its codes, generates music from prompts (`quickstart_music.py`), and
 writes an HTML report (`quickstart_report.py`).
@@ -10,11 +11,30 @@ writes an HTML report (`quickstart_report.py`).
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mmdcodec.errors import UserError
 from mmdcodec.store import jobs
 from mmdcodec.workflows import quickstart_codec as codec
 from mmdcodec.workflows import quickstart_music as music
 from mmdcodec.workflows import quickstart_report
 from mmdcodec.workflows.quickstart_job import Job
+
+
+def check_version(job: Job) -> None:
+  """Checks that the workdir's codec is of the kind that the job trains.
+
+  Raises:
+    UserError: an earlier version of the command began it, with a SEANet.
+  """
+  before = jobs.settings_of(job.workdir).get("train") or {}
+  model = before.get("model") or {}
+  now = job.config["model"]["topology"]
+  if model and model.get("topology") != now:
+    raise UserError(
+      f"{job.workdir} was begun by an earlier version of this command, whose"
+      f" codec was of another kind ({model.get('topology')}, now {now}); what"
+      " is in it can be used as before, but to run the command again give"
+      " another --workdir, or --force to do everything over."
+    )
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
@@ -43,7 +63,7 @@ def make_stages(job: Job) -> list[jobs.Stage]:
       resumes=True,
     ),
     stage("prepare", codec.prepare, sound, ["data"]),
-    stage("train", codec.train, job.config, ["run"], resumes=True),
+    stage("train", codec.train, job.config, ["run", "preview"], resumes=True),
     stage("export", codec.export, {}, ["bundle"]),
     stage("evaluate", codec.evaluate, clips, ["evaluation"]),
     stage("tokenize", music.tokenize, {}, ["tokens"]),

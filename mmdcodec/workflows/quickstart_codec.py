@@ -3,6 +3,7 @@
     WORKDIR/music/{train,valid,test}   audio files, by their use
     WORKDIR/data/{train,valid}         data sets of records
     WORKDIR/run                        training: checkpoints, metrics
+    WORKDIR/preview                    the first reconstruction
     WORKDIR/bundle                     the trained codec
     WORKDIR/evaluation                 measures and audio
 
@@ -10,6 +11,7 @@ Each stage is a function that takes the job and describes its result.
 """
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -20,12 +22,17 @@ import jax
 import mmdcodec
 from mmdcodec import bundle, formatting, progress
 from mmdcodec.audio import song_files
-from mmdcodec.data import audio_folder, captions, pipeline, records, report
+from mmdcodec.data import audio_folder, captions, records, report
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.train import loop
 from mmdcodec.train.task import make_task
+from mmdcodec.workflows import quickstart_preview
 from mmdcodec.workflows.quickstart_job import SPLITS, Job
+
+# Calls after which the running statistics of latents, with a decay of 0.95, are
+# those of the batch.
+SETTLE = 120
 
 
 def music_settings(job: Job) -> dict[str, Any]:
@@ -118,10 +125,12 @@ def prepare(job: Job) -> str:
 
 def train(job: Job) -> str:
   """Trains the codec, resuming an interrupted run."""
+  (job.workdir / quickstart_preview.FOLDER).mkdir(exist_ok=True)
   loop.train(
     with_data(job),
     job.workdir / "run",
     log=lambda line: print("  " + line, flush=True),
+    on_evaluation=functools.partial(quickstart_preview.write, job),
   )
   return f"{job.config['steps']} steps"
 
@@ -136,13 +145,8 @@ def export(job: Job) -> str:
 def evaluate(job: Job) -> str:
   """Measures the trained and the untrained codec on held-out music."""
   trained = mmdcodec.load(job.workdir / "bundle")
-  clips = clips_lib.collect(
-    job.workdir / "music" / "test",
-    rate=job.rate,
-    channels=job.channels,
-    seconds=job.clip_seconds,
-    count=job.clips,
-    log=functools.partial(print, flush=True),
+  clips = quickstart_preview.test_clips(
+    job, log=functools.partial(print, flush=True)
   )
   folder = job.workdir / "evaluation"
   found = {}
@@ -165,22 +169,41 @@ def untrained(job: Job) -> LoadedCodec:
   """Makes the codec at step 0: random weights, codebooks fitted by k-means.
 
   With codebooks fitted to the random encoder's latents, it is the strongest
-  codec that needs no training.
+  codec that needs no training. The statistics of a spectral codec are those of
+  the music too.
   """
-  task: Any = make_task(job.config)
+  task: Any = make_task(with_data(job))
   key = jax.random.key(job.config["seed"])
   variables = jax.jit(task.init)(key)
-  (batch,) = pipeline.fixed_batches(
-    job.workdir / "data" / "train",
-    batch=job.config["batch"],
-    seconds=job.config["data"]["seconds"],
-    rate=job.rate,
-    channels=job.channels,
-    count=1,
-  )
+  batches = task.batches(seed=job.config["seed"])
+  try:
+    first = next(batches)
+    if task.measures_data:
+      params = variables.pop("params")
+      music = itertools.chain([first], batches)
+      variables = task.measure_data(variables, music, lambda line: None)
+      variables["params"] = params
+  finally:
+    batches.close()
+
+  def settle(variables: Any, x: Any, lengths: Any) -> Any:
+    """Returns the codebooks with statistics of the encoder's latents."""
+
+    def again(_: Any, codebook: Any) -> Any:
+      return task.codec.apply(
+        {**variables, "codebook": codebook},
+        x,
+        lengths,
+        method="analyse",
+        mutable=["codebook"],
+      )[1]["codebook"]
+
+    return jax.lax.fori_loop(0, SETTLE, again, variables["codebook"])
 
   def start(variables: Any, x: Any, lengths: Any, key: jax.Array) -> Any:
     """Returns the codebooks after the first training call, which fits them."""
+    if task.measures_data:
+      variables = {**variables, "codebook": settle(variables, x, lengths)}
     return task.codec.apply(
       variables,
       x,
@@ -190,7 +213,7 @@ def untrained(job: Job) -> LoadedCodec:
       mutable=["codebook"],
     )[1]
 
-  started = jax.jit(start)(variables, batch["audio"], batch["lengths"], key)
+  started = jax.jit(start)(variables, first["audio"], first["lengths"], key)
   config = {"kind": job.config["task"], "model": job.config["model"]}
   return LoadedCodec(config, {**variables, **started})
 

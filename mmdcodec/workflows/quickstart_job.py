@@ -10,14 +10,14 @@ from mmdcodec.configs import quickstart, quickstart_lm
 from mmdcodec.errors import UserError
 
 # Number of built-in songs (train, valid, test), and their length in seconds.
-SONGS, SONG_SECONDS = (96, 8, 8), 20.0
+SONGS, SONG_SECONDS = (320, 8, 8), 20.0
 TINY_SONGS, TINY_SONG_SECONDS = (4, 2, 2), 3.0
 SPLITS = ("train", "valid", "test")
 CLIP_SECONDS, CLIPS = 5.0, 8
 # Generated music, one piece for each prompt.
 PIECES, PIECE_SECONDS = 4, 8.0
 FOLDERS = (
-  "music", "data", "run", "bundle", "evaluation",
+  "music", "data", "run", "preview", "bundle", "evaluation",
   "tokens", "lm", "music_bundle", "generated",
 )  # fmt: skip
 
@@ -94,6 +94,9 @@ def make_job(
     for each in (config, lm):
       warmup = min(each["optimizer"]["warmup"], steps - 1)
       each["optimizer"]["warmup"] = warmup
+    # The codec's codebooks too begin within the run.
+    begin = min(config["quantizer_start"], steps // 8)
+    config["quantizer_start"] = begin
   workdir = pathlib.Path(workdir).expanduser().resolve()
   folder = None
   if audio is not None:

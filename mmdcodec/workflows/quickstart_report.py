@@ -10,7 +10,7 @@ from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.clips import Reconstruction
 from mmdcodec.store import inputs, jobs
-from mmdcodec.workflows import quickstart_music
+from mmdcodec.workflows import quickstart_music, quickstart_preview
 from mmdcodec.workflows.quickstart_job import Job
 
 
@@ -42,6 +42,7 @@ def write(job: Job) -> str:
       music_section(folder),
       sections.measures_section(trained, untrained),
       sections.players_section(trained, untrained, _captions(trained, folder)),
+      *quickstart_preview.section(folder),
       *sections.curves_section(folder / "run"),
       *sections.curves_section(folder / "lm", "Training of the language model"),
       *sections.codebooks_sections(trained, untrained),
