@@ -16,6 +16,7 @@ from mmdcodec.configs import common as configs
 from random_codec import each_topology
 
 import mmdcodec
+from mmdcodec import formatting
 from mmdcodec.cli.main import main
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import codebooks, reconstruction
@@ -68,6 +69,14 @@ def test_evaluate_a_folder(tmp_path, model, folder, capsys):
   assert results["bits_per_second"] == pytest.approx(bits)
   assert f"{np.mean(sdr):.2f}" in shown and f"{bits / 1000:.2f} kbps" in shown
 
+  assert results["artefacts"].keys() == {
+    "comb",
+    "pre_echo",
+    "silence",
+    "sweep_level",
+    "sweep_rest",
+  }
+  assert formatting.cell(results["artefacts"]["pre_echo"]) in shown
   for name in (
     "spectrogram-000-original.png",
     "spectrogram-000-reconstruction.png",
@@ -76,6 +85,7 @@ def test_evaluate_a_folder(tmp_path, model, folder, capsys):
     assert (out / name).read_bytes().startswith(b"\x89PNG")
   page = (out / "report.html").read_text()
   assert page.count("<audio ") == 6 and "b.wav" in page
+  assert page.count("<img ") == 6 + 1 + 2 and "decoded silence" in page
   back, rate = soundfile.read(out / "audio" / "002-reconstruction.flac")
   assert (len(back), rate) == (800, 8000)
 

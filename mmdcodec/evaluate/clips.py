@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.evaluate.artefacts import Artefacts
 from mmdcodec.platform import bucket
 from mmdcodec.store import atomic, inputs
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -61,6 +62,7 @@ class Reconstruction:
     entropy_bits_per_second: bit rate with an ideal entropy coder per codebook.
     about: what was run: "hash" and "codebooks" of the codec, and what the
       caller of `reconstruct` adds ("model", "audio", "seconds", "clips").
+    artefacts: of synthetic signals, if they were measured.
   """
 
   rate: int
@@ -74,6 +76,7 @@ class Reconstruction:
   bits_per_second: float
   entropy_bits_per_second: float
   about: dict
+  artefacts: Artefacts | None = None
 
 
 def collect(
@@ -238,6 +241,7 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
       name: {"mean": mean, "std": std}
       for name, (mean, std) in result.summary.items()
     },
+    "artefacts": result.artefacts.values if result.artefacts else {},
     "rate": result.rate,
     "usage": result.usage.tolist(),
     "perplexity": result.perplexity.tolist(),

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmdcodec import formatting
 from mmdcodec.evaluate import (
+  artefacts,
   audio_plots,
   codebook_plots,
   report,
@@ -47,16 +48,21 @@ def as_text(result: Reconstruction) -> str:
     )
   ]
   size = result.counts.shape[1]
-  return "\n\n".join(
-    [
-      f"{len(result.rows)} clips, {formatting.duration(total)}, {nominal:.2f}"
-      " kbps",
-      formatting.table(("measure", "mean", "std", ""), measures),
-      formatting.table(
-        ("codebook", "usage (%)", f"perplexity (of {size})"), levels
-      ),
+  tables = [
+    f"{len(result.rows)} clips, {formatting.duration(total)}, {nominal:.2f}"
+    " kbps",
+    formatting.table(("measure", "mean", "std", ""), measures),
+    formatting.table(
+      ("codebook", "usage (%)", f"perplexity (of {size})"), levels
+    ),
+  ]
+  if result.artefacts is not None:
+    rows = [
+      (artefacts.MEASURES[name][0], value)
+      for name, value in result.artefacts.values.items()
     ]
-  )
+    tables.append(formatting.table(("artefact", "value"), rows))
+  return "\n\n".join(tables)
 
 
 def measures_section(
@@ -180,6 +186,32 @@ def codebooks_sections(
   return table, report.Figure("", [image])
 
 
+def artefacts_sections(
+  result: Reconstruction,
+) -> list[report.Table | report.Figure]:
+  """Tabulates artefacts, with a sweep before and after; [] if not measured."""
+  found = result.artefacts
+  if found is None:
+    return []
+  rows = [
+    [artefacts.MEASURES[name][0], value, artefacts.MEASURES[name][1]]
+    for name, value in found.values.items()
+  ]
+  note = (
+    "Of synthetic signals that the codec coded: silence, tones, clicks, a sine"
+    " sweep and, in stereo, noise from left, right and both sides. Less is"
+    " better throughout, and -120 dB is nothing; levels should stay near 0."
+  )
+  pictures = audio_plots.spectrograms(
+    dict(zip(("sweep", "decoded sweep"), found.sweep, strict=True)),
+    rate=found.rate,
+  )
+  return [
+    report.Table("Artefacts", ["measure", "value", ""], rows, note),
+    report.Figure("", list(pictures.values())),
+  ]
+
+
 def curves_section(
   workdir: str | pathlib.Path, title: str = "Training"
 ) -> list[report.Figure]:
@@ -226,6 +258,7 @@ def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
       *curves,
       usage,
       figure,
+      *artefacts_sections(result),
       clips_section(result),
       report.environment(),
     ],
