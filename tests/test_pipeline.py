@@ -361,12 +361,21 @@ def test_mistakes_are_named(data, tmp_path):
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
 def test_the_interpreter_ends_in_silence(data, end):
-  """Without an explicit close too, in the middle of decoding."""
+  """Without an explicit close too, in the middle of decoding.
+
+  Threads that import a package at once may wait for each other for ever, so
+  all that decoding needs must be there before it begins.
+  """
   code = (
+    "import sys\n"
     "from mmdcodec.data.pipeline import batches\n"
     f"b = batches({data.five!r}, batch=64, seconds=1, rate={RATE},\n"
     "  process_index=0, process_count=1, threads=3)\n"
-    f"next(b)\n{end}\n"
+    "before = {name.partition('.')[0] for name in sys.modules}\n"
+    "next(b)\n"
+    "late = {name.partition('.')[0] for name in sys.modules} - before\n"
+    "assert not late, late\n"
+    f"{end}\n"
   )
   done = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, timeout=120

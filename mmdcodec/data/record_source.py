@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import soundfile
 import soxr
+from google.protobuf.message import DecodeError
 
 from mmdcodec.audio import files
 from mmdcodec.data import shard_files
@@ -121,7 +122,12 @@ class Records:
 
   def __init__(self, dataset_dir: str | os.PathLike, kind: str):
     """Opens a data set; raises UserError if it does not have this kind."""
+    # Imported before threads read records: TFDS imports its parts when they are
+    # first used, and two threads that do so at once may wait for each other.
+    from tensorflow_datasets.proto import tf_example_pb2
+
     inputs.check_name(dataset_dir)
+    self._parse = tf_example_pb2.Example.FromString
     self.summary = summary = describe(dataset_dir, kind)
     self.path = str(dataset_dir)
     self.seconds = float(summary["seconds"])
@@ -144,12 +150,9 @@ class Records:
     Raises:
       UserError: its shard is damaged.
     """
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
-
     record = self._records[int(index)]
     with contextlib.suppress(DecodeError):
-      found = tf_example_pb2.Example.FromString(record).features.feature
+      found = self._parse(record).features.feature
       if self._contents in found:
         return found
     return self._records.refuse_record(int(index))
