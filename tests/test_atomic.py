@@ -16,7 +16,7 @@ from mmdcodec import bitstream
 from mmdcodec.cli import batch, common
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, locks
 
 
 def test_a_failed_file_leaves_what_was_there(tmp_path):
@@ -36,10 +36,11 @@ def test_the_next_run_removes_what_killed_ones_left(tmp_path, name):
   path = tmp_path / name
   beside = tmp_path / "other"
   for target in (path, beside):
-    killed = atomic._scratch(target)
-    killed.__enter__().joinpath("new").touch()
-    # The system takes the lock of a process that is killed.
-    killed.gen.gi_frame.f_locals["lock"].release()
+    made = target.with_name(f"{atomic._scratch_prefix(target)}{'0' * 16}")
+    made.mkdir()
+    (made / "new").touch()
+    # The system takes the lock of a process that is killed; the file stays.
+    locks.take(made, signed=False).release()
   with atomic.file(path) as live:
     live.write_text("1")
     with atomic.file(path) as partial:
