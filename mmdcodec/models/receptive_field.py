@@ -32,17 +32,13 @@ def contexts(
     n: the network.
 
   Returns:
-    One pair each for `front` and `back` of the encoder, and of the decoder.
+    One pair each for `front` and `back` of the encoder, and of the decoder; of
+    a spectral codec, one pair for the encoder and one for the decoder.
   """
   if isinstance(n, SpectralNetwork):
     # The transform overlaps with the neighbours of a frame.
-    before, after = n.context(n.encoder_blocks)
-    return (
-      (before + 1, after + 1),
-      (0, 0),
-      n.context(n.decoder_blocks),
-      (1, 1),
-    )
+    sides = map(n.context, (n.encoder_blocks, n.decoder_blocks))
+    return tuple((before + 1, after + 1) for before, after in sides)
   stride = math.prod(n.ratios)
   parts = (*encoder_layers(n), *decoder_layers(n))
   return tuple(

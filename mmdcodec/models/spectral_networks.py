@@ -137,9 +137,6 @@ class LatentNorm(nn.Module):
 class SpectralEncoder(nn.Module):
   """Maps audio to latents, one frame for every `hop` samples.
 
-  It has the parts of `mmdcodec.models.seanet.Encoder`: `front` does all;
-  `recurrent` and `back` do nothing.
-
   Attributes:
     network: fields of the codec.
     profile: shared with the decoder.
@@ -162,30 +159,13 @@ class SpectralEncoder(nn.Module):
 
     In streaming, x is half a hop longer than its frames, see `Analysis`.
     """
-    return self.front(x, lengths)
-
-  def front(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """[batch, samples, channels] -> [batch, frames, dim]."""
     ends = None if lengths is None else frames(lengths, self.network.hop)
     z = self.norm(self.blocks(self.analysis(x, ends), ends), ends)
     return mask_after(z, ends)
 
-  def recurrent(
-    self, x: jax.Array, lengths: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns x."""
-    return x
-
-  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """Returns x."""
-    return x
-
 
 class SpectralDecoder(nn.Module):
   """Maps latents to audio.
-
-  It has the parts of `mmdcodec.models.seanet.Decoder`: `front`, the blocks;
-  `recurrent`, which does nothing; `back`, the inverse transform.
 
   Attributes:
     network: fields of the codec.
@@ -209,22 +189,8 @@ class SpectralDecoder(nn.Module):
 
     In streaming, the audio is half a hop longer, see `Synthesis`.
     """
-    return self.back(self.front(z, lengths), lengths)
-
-  def front(self, z: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """[batch, frames, dim] -> [batch, frames, 2 * channels * hop]."""
-    return self.blocks(z, lengths)
-
-  def recurrent(
-    self, x: jax.Array, lengths: jax.Array | None = None
-  ) -> jax.Array:
-    """Returns x."""
-    return x
-
-  def back(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """[batch, frames, 2 * channels * hop] -> [batch, samples, channels]."""
     n = self.network
-    x = mask_after(x, lengths)
+    x = mask_after(self.blocks(z, lengths), lengths)
     x = x.reshape(*x.shape[:2], 2, n.channels, n.hop)
     level, sign = x[:, :, 0], x[:, :, 1]
     bins = 2 * jnp.exp(jnp.minimum(level, LOUDEST)) * sign

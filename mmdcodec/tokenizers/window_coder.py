@@ -1,8 +1,9 @@
 """Applies codecs that look ahead piece by piece, to windows with context.
 
-The LSTM carries its state from piece to piece. Each convolutional part runs
-over windows, which are pieces with as much context as its outputs depend on;
-the outputs for the context are dropped.
+The LSTM carries its state from piece to piece. Each convolutional part, or a
+whole encoder or decoder of a spectral codec, runs over windows, which are
+pieces with as much context as its outputs depend on; the outputs for the
+context are dropped.
 """
 
 import functools
@@ -28,8 +29,10 @@ class WindowCoder(Coder):
 
   def __init__(self, model: Codec, size: int):
     """Takes the arguments of `make_coder`."""
-    parts = (_encoder_front, _encoder_back, _decoder_front, _decoder_back)
     around = receptive_field.contexts(model.network)
+    parts = (_encoder_front, _encoder_back, _decoder_front, _decoder_back)
+    if len(around) == 2:
+      parts = (_encoder, _decoder)
     self.around = dict(zip(parts, around, strict=True))
     self.model, self.size = model, max(size, *map(sum, self.around.values()))
     self.samples = self.size * model.stride
@@ -43,10 +46,13 @@ class WindowCoder(Coder):
     """Yields the codes of each piece of audio; see `Coder`."""
     model, variables = streaming.without_weight_norm(self.model, variables)
     stride = model.stride
-    h = self._run(model, variables, pieces, _encoder_front, unit=stride)
+    whole = _encoder in self.around
+    part, options = (_encoder, [codebooks]) if whole else (_encoder_front, [])
+    h = self._run(model, variables, pieces, part, *options, unit=stride)
     h = ((x, frames(lengths, stride)) for x, lengths in h)
-    h = self._carry(model, variables, h, _encoder_recurrent)
-    h = self._run(model, variables, h, _encoder_back, codebooks)
+    if not whole:
+      h = self._carry(model, variables, h, _encoder_recurrent)
+      h = self._run(model, variables, h, _encoder_back, codebooks)
     for codes, lengths in h:
       yield codes, lengths, None
 
@@ -59,9 +65,13 @@ class WindowCoder(Coder):
     """Yields the audio of each piece of codes; see `Coder`."""
     model, variables = streaming.without_weight_norm(self.model, variables)
     h = ((codes, lengths) for codes, lengths, _ in pieces)
-    h = self._run(model, variables, h, _decoder_front)
-    h = self._carry(model, variables, h, _decoder_recurrent)
-    for x, lengths in self._run(model, variables, h, _decoder_back):
+    if _decoder in self.around:
+      h = self._run(model, variables, h, _decoder)
+    else:
+      h = self._run(model, variables, h, _decoder_front)
+      h = self._carry(model, variables, h, _decoder_recurrent)
+      h = self._run(model, variables, h, _decoder_back)
+    for x, lengths in h:
       yield x, lengths * model.stride
 
   def _run(
@@ -108,7 +118,7 @@ def _run_window(
 ) -> jax.Array:
   """Returns a part's output for `size` frames of a window from `start` on."""
   y: Any = model.apply(variables, x, lengths, *options, method=part)
-  unit = model.stride if part is _decoder_back else 1
+  unit = model.stride if part in (_decoder, _decoder_back) else 1
   return lax.dynamic_slice_in_dim(y, start * unit, size * unit, 1)
 
 
@@ -125,6 +135,19 @@ def _run_recurrent(
     {**variables, STREAM: state}, x, lengths, method=part, mutable=[STREAM]
   )
   return y, kept.get(STREAM, {})
+
+
+def _encoder(
+  model: Codec, x: jax.Array, lengths: jax.Array, codebooks: int | None
+) -> jax.Array:
+  z = model.encoder(mask_after(x, lengths), lengths)
+  ends = frames(lengths, model.stride)
+  return mask_after(model.quantizer.encode(z, codebooks), ends)
+
+
+def _decoder(model: Codec, codes: jax.Array, lengths: jax.Array) -> jax.Array:
+  z = mask_after(model.quantizer.decode(codes), lengths)
+  return model.decoder(z, lengths)
 
 
 def _encoder_front(model: Codec, x: jax.Array, lengths: jax.Array) -> jax.Array:
