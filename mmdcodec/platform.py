@@ -1,7 +1,10 @@
-"""Platform details: CPUs, the target of a trace, sizes to compile for."""
+"""Platform details: CPUs, parents, the target of a trace, sizes of arrays."""
 
 import glob
 import os
+import signal
+import stat
+import threading
 
 # Devices of TPU chips: v2 to v4, and later ones.
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
@@ -16,6 +19,21 @@ def cpus() -> int:
   if hasattr(os, "sched_getaffinity"):  # Linux; fewer than all in a container
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+  """Has this process get SIGTERM when the one that started it has ended.
+
+  However that one ends, the system closes its end of the pipe that is stdin
+  here, and into which nobody writes. Does nothing if stdin is no pipe.
+  """
+
+  def wait() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  if stat.S_ISFIFO(os.fstat(0).st_mode):
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def only_compile_for_tpu() -> None:

@@ -1,8 +1,10 @@
 """The independence experiment: shared start, weights, table, resuming."""
 
+import concurrent.futures
 import json
 import shutil
 import signal
+import time
 
 import chex
 import jax
@@ -223,6 +225,25 @@ def test_failed_run_is_named(tmp_path):
   run = arm_grid._Run(tmp_path, "mmd_delay", settings, {}, one_core=False)
   with pytest.raises(UserError, match="mmd_delay seed 3 failed.*log.txt"):
     run.stage().run()
+
+
+def test_a_run_ends_with_the_experiment(tmp_path, monkeypatch):
+  """Its stdin is a pipe that ends with the process that started it."""
+  (tmp_path / "stays.py").write_text(
+    "import sys; sys.stdin.read(); sys.exit(7)"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  monkeypatch.setattr(arm_run, "__name__", "stays")
+  settings = {"config": {"seed": 3}}
+  run = arm_grid._Run(tmp_path, "none", settings, {}, one_core=False)
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    result = pool.submit(run.stage().run)
+    while run._process is None and not result.done():
+      time.sleep(0.01)
+    run._process.stdin.close()
+    with pytest.raises(UserError, match="seed 3 failed"):
+      result.result(60)
+  assert run._process.returncode == 7
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the program tells libtpu, which may be installed without a TPU.
+"""What the program tells libtpu, which may be there without a TPU; parents.
 
 Catches: lines of C++ errors before the output of every command, and settings
 for one chip on a machine that has a pod's.
@@ -46,3 +46,27 @@ def test_libtpu_is_silent_without_a_tpu():
     [sys.executable, "-c", code], env=env, capture_output=True, text=True
   )
   assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.parametrize("stdin, code", [(subprocess.PIPE, -15), (None, 3)])
+def test_a_process_ends_with_its_parent(stdin, code):
+  """Catches one that goes on alone and holds locks when that was killed."""
+  program = (
+    "import sys, time\n"
+    "from mmdcodec import platform\n"
+    "platform.end_with_parent()\n"
+    "time.sleep(0.1)\n"
+    "print('runs', flush=True)\n"
+    f"time.sleep({0 if stdin is None else 60})\n"
+    "sys.exit(3)"
+  )
+  child = subprocess.Popen(
+    [sys.executable, "-c", program],
+    stdin=stdin or subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+  )
+  assert child.stdout.readline() == b"runs\n"
+  if stdin:
+    child.stdin.close()  # as the system does for a process that is killed
+  assert child.wait(30) == code
+  child.stdout.close()

@@ -233,6 +233,9 @@ class _Run:
     with path.open("a") as output:
       self._process = subprocess.Popen(
         [sys.executable, "-m", arm_run.__name__, str(self._folder), *options],
+        # Closed when this process ends, even if it is killed: no run goes on
+        # alone, and in the way of the next one.
+        stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         env=env,
@@ -245,6 +248,8 @@ class _Run:
       code = self._process.wait()
     finally:
       self._stop()
+      assert self._process.stdin is not None
+      self._process.stdin.close()
     if code:
       last = path.read_text().strip().splitlines()[-1:]
       raise UserError(f"{self._name} failed: {' '.join(last)} ({path})")

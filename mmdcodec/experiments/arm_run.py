@@ -5,7 +5,8 @@
 Reads RUN/job.json, copies the checkpoint that all arms of a seed share,
 computes the weight of the loss, trains, and measures the last checkpoint on
 held-out music (RUN/result.json). With --curve it measures earlier checkpoints
-instead (RUN/curve.json). An interrupted run continues.
+instead (RUN/curve.json). An interrupted run continues. If stdin is a pipe, the
+run saves and stops when that is closed.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 import mmdcodec
-from mmdcodec import bundle, patterns
+from mmdcodec import bundle, patterns, platform
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
@@ -246,6 +247,7 @@ def measure(
 
 
 if __name__ == "__main__":
+  platform.end_with_parent()
   try:
     main(sys.argv[1:])
   except UserError as error:
