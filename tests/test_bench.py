@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdcodec.bench import coding, floor, loss_estimators
+from mmdcodec.bench import codecs, coding, floor, loss_estimators
 from mmdcodec.cli.main import main
 from mmdcodec.models import codec
 from mmdcodec.quantize.independence import ESTIMATORS, mmd2
@@ -98,6 +98,42 @@ def test_codecs_without_a_peer_say_why(monkeypatch, changes, missing, words):
   model = codec.from_config(codec.preset("encodec_tiny", **changes))
   reason = coding.without_peer(model)
   assert reason is None if words is None else words in reason
+
+
+def test_ratios_of_codecs_are_medians_of_turns():
+  """Catches a ratio upside down, or of medians: another load in each turn."""
+  times = {
+    "a, encode": [1.0, 2.0, 10.0],
+    "a, decode": [1.0, 1.0, 1.0],
+    "b, encode": [3.0, 6.0, 30.0],
+    "b, decode": [0.5, 0.5, 0.5],
+  }
+  facts = {name: [1.0, 2.0, 3.0] for name in "ab"}
+  rows = codecs.table(times, facts, 10.0).splitlines()[-2:]
+  found = [[float(cell) for cell in row.split()[4:]] for row in rows]
+  assert found == [[5, 1, 10, 1], [pytest.approx(1.67, abs=0.01), 3, 20, 0.5]]
+
+
+@pytest.mark.slow
+def test_bench_codecs_prints_every_topology(capsys, monkeypatch, fails):
+  """Catches a topology that no longer runs, or is counted wrongly."""
+  monkeypatch.setattr(
+    importlib.util, "find_spec", lambda name: None if name == "torch" else name
+  )
+  small = ["bench", "codecs", "--seconds=0.5", "--runs=1"]
+  names = ["spectral_tiny", "soundstream_tiny", "encodec_tiny"]
+  assert main([*small, "--presets", *names]) == 0
+  shown = capsys.readouterr().out
+  assert "torch is not installed" in shown
+  rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
+  flops = []
+  for name in names:
+    values = [float(value) for value in rows[name][1:]]
+    assert len(values) == 7 and all(value > 0 for value in values)
+    flops.append(values[1])
+  assert flops[0] < min(flops[1:]) / 2  # layers at the frame rate
+  assert "needs at least 1 run" in fails("bench", "codecs", "--runs=0")
+  assert "nothing" in fails("bench", "codecs", "--presets", "nothing")
 
 
 def test_plain_independence_formula():

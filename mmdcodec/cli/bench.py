@@ -10,6 +10,7 @@ HELP = "measure speed and memory beside their floors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
 SUBJECTS = {
   "codec": "mmdcodec.bench.codec",
+  "codecs": "mmdcodec.bench.codecs",
   "lm": "mmdcodec.bench.lm",
   "data": "mmdcodec.bench.data",
   "independence": "mmdcodec.bench.loss_estimators",

@@ -1,0 +1,237 @@
+"""`mmdcodec bench codecs`: codecs of all topologies side by side.
+
+One clip of 10 s goes through each codec, NumPy to NumPy, with 8 codebooks. All
+take turns in one run, so that other load slows all of them, and the ratios are
+medians over the runs. If `transformers` and PyTorch are installed, their codecs
+for 24 kHz take turns too, in the published sizes. All weights are random: they
+change what is heard, and not how long it takes.
+"""
+
+import argparse
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec import formatting
+from mmdcodec.bench import coding, floor, loss_estimators
+from mmdcodec.errors import UserError
+from mmdcodec.models import codec as codec_lib
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+
+HELP = "codecs of all topologies, and PyTorch's, in turns"
+EXAMPLE = "mmdcodec bench codecs --presets spectral_24khz encodec_24khz"
+PRESETS = ("spectral_24khz", "spectral_small", "encodec_24khz")
+CODEBOOKS, RATE = 8, 24000
+
+# Encodes and decodes the clip.
+Ways = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the subject's arguments."""
+  parser.add_argument(
+    "--presets",
+    nargs="+",
+    default=PRESETS,
+    metavar="NAME",
+    help="of codecs; ratios are to the first (default: "
+    + ", ".join(PRESETS)
+    + ")",
+  )
+  parser.add_argument(
+    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=10.0,
+    help="of audio to encode and decode (default: %(default)s)",
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, and prints the tables."""
+  if args.runs < 1 or not 0.1 <= args.seconds <= 60:
+    raise UserError(
+      "bench codecs needs at least 1 run and 0.1 to 60 seconds; got"
+      f" {args.runs} and {args.seconds:g}."
+    )
+  ways, facts = {}, {}
+  for name in args.presets:
+    codec = random_codec(codec_lib.preset(name))
+    ways[name], facts[name] = _ours(codec, args.seconds)
+  reason = without_peers()
+  if not reason:
+    for name, (peer, parameters) in peers(args.seconds).items():
+      ways[name] = peer
+      facts[name] = [parameters / 1e6] + 2 * [float("nan")]
+  times = coding.take_turns(
+    {
+      f"{name}, {way}": function
+      for name, pair in ways.items()
+      for way, function in zip(("encode", "decode"), pair, strict=True)
+    },
+    args.runs,
+  )
+  print(
+    f"{args.seconds:g} s of audio, at most {CODEBOOKS} codebooks, one clip,"
+    f" median of {args.runs}, random weights"
+  )
+  print(table(times, facts, args.seconds))
+  print(
+    "GFLOP: of encoding and decoding a second of audio; MiB: weights, and"
+    " temporaries of the larger of the two programs"
+  )
+  if reason:
+    print(f"without PyTorch: {reason}")
+  return 0
+
+
+def table(
+  times: dict[str, list[float]],
+  facts: dict[str, list[float]],
+  seconds: float,
+) -> str:
+  """Real-time factors, and medians of the ratios to the first codec.
+
+  Args:
+    times: "NAME, encode" and "NAME, decode" -> seconds of each run.
+    facts: name -> millions of parameters, GFLOP a second of audio, MiB.
+    seconds: of audio.
+  """
+  columns = ["", "M params", "GFLOP", "MiB"]
+  columns += ["encode x real time", "ratio", "decode x real time", "ratio"]
+  first, rows = next(iter(facts)), []
+  for name, known in facts.items():
+    row: list[Any] = [name, *known]
+    for way in ("encode", "decode"):
+      here = np.array(times[f"{name}, {way}"])
+      ratio = np.median(here / np.array(times[f"{first}, {way}"]))
+      row += [float(seconds / np.median(here)), float(ratio)]
+    rows.append(row)
+  return formatting.table(columns, rows)
+
+
+def random_codec(fields: dict) -> LoadedCodec:
+  """A codec of random numbers; nothing is compiled to make it."""
+  model = codec_lib.from_config(fields)
+  shapes = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 2 * model.stride, model.channels), np.float32),
+  )
+  rng = np.random.default_rng(0)
+
+  def fill(leaf: Any) -> np.ndarray:
+    if leaf.dtype != np.float32:
+      return np.ones(leaf.shape, leaf.dtype)
+    # Near 1 for statistics, small for weights; no signal explodes or dies.
+    if len(leaf.shape) < 2:
+      return np.ones(leaf.shape, np.float32)
+    inputs = math.prod(leaf.shape[:-1])
+    return rng.standard_normal(leaf.shape, np.float32) * inputs**-0.5
+
+  variables = jax.tree.map(fill, shapes)
+  return LoadedCodec({"kind": "codec", "model": fields}, variables)
+
+
+def _ours(codec: LoadedCodec, seconds: float) -> tuple[Ways, list[float]]:
+  """Ways of a codec; its millions of parameters, GFLOP a second, and MiB."""
+  model: Any = codec.model
+  x = _clip(seconds, codec.rate, codec.channels)
+  books = min(CODEBOOKS, codec.codebooks)
+  codes, scale = codec.encode(x, codebooks=books, return_scale=True)
+  variables = codec.variables
+
+  def encode(v: Any, x: Any) -> Any:
+    return model.apply(v, x, codebooks=books, method="encode").codes
+
+  def decode(v: Any, codes: Any) -> Any:
+    return model.apply(v, codes, scale=scale, method="decode")
+
+  pairs = (encode, x), (decode, codes)
+  flops = sum(floor.operations(f, variables, given) for f, given in pairs)
+  temporaries = max(
+    loss_estimators.temporaries(jax.jit(f).lower(variables, given).compile())
+    for f, given in pairs
+  )
+  parameters = sum(a.size for a in jax.tree.leaves(variables["params"]))
+  memory = floor.size_in_bytes(variables) / 2**20 + temporaries
+  return (
+    lambda: codec.encode(x, codebooks=books),
+    lambda: codec.decode(codes, scale=scale),
+  ), [parameters / 1e6, flops / 1e9 / seconds, memory]
+
+
+def without_peers() -> str | None:
+  """Explains why PyTorch's codecs cannot be timed, or returns None."""
+  if jax.default_backend() != "cpu":
+    return "timed on CPUs only"
+  for name in "transformers", "torch":
+    if importlib.util.find_spec(name) is None:
+      return f"{name} is not installed"
+  return None
+
+
+def peers(seconds: float) -> dict[str, tuple[Ways, int]]:
+  """Ways and numbers of parameters of the codecs for 24 kHz in transformers.
+
+  EnCodec and DAC with 8 codebooks at 75 Hz, 6 kbps; Mimi with 8 at 12.5 Hz,
+  1.1 kbps. DAC's sizes are those of descript/dac_24khz.
+  """
+  import torch
+  import transformers
+
+  audio = torch.tensor(_clip(seconds, RATE, 1)).mT.contiguous()
+  dac = transformers.DacConfig(
+    sampling_rate=RATE,
+    n_codebooks=32,
+    downsampling_ratios=[2, 4, 5, 8],
+    upsampling_ratios=[8, 5, 4, 2],
+  )
+  models: dict[str, tuple[Any, Callable, Callable]] = {
+    "EnCodec": (
+      transformers.EncodecModel(transformers.EncodecConfig()),
+      lambda model: model.encode(audio, None, 6.0),
+      lambda model, c: model.decode(c.audio_codes, c.audio_scales),
+    ),
+    "DAC": (
+      transformers.DacModel(dac),
+      lambda model: model.encode(audio, n_quantizers=CODEBOOKS),
+      lambda model, c: model.decode(audio_codes=c.audio_codes),
+    ),
+    "Mimi": (
+      transformers.MimiModel(transformers.MimiConfig()),
+      lambda model: model.encode(audio, num_quantizers=CODEBOOKS),
+      lambda model, c: model.decode(c.audio_codes),
+    ),
+  }
+
+  def ways(model: Any, encode: Callable, decode: Callable) -> Ways:
+    model.eval()
+
+    def run(function: Callable, *given: Any) -> Any:
+      with torch.inference_mode():
+        return function(model, *given)
+
+    codes = run(encode)
+    return lambda: run(encode), lambda: run(decode, codes)
+
+  return {
+    f"{name}, PyTorch": (
+      ways(*found),
+      sum(p.numel() for p in found[0].parameters()),
+    )
+    for name, found in models.items()
+  }
+
+
+def _clip(seconds: float, rate: int, channels: int) -> np.ndarray:
+  """Noise, float32 [1, samples, channels]."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((1, round(seconds * rate), channels))
+  return (0.1 * x).astype(np.float32)
