@@ -3,7 +3,7 @@
 A caption file is a table with a row for each audio file. One column names the
 file, one holds the caption, every other column becomes a tag. Labels that are
 not in a table are read from `song.json` ({"caption": ..., "tags": {...}}) or
-`song.txt` (the caption) beside `song.wav`.
+`song.txt` (the caption) beside `song.wav`, or `song.JSON` and `song.TXT`.
 
 A row or a sidecar that cannot be read does not end a run: it is passed over and
 noted, and `prepare` reports the notes.
@@ -216,7 +216,7 @@ def sidecar(path: Path, notes: Notes | None = None) -> Label:
     if not os.path.lexists(beside):
       continue
     try:
-      if beside.suffix != ".json":
+      if beside.suffix.lower() != ".json":
         return Label(inputs.read_text(beside).strip())
       row = inputs.read_json(beside)
       if isinstance(row, dict):
@@ -231,12 +231,18 @@ def sidecar(path: Path, notes: Notes | None = None) -> Label:
 
 
 def sidecars(path: Path) -> list[Path]:
-  """Returns song.json, song.wav.json, song.txt, song.wav.txt for song.wav."""
-  return [
-    beside
-    for suffix in (".json", ".txt")
-    for beside in (path.with_suffix(suffix), Path(str(path) + suffix))
-  ]
+  """Returns song.json, song.wav.json, song.txt, song.wav.txt for song.wav.
+
+  With their suffix in capitals where only such a file is there.
+  """
+  found = []
+  for suffix in (".json", ".txt"):
+    for beside in (path.with_suffix(suffix), Path(str(path) + suffix)):
+      capitals = beside.with_suffix(suffix.upper())
+      # Both names may mean one file.
+      is_small = os.path.lexists(beside) or not os.path.lexists(capitals)
+      found.append(beside if is_small else capitals)
+  return found
 
 
 def read_label(row: dict, where: str, notes: Notes) -> Label | None:
