@@ -330,9 +330,18 @@ def test_distinct_crops_tell_their_file(tmp_path):
     tmp_path / "out", rate=RATE, channels=2, seconds=0.5, count=9
   )
   assert [clip.source for clip in crops] == names
+  (tmp_path / "in" / "a.txt").write_bytes("h\u00e4uslich".encode("cp1252"))
+  said: list[str] = []
   files_ = clips.collect(
-    tmp_path / "in", rate=RATE, channels=2, seconds=0.5, count=9
+    tmp_path / "in",
+    rate=RATE,
+    channels=2,
+    seconds=0.5,
+    count=9,
+    log=said.append,
   )
+  (line,) = said
+  assert "a.txt: line 1 is not in UTF-8" in line
   assert [clip.source for clip in files_] == ["a.wav", "b.wav"]
 
 

@@ -96,7 +96,8 @@ def collect(
     channels: channels of the clips.
     seconds: length of a clip, cut from the middle of longer files.
     count: maximum number of files (spread evenly) or crops of a data set.
-    log: called with a line for each unreadable file, which is skipped.
+    log: called with a line for each file or sidecar that cannot be read, which
+      is skipped.
 
   Returns:
     At least one clip.
@@ -116,7 +117,7 @@ def collect(
       f"{source} has no audio files; expected {' '.join(files.SUFFIXES)}."
     )
   root = source if source.is_dir() else source.parent
-  clips, problem = [], None
+  clips, problem, notes = [], None, captions.Notes()
   for index in _spread(len(paths), count):
     path = paths[index]
     try:
@@ -130,8 +131,10 @@ def collect(
       log(f"left out: {error}")
       continue
     name = path.relative_to(root).as_posix()
-    caption = captions.sidecar(path).caption
+    caption = captions.sidecar(path, notes).caption
     clips.append(Clip(name, x, source=name, caption=caption))
+  for note in notes.unread:
+    log(f"caption left out: {note.where}: {note.what}")
   if not clips:
     raise UserError(f"{source}: no file could be read ({problem})")
   return clips
