@@ -229,7 +229,9 @@ def test_info_of_nothing(tmp_path, fails):
   text.write_text("words")
   assert "not a .mmdc file" in fails("info", text)
   assert "no such" in fails("info", tmp_path / "missing")
-  assert "no data set" in fails("info", tmp_path)
+  assert fails("info", tmp_path).endswith(
+    "no data set; give one of these or a .mmdc file.\n"
+  )
 
 
 def test_export_of_nothing(tmp_path, fails):

@@ -151,17 +151,17 @@ def describe_dataset(path: pathlib.Path) -> str:
   """Describes a data set made by `mmdcodec prepare` or `tokenize`.
 
   Raises:
-    UserError: the folder does not hold one.
+    UserError: the folder does not hold one, or it is damaged.
   """
   from mmdcodec.cli import common
   from mmdcodec.data import record_source
 
-  try:
-    found = record_source.describe(path)
-  except UserError as error:
+  if not (path / record_source.SUMMARY).exists():
     raise UserError(
-      f"{path} is no bundle, no training workdir and no data set ({error})"
-    ) from None
+      f"{path} is no bundle, no training workdir and no data set; give one of"
+      " these or a .mmdc file."
+    )
+  found = record_source.describe(path)
   rows = [
     ("data set", str(path)),
     ("kind", found["kind"]),
