@@ -24,6 +24,9 @@ from mmdcodec.errors import UserError
 # What layers compute in.
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 
+# About the largest number that float32 holds.
+LARGEST = 3e38
+
 
 class Check(NamedTuple):
   """A condition on a value.
@@ -51,12 +54,13 @@ def whole(least: int, most: int) -> Check:
 
 
 def number(least: float, most: float) -> Check:
-  """Requires a finite number within bounds."""
-  return Check(
-    # NaN fails any comparison.
-    lambda v: _is(v, numbers.Real) and least <= v <= most,
-    f"a number from {least:g} to {most:g}",
-  )
+  """Requires a finite number within bounds, which may be `LARGEST`."""
+  wanted = f"a number from {least:g} to {most:g}"
+  if most == LARGEST:
+    bound = "" if least == -LARGEST else f" of at least {least:g}"
+    wanted = f"a finite number{bound} that float32 can hold"
+  # NaN fails any comparison.
+  return Check(lambda v: _is(v, numbers.Real) and least <= v <= most, wanted)
 
 
 def fraction() -> Check:
@@ -88,8 +92,8 @@ def mapping() -> Check:
 
 
 def flag() -> Check:
-  """Requires true or false."""
-  return Check(lambda v: type(v) is bool, "true or false")
+  """Requires true or false, also of NumPy."""
+  return Check(lambda v: isinstance(v, bool | np.bool_), "true or false")
 
 
 def one_of(choices: Collection[Any]) -> Check:

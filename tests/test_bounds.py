@@ -306,6 +306,26 @@ def test_bounds_in_text_are_no_bounds():
       kind(1, 1)
 
 
+@pytest.mark.parametrize(
+  "wanted, good, bad, words",
+  [
+    (bounds.flag(), np.bool_(True), np.int64(1), "true or false"),
+    (
+      bounds.number(0, bounds.LARGEST),
+      3e37,
+      INF,
+      "a finite number of at least",
+    ),
+    (bounds.number(-3e38, 3e38), -3e38, NAN, "a finite number that float32"),
+    (bounds.number(0, 2), np.float32(2), 2.5, "a number from 0 to 2"),
+  ],
+)
+def test_bounds_in_words(wanted, good, bad, words):
+  bounds.check("x", good, wanted)
+  with pytest.raises(UserError, match=words):
+    bounds.check("x", bad, wanted)
+
+
 def test_shapes_of_arguments():
   """Catches errors from deep inside, and arrays that are broadcast to fit."""
   model = apply(codec.Codec(filters=2, ratios=(2,), dim=4), array(1, 4, 1))

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmdcodec import bounds
 from mmdcodec.bounds import (
+  LARGEST,
   Check,
   either,
   flag,
@@ -28,8 +29,8 @@ from mmdcodec.models.condition import KINDS, Condition
 from mmdcodec.train import settings
 from mmdcodec.train.task import TASKS
 
-# What float32 and int32 can hold: the device computes with them.
-LARGEST, LARGEST_WHOLE = 3e38, 2**31 - 1
+# What int32 can hold: the device computes with it.
+LARGEST_WHOLE = 2**31 - 1
 
 
 def _fits_data(value: Any) -> bool:
