@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
+from random_codec import write_random_codec
 from test_codec_model import random_variables
 
+import mmdcodec
+from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
+from mmdcodec.losses import spectral
 from mmdcodec.models import codec, spectral_bins
 from mmdcodec.train import loop, spectral_profile
 from mmdcodec.train.codec_task import CodecTask
@@ -158,19 +163,61 @@ def test_a_silent_channel_has_the_profile_1():
   np.testing.assert_array_equal(spectral_bins.profile_of(*nothing), 1)
 
 
-def test_gradients_are_finite_at_silence_and_at_an_impulse():
+def test_gradients_are_finite_at_silence_and_at_impulses():
+  """Of all losses, for the audio and for the parameters, and not all zero."""
   model = tiny()
   variables = random_variables(model)
+  x = np.zeros((6, 400, 1), np.float32)
+  x[range(1, 5), [0, 199, 210, 399]] = 1.0  # ends, a frame's end, its middle
+  x[5] = 1.0 - 2 * (np.arange(400)[:, None] // 7 % 2)  # a full-scale square
 
   @jax.jit
+  @jax.vmap
   def gradient(x):
-    energy = lambda x: jnp.sum(model.apply(variables, x).audio ** 2)
-    return jax.grad(energy)(x)
+    def loss(params, x):
+      given = {**variables, "params": params}
+      out, _ = model.apply(
+        given,
+        x[None],
+        train=True,
+        rngs={"quantize": jax.random.key(0)},
+        mutable=["codebook"],
+      )
+      pair = x[None], out.audio
+      total = spectral.multi_scale_mel(*pair, rate=8000, windows=(128, 512))
+      total += spectral.multi_scale_stft(*pair, windows=(128,))
+      return total + spectral.waveform_l1(*pair) + out.commitment
 
-  x = np.zeros((1, 400, 1), np.float32)
-  assert np.isfinite(gradient(x)).all()
-  x[0, 210] = 1.0
-  assert np.isfinite(gradient(x)).all()
+    return jax.grad(loss, (0, 1))(variables["params"], x)
+
+  found = gradient(x)
+  for leaf in jax.tree.leaves(found):
+    assert np.isfinite(leaf).all()
+  heard = np.abs(found[1]).max((1, 2))
+  assert (heard[1:] > 1e-6).all()
+
+
+def test_extreme_clips_are_coded_or_refused(tmp_path, fails):
+  """By the library and the command: a sample, a square wave, NaN."""
+  folder = write_random_codec(tmp_path / "codec", 0, "spectral_tiny")
+  codec, out = mmdcodec.load(folder), tmp_path / "coded.mmdc"
+  square = np.where(np.arange(900) // 7 % 2, 1.0, -1.0).astype(np.float32)
+  for length in (1, 900):
+    x, path = square[:length], tmp_path / f"{length}.wav"
+    y = codec.decode(codec.encode(x), length=length)
+    assert y.shape == (1, length, 1) and np.isfinite(y).all()
+    soundfile.write(path, x, 8000, subtype="FLOAT")
+    wav = str(tmp_path / "again.wav")
+    model = ["--model", folder, "--force"]
+    assert main(["encode", str(path), str(out), *model]) == 0
+    assert main(["decode", str(out), wav, *model]) == 0
+    found, _ = soundfile.read(wav)
+    np.testing.assert_allclose(found, np.clip(y[0, :, 0], -1, 1), atol=1e-4)
+  square[450] = np.nan
+  soundfile.write(path, square, 8000, subtype="FLOAT")
+  assert "NaN" in fails("encode", path, out, *model)
+  with pytest.raises(UserError, match="NaN"):
+    codec.encode(square)
 
 
 def test_discriminators_do_not_come_before_codes():
