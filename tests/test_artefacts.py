@@ -46,6 +46,12 @@ def test_comb_of_a_decoder_that_modulates_at_the_frame_rate(depth):
   assert probe(modulating)["comb"] == pytest.approx(expected, abs=0.5)
 
 
+def test_comb_of_a_decoder_that_repeats_a_frame():
+  """All of its energy is at multiples of the frame rate."""
+  found = probe(lambda x: np.tile(x[:, 400 : 400 + FRAME], (1, 100, 1)))
+  assert -3 < found["comb"] < 1
+
+
 def test_noise_is_no_comb():
   """Noise 20 dB below the tone."""
   found = probe(lambda x: x + noise(x, 0.0177))

@@ -17,8 +17,8 @@ from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 # Energies are at least this share of what they are compared with.
 LEAST = 1e-12
 SECONDS = 2.0
-# Tones in Hz; none is a multiple of a usual frame rate.
-TONES = (217.3, 997.1, 3167.9)
+# Tones in Hz, moved to 0.35 frame rates above a multiple of the frame rate.
+TONES = (220, 1000, 3200)
 # Samples of the windows of sweep and stereo image, with a hop of a quarter.
 WINDOW = 1024
 
@@ -26,8 +26,8 @@ WINDOW = 1024
 MEASURES = {
   "comb": (
     "comb beside tones (dB)",
-    "energy of a tone's neighbours at multiples of the frame rate, over that"
-    " between them, relative to the tone; the worst of three tones",
+    "energy in lines at multiples of the frame rate, and at those from a tone,"
+    " relative to the tone; the worst of three tones",
   ),
   "pre_echo": (
     "pre-echo (dB)",
@@ -70,43 +70,50 @@ class Artefacts:
   rate: int
 
 
-def comb(y: np.ndarray, *, tone: float, frame_rate: float, rate: int) -> float:
-  """Energy in lines at multiples of the frame rate from a tone.
+def comb(
+  x: np.ndarray, y: np.ndarray, *, tone: float, frame_rate: float, rate: int
+) -> float:
+  """Energy in lines at multiples of the frame rate.
 
-  A codec that treats all frames alike but not all samples of a frame modulates
-  a tone of f Hz at the frame rate r, which adds lines at f + k r. Noise also
-  has energy there, so that between the lines, at f + (k + 1/2) r, is
-  subtracted:
+  A codec that treats all frames alike, but not all samples of a frame,
+  modulates a tone of f Hz at the frame rate r: lines at k r + f and k r - f. If
+  it makes the same of every frame, lines are at k r. Noise also has energy
+  there, so that between the lines is subtracted:
 
-    10 log10 sum_k (P(f + k r) - M) / P(f),   k != 0
+    10 log10 (sum_h (P(h) - M)) / X(f),   h = k r and k r +- f but for f
 
-  with M the mean over k of P(f + (k + 1/2) r), and P the power within two bins
-  of a frequency, under a Hann window over all of y. Lines from 0 to rate / 2
-  count.
+  with P the power within two bins of a frequency, under a Hann window over all
+  of y, M its mean halfway between lines, and X the power of the original.
+  Lines from 0 to rate / 2 count.
 
   Args:
-    y: decoded tone [samples], of many frames.
-    tone: f in Hz, far from multiples of the frame rate.
+    x: the tone [samples], of many frames.
+    y: decoded, same shape.
+    tone: f in Hz, far from multiples of r.
     frame_rate: r in Hz.
     rate: Hz.
 
   Returns:
-    dB relative to the tone, -120 to 0 and more.
+    dB relative to the original tone, at least -120.
   """
-  power = np.abs(np.fft.rfft(y * np.hanning(len(y)))) ** 2
   bins = len(y) / rate
 
-  def at(offsets: np.ndarray) -> np.ndarray:
-    hz = tone + offsets * frame_rate
+  def powers(u: np.ndarray, hz: np.ndarray) -> np.ndarray:
+    spectrum = np.abs(np.fft.rfft(u * np.hanning(len(u)))) ** 2
     hz = hz[(hz > 3 / bins) & (hz < rate / 2 - 3 / bins)]
     near = np.round(hz * bins).astype(int)[:, None] + np.arange(-2, 3)
-    return power[near].sum(1)
+    return spectrum[near].sum(1)
 
-  most = int(rate / frame_rate) + 1
-  k = np.concatenate([np.arange(-most, 0), np.arange(1, most + 1)])
-  lines, between = at(k), at(k - 0.5 * np.sign(k))
-  excess = lines.sum() - between.mean() * len(lines)
-  return _db(float(excess), float(at(np.zeros(1)).sum()))
+  k = np.arange(int(rate / 2 / frame_rate) + 1)
+  place, offset = divmod(tone / frame_rate, 1)
+  least = min(offset, 1 - offset)
+  # The wider of the gaps between 0, f and r - f, modulo r.
+  gap = least / 2 if least > 1 / 3 else 0.5
+  places = [k, k[k != place] + offset, k + 1 - offset]
+  lines = np.concatenate(places) * frame_rate
+  found, between = powers(y, lines), powers(y, (k + gap) * frame_rate)
+  excess = found.sum() - between.mean() * len(found)
+  return _db(float(excess), float(powers(x, np.array([tone])).sum()))
 
 
 def pre_echo(y: np.ndarray, *, click: int, frame: int, rate: int) -> float:
@@ -230,7 +237,9 @@ def probe(
   """
   count, frame = round(SECONDS * rate), round(rate / frame_rate)
   t = np.arange(count) / rate
-  tones = [hz for hz in TONES if hz < 0.45 * rate]
+  tones = [
+    (hz // frame_rate + 0.35) * frame_rate for hz in TONES if hz < 0.45 * rate
+  ]
   # A quarter of a frame apart in their frames, each far from the next.
   clicks = [round((i + 0.5) * count / 4 + i * frame / 4) for i in range(4)]
   impulses = np.zeros(count)
@@ -247,8 +256,8 @@ def probe(
   responses, rest = sweep_response(sweep, middle[2], rate)
   values = {
     "comb": max(
-      comb(each, tone=hz, frame_rate=frame_rate, rate=rate)
-      for each, hz in zip(middle[3:], tones, strict=False)
+      comb(x, each, tone=hz, frame_rate=frame_rate, rate=rate)
+      for x, each, hz in zip(mono[3:], middle[3:], tones, strict=False)
     ),
     "pre_echo": max(
       pre_echo(middle[1], click=click, frame=frame, rate=rate)
