@@ -92,9 +92,12 @@ def test_batch_of_different_lengths_is_each_alone(name, changes):
     assert not audio[i, length:].any()
 
 
-@pytest.mark.parametrize("name", ["soundstream_tiny", "encodec_tiny"])
+@pytest.mark.parametrize(
+  "name", ["soundstream_tiny", "encodec_tiny", "spectral_tiny"]
+)
 def test_causal_codecs_see_nothing_after_the_frame(name):
-  model = codec.from_config(codec.preset(name))
+  """Those of overlapping frames see half a frame more, twice."""
+  model = codec.from_config(codec.preset(name, causal=True))
   variables = random_variables(model)
   x = np.random.default_rng(2).standard_normal((1, 600, 1)).astype(np.float32)
 
@@ -104,11 +107,15 @@ def test_causal_codecs_see_nothing_after_the_frame(name):
 
   # Reflection mirrors the first samples and frames of the clip, in the encoder
   # and in the decoder: its look-ahead there is known, and ends.
-  first = 0 if model.pad_mode == "constant" else 2 * (model.last_kernel - 1)
+  if model.topology == "spectral":
+    first, half = 1, model.stride // 2
+  else:
+    mirrored = model.pad_mode == "reflect"
+    first, half = 2 * (model.last_kernel - 1) * mirrored, 0
   for frame in (first, first + 1, 20, 28):
     for t in (frame * model.stride, (frame + 1) * model.stride - 1):
-      g = np.abs(gradient(x, t)[0, :, 0])
-      ahead = (frame + 1) * model.stride
+      g = np.abs(gradient(x, t - half)[0, :, 0])
+      ahead = (frame + 1) * model.stride + half
       assert not g[ahead:].any()
       assert g[ahead - 1] > 0 and g[:ahead].sum() > g[ahead - 1]
 
@@ -184,10 +191,9 @@ def test_loudness_is_divided_out_and_restored():
     model.apply(variables, quiet.codes, method="decode")
 
 
-def test_bfloat16_computes_in_bfloat16_only_inside():
-  make = lambda dtype: codec.from_config(
-    codec.preset("soundstream_tiny", dtype=dtype)
-  )
+@pytest.mark.parametrize("name", ["soundstream_tiny", "spectral_tiny"])
+def test_bfloat16_computes_in_bfloat16_only_inside(name):
+  make = lambda dtype: codec.from_config(codec.preset(name, dtype=dtype))
   variables = random_variables(make("float32"))
   x = np.random.default_rng(4).standard_normal((1, 400, 1)).astype(np.float32)
   latents = lambda dtype: jax.jit(
@@ -202,10 +208,14 @@ def test_bfloat16_computes_in_bfloat16_only_inside():
   assert dtypes == {"float32", "int32", "bool"}
 
 
-def test_rematerialisation_changes_no_parameter_and_no_result():
+@pytest.mark.parametrize(
+  "name, changes",
+  [("soundstream_tiny", dict(dilations=(1,))), ("spectral_tiny", {})],
+)
+def test_rematerialisation_changes_no_parameter_and_no_result(name, changes):
   """Recomputing needs the same names, or checkpoints would not load."""
   make = lambda remat: codec.from_config(
-    codec.preset("soundstream_tiny", remat=remat, dilations=(1,))
+    codec.preset(name, remat=remat, **changes)
   )
   variables = random_variables(make(False))
   x = np.random.default_rng(5).standard_normal((1, 200, 1)).astype(np.float32)

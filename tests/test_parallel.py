@@ -60,12 +60,13 @@ def test_rules_fit_the_array():
     rules.shardings({"a": {"bias": jnp.zeros(3)}}, mesh, table[:1])
 
 
-def test_codec_rules_shard_what_is_large():
+@pytest.mark.parametrize("preset", ["encodec_24khz", "spectral_48khz"])
+def test_codec_rules_shard_what_is_large(preset):
   """Catches a rule that matches nothing, or a large array left whole."""
   from mmdcodec.models import codec
 
-  model = codec.from_config(codec.preset("encodec_24khz"))
-  x = jnp.zeros((1, model.stride, 1))
+  model = codec.from_config(codec.preset(preset))
+  x = jnp.zeros((1, model.stride, model.channels))
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 4, "model": 2})
   layout = rules.shardings(variables, mesh, rules.CODEC_RULES)

@@ -18,6 +18,7 @@ from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.losses import spectral
 from mmdcodec.models import codec, spectral_bins
+from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import loop, spectral_profile
 from mmdcodec.train.codec_task import CodecTask
 
@@ -57,6 +58,30 @@ def test_presets_are_as_large_as_they_say(
   assert (model.frame_rate, model.bits_per_second()) == (50, bits)
   size = 2e-6 * sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model)))
   assert size == pytest.approx(megabytes, abs=0.01)
+
+
+@pytest.mark.parametrize(
+  "rate, frame_rate, channels",
+  [
+    (24000, 25, 1),
+    (32000, 50, 1),
+    (44100, 50, 2),
+    (48000, 75, 1),
+    (24000, 100, 2),
+  ],
+)
+def test_any_rate_and_frame_rate(rate, frame_rate, channels):
+  """Frames and samples of three and a half frames, and sound in all of them."""
+  hop = rate // frame_rate
+  small = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=3)
+  ratios = (hop // 20, 20) if hop % 20 == 0 else (hop // 6, 6)
+  model = tiny(rate=rate, ratios=ratios, channels=channels, **small)
+  assert model.frame_rate == frame_rate and model.stride == hop
+  variables = random_variables(model)
+  x = np.random.default_rng(4).standard_normal((1, 7 * hop // 2, channels))
+  out = jax.jit(model.apply)(variables, x.astype(np.float32))
+  assert out.codes.shape == (1, 4, 3) and out.audio.shape == x.shape
+  assert np.abs(out.audio).reshape(7, hop // 2, -1).mean(1).min() > 0
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -156,6 +181,23 @@ def test_profile_is_the_level_of_the_music():
   rayleigh = np.exp(-np.euler_gamma / 2)
   np.testing.assert_allclose(profile[0], 0.1 * rayleigh, rtol=0.1)
   np.testing.assert_allclose(profile[1], 0.001 * rayleigh, rtol=0.1)
+
+
+def test_the_profile_is_the_same_on_8_devices():
+  """Up to rounding, which depends on the clips of a device."""
+  model, found = tiny(channels=2), []
+  x = 0.1 * np.random.default_rng(5).standard_normal((8, 400, 2))
+  batch = {"audio": np.float32(x), "lengths": np.full(8, 400, np.int32)}
+  for devices in (1, 8):
+    mesh = mesh_lib.make_mesh({}, jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+      old = {"codebook": {"profile": {"magnitude": jnp.ones((2, 20))}}}
+      placed = mesh_lib.place(batch, mesh)
+      new = spectral_profile.measure(
+        model, old, iter([placed] * 2000), 8, lambda line: None
+      )
+    found.append(np.asarray(new["codebook"]["profile"]["magnitude"]))
+  np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 def test_a_silent_channel_has_the_profile_1():
