@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mmdcodec.configs import common
 
 from mmdcodec import bundle, platform
 from mmdcodec.errors import UserError
@@ -29,15 +30,30 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 WEIGHTS = {"waveform": 1.0, "adversarial": 2.0, "features": 3.0}
 
 
-def configure(**changes):
+CODECS = {
+  "seanet": (
+    "--config=encodec_24khz:tiny",
+    "--config.model.filters=2",
+    "--config.model.lstm_layers=0",
+    "--config.model.norm=none",
+  ),
+  "spectral": (
+    "--config=spectral_24khz:tiny",
+    "--config.quantizer_start=0",
+    "--config.losses.stft.weight=0.0",
+    "--config.losses.commitment.weight=1.0",
+    "--config.adversarial.start=0",
+    "--config.adversarial.warmup=0",
+  ),
+}
+
+
+def configure(topology="seanet", **changes):
   """A codec and one discriminator that compile in seconds."""
   config = config_files.parse(
     [
-      "--config=encodec_24khz:tiny",
+      *CODECS[topology],
       "--config.data.seconds=0.1",
-      "--config.model.filters=2",
-      "--config.model.lstm_layers=0",
-      "--config.model.norm=none",
       "--config.losses.mel.weight=0.0",
     ]
   )
@@ -64,9 +80,9 @@ def clips(seed, batch=4, samples=800):
 
 
 @functools.cache
-def started():
+def started(topology="seanet"):
   """A state after the k-means of a first batch."""
-  return run_steps(configure(), 1)[1]
+  return run_steps(configure(topology), 1)[1]
 
 
 def run_steps(config, steps, state=None):
@@ -95,9 +111,12 @@ def tree_close(found, expected, tolerance=1e-5):
   assert error < tolerance, error
 
 
-def test_both_gradients_are_those_of_the_plain_losses():
+@pytest.mark.parametrize(
+  "topology", ["seanet", pytest.param("spectral", marks=pytest.mark.slow)]
+)
+def test_both_gradients_are_those_of_the_plain_losses(topology):
   """Catches a lost or doubled loss, and a gradient on the wrong side."""
-  config, state, batch = configure(), started(), clips(7)
+  config, state, batch = configure(topology), started(topology), clips(7)
   # The same dropped levels in both, so the step's own key.
   key, x = jax.random.key(3), batch["audio"]
   task = make_task(config.to_dict())
@@ -236,6 +255,23 @@ def test_either_loss_can_be_left_out(left_out, balanced):
   heard = {name for name in adversarial.NAMES if name in row}
   assert heard == {*adversarial.NAMES} - {left_out}
   assert f"audio_gradient/{left_out}" not in row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", CODECS)
+def test_all_discriminators_judge_any_codec(topology):
+  """Catches audio of a shape or length that a discriminator cannot take."""
+  judges = tuple(
+    {"name": name, **fields}
+    for name, fields in common.TINY_DISCRIMINATORS.items()
+  )
+  config = configure(topology, **{"adversarial.discriminators": judges})
+  task = make_task(config.to_dict())
+  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
+  program = program_lib.make_program(task, config.to_dict(), mesh)
+  _, row = jax.eval_shape(program.step, program.abstract, clips(0))
+  heard = {n for n in row if n.startswith("audio_gradient/")}
+  assert heard == {f"audio_gradient/{n}" for n in WEIGHTS}
 
 
 def test_judging_moves_no_audio():
