@@ -117,14 +117,12 @@ def test_ratios_of_codecs_are_medians_of_turns():
 @pytest.mark.slow
 def test_bench_codecs_prints_every_topology(capsys, monkeypatch, fails):
   """Catches a topology that no longer runs, or is counted wrongly."""
-  monkeypatch.setattr(
-    importlib.util, "find_spec", lambda name: None if name == "torch" else name
-  )
+  monkeypatch.setattr(codecs, "without_peers", lambda: "no PyTorch here")
   small = ["bench", "codecs", "--seconds=0.5", "--runs=1"]
-  names = ["spectral_tiny", "soundstream_tiny", "encodec_tiny"]
-  assert main([*small, "--presets", *names]) == 0
+  names = ["spectral_small:tiny", "soundstream_24khz:tiny", "codec_small:tiny"]
+  assert main([*small, "--configs", *names]) == 0
   shown = capsys.readouterr().out
-  assert "torch is not installed" in shown
+  assert "no PyTorch here" in shown
   rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
   flops = []
   for name in names:
@@ -133,7 +131,9 @@ def test_bench_codecs_prints_every_topology(capsys, monkeypatch, fails):
     flops.append(values[1])
   assert flops[0] < min(flops[1:]) / 2  # layers at the frame rate
   assert "needs at least 1 run" in fails("bench", "codecs", "--runs=0")
-  assert "nothing" in fails("bench", "codecs", "--presets", "nothing")
+  assert "not the config of a codec" in fails(
+    "bench", "codecs", "--configs", "lm_small:tiny"
+  )
 
 
 def test_plain_independence_formula():

@@ -23,8 +23,8 @@ from mmdcodec.models import codec as codec_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 HELP = "codecs of all topologies, and PyTorch's, in turns"
-EXAMPLE = "mmdcodec bench codecs --presets spectral_24khz encodec_24khz"
-PRESETS = ("spectral_24khz", "spectral_small", "encodec_24khz")
+EXAMPLE = "mmdcodec bench codecs --configs spectral_24khz encodec_24khz"
+CONFIGS = ("spectral_24khz", "spectral_small", "encodec_24khz", "codec_small")
 CODEBOOKS, RATE = 8, 24000
 
 # Encodes and decodes the clip.
@@ -34,12 +34,12 @@ Ways = tuple[Callable[[], Any], Callable[[], Any]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the subject's arguments."""
   parser.add_argument(
-    "--presets",
+    "--configs",
     nargs="+",
-    default=PRESETS,
+    default=CONFIGS,
     metavar="NAME",
-    help="of codecs; ratios are to the first (default: "
-    + ", ".join(PRESETS)
+    help="of codecs, as for `train`; ratios are to the first (default: "
+    + ", ".join(CONFIGS)
     + ")",
   )
   parser.add_argument(
@@ -60,9 +60,14 @@ def run(args: argparse.Namespace) -> int:
       "bench codecs needs at least 1 run and 0.1 to 60 seconds; got"
       f" {args.runs} and {args.seconds:g}."
     )
+  from mmdcodec.train import config_files
+
   ways, facts = {}, {}
-  for name in args.presets:
-    codec = random_codec(codec_lib.preset(name))
+  for name in args.configs:
+    config = config_files.parse([f"--config={name}"]).to_dict()
+    if config["task"] != "codec":
+      raise UserError(f"{name} is not the config of a codec.")
+    codec = random_codec(config["model"])
     ways[name], facts[name] = _ours(codec, args.seconds)
   reason = without_peers()
   if not reason:
