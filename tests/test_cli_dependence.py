@@ -10,7 +10,6 @@ import json
 import numpy as np
 import pytest
 from known_codes import SIZE, copies, draw, uniform
-from random_codec import each_topology
 
 import mmdcodec
 from mmdcodec import patterns
@@ -94,7 +93,6 @@ def test_delays_on_the_command_line():
 
 
 @pytest.mark.slow
-@each_topology
 def test_command(tmp_path, model, capsys, monkeypatch):
   """Codes or vectors of the wrong clips; a page or results that lack parts."""
   import soundfile

@@ -1,6 +1,7 @@
 """The training loop: several devices, restoring, starts, mistakes."""
 
 import json
+import re
 
 import chex
 import jax
@@ -28,15 +29,21 @@ PLAIN = (
 )
 
 
+# The norm of a spectral codec's latents subtracts these. Their gradient is
+# rounding alone, of which Adam makes a whole step.
+IDLE = re.compile("encoder/blocks/(norm|dense)_out/bias$")
+
+
 def program_on(devices, shape, config):
   task = make_task(config)
   mesh = mesh_lib.make_mesh(shape, jax.devices()[:devices])
   return mesh, program_lib.make_program(task, config, mesh)
 
 
-def short():
+def short(*more):
   """All that a state can hold, in programs that compile in seconds."""
-  config = config_files.parse([*CONFIG, "--config.model.lstm_layers=1"])
+  more = more or (*CONFIG, "--config.model.lstm_layers=1")
+  config = config_files.parse([*more])
   config.model.ratios = (20,)
   config.data.seconds, config.model.threshold = 0.1, 0.5
   config.losses.mel.windows = (64,)
@@ -77,6 +84,8 @@ def assert_near(found, wanted, rtol):
   for (path, a), b in zip(
     jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
   ):
+    if IDLE.search(jax.tree_util.keystr(path, simple=True, separator="/")):
+      continue
     error = np.linalg.norm(np.float64(a) - np.float64(b))
     allowed = rtol * (np.linalg.norm(np.float64(b)) + 1e-2 * size)
     assert error <= allowed, (jax.tree_util.keystr(path), error, allowed)
@@ -101,21 +110,38 @@ def assert_restores_elsewhere(folder, state, config):
   checkpoints.close()
 
 
-@pytest.mark.parametrize(
-  "shape",
-  [
-    {"data": 8},
-    pytest.param({"data": 1, "fsdp": 4, "model": 2}, marks=pytest.mark.slow),
-  ],
+# With discriminators and quantizer from the first step on.
+SPECTRAL = (
+  "--config=spectral_24khz:tiny",
+  "--config.quantizer_start=0",
+  "--config.adversarial.start=0",
+  "--config.adversarial.warmup=0",
+  # The gradient of a logarithm near silence multiplies rounding.
+  "--config.losses.stft.weight=0.0",
 )
-def test_one_device_equals_eight_and_restores_elsewhere(tmp_path, shape):
+
+
+@pytest.mark.parametrize(
+  "shape, config",
+  [
+    ({"data": 8}, ()),
+    pytest.param({"data": 8}, SPECTRAL, marks=pytest.mark.slow),
+    pytest.param(
+      {"data": 1, "fsdp": 4, "model": 2}, (), marks=pytest.mark.slow
+    ),
+  ],
+  ids=["data", "spectral", "cut"],
+)
+def test_one_device_equals_eight_and_restores_elsewhere(
+  tmp_path, shape, config
+):
   """Catches statistics of a shard for those of the batch; layouts in files.
 
   Every step starts from the state that one device has reached. Eight devices
   round otherwise, and training multiplies the difference, with discriminators
   tenfold every few steps.
   """
-  config = short().to_dict()
+  config = short(*config).to_dict()
   alone, one = program_on(1, {"data": 1}, config)
   mesh, eight = program_on(8, shape, config)
   shardings = jax.tree.map(lambda a: a.sharding, eight.abstract)
