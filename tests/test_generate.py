@@ -157,12 +157,19 @@ def test_eight_devices(folder, sizes, compile_fast):
   )
 
 
-@pytest.mark.parametrize("causal", (True, False))
-def test_looking_changes_nothing(folder, causal, compile_fast):
+@pytest.mark.parametrize(
+  "preset, causal",
+  [
+    ("soundstream_tiny", True),
+    ("encodec_tiny", False),
+    pytest.param("spectral_tiny", True, marks=pytest.mark.slow),
+  ],
+)
+def test_looking_changes_nothing(folder, preset, causal, compile_fast):
   """Catches a stream whose codes or audio are not those of the whole."""
-  changes = {} if causal else dict(preset="encodec_tiny", causal=False)
+  changes = dict(preset=preset, causal=causal)
   music = LoadedMusic(
-    *random_music(folder / f"stream{causal}", frames=FRAMES, codec=changes)
+    *random_music(folder / preset, frames=FRAMES, codec=changes)
   )
   seconds = seconds_of(music, 61)
   options = dict(seconds=seconds, seed=1, stride=seconds_of(music, 11))
