@@ -79,6 +79,21 @@ def test_weights_are_its_own(codec):
 
 
 @each_topology
+def test_half_precision_is_only_how_weights_are_stored(saved, codec):
+  """Catches codes that depend on a division in bfloat16."""
+  as_type = lambda tree, dtype: jax.tree.map(
+    lambda x: x if x.dtype == bool else np.asarray(x, dtype), tree
+  )
+  half = as_type(codec.variables, jnp.bfloat16)
+  x = noise(1, 1234, 1)
+  made, same = (
+    loaded_codec.LoadedCodec(codec.config, v)
+    for v in (half, as_type(half, np.float32))
+  )
+  np.testing.assert_array_equal(made.encode(x), same.encode(x))
+
+
+@each_topology
 def test_codes_are_those_of_the_model_alone(saved, codec):
   """Catches padding to a bucket that reaches the codes or the audio."""
   x = noise(1, 1234, 1)

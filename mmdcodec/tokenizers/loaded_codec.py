@@ -8,6 +8,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.errors import UserError
@@ -57,9 +58,16 @@ class LoadedCodec(AudioCodec):
     del assets
     self.config = config
     self.model = codec_model.from_config(config["model"])
+
     # NumPy makes the copy: `jnp.array` compiles a program for every shape,
     # which takes 70 MB, and on CPUs `device_put` alone does not copy.
-    self.variables = jax.device_put(jax.tree.map(np.array, variables))
+    # Weights stored in half precision are computed with in float32, so that
+    # codes are those of the numbers that were stored.
+    def own(leaf: Any) -> np.ndarray:
+      floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+      return np.array(leaf, np.float32 if floats else None)
+
+    self.variables = jax.device_put(jax.tree.map(own, variables))
     self.rate, self.channels = self.model.rate, self.model.channels
     self.stride, self.frame_rate = self.model.stride, self.model.frame_rate
     self.codebook_sizes = (self.model.codebook_size,) * self.model.codebooks
