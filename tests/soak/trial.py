@@ -188,10 +188,10 @@ def _captured(folder):
       io.TextIOWrapper(
         open(number, "wb", closefd=False),
         "utf-8",
-        "strict",
+        errors,
         line_buffering=True,
       )
-      for number in (1, 2)
+      for number, errors in ((1, "strict"), (2, "backslashreplace"))
     )
     yield texts
   finally:
