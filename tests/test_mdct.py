@@ -73,7 +73,9 @@ def test_clips_of_any_length_come_back_with_their_energy(kind):
     return bins, back.init_with_output(jax.random.key(0), bins, ends)[0]
 
   bins, y = (np.asarray(a, np.float64) for a in jax.jit(through)(x))
-  np.testing.assert_allclose(y[:, : shape[1]], x, atol=1e-6)
+  # The largest error is about ten roundings; most are far smaller.
+  np.testing.assert_allclose(y[:, : shape[1]], x, atol=2e-6)
+  assert np.sqrt(np.mean((y[:, : shape[1]] - x) ** 2)) < 2e-7
   energy = np.sum(np.float64(x) ** 2, (1, 2))
   np.testing.assert_allclose(np.sum(bins**2, (1, 2, 3)), energy, rtol=1e-6)
 
