@@ -199,8 +199,9 @@ def artefacts_sections(
   ]
   note = (
     "Of synthetic signals that the codec coded: silence, tones, clicks, a sine"
-    " sweep and, in stereo, noise from left, right and both sides. Less is"
-    " better throughout, and -120 dB is nothing; levels should stay near 0."
+    " sweep and, in stereo, noise from left, right and both sides. -120 dB"
+    " is nothing. The level of the sweep should stay near 0; of all the others,"
+    " less is better."
   )
   pictures = audio_plots.spectrograms(
     dict(zip(("sweep", "decoded sweep"), found.sweep, strict=True)),
