@@ -1,4 +1,4 @@
-"""Platform details: CPUs, parents, the target of a trace, sizes of arrays."""
+"""Platform details: CPUs, parent processes, target of a trace, array sizes."""
 
 import glob
 import os

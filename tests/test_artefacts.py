@@ -120,7 +120,7 @@ def test_image_of_channels_that_change_places_or_are_one():
   assert folded["comb"] < -90 and swapped["pre_echo"] == -120
 
 
-def test_silent_and_short_signals_are_finite():
+def test_measures_of_a_codec_that_decodes_to_silence_are_finite():
   found = probe(np.zeros_like, channels=2)
   assert all(np.isfinite(value) for value in found.values())
   assert found["sweep_level"] == found["silence"] == -120

@@ -86,7 +86,7 @@ def test_another_libc_passes_by(monkeypatch, error):
   def load(name):
     if error:
       raise error
-    # musl has mallopt in no version, and macOS neither.
+    # Neither musl nor macOS has mallopt.
     return types.SimpleNamespace()
 
   monkeypatch.setattr(ctypes, "CDLL", load)

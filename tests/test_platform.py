@@ -1,4 +1,4 @@
-"""What the program tells libtpu, which may be there without a TPU; parents.
+"""What libtpu is told where there is no TPU, and the end of parent processes.
 
 Catches: lines of C++ errors before the output of every command, and settings
 for one chip on a machine that has a pod's.

@@ -1,10 +1,10 @@
 """`mmdcodec bench codecs`: codecs of all topologies side by side.
 
-One clip of 10 s goes through each codec, NumPy to NumPy, with 8 codebooks. All
-take turns in one run, so that other load slows all of them, and the ratios are
-medians over the runs. If `transformers` and PyTorch are installed, their codecs
-for 24 kHz take turns too, in the published sizes. All weights are random: they
-change what is heard, and not how long it takes.
+One clip goes through each codec, NumPy to NumPy, with at most 8 codebooks. The
+codecs take turns in one process, so that other load slows all of them, and the
+ratios are medians over the runs. If `transformers` and PyTorch are installed,
+their codecs for 24 kHz take turns too, in the published sizes. All weights are
+random: they change what is heard, and not how long it takes.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def random_codec(fields: dict) -> LoadedCodec:
   def fill(leaf: Any) -> np.ndarray:
     if leaf.dtype != np.float32:
       return np.ones(leaf.shape, leaf.dtype)
-    # Near 1 for statistics, small for weights; no signal explodes or dies.
+    # Weights small enough that no signal explodes, or dies.
     if len(leaf.shape) < 2:
       return np.ones(leaf.shape, np.float32)
     inputs = math.prod(leaf.shape[:-1])

@@ -233,7 +233,7 @@ def sidecar(path: Path, notes: Notes | None = None) -> Label:
 def sidecars(path: Path) -> list[Path]:
   """Returns song.json, song.wav.json, song.txt, song.wav.txt for song.wav.
 
-  With their suffix in capitals where only such a file is there.
+  Where only a file with its suffix in capitals exists, that one is returned.
   """
   found = []
   for suffix in (".json", ".txt"):

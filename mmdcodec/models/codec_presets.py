@@ -122,7 +122,7 @@ PRESETS = {
     decay=0.99,
     quantizer_dropout=1.0,
   ),
-  # Stereo, 50 Hz, 0.5 to 8 kbps, 19.8 M parameters.
+  # Stereo, 50 Hz, 0.5 to 8 kbps, 19.9 M parameters.
   "spectral_48khz": SPECTRAL
   | dict(
     rate=48000,
