@@ -4,7 +4,8 @@ XLA's CPU backend allocates its buffers anew at every step and frees them. glibc
 returns large blocks to the kernel at once, which clears the same pages again at
 the next step: a fifth of the CPU time of a small training run. Settings for the
 whole process are a program's to make, not a library's, so only the command
-(`mmdcodec.cli.main`) and the tests call `keep_freed`.
+(`mmdcodec.cli.main`), the runs that an experiment starts, and the tests call
+`keep_freed`.
 """
 
 import ctypes

@@ -59,6 +59,7 @@ def probe(first, **variables):
   done = subprocess.run(
     [sys.executable, "-c", first + PROBE],
     env=kept | variables,
+    stdin=subprocess.DEVNULL,
     capture_output=True,
     text=True,
     check=True,
@@ -71,6 +72,20 @@ def probe(first, **variables):
 def test_the_command_keeps_freed_memory_and_an_import_does_not():
   assert probe(COMMAND) == (0, False)
   assert probe(IMPORT) == (1, True)
+
+
+@glibc
+@pytest.mark.slow
+def test_the_runs_of_an_experiment_keep_it_too():
+  run = (
+    "import runpy, sys\n"
+    "sys.argv = ['run', '/nowhere']\n"
+    "try:\n"
+    "  runpy.run_module('mmdcodec.experiments.arm_run', None, '__main__')\n"
+    "except SystemExit as end:\n"
+    "  assert 'nowhere' in str(end)\n"
+  )
+  assert probe(run) == (0, False)
 
 
 @glibc

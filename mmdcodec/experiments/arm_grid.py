@@ -225,10 +225,6 @@ class _Run:
         " intra_op_parallelism_threads=1"
       )
       env["OMP_NUM_THREADS"] = "1"
-    # By default glibc returns large arrays to the system after each use, and
-    # page faults take a quarter of a training step on CPUs.
-    env.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
-    env.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
     path = self._folder / "log.txt"
     with path.open("a") as output:
       self._process = subprocess.Popen(

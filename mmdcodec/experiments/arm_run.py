@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import mmdcodec
-from mmdcodec import bundle, patterns, platform
+from mmdcodec import bundle, memory, patterns, platform
 from mmdcodec.data import pipeline
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
@@ -248,6 +248,7 @@ def measure(
 
 if __name__ == "__main__":
   platform.end_with_parent()
+  memory.keep_freed()
   try:
     main(sys.argv[1:])
   except UserError as error:
