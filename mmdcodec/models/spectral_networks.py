@@ -3,8 +3,8 @@
   encoder: MDCT and MDST -> whitening, compression -> ConvNeXt blocks -> latents
   decoder: latents -> ConvNeXt blocks -> MDCT coefficients -> inverse MDCT
 
-A SEANet spends most of its work at the sample rate, on layers that learn
-something like a filter bank. Here a fixed transform takes their place
+Most layers of a SEANet run at many times the frame rate, and learn something
+like a filter bank. Here a fixed transform takes their place
 (`mmdcodec.nn.mdct`), as in Vocos (arXiv 2306.00814; STFT, decoder only),
 APCodec (arXiv 2402.10533; amplitude and phase), MDCTCodec (arXiv 2411.00464)
 and SpectroStream (arXiv 2508.05207), with the ConvNeXt blocks of Vocos.
