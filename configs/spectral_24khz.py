@@ -5,9 +5,9 @@
 
 50 frames per second, 8 codebooks of 1024, 4 kbps, or less with fewer codebooks
 (quantizer dropout). With its codebooks, the model takes 3.9 MB in bfloat16.
-Encoder and decoder look half a frame further than the frame, 40 ms in all;
---config.model.causal=False gives up streaming for a look ahead of 9 frames in
-the encoder and 12 in the decoder.
+Encoder and decoder each look half a frame past the end of a frame, so the delay
+is 40 ms; --config.model.causal=False gives up streaming for a look ahead of 9
+frames in the encoder and 12 in the decoder.
 
 The losses of `spectral_small` and adversarial ones, as shares of the gradient
 at the audio (the balancer of EnCodec, arXiv 2210.13438, section 3.4), half of
