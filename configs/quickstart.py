@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg == "tiny":
     return config
   config.model.codebooks = 4
-  # With four codebooks, the phase needs more weight than in `spectral_small`.
+  # More than in `spectral_small`, for the sake of SI-SDR (docs/RESULTS.md).
   config.losses.waveform.weight = 60.0
   # Independent codebooks help the language model that follows. The loss starts
   # when the codebooks have begun to represent music.
