@@ -19,18 +19,18 @@ def get_config(arg: str = "") -> ConfigDict:
   config.model.codebooks = 4
   # More than in `spectral_small`, for the sake of SI-SDR (docs/RESULTS.md).
   config.losses.waveform.weight = 60.0
-  # Independent codebooks help the language model that follows. The loss starts
+  # For a language model that predicts codebooks in parallel. The loss starts
   # when the codebooks have begun to represent music.
   config.losses.independence.weight = 20.0
   config.losses.independence.estimator = "dhsic"
   config.losses.independence.kernel.radii = (0.7, 1.5)
   config.losses.independence.kernel.relative = True
-  config.losses.independence.start = 250
+  config.losses.independence.start = 200
   config.losses.independence.ramp = 50
-  config.steps = 800
-  config.quantizer_start = 100
+  config.steps = 600
+  config.quantizer_start = 75
   config.optimizer.warmup = 30
   config.log_every = 20
   # The first evaluation, about a minute after the start, makes the preview.
-  config.eval_every = config.save_every = 160
+  config.eval_every = config.save_every = 150
   return config
