@@ -16,6 +16,7 @@ what is right:
 import contextlib
 import io
 import json
+import os
 import re
 
 import damage
@@ -146,7 +147,8 @@ def _prepare_one(trial, path, whole, only_cut):
   suffix = path.suffix
   if suffix not in (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"):
     suffix = ".wav"
-  path.rename(folder / f"bad{suffix}")
+  if os.path.lexists(path):  # not if the damage was to remove it
+    path.rename(folder / f"bad{suffix}")
   good = trial.samples / "songs/song0.wav"
   (folder / "good.wav").write_bytes(good.read_bytes())
   argv = ["prepare", folder, out, "--rate", "8000", "--seconds", "1", "--quiet"]
