@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-# Characters of a message; longer ones fill a terminal.
-_LONGEST = 1500
+from mmdcodec import formatting
 
 
 class UserError(Exception):
@@ -13,14 +12,8 @@ class UserError(Exception):
   """
 
   def __str__(self) -> str:
-    """Returns the message; the middle of a very long one is left out.
-
-    Values of damaged files are quoted in messages, and may be of any length.
-    """
-    text = super().__str__()
-    if len(text) <= _LONGEST:
-      return text
-    return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    """Returns the message; the middle of a very long one is left out."""
+    return formatting.shortened(super().__str__())
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

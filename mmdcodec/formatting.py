@@ -4,6 +4,19 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+# Characters of a message or of a table's cell; longer ones fill a terminal.
+LONGEST = 1500
+
+
+def shortened(text: str) -> str:
+  """Leaves out the middle of a very long text.
+
+  Values of damaged files are shown to the user, and may be of any length.
+  """
+  if len(text) <= LONGEST:
+    return text
+  return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+
 
 def duration(seconds: float) -> str:
   """Formats a duration: `1 h 02 min`, `3 min 05 s`, `12 s`, `4.25 s`."""
@@ -55,9 +68,12 @@ def file_size(number: int) -> str:
 
 
 def cell(value: Any) -> str:
-  """Formats a table cell: numbers with 3 digits or more, NaN as a dash."""
+  """Formats a table cell: numbers with 3 digits or more, NaN as a dash.
+
+  The middle of a very long text is left out.
+  """
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
-    return str(value)
+    return shortened(str(value))
   if isinstance(value, numbers.Integral):
     return f"{value:,}"
   value = float(value)

@@ -18,6 +18,7 @@ from mmdcodec.bitstream import decoding, ecdc, reader
 from mmdcodec.cli import main as cli
 from mmdcodec.convert import weights
 from mmdcodec.data import captions, file_pieces, shard_files
+from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, workdir
 
@@ -203,3 +204,8 @@ def test_very_long_messages_are_cut_in_the_middle():
   assert len(str(UserError(text))) < 1600
   assert str(UserError(text)).endswith("expected codec.")
   assert str(UserError("short.")) == "short."
+
+
+def test_very_long_cells_of_tables_are_cut_in_the_middle():
+  text = formatting.table(None, [("made from", "a" * 5000 + "z")])
+  assert len(text) < 1600 and text.endswith("az")
