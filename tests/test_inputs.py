@@ -12,13 +12,12 @@ import threading
 
 import pytest
 
-from mmdcodec import bundle
+from mmdcodec import bundle, formatting
 from mmdcodec.audio import block_io, files
 from mmdcodec.bitstream import decoding, ecdc, reader
 from mmdcodec.cli import main as cli
 from mmdcodec.convert import weights
 from mmdcodec.data import captions, file_pieces, shard_files
-from mmdcodec import formatting
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, workdir
 
