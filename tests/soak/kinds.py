@@ -101,6 +101,8 @@ def audio(trial: Trial) -> str:
     trial.words += words
   trial.words.append(f"in {name}")
   operation = trial.pick([_read] * 6 + [_prepare_one, _encode_one])
+  if not os.path.lexists(path):
+    operation = _read  # A folder does not tell what is missing.
   return operation(trial, path, whole, only_cut)
 
 
@@ -147,8 +149,7 @@ def _prepare_one(trial, path, whole, only_cut):
   suffix = path.suffix
   if suffix not in (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"):
     suffix = ".wav"
-  if os.path.lexists(path):  # not if the damage was to remove it
-    path.rename(folder / f"bad{suffix}")
+  path.rename(folder / f"bad{suffix}")
   good = trial.samples / "songs/song0.wav"
   (folder / "good.wav").write_bytes(good.read_bytes())
   argv = ["prepare", folder, out, "--rate", "8000", "--seconds", "1", "--quiet"]
