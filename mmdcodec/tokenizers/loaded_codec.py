@@ -64,7 +64,7 @@ class LoadedCodec(AudioCodec):
     # Weights stored in half precision are computed with in float32, so that
     # codes are those of the numbers that were stored.
     def own(leaf: Any) -> np.ndarray:
-      floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+      floats = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
       return np.array(leaf, np.float32 if floats else None)
 
     self.variables = jax.device_put(jax.tree.map(own, variables))
