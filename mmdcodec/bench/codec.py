@@ -22,15 +22,7 @@ PARSES_REST = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the subject's arguments."""
-  parser.add_argument(
-    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--seconds",
-    type=float,
-    default=10.0,
-    help="of audio to encode and decode (default: %(default)s)",
-  )
+  coding.add_arguments(parser)
   parser.add_argument(
     "--codebooks", type=int, help="to encode with (default: all)"
   )

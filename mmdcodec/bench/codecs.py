@@ -42,15 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     + ", ".join(CONFIGS)
     + ")",
   )
-  parser.add_argument(
-    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--seconds",
-    type=float,
-    default=10.0,
-    help="of audio to encode and decode (default: %(default)s)",
-  )
+  coding.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ PyTorch are installed, their EnCodec of the same shape, if possible, takes turns
 too. It has different random weights, so only times can be compared.
 """
 
+import argparse
 import importlib.util
 import math
 import sys
@@ -21,6 +22,19 @@ from mmdcodec.bench import floor
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import Codec
 from mmdcodec.tokenizers import loaded_codec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds --runs and --seconds, how often and how much audio is timed."""
+  parser.add_argument(
+    "--runs", type=int, default=5, help="timed runs (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--seconds",
+    type=float,
+    default=10.0,
+    help="of audio to encode and decode (default: %(default)s)",
+  )
 
 
 def measure(
