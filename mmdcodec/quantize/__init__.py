@@ -4,6 +4,7 @@ vector         one codebook: nearest code, EMA statistics, k-means, dead codes
                (its `replace_dead` has the rule; a codec's field `threshold`,
                in models/codec_fields.py, has the value)
 residual       several codebooks, each coding the residual of the previous one
+repeats        removal of repeated codes
 independence   the independence loss; mmd and dhsic are its estimators, kernels
                its kernels, and rows selects code vectors by a pattern
 pairs          sums over all pairs of rows in linear memory; row_blocks, sweep

@@ -5,6 +5,8 @@ Prompts are tokenized in `mmdcodec/models/text_tokens.py`.
 interface      the abstract classes `Tokenizer` and `AudioCodec`
 loaded_codec   a codec with its weights: encodes and decodes audio
 stereo_codec   a mono codec applied to left and right
+clustered      base class of tokenizers whose codes are fitted by k-means to the
+               features of a network
 streamer       encodes audio as it arrives, in blocks of any size
 long_clips     codes clips of any length piece by piece in constant memory.
                piecewise handles causal and chunked codecs, window_coder

@@ -78,7 +78,7 @@ class Tokenizer(abc.ABC):
   @property
   def codebook_size(self) -> int:
     """Size of the largest codebook."""
-    return max(self.codebook_sizes)
+    return max(self.codebook_sizes, default=0)
 
   def frames_of(self, samples: int) -> int:
     """Returns the number of rows for `samples` samples at its own rate."""

@@ -37,6 +37,20 @@ def fingerprint(config: dict, variables: dict) -> str:
   return digest.hexdigest()[:16]
 
 
+def owned(variables: Any) -> Any:
+  """Copies variables to the device, floats of any width as float32."""
+
+  # NumPy makes the copy: `jnp.array` compiles a program for every shape, which
+  # takes 70 MB, and on CPUs `device_put` alone does not copy. Weights stored in
+  # half precision are computed with in float32, so that codes are those of the
+  # numbers that were stored.
+  def own(leaf: Any) -> np.ndarray:
+    floats = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return np.array(leaf, np.float32 if floats else None)
+
+  return jax.device_put(jax.tree.map(own, variables))
+
+
 class LoadedCodec(AudioCodec):
   """A codec with its weights; see `AudioCodec` for the other attributes.
 
@@ -59,15 +73,7 @@ class LoadedCodec(AudioCodec):
     self.config = config
     self.model = codec_model.from_config(config["model"])
 
-    # NumPy makes the copy: `jnp.array` compiles a program for every shape,
-    # which takes 70 MB, and on CPUs `device_put` alone does not copy.
-    # Weights stored in half precision are computed with in float32, so that
-    # codes are those of the numbers that were stored.
-    def own(leaf: Any) -> np.ndarray:
-      floats = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-      return np.array(leaf, np.float32 if floats else None)
-
-    self.variables = jax.device_put(jax.tree.map(own, variables))
+    self.variables = owned(variables)
     self.rate, self.channels = self.model.rate, self.model.channels
     self.stride, self.frame_rate = self.model.stride, self.model.frame_rate
     self.codebook_sizes = (self.model.codebook_size,) * self.model.codebooks
