@@ -7,6 +7,8 @@ loaded_codec   a codec with its weights: encodes and decodes audio
 stereo_codec   a mono codec applied to left and right
 clustered      base class of tokenizers whose codes are fitted by k-means to the
                features of a network
+long_features  features of clips of any length from a network that takes
+               windows of one length
 streamer       encodes audio as it arrives, in blocks of any size
 long_clips     codes clips of any length piece by piece in constant memory.
                piecewise handles causal and chunked codecs, window_coder
