@@ -4,6 +4,7 @@ spectral        waveform L1, multi-scale mel and STFT losses
 adversarial     losses on the logits and features of discriminators
 balancer        weights of losses as shares of one gradient
 cross_entropy   the loss of language models
+contrastive     losses of pairs of embeddings: decoupled, softmax, sigmoid
 
 A new loss of a codec's reconstruction takes three steps: its formula here, its
 name in `SPECTRAL` and its value in `mmdcodec/train/reconstruction_losses.py`,
