@@ -12,4 +12,5 @@ lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel
 positions         position encodings
 transformer       the decoder Transformer; cache runs it token by token
+conformer         the conformer of semantic tokenizers
 """

@@ -6,7 +6,7 @@ arXiv 2305.13245), and queries and keys may be normalised (Dehghani et al. 2023,
 arXiv 2302.05442, 2). `attend` picks the fastest backend.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -227,7 +227,7 @@ class Attention(bounds.Checked, nn.Module):
     positions: jax.Array | None = None,
     causal: bool = False,
     mask: ArrayLike | None = None,
-    bias: jax.Array | None = None,
+    bias: jax.Array | Callable[[jax.Array], jax.Array] | None = None,
   ) -> jax.Array:
     """Attends from x to the result of `keys_and_values`.
 
@@ -239,7 +239,8 @@ class Attention(bounds.Checked, nn.Module):
       causal: query i attends to keys 0..i.
       mask: bool, broadcastable to [batch, heads, queries, keys]; True where a
         query may attend.
-      bias: float, same shape as the mask; added to the logits.
+      bias: float, same shape as the mask; added to the logits. Or a function
+        that computes it from the queries [batch, queries, heads, head_dim].
 
     Returns:
       float32 [batch, queries, width].
@@ -249,6 +250,8 @@ class Attention(bounds.Checked, nn.Module):
       q = self.query_norm(q).astype(q.dtype)
     q = self._rotated(q, positions)
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
+    if callable(bias):
+      bias = bias(q)
     y = attend(
       q, keys, values, causal=causal, mask=mask, bias=bias, scale=self.scale
     )

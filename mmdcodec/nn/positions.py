@@ -1,9 +1,10 @@
-"""Three position encodings of tokens.
+"""Position encodings of tokens.
 
 Sinusoids are added to the input (Vaswani et al. 2017, arXiv 1706.03762, 3.5).
 Rotary positions rotate queries and keys (Su et al. 2021, arXiv 2104.09864).
 Relative positions add a learned bias per bucket of distances to the logits (T5,
-Raffel et al. 2020, arXiv 1910.10683, 2.1).
+Raffel et al. 2020, arXiv 1910.10683, 2.1). Relative keys add the product of the
+query and a learned vector of the distance (Shaw et al. 2018, arXiv 1803.02155).
 """
 
 import math
@@ -90,3 +91,29 @@ def relative_buckets(
   far = exact + far.astype(np.int32)
   near = np.where(away < exact, away, np.minimum(far, side - 1))
   return (side * (bidirectional & (distance > 0)) + near).astype(np.int32)
+
+
+def relative_logits(x: jax.Array, left: int, right: int) -> jax.Array:
+  """Aligns values per distance with the keys of each query.
+
+  Pads, then reshapes with a shorter row, which shifts each row by one more
+  than the last (Huang et al. 2018, arXiv 1809.04281, 3.4): no gather.
+
+  Args:
+    x: [..., queries, left + right + 1], a value per query and distance, from
+      -`left` (the key comes first) to `right`.
+    left: all keys further before a query share its first value.
+    right: all keys further after a query share its last value.
+
+  Returns:
+    [..., queries, keys] with as many keys as queries; the value of key j is
+    that of the distance j - i to query i.
+  """
+  *batch, count, _ = x.shape
+  # One distance more than there are, for a row of a single query.
+  before, after = count - 1 - left, count - right
+  x = x[..., max(-before, 0) : left + right + 1 + min(after, 0)]
+  edges = [(0, 0)] * (x.ndim - 1) + [(max(before, 0), max(after, 0))]
+  x = jnp.pad(x, edges, mode="edge").reshape(*batch, -1)
+  x = x[..., count - 1 : count - 1 + count * (2 * count - 1)]
+  return x.reshape(*batch, count, -1)[..., :count]
