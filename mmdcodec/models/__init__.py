@@ -15,6 +15,8 @@ conditioning          turns conditions into vectors. condition has the base
 text_tokens           tokenizes prompts and captions: bytes or T5's pieces
 text_encoder          T5's encoder
 code_likelihood       the likelihood of codes under a language model
+mulan                 the joint embedding of music and text: an audio tower
+                      (spectrogram_transformer or resnet) and a text_tower
 low_rank              low-rank adaptation (LoRA)
 fields                builds modules from mappings of their fields
 weights               checks that weights from a file fit a model's config

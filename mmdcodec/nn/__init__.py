@@ -11,6 +11,7 @@ convnext          their blocks
 lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel
 positions         position encodings
-transformer       the decoder Transformer; cache runs it token by token
+transformer       the decoder Transformer; cache runs it token by token. encoder
+                  attends in both directions
 conformer         the conformer of semantic tokenizers
 """

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 KINDS = ("sinusoidal", "rotary", "relative")
+# "none": the caller has added its own to the input.
+ENCODER_KINDS = ("sinusoidal", "rotary", "none")
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:
