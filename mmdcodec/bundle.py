@@ -41,6 +41,7 @@ ASSETS = ("tokenizer.json",)
 LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
+  "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
 }
 
 
@@ -263,7 +264,7 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
 def _check(path: str | pathlib.Path, found: Contents) -> None:
   """Checks what was read, before it is used or becomes a bundle."""
   # Loaders of other kinds, added to LOADERS, make their own checks.
-  if found.config.get("kind") in ("codec", "lm"):
+  if found.config.get("kind") in weights.SHAPES:
     weights.check(path, found.config, found.variables, found.discriminators)
 
 
@@ -304,8 +305,8 @@ def load(path: str | pathlib.Path) -> Any:
       "facebook/encodec_24khz".
 
   Returns:
-    A `LoadedCodec`, a `StereoCodec` (from a stereo music model), or a
-    `LoadedMusic`.
+    An object of the class in LOADERS: a `LoadedCodec`, a `StereoCodec` (from a
+    stereo music model), a `LoadedMusic`, ...
 
   Raises:
     UserError: there is no model at the path, or it is damaged.

@@ -46,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
   config, variables, assets = convert.read(source, args.preset)
   bundle.save(args.bundle, config, variables, assets=assets, force=args.force)
   name = config["source"]["name"]
-  describe = {"codec": describe_codec, "lm": describe_music}[config["kind"]]
+  describe = {
+    "codec": describe_codec,
+    "lm": describe_music,
+    "text": describe_text,
+  }[config["kind"]]
   print(f"{args.bundle}: {name}, {describe(config)}, every tensor used")
   if config["kind"] == "codec" and not config["source"]["config"]:
     model = config["model"]
@@ -74,3 +78,9 @@ def describe_music(config: dict) -> str:
     f"a language model {model['layers']} x {model['width']} for"
     f" {' and '.join(model['conditions'])}, {describe_codec(config['codec'])}"
   )
+
+
+def describe_text(config: dict) -> str:
+  """Describes the size of a text encoder."""
+  model = config["model"]
+  return f"a text encoder {model['layers']} x {model['width']}"

@@ -7,6 +7,7 @@
   musicgen_config.py  converts its config.json to fields of our models
   musicgen_decoder.py its language model
   musicgen_release.py weights of the authors' own release
+  bert.py             text encoders of BERT's form, such as MiniLM
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
   conformer.py        conformer blocks, as parts of other models
@@ -26,6 +27,7 @@ from mmdcodec.errors import UserError
 # transformers' `model_type` -> module of this package with `bundled(arrays,
 # config, preset, folder)`.
 KINDS = {
+  "bert": "bert",
   "encodec": "encodec",
   "musicgen": "musicgen",
   "musicgen_melody": "musicgen",

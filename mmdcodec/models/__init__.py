@@ -12,8 +12,10 @@ token_lm              the language model; lm_presets has published ones
 conditioning          turns conditions into vectors. condition has the base
                       class of text_condition, melody_condition and
                       token_conditions
-text_tokens           tokenizes prompts and captions: bytes or T5's pieces
+text_tokens           tokenizes prompts and captions: bytes, the pieces of T5 or
+                      RoBERTa, or BERT's word_pieces
 text_encoder          T5's encoder
+bert                  the encoder of BERT and RoBERTa
 code_likelihood       the likelihood of codes under a language model
 mulan                 the joint embedding of music and text: an audio tower
                       (spectrogram_transformer or resnet) and a text_tower

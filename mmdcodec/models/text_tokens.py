@@ -1,17 +1,40 @@
-"""Tokenizers of texts: bytes, or the sentence pieces of T5."""
+"""Tokenizers of texts.
+
+bytes         the bytes of a text
+t5            the sentence pieces of T5
+word_pieces   the pieces of words of uncased BERT models
+roberta       the pieces of bytes of RoBERTa
+"""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
 
 from mmdcodec import bounds
 from mmdcodec.bounds import one_of
 from mmdcodec.errors import UserError
+from mmdcodec.models.word_pieces import WordPieces
+from mmdcodec.platform import bucket
 
 # File beside a bundle's weights that the `tokenizers` library reads.
 TOKENIZER_FILE = "tokenizer.json"
 # Tokenizers by name, and the files of a bundle that each of them needs.
-FILES: dict[str, tuple[str, ...]] = {"bytes": (), "t5": (TOKENIZER_FILE,)}
+FILES: dict[str, tuple[str, ...]] = {
+  "bytes": (),
+  "t5": (TOKENIZER_FILE,),
+  "word_pieces": (TOKENIZER_FILE,),
+  "roberta": (TOKENIZER_FILE,),
+}
 _END = 256
+
+
+class TextTokenizer(Protocol):
+  """What turns a text into tokens, the last of which marks its end."""
+
+  def encode(self, text: str) -> list[int]:
+    """Tokens of a text."""
 
 
 class Bytes:
@@ -23,7 +46,7 @@ class Bytes:
 
 
 class Pieces:
-  """T5's sentence pieces, by the `tokenizers` library."""
+  """Pieces of T5 or RoBERTa, by the `tokenizers` library."""
 
   def __init__(self, description: str | bytes):
     """Takes the contents of a tokenizer.json."""
@@ -47,31 +70,74 @@ class Pieces:
     self._tokenizer.no_truncation()
 
   def encode(self, text: str) -> list[int]:
-    """Tokens of a text, with the end token that T5 expects."""
+    """Tokens of a text, with the end token that its model expects."""
     return self._tokenizer.encode(text).ids
 
 
-def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> Bytes | Pieces:
+def make_tokenizer(name: str, assets: Mapping[str, bytes]) -> TextTokenizer:
   """Makes the tokenizer of a model.
 
   Args:
-    name: "bytes" or "t5".
-    assets: files of the bundle by name; "t5" needs one.
+    name: one of FILES.
+    assets: files of the bundle by name, as FILES says.
 
   Raises:
-    UserError: the name is unknown, or the tokenizer's file is missing.
+    UserError: the name is unknown, or the tokenizer's file is missing or
+      damaged.
   """
   bounds.check("the tokenizer", name, one_of(tuple(FILES)))
   if name == "bytes":
     return Bytes()
   if TOKENIZER_FILE not in assets:
+    whose = {"t5": "its T5"}.get(name, "its text encoder")
     raise UserError(
       f"the model has no {TOKENIZER_FILE}, which its prompts need: put that of"
-      " its T5 beside its weights."
+      f" {whose} beside its weights."
     )
-  return _pieces(assets[TOKENIZER_FILE])
+  return _from_file(name, assets[TOKENIZER_FILE])
 
 
 @functools.lru_cache(4)
-def _pieces(description: str | bytes) -> Pieces:
-  return Pieces(description)
+def _from_file(name: str, description: str | bytes) -> TextTokenizer:
+  kind = WordPieces if name == "word_pieces" else Pieces
+  return kind(description)
+
+
+def cut(ids: Sequence[int], longest: int) -> list[int]:
+  """Drops the tokens before the last one that are too many."""
+  return [*ids] if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+
+
+def blocks(
+  tokenizer: TextTokenizer, texts: Sequence[str], longest: int, *, rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Tokens of texts, those of similar lengths together.
+
+  What an encoder computes of a text does then not depend on the texts beside
+  it: a block always has as many rows, and its size depends on one text's
+  length. Blocks of other shapes would be other programs, which round
+  differently.
+
+  Args:
+    tokenizer: the tokenizer.
+    texts: any number.
+    longest: tokens of the longest text; others are `cut`.
+    rows: texts in a block; missing ones are empty.
+
+  Yields:
+    (indices of the texts [n], tokens int32 [rows, size], mask bool [rows, size]
+    with False for padding), where the first n rows are valid.
+  """
+  found = [cut(tokenizer.encode(text), longest) for text in texts]
+  by_size: dict[int, list[int]] = {}
+  for i, ids in enumerate(found):
+    by_size.setdefault(min(longest, bucket(len(ids))), []).append(i)
+  for size, members in by_size.items():
+    for start in range(0, len(members), rows):
+      some = members[start : start + rows]
+      tokens = np.zeros((rows, size), np.int32)
+      mask = np.zeros((rows, size), bool)
+      for row, i in enumerate(some):
+        tokens[row, : len(found[i])] = found[i]
+        mask[row, : len(found[i])] = True
+      yield np.array(some), tokens, mask

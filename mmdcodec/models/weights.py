@@ -3,6 +3,7 @@
 Everything is checked by shape before any array of the model is made.
 """
 
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +21,24 @@ from mmdcodec.models import codec
 _BLOCK = 1 << 18
 
 
+# Kind of a bundle -> function "module:name" that takes the bundle's config and
+# returns the shapes of its variables. Imported only when needed: some take a
+# while.
+SHAPES = {
+  "codec": "mmdcodec.models.weights:_codec",
+  "lm": "mmdcodec.models.weights:_music",
+  "text": "mmdcodec.models.bert:shapes",
+}
+# Collection that `mmdcodec cluster` adds to a network with features; whoever
+# loads it checks it.
+FITTED = "codebook"
+
+
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
   """Shapes and dtypes of the variables of a bundle, without making them.
 
   Args:
-    config: config of a bundle of kind "codec" or "lm".
+    config: config of a bundle of a kind in SHAPES.
 
   Returns:
     Nested dicts of `jax.ShapeDtypeStruct`.
@@ -33,11 +47,17 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
     UserError: a field is missing, unknown or out of its bounds.
   """
   bounds.check("its model", config.get("model"), bounds.mapping())
-  if config["kind"] == "codec":
-    model = codec.from_config(config["model"])
-    x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
-    return dict(jax.eval_shape(model.init, jax.random.key(0), x))
-  # Its modules take a while to import, and a codec does not need them.
+  module, name = SHAPES[config["kind"]].split(":")
+  return getattr(importlib.import_module(module), name)(config)
+
+
+def _codec(config: Mapping[str, Any]) -> dict[str, Any]:
+  model = codec.from_config(config["model"])
+  x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
+  return dict(jax.eval_shape(model.init, jax.random.key(0), x))
+
+
+def _music(config: Mapping[str, Any]) -> dict[str, Any]:
   from mmdcodec.models import token_lm
 
   bounds.check("its codec", config.get("codec"), bounds.mapping())
@@ -55,7 +75,7 @@ def check(
 
   Args:
     path: where they come from, for errors.
-    config: config of a bundle of kind "codec" or "lm".
+    config: config of a bundle of a kind in SHAPES.
     variables: nested dicts of arrays.
     discriminators: likewise; whether they fit is for the training to say.
 
@@ -67,6 +87,8 @@ def check(
     expected = shapes(config)
   except UserError as error:
     raise UserError(f"{path} does not describe a model: {error}") from None
+  if FITTED not in expected:
+    variables = {k: v for k, v in variables.items() if k != FITTED}
   want = flax.traverse_util.flatten_dict(expected, sep="/")
   found = flax.traverse_util.flatten_dict(variables, sep="/")
   wrong = sorted(
