@@ -271,12 +271,12 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
   for count in (2, 3, 5):
     out = tmp_path / f"tokens{count}"
     unfinished = tmp_path / f".tokens{count}.unfinished"
-    settings = tokenization._settings(Source(audio), Teller(), 2)
+    settings = tokenization._settings(Source(audio), {"": Teller()}, 2)
     tokenization._begin(unfinished, settings).release()
     workers = [Teller() for _ in range(count)]
     for i, codec in reversed(list(enumerate(workers))):
       tokenization.write_share(
-        Source(audio), codec, unfinished,
+        Source(audio), {"": codec}, unfinished,
         batch=2, process_index=i, process_count=count,
       )  # fmt: skip
     assert sum(codec.seen for codec in workers) == 11
@@ -311,8 +311,8 @@ def test_reading_does_not_run_ahead(audio, few):
       drawn.append(i)
       yield range(i % 11, i % 11 + 1)
 
-  encoded = record_encoder.encoded(Source(audio), Teller(), batches(), 1)
-  names = [record["path"] for _ in range(10) for record in next(encoded)]
+  encoded = record_encoder.encoded(Source(audio), [Teller()], batches(), 1)
+  names = [record["path"] for _ in range(10) for record in next(encoded)[0]]
   assert names == [f"{i:02}.wav" for i in range(10)]
   # Two batches for each of two devices in work, and as many that wait.
   assert len(drawn) <= 10 + 8

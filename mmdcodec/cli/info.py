@@ -25,7 +25,10 @@ def run(args: argparse.Namespace) -> int:
   elif (path / "config.json").is_file():
     print(describe_model(path))
   else:
-    print(describe_dataset(path))
+    from mmdcodec.data import dataset_folder
+
+    folders = dataset_folder.members(path) or [path]
+    print("\n\n".join(describe_dataset(folder) for folder in folders))
   return 0
 
 

@@ -17,8 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     required=True,
+    action="append",
     help="bundle of a tokenizer, such as a codec, or of a music model; or the"
-    " workdir of a training run",
+    " workdir of a training run. Several of different kinds read the audio"
+    " once; each writes to a subfolder named after its kind",
   )
   parser.add_argument(
     "--batch",
@@ -41,29 +43,40 @@ def run(args: argparse.Namespace) -> int:
   """Encodes the data set; the first process prints a summary."""
   common.quiet_processes(args)
   with common.processes(args):
-    from mmdcodec import bundle, formatting
-    from mmdcodec.data import report
-    from mmdcodec.data.tokenization import tokenize
+    from mmdcodec import bundle
+    from mmdcodec.data import tokenization
 
-    shown = {} if args.quiet else {"show": progress.counter("records")}
-    tokenizer = bundle.load_tokenizer(args.model)
-    found = tokenize(
-      args.dataset,
-      args.tokens,
-      tokenizer,
-      batch=args.batch,
-      force=args.force,
-      **shown,
-    )
-  if found is not None:
-    print(
-      f"{args.tokens}: {found['records']} records,"
-      f" {formatting.duration(found['seconds'])} of audio, {found['codebooks']}"
-      f" codebooks of {max(found['codebook_sizes'])} at"
-      f" {found['frame_rate']:g} Hz,"
-      f" {formatting.file_size(common.folder_size(args.tokens))},"
-      f" {found['tokenizer']} {found['hash']}"
-    )
-    for line in report.folder_lines(pathlib.Path(args.tokens)):
-      print(line)
+    options = dict(batch=args.batch, force=args.force)
+    if not args.quiet:
+      options["show"] = progress.counter("records")
+    tokenizers = [bundle.load_tokenizer(path) for path in args.model]
+    found: dict[str, dict] | None
+    if len(tokenizers) > 1:
+      found = tokenization.tokenize_all(
+        args.dataset, args.tokens, tokenizers, **options
+      )
+    else:
+      made = tokenization.tokenize(
+        args.dataset, args.tokens, tokenizers[0], **options
+      )
+      found = None if made is None else {"": made}
+  for name, summary in (found or {}).items():
+    _print(pathlib.Path(args.tokens) / name, summary)
   return 0
+
+
+def _print(folder: pathlib.Path, found: dict) -> None:
+  """Prints what a token data set holds."""
+  from mmdcodec import formatting
+  from mmdcodec.data import report
+
+  print(
+    f"{folder}: {found['records']} records,"
+    f" {formatting.duration(found['seconds'])} of audio, {found['codebooks']}"
+    f" codebooks of {max(found['codebook_sizes'])} at"
+    f" {found['frame_rate']:g} Hz,"
+    f" {formatting.file_size(common.folder_size(folder))},"
+    f" {found['tokenizer']} {found['hash']}"
+  )
+  for line in report.folder_lines(folder):
+    print(line)

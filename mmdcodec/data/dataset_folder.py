@@ -12,14 +12,26 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import inputs
 
 
-def check_out(out: Path, force: bool, kind: str) -> None:
+def check_out(
+  out: Path, force: bool, kind: str, *, several: bool = False
+) -> None:
   """Raises UserError unless `out` may be written.
 
   An existing data set of the same kind may be replaced with `force`; anything
   else must not be replaced.
+
+  Args:
+    out: folder to write.
+    force: whether to replace what is there.
+    kind: kind of data set to write.
+    several: whether `out` is to hold a data set in each of its subfolders.
   """
   inputs.check_name(out)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return
+  if several and (inside := members(out)):
+    for folder in inside:
+      check_out(folder, force, kind)
     return
   if not (out / SUMMARY).is_file():
     raise UserError(
@@ -35,6 +47,13 @@ def check_out(out: Path, force: bool, kind: str) -> None:
       f"{out}: is a finished data set already; use it, choose another name, or"
       " replace it with --force."
     )
+
+
+def members(folder: Path) -> list[Path]:
+  """The data sets in the subfolders of a folder that holds nothing else."""
+  inside = sorted(folder.iterdir()) if folder.is_dir() else []
+  good = all((path / SUMMARY).is_file() for path in inside)
+  return inside if good else []
 
 
 def serializer(

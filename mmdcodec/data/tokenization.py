@@ -5,6 +5,11 @@ always encoded in the same batches. So the result depends neither on the number
 of processes or devices nor on interruptions. Finished shards are kept in a
 hidden folder beside the data set, with a note of their settings, and the same
 command continues from there.
+
+Several tokenizers share one pass over the audio. Then each has a data set of
+its own in a subfolder that is named after its kind: "codec", "semantic", ...
+The code below knows the tokenizers by the names of their subfolders; a single
+one has the name "", its data set being the folder itself.
 """
 
 import contextlib
@@ -12,8 +17,9 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import tensorflow_datasets as tfds
@@ -35,6 +41,9 @@ from mmdcodec.tokenizers.interface import Tokenizer
 
 # File with the settings of the shards in an unfinished folder.
 _NOTE = "settings.json"
+
+# Subfolder in which the shards become data sets.
+_DATA = "data"
 
 # Records per shard: few enough to share a small data set between processes and
 # to lose little work when killed, more if there would be too many files.
@@ -73,7 +82,58 @@ def tokenize(
     UserError: no audio data set, an unsuitable tokenizer, `out` exists, or
       another run is writing it.
   """
-  record_encoder.check_tokenizer(tokenizer)
+  found = _tokenize(dataset, out, {"": tokenizer}, batch, force, show)
+  return None if found is None else found[""]
+
+
+def tokenize_all(
+  dataset: str | os.PathLike,
+  out: str | os.PathLike,
+  tokenizers: Sequence[Tokenizer],
+  *,
+  batch: int = 16,
+  force: bool = False,
+  show: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict] | None:
+  """Encodes the records with several tokenizers, each record read once.
+
+  Args:
+    dataset: see `tokenize`.
+    out: folder to write, with a token data set for each tokenizer in a
+      subfolder that is named after its kind.
+    tokenizers: tokenizers of different kinds.
+    batch: see `tokenize`.
+    force: whether to replace token data sets in `out`.
+    show: see `tokenize`.
+
+  Returns:
+    The summaries by name of the subfolder, in the first process; None in the
+    others.
+
+  Raises:
+    UserError: see `tokenize`; or two tokenizers have the same kind.
+  """
+  names = [tokenizer.kind for tokenizer in tokenizers]
+  if twice := {name for name in names if names.count(name) > 1}:
+    raise UserError(
+      f"there are several tokenizers of kind {', '.join(sorted(twice))}; in one"
+      " pass expected one of each kind, so tokenize with the others separately."
+    )
+  named = dict(zip(names, tokenizers, strict=True))
+  return _tokenize(dataset, out, named, batch, force, show)
+
+
+def _tokenize(
+  dataset: str | os.PathLike,
+  out: str | os.PathLike,
+  tokenizers: Mapping[str, Tokenizer],
+  batch: int,
+  force: bool,
+  show: Callable[[int, int], None],
+) -> dict[str, dict] | None:
+  """Encodes with tokenizers by the names of their folders; see `tokenize`."""
+  for tokenizer in tokenizers.values():
+    record_encoder.check_tokenizer(tokenizer)
   if batch < 1:
     raise UserError(f"batch must be more than 0, not {batch}.")
   source = Source(dataset)
@@ -84,15 +144,15 @@ def tokenize(
   if first:
     atomic.restore_folder(out)
     _remove_emptied(unfinished)
-  dataset_folder.check_out(out, force, "tokens")
+  dataset_folder.check_out(out, force, "tokens", several="" not in tokenizers)
   try:
     with disk.named(out):
       if first:
-        held = _begin(unfinished, _settings(source, tokenizer, batch))
+        held = _begin(unfinished, _settings(source, tokenizers, batch))
       _wait_for_all("begun")
       write_share(
         source,
-        tokenizer,
+        tokenizers,
         unfinished,
         batch=batch,
         process_index=jax.process_index(),
@@ -100,7 +160,7 @@ def tokenize(
         show=show,
       )
       _wait_for_all("encoded")
-      return _finish(source, tokenizer, unfinished, out) if first else None
+      return _finish(source, tokenizers, unfinished, out) if first else None
   finally:
     if held is not None:
       held.release()
@@ -108,7 +168,7 @@ def tokenize(
 
 def write_share(
   source: Source,
-  tokenizer: Tokenizer,
+  tokenizers: Mapping[str, Tokenizer],
   unfinished: Path,
   *,
   batch: int,
@@ -120,7 +180,7 @@ def write_share(
 
   Args:
     source: the audio data set.
-    tokenizer: tokenizer that makes the codes.
+    tokenizers: tokenizers that make the codes, by the names of their folders.
     unfinished: folder of the shards.
     batch: records encoded at a time on each device.
     process_index: index of the process whose share is written.
@@ -129,33 +189,65 @@ def write_share(
   """
   shards = _shards(len(source))
   mine = range(process_index, len(shards), process_count)
-  there = _finished(unfinished)
+  folders = [unfinished / name for name in tokenizers]
+  for folder in folders:
+    folder.mkdir(exist_ok=True)
+  there = set.intersection(*({*_finished(folder)} for folder in folders))
   todo = [shard for shard in mine if shard not in there]
   total = sum(len(shards[shard]) for shard in mine)
   done = total - sum(len(shards[shard]) for shard in todo)
   show(done, total)
   parts = (part for shard in todo for part in _cut(shards[shard], batch))
   serialize = dataset_folder.serializer(token_records.features())
+  models = [*tokenizers.values()]
   with contextlib.closing(
-    record_encoder.encoded(source, tokenizer, parts, min(batch, len(source)))
+    record_encoder.encoded(source, models, parts, min(batch, len(source)))
   ) as encoded:
     for shard in todo:
-      partial, length = unfinished / f"partial-{shard:05d}", 0
-      constant: list[Note] = []
-      with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
-        count = len(_cut(shards[shard], batch))
-        for records in itertools.islice(encoded, count):
-          for record in records:
-            writer.write(serialize(record))
-            length += record["frames"]
-            if token_records.is_constant(record):
-              place = f"from {record['position']:.1f} s"
-              constant.append(Note(record["path"], place))
-          done += len(records)
+      batches = len(_cut(shards[shard], batch))
+      with contextlib.ExitStack() as stack:
+        files = [
+          stack.enter_context(_shard(folder, shard)) for folder in folders
+        ]
+        for made in itertools.islice(encoded, batches):
+          for file, records in zip(files, made, strict=True):
+            for record in records:
+              file.write(serialize(record), record)
+          done += len(made[0])
           show(done, total)
-      report.write_notes(_notes(unfinished, shard), {"constant": constant})
-      # The name holds the number of frames, so that totals need no reading.
-      os.rename(partial, unfinished / f"shard-{shard:05d}-{length}")
+
+
+class _Shard:
+  """A shard that is being written.
+
+  Attributes:
+    frames: frames of the records so far.
+    constant: notes of records that encode to one code.
+  """
+
+  def __init__(self, writer: Any):
+    self.writer, self.frames = writer, 0
+    self.constant: list[Note] = []
+
+  def write(self, data: bytes, record: dict) -> None:
+    """Adds a record, given as bytes and as it was."""
+    self.writer.write(data)
+    self.frames += record["frames"]
+    if token_records.is_constant(record):
+      place = f"from {record['position']:.1f} s"
+      self.constant.append(Note(record["path"], place))
+
+
+@contextlib.contextmanager
+def _shard(folder: Path, number: int) -> Iterator[_Shard]:
+  """Opens a shard, which gets its name if the block succeeds."""
+  partial = folder / f"partial-{number:05d}"
+  with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
+    shard = _Shard(writer)
+    yield shard
+  report.write_notes(_notes(folder, number), {"constant": shard.constant})
+  # The name holds the number of frames, so that totals need no reading.
+  os.rename(partial, folder / f"shard-{number:05d}-{shard.frames}")
 
 
 def _shards(records: int) -> list[range]:
@@ -179,11 +271,13 @@ def _notes(unfinished: Path, shard: int) -> Path:
   return unfinished / f"notes-{shard:05d}.jsonl"
 
 
-def _settings(source: Source, tokenizer: Tokenizer, batch: int) -> dict:
+def _settings(
+  source: Source, tokenizers: Mapping[str, Tokenizer], batch: int
+) -> dict:
   """Returns everything that the contents of shards depend on."""
   stats = [path.stat() for path in source.shards]
   return {
-    "tokenizer": tokenizer.hash,
+    "tokenizers": {name: each.hash for name, each in tokenizers.items()},
     "batch": batch,
     "source": source.summary,
     "source_files": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
@@ -208,11 +302,11 @@ def _begin(unfinished: Path, settings: dict) -> locks.Lock:
   except UserError:
     same = False
   for path in unfinished.iterdir():
-    # A subfolder is a data set that was being assembled.
     if path.name in (locks.FILE, locks.OWNER, locks.REMOVING):
       continue
     if path.is_dir():
-      shutil.rmtree(path)
+      if not same or path.name == _DATA:
+        shutil.rmtree(path)
     elif not same:
       path.unlink()
   if not same:
@@ -221,17 +315,35 @@ def _begin(unfinished: Path, settings: dict) -> locks.Lock:
 
 
 def _finish(
-  source: Source, tokenizer: Tokenizer, unfinished: Path, out: Path
+  source: Source,
+  tokenizers: Mapping[str, Tokenizer],
+  unfinished: Path,
+  out: Path,
+) -> dict[str, dict]:
+  """Assembles the shards of all processes and returns the summaries."""
+  shards, data = _shards(len(source)), unfinished / _DATA
+  for name in tokenizers:
+    there = _finished(unfinished / name)
+    if len(there) < len(shards):
+      raise UserError(
+        f"{unfinished}: only {len(there)} of {len(shards)} shards are there; do"
+        " all processes write to one folder? The same command again goes on."
+      )
+  made = {
+    name: _assemble(source, tokenizer, unfinished / name, data / name)
+    for name, tokenizer in tokenizers.items()
+  }
+  atomic.replace_folder(data, out)
+  shutil.rmtree(unfinished)
+  return made
+
+
+def _assemble(
+  source: Source, tokenizer: Tokenizer, folder: Path, data: Path
 ) -> dict:
-  """Assembles the shards of all processes and returns the summary."""
-  there, shards = _finished(unfinished), _shards(len(source))
-  if len(there) < len(shards):
-    raise UserError(
-      f"{unfinished}: only {len(there)} of {len(shards)} shards are there; do"
-      " all processes write to one folder? The same command again goes on."
-    )
-  data = unfinished / "data"
-  data.mkdir()
+  """Makes a data set of the shards in a folder and returns its summary."""
+  there, shards = _finished(folder), _shards(len(source))
+  data.mkdir(parents=True)
   template = tfds.core.ShardedFileTemplate(
     data_dir=data,
     dataset_name="tokens",
@@ -263,7 +375,7 @@ def _finish(
   constant = [
     note
     for shard in sorted(there)
-    for note in report.read_notes(_notes(unfinished, shard)).get("constant", ())
+    for note in report.read_notes(_notes(folder, shard)).get("constant", ())
   ]
   report.write_notes(data / report.NOTES, {"constant": constant})
   summary = {
@@ -279,14 +391,12 @@ def _finish(
     "shards": shard_files.marks(data),
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-  atomic.replace_folder(data, out)
-  shutil.rmtree(unfinished)
   return summary
 
 
 def _remove_emptied(unfinished: Path) -> None:
   """Removes a folder whose shards became a data set before a kill."""
-  if unfinished.is_dir() and not any(unfinished.glob("*-*")):
+  if unfinished.is_dir() and not any(unfinished.rglob("*-*")):
     if (held := locks.take(unfinished)) is not None:
       shutil.rmtree(unfinished)
       held.release()
