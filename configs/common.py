@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import codec, token_lm
+from mmdcodec.models import codec, mulan, token_lm
 from mmdcodec.quantize.kernels import PAPER_RADII
 
 
@@ -188,6 +188,30 @@ def lm_config(preset: str, **changes: Any) -> ConfigDict:
   config.optimizer.clip = 1.0
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup = 4_000
+  return config
+
+
+def mulan_config(preset: str, **changes: Any) -> ConfigDict:
+  """Makes the settings of a joint embedding run.
+
+  Args:
+    preset: a preset of `mmdcodec.models.mulan`.
+    **changes: fields of the model that differ from the preset.
+  """
+  config = run_config("mulan")
+  config.model = ConfigDict(mulan.preset(preset, **changes))
+  config.loss = "decoupled"  # or "softmax", "sigmoid"
+
+  config.data.gain_db = (-10.0, 6.0)
+  # Share of examples whose text is a random subset of the tags, if there are a
+  # caption and tags.
+  config.data.tag_share = 0.5
+  config.data.tags = ()  # names of the tags to use; (): all
+
+  config.optimizer.name = "adamw"
+  config.optimizer.b1, config.optimizer.b2 = 0.9, 0.98
+  config.optimizer.weight_decay = 0.1
+  config.optimizer.schedule = "cosine"
   return config
 
 

@@ -8,6 +8,7 @@ The paper rejects sums that clip; here they are scaled down to full scale,
 because rejection would make the order depend on the content.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grain
@@ -15,8 +16,14 @@ import numpy as np
 
 from mmdcodec.data import record_order
 from mmdcodec.data.record_order import Batches, Datasets
-from mmdcodec.data.record_source import Source, crop
+from mmdcodec.data.record_source import Source, crop, labels
 from mmdcodec.errors import UserError
+
+# Makes further arrays of an example from the labels of its record (path,
+# caption, tags, position) and random numbers; None for the same ones always.
+Describe = Callable[[dict, np.random.Generator | None], dict[str, np.ndarray]]
+
+_LABELS = ("source", "caption", "tags")
 
 
 def batches(
@@ -29,6 +36,7 @@ def batches(
   seed: int = 0,
   gain_db: tuple[float, float] = (0.0, 0.0),
   mix: float = 0.0,
+  describe: Describe | None = None,
   threads: int | None = None,
   process_index: int | None = None,
   process_count: int | None = None,
@@ -50,6 +58,7 @@ def batches(
     seed: seed for order, crops and augmentation.
     gain_db: range of the random gain of a crop, uniform in dB.
     mix: probability that a second crop is added to a crop.
+    describe: makes further arrays of each example from its record's labels.
     threads: batches decoded at a time; None is one per CPU, at most 16.
     process_index: index of this host; None takes JAX's.
     process_count: number of hosts; None takes JAX's. The rows of all hosts,
@@ -57,7 +66,8 @@ def batches(
 
   Returns:
     `Batches`: dicts of `audio`, float32 `[batch / hosts, samples, channels]`,
-    and `lengths`, int32 `[batch / hosts]`, the number of valid samples.
+    and `lengths`, int32 `[batch / hosts]`, the number of valid samples; and of
+    what `describe` makes.
 
   Raises:
     UserError: not a data set, or an argument out of range.
@@ -83,6 +93,7 @@ def batches(
     channels=channels,
     gain_db=(low, high),
     mix=mix,
+    describe=describe,
   )
   return record_order.batches(
     sources,
@@ -105,6 +116,7 @@ def fixed_batches(
   channels: int = 1,
   count: int,
   distinct: bool = False,
+  describe: Describe | None = None,
 ) -> list[dict]:
   """Makes batches for evaluation: fixed crops, spread over all records.
 
@@ -145,15 +157,20 @@ def fixed_batches(
       rate=rate,
       channels=channels,
     )
-    rows.append(_padded(x, samples))
+    row = _padded(x, samples)
+    if describe is not None:
+      row |= describe(labels(sources[k].features(record)), None)
+    rows.append(row)
     if distinct:
-      words = sources[k][record]
-      told.append((f"{sources[k].path}: {words['path']}", words["caption"]))
+      words = labels(sources[k].features(record))
+      source = f"{sources[k].path}: {words['path']}"
+      told.append((source, words["caption"], words["tags"]))
   found = record_order.stacked(rows, batch)
   if distinct:
     for i, each in enumerate(found):
       mine = told[i * batch : (i + 1) * batch]
-      each["source"], each["caption"] = map(list, zip(*mine, strict=True))
+      for name, column in zip(_LABELS, zip(*mine, strict=True), strict=True):
+        each[name] = list(column)
   return found
 
 
@@ -168,6 +185,7 @@ class _Crop(grain.transforms.RandomMap):
   channels: int
   gain_db: tuple[float, float]
   mix: float
+  describe: Describe | None
 
   def random_map(
     self, element: tuple[int, int], rng: np.random.Generator
@@ -183,7 +201,11 @@ class _Crop(grain.transforms.RandomMap):
       peak = max(x.max(), -x.min())
       if peak > 1:
         x /= peak
-    return _padded(x, self.samples)
+    example = _padded(x, self.samples)
+    if self.describe is not None:
+      source = self.sources[element[0]]
+      example |= self.describe(labels(source.features(element[1])), rng)
+    return example
 
   def _one(self, k: int, index: int, rng: np.random.Generator) -> np.ndarray:
     """Crops record `index` of source k and applies a random gain."""

@@ -8,6 +8,7 @@ dependence            all measures of dependence between codebooks:
                       kernel_dependence, over the rows of code_rows
 likelihood            bits per frame of a language model; code_entropy does the
                       same for unigrams and bigrams
+retrieval             retrieval and zero-shot tagging with embeddings
 traits                traits of built-in music, and their classifiers
 clips                 runs a codec on clips and stores the results
 report                a report as one HTML page; used by

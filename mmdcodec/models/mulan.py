@@ -29,7 +29,7 @@ from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conv import length_mask
 
 # Audio towers by name.
-TOWERS: dict[str, type] = {"ast": SpectrogramTransformer, "resnet": ResNet}
+TOWERS: dict[str, Any] = {"ast": SpectrogramTransformer, "resnet": ResNet}
 # Level of silence in dB.
 FLOOR = 1e-10
 
@@ -128,6 +128,12 @@ class Mulan(bounds.Checked, nn.Module):
   def samples(self) -> int:
     """Samples of a window."""
     return round(self.seconds * self.rate)
+
+  @property
+  def text_fields(self) -> dict[str, Any]:
+    """All fields of the text tower but `remat` and `dtype`."""
+    hidden = ("remat", "dtype")
+    return fields.defaults(TextTower, hidden=hidden) | dict(self.text)
 
   def _towers(self, **parent: Any) -> tuple[nn.Module, nn.Module]:
     """Makes both towers."""

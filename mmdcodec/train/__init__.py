@@ -1,7 +1,8 @@
 """Training: start with `loop`.
 
 loop           the training loop, for every task
-task           the interface of tasks, which codec_task and lm_task implement
+task           the interface of tasks, which codec_task, lm_task and mulan_task
+               implement
 config_files   configs on a command line
 config_checks  every setting of a config, and the numbers that it may have
 settings       records the config in the workdir
@@ -13,6 +14,8 @@ gradients      gradients that take several backward passes
 optimizer      optimizers and learning-rate schedules
 trainable      which parameters a run trains; low-rank additions
 warm_start     starting from the weights of a trained model
+level_statistics  mean and deviation of the bands of spectra, for models that
+               standardise them
 preemption     stops all processes at the same step after a signal
 reporting      prints and logs the metrics that a task returns, speed and time
                left; takes profiles

@@ -24,7 +24,7 @@ from mmdcodec.bounds import (
   whole,
 )
 from mmdcodec.errors import UserError
-from mmdcodec.losses import spectral
+from mmdcodec.losses import contrastive, spectral
 from mmdcodec.models.condition import KINDS, Condition
 from mmdcodec.train import settings
 from mmdcodec.train.task import TASKS
@@ -171,6 +171,20 @@ LM: dict[str, Any] = {
   "lora": {"rank": STEPS, "alpha": ABOVE_0, "on": ANY},
 }
 
+MULAN: dict[str, Any] = {
+  **RUN,
+  "data": {
+    **RUN["data"],
+    "gain_db": GAINS,
+    "tag_share": SHARE,
+    "tags": Check(list_of(TEXT, 1 << 16, 0).holds, "a list of names of tags"),
+  },
+  "loss": one_of(contrastive.KINDS),
+}
+
+# The settings of the tasks of this package.
+TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN}
+
 
 def check(config: Mapping[str, Any]) -> None:
   """Checks the names and numbers of a config.
@@ -185,7 +199,7 @@ def check(config: Mapping[str, Any]) -> None:
   """
   bounds.check("task", name := config["task"], TEXT)
   bounds.check("model", config["model"], mapping())
-  rules = dict({"codec": CODEC, "lm": LM}.get(name, RUN))
+  rules = dict(TABLES.get(name, RUN))
   # A task of the user may have settings of its own here.
   own = () if name in TASKS else ("", "data")
   if name == "lm":

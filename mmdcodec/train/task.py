@@ -30,6 +30,7 @@ from mmdcodec.train.state import TrainState
 TASKS = {
   "codec": "mmdcodec.train.codec_task:CodecTask",
   "lm": "mmdcodec.train.lm_task:LMTask",
+  "mulan": "mmdcodec.train.mulan_task:MulanTask",
 }
 
 # A batch: arrays by name, [batch, ...].

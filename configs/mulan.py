@@ -1,0 +1,56 @@
+"""The joint embedding of music and text of MusicLM: MuLan (arXiv 2208.12415).
+
+    mmdcodec prepare ~/Music data/music --captions captions.csv --rate 16000
+    mmdcodec train --config=mulan:small --workdir=runs/mulan \
+        --config.data.train=data/music --config.data.valid=data/held_out
+    mmdcodec cluster runs/mulan data/music mulan --levels 12
+
+What is published: 128 log-mel bands of 25 ms every 10 ms at 16 kHz, windows of
+10 s, AST (12 blocks of 768, patches of 16 x 16) or ResNet-50, a BERT-base text
+tower, 128 dimensions, a trained temperature, contrastive loss. What is not, and
+was chosen here: patches do not overlap (504 of them); the text tower reads
+bytes and begins from random weights; batch and optimizer as for CLIP; the
+temperature begins at 0.1 and stays between 0.01 and 1.
+
+173 M parameters; `--config=mulan:resnet` has ResNet-50 for audio (109 M).
+`:small`, for CPUs, has 3.5 M: 64 bands every 20 ms, patches of 160 ms.
+"""
+
+from ml_collections import ConfigDict
+from mmdcodec.configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: "", "resnet", "small" for CPUs, or "tiny" for tests.
+  """
+  common.check_argument(arg, "resnet", "small", "tiny")
+  if arg == "tiny":
+    config = common.mulan_config("tiny")
+    config.steps, config.batch = 20, 8
+    config.data.valid_batches = 1
+    config.log_every = 5
+    config.eval_every = config.save_every = 10
+    return config
+  if arg == "small":
+    config = common.mulan_config("small")
+    config.steps = 2_000
+    config.batch = 64
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 100
+    config.log_every = 20
+    config.eval_every = config.save_every = 200
+    return config
+  tower = "resnet" if arg == "resnet" else "ast"
+  config = common.mulan_config(
+    "base", tower=tower, dtype="bfloat16", remat="full"
+  )
+  config.steps = 200_000
+  config.batch = 4096
+  config.data.valid_batches = 1
+  config.optimizer.learning_rate = 5e-4
+  config.optimizer.warmup = 5_000
+  config.ema = 0.999
+  return config

@@ -1,0 +1,133 @@
+"""Retrieval and zero-shot tagging with embeddings, in NumPy.
+
+A query has one or several right answers: where two songs have the same traits,
+one text describes both. The rank of a query is that of its first right answer.
+Of answers that are equally similar the wrong ones come first, so that a model
+that gives everything the same vector finds nothing.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+# Bootstrap samples of an interval, and its coverage.
+DRAWS, COVERED = 1000, 0.95
+
+
+def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
+  """Rank of the first right answer of each query.
+
+  Args:
+    similarity: float [queries, answers].
+    right: bool [queries, answers]; every query has a right answer.
+
+  Returns:
+    int [queries], from 1.
+  """
+  best = np.max(np.where(right, similarity, -np.inf), axis=1, keepdims=True)
+  # NaN compares to nothing, and must not win.
+  return 1 + np.sum(~right & ~(similarity < best), axis=1)
+
+
+def summary(found: np.ndarray) -> dict[str, float]:
+  """R@1, R@10 and the median of ranks."""
+  return {
+    "r1": float(np.mean(found <= 1)),
+    "r10": float(np.mean(found <= 10)),
+    "median_rank": float(np.median(found)),
+  }
+
+
+def chance(right: np.ndarray) -> dict[str, float]:
+  """What `summary` gives for answers in random order, exactly.
+
+  Args:
+    right: bool [queries, answers].
+  """
+  answers = right.shape[1]
+  within = np.zeros(answers + 1)
+  for count in right.sum(1):
+    # Share of orders in which none of the right ones is among the first k.
+    missed = 1.0
+    for k in range(answers + 1):
+      within[k] += 1 - missed
+      left = answers - k
+      missed *= max(left - count, 0) / left if left else 0.0
+  within /= len(right)
+  return {
+    "r1": float(within[1]),
+    "r10": float(within[min(10, answers)]),
+    "median_rank": float(np.argmax(within >= 0.5)),
+  }
+
+
+def interval(
+  measure: Callable[[np.ndarray], float], count: int, seed: int = 0
+) -> tuple[float, float]:
+  """Bootstrap confidence interval of a measure of independent items.
+
+  Args:
+    measure: called with the indices of a sample [count], drawn with
+      replacement; a sample whose measure is not finite does not count.
+    count: number of items.
+    seed: seed of the samples.
+
+  Returns:
+    (low, high), which cover `COVERED`; NaN if no sample has a measure.
+  """
+  rng = np.random.default_rng(seed)
+  found = [measure(rng.integers(0, count, count)) for _ in range(DRAWS)]
+  found = [value for value in found if math.isfinite(value)]
+  if not found:
+    return math.nan, math.nan
+  tail = 50 * (1 - COVERED)
+  low, high = np.percentile(found, [tail, 100 - tail])
+  return float(low), float(high)
+
+
+def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the ROC curve: how often a positive item scores higher.
+
+  Args:
+    scores: float [items].
+    positive: bool [items].
+
+  Returns:
+    From 0 to 1, ties counting half; NaN if one of the classes is empty.
+  """
+  positive = np.asarray(positive, bool)
+  ones = int(positive.sum())
+  zeros = len(positive) - ones
+  if not ones or not zeros:
+    return math.nan
+  order, back, counts = np.unique(
+    scores, return_inverse=True, return_counts=True
+  )
+  del order
+  # Mean rank of each group of equal scores.
+  middle = np.cumsum(counts) - (counts - 1) / 2
+  total = middle[back][positive].sum()
+  return float((total - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def gap(audio: np.ndarray, text: np.ndarray) -> dict[str, float]:
+  """The gap between two clouds of embeddings of norm 1.
+
+  Args:
+    audio: float [items, dim].
+    text: float [items, dim], of the same items.
+
+  Returns:
+    `gap`: distance between the two means (Liang et al. 2022, arXiv 2203.02053);
+    `own`: mean cosine of a clip and its text; `other`: of a clip and the text
+    of another one.
+  """
+  cosines = audio @ text.T
+  own = float(np.trace(cosines)) / len(audio)
+  others = len(audio) * max(len(audio) - 1, 1)
+  return {
+    "gap": float(np.linalg.norm(audio.mean(0) - text.mean(0))),
+    "own": own,
+    "other": float(cosines.sum() - np.trace(cosines)) / others,
+  }

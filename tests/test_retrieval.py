@@ -1,0 +1,66 @@
+"""Ranks, chance, ROC-AUC and the gap against direct counts.
+
+Must catch: ties that a collapsed model wins, a chance level that forgets that
+several answers are right, and an area that ignores ties.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from mmdcodec.evaluate import retrieval
+
+
+def test_ranks():
+  similarity = np.array([[0.9, 0.5, 0.7], [0.1, 0.3, 0.3], [0.2, 0.2, 0.2]])
+  right = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 1]], bool)
+  np.testing.assert_array_equal(retrieval.ranks(similarity, right), [3, 2, 2])
+  same = retrieval.ranks(np.full((3, 3), np.nan), np.eye(3, dtype=bool))
+  np.testing.assert_array_equal(same, [3, 3, 3])
+  found = retrieval.summary(np.array([1, 2, 11, 30]))
+  assert found == {"r1": 0.25, "r10": 0.5, "median_rank": 6.5}
+
+
+def test_chance_is_that_of_all_orders():
+  right = np.array([[1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
+  orders = list(itertools.permutations(range(5)))
+  first = [
+    [1 + min(order.index(i) for i in np.flatnonzero(row)) for order in orders]
+    for row in right
+  ]
+  found = retrieval.chance(right)
+  np.testing.assert_allclose(found["r1"], np.mean(np.array(first) == 1))
+  assert found["r10"] == 1.0
+  assert found["median_rank"] == np.median(first)
+  many = retrieval.chance(np.eye(200, dtype=bool))
+  np.testing.assert_allclose(many["r10"], 0.05)
+  assert many["median_rank"] == 100
+
+
+def test_roc_auc():
+  rng = np.random.default_rng(0)
+  scores, labels = rng.integers(0, 5, 60), rng.random(60) < 0.3
+  np.testing.assert_allclose(
+    retrieval.roc_auc(scores, labels), metrics.roc_auc_score(labels, scores)
+  )
+  assert np.isnan(retrieval.roc_auc(scores, np.ones(60, bool)))
+
+
+def test_interval_covers():
+  values = np.random.default_rng(0).standard_normal(400)
+  low, high = retrieval.interval(lambda i: values[i].mean(), 400)
+  assert low < values.mean() < high
+  np.testing.assert_allclose(high - low, 2 * 1.96 / 20, rtol=0.15)
+  assert np.isnan(retrieval.interval(lambda i: np.nan, 4)).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_gap(shift):
+  audio = np.eye(4)
+  text = np.eye(4) + shift
+  found = retrieval.gap(audio, text)
+  np.testing.assert_allclose(found["gap"], 2 * shift)
+  np.testing.assert_allclose(found["own"], 1 + shift)
+  np.testing.assert_allclose(found["other"], shift)
