@@ -36,6 +36,8 @@ DISCRIMINATORS_FILE = "discriminators.safetensors"
 _AGAIN = "copy the folder, export or convert again"
 # Files of other libraries, which are copied unchanged.
 ASSETS = ("tokenizer.json",)
+_REQUIRED = (CONFIG_FILE, WEIGHTS_FILE)
+_OPTIONAL = (DISCRIMINATORS_FILE, *ASSETS)
 # The loader of each kind, "module:callable", which is called with config,
 # variables and assets.
 LOADERS = {
@@ -89,12 +91,7 @@ def save(
     raise ValueError(f"a bundle has no files {sorted(other)}")
   config = {**config, "mmdcodec": mmdcodec.__version__}
   arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
-  with replacing(
-    folder,
-    (CONFIG_FILE, WEIGHTS_FILE),
-    optional=(DISCRIMINATORS_FILE, *ASSETS),
-    force=force,
-  ) as fresh:
+  with replacing(folder, _REQUIRED, optional=_OPTIONAL, force=force) as fresh:
     atomic.write_json(fresh / CONFIG_FILE, config)
     for name, contents in assets.items():
       (fresh / name).write_bytes(contents)
@@ -128,9 +125,28 @@ def replacing(
   Raises:
     UserError: the folder holds something else, or public weights.
   """
+  folder = pathlib.Path(folder).resolve()
+  _check_out(folder, required, optional, force, what)
+  with atomic.folder(folder) as fresh:
+    yield fresh
+
+
+def check_out(folder: str | pathlib.Path, *, force: bool) -> None:
+  """Raises UserError unless `save` may write to a folder; see there."""
+  folder = pathlib.Path(folder).resolve()
+  _check_out(folder, _REQUIRED, _OPTIONAL, force, "bundle")
+
+
+def _check_out(
+  folder: pathlib.Path,
+  required: Sequence[str],
+  optional: Sequence[str],
+  force: bool,
+  what: str,
+) -> None:
+  """Raises UserError unless a folder may be written; see `replacing`."""
   from mmdcodec import convert
 
-  folder = pathlib.Path(folder).resolve()
   atomic.restore_folder(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     convert.spare(folder)
@@ -145,8 +161,6 @@ def replacing(
           else f"it is not a {what}, so choose another name."
         )
       )
-  with atomic.folder(folder) as fresh:
-    yield fresh
 
 
 def export(
@@ -311,7 +325,12 @@ def load(path: str | pathlib.Path) -> Any:
   Raises:
     UserError: there is no model at the path, or it is damaged.
   """
-  config, variables, assets, _ = read(path)
+  return opened(path, read(path))
+
+
+def opened(path: str | pathlib.Path, contents: Contents) -> Any:
+  """Opens what `read` has read at a path; see `load`."""
+  config, variables, assets, _ = contents
   kind = config.get("kind")
   if not isinstance(kind, str) or kind not in LOADERS:
     raise UserError(

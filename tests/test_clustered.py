@@ -2,37 +2,23 @@
 
 import numpy as np
 import pytest
+from extension.shape import Shape
 
 from mmdcodec.errors import UserError
 from mmdcodec.quantize.repeats import collapse_repeats
-from mmdcodec.tokenizers.clustered import Clustered
-
-HOP = 10
-
-
-class Shape(Clustered):
-  """Features: mean and mean square of 10 samples, times a weight."""
-
-  kind, rate, channels, frame_rate = "shape", 100, 1, 10.0
-
-  def features(self, x, lengths):
-    """See the base class."""
-    frames = self.frames_of(x.shape[1])
-    x = np.pad(x[..., 0], ((0, 0), (0, frames * HOP - x.shape[1])))
-    x = x.reshape(len(x), frames, HOP)
-    rows = np.stack([x.mean(-1), (x**2).mean(-1)], -1)
-    valid = np.arange(frames) * HOP < lengths[:, None]
-    return rows * np.asarray(self.variables["params"]["weight"]), valid
 
 
 def make(levels=2, size=16, seed=0):
   bare = Shape(
-    {"kind": "shape", "model": {}}, {"params": {"weight": np.ones(2)}}
+    {"kind": "shape", "model": {}}, {"params": {"weight": np.ones(3)}}
   )
   rng = np.random.default_rng(seed)
-  statistics = {"mean": np.array([0.1, 0.3]), "scale": np.array([2.0, 5.0])}
+  statistics = {
+    "mean": np.array([0.1, -1.0, 3.0]),
+    "scale": np.array([9.0, 5.0, 0.0]),
+  }
   embed = (
-    rng.normal(size=(levels, size, 2)) / (1 + np.arange(levels))[:, None, None]
+    rng.normal(size=(levels, size, 3)) / (1 + np.arange(levels))[:, None, None]
   )
   return bare, statistics, embed, Shape(*bare.with_codebooks(statistics, embed))
 
@@ -40,8 +26,8 @@ def make(levels=2, size=16, seed=0):
 def test_codes_are_the_nearest_of_standardised_features():
   """Catches a wrong order of mean and scale, or levels without residuals."""
   bare, statistics, embed, tokenizer = make()
-  x = np.random.default_rng(1).uniform(-1, 1, (3, 6000, 1))
-  rows, _ = bare.features(x, np.full(3, 6000))
+  x = np.random.default_rng(1).uniform(-1, 1, (3, 60000, 1))
+  rows, _ = bare.features(x, np.full(3, 60000))
   z = (rows - statistics["mean"]) * statistics["scale"]
   codes = tokenizer.encode(x)
   assert codes.shape == (3, 600, 2) and codes.dtype == np.int32
@@ -58,10 +44,10 @@ def test_codes_are_the_nearest_of_standardised_features():
 def test_a_clip_does_not_depend_on_its_batch():
   """Catches padding that counts, and codes of frames that are not valid."""
   tokenizer = make()[-1]
-  x = np.random.default_rng(1).uniform(-1, 1, (2, 901, 1)).astype(np.float32)
-  together = tokenizer.encode(x, lengths=[301, 901])
-  assert together.shape == (2, tokenizer.frames_of(901), 2)
-  alone = tokenizer.encode(x[0, :301])
+  x = np.random.default_rng(1).uniform(-1, 1, (2, 9001, 1)).astype(np.float32)
+  together = tokenizer.encode(x, lengths=[3001, 9001])
+  assert together.shape == (2, tokenizer.frames_of(9001), 2)
+  alone = tokenizer.encode(x[0, :3001])
   np.testing.assert_array_equal(together[:1, : alone.shape[1]], alone)
   assert not together[0, alone.shape[1] :].any()
   np.testing.assert_array_equal(together[1:], tokenizer.encode(x[1]))
@@ -73,11 +59,11 @@ def test_bad_codebooks_are_refused_in_a_sentence():
   with pytest.raises(UserError, match="no codebooks yet.*mmdcodec cluster"):
     bare.encode(np.zeros(100))
   with pytest.raises(UserError, match="mean \\[dim\\]"):
-    bare.with_codebooks({**statistics, "mean": np.zeros(3)}, embed)
+    bare.with_codebooks({**statistics, "mean": np.zeros(2)}, embed)
   with pytest.raises(UserError, match="not finite"):
     bare.with_codebooks(statistics, embed * np.nan)
   with pytest.raises(UserError, match="features .* are not finite"):
-    tokenizer.codes_of(np.full((1, 2, 2), np.nan), np.ones((1, 2)))
+    tokenizer.codes_of(np.full((1, 2, 3), np.nan), np.ones((1, 2)))
 
 
 def test_repeats_are_removed_as_by_hand():

@@ -95,12 +95,15 @@ def describe_model(path: pathlib.Path) -> str:
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
+  from mmdcodec.tokenizers.clustered import Clustered
+  from mmdcodec.tokenizers.interface import AudioCodec
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
   is_bundle = (path / bundle.WEIGHTS_FILE).is_file()
   music = loaded.config["kind"] == "lm"
-  codec = loaded.codec if music else loaded
+  model = loaded.codec if music else loaded
+  decodes = isinstance(model, AudioCodec)
   count = lambda model: sum(
     leaf.size for leaf in jax.tree.leaves(model.variables["params"])
   )
@@ -111,33 +114,57 @@ def describe_model(path: pathlib.Path) -> str:
   if music:
     rows += _music_rows(loaded)
     rows.append(("parameters", f"{count(loaded) / 1e6:.2f} M"))
+  frames = f"{model.frame_rate:g} Hz"
+  if decodes:
+    frames += f" (stride {model.stride})"
   rows += [
-    ("codec" if music else "model", codec.hash),
-    ("sample rate", f"{codec.rate} Hz"),
-    ("channels", f"{codec.channels}"),
-    ("frame rate", f"{codec.frame_rate:g} Hz (stride {codec.stride})"),
-    ("codebooks", f"{codec.codebooks} x {codec.codebook_size}"),
+    ("codec" if music else "model", model.hash),
+    ("sample rate", f"{model.rate} Hz"),
+    ("channels", f"{model.channels}"),
+    ("frame rate", frames),
+  ]
+  if model.window is not None:
+    rows.append(("window", f"{model.window:g} s"))
+  rows += [
+    ("codebooks", f"{model.codebooks} x {model.codebook_size}"),
     (
       "its parameters" if music else "parameters",
-      f"{count(codec) / 1e6:.2f} M",
+      f"{count(model) / 1e6:.2f} M",
     ),
     ("size on disk", formatting.file_size(common.folder_size(path))),
   ]
-  if codec.base is not codec:
-    rows.append(("codec of a side", f"{codec.base.hash}, codes files"))
+  if isinstance(model, Clustered):
+    rows += _cluster_rows(model)
+  if decodes and model.base is not model:
+    rows.append(("codec of a side", f"{model.base.hash}, codes files"))
   if training.get("step") is not None:
     rows.append(("training steps", f"{training['step']:,}"))
   if source := loaded.config.get("source"):
     rows.append(("converted from", source["name"]))
   table = formatting.table(None, rows)
-  if music:
+  if music or not decodes:
     return table
-  bits = bitstream.code_bits(codec.codebook_size)
+  bits = bitstream.code_bits(model.codebook_size)
   rates = [
-    (n, n * bits * codec.frame_rate / 1000)
-    for n in range(1, codec.codebooks + 1)
+    (n, n * bits * model.frame_rate / 1000)
+    for n in range(1, model.codebooks + 1)
   ]
   return table + "\n\n" + formatting.table(("codebooks", "kbps"), rates)
+
+
+def _cluster_rows(model: Any) -> list[tuple[str, str]]:
+  """Describes the fit of codebooks to features."""
+  if not model.codebook_sizes:
+    return [("no codebooks yet", "fit them with `mmdcodec cluster`")]
+  if not (found := model.config.get("clusters")):
+    return []
+  left = ", ".join(f"{100 * share:.1f}%" for share in found["left"])
+  empty = ", ".join(str(found["codes"] - used) for used in found["used"])
+  return [
+    ("fitted to", f"{found['rows']:,} frames"),
+    ("variance left", left),
+    ("empty codes", empty),
+  ]
 
 
 def _music_rows(music: Any) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ VERBS = (
   "finetune",
   "convert",
   "export",
+  "cluster",
   "tokenize",
   "encode",
   "decode",

@@ -5,6 +5,7 @@ Each level gets the centres of what the levels before it leave (see
 2301.11325, section 4) fits 12 levels of 1024 so to embeddings of music.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ def fit(
   *,
   iterations: int = kmeans.ITERATIONS,
   mesh: Mesh | None = None,
+  show: Callable[[int, int], None] = lambda done, total: None,
 ) -> Codebooks:
   """Fits codebooks to rows.
 
@@ -51,6 +53,7 @@ def fit(
     size: codes in each.
     iterations: most iterations of each k-means.
     mesh: devices that share the work; None: the default device.
+    show: called with (levels done, total) before each level and at the end.
 
   Raises:
     UserError: there are fewer rows than codes, or a row is not finite.
@@ -62,11 +65,13 @@ def fit(
   total = float(np.sum(np.square(rows, dtype=np.float64)))
   blocks = kmeans.place(rows, mesh)
   found = []
-  for level_key in jax.random.split(key, levels):
+  for i, level_key in enumerate(jax.random.split(key, levels)):
+    show(i, levels)
     level = kmeans.fit_blocks(level_key, blocks, size, iterations)
     left = kmeans.subtract(blocks.rows, blocks.weight, level.centres)
     blocks = blocks._replace(rows=left)
     found.append(level)
+  show(levels, levels)
   embed = np.stack([level.centres for level in found])
   # The first level takes the mean.
   embed[0] += mean

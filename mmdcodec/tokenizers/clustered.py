@@ -51,18 +51,29 @@ class Clustered(Tokenizer):
     codebook_sizes: number of codes in each codebook; () if there are none yet.
     standardise: whether `mmdcodec cluster` standardises the features; False
       for embeddings on the unit sphere.
+    usual_levels, usual_codes: what `mmdcodec cluster` fits by default.
   """
 
   standardise = True
+  usual_levels, usual_codes = 1, 1024
 
   def __init__(
-    self, config: dict[str, Any], variables: Mapping[str, Any]
+    self,
+    config: dict[str, Any],
+    variables: Mapping[str, Any],
+    assets: Any = None,
   ) -> None:
     """Takes what a bundle holds.
+
+    Args:
+      config: see the attribute.
+      variables: see the attribute.
+      assets: other files of the bundle; ignored.
 
     Raises:
       UserError: the arrays of the codebook do not fit each other.
     """
+    del assets
     self.config = config
     self.hash = fingerprint(config, dict(variables))
     self.variables = owned(dict(variables))

@@ -5,4 +5,5 @@ quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_music and quickstart_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings
+cluster      fits the codebooks of a semantic, joint or melody model
 """
