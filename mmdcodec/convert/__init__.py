@@ -8,6 +8,7 @@
   musicgen_decoder.py its language model
   musicgen_release.py weights of the authors' own release
   bert.py             text encoders of BERT's form, such as MiniLM
+  clap.py             LAION-CLAP, an embedding of audio and text
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
   conformer.py        conformer blocks, as parts of other models

@@ -12,6 +12,9 @@ PATTERNS = [
   "*.safetensors",
   "*.safetensors.index.json",
   "tokenizer.json",
+  "preprocessor_config.json",
+  "vocab.txt",
+  "1_Pooling/config.json",
   "adapter_config.json",
 ]
 

@@ -16,6 +16,8 @@ text_tokens           tokenizes prompts and captions: bytes, the pieces of T5 or
                       RoBERTa, or BERT's word_pieces
 text_encoder          T5's encoder
 bert                  the encoder of BERT and RoBERTa
+clap                  LAION-CLAP, a joint embedding of audio and text, with its
+                      audio tower htsat
 code_likelihood       the likelihood of codes under a language model
 mulan                 the joint embedding of music and text: an audio tower
                       (spectrogram_transformer or resnet) and a text_tower

@@ -175,7 +175,7 @@ class Bert(bounds.Checked, nn.Module):
     x = embed(self.vocabulary, "embedding")(jnp.where(mask, tokens, 0))
     # Unlike the table, not sharded along the width; see `Transformer`.
     x = rules.constrain(x, "batch", None, None)
-    x += embed(self.types, "type_embedding")(jnp.zeros((), jnp.int32))
+    x += embed(self.types, "type_embedding")(jnp.zeros((1, 1), jnp.int32))
     at = self.first_position + np.arange(length)
     x += embed(self.positions, "position_embedding")(at)
     x = nn.LayerNorm(

@@ -28,6 +28,7 @@ SHAPES = {
   "codec": "mmdcodec.models.weights:_codec",
   "lm": "mmdcodec.models.weights:_music",
   "text": "mmdcodec.models.bert:shapes",
+  "clap": "mmdcodec.models.clap:shapes",
 }
 # Collection that `mmdcodec cluster` adds to a network with features; whoever
 # loads it checks it.
