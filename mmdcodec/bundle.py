@@ -44,6 +44,7 @@ LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
   "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
+  "mulan": "mmdcodec.tokenizers.mulan:Mulan",
 }
 
 

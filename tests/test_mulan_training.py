@@ -137,7 +137,7 @@ def test_texts():
   describe = texts.Describe(Bytes().encode, longest=4, share=1.0)
   labels = dict(caption="abcdef", tags="{}")
   found = describe(labels, rng)
-  np.testing.assert_array_equal(found["tokens"], [97, 98, 99, 100])
+  np.testing.assert_array_equal(found["tokens"], [97, 98, 99, 256])
   empty = describe(dict(caption=" ", tags=""), None)
   assert not empty["told"] and empty["token_lengths"] == 1
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmdcodec.models import text_tokens
+
 
 def phrases(
   tags: Mapping[str, Any], only: Collection[str] = ()
@@ -101,7 +103,7 @@ class Describe:
     words = [w for each in phrases(tags, self.tags).values() for w in each]
     text = text_of(labels["caption"], words, rng, share=self.share)
     tokens = np.zeros(self.longest, np.int32)
-    found = self.encode(text)[: self.longest]
+    found = text_tokens.cut(self.encode(text), self.longest)
     tokens[: len(found)] = found
     return {
       "tokens": tokens,

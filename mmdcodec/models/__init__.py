@@ -20,7 +20,8 @@ clap                  LAION-CLAP, a joint embedding of audio and text, with its
                       audio tower htsat
 code_likelihood       the likelihood of codes under a language model
 mulan                 the joint embedding of music and text: an audio tower
-                      (spectrogram_transformer or resnet) and a text_tower
+                      (spectrogram_transformer or resnet) and a text_tower;
+                      embedding_mapper makes texts look like audio to it
 low_rank              low-rank adaptation (LoRA)
 fields                builds modules from mappings of their fields
 weights               checks that weights from a file fit a model's config

@@ -22,9 +22,10 @@ from mmdcodec.audio import transforms
 from mmdcodec.bounds import mapping, null_or, number, one_of, whole
 from mmdcodec.losses import contrastive
 from mmdcodec.models import fields
+from mmdcodec.models.bert import Bert
 from mmdcodec.models.resnet import ResNet
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
-from mmdcodec.models.text_tower import TextTower
+from mmdcodec.models.text_tower import TextTower, fields_of
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conv import length_mask
 
@@ -131,9 +132,8 @@ class Mulan(bounds.Checked, nn.Module):
 
   @property
   def text_fields(self) -> dict[str, Any]:
-    """All fields of the text tower but `remat` and `dtype`."""
-    hidden = ("remat", "dtype")
-    return fields.defaults(TextTower, hidden=hidden) | dict(self.text)
+    """Fields of the text tower; see `text_tower.fields_of`."""
+    return fields_of(self.text)
 
   def _towers(self, **parent: Any) -> tuple[nn.Module, nn.Module]:
     """Makes both towers."""
@@ -269,8 +269,8 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
     if kind is ResNet and key not in changes:
       given = {}
     found[key] = fields.defaults(kind, hidden=("remat", "dtype")) | given
-    if found[key].get("encoder") is not None:
-      found[key]["encoder"] = dict(found[key]["encoder"])
+  bert = fields.defaults(Bert, hidden=("dtype",)) | dict(found["text"]["bert"])
+  found["text"]["bert"] = bert if found["text"]["kind"] == "bert" else {}
   return found
 
 
@@ -290,6 +290,15 @@ def shapes(model: Mulan) -> dict[str, Any]:
     return initial(model, key)
 
   return dict(jax.eval_shape(init, jax.random.key(0)))
+
+
+def bundle_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes of the variables of a bundle of kind "mulan".
+
+  Raises:
+    UserError: as in `from_config`.
+  """
+  return shapes(from_config(config["model"]))
 
 
 def initial(model: Mulan, key: jax.Array) -> dict[str, Any]:

@@ -1,26 +1,29 @@
 """A text encoder pooled to one vector, for joint embeddings of text and music.
 
-A bidirectional Transformer over the UTF-8 bytes of a text. A text ends with a
-token of its own, so that an empty one has a vector too.
+Either a bidirectional Transformer over the UTF-8 bytes of a text, or BERT over
+its word pieces, which can begin with public weights. A text ends with a token
+of its own, so that an empty one has a vector too.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmdcodec import bounds
-from mmdcodec.bounds import number, one_of, whole
-from mmdcodec.models import text_tokens
+from mmdcodec.bounds import mapping, number, one_of, whole
+from mmdcodec.models import fields
+from mmdcodec.models.bert import Bert
 from mmdcodec.models.spectrogram_transformer import POOLINGS, pool
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.nn.encoder import Encoder
 from mmdcodec.nn.transformer import REMAT
 from mmdcodec.parallel import rules
 
-KINDS = ("bytes",)
+# Kinds of encoders, and the tokenizer of each (see `text_tokens`).
+TOKENIZERS = {"bytes": "bytes", "bert": "word_pieces"}
 # Bytes, the end of a text, and the first token of "class" pooling.
 VOCABULARY = 258
 _FIRST = 257
@@ -30,13 +33,16 @@ class TextTower(bounds.Checked, nn.Module):
   """Maps texts to vectors.
 
   Attributes:
-    kind: kind of the encoder and of its tokens; "bytes".
+    kind: "bytes" or "bert".
     longest: maximum number of tokens; longer texts are cut.
+    bert: fields of `Bert`, if kind is "bert"; the defaults are MiniLM's. The
+      fields from `layers` to `hidden`, `dropout` and `remat` belong to the
+      encoder of bytes.
     layers: number of blocks.
     width: channels of a token and of the output.
     heads: attention heads.
     hidden: width of the feed-forward layers.
-    pooling: "class" (the output of an extra first token) or "mean".
+    pooling: "class" (the output of a first token before the text) or "mean".
     dropout: rate in training.
     remat: see `Transformer`.
     dtype: compute dtype; parameters, norms and sums are float32.
@@ -44,8 +50,9 @@ class TextTower(bounds.Checked, nn.Module):
 
   called = "the text tower"
 
-  kind: Annotated[str, one_of(KINDS)] = "bytes"
+  kind: Annotated[str, one_of(tuple(TOKENIZERS))] = "bytes"
   longest: Annotated[int, whole(1, 1 << 12)] = 256
+  bert: Annotated[Any, mapping()] = fields.freeze({})
   layers: Annotated[int, whole(1, 256)] = 12
   width: Annotated[int, whole(4, 1 << 14)] = 768
   heads: Annotated[int, whole(1, 256)] = 12
@@ -54,6 +61,18 @@ class TextTower(bounds.Checked, nn.Module):
   dropout: Annotated[float, number(0, 1)] = 0.0
   remat: Annotated[str, one_of(("none", *REMAT))] = "none"
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.kind != "bert":
+      return None
+    known = fields.defaults(Bert, hidden=("dtype",))
+    fields.check_known(self.bert, known, Bert.called)
+    most = Bert(**self.bert, parent=None).longest
+    if self.longest > most:
+      return f"longest is {self.longest}, but its BERT takes {most} tokens"
+    return None
 
   @nn.compact
   def __call__(
@@ -72,6 +91,10 @@ class TextTower(bounds.Checked, nn.Module):
     bounds.check_integers("tokens", tokens)
     bounds.check_shape("tokens", tokens, batch=..., tokens=None)
     valid = length_mask(lengths, tokens.shape[1])
+    if self.kind == "bert":
+      # Its texts begin with a token for "class" pooling.
+      x = Bert(**self.bert, dtype=self.dtype, name="bert")(tokens, valid)
+      return pool(x, valid, self.pooling)
     # Padding may be any number.
     tokens = jnp.where(valid, tokens, 0)
     if self.pooling == "class":
@@ -100,10 +123,7 @@ class TextTower(bounds.Checked, nn.Module):
     return pool(x, valid, self.pooling)
 
 
-def tokenize(
-  tokenizer: text_tokens.Bytes | text_tokens.Pieces,
-  text: str,
-  longest: int,
-) -> np.ndarray:
-  """Tokens of a text, cut to `longest` of them; int32 [tokens], never empty."""
-  return np.array(tokenizer.encode(text)[:longest], np.int32)
+def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
+  """All fields of a tower but `remat` and `dtype`, and its "tokenizer"."""
+  found = fields.defaults(TextTower, hidden=("remat", "dtype")) | dict(config)
+  return {**found, "tokenizer": TOKENIZERS[found["kind"]]}

@@ -29,10 +29,11 @@ SHAPES = {
   "lm": "mmdcodec.models.weights:_music",
   "text": "mmdcodec.models.bert:shapes",
   "clap": "mmdcodec.models.clap:shapes",
+  "mulan": "mmdcodec.models.mulan:bundle_shapes",
 }
-# Collection that `mmdcodec cluster` adds to a network with features; whoever
-# loads it checks it.
-FITTED = "codebook"
+# Collections that `mmdcodec cluster` adds to a network with features; whoever
+# loads them checks them.
+FITTED = ("codebook", "bridge")
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +89,8 @@ def check(
     expected = shapes(config)
   except UserError as error:
     raise UserError(f"{path} does not describe a model: {error}") from None
-  if FITTED not in expected:
-    variables = {k: v for k, v in variables.items() if k != FITTED}
+  fitted = {*FITTED} - {*expected}
+  variables = {k: v for k, v in variables.items() if k not in fitted}
   want = flax.traverse_util.flatten_dict(expected, sep="/")
   found = flax.traverse_util.flatten_dict(variables, sep="/")
   wrong = sorted(

@@ -1,0 +1,287 @@
+"""A joint embedding with its weights: audio and texts in, vectors or codes out.
+
+A clip is heard in windows as long as the audio tower's (10 s), one a second
+(MusicLM, arXiv 2301.11325, 3.2). A clip shorter than a window is one window;
+what is missing is masked, not repeated. Windows are always whole otherwise: the
+last seconds that begin no whole window are in the windows before.
+
+What is fitted after training by `mmdcodec cluster` is in two collections:
+
+  "codebook"  12 x 1024 residual codes of the audio's embeddings;
+  "bridge"    "audio" and "text" [dim], the means of both, and "mapper", see
+              `mmdcodec.models.embedding_mapper`.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec import bounds
+from mmdcodec.bounds import one_of
+from mmdcodec.errors import UserError
+from mmdcodec.models import embedding_mapper, mulan, text_tokens
+from mmdcodec.models.text_condition import text_list
+from mmdcodec.tokenizers import long_features
+from mmdcodec.tokenizers.clustered import Clustered
+
+BRIDGE = "bridge"
+# What brings texts nearer to audio.
+BRIDGES = ("none", "shift", "mapper")
+# Seconds from the beginning of a window to that of the next.
+STRIDE = 1.0
+# Texts that are embedded at a time.
+_ROWS = 8
+
+
+class Mulan(Clustered):
+  """A joint embedding with its weights; see `Clustered` for more attributes.
+
+  Attributes:
+    model: the towers.
+    window: seconds of audio that a row of `encode` describes.
+  """
+
+  kind, channels, frame_rate = "mulan", 1, 1 / STRIDE
+  # Vectors on the unit sphere.
+  standardise = False
+
+  def __init__(
+    self,
+    config: dict[str, Any],
+    variables: Mapping[str, Any],
+    assets: Mapping[str, bytes] | None = None,
+  ) -> None:
+    """Takes what a bundle of kind "mulan" holds.
+
+    Raises:
+      UserError: a field is out of its bounds, arrays do not fit, or the text
+        tower's tokenizer is missing.
+    """
+    super().__init__(config, variables)
+    self.model = mulan.from_config(config["model"])
+    self.rate, self.window = self.model.rate, self.model.seconds
+    if (bridge := variables.get(BRIDGE)) is not None:
+      _check_bridge(bridge, self.model.dim)
+    self.assets = dict(assets or {})
+    text = self.model.text_fields
+    self._tokenizer = text_tokens.make_tokenizer(text["tokenizer"], self.assets)
+    self._longest = text["longest"]
+    self._audio = jax.jit(
+      functools.partial(self.model.apply, method="embed_audio")
+    )
+    self._text = jax.jit(
+      lambda v, tokens, mask: self.model.apply(
+        v, tokens, mask.sum(1), method="embed_text"
+      )
+    )
+    self._bridges = {
+      "shift": jax.jit(embedding_mapper.shift),
+      "mapper": jax.jit(
+        lambda bridge, x: embedding_mapper.apply(bridge["mapper"], x)
+      ),
+    }
+
+  # ------------------------------------------------------------------- audio
+
+  def frames_of(self, samples: int) -> int:
+    """Returns the number of windows; see the top of this file."""
+    return int(self._counts(np.array([samples]))[0])
+
+  def _counts(self, lengths: np.ndarray) -> np.ndarray:
+    """Windows [batch] of clips with `lengths` [batch] samples."""
+    hop = round(self.rate * STRIDE)
+    return 1 + np.maximum(lengths - self.model.samples, 0) // hop
+
+  def features(
+    self, x: np.ndarray, lengths: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the windows of clips; see `Clustered.features`.
+
+    Returns:
+      (float32 [batch, windows, dim] of norm 1, bool [batch, windows]).
+    """
+
+    def network(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+      return np.asarray(self._audio(self.variables, x, lengths))
+
+    return long_features.of_windows(
+      network,
+      x,
+      lengths,
+      span=self.model.samples,
+      hop=round(self.rate * STRIDE),
+      counts=self._counts(lengths),
+    )
+
+  def embed_audio(
+    self, x: Any, rate: int | None = None, *, lengths: Any = None
+  ) -> np.ndarray:
+    """Embeds clips of any length: the mean of their windows, on the sphere.
+
+    Args:
+      x: float audio in [-1, 1]: [samples], [samples, channels] or [batch,
+        samples, channels].
+      rate: sample rate of x in Hz; None: the model's own.
+      lengths: valid samples of each item [batch]; None: all.
+
+    Returns:
+      float32 [batch, dim] of norm 1; that of a clip does not depend on the
+      rest of the batch.
+
+    Raises:
+      UserError: x has another shape or is not finite.
+    """
+    rows, valid = self.features(*self.prepare(x, rate, lengths))
+    return _mean(rows, valid)
+
+  # -------------------------------------------------------------------- text
+
+  def embed_text(
+    self, texts: str | Sequence[str], *, bridge: str = "none"
+  ) -> np.ndarray:
+    """Embeds texts.
+
+    Args:
+      texts: a text or several; long ones are cut.
+      bridge: "none" for the text tower's own output, which is what
+        `embed_audio` was trained with; "shift" or "mapper" to look like audio,
+        see `mmdcodec.models.embedding_mapper`.
+
+    Returns:
+      float32 [texts, dim] of norm 1.
+
+    Raises:
+      UserError: there is no text, it is not valid Unicode, or the bridge is
+        unknown or was not fitted.
+    """
+    texts = text_list(texts)
+    bounds.check("bridge", bridge, one_of(BRIDGES))
+    out = np.empty((len(texts), self.model.dim), np.float32)
+    blocks = text_tokens.blocks(
+      self._tokenizer, texts, self._longest, rows=_ROWS
+    )
+    for at, tokens, mask in blocks:
+      found = self._text(self.variables, tokens, mask)
+      if bridge != "none":
+        found = self._crossed(found, bridge)
+      out[at] = np.asarray(found)[: len(at)]
+    return out
+
+  def _crossed(self, x: jax.Array, bridge: str) -> jax.Array:
+    if BRIDGE not in self.variables:
+      raise UserError(
+        f"the model has no {bridge} from text to audio yet; fit it with"
+        " `mmdcodec cluster MODEL DATASET BUNDLE`, DATASET with captions, and"
+        " use the BUNDLE."
+      )
+    found = self.variables[BRIDGE]
+    if bridge == "shift":
+      return self._bridges[bridge](x, {k: found[k] for k in ("text", "audio")})
+    return self._bridges[bridge](found, x)
+
+  @property
+  def bridge(self) -> str:
+    """What codes of texts are made with: the mapper, if there is one."""
+    return "mapper" if BRIDGE in self.variables else "none"
+
+  # ------------------------------------------------------------------- codes
+
+  def encode(
+    self, x: Any, rate: int | None = None, *, lengths: Any = None
+  ) -> np.ndarray:
+    """Turns audio or texts into codes.
+
+    Args:
+      x: audio as in `Tokenizer.encode`, or a text or a list of texts.
+      rate: sample rate of audio in Hz; None: the model's own.
+      lengths: valid samples of each item of audio; None: all.
+
+    Returns:
+      int32 [batch, windows, codebooks]; texts have one row each.
+
+    Raises:
+      UserError: there are no codebooks, or x cannot be used.
+    """
+    if not is_text(x):
+      return super().encode(x, rate, lengths=lengths)
+    self.check_codes_suffice()
+    rows = self.embed_text(x, bridge=self.bridge)[:, None]
+    return self.codes_of(rows, np.ones(rows.shape[:2], bool))
+
+  def encode_clip(
+    self, x: Any, rate: int | None = None, *, lengths: Any = None
+  ) -> np.ndarray:
+    """Turns each clip or text into one row of codes, that of its embedding.
+
+    MusicLM conditions on these: of `embed_audio` for a clip, and for a text of
+    its embedding.
+
+    Returns:
+      int32 [batch, codebooks].
+    """
+    if is_text(x):
+      return self.encode(x)[:, 0]
+    self.check_codes_suffice()
+    rows = self.embed_audio(x, rate, lengths=lengths)[:, None]
+    return self.codes_of(rows, np.ones(rows.shape[:2], bool))[:, 0]
+
+  # ----------------------------------------------------------------- fitting
+
+  def bridge_of(
+    self, audio: Any, texts: Sequence[str], *, seed: int = 0
+  ) -> tuple[dict[str, Any], embedding_mapper.Fit]:
+    """Fits the collection "bridge" to pairs.
+
+    Args:
+      audio: float32 [pairs, dim] from `embed_audio`.
+      texts: the texts of these clips.
+      seed: seed of the mapper.
+
+    Returns:
+      (the collection, how the mapper was fitted).
+    """
+    audio, text = np.asarray(audio, np.float32), self.embed_text(texts)
+    key = jax.random.key(seed)
+    found = embedding_mapper.fit(key, text, audio)
+    bridge = {
+      "audio": audio.mean(0),
+      "text": text.mean(0),
+      "mapper": found.params,
+    }
+    return bridge, found
+
+
+def _check_bridge(found: Mapping[str, Any], dim: int) -> None:
+  """Raises UserError if the arrays of a bridge do not fit the model."""
+  key = jax.random.key(0)
+  mapper = jax.eval_shape(lambda: embedding_mapper.init(key, dim))
+  wanted = {"audio": (dim,), "text": (dim,)}
+  wanted["mapper"] = jax.tree.map(np.shape, mapper)
+  fits = jax.tree.map(np.shape, dict(found)) == wanted
+  if not fits or not all(np.isfinite(x).all() for x in jax.tree.leaves(found)):
+    raise UserError(
+      "the bridge from text to audio does not fit the model, or holds values"
+      " that are not finite: run `mmdcodec cluster` again."
+    )
+
+
+def is_text(x: Any) -> bool:
+  """Whether x is a text or a list of them, and not audio."""
+  if isinstance(x, str):
+    return True
+  return (
+    isinstance(x, list | tuple)
+    and len(x) > 0
+    and all(isinstance(each, str) for each in x)
+  )
+
+
+def _mean(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+  """Mean of the valid rows [batch, rows, dim] of each item, on the sphere."""
+  kept = np.where(valid[..., None], rows, 0).astype(np.float64)
+  mean = kept.sum(1) / np.maximum(valid.sum(1), 1)[:, None]
+  norm = np.linalg.norm(mean, axis=1, keepdims=True)
+  return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
