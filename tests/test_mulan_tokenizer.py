@@ -14,6 +14,9 @@ import pytest
 
 import mmdcodec
 from mmdcodec import bundle
+from mmdcodec.cli import main as cli
+from mmdcodec.data import record_encoder
+from mmdcodec.data.record_source import Source
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan
 from mmdcodec.tokenizers.mulan import Mulan, is_text
@@ -141,3 +144,24 @@ def test_mapper(monkeypatch):
   moved = embedding_mapper.shift(text, means)
   expected = embedding_mapper.on_sphere(text + 1.0)
   np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_cluster_fits_codes_and_bridge(tmp_path, dataset, capsys):
+  """Catches a bridge to other clips' texts, or a bundle that can't be used."""
+  bundle.save(tmp_path / "bare", *content())
+  words = ["cluster", tmp_path / "bare", dataset, tmp_path / "out"]
+  words += ["--codes", 4, "--levels", 2, "--quiet"]
+  assert not cli.main([str(word) for word in words])
+  assert "fitted to 3 pairs" in capsys.readouterr().out
+  model = mmdcodec.load(tmp_path / "out")
+  assert model.codebook_sizes == (4, 4)
+  source, clips, texts = Source(dataset), [], []
+  for i in range(len(source)):
+    record, x = record_encoder.read_record(source, i)
+    clips.append(model.embed_audio(x, record["rate"])[0])
+    texts.append(record["caption"])
+  bridge = model.variables["bridge"]
+  np.testing.assert_allclose(bridge["audio"], np.mean(clips, 0), atol=1e-4)
+  expected = model.embed_text(texts).mean(0)
+  np.testing.assert_allclose(bridge["text"], expected, atol=1e-5)
+  assert model.encode(texts).shape == (3, 1, 2)

@@ -73,4 +73,10 @@ def run(args: argparse.Namespace) -> int:
   ]
   head = ("level", "variance left", "codes used", "empty", "moved")
   print(formatting.table(head, rows))
+  if fit.bridge is not None:
+    print(
+      f"\nmapper from text to audio, fitted to {fit.bridge['pairs']:,} pairs:"
+      f" cosine {fit.bridge['after']:.3f} on others, {fit.bridge['before']:.3f}"
+      " without it"
+    )
   return 0

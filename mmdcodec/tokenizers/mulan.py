@@ -47,6 +47,8 @@ class Mulan(Clustered):
   kind, channels, frame_rate = "mulan", 1, 1 / STRIDE
   # Vectors on the unit sphere.
   standardise = False
+  # MusicLM's, arXiv 2301.11325, 3.2.
+  usual_levels, usual_codes = 12, 1024
 
   def __init__(
     self,
@@ -135,7 +137,7 @@ class Mulan(Clustered):
       UserError: x has another shape or is not finite.
     """
     rows, valid = self.features(*self.prepare(x, rate, lengths))
-    return _mean(rows, valid)
+    return clip_mean(rows, valid)
 
   # -------------------------------------------------------------------- text
 
@@ -236,7 +238,7 @@ class Mulan(Clustered):
     """Fits the collection "bridge" to pairs.
 
     Args:
-      audio: float32 [pairs, dim] from `embed_audio`.
+      audio: float32 [pairs, dim] of norm 1, from `embed_audio`.
       texts: the texts of these clips.
       seed: seed of the mapper.
 
@@ -279,7 +281,7 @@ def is_text(x: Any) -> bool:
   )
 
 
-def _mean(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def clip_mean(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
   """Mean of the valid rows [batch, rows, dim] of each item, on the sphere."""
   kept = np.where(valid[..., None], rows, 0).astype(np.float64)
   mean = kept.sum(1) / np.maximum(valid.sum(1), 1)[:, None]

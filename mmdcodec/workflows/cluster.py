@@ -2,25 +2,29 @@
 
 The features of an audio data set are sampled evenly, standardised where the
 tokenizer asks for it, and clustered level by level; see
-`mmdcodec.tokenizers.clustered` for how they code audio then.
+`mmdcodec.tokenizers.clustered` for how they code audio then. A joint embedding
+of audio and text also gets a bridge from its texts to its audio, fitted to the
+captions and tags of the same records.
 """
 
+import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from mmdcodec import bundle
-from mmdcodec.data import record_encoder
-from mmdcodec.data.record_source import Source
+from mmdcodec.data import record_encoder, texts
+from mmdcodec.data.record_source import Source, labels
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize import fit_residual
 from mmdcodec.tokenizers.clustered import Clustered
 from mmdcodec.tokenizers.interface import Tokenizer
+from mmdcodec.tokenizers.mulan import BRIDGE, Mulan, clip_mean
 
 # Records in a batch.
 _BATCH = 8
@@ -44,6 +48,8 @@ class Fit(NamedTuple):
     used: number of codes of each level that a row chose.
     reseeded: how many times an empty centre was moved, of each level.
     codes: codes of a level.
+    bridge: for a joint embedding and a data set with texts, `pairs`, and the
+      mean cosine of held-out ones `before` and `after` the mapper.
   """
 
   rows: int
@@ -52,6 +58,7 @@ class Fit(NamedTuple):
   used: list[int]
   reseeded: list[int]
   codes: int
+  bridge: dict[str, float] | None = None
 
 
 def cluster(
@@ -103,8 +110,21 @@ def cluster(
       " rows for each code are good."
     )
   bundle.check_out(out, force=force)
+  source = Source(dataset)
+  # Means of the rows of records, for the bridge of a joint embedding.
+  clips: dict[int, np.ndarray] = {}
+
+  def keep(index: int, rows: np.ndarray) -> None:
+    clips[index] = clip_mean(rows[None], np.ones((1, len(rows)), bool))[0]
+
+  joint = isinstance(tokenizer, Mulan)
   sample, records = sample_rows(
-    tokenizer, Source(dataset), rows, seed, progress("records")
+    tokenizer,
+    source,
+    rows,
+    seed,
+    progress("records"),
+    each=keep if joint else None,
   )
   statistics = _statistics(sample, tokenizer.standardise)
   sample -= statistics["mean"]
@@ -127,6 +147,13 @@ def cluster(
     codes,
   )
   config, variables = tokenizer.with_codebooks(statistics, books.embed)
+  variables.pop(BRIDGE, None)
+  if isinstance(tokenizer, Mulan):
+    tags = config.get("training", {}).get("config", {}).get("data", {})
+    bridge, told = _bridge(tokenizer, source, clips, tags.get("tags", ()), seed)
+    if bridge:
+      variables[BRIDGE] = bridge
+      fit = fit._replace(bridge=told)
   config["clusters"] = {**fit._asdict(), "seed": seed}
   bundle.save(out, config, variables, assets=found.assets, force=force)
   return fit
@@ -138,6 +165,8 @@ def sample_rows(
   rows: int,
   seed: int,
   show: Show = lambda done, total: None,
+  *,
+  each: Callable[[int, np.ndarray], None] | None = None,
 ) -> tuple[np.ndarray, int]:
   """Samples rows of features at random from a data set.
 
@@ -150,12 +179,13 @@ def sample_rows(
     rows: most rows to return.
     seed: seed of the choice.
     show: called regularly with (records done, total).
+    each: called with the index of each record that is read and its rows.
 
   Returns:
     (float32 [at most `rows`, dim], number of records that were read).
   """
-  each = source.seconds * tokenizer.frame_rate / len(source)
-  count = min(len(source), math.ceil(_SEEN * rows / max(each, 1e-9)))
+  mean = source.seconds * tokenizer.frame_rate / len(source)
+  count = min(len(source), math.ceil(_SEEN * rows / max(mean, 1e-9)))
   chosen = np.random.default_rng(seed).permutation(len(source))[:count]
   chosen.sort()
 
@@ -173,7 +203,7 @@ def sample_rows(
     made = []
     for (index, _), item, good in zip(items, found, valid, strict=True):
       draws = np.random.default_rng([seed, index])
-      made.append((item[good], draws.random(int(good.sum()))))
+      made.append((index, item[good], draws.random(int(good.sum()))))
     return made
 
   batches = [chosen[i : i + _BATCH] for i in range(0, count, _BATCH)]
@@ -181,7 +211,9 @@ def sample_rows(
   draws: list[np.ndarray] = []
   held, done, limit = 0, 0, math.inf
   for batch in record_encoder.mapped([tokenizer], batches, read, apply):
-    for found, draw in batch:
+    for index, found, draw in batch:
+      if each is not None:
+        each(int(index), found)
       low = draw < limit
       kept.append(found[low])
       draws.append(draw[low])
@@ -196,6 +228,43 @@ def sample_rows(
       held = len(kept[0])
     show(done, count)
   return kept[0], count
+
+
+def _bridge(
+  tokenizer: Mulan,
+  source: Source,
+  clips: Mapping[int, np.ndarray],
+  only: Sequence[str],
+  seed: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """Fits the bridge of a joint embedding to the records that have a text.
+
+  Args:
+    tokenizer: the joint embedding.
+    source: the audio data set.
+    clips: embedding of each record that was read, by index.
+    only: names of the tags that it was trained with; empty for all.
+    seed: seed of the choice of tags and of the mapper.
+
+  Returns:
+    (the bridge, what `Fit` says about it); both empty without any text.
+  """
+  rows, said = [], []
+  for index in sorted(clips):
+    told = labels(source.features(index))
+    words = texts.phrases(json.loads(told["tags"] or "{}"), only)
+    flat = [word for each in words.values() for word in each]
+    rng = np.random.default_rng([seed, index])
+    # What it was trained with: captions, and some of the tags.
+    for draws, share in ((None, 0.0), (rng, 1.0)):
+      text = texts.text_of(told["caption"], flat, draws, share=share)
+      if text and (draws is None or flat):
+        rows.append(clips[index])
+        said.append(text)
+  if not said:
+    return {}, {}
+  bridge, fit = tokenizer.bridge_of(np.stack(rows), said, seed=seed)
+  return bridge, dict(pairs=len(said), before=fit.before, after=fit.after)
 
 
 def _statistics(rows: np.ndarray, standardise: bool) -> dict[str, np.ndarray]:
