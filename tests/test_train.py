@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_runs import CONFIG
+from training_runs import CONFIG, SPECTRAL
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
@@ -108,17 +108,6 @@ def assert_restores_elsewhere(folder, state, config):
       devices
     }
   checkpoints.close()
-
-
-# With discriminators and quantizer from the first step on.
-SPECTRAL = (
-  "--config=spectral_24khz:tiny",
-  "--config.quantizer_start=0",
-  "--config.adversarial.start=0",
-  "--config.adversarial.warmup=0",
-  # The gradient of a logarithm near silence multiplies rounding.
-  "--config.losses.stft.weight=0.0",
-)
 
 
 @pytest.mark.parametrize(

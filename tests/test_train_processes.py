@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 from training_runs import (
+  CONFIG,
+  SPECTRAL,
   assert_same_end,
   command,
   environment,
@@ -23,30 +25,42 @@ from mmdcodec.store.checkpoints import Checkpoints
 LIMITS = {"loss": 1e-4, "discriminator/gradient_norm": 1e-3}
 
 
+@pytest.fixture(
+  scope="module", params=[CONFIG, SPECTRAL], ids=["seanet", "spectral"]
+)
+def config(request):
+  """A codec of each topology."""
+  return request.param
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, dataset):
+def uninterrupted(tmp_path_factory, dataset, config):
   """A run on one device from start to end."""
   workdir = tmp_path_factory.mktemp("uninterrupted")
-  finish(workdir, dataset)
+  finish(workdir, dataset, config=config)
   return workdir
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_bit_for_bit(tmp_path, dataset, uninterrupted):
+def test_killed_run_resumes_bit_for_bit(
+  tmp_path, dataset, config, uninterrupted
+):
   """Catches any state that a checkpoint leaves out, and repeated data."""
   # A save waits for the one before it: after step 10, that of step 5 is there.
   step = random.randrange(12, 25)
   print(f"killed after step {step}")
-  code, output = run_until(step, signal.SIGKILL, tmp_path, dataset)
+  code, output = run_until(step, signal.SIGKILL, tmp_path, dataset, config)
   assert code == -signal.SIGKILL, output
-  assert "resumed" in finish(tmp_path, dataset)
+  assert "resumed" in finish(tmp_path, dataset, config=config)
   assert_same_end(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
-def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
+def test_preempted_run_saves_and_says_so(
+  tmp_path, dataset, config, uninterrupted
+):
   """Catches a SIGTERM that loses steps, or ends with a code of success."""
-  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset)
+  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset, config)
   assert code == 75, output
   checkpoints = Checkpoints(tmp_path, read_only=True)
   saved = checkpoints.latest
@@ -56,13 +70,13 @@ def test_preempted_run_saves_and_says_so(tmp_path, dataset, uninterrupted):
   # The second half is traced on the way. (Never in the process of the tests:
   # the tracer crashes once the TPU compiler is loaded beside it.)
   trace = ["--config.profile.start=1", "--config.profile.steps=2"]
-  output = finish(tmp_path, dataset, *trace)
+  output = finish(tmp_path, dataset, *trace, config=config)
   assert f"resumed {tmp_path} at step {saved}" in output
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   assert_same_end(tmp_path, uninterrupted)
 
 
-def start_two(workdir, dataset):
+def start_two(workdir, dataset, config):
   """Two processes of one run, with a device each."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
@@ -75,6 +89,7 @@ def start_two(workdir, dataset):
         f"--coordinator=localhost:{port}",
         "--num_processes=2",
         f"--process_id={i}",
+        config=config,
       ),
       env=environment(),
       stdout=subprocess.PIPE,
@@ -86,12 +101,12 @@ def start_two(workdir, dataset):
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path, dataset, uninterrupted):
+def test_two_processes(tmp_path, dataset, config, uninterrupted):
   """Catches processes that read the same rows, or sum gradients wrongly.
 
   And a SIGTERM to one process that leaves the other waiting.
   """
-  processes, compared = start_two(tmp_path, dataset), 5
+  processes, compared = start_two(tmp_path, dataset, config), 5
   deadline = time.time() + 600
   while time.time() < deadline:
     assert all(p.poll() is None for p in processes)

@@ -23,12 +23,22 @@ CONFIG = (
   "--config.losses.features.weight=3.0",
 )
 
+# With discriminators and quantizer from the first step on.
+SPECTRAL = (
+  "--config=spectral_24khz:tiny",
+  "--config.quantizer_start=0",
+  "--config.adversarial.start=0",
+  "--config.adversarial.warmup=0",
+  # The gradient of a logarithm near silence multiplies rounding.
+  "--config.losses.stft.weight=0.0",
+)
+
 STEPS = 30
 
 
-def command(workdir, dataset, *more):
+def command(workdir, dataset, *more, config=CONFIG):
   return [
-    sys.executable, "-m", "mmdcodec", "train", *CONFIG,
+    sys.executable, "-m", "mmdcodec", "train", *config,
     f"--workdir={workdir}", f"--config.data.train={dataset}",
     f"--config.data.valid={dataset}", f"--config.steps={STEPS}",
     "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5",
@@ -43,9 +53,9 @@ def environment():
   return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def finish(workdir, dataset, *more):
+def finish(workdir, dataset, *more, config=CONFIG):
   done = subprocess.run(
-    command(workdir, dataset, *more),
+    command(workdir, dataset, *more, config=config),
     env=environment(),
     capture_output=True,
     text=True,
@@ -55,10 +65,10 @@ def finish(workdir, dataset, *more):
   return done.stdout
 
 
-def run_until(step, signum, workdir, dataset):
+def run_until(step, signum, workdir, dataset, config=CONFIG):
   """Starts a run, sends the signal once it has logged the step."""
   process = subprocess.Popen(
-    command(workdir, dataset),
+    command(workdir, dataset, config=config),
     env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
