@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 import mmdcodec
 from mmdcodec.errors import UserError
@@ -169,6 +171,7 @@ def export(
   folder: str | pathlib.Path,
   *,
   step: int | None = None,
+  dtype: str | None = None,
   force: bool = False,
 ) -> int:
   """Makes a bundle from a training run.
@@ -178,6 +181,9 @@ def export(
     folder: output folder.
     step: step of the checkpoint; by default the best one, or the last if none
       was evaluated.
+    dtype: type in which the parameters are stored, such as "bfloat16", which
+      halves the file; None: as they were trained. Statistics keep their type:
+      they are few, and sums of many rows need the digits.
     force: whether to replace a bundle in the folder.
 
   Returns:
@@ -192,12 +198,26 @@ def export(
   save(
     folder,
     found.config,
-    found.variables,
+    _stored_as(dtype, found.variables),
     assets=found.assets,
     discriminators=found.discriminators,
     force=force,
   )
   return found.config["training"]["step"]
+
+
+def _stored_as(dtype: str | None, variables: dict[str, Any]) -> dict[str, Any]:
+  """Converts the float parameters of a model and of its parts."""
+  if dtype is None:
+    return variables
+
+  def convert(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
+    # Parts have parameters of their own: "codec" / "params" / ...
+    parameter = any(key.key == "params" for key in path)
+    floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf.astype(dtype) if parameter and floats else leaf
+
+  return jax.tree_util.tree_map_with_path(convert, variables)
 
 
 def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:

@@ -9,6 +9,9 @@ import csv
 import json
 import re
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -16,7 +19,7 @@ from mmdcodec.configs import common as configs
 from random_codec import each_topology
 
 import mmdcodec
-from mmdcodec import formatting
+from mmdcodec import bundle, formatting
 from mmdcodec.cli.main import main
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import codebooks, reconstruction
@@ -147,6 +150,20 @@ def test_export_and_info_of_a_workdir(tmp_path, workdir, fails, capsys):
     assert ["model", codec.hash] in rows and ["training", "steps", "2"] in rows
   assert "--force" in fails("export", workdir, target)
   assert main(["export", workdir, target, "--force", "--step", "2"]) == 0
+
+
+@pytest.mark.slow
+def test_export_in_half_precision(tmp_path, workdir):
+  """Catches parameters left as they were, and statistics that lose digits."""
+  target = str(tmp_path / "half")
+  assert main(["export", workdir, target, "--dtype", "bfloat16"]) == 0
+  whole, half = (bundle.read(path).variables for path in (workdir, target))
+  chex.assert_trees_all_equal(half["codebook"], whole["codebook"])
+  assert {x.dtype for x in jax.tree.leaves(half["params"])} == {jnp.dtype("bfloat16")}
+  chex.assert_trees_all_close(
+    jax.tree.map(np.float32, half["params"]), whole["params"], rtol=2**-8
+  )
+  assert mmdcodec.load(target).encode(np.zeros(160)).shape == (1, 20, 2)
 
 
 @pytest.mark.slow

@@ -145,5 +145,6 @@ def test_what_export_refuses(tmp_path, model, fails):
   assert "another name" in fails(*argv, "--force")
   assert (folder / "README.txt").read_text() == "mine"
   assert "--step" in fails(*argv, "--step", "3")
+  assert "--dtype" in fails(*argv, "--dtype", "bfloat16")
   argv = ["export", tmp_path / "nothing", folder, "--format", "stablehlo"]
   assert "no model" in fails(*argv)

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="checkpoint to export (default: the best one, or the last)",
   )
   parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "float16"),
+    help="type in which the parameters are stored (default: as they were"
+    " trained); bfloat16 halves the file, and a few codes change",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace what an export made there"
   )
 
@@ -41,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
   if args.format == "stablehlo":
     return _run_stablehlo(args)
   step = bundle.export(
-    args.workdir, args.bundle, step=args.step, force=args.force
+    args.workdir,
+    args.bundle,
+    step=args.step,
+    dtype=args.dtype,
+    force=args.force,
   )
   print(f"{args.bundle}: step {step} of {args.workdir}")
   return 0
@@ -52,11 +62,12 @@ def _run_stablehlo(args: argparse.Namespace) -> int:
   from mmdcodec import stablehlo
   from mmdcodec.cli import common
 
-  if args.step is not None:
-    raise UserError(
-      "--step is for bundles: export the step as a bundle, then the bundle as"
-      " stablehlo."
-    )
+  for option in ("step", "dtype"):
+    if getattr(args, option) is not None:
+      raise UserError(
+        f"--{option} is for bundles: export a bundle with it, then the bundle"
+        " as stablehlo."
+      )
   sizes = stablehlo.export_codec(
     common.load_codec(args.workdir), args.bundle, force=args.force
   )
