@@ -25,12 +25,12 @@ def get_config(arg: str = "") -> ConfigDict:
   config.losses.independence.estimator = "dhsic"
   config.losses.independence.kernel.radii = (0.7, 1.5)
   config.losses.independence.kernel.relative = True
-  config.losses.independence.start = 250
+  config.losses.independence.start = 200
   config.losses.independence.ramp = 50
-  config.steps = 800
-  config.quantizer_start = 100
+  config.steps = 560
+  config.quantizer_start = 70
   config.optimizer.warmup = 30
   config.log_every = 20
   # The first evaluation, about a minute after the start, makes the preview.
-  config.eval_every = config.save_every = 160
+  config.eval_every = config.save_every = 140
   return config
