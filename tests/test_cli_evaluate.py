@@ -159,7 +159,8 @@ def test_export_in_half_precision(tmp_path, workdir):
   assert main(["export", workdir, target, "--dtype", "bfloat16"]) == 0
   whole, half = (bundle.read(path).variables for path in (workdir, target))
   chex.assert_trees_all_equal(half["codebook"], whole["codebook"])
-  assert {x.dtype for x in jax.tree.leaves(half["params"])} == {jnp.dtype("bfloat16")}
+  types = {x.dtype for x in jax.tree.leaves(half["params"])}
+  assert types == {jnp.dtype("bfloat16")}
   chex.assert_trees_all_close(
     jax.tree.map(np.float32, half["params"]), whole["params"], rtol=2**-8
   )
