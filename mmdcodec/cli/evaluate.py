@@ -2,7 +2,8 @@
 
 The first word names the measure; the default is `reconstruction`. Each measure
 is a module `evaluate_NAME` with `CLIPS`, the default number of clips, and
-`run(args, model)`.
+`run(args, model)`. It may have `load(path)`, which opens the model if that is
+no codec, and `BUILT_IN = True` if it renders its own music.
 """
 
 import argparse
@@ -13,8 +14,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import disk
 
 HELP = (
-  "measure how well a codec reconstructs, how dependent its codebooks are, or"
-  " how well a music model predicts music"
+  "measure how well a codec reconstructs, how dependent its codebooks are, how"
+  " well a music model predicts music, or what tokens say about music"
 )
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
@@ -22,9 +23,12 @@ EXAMPLE = (
   "  mmdcodec evaluate dependence --model bundles/small --audio music/test"
   " --pattern delay\n"
   "  mmdcodec evaluate lm --model bundles/music --audio music/test --out"
-  " results"
+  " results\n"
+  "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
 )
-MEASURES = ("reconstruction", "dependence", "lm")
+MEASURES = ("reconstruction", "dependence", "lm", "semantic")
+# Options of one measure only.
+_ONLY = {"pattern": "dependence", "prompt": "lm", "codec": "semantic"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model", required=True, help="bundle, or workdir of a training run"
   )
   parser.add_argument(
-    "--audio", required=True, help="folder of audio, one file, or a data set"
+    "--audio",
+    help="folder of audio, one file, or a data set; semantic renders its own"
+    " music",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="write results, audio, plots and a page here"
@@ -55,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--clips",
     type=int,
-    help="the most clips, spread evenly over the files (default: 32; 200 for"
-    " dependence)",
+    help="the most clips, spread evenly over the files, or the songs that"
+    " semantic renders (default: 32; 200 for dependence; 240 for semantic)",
   )
   parser.add_argument(
     "--codebooks",
@@ -78,6 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " clips)",
   )
   parser.add_argument(
+    "--codec",
+    metavar="BUNDLE",
+    help="codec whose codes semantic compares with the tokens",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"
   )
 
@@ -91,18 +102,21 @@ def run(args: argparse.Namespace) -> int:
   args.clips = measure.CLIPS if args.clips is None else args.clips
   if args.seconds <= 0 or args.clips < 1:
     raise UserError("--seconds and --clips must be more than 0.")
-  if args.pattern is not None and args.measure != "dependence":
-    raise UserError("--pattern goes with `mmdcodec evaluate dependence` only.")
-  if args.prompt is not None and args.measure != "lm":
-    raise UserError("--prompt goes with `mmdcodec evaluate lm` only.")
-  if args.codebooks is not None and args.measure == "lm":
-    raise UserError("--codebooks is for codecs; a music model needs them all.")
+  for name, only in _ONLY.items():
+    if getattr(args, name) is not None and args.measure != only:
+      raise UserError(f"--{name} goes with `mmdcodec evaluate {only}` only.")
+  built_in = getattr(measure, "BUILT_IN", False)
+  if built_in and args.audio is not None:
+    raise UserError(f"{args.measure} renders its own music: omit --audio.")
+  if not built_in and args.audio is None:
+    raise UserError(f"{args.measure} needs --audio, a folder or a data set.")
+  if args.codebooks is not None and args.measure in ("lm", "semantic"):
+    raise UserError(
+      f"--codebooks is for codecs; {args.measure} needs them all."
+    )
   if args.out:
     clips_lib.check_folder(args.out, force=args.force)
-  if args.measure == "lm":
-    model = common.load_music(args.model)
-  else:
-    model = common.load_codec(args.model)
+  model = getattr(measure, "load", common.load_codec)(args.model)
   with disk.named(args.out) if args.out else contextlib.nullcontext():
     measure.run(args, model)
   return 0

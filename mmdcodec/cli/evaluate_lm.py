@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 CLIPS = 32
 
 
+def load(path: str) -> "LoadedMusic":
+  """Opens a music model."""
+  from mmdcodec.cli import common
+
+  return common.load_music(path)
+
+
 def run(args: argparse.Namespace, music: "LoadedMusic") -> None:
   """Measures, prints tables, and writes results to --out."""
   from mmdcodec import formatting

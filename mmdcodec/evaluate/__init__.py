@@ -8,6 +8,9 @@ dependence            all measures of dependence between codebooks:
                       kernel_dependence, over the rows of code_rows
 likelihood            bits per frame of a language model; code_entropy does the
                       same for unigrams and bigrams
+semantic              what tokens say about music: melody_abx compares melodies
+                      of melody_pairs by token_distance, probes are linear, and
+                      mel_tokens are what a tokenizer must beat
 retrieval             retrieval and zero-shot tagging with embeddings
 traits                traits of built-in music, and their classifiers
 clips                 runs a codec on clips and stores the results

@@ -1,0 +1,45 @@
+"""`mmdcodec evaluate semantic`: measure what tokens say about music."""
+
+import argparse
+from typing import Any
+
+from mmdcodec.errors import UserError
+
+CLIPS = 240
+# It renders its own music.
+BUILT_IN = True
+
+
+def load(path: str) -> Any:
+  """Opens a tokenizer of any kind that has codes."""
+  from mmdcodec import bundle
+
+  tokenizer = bundle.load_tokenizer(path)
+  tokenizer.check_codes_suffice()
+  return tokenizer
+
+
+def run(args: argparse.Namespace, tokenizer: Any) -> None:
+  """Measures, prints tables, and writes results to --out."""
+  from mmdcodec import bundle, formatting, progress
+  from mmdcodec.evaluate import semantic
+
+  if args.clips < 12:
+    raise UserError(
+      f"--clips is {args.clips}; the probes need at least 12 songs."
+    )
+  names = ("model", "codec", "seconds", "clips")
+  result = semantic.measure(
+    tokenizer,
+    bundle.load_codec(args.codec) if args.codec else None,
+    songs=args.clips,
+    seconds=args.seconds,
+    about={name: getattr(args, name) for name in names},
+    progress=progress.counter,
+  )
+  print(semantic.head(result))
+  for table in semantic.tables(result):
+    print("\n" + formatting.table(*table))
+  if args.out:
+    page = semantic.write(result, args.out)
+    print(f"\nresults: {args.out}\npage: {page}")
