@@ -5,6 +5,8 @@ adversarial     losses on the logits and features of discriminators
 balancer        weights of losses as shares of one gradient
 cross_entropy   the loss of language models
 contrastive     losses of pairs of embeddings: decoupled, softmax, sigmoid
+masking         which frames a network has to predict; hides their audio
+contrastive_masked  finds the target of a masked frame among those of others
 
 A new loss of a codec's reconstruction takes three steps: its formula here, its
 name in `SPECTRAL` and its value in `mmdcodec/train/reconstruction_losses.py`,

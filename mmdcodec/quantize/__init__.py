@@ -12,4 +12,6 @@ independence   the independence loss; mmd and dhsic are its estimators, kernels
 pairs          sums over all pairs of rows in linear memory; row_blocks, sweep
                and tiles are its parts, pallas_pairs its TPU kernels
 derivatives    which derivatives these sums have
+gumbel         a code chosen by logits that learn from the gradient (w2v-BERT)
+random_projection  frozen random codes as targets (BEST-RQ)
 """

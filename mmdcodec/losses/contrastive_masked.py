@@ -1,0 +1,63 @@
+"""The contrastive loss over masked frames.
+
+Wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477, 3.2), as used by w2v-BERT
+(arXiv 2108.06209, 3.1): from the context of a masked frame, find its own
+quantized target among those of other masked frames of the same clip. The papers
+draw a sample of distractors; here all masked frames of the clip are, which
+needs no random numbers and one small matrix per clip.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Frames whose vector is shorter are treated as if it had this length.
+_SHORTEST = 1e-6
+
+
+def contrastive(
+  context: jax.Array,
+  targets: jax.Array,
+  ids: jax.Array,
+  mask: jax.Array,
+  temperature: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Computes the loss of each masked frame.
+
+  A masked frame with the same code as the target is no distractor, since no
+  context could tell it apart.
+
+  Args:
+    context: [batch, frames, dim].
+    targets: [batch, frames, dim], the vectors of the codes.
+    ids: int [batch, frames], the codes.
+    mask: bool [batch, frames], True for masked frames.
+    temperature: divides the cosine similarities.
+
+  Returns:
+    (loss in nats, whether the target is nearer than all distractors, number of
+    distractors), each [batch, frames] and 0 or False where not masked.
+  """
+  similar = jnp.einsum(
+    "bid,bjd->bij",
+    _unit(context),
+    _unit(targets),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  own = jnp.eye(mask.shape[1], dtype=bool)
+  other = mask[:, None, :] & (ids[:, :, None] != ids[:, None, :])
+  logits = jnp.where(own | other, similar / temperature, -jnp.inf)
+  of_own = jnp.diagonal(logits, axis1=1, axis2=2)
+  nats = jax.nn.logsumexp(logits, axis=-1) - of_own
+  best = jnp.max(jnp.where(other, logits, -jnp.inf), axis=-1)
+  return (
+    jnp.where(mask, nats, 0.0),
+    (of_own > best) & mask,
+    jnp.where(mask, other.sum(-1), 0),
+  )
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """Scales vectors to length 1, with a finite gradient at zero."""
+  x = x.astype(jnp.float32)
+  square = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, _SHORTEST**2))

@@ -1,0 +1,62 @@
+"""BEST-RQ: predict random codes of hidden frames.
+
+Chiu et al. 2022, arXiv 2202.01855. The targets come from a frozen random
+projection of the four standardised spectra of a frame, see
+`mmdcodec.quantize.random_projection`, so nothing can collapse.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.losses.cross_entropy import cross_entropy
+from mmdcodec.losses.masking import masked_mean
+from mmdcodec.models.semantic_outputs import Heard, Losses, Objective
+from mmdcodec.nn.attention import kernel_init
+from mmdcodec.quantize.random_projection import RandomProjection
+
+
+class BestRQ(Objective):
+  """The head and the frozen targets; see `Objective` for the attributes."""
+
+  @nn.compact
+  def __call__(self, heard: Heard, key: jax.Array | None = None) -> Losses:
+    """Returns the loss `prediction`.
+
+    Args:
+      heard: output of the network.
+      key: not needed.
+    """
+    del key
+    batch, count = heard.valid.shape
+    rows = heard.spectra.reshape(batch, count, -1)
+    ids = RandomProjection(self.codes, self.dim, name="projection")(rows)
+    loss, accuracy = predict(self.codes, self.dtype, heard, ids)
+    return Losses(
+      {"prediction": loss},
+      {"accuracy": accuracy},
+      ids,
+      heard.masked,
+      heard.valid,
+    )
+
+
+def predict(
+  codes: int, dtype: jnp.dtype, heard: Heard, ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Predicts codes of masked frames by one layer, of the calling module.
+
+  Args:
+    codes: number of codes.
+    dtype: compute dtype.
+    heard: output of the network.
+    ids: int32 [batch, frames].
+
+  Returns:
+    (cross-entropy in nats, share of right predictions) of masked frames.
+  """
+  head = nn.Dense(codes, dtype=dtype, kernel_init=kernel_init(), name="head")
+  logits = head(heard.predicted).astype(jnp.float32)
+  nats = cross_entropy(logits, ids, heard.masked)
+  right = jnp.argmax(logits, -1) == ids
+  return masked_mean(nats, heard.masked), masked_mean(right, heard.masked)

@@ -1,0 +1,115 @@
+"""The Gumbel quantizer: chooses a code by logits that learn from the gradient.
+
+Jang et al. 2016, arXiv 1611.01144; as the quantizer of wav2vec 2.0 (arXiv
+2006.11477, 2) and w2v-BERT (arXiv 2108.06209, 3.1). In training, Gumbel noise
+is added to the logits. The chosen code's vector is the output; the gradient is
+that of the softmax, as if the output were the mean of all vectors under it
+(straight-through).
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Chosen(NamedTuple):
+  """The output of a Gumbel quantizer.
+
+  Attributes:
+    vectors: float32 [..., dim], of the codes drawn with noise.
+    drawn: int32 [...], these codes.
+    ids: int32 [...], the most probable codes, without noise.
+    logits: float32 [..., codes].
+  """
+
+  vectors: jax.Array
+  drawn: jax.Array
+  ids: jax.Array
+  logits: jax.Array
+
+
+def choose(
+  logits: jax.Array,
+  codebook: jax.Array,
+  temperature: jax.Array | float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+  """Chooses the code with the largest logit.
+
+  Args:
+    logits: float32 [..., codes], with any noise.
+    codebook: float32 [codes, dim].
+    temperature: of the softmax that the gradient comes from.
+
+  Returns:
+    (its vector [..., dim], its index int32 [...]).
+  """
+  index = jnp.argmax(logits, -1).astype(jnp.int32)
+  soft = jax.nn.softmax(logits / temperature)
+  hard = jax.nn.one_hot(index, logits.shape[-1], dtype=soft.dtype)
+  weights = hard + (soft - jax.lax.stop_gradient(soft))
+  return weights @ codebook, index
+
+
+def perplexity(probabilities: jax.Array) -> jax.Array:
+  """Effective number of codes: exp of the entropy of [codes]."""
+  logs = jnp.log(jnp.maximum(probabilities, 1e-20))
+  return jnp.exp(-jnp.sum(probabilities * logs))
+
+
+def diversity(logits: jax.Array, mask: jax.Array) -> jax.Array:
+  """The share of codes that go unused: the diversity loss.
+
+  Args:
+    logits: float32 [batch, frames, codes], without noise.
+    mask: bool [batch, frames], frames that count.
+
+  Returns:
+    (codes - perplexity of the mean probabilities) / codes.
+  """
+  probabilities = jnp.where(mask[..., None], jax.nn.softmax(logits), 0.0)
+  mean = probabilities.sum((0, 1)) / jnp.maximum(mask.sum(), 1)
+  return 1 - perplexity(mean) / logits.shape[-1]
+
+
+class GumbelQuantizer(nn.Module):
+  """Projects features to logits and chooses a code for each.
+
+  Attributes:
+    codes: number of codes.
+    dim: length of their vectors.
+  """
+
+  codes: int
+  dim: int
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    key: jax.Array | None,
+    temperature: jax.Array | float = 1.0,
+  ) -> Chosen:
+    """Quantizes features, in float32.
+
+    Args:
+      x: [..., any width].
+      key: random key of the noise; None adds none.
+      temperature: see `choose`.
+    """
+    codebook = self.param(
+      "codebook", nn.initializers.uniform(1.0), (self.codes, self.dim)
+    )
+    logits = nn.Dense(
+      self.codes,
+      kernel_init=nn.initializers.normal(1.0),
+      dtype=jnp.float32,
+      name="logits",
+    )(x)
+    noisy = logits
+    if key is not None:
+      noisy = logits + jax.random.gumbel(key, logits.shape)
+    vectors, drawn = choose(noisy, codebook, temperature)
+    ids = jnp.argmax(logits, -1).astype(jnp.int32)
+    return Chosen(vectors, drawn, ids, logits)
