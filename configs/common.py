@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import codec, mulan, token_lm
+from mmdcodec.models import codec, mulan, semantic, token_lm
 from mmdcodec.quantize.kernels import PAPER_RADII
 
 
@@ -215,6 +215,47 @@ def mulan_config(preset: str, **changes: Any) -> ConfigDict:
   return config
 
 
+def semantic_config(preset: str, **changes: Any) -> ConfigDict:
+  """Makes the settings of a semantic tokenizer's run.
+
+  Args:
+    preset: a preset of `mmdcodec.models.semantic`.
+    **changes: fields of the model that differ from the preset.
+  """
+  config = run_config("semantic")
+  config.model = ConfigDict(semantic.preset(preset, **changes))
+
+  config.data.seconds = 10.0  # per clip
+  config.data.gain_db = (-10.0, 6.0)
+  config.data.mix = 0.0  # share of clips that are a sum of two
+
+  # Explained in mmdcodec/losses/masking.py.
+  config.masking = ConfigDict(
+    dict(
+      kind="spans",  # or "blocks"
+      share=0.065,  # probability that a span begins, or that a block is hidden
+      frames=10,  # of a span or block
+      noise=0.1,  # deviation of the noise in their place
+    )
+  )
+  # Those that the objective has; "best_rq" has only the first.
+  config.losses = ConfigDict(
+    dict(
+      prediction=dict(weight=1.0),
+      contrastive=dict(weight=1.0, temperature=0.1),
+      diversity=dict(weight=0.1),
+    )
+  )
+  # Temperature of the quantizer's gradient in the first and the last step.
+  config.gumbel = ConfigDict(dict(first=2.0, last=0.5))
+  if config.model.objective == "best_rq":
+    config.masking.kind, config.masking.share = "blocks", 0.6
+
+  config.optimizer.b1, config.optimizer.b2 = 0.9, 0.98
+  config.optimizer.schedule = "cosine"
+  return config
+
+
 def balance(config: ConfigDict) -> None:
   """Turns the loss balancer on; its gradient needs no clipping."""
   config.balancer.on = True
@@ -263,6 +304,12 @@ def shrink(config: ConfigDict) -> ConfigDict:
   config.eval_every = 10
   config.save_every = 10
   return config
+
+
+def shrink_semantic(config: ConfigDict) -> ConfigDict:
+  """Shrinks a semantic tokenizer's run to seconds, for `:tiny`."""
+  config.data.seconds = 0.5
+  return shrink_lm(config)
 
 
 def shrink_lm(config: ConfigDict) -> ConfigDict:

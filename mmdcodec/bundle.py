@@ -47,6 +47,7 @@ LOADERS = {
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
   "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
   "mulan": "mmdcodec.tokenizers.mulan:Mulan",
+  "semantic": "mmdcodec.tokenizers.semantic:SemanticTokenizer",
 }
 
 

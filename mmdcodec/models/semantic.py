@@ -26,102 +26,14 @@ from mmdcodec.audio import transforms
 from mmdcodec.bounds import number, one_of, whole
 from mmdcodec.losses import masking
 from mmdcodec.models import fields
+from mmdcodec.models.mel_front_end import REDUCTION, FrontEnd
 from mmdcodec.models.objective_best_rq import BestRQ
 from mmdcodec.models.objective_w2v_bert import W2vBert
 from mmdcodec.models.semantic_outputs import Heard, Objective
-from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conformer import Conformer
 from mmdcodec.nn.conv import frames, length_mask, mask_after
-from mmdcodec.nn.conv_nd import ConvNd
 
 OBJECTIVES = {"w2v_bert": W2vBert, "best_rq": BestRQ}
-# Spectral frames per frame of the network.
-REDUCTION = 4
-# Bands that hardly change, such as those above the bandwidth of the data, are
-# not amplified further. Decibels.
-_LEAST_DEVIATION = 1.0
-
-
-def band_sums(
-  mel: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Sums from which the statistics of mel bands are computed.
-
-  Args:
-    mel: float32 [batch, frames, mels], decibels.
-    valid: bool [batch, frames].
-
-  Returns:
-    (sums [mels], sums of squares [mels], number of frames).
-  """
-  mel = jnp.where(valid[..., None], mel, 0.0)
-  return mel.sum((0, 1)), (mel**2).sum((0, 1)), valid.sum()
-
-
-def band_statistics(sums: Any, squares: Any, count: Any) -> dict[str, Any]:
-  """Mean and standard deviation of each band from `band_sums`.
-
-  Args:
-    sums: float64 [mels].
-    squares: float64 [mels].
-    count: number of frames.
-
-  Returns:
-    "mean" and "deviation", [mels].
-  """
-  mean = sums / max(count, 1)
-  variance = squares / max(count, 1) - mean**2
-  return {
-    "mean": mean,
-    "deviation": variance.clip(_LEAST_DEVIATION**2) ** 0.5,
-  }
-
-
-class FrontEnd(nn.Module):
-  """Two convolutions of stride 2 over time and bands, and a projection.
-
-  Attributes:
-    filters: channels of the convolutions.
-    width: channels of the output.
-    dtype: compute dtype.
-  """
-
-  filters: int
-  width: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, mel: jax.Array, ends: jax.Array) -> jax.Array:
-    """Reduces a spectrum to a quarter of its frames.
-
-    Args:
-      mel: float32 [batch, frames, mels], 0 after the end of a clip; `frames` is
-        a multiple of 4.
-      ends: int [batch], valid spectral frames.
-
-    Returns:
-      float32 [batch, frames / 4, width].
-    """
-    x = mel[..., None]
-    for _ in range(2):
-      ends = frames(ends, 2)
-      conv = ConvNd(
-        self.filters,
-        (3, 3),
-        strides=(2, 2),
-        pads=((1, 1), (1, 1)),
-        norm="none",
-        dtype=self.dtype,
-      )
-      x = nn.swish(conv(x))
-      # The next convolution must find zeros after the end, as after a clip that
-      # is not padded.
-      x = jnp.where(length_mask(ends, x.shape[1])[..., None, None], x, 0)
-    x = x.reshape(*x.shape[:2], -1)
-    x = nn.Dense(
-      self.width, dtype=self.dtype, kernel_init=kernel_init(), name="project"
-    )(x)
-    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name="norm")(x)
 
 
 class SemanticModel(bounds.Checked, nn.Module):
@@ -331,7 +243,7 @@ PRESETS: dict[str, dict[str, Any]] = {
   "full": dict(),
   "base": dict(
     width=768,
-    hidden=3072,
+    hidden=1152,
     contrastive_layers=6,
     prediction_layers=6,
     feature_layer=4,
@@ -341,7 +253,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     filters=32,
     width=256,
     heads=4,
-    hidden=1024,
+    hidden=768,
     contrastive_layers=3,
     prediction_layers=3,
     feature_layer=2,
@@ -394,3 +306,16 @@ def init(model: SemanticModel, key: jax.Array) -> dict[str, Any]:
   x = jnp.zeros((1, 2 * model.stride, 1))
   lengths = jnp.full((1,), x.shape[1])
   return dict(model.init(key, x, lengths, jnp.ones((1, 2), bool), x))
+
+
+def bundle_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes and dtypes of the variables of a bundle, without making them.
+
+  Args:
+    config: config of the bundle; `model` holds the fields.
+
+  Raises:
+    UserError: an unknown key, or an invalid value.
+  """
+  model = from_config(config["model"])
+  return jax.eval_shape(lambda key: init(model, key), jax.random.key(0))

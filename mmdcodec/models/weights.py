@@ -30,6 +30,7 @@ SHAPES = {
   "text": "mmdcodec.models.bert:shapes",
   "clap": "mmdcodec.models.clap:shapes",
   "mulan": "mmdcodec.models.mulan:bundle_shapes",
+  "semantic": "mmdcodec.models.semantic:bundle_shapes",
 }
 # Collections that `mmdcodec cluster` adds to a network with features; whoever
 # loads them checks them.

@@ -43,6 +43,16 @@ LM_RULES: Rules = (
   (r".*", P()),
 )
 
+# The semantic network: as above, with the conformers' convolution modules. The
+# statistics and the frozen targets are small.
+SEMANTIC_RULES: Rules = (
+  *LM_RULES[:4],
+  (r"/(expand|context|head|logits)/kernel$", P("fsdp", "model")),
+  (r"/project/kernel$", P("model", "fsdp")),
+  (r"/quantizer/codebook$", P("model", "fsdp")),
+  (r".*", P()),
+)
+
 
 def path_name(path: tuple[Any, ...]) -> str:
   """Formats a tree path, such as `params/encoder/conv_in/kernel`."""

@@ -9,6 +9,7 @@ clustered      base class of tokenizers whose codes are fitted by k-means to the
                features of a network
 long_features  features of clips of any length from a network that takes
                windows of one length
+semantic       the semantic tokenizer
 mulan          the joint embedding with its weights: embeddings and codes of
                audio and of texts
 loaded_text    a text encoder with its weights

@@ -1,8 +1,8 @@
 """Training: start with `loop`.
 
 loop           the training loop, for every task
-task           the interface of tasks, which codec_task, lm_task and mulan_task
-               implement
+task           the interface of tasks, which codec_task, lm_task, mulan_task
+               and semantic_task implement
 config_files   configs on a command line
 config_checks  every setting of a config, and the numbers that it may have
 settings       records the config in the workdir
@@ -22,5 +22,5 @@ reporting      prints and logs the metrics that a task returns, speed and time
 
 The codec's task also uses reconstruction_losses, adversarial (a step of the
 discriminators), independence_term, encoder_gradients, codec_evaluation and
-spectral_profile.
+spectral_profile; the semantic one band_statistics.
 """

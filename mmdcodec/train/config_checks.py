@@ -24,7 +24,7 @@ from mmdcodec.bounds import (
   whole,
 )
 from mmdcodec.errors import UserError
-from mmdcodec.losses import contrastive, spectral
+from mmdcodec.losses import contrastive, masking, spectral
 from mmdcodec.models.condition import KINDS, Condition
 from mmdcodec.train import settings
 from mmdcodec.train.task import TASKS
@@ -182,8 +182,25 @@ MULAN: dict[str, Any] = {
   "loss": one_of(contrastive.KINDS),
 }
 
+SEMANTIC: dict[str, Any] = {
+  **RUN,
+  "data": {**RUN["data"], "seconds": ABOVE_0, "gain_db": GAINS, "mix": SHARE},
+  "masking": {
+    "kind": one_of(tuple(masking.MASKS)),
+    "share": SHARE,
+    "frames": COUNT,
+    "noise": NOT_NEGATIVE,
+  },
+  "losses": {
+    "prediction": {"weight": NOT_NEGATIVE},
+    "contrastive": {"weight": NOT_NEGATIVE, "temperature": ABOVE_0},
+    "diversity": {"weight": NOT_NEGATIVE},
+  },
+  "gumbel": {"first": ABOVE_0, "last": ABOVE_0},
+}
+
 # The settings of the tasks of this package.
-TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN}
+TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN, "semantic": SEMANTIC}
 
 
 def check(config: Mapping[str, Any]) -> None:

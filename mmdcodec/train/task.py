@@ -31,6 +31,7 @@ TASKS = {
   "codec": "mmdcodec.train.codec_task:CodecTask",
   "lm": "mmdcodec.train.lm_task:LMTask",
   "mulan": "mmdcodec.train.mulan_task:MulanTask",
+  "semantic": "mmdcodec.train.semantic_task:SemanticTask",
 }
 
 # A batch: arrays by name, [batch, ...].

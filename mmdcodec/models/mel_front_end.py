@@ -1,0 +1,104 @@
+"""Spectra for a network: statistics of their bands, and a reduction in time.
+
+w2v-BERT, arXiv 2108.06209, 3.1: two convolutions with strides of 2 over time
+and bands.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.conv import frames, length_mask
+from mmdcodec.nn.conv_nd import ConvNd
+
+# Spectral frames per frame of the network.
+REDUCTION = 4
+# Bands that hardly change, such as those above the bandwidth of the data, are
+# not amplified further. Decibels.
+_LEAST_DEVIATION = 1.0
+
+
+def band_sums(
+  mel: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Sums from which the statistics of mel bands are computed.
+
+  Args:
+    mel: float32 [batch, frames, mels], decibels.
+    valid: bool [batch, frames].
+
+  Returns:
+    (sums [mels], sums of squares [mels], number of frames).
+  """
+  mel = jnp.where(valid[..., None], mel, 0.0)
+  return mel.sum((0, 1)), (mel**2).sum((0, 1)), valid.sum()
+
+
+def band_statistics(sums: Any, squares: Any, count: Any) -> dict[str, Any]:
+  """Mean and standard deviation of each band from `band_sums`.
+
+  Args:
+    sums: float64 [mels].
+    squares: float64 [mels].
+    count: number of frames.
+
+  Returns:
+    "mean" and "deviation", [mels].
+  """
+  mean = sums / max(count, 1)
+  variance = squares / max(count, 1) - mean**2
+  return {
+    "mean": mean,
+    "deviation": variance.clip(_LEAST_DEVIATION**2) ** 0.5,
+  }
+
+
+class FrontEnd(nn.Module):
+  """Two convolutions of stride 2 over time and bands, and a projection.
+
+  Attributes:
+    filters: channels of the convolutions.
+    width: channels of the output.
+    dtype: compute dtype.
+  """
+
+  filters: int
+  width: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, mel: jax.Array, ends: jax.Array) -> jax.Array:
+    """Reduces a spectrum to a quarter of its frames.
+
+    Args:
+      mel: float32 [batch, frames, mels], 0 after the end of a clip; `frames` is
+        a multiple of 4.
+      ends: int [batch], valid spectral frames.
+
+    Returns:
+      float32 [batch, frames / 4, width].
+    """
+    x = mel[..., None]
+    for name in ("reduce_1", "reduce_2"):
+      ends = frames(ends, 2)
+      conv = ConvNd(
+        self.filters,
+        (3, 3),
+        strides=(2, 2),
+        pads=((1, 1), (1, 1)),
+        norm="none",
+        dtype=self.dtype,
+        name=name,
+      )
+      x = nn.swish(conv(x))
+      # The next convolution must find zeros after the end, as after a clip that
+      # is not padded.
+      x = jnp.where(length_mask(ends, x.shape[1])[..., None, None], x, 0)
+    x = x.reshape(*x.shape[:2], -1)
+    x = nn.Dense(
+      self.width, dtype=self.dtype, kernel_init=kernel_init(), name="project"
+    )(x)
+    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name="norm")(x)
