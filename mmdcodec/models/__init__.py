@@ -19,9 +19,8 @@ bert                  the encoder of BERT and RoBERTa
 clap                  LAION-CLAP, a joint embedding of audio and text, with its
                       audio tower htsat
 semantic              the network of semantic tokens, after a mel_front_end.
-                      objective_w2v_bert and
-                      objective_best_rq train it; semantic_outputs has what it
-                      passes to them
+                      objective_w2v_bert and objective_best_rq train it;
+                      semantic_outputs has what it passes to them
 code_likelihood       the likelihood of codes under a language model
 mulan                 the joint embedding of music and text: an audio tower
                       (spectrogram_transformer or resnet) and a text_tower;
