@@ -133,6 +133,23 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
   return music
 
 
+def load_joint(path: str | pathlib.Path) -> Any:
+  """Loads a joint embedding of music and text.
+
+  Raises:
+    UserError: there is no model, or it embeds no audio or no texts.
+  """
+  import mmdcodec
+
+  model = mmdcodec.load(path)
+  if not (hasattr(model, "embed_audio") and hasattr(model, "embed_text")):
+    raise UserError(
+      f"{path} is no joint embedding of music and text: train one with"
+      " `mmdcodec train --config=mulan:small`, or convert one."
+    )
+  return model
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the arguments that `processes` reads."""
   parser.add_argument(

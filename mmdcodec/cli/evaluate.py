@@ -15,7 +15,8 @@ from mmdcodec.store import disk
 
 HELP = (
   "measure how well a codec reconstructs, how dependent its codebooks are, how"
-  " well a music model predicts music, or what tokens say about music"
+  " well a music model predicts music, what tokens say about music, or how well"
+  " a joint embedding finds it"
 )
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
@@ -26,7 +27,8 @@ EXAMPLE = (
   " results\n"
   "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
 )
-MEASURES = ("reconstruction", "dependence", "lm", "semantic")
+MEASURES = ("reconstruction", "dependence", "lm", "semantic", "joint")
+_CODECS = ("reconstruction", "dependence")
 # Options of one measure only.
 _ONLY = {"pattern": "dependence", "prompt": "lm", "codec": "semantic"}
 
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--clips",
     type=int,
     help="the most clips, spread evenly over the files, or the songs that"
-    " semantic renders (default: 32; 200 for dependence; 240 for semantic)",
+    " semantic renders (default: 32; 200 for dependence and joint; 240 for"
+    " semantic)",
   )
   parser.add_argument(
     "--codebooks",
@@ -110,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(f"{args.measure} renders its own music: omit --audio.")
   if not built_in and args.audio is None:
     raise UserError(f"{args.measure} needs --audio, a folder or a data set.")
-  if args.codebooks is not None and args.measure in ("lm", "semantic"):
+  if args.codebooks is not None and args.measure not in _CODECS:
     raise UserError(
       f"--codebooks is for codecs; {args.measure} needs them all."
     )

@@ -11,12 +11,13 @@ likelihood            bits per frame of a language model; code_entropy does the
 semantic              what tokens say about music: melody_abx compares melodies
                       of melody_pairs by token_distance, probes are linear, and
                       mel_tokens are what a tokenizer must beat
-retrieval             retrieval and zero-shot tagging with embeddings
+joint                 a joint embedding of music and text: its retrieval and
+                      zero-shot tagging
 traits                traits of built-in music, and their classifiers
 clips                 runs a codec on clips and stores the results
 report                a report as one HTML page; used by
-                      reconstruction_report, dependence_report and
-                      likelihood_report; report_template has the HTML
+                      reconstruction_report, dependence_report, joint_report
+                      and likelihood_report; report_template has the HTML
 figures               what all plots share; used by audio_plots, codebook_plots,
                       dependence_plots and training_plots
 """

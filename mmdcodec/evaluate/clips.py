@@ -8,8 +8,10 @@ FOLDER/audio/NNN-{original,reconstruction}.flac
 import csv
 import dataclasses
 import io
+import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,14 @@ class Clip:
     source: the file that it was cut from, equal for clips of one file; "" if
       unknown, as for clips that `load` returns.
     caption: caption of that file; "" if it has none.
+    tags: tags of that file, by name.
   """
 
   name: str
   audio: np.ndarray
   source: str = ""
   caption: str = ""
+  tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +135,8 @@ def collect(
       log(f"left out: {error}")
       continue
     name = path.relative_to(root).as_posix()
-    caption = captions.sidecar(path, notes).caption
-    clips.append(Clip(name, x, source=name, caption=caption))
+    label = captions.sidecar(path, notes)
+    clips.append(Clip(name, x, name, label.caption, label.tags))
   for note in notes.unread:
     log(f"caption left out: {note.where}: {note.what}")
   if not clips:
@@ -363,6 +367,7 @@ def _crops(
       each["audio"][0, : each["lengths"][0]],
       source=each["source"][0],
       caption=each["caption"][0],
+      tags=json.loads(each["tags"][0] or "{}"),
     )
     for i, each in enumerate(found)
   ]

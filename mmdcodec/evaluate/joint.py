@@ -1,0 +1,258 @@
+"""Measures a joint embedding of music and text on clips with captions and tags.
+
+Retrieval in both directions, zero-shot tagging, the gap between the two kinds
+of embeddings, and how often the codes of a text are those of its music; with
+and without what brings texts nearer to audio ("bridges"). The formulas are in
+`retrieval.py`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmdcodec.data import texts
+from mmdcodec.errors import UserError
+from mmdcodec.evaluate import retrieval, traits
+from mmdcodec.evaluate.clips import Clip
+from mmdcodec.tokenizers import mulan
+
+# A tag is measured if so many clips have it, and so many do not.
+FEWEST = 5
+# Of each tag, the most frequent values.
+MOST_VALUES = 20
+# Random pairings for the agreement of codes.
+SHUFFLES = 10_000
+
+
+class Joint(Protocol):
+  """What a joint embedding has: `Mulan`, or a public one."""
+
+  rate: int
+
+  def embed_audio(self, x: Any, rate: int | None = None) -> np.ndarray:
+    """Embeds clips: [batch, dim] of norm 1."""
+
+  def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+    """Embeds texts: [texts, dim] of norm 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """A number with its bootstrap confidence interval."""
+
+  value: float
+  low: float
+  high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+  """Retrieval with one bridge and in one direction; see `retrieval.summary`."""
+
+  r1: Measure
+  r10: Measure
+  median_rank: Measure
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """How often a clip and its text have the same first codes.
+
+  Attributes:
+    levels: number of codes that must be equal.
+    own: share of the clips.
+    shuffled: mean share for the texts of other clips.
+    p: share of random pairings in which at least as many agree.
+  """
+
+  levels: int
+  own: float
+  shuffled: float
+  p: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """Results for a joint embedding.
+
+  Attributes:
+    clips: the clips with a text.
+    alike: when two clips are taken to be the same, in words.
+    to_audio: retrieval of music for a text, by bridge.
+    to_text: retrieval of a text for music, by bridge.
+    chance: `retrieval.chance` of both.
+    gaps: `retrieval.gap`, by bridge.
+    tags: ROC-AUC of each tag, the mean over its values, by bridge.
+    values: number of values of each tag.
+    agreements: of codes; none without codebooks.
+  """
+
+  clips: Sequence[Clip]
+  alike: str
+  to_audio: dict[str, Retrieval]
+  to_text: dict[str, Retrieval]
+  chance: dict[str, float]
+  gaps: dict[str, dict[str, float]]
+  tags: dict[str, dict[str, Measure]]
+  values: dict[str, int]
+  agreements: list[Agreement]
+
+
+def measure(model: Joint, clips: Sequence[Clip]) -> Result:
+  """Measures a model.
+
+  Args:
+    model: the joint embedding.
+    clips: clips at its rate. Those without caption and tags are left out.
+
+  Raises:
+    UserError: fewer than two clips have a text.
+  """
+  words = [texts.phrases(clip.tags) for clip in clips]
+  said = [
+    clip.caption.strip() or ", ".join(sum(each.values(), []))
+    for clip, each in zip(clips, words, strict=True)
+  ]
+  told = [i for i, text in enumerate(said) if text]
+  if len(told) < 2:
+    raise UserError(
+      f"of {len(clips)} clips {len(told)} have a caption or tags; expected at"
+      " least two, with captions beside the audio or in the data set."
+    )
+  clips = [clips[i] for i in told]
+  words, said = [words[i] for i in told], [said[i] for i in told]
+  audio = np.concatenate([model.embed_audio(clip.audio) for clip in clips])
+  audio = audio.astype(np.float64)
+  right, alike = _alike(clips, said)
+  bridges: dict[str, dict[str, str]] = {"none": {}}
+  if isinstance(model, mulan.Mulan) and mulan.BRIDGE in model.variables:
+    bridges |= {name: dict(bridge=name) for name in ("shift", "mapper")}
+  to_audio, to_text, gaps = {}, {}, {}
+  tags: dict[str, dict[str, Measure]] = {}
+  chosen = _values(words)
+  for name, options in bridges.items():
+    text = model.embed_text(said, **options).astype(np.float64)
+    cosines = text @ audio.T
+    to_audio[name] = _retrieval(retrieval.ranks(cosines, right))
+    to_text[name] = _retrieval(retrieval.ranks(cosines.T, right))
+    gaps[name] = retrieval.gap(audio, text)
+    for tag, values in chosen.items():
+      asked = model.embed_text([*values], **options).astype(np.float64)
+      tags.setdefault(tag, {})[name] = _tagging(
+        asked @ audio.T, np.array([*values.values()])
+      )
+  return Result(
+    clips=clips,
+    alike=alike,
+    to_audio=to_audio,
+    to_text=to_text,
+    chance=retrieval.chance(right),
+    gaps=gaps,
+    tags=tags,
+    values={tag: len(values) for tag, values in chosen.items()},
+    agreements=_agreements(model, clips, said),
+  )
+
+
+def _alike(
+  clips: Sequence[Clip], said: Sequence[str]
+) -> tuple[np.ndarray, str]:
+  """Which clips are the same for a listener: bool [clips, clips], and why."""
+  try:
+    # A song of the built-in music is described by its traits.
+    of = traits.of_songs([clip.tags for clip in clips])
+    keys, why = list(zip(*of.values(), strict=True)), ", ".join(traits.TRAITS)
+    why = f"the same {why}"
+  except (KeyError, TypeError):
+    keys, why = list(said), "the same text"
+  numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+  names = np.array([numbers[key] for key in keys])
+  return names[:, None] == names[None, :], why
+
+
+def _retrieval(ranks: np.ndarray) -> Retrieval:
+  """Summary of ranks, with intervals over the queries."""
+
+  def measured(name: str) -> Measure:
+    summary = lambda at: retrieval.summary(ranks[at])[name]
+    everyone = np.arange(len(ranks))
+    return Measure(summary(everyone), *retrieval.interval(summary, len(ranks)))
+
+  return Retrieval(measured("r1"), measured("r10"), measured("median_rank"))
+
+
+def _values(
+  words: Sequence[dict[str, list[str]]],
+) -> dict[str, dict[str, list[bool]]]:
+  """Which clips have each phrase, by tag and phrase, if enough of them do."""
+  found: dict[str, dict[str, list[bool]]] = {}
+  for tag in dict.fromkeys(tag for each in words for tag in each):
+    has = [{*each.get(tag, ())} for each in words]
+    known = dict.fromkeys(p for each in words for p in each.get(tag, ()))
+    rows = {phrase: [phrase in each for each in has] for phrase in known}
+    kept = {
+      phrase: row
+      for phrase, row in rows.items()
+      if FEWEST <= sum(row) <= len(row) - FEWEST
+    }
+    most = sorted(kept, key=lambda phrase: -sum(kept[phrase]))[:MOST_VALUES]
+    if most:
+      found[tag] = {phrase: kept[phrase] for phrase in most}
+  return found
+
+
+def _tagging(scores: np.ndarray, has: np.ndarray) -> Measure:
+  """Mean ROC-AUC over values; scores and bool [values, clips]."""
+
+  def mean(at: np.ndarray) -> float:
+    areas = [
+      retrieval.roc_auc(row[at], positive[at])
+      for row, positive in zip(scores, has, strict=True)
+    ]
+    areas = [area for area in areas if area == area]
+    return float(np.mean(areas)) if areas else float("nan")
+
+  count = scores.shape[1]
+  return Measure(mean(np.arange(count)), *retrieval.interval(mean, count))
+
+
+def _agreements(
+  model: Joint, clips: Sequence[Clip], said: Sequence[str]
+) -> list[Agreement]:
+  """Agreement of the first code, and of the first two."""
+  if not isinstance(model, mulan.Mulan) or not model.codebook_sizes:
+    return []
+  heard = np.concatenate([model.encode_clip(clip.audio) for clip in clips])
+  read = model.encode_clip(list(said))
+  rng, at = np.random.default_rng(0), np.arange(len(clips))
+  found = []
+  for levels in range(1, min(2, model.codebooks) + 1):
+    same = np.all(read[:, None, :levels] == heard[None, :, :levels], axis=2)
+    own = same[at, at].sum()
+    counts = [same[at, rng.permutation(at)].sum() for _ in range(SHUFFLES)]
+    found.append(
+      Agreement(
+        levels=levels,
+        own=float(own / len(clips)),
+        shuffled=float(np.mean(counts) / len(clips)),
+        p=float((1 + np.sum(np.array(counts) >= own)) / (1 + SHUFFLES)),
+      )
+    )
+  return found
+
+
+def as_json(result: Result, about: dict[str, Any]) -> dict[str, Any]:
+  """Returns the contents of results.json."""
+  found = dataclasses.asdict(dataclasses.replace(result, clips=()))
+  found.pop("clips")
+  rows = [
+    {"clip": each.name, "caption": each.caption, "tags": dict(each.tags)}
+    for each in result.clips
+  ]
+  found = {"about": about, **found, "clips": rows}
+  # JSON has no NaN.
+  text = json.dumps(found, default=str)
+  return json.loads(text, parse_constant=lambda _: None)
