@@ -48,6 +48,8 @@ LOADERS = {
   "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
   "mulan": "mmdcodec.tokenizers.mulan:Mulan",
   "semantic": "mmdcodec.tokenizers.semantic:SemanticTokenizer",
+  "clap": "mmdcodec.tokenizers.clap:Clap",
+  "melody_embedding": "mmdcodec.tokenizers.melody_embedding:Melody",
 }
 
 

@@ -12,7 +12,10 @@ import jax
 import librosa
 import numpy as np
 import pytest
+import safetensors.numpy
 
+import mmdcodec
+from mmdcodec.cli.main import main
 from mmdcodec.convert import clap as converter
 from mmdcodec.convert import weights
 from mmdcodec.errors import UserError
@@ -143,8 +146,74 @@ def test_the_front_end():
   )
   want = 10 * np.log10(np.maximum(want, 1e-10)).T
   np.testing.assert_allclose(found[0], want, atol=1e-3)
-  short = np.arange(1.0, 200_001.0)
-  full = clap.fill_window(short)
-  assert full.shape == (clap.SAMPLES,)
-  np.testing.assert_array_equal(full[:400_000].reshape(2, -1), [short, short])
-  assert not full[400_000:].any()
+
+
+def test_short_windows_are_repeated():
+  """Catches a part of a repetition, and what lies in the padding."""
+  x = np.tile(np.arange(1.0, 8.0), (3, 1))
+  found = clap.fill_windows(x, np.array([7, 3, 1]))
+  want = [[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 1, 2, 3, 0], [1] * 7]
+  np.testing.assert_array_equal(found, want)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder as the public library writes it, with a tiny tokenizer."""
+  tokenizers = pytest.importorskip("tokenizers")
+  from tokenizers import models, pre_tokenizers, processors
+
+  words = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
+  public = tokenizers.Tokenizer(
+    models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>")
+  )
+  public.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+  public.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+  config, w, _ = source()
+  folder = tmp_path_factory.mktemp("public")
+  public.save(str(folder / "tokenizer.json"))
+  (folder / "config.json").write_text(json.dumps(config))
+  front = {"frequency_min": 60, "sampling_rate": clap.RATE}
+  (folder / "preprocessor_config.json").write_text(json.dumps(front))
+  safetensors.numpy.save_file(w, folder / "model.safetensors")
+  return folder
+
+
+def test_a_bundle_embeds_audio_and_texts(folder, tmp_path, capsys):
+  """Catches windows that are lost, cut, or scaled before the mean."""
+  assert not main(["convert", str(folder), str(tmp_path / "bundle")])
+  assert "16 dimensions" in capsys.readouterr().out
+  assert not main(["info", str(tmp_path / "bundle")])
+  loaded = mmdcodec.load(tmp_path / "bundle")
+  assert (loaded.model.fmin, loaded.window, loaded.rate) == (60, 10, clap.RATE)
+  assert loaded.frames_of(12 * clap.RATE) == 3
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=11 * clap.RATE).astype(np.float32) / 10
+  found = loaded.embed_audio(x)
+  embed = jax.jit(
+    lambda v, x: loaded.model.apply(
+      v, x, np.full(len(x), clap.SAMPLES), method="embed_audio"
+    )
+  )
+  windows = np.stack([x[: clap.SAMPLES], x[clap.RATE :]])[..., None]
+  want = np.mean(embed(loaded.variables, windows), 0)
+  np.testing.assert_allclose(found[0], unit(want), atol=1e-5)
+  rows, valid = loaded.features(*loaded.prepare(x))
+  assert rows.shape == (1, 2, 16) and valid.all()
+  np.testing.assert_allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-5)
+  with pytest.raises(UserError, match="mmdcodec cluster"):
+    loaded.encode(x)
+  texts = loaded.embed_text(["abc", "", "ab" * 60])
+  tokens = np.array([[0, 4, 5, 6, 2]])
+  want = jax.jit(
+    lambda v: loaded.model.apply(v, tokens, tokens >= 0, method="project_text")
+  )(loaded.variables)
+  np.testing.assert_allclose(texts[0], unit(want)[0], atol=1e-5)
+  np.testing.assert_array_equal(texts[2], loaded.embed_text("ab" * 60)[0])
+
+
+def test_front_ends_that_are_refused():
+  """Catches another front end than that of the networks."""
+  with pytest.raises(UserError, match="hop_length = 512"):
+    converter.front_end({"hop_length": 512})
+  found = converter.front_end({"frequency_min": 0, "truncation": "fusion"})
+  assert found == {"fmin": 0, "fmax": 14_000.0}

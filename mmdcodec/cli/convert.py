@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     "codec": describe_codec,
     "lm": describe_music,
     "text": describe_text,
+    "clap": describe_joint,
   }[config["kind"]]
   print(f"{args.bundle}: {name}, {describe(config)}, every tensor used")
   if config["kind"] == "codec" and not config["source"]["config"]:
@@ -84,3 +85,8 @@ def describe_text(config: dict) -> str:
   """Describes the size of a text encoder."""
   model = config["model"]
   return f"a text encoder {model['layers']} x {model['width']}"
+
+
+def describe_joint(config: dict) -> str:
+  """Describes a joint embedding of audio and text."""
+  return f"an embedding of audio and text, {config['model']['dim']} dimensions"

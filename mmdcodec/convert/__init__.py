@@ -29,6 +29,7 @@ from mmdcodec.errors import UserError
 # config, preset, folder)`.
 KINDS = {
   "bert": "bert",
+  "clap": "clap",
   "encodec": "encodec",
   "musicgen": "musicgen",
   "musicgen_melody": "musicgen",

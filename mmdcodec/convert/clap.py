@@ -72,8 +72,7 @@ def bundled(
   front = folder / FRONT_END
   if front.is_file():
     found |= front_end(inputs.read_object(front))
-  out = {"kind": "clap", "model": found, "tokenizer": "roberta"}
-  return out, variables, assets
+  return {"kind": "clap", "model": found}, variables, assets
 
 
 def front_end(config: dict[str, Any]) -> dict[str, float]:

@@ -17,13 +17,16 @@ from mmdcodec import bounds
 from mmdcodec.audio import transforms
 from mmdcodec.bounds import mapping, number, whole
 from mmdcodec.models import fields
-from mmdcodec.models.bert import Bert
+from mmdcodec.models.bert import Bert, unit_vectors
 from mmdcodec.models.htsat import HTSAT
 from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.conv import length_mask
 
 # What each file of the authors was trained with.
 RATE, WINDOW, HOP, SECONDS = 48_000, 1024, 480, 10
 SAMPLES = RATE * SECONDS
+# Tokens of a text, as the authors cut them.
+LONGEST_TEXT = 77
 
 
 def log_mel(x: jax.Array, *, mels: int, fmin: float, fmax: float) -> jax.Array:
@@ -54,19 +57,21 @@ def log_mel(x: jax.Array, *, mels: int, fmin: float, fmax: float) -> jax.Array:
   return 10 * jnp.log10(jnp.maximum(energy, 1e-10))
 
 
-def fill_window(x: np.ndarray) -> np.ndarray:
-  """Repeats a short clip as often as it fits into a window, then adds zeros.
+def fill_windows(x: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Repeats short clips as often as they fit into a window.
 
   The authors trained with clips that were filled so.
 
   Args:
-    x: float32 [samples], 1 to SAMPLES of them.
+    x: float32 [batch, samples].
+    lengths: int [batch], valid samples from the first on, at least 1.
 
   Returns:
-    float32 [SAMPLES].
+    float32 [batch, samples]; 0 after the last whole repetition.
   """
-  times = SAMPLES // len(x)
-  return np.pad(np.tile(x, times), (0, SAMPLES - times * len(x)))
+  place, lengths = jnp.arange(x.shape[1]), lengths[:, None]
+  x = jnp.take_along_axis(x, place % lengths, axis=1)
+  return jnp.where(place < place.size // lengths * lengths, x, 0.0)
 
 
 class Clap(bounds.Checked, nn.Module):
@@ -104,6 +109,27 @@ class Clap(bounds.Checked, nn.Module):
       return f"fmin {self.fmin} must be less than fmax {self.fmax}"
     return None
 
+  @property
+  def rate(self) -> int:
+    """Hz of the audio, which has one channel."""
+    return RATE
+
+  @property
+  def seconds(self) -> float:
+    """Length of a window."""
+    return float(SECONDS)
+
+  @property
+  def samples(self) -> int:
+    """Samples of a window."""
+    return SAMPLES
+
+  @property
+  def text_fields(self) -> dict[str, Any]:
+    """The tokenizer of texts, and the most tokens of one."""
+    longest = Bert(**self.text, parent=None).longest
+    return {"tokenizer": "roberta", "longest": min(longest, LONGEST_TEXT)}
+
   def setup(self) -> None:
     """Builds the towers."""
     self.audio_tower = HTSAT(**self.audio, dtype=self.dtype)
@@ -131,17 +157,22 @@ class Clap(bounds.Checked, nn.Module):
     """
     return self.audio_out(nn.relu(self.audio_in(self.audio_tower(levels))))
 
-  def embed_window(self, x: jax.Array) -> jax.Array:
+  def embed_audio(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Embeds windows, not yet as vectors of length 1.
 
     Args:
-      x: float32 [batch, SAMPLES].
+      x: float32 [batch, `samples`, 1].
+      lengths: int [batch], valid samples from the first on, at least 1.
 
     Returns:
       float32 [batch, dim].
     """
+    bounds.check_shape("x", x, batch=..., samples=self.samples, channels=1)
     levels = log_mel(
-      x, mels=self.audio_tower.mels, fmin=self.fmin, fmax=self.fmax
+      fill_windows(x[..., 0], lengths),
+      mels=self.audio_tower.mels,
+      fmin=self.fmin,
+      fmax=self.fmax,
     )
     return self.project_audio(levels)
 
@@ -158,6 +189,19 @@ class Clap(bounds.Checked, nn.Module):
     first = self.text_tower(tokens, mask)[:, 0]
     pooled = nn.tanh(self.text_pool(first))
     return self.text_out(nn.relu(self.text_in(pooled)))
+
+  def embed_text(self, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Embeds texts.
+
+    Args:
+      tokens: int [batch, tokens] with a start and an end token.
+      lengths: int [batch], tokens that are no padding.
+
+    Returns:
+      float32 [batch, dim] of norm 1.
+    """
+    mask = length_mask(lengths, tokens.shape[1])
+    return unit_vectors(self.project_text(tokens, mask))
 
   def __call__(
     self, levels: jax.Array, tokens: jax.Array, mask: jax.Array

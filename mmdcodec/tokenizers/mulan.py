@@ -13,7 +13,7 @@ What is fitted after training by `mmdcodec cluster` is in two collections:
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,8 @@ class Mulan(Clustered):
   kind, channels, frame_rate = "mulan", 1, 1 / STRIDE
   # Vectors on the unit sphere.
   standardise = False
+  # Makes the towers from the fields of a bundle's model.
+  build: Callable[[Mapping[str, Any]], Any] = staticmethod(mulan.from_config)
   # MusicLM's, arXiv 2301.11325, 3.2.
   usual_levels, usual_codes = 12, 1024
 
@@ -63,7 +65,7 @@ class Mulan(Clustered):
         tower's tokenizer is missing.
     """
     super().__init__(config, variables)
-    self.model = mulan.from_config(config["model"])
+    self.model = self.build(config["model"])
     self.rate, self.window = self.model.rate, self.model.seconds
     if (bridge := variables.get(BRIDGE)) is not None:
       _check_bridge(bridge, self.model.dim)

@@ -1,0 +1,35 @@
+"""LAION-CLAP with its weights: audio and texts in, vectors or codes out.
+
+It is used like our own joint embedding, with windows of 10 s, one a second.
+Two things differ: a clip shorter than a window is repeated in it, and a clip's
+embedding is the mean of its windows before they are scaled to length 1.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.models import clap
+from mmdcodec.tokenizers.mulan import Mulan, clip_mean
+
+
+class Clap(Mulan):
+  """A CLAP with its weights; see `Mulan`."""
+
+  kind = "clap"
+  build = staticmethod(clap.from_config)
+
+  def features(
+    self, x: np.ndarray, lengths: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the windows of clips; see `Mulan.features`."""
+    rows, valid = super().features(x, lengths)
+    norm = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.maximum(norm, 1e-12), valid
+
+  def embed_audio(
+    self, x: Any, rate: int | None = None, *, lengths: Any = None
+  ) -> np.ndarray:
+    """Embeds clips of any length; see `Mulan.embed_audio`."""
+    rows, valid = super().features(*self.prepare(x, rate, lengths))
+    return clip_mean(rows, valid)
