@@ -11,6 +11,7 @@ token_records     token data sets: the codes of records, for language models
 tokenization      makes them; record_encoder encodes the records on all devices
 aligned_tokens    token data sets of several tokenizers for the same audio
 pipeline          batches of audio: what a crop is, gain, mixing, padding
+melody_clips      clips with the same melody in other acoustics
 texts             texts of clips: captions and random sets of tags
 token_batches     batches of codes: what a crop is, conditions, padding
 record_order      orders records: shuffled, weighted, on many hosts

@@ -7,6 +7,7 @@ cross_entropy   the loss of language models
 contrastive     losses of pairs of embeddings: decoupled, softmax, sigmoid
 masking         which frames a network has to predict; hides their audio
 contrastive_masked  finds the target of a masked frame among those of others
+triplet         the loss of triplets with semi-hard negatives
 
 A new loss of a codec's reconstruction takes three steps: its formula here, its
 name in `SPECTRAL` and its value in `mmdcodec/train/reconstruction_losses.py`,

@@ -20,6 +20,7 @@ from mmdcodec.bounds import (
   fraction,
   list_of,
   mapping,
+  number,
   one_of,
   whole,
 )
@@ -201,6 +202,19 @@ SEMANTIC: dict[str, Any] = {
 
 # The settings of the tasks of this package.
 TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN, "semantic": SEMANTIC}
+MELODY: dict[str, Any] = {
+  **RUN,
+  "data": {
+    **RUN["data"],
+    "melodies": COUNT,
+    "renditions": whole(2, 1 << 16),
+    "keep": flag(),
+  },
+  "margin": number(1e-3, 4),
+}
+
+# The settings of the tasks of this package.
+TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN, "melody_embedding": MELODY}
 
 
 def check(config: Mapping[str, Any]) -> None:

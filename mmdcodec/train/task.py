@@ -32,6 +32,7 @@ TASKS = {
   "lm": "mmdcodec.train.lm_task:LMTask",
   "mulan": "mmdcodec.train.mulan_task:MulanTask",
   "semantic": "mmdcodec.train.semantic_task:SemanticTask",
+  "melody_embedding": "mmdcodec.train.melody_task:MelodyTask",
 }
 
 # A batch: arrays by name, [batch, ...].

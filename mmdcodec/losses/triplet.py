@@ -1,0 +1,65 @@
+"""The triplet loss with semi-hard negatives.
+
+Schroff, Kalenichenko and Philbin 2015, arXiv 1503.03832 (FaceNet), 3.2. For two
+items of a class, the anchor and the positive one, the negative one is the
+nearest item of another class that is farther from the anchor than the positive
+one is. Harder ones, which are nearer, drive early training into collapse.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def semi_hard(
+  x: jax.Array, labels: jax.Array, *, margin: float = 0.2
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Mean of the loss over all anchors and positives of a batch.
+
+    max(0, |a - p|^2 - |a - n|^2 + margin)
+
+  If no negative is farther than the positive, the farthest negative is taken.
+
+  Args:
+    x: float32 [batch, dim], on the unit sphere.
+    labels: int [batch], equal for items of one class.
+    margin: by how much negatives are to be farther. At collapse, where all x
+      are equal, the loss has this value.
+
+  Returns:
+    (loss, metrics: `accuracy`, share of anchors whose nearest other item is of
+    their class; `active`, share of pairs with a loss). The loss is 0 if the
+    batch has no pair or no negative.
+  """
+  x = x.astype(jnp.float32)
+  # Exact for equal vectors, unlike 2 - 2 cos.
+  square = jnp.sum(x * x, -1)
+  product = jnp.matmul(x, x.T, precision="highest")
+  distance = jnp.maximum(square[:, None] + square - 2 * product, 0.0)
+  same = labels[:, None] == labels
+  alone = jnp.eye(len(x), dtype=bool)
+  # Negatives of each anchor by distance, others at the end.
+  negatives = jnp.sort(jnp.where(same, jnp.inf, distance), axis=1)
+  count = jnp.sum(~same, axis=1)
+
+  def first_farther(row: jax.Array, wanted: jax.Array) -> jax.Array:
+    return jnp.searchsorted(row, wanted, side="right")
+
+  at = jax.vmap(first_farther)(negatives, distance)
+  at = jnp.clip(at, 0, jnp.maximum(count - 1, 0)[:, None])
+  negative = jnp.take_along_axis(negatives, at, axis=1)
+  pairs = same & ~alone & (count > 0)[:, None]
+  # Infinite ones, where there is no negative, must not reach the gradient.
+  negative = jnp.where(pairs, negative, 0.0)
+  terms = jnp.maximum(distance - negative + margin, 0.0)
+  total = jnp.maximum(jnp.sum(pairs), 1)
+  loss = jnp.sum(jnp.where(pairs, terms, 0.0)) / total
+  others = jnp.where(alone, jnp.inf, distance)
+  own = jnp.min(jnp.where(same, others, jnp.inf), axis=1)
+  wrong = jnp.min(jnp.where(same, jnp.inf, others), axis=1)
+  anchors = jnp.any(pairs, axis=1)
+  metrics = {
+    "accuracy": jnp.sum(anchors & (own < wrong))
+    / jnp.maximum(jnp.sum(anchors), 1),
+    "active": jnp.sum(pairs & (terms > 0)) / total,
+  }
+  return loss, metrics

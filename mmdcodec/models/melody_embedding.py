@@ -1,0 +1,228 @@
+"""The melody embedding of MusicLM: equal melodies are near, however played.
+
+Agostinelli et al. 2023, arXiv 2301.11325, 3.4 and appendix: a vision
+Transformer over the mel spectrogram of 4 s, trained with a triplet loss on
+pairs with the same melody in other acoustics.
+
+  "input"  collection: "mean" and "scale" [mels] of the log-mel spectrogram over
+           the training music, measured before the first step.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmdcodec import bounds
+from mmdcodec.audio import transforms
+from mmdcodec.bounds import list_of, null_or, number, one_of, whole
+from mmdcodec.models import fields
+from mmdcodec.models.bert import unit_vectors
+from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
+from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.conv import length_mask
+from mmdcodec.nn.transformer import REMAT
+
+# Level of silence in dB.
+FLOOR = 1e-10
+
+PRESETS: dict[str, dict[str, Any]] = {
+  # 12 x 512 with FFN 1024 as published. Six heads do not divide 512.
+  "base": {},
+  "small": dict(
+    rate=8000,
+    mels=96,
+    window=1024,
+    hop=320,
+    patch=(4, 96),
+    layers=4,
+    width=192,
+    heads=4,
+    hidden=384,
+  ),
+  "tiny": dict(
+    rate=8000,
+    seconds=1.0,
+    mels=16,
+    window=512,
+    hop=400,
+    patch=(4, 16),
+    layers=1,
+    width=16,
+    heads=2,
+    hidden=16,
+    dim=8,
+  ),
+}
+
+
+class MelodyEmbedding(bounds.Checked, nn.Module):
+  """Maps windows of music to points of a sphere.
+
+  Attributes:
+    rate: Hz of the audio, which has one channel.
+    seconds: length of a window.
+    mels: bands of the spectrogram.
+    window: samples of a frame. The default of 64 ms separates low notes.
+    hop: samples between frames.
+    fmin: lower edge of the first band, Hz.
+    fmax: upper edge of the last band, Hz; None means rate / 2.
+    patch: frames and bands of a patch.
+    layers: number of blocks.
+    width: channels of a patch.
+    heads: attention heads.
+    hidden: width of the feed-forward layers.
+    dim: dimensions of an embedding.
+    dropout: rate in training.
+    remat: see `Transformer`.
+    dtype: compute dtype; parameters, norms and sums are float32.
+  """
+
+  called = "the melody embedding"
+
+  rate: Annotated[int, whole(1000, 384_000)] = 16_000
+  seconds: Annotated[float, number(0.01, 600)] = 4.0
+  mels: Annotated[int, whole(1, 1 << 10)] = 128
+  window: Annotated[int, whole(16, 1 << 16)] = 1024
+  hop: Annotated[int, whole(1, 1 << 16)] = 320
+  fmin: Annotated[float, number(0, 192_000)] = 60.0
+  fmax: Annotated[float | None, null_or(number(1, 192_000))] = None
+  patch: Annotated[Any, list_of(whole(1, 1 << 10), 2, 2)] = (8, 32)
+  layers: Annotated[int, whole(1, 256)] = 12
+  width: Annotated[int, whole(4, 1 << 14)] = 512
+  heads: Annotated[int, whole(1, 256)] = 8
+  hidden: Annotated[int, whole(1, 1 << 17)] = 1024
+  dim: Annotated[int, whole(1, 1 << 14)] = 192
+  dropout: Annotated[float, number(0, 1)] = 0.0
+  remat: Annotated[str, one_of(("none", *REMAT))] = "none"
+  dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    if self.mels % self.patch[1]:
+      return (
+        f"its {self.mels} mels must be a multiple of the {self.patch[1]} bands"
+        " of a patch"
+      )
+    if self.width % self.heads:
+      return f"its {self.heads} heads can't share a width of {self.width}"
+    if not self.fmin < (self.fmax or self.rate / 2) <= self.rate / 2:
+      return f"fmin {self.fmin} and fmax {self.fmax} must rise up to rate / 2"
+    return None
+
+  @property
+  def samples(self) -> int:
+    """Samples of a window."""
+    return round(self.seconds * self.rate)
+
+  def spectrogram(
+    self, x: jax.Array, lengths: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Log-mel spectrogram of windows, before it is standardised.
+
+    Args:
+      x: float32 [batch, samples, 1].
+      lengths: int [batch], valid samples, at least 1; the rest is padding.
+
+    Returns:
+      (float32 [batch, frames, mels] in dB, bool [batch, frames], True for
+      frames whose centre is valid).
+    """
+    x = x[..., 0] * length_mask(lengths, x.shape[1])
+    frames = -(-x.shape[1] // self.hop)
+    # Frame t is centred on sample t * hop, and the last one may be too many.
+    levels = transforms.log_mel(
+      x.astype(jnp.float32),
+      rate=self.rate,
+      window=self.window,
+      hop=self.hop,
+      mels=self.mels,
+      fmin=self.fmin,
+      fmax=self.fmax,
+      floor=FLOOR,
+    )[:, :frames]
+    return levels, length_mask(-(-lengths // self.hop), frames)
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, lengths: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Embeds windows; padding and other windows make no difference.
+
+    Args:
+      x: float32 [batch, `samples`, 1].
+      lengths: int [batch], valid samples from the first on, at least 1.
+      train: applies dropout, with the random key "dropout".
+
+    Returns:
+      float32 [batch, dim] of norm 1.
+
+    Raises:
+      ValueError: x has another shape.
+    """
+    bounds.check_shape("x", x, batch=..., samples=self.samples, channels=1)
+    zeros, ones = jnp.zeros, jnp.ones
+    mean = self.variable("input", "mean", zeros, (self.mels,)).value
+    scale = self.variable("input", "scale", ones, (self.mels,)).value
+    levels, valid = self.spectrogram(x, lengths)
+    y = SpectrogramTransformer(
+      patch=self.patch,
+      layers=self.layers,
+      width=self.width,
+      heads=self.heads,
+      hidden=self.hidden,
+      pooling="mean",
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=self.dtype,
+      name="tower",
+    )((levels - mean) * scale, valid, train=train)
+    y = nn.Dense(
+      self.dim, use_bias=False, kernel_init=kernel_init(), name="out"
+    )(y)
+    return unit_vectors(y)
+
+
+def preset(name: str, **changes: Any) -> dict[str, Any]:
+  """All fields of a preset, ready for JSON and for `from_config`.
+
+  Args:
+    name: "base" (the paper's size), "small" (for CPUs) or "tiny" (for tests).
+    **changes: fields to change.
+
+  Raises:
+    UserError: there is no such preset or field.
+  """
+  found = fields.preset(
+    MelodyEmbedding, PRESETS, name, changes, MelodyEmbedding.called
+  )
+  return found | {"dtype": str(jnp.dtype(found["dtype"]))}
+
+
+def from_config(config: Mapping[str, Any]) -> MelodyEmbedding:
+  """Builds a model from its fields; missing ones keep their defaults.
+
+  Raises:
+    UserError: an unknown field, or a value out of its bounds.
+  """
+  return fields.build(MelodyEmbedding, config, MelodyEmbedding.called)
+
+
+def initial(model: MelodyEmbedding, key: jax.Array) -> dict[str, Any]:
+  """Initializes the variables."""
+  lengths = jnp.full(1, model.samples)
+  return dict(model.init(key, jnp.zeros((1, model.samples, 1)), lengths))
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Shapes of the variables of a bundle of kind "melody_embedding".
+
+  Raises:
+    UserError: as in `from_config`.
+  """
+  model = from_config(config["model"])
+  make: Any = lambda key: initial(model, key)
+  return dict(jax.eval_shape(make, jax.random.key(0)))
