@@ -1,10 +1,8 @@
 """Training: start with `loop`.
 
 loop           the training loop, for every task
-task           the interface of tasks, which codec_task, lm_task, mulan_task
-               and semantic_task implement
-task           the interface of tasks, which codec_task, lm_task, mulan_task and
-               melody_task implement
+task           the interface of tasks, which codec_task, lm_task, mulan_task,
+               semantic_task and melody_task implement
 config_files   configs on a command line
 config_checks  every setting of a config, and the numbers that it may have
 settings       records the config in the workdir

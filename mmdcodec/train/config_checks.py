@@ -200,8 +200,6 @@ SEMANTIC: dict[str, Any] = {
   "gumbel": {"first": ABOVE_0, "last": ABOVE_0},
 }
 
-# The settings of the tasks of this package.
-TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN, "semantic": SEMANTIC}
 MELODY: dict[str, Any] = {
   **RUN,
   "data": {
@@ -214,7 +212,13 @@ MELODY: dict[str, Any] = {
 }
 
 # The settings of the tasks of this package.
-TABLES = {"codec": CODEC, "lm": LM, "mulan": MULAN, "melody_embedding": MELODY}
+TABLES = {
+  "codec": CODEC,
+  "lm": LM,
+  "mulan": MULAN,
+  "semantic": SEMANTIC,
+  "melody_embedding": MELODY,
+}
 
 
 def check(config: Mapping[str, Any]) -> None:
