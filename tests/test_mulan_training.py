@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from mmdcodec.configs import mulan as config_file
 
+import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.data import texts
 from mmdcodec.errors import UserError
+from mmdcodec.models import bert, mulan
 from mmdcodec.models.text_tokens import Bytes
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import level_statistics, loop
@@ -170,3 +172,39 @@ def test_alarms():
 def test_parts_of_a_batch_are_refused():
   with pytest.raises(UserError, match="accumulate is 2"):
     make_task(accumulate=2)
+
+
+@pytest.mark.slow
+def test_a_public_text_encoder(tmp_path, dataset, monkeypatch):
+  """It is where the tower begins, and its tokenizer is in the bundle."""
+  from test_bert import TOKENIZER
+
+  fields = dict(vocabulary=17, width=8, layers=1, heads=2, hidden=8)
+  fields |= dict(positions=32, types=2, first_position=0, epsilon=1e-12)
+  model = bert.from_config(fields)
+  ids = jnp.zeros((1, 4), jnp.int32)
+  variables = jax.jit(model.init)(jax.random.key(7), ids, ids)
+  assets = {"tokenizer.json": TOKENIZER.encode()}
+  config = {"kind": "text", "model": fields, "tokenizer": "word_pieces"}
+  bundle.save(tmp_path / "text", config, variables, assets=assets)
+
+  monkeypatch.setattr(level_statistics, "SECONDS", 16)
+  text = dict(kind="bert", bert=fields, longest=16, pooling="mean")
+  run = config_file.get_config("tiny").to_dict()
+  run["model"] = mulan.preset("tiny", text=text)
+  run |= dict(steps=1, log_every=1, ema=0.0, compilation_cache="off")
+  run["optimizer"]["learning_rate"] = 0.0
+  run["data"]["train"] = str(dataset)
+  with pytest.raises(UserError, match="tokenizer.json"):
+    loop.train(run, tmp_path / "none", log=lambda line: None)
+  run["init_from"] = str(tmp_path / "text")
+  loop.train(run, tmp_path / "run", log=lambda line: None)
+  loaded = mmdcodec.load(tmp_path / "run")
+  tower = loaded.variables["params"]["text_tower"]["bert"]
+  jax.tree.map(np.testing.assert_array_equal, tower, variables["params"])
+  assert np.all(loaded.variables["input"]["mean"] < -5)
+  found = loaded.embed_text(["calm piano", "piano"])
+  assert np.abs(found[0] - found[1]).max() > 1e-4
+  run["model"]["text"]["bert"]["hidden"] = 16
+  with pytest.raises(UserError, match="hidden"):
+    loop.train(run, tmp_path / "other", log=lambda line: None)

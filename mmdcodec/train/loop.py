@@ -118,9 +118,10 @@ def train(
       say(f"resumed {workdir} at step {step}")
     else:
       state = program.init(jax.random.key(config["seed"]))
+      whole = False
       if path := config["init_from"]:
-        state = start_from(task, state, path, program.layout, say)
-      elif task.measures_data:
+        state, whole = start_from(task, state, path, program.layout, say)
+      if task.measures_data and not whole:
         start = data.get_state()
         batches = iter(lambda: mesh_lib.place(next(data), mesh), None)
         found = task.measure_data(state.collections, batches, say)

@@ -9,6 +9,7 @@ part.
 
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import bundle
 from mmdcodec.data import pipeline, record_order
 from mmdcodec.data.texts import Describe
 from mmdcodec.errors import UserError
@@ -24,7 +26,9 @@ from mmdcodec.losses import contrastive
 from mmdcodec.models import mulan, text_tokens
 from mmdcodec.parallel import rules
 from mmdcodec.train import level_statistics, settings
+from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
+from mmdcodec.train.warm_start import start_with_bert
 
 # A loss above this share of the value for guessing has learned nothing, and
 # after so many steps of that in a row, something is wrong.
@@ -105,12 +109,32 @@ class MulanTask(Task):
       rate=self.model.rate,
       channels=1,
       describe=Describe(
-        encode=text_tokens.make_tokenizer("bytes", {}).encode,
+        encode=text_tokens.make_tokenizer(
+          text["tokenizer"], self.assets()
+        ).encode,
         longest=text["longest"],
         share=data["tag_share"],
         tags=tuple(data["tags"]),
       ),
     )
+
+  def assets(self) -> dict[str, bytes]:
+    """Reads the text tower's files from the model that the run starts from.
+
+    Raises:
+      UserError: that model lacks a file.
+    """
+    needed = text_tokens.FILES[self.model.text_fields["tokenizer"]]
+    if not needed:
+      return {}
+    source = self.config["init_from"]
+    found = bundle.read(source).assets if source else {}
+    if missing := sorted({*needed} - {*found}):
+      raise UserError(
+        f"the text tower needs {', '.join(missing)}: init_from must be a text"
+        " encoder of BERT's form, or a joint embedding, that has it."
+      )
+    return {name: found[name] for name in needed}
 
   def batch_shapes(self, batch: int) -> Batch:
     """Describes the arrays of a batch; see `texts.Describe`."""
@@ -145,6 +169,20 @@ class MulanTask(Task):
       say=say,
     )
     return {**collections, "input": found}
+
+  def start_with_part(
+    self, path: str, state: TrainState, layout: TrainState
+  ) -> TrainState | None:
+    """Begins with a public text encoder; see `start_with_bert`."""
+    text = self.model.text_fields
+    if text["kind"] != "bert":
+      return None
+    return start_with_bert(path, state, layout, text["bert"], "text_tower/bert")
+
+  def record_parts(self, workdir: pathlib.Path) -> None:
+    """Copies the text tower's files, which belong to the bundle."""
+    for name, contents in self.assets().items():
+      (workdir / name).write_bytes(contents)
 
   def init_extra_state(self, key: jax.Array) -> dict[str, jax.Array]:
     """Counts the steps in a row whose loss is that of guessing."""

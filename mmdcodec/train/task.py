@@ -169,8 +169,8 @@ class Task(abc.ABC):
   ) -> dict[str, Any]:
     """Measures statistics of the data that are part of the model.
 
-    Called only if `measures_data`, before the first step of a run that starts
-    from random weights.
+    Called only if `measures_data`, before the first step of a run that does
+    not start from a whole model.
 
     Args:
       collections: the variables of `init` besides `params`.

@@ -1,6 +1,6 @@
-"""Starts a run from the weights of a trained model or a public T5."""
+"""Starts a run from the weights of a model or of a public text encoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -10,6 +10,7 @@ import numpy as np
 from mmdcodec import bundle
 from mmdcodec.convert import t5
 from mmdcodec.errors import UserError
+from mmdcodec.models import bert
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
@@ -24,7 +25,7 @@ def start_from(
   path: str,
   layout: TrainState,
   say: Callable[[str], None],
-) -> TrainState:
+) -> tuple[TrainState, bool]:
   """Loads the weights of a bundle or of another run into a fresh state.
 
   Loads the parameters and collections of the model, and the parameters of the
@@ -38,12 +39,15 @@ def start_from(
     layout: shardings of the state.
     say: called with a line of text for the user.
 
+  Returns:
+    The state, and whether the path holds a whole model.
+
   Raises:
     UserError: there is no model at the path, or it does not fit.
   """
   begun = task.start_with_part(path, state, layout)
   if begun is not None:
-    return begun
+    return begun, False
   begun_from = bundle.read(path, discriminators=True)
   discriminators = begun_from.discriminators
   whole = {k: v for k, v in begun_from.variables.items() if k not in task.parts}
@@ -81,7 +85,7 @@ def start_from(
     where = layout.extra["adversary"].params
     judges = put("discriminators", ours.params, discriminators, where)
     found["extra"] = {**state.extra, "adversary": ours.replace(params=judges)}
-  return state.replace(**found)
+  return state.replace(**found), True
 
 
 def start_with_t5(
@@ -126,9 +130,53 @@ def start_with_t5(
     for path, array in flat.items()
   }
 
+  return _with_arrays(state, layout, new)
+
+
+def start_with_bert(
+  path: str,
+  state: TrainState,
+  layout: TrainState,
+  fields: Mapping[str, Any],
+  place: str,
+) -> TrainState | None:
+  """Loads the weights of a public text encoder into part of a model.
+
+  Args:
+    path: folder or Hub id of a text encoder of BERT's form, its bundle, or a
+      whole model.
+    state: freshly initialized state.
+    layout: shardings of the state.
+    fields: fields of the model's `Bert`.
+    place: path of its parameters.
+
+  Returns:
+    The state with the encoder; None if the path holds another kind of model.
+
+  Raises:
+    UserError: the encoder has other fields than the model's.
+  """
+  found = bundle.read(path)
+  if found.config.get("kind") != "text":
+    return None
+  theirs = found.config["model"]
+  if bert.from_config(fields) != bert.from_config(theirs):
+    raise UserError(
+      f"init_from is a text encoder with {dict(theirs)}, but that of the config"
+      f" has {dict(fields)}: set model.text.bert to the former."
+    )
+  flat = flax.traverse_util.flatten_dict(found.variables["params"], sep="/")
+  new = {f"{place}/{name}": array for name, array in flat.items()}
+  return _with_arrays(state, layout, new)
+
+
+def _with_arrays(
+  state: TrainState, layout: TrainState, new: Mapping[str, Any]
+) -> TrainState:
+  """Replaces trained, frozen and averaged parameters, by the ends of paths."""
+
   def put(path: tuple[Any, ...], old: Any, where: Any) -> Any:
-    # Matches trained, frozen and averaged parameters. Other arrays are sharded
-    # over all processes and must not be moved.
+    # Other arrays are sharded over all processes and must not be moved.
     place = rules.path_name(path)
     for name, array in new.items():
       if place == name or place.endswith(f"/{name}"):
