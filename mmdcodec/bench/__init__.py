@@ -3,6 +3,7 @@
 codec             parts of a codec's training step; coding times encoding and
                   decoding
 codecs            encoding and decoding with codecs of all topologies in turns
+tokenizers        encoding with tokenizers of all kinds
 lm                sampling from a language model
 data              crops per second of the input pipeline
 loss_estimators   the independence loss compared with the plain formula

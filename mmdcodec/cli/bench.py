@@ -11,6 +11,7 @@ EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
 SUBJECTS = {
   "codec": "mmdcodec.bench.codec",
   "codecs": "mmdcodec.bench.codecs",
+  "tokenizers": "mmdcodec.bench.tokenizers",
   "lm": "mmdcodec.bench.lm",
   "data": "mmdcodec.bench.data",
   "independence": "mmdcodec.bench.loss_estimators",

@@ -1,0 +1,182 @@
+"""`mmdcodec bench tokenizers`: real-time factors beside the floor.
+
+Clips go through each tokenizer, NumPy audio to NumPy codes: the front end, the
+network and the search for codes. The tokenizers take turns in one process, so
+that other load slows all of them. The floor is the time that the operations of
+their compiled programs need at the speed of a large matmul, measured in the
+same run, or the reading of their weights if that takes longer.
+"""
+
+import argparse
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec import bundle, formatting
+from mmdcodec.bench import coding, floor
+from mmdcodec.errors import UserError
+from mmdcodec.models import weights
+from mmdcodec.tokenizers.clustered import Clustered
+from mmdcodec.tokenizers.interface import Tokenizer
+
+HELP = "tokenizers of all kinds beside their floors"
+EXAMPLE = "mmdcodec bench tokenizers --model bundles/semantic"
+CONFIGS = ("semantic:small", "mulan:small", "codec_small")
+_COMPILED = type(jax.jit(lambda: None))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the subject's arguments."""
+  parser.add_argument(
+    "--model",
+    action="append",
+    help="bundle or workdir of a tokenizer; may be repeated (default: networks"
+    f" with random weights, {', '.join(CONFIGS)})",
+  )
+  parser.add_argument(
+    "--configs",
+    nargs="+",
+    metavar="NAME",
+    help="networks with random weights, of configs as for `train`",
+  )
+  parser.add_argument(
+    "--batch",
+    type=int,
+    default=8,
+    metavar="N",
+    help="clips of the second measurement (default: %(default)s)",
+  )
+  coding.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  """Measures, and prints the table."""
+  if args.runs < 1 or args.batch < 1 or not 0.1 <= args.seconds <= 600:
+    raise UserError(
+      "bench tokenizers needs at least 1 run and 1 clip, and 0.1 to 600"
+      f" seconds; got {args.runs}, {args.batch} and {args.seconds:g}."
+    )
+  found: dict[str, Tokenizer] = {}
+  for path in args.model or ():
+    found[path] = bundle.load_tokenizer(path)
+    found[path].check_codes_suffice()
+  for name in args.configs or (() if args.model else CONFIGS):
+    found[name] = random_tokenizer(name)
+  ways: dict[str, Callable[[], Any]] = {}
+  cases = []
+  for name, tokenizer in found.items():
+    for batch in sorted({1, args.batch}):
+      x = _clips(batch, args.seconds, tokenizer)
+      ways[f"{name}, {batch}"] = functools.partial(tokenizer.encode, x)
+      cases.append((name, tokenizer, batch, operations(tokenizer, x)))
+  machine = floor.Machine.measure()
+  times = coding.take_turns(ways, args.runs)
+  columns = ["", "M params", "codes a second", "clips", "GFLOP a second"]
+  columns += ["x real time", "floor", "share of it (%)"]
+  rows = []
+  for name, tokenizer, batch, work in cases:
+    variables = getattr(tokenizer, "variables", {})
+    least = machine.floor(work, floor.size_in_bytes(variables))
+    median = float(np.median(times[f"{name}, {batch}"]))
+    audio = batch * args.seconds
+    parameters = jax.tree.leaves(dict(variables).get("params", {}))
+    rows.append(
+      (
+        name,
+        sum(leaf.size for leaf in parameters) / 1e6,
+        tokenizer.frame_rate * tokenizer.codebooks,
+        batch,
+        work / 1e9 / audio,
+        audio / median,
+        audio / least if least else float("nan"),
+        100 * least / median,
+      )
+    )
+  print(
+    f"{jax.devices()[0].device_kind}: matmul {machine.flops / 1e9:.0f} GFLOP/s,"
+    f" bandwidth {machine.bandwidth / 2**30:.1f} GiB/s (measured)\n"
+    f"{args.seconds:g} s of audio in a clip, median of {args.runs}"
+  )
+  print(formatting.table(columns, rows))
+  return 0
+
+
+def random_tokenizer(name: str) -> Tokenizer:
+  """A tokenizer of random numbers.
+
+  Args:
+    name: its config, as for `train`.
+
+  Raises:
+    UserError: the config is not that of a tokenizer.
+  """
+  from mmdcodec.train import config_files
+
+  settings = config_files.parse([f"--config={name}"]).to_dict()
+  kind = settings["task"]
+  # A music model would need the weights of its codec too.
+  if kind == "lm" or kind not in weights.SHAPES:
+    raise UserError(f"{name} is not the config of a tokenizer.")
+  config = {"kind": kind, "model": settings["model"]}
+  rng = np.random.default_rng(0)
+
+  def fill(leaf: Any) -> np.ndarray:
+    # Weights small enough that no signal explodes, or dies.
+    if leaf.dtype != np.float32 or len(leaf.shape) < 2:
+      return np.ones(leaf.shape, leaf.dtype)
+    scale = np.prod(leaf.shape[:-1]) ** -0.5
+    return rng.standard_normal(leaf.shape, np.float32) * np.float32(scale)
+
+  variables = jax.tree.map(fill, weights.shapes(config))
+  contents = bundle.Contents(config, variables, {}, None)
+  tokenizer = bundle.opened(name, contents)
+  if not isinstance(tokenizer, Tokenizer):
+    raise UserError(f"{name} is not the config of a tokenizer.")
+  if not isinstance(tokenizer, Clustered):
+    return tokenizer
+  rows, _ = tokenizer.features(*tokenizer.prepare(np.zeros(1000)))
+  dim = np.shape(rows)[-1]
+  shape = (tokenizer.usual_levels, tokenizer.usual_codes, dim)
+  statistics = {"mean": np.zeros(dim), "scale": np.ones(dim)}
+  config, variables = tokenizer.with_codebooks(
+    statistics, rng.standard_normal(shape, np.float32)
+  )
+  return type(tokenizer)(config, variables, {})
+
+
+def operations(tokenizer: Tokenizer, x: np.ndarray) -> float:
+  """Counts the operations of the compiled programs that encode a batch.
+
+  What is computed in NumPy does not count.
+
+  Args:
+    tokenizer: programs are attributes of it.
+    x: [batch, samples, channels].
+  """
+  counted, total = copy.copy(tokenizer), 0.0
+
+  def counting(program: Any) -> Any:
+    def call(*args: Any) -> Any:
+      nonlocal total
+      total += floor.operations(program, *args)
+      return program(*args)
+
+    return call
+
+  for name, value in vars(tokenizer).items():
+    if isinstance(value, _COMPILED):
+      setattr(counted, name, counting(value))
+  counted.encode(x)
+  return total
+
+
+def _clips(batch: int, seconds: float, tokenizer: Tokenizer) -> np.ndarray:
+  """Noise, float32 [batch, samples, channels]."""
+  rng = np.random.default_rng(0)
+  samples = round(seconds * tokenizer.rate)
+  x = rng.standard_normal((batch, samples, tokenizer.channels))
+  return (0.1 * x).astype(np.float32)
