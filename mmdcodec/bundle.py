@@ -49,6 +49,7 @@ LOADERS = {
   "mulan": "mmdcodec.tokenizers.mulan:Mulan",
   "semantic": "mmdcodec.tokenizers.semantic:SemanticTokenizer",
   "clap": "mmdcodec.tokenizers.clap:Clap",
+  "tagger": "mmdcodec.tokenizers.loaded_tagger:LoadedTagger",
   "melody_embedding": "mmdcodec.tokenizers.melody_embedding:Melody",
 }
 

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     "lm": describe_music,
     "text": describe_text,
     "clap": describe_joint,
+    "tagger": describe_tagger,
   }[config["kind"]]
   print(f"{args.bundle}: {name}, {describe(config)}, every tensor used")
   if config["kind"] == "codec" and not config["source"]["config"]:
@@ -90,3 +91,8 @@ def describe_text(config: dict) -> str:
 def describe_joint(config: dict) -> str:
   """Describes a joint embedding of audio and text."""
   return f"an embedding of audio and text, {config['model']['dim']} dimensions"
+
+
+def describe_tagger(config: dict) -> str:
+  """Describes a tagger."""
+  return f"a tagger with {config['model']['tags']} tags"

@@ -9,6 +9,8 @@
   musicgen_release.py weights of the authors' own release
   bert.py             text encoders of BERT's form, such as MiniLM
   clap.py             LAION-CLAP, an embedding of audio and text
+  musicnn.py          musicnn, a tagger of music
+  tf_checkpoint.py    reads tensors from TensorFlow's checkpoints
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
   conformer.py        conformer blocks, as parts of other models
@@ -33,6 +35,7 @@ KINDS = {
   "encodec": "encodec",
   "musicgen": "musicgen",
   "musicgen_melody": "musicgen",
+  "musicnn": "musicnn",
 }
 
 
@@ -43,9 +46,9 @@ def read(
 
   Args:
     path: folder with config.json (of transformers) and model.safetensors, or
-      the path of the latter. For an original release: a .safetensors file, a
-      folder with one, or a folder with the parts of a MusicGen
-      (`mmdcodec.convert.musicgen_release`).
+      the path of the latter; or a folder of the package musicnn. For an
+      original release: a .safetensors file, a folder with one, or a folder
+      with the parts of a MusicGen (`mmdcodec.convert.musicgen_release`).
     preset: preset of the codec or language model, for settings that do not
       follow from a release's weights (`mmdcodec.convert.encodec.guess`).
 
@@ -58,7 +61,7 @@ def read(
   """
   import importlib
 
-  from mmdcodec.convert import musicgen_release, weights
+  from mmdcodec.convert import musicgen_release, tf_checkpoint, weights
 
   path = pathlib.Path(path)
   arrays: dict[str, Any] | None
@@ -72,7 +75,7 @@ def read(
     folder, config = path, weights.read_config(path)
     arrays = weights.read(path) if config is None else None
   if config is not None:
-    kind = config.get("model_type")
+    kind = "musicnn" if _is_musicnn(config) else config.get("model_type")
   elif arrays is not None and musicgen_release.is_release(arrays):
     kind = "musicgen"
   else:
@@ -86,7 +89,9 @@ def read(
     raise UserError(
       f"{path} has a config.json that describes the model: omit --preset."
     )
-  if arrays is None:
+  if kind == "musicnn":
+    arrays = tf_checkpoint.read(tf_checkpoint.find(folder))
+  elif arrays is None:
     arrays = weights.read(path)
   module = importlib.import_module(f"mmdcodec.convert.{KINDS[kind]}")
   found, variables, assets = module.bundled(arrays, config, preset, folder)
@@ -95,10 +100,17 @@ def read(
 
 
 def is_public(config: Any) -> bool:
-  """Returns whether a config.json is from transformers, not from a bundle."""
+  """Returns whether a config.json is not from a bundle, but from others."""
   return (
-    isinstance(config, dict) and "model_type" in config and "kind" not in config
+    isinstance(config, dict)
+    and ("model_type" in config or _is_musicnn(config))
+    and "kind" not in config
   )
+
+
+def _is_musicnn(config: dict[str, Any]) -> bool:
+  """Returns whether a config.json is that of a training of musicnn."""
+  return "model_number" in config and isinstance(config.get("audio_rep"), dict)
 
 
 def spare(folder: str | pathlib.Path) -> None:

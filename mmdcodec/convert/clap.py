@@ -248,10 +248,7 @@ def _batch_norm(to: str, key: str) -> Rule:
   def make(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len({a.shape for a in arrays}) > 1:
       raise weights.Misfit(names)
-    scale, bias, mean, variance = (a.astype(np.float64) for a in arrays)
-    factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
-    made = factor, bias - mean * factor
-    return made[0].astype(np.float32), made[1].astype(np.float32)
+    return weights.as_affine(*arrays, epsilon=BATCH_NORM_EPSILON)
 
   return Rule((f"{to}/mel_scale", f"{to}/mel_bias"), names, make)
 

@@ -17,6 +17,7 @@ text_tokens           tokenizes prompts and captions: bytes, the pieces of T5 or
 text_encoder          T5's encoder
 bert                  the encoder of BERT and RoBERTa
 melody_embedding      the embedding of melodies
+musicnn               a tagger of music
 clap                  LAION-CLAP, a joint embedding of audio and text, with its
                       audio tower htsat
 semantic              the network of semantic tokens, after a mel_front_end.

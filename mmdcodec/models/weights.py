@@ -29,6 +29,7 @@ SHAPES = {
   "lm": "mmdcodec.models.weights:_music",
   "text": "mmdcodec.models.bert:shapes",
   "clap": "mmdcodec.models.clap:shapes",
+  "tagger": "mmdcodec.models.musicnn:shapes",
   "mulan": "mmdcodec.models.mulan:bundle_shapes",
   "semantic": "mmdcodec.models.semantic:bundle_shapes",
   "melody_embedding": "mmdcodec.models.melody_embedding:shapes",

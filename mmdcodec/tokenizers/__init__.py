@@ -14,6 +14,7 @@ mulan          the joint embedding with its weights: embeddings and codes of
                audio and of texts
 clap           LAION-CLAP with its weights, used like mulan
 melody_embedding  the melody embedding with its weights
+loaded_tagger  a tagger of music with its weights
 loaded_text    a text encoder with its weights
 streamer       encodes audio as it arrives, in blocks of any size
 long_clips     codes clips of any length piece by piece in constant memory.
