@@ -11,6 +11,7 @@ levels         which samples are audio
 resampling     rates, lengths and channels of arrays
 clip_list      converts audio in any accepted form to a list of clips
 transforms     STFT, mel and chroma in JAX
+kaldi          log-mel features as of speech models
 melody         the strongest pitch class of each frame
 synth          renders a song from a seed: song_plan, composition, instruments
                and song_captions are its parts; song_files renders many

@@ -172,6 +172,28 @@ def mel_filters(
   return filters
 
 
+@functools.lru_cache
+def htk_filters(rate: int, window: int, mels: int) -> np.ndarray:
+  """Triangular filters of height 1, equally spaced on HTK's mel scale.
+
+  Args:
+    rate: Hz; the last band ends at half of it.
+    window: samples of the FFT.
+    mels: number of bands.
+
+  Returns:
+    float32 `[window // 2 + 1, mels]`, read-only.
+  """
+  top = 2595 * np.log10(1 + rate / 2 / 700)
+  edges = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+  bins = np.arange(window // 2 + 1)[:, None] * rate / window
+  rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+  fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+  filters = np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
+  filters.flags.writeable = False
+  return filters
+
+
 def mel(
   x: jax.Array,
   *,
