@@ -318,6 +318,8 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
       return Contents(*convert.read(path), None)
   if (path / WEIGHTS_FILE).is_file():
     if config is None:
+      if found := convert.read_release(path):
+        return Contents(*found, None)
       raise UserError(f"{path} has no {CONFIG_FILE}; {_AGAIN}.")
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
     # Optional: they may be larger than the codec, which works without them.

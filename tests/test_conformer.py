@@ -1,24 +1,19 @@
 """The conformer.
 
-Must catch: another function than the public blocks; distances to the wrong
-side, or off by one; padding, or what stands in it, that changes valid frames;
-a stack that is not its blocks one by one.
+Must catch: distances to the wrong side, or off by one; padding, or what stands
+in it, that changes valid frames; a stack that is not its blocks one by one.
+Public weights are in test_public_semantic.py.
 """
-
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmdcodec.convert import conformer as convert
-from mmdcodec.convert import weights
 from mmdcodec.errors import UserError
 from mmdcodec.nn import positions
 from mmdcodec.nn.conformer import POSITIONS, Conformer, ConformerBlock
 
-DATA = pathlib.Path(__file__).parent / "data"
 FIELDS = dict(layers=2, width=8, heads=2, hidden=12, kernel=3, left=3, right=2)
 
 
@@ -44,33 +39,6 @@ def run(model, variables, x, mask):
 @jax.jit(static_argnums=(0, 4))
 def run_first(model, variables, x, mask, layer):
   return model.apply(variables, x, mask, layer, method="hidden_states")
-
-
-def test_the_public_blocks():
-  """Catches any difference in structure, order, masks or distances."""
-  arrays = dict(np.load(DATA / "w2vbert_tiny.npz"))
-  w = {name[2:]: a for name, a in arrays.items() if name.startswith("w/")}
-  model = Conformer(layers=2, width=16, heads=2, hidden=32, causal_conv=True)
-  mask = arrays["in/mask"] > 0
-  assert 0 < mask.sum() < mask.size
-  # The projection to the input of the blocks.
-  x = arrays["in/features"]
-  x = x - x.mean(-1, keepdims=True)
-  x = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-5)
-  name = "feature_projection.{}.{}".format
-  x = x * w[name("layer_norm", "weight")] + w[name("layer_norm", "bias")]
-  x = x @ w[name("projection", "weight")].T + w[name("projection", "bias")]
-  like = jax.eval_shape(model.init, jax.random.key(0), x, mask)
-  rules = convert.rules(model, source="encoder.layers", target="")
-  tensors = {k: a for k, a in w.items() if k.startswith("encoder.")}
-  variables = weights.fill(rules, tensors, dict(like))
-  want = arrays["out/hidden"][mask], arrays["out/layer1"][mask]
-  y = run(model, variables, x, mask)
-  first = run_first(model, variables, x, mask, 1)
-  for got, known in zip((y, first), want, strict=True):
-    scale = np.abs(known).max()
-    np.testing.assert_allclose(got[mask], known, atol=1e-5 * scale)
-  assert not np.any(y[~mask]) and not np.any(first[~mask])
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])

@@ -5,7 +5,7 @@ import pathlib
 
 from mmdcodec.errors import UserError
 
-HELP = "make a bundle of public weights (EnCodec, MusicGen, CLAP, ...)"
+HELP = "make a bundle of public weights (EnCodec, MusicGen)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
 
 
@@ -15,9 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "source",
     metavar="HF_FOLDER",
     help="folder with config.json and model.safetensors, a .safetensors file of"
-    " an original release, a folder of the package musicnn, or an id on the"
-    " Hugging Face Hub: facebook/encodec_24khz, facebook/musicgen-small,"
-    " sentence-transformers/all-MiniLM-L6-v2, ...",
+    " an original release, or an id on the Hugging Face Hub:"
+    " facebook/encodec_24khz, facebook/musicgen-small, ...",
   )
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(
@@ -53,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     "text": describe_text,
     "clap": describe_joint,
     "tagger": describe_tagger,
+    "semantic": describe_semantic,
   }[config["kind"]]
   print(f"{args.bundle}: {name}, {describe(config)}, every tensor used")
   if config["kind"] == "codec" and not config["source"]["config"]:
@@ -80,6 +80,15 @@ def describe_music(config: dict) -> str:
   return (
     f"a language model {model['layers']} x {model['width']} for"
     f" {' and '.join(model['conditions'])}, {describe_codec(config['codec'])}"
+  )
+
+
+def describe_semantic(config: dict) -> str:
+  """Describes the size of a network for semantic tokens."""
+  model = config["model"]
+  return (
+    f"{model['network']} {model['layers']} x {model['width']}, features of"
+    f" layer {model['feature_layer']}"
   )
 
 

@@ -11,6 +11,9 @@
   clap.py             LAION-CLAP, an embedding of audio and text
   musicnn.py          musicnn, a tagger of music
   tf_checkpoint.py    reads tensors from TensorFlow's checkpoints
+  w2v_bert.py         w2v-BERT 2.0, a network for semantic tokens
+  hubert.py           HuBERT and MERT, likewise
+  musicfm.py          MusicFM, likewise
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
   conformer.py        conformer blocks, as parts of other models
@@ -28,14 +31,18 @@ from typing import Any
 from mmdcodec.errors import UserError
 
 # transformers' `model_type` -> module of this package with `bundled(arrays,
-# config, preset, folder)`.
+# config, preset, folder)`. MusicFM has a release of its authors only.
 KINDS = {
   "bert": "bert",
   "clap": "clap",
   "encodec": "encodec",
+  "hubert": "hubert",
+  "mert_model": "hubert",
+  "musicfm": "musicfm",
   "musicgen": "musicgen",
   "musicgen_melody": "musicgen",
   "musicnn": "musicnn",
+  "wav2vec2-bert": "w2v_bert",
 }
 
 
@@ -48,7 +55,8 @@ def read(
     path: folder with config.json (of transformers) and model.safetensors, or
       the path of the latter; or a folder of the package musicnn. For an
       original release: a .safetensors file, a folder with one, or a folder
-      with the parts of a MusicGen (`mmdcodec.convert.musicgen_release`).
+      with the parts of a MusicGen (`mmdcodec.convert.musicgen_release`) or
+      with a MusicFM and its statistics (`mmdcodec.convert.musicfm`).
     preset: preset of the codec or language model, for settings that do not
       follow from a release's weights (`mmdcodec.convert.encodec.guess`).
 
@@ -61,7 +69,12 @@ def read(
   """
   import importlib
 
-  from mmdcodec.convert import musicgen_release, tf_checkpoint, weights
+  from mmdcodec.convert import (
+    musicfm,
+    musicgen_release,
+    tf_checkpoint,
+    weights,
+  )
 
   path = pathlib.Path(path)
   arrays: dict[str, Any] | None
@@ -78,6 +91,8 @@ def read(
     kind = "musicnn" if _is_musicnn(config) else config.get("model_type")
   elif arrays is not None and musicgen_release.is_release(arrays):
     kind = "musicgen"
+  elif arrays is not None and musicfm.is_release(arrays):
+    kind = "musicfm"
   else:
     kind = "encodec"
   if not isinstance(kind, str) or kind not in KINDS:
@@ -97,6 +112,22 @@ def read(
   found, variables, assets = module.bundled(arrays, config, preset, folder)
   source = {"name": weights.name_of(path), "config": config, "preset": preset}
   return {**found, "source": source}, variables, assets
+
+
+def read_release(
+  folder: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]] | None:
+  """Like `read`, for weights that say without a config.json what they are.
+
+  Returns:
+    None if they do not. MusicFM's do; those of a codec's release could also be
+    of a damaged bundle.
+  """
+  from mmdcodec.convert import musicfm, weights
+
+  if not musicfm.is_release(weights.read(folder)):
+    return None
+  return read(folder)
 
 
 def is_public(config: Any) -> bool:

@@ -13,6 +13,7 @@ PATTERNS = [
   "*.safetensors.index.json",
   "tokenizer.json",
   "preprocessor_config.json",
+  "*stats.json",
   "vocab.txt",
   "1_Pooling/config.json",
   "adapter_config.json",

@@ -260,8 +260,9 @@ def _pickled(path: pathlib.Path) -> UserError:
     f" opened, and is not read. Get {WEIGHTS_FILE} of the same model, or make"
     f' it where PyTorch is installed: w = torch.load("{path.name}",'
     ' map_location="cpu", weights_only=True); safetensors.torch.save_file('
-    f'w.get("best_state", w), "{WEIGHTS_FILE}"), which works for tensors by'
-    " name, and for audiocraft's files, which have them under best_state"
+    f'w.get("best_state", w.get("state_dict", w)), "{WEIGHTS_FILE}"), which'
+    " works for tensors by name, and for files of audiocraft and MusicFM, which"
+    " have them under best_state or state_dict"
   )
 
 

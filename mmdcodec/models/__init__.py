@@ -23,6 +23,8 @@ clap                  LAION-CLAP, a joint embedding of audio and text, with its
 semantic              the network of semantic tokens, after a mel_front_end.
                       objective_w2v_bert and objective_best_rq train it;
                       semantic_outputs has what it passes to them
+semantic_networks     which network a semantic tokenizer has: that one, or a
+                      public one: w2v_bert, hubert (also MERT), musicfm
 code_likelihood       the likelihood of codes under a language model
 mulan                 the joint embedding of music and text: an audio tower
                       (spectrogram_transformer or resnet) and a text_tower;

@@ -50,19 +50,21 @@ def unit_vectors(x: jax.Array) -> jax.Array:
 
 
 class BertBlock(nn.Module):
-  """Self-attention and feed-forward layers, each followed by a norm.
+  """Self-attention and feed-forward layers, each with a norm.
 
   Attributes:
     heads: attention heads.
     hidden: width of the feed-forward layer.
     epsilon: added to the variance in norms.
     dtype: compute dtype.
+    norm_first: normalises what a layer hears instead of its sum with that.
   """
 
   heads: int
   hidden: int
   epsilon: float
   dtype: Any
+  norm_first: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
@@ -92,11 +94,20 @@ class BertBlock(nn.Module):
     )
     # Stores its parameters beside those of the other layers, as in bundles.
     nn.share_scope(self, attention)
-    y = attention(x, *attention.keys_and_values(x), mask=mask)
-    x = norm("attention_norm")(x + y)
-    inner = nn.gelu(dense(self.hidden, "inner")(x), approximate=False)
-    y = dense(width, "outer")(inner)
-    return norm("feed_norm")(x + y), None
+
+    def attend(x: jax.Array) -> jax.Array:
+      return attention(x, *attention.keys_and_values(x), mask=mask)
+
+    def feed(x: jax.Array) -> jax.Array:
+      inner = nn.gelu(dense(self.hidden, "inner")(x), approximate=False)
+      return dense(width, "outer")(inner)
+
+    for name, layer in (("attention_norm", attend), ("feed_norm", feed)):
+      if self.norm_first:
+        x = x + layer(norm(name)(x))
+      else:
+        x = norm(name)(x + layer(x))
+    return x, None
 
 
 class Bert(bounds.Checked, nn.Module):

@@ -104,10 +104,18 @@ class SemanticModel(bounds.Checked, nn.Module):
       )
     return None
 
+  # Every clip has a frame.
+  shortest = 1
+
   @property
   def stride(self) -> int:
     """Samples per frame."""
     return REDUCTION * self.hop
+
+  @nn.nowrap
+  def frames_of(self, samples: Any) -> Any:
+    """Number of frames of so many samples; works for arrays too."""
+    return frames(samples, self.stride)
 
   @property
   def frame_rate(self) -> float:

@@ -31,7 +31,7 @@ SHAPES = {
   "clap": "mmdcodec.models.clap:shapes",
   "tagger": "mmdcodec.models.musicnn:shapes",
   "mulan": "mmdcodec.models.mulan:bundle_shapes",
-  "semantic": "mmdcodec.models.semantic:bundle_shapes",
+  "semantic": "mmdcodec.models.semantic_networks:bundle_shapes",
   "melody_embedding": "mmdcodec.models.melody_embedding:shapes",
 }
 # Collections that `mmdcodec cluster` adds to a network with features; whoever

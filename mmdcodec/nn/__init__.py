@@ -13,5 +13,6 @@ attention         attention and its projections; splash is its TPU kernel
 positions         position encodings
 transformer       the decoder Transformer; cache runs it token by token. encoder
                   attends in both directions
-conformer         the conformer of semantic tokenizers
+conformer         the conformer of semantic tokenizers; stacked runs some of
+                  its blocks
 """

@@ -22,6 +22,7 @@ from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.nn.convnext import DepthwiseConv
+from mmdcodec.nn.stacked import run_first
 from mmdcodec.nn.transformer import REMAT
 from mmdcodec.parallel import rules
 
@@ -365,10 +366,7 @@ class Conformer(bounds.Checked, nn.Module):
       if "blocks" in tree
     }
 
-    def run(i: int, x: jax.Array) -> Any:
-      return block.apply(jax.tree.map(lambda a: a[i], stacked), x, mask)
-
-    x = jax.lax.fori_loop(0, layer, run, self._masked(x, mask))
+    x = run_first(block, stacked, layer, self._masked(x, mask), mask)
     return jnp.where(mask[..., None], x, 0)
 
   def _masked(self, x: jax.Array, mask: jax.Array) -> jax.Array:
