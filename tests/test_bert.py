@@ -166,6 +166,8 @@ def test_a_bundle_embeds_texts(folder, tmp_path, capsys):
   """Catches a text whose vector depends on the others, and lost assets."""
   assert not main(["convert", str(folder), str(tmp_path / "bundle")])
   assert "a text encoder 2 x 16" in capsys.readouterr().out
+  assert not main(["info", str(tmp_path / "bundle")])
+  assert "16 dimensions" in capsys.readouterr().out
   model = mmdcodec.load(tmp_path / "bundle")
   texts = ["calm piano", "piano " * 40] + 9 * ["a calm"]
   found = model.embed_text(texts)

@@ -63,6 +63,8 @@ def test_clips_of_any_length():
   stereo = np.stack([x[1, :900, 0], 0 * x[1, :900, 0]], 1)
   again = model.embed_audio(2 * stereo, rate=16_000)
   np.testing.assert_allclose(again[0], found[1], atol=1e-5)
+  silence = model.embed_audio(np.zeros((1, 16_000, 1)))
+  np.testing.assert_allclose(np.linalg.norm(silence), 1, rtol=1e-5)
   with pytest.raises(UserError, match="finite"):
     model.embed_audio(np.full(100, np.nan))
 

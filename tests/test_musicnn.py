@@ -197,6 +197,9 @@ def test_tags_of_clips(tmp_path, capsys):
   folder = write(tmp_path / "public", w)
   assert not main(["convert", str(folder), str(tmp_path / "bundle")])
   assert "50 tags" in capsys.readouterr().out
+  assert not main(["info", str(tmp_path / "bundle")])
+  shown = capsys.readouterr().out
+  assert "tagger" in shown and "4 dimensions" in shown
   tagger = mmdcodec.load(tmp_path / "bundle")
   assert tagger.tag_names[:2] == ("guitar", "classical")
   rng = np.random.default_rng(0)

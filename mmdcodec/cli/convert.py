@@ -5,7 +5,7 @@ import pathlib
 
 from mmdcodec.errors import UserError
 
-HELP = "make a bundle of public weights (EnCodec, MusicGen)"
+HELP = "make a bundle of public weights (EnCodec, MusicGen, CLAP, ...)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
 
 
@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "source",
     metavar="HF_FOLDER",
     help="folder with config.json and model.safetensors, a .safetensors file of"
-    " an original release, or an id on the Hugging Face Hub:"
-    " facebook/encodec_24khz, facebook/musicgen-small, ...",
+    " an original release, a folder of the package musicnn, or an id on the"
+    " Hugging Face Hub: facebook/encodec_24khz, facebook/musicgen-small,"
+    " sentence-transformers/all-MiniLM-L6-v2, ...",
   )
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(

@@ -96,7 +96,7 @@ def describe_model(path: pathlib.Path) -> str:
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
   from mmdcodec.tokenizers.clustered import Clustered
-  from mmdcodec.tokenizers.interface import AudioCodec
+  from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
@@ -114,19 +114,10 @@ def describe_model(path: pathlib.Path) -> str:
   if music:
     rows += _music_rows(loaded)
     rows.append(("parameters", f"{count(loaded) / 1e6:.2f} M"))
-  frames = f"{model.frame_rate:g} Hz"
-  if decodes:
-    frames += f" (stride {model.stride})"
+  rows.append(("codec" if music else "model", model.hash))
+  is_tokenizer = isinstance(model, Tokenizer)
+  rows += _coding_rows(model) if is_tokenizer else _network_rows(model)
   rows += [
-    ("codec" if music else "model", model.hash),
-    ("sample rate", f"{model.rate} Hz"),
-    ("channels", f"{model.channels}"),
-    ("frame rate", frames),
-  ]
-  if model.window is not None:
-    rows.append(("window", f"{model.window:g} s"))
-  rows += [
-    ("codebooks", f"{model.codebooks} x {model.codebook_size}"),
     (
       "its parameters" if music else "parameters",
       f"{count(model) / 1e6:.2f} M",
@@ -165,6 +156,32 @@ def _cluster_rows(model: Any) -> list[tuple[str, str]]:
     ("variance left", left),
     ("empty codes", empty),
   ]
+
+
+def _coding_rows(model: Any) -> list[tuple[str, str]]:
+  """Describes what a tokenizer takes, and its codes."""
+  from mmdcodec.tokenizers.interface import AudioCodec
+
+  frames = f"{model.frame_rate:g} Hz"
+  if isinstance(model, AudioCodec):
+    frames += f" (stride {model.stride})"
+  rows = [
+    ("sample rate", f"{model.rate} Hz"),
+    ("channels", f"{model.channels}"),
+    ("frame rate", frames),
+  ]
+  if model.window is not None:
+    rows.append(("window", f"{model.window:g} s"))
+  codes = f"{model.codebooks} x {model.codebook_size}"
+  return [*rows, ("codebooks", codes)]
+
+
+def _network_rows(model: Any) -> list[tuple[str, str]]:
+  """Describes a text encoder or a tagger."""
+  rows = [("embedding", f"{model.width} dimensions")]
+  if tags := getattr(model, "tag_names", ()):
+    rows += [("sample rate", f"{model.rate} Hz"), ("tags", f"{len(tags)}")]
+  return rows
 
 
 def _music_rows(music: Any) -> list[tuple[str, str]]:
