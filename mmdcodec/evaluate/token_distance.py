@@ -29,28 +29,34 @@ def edit_distances(
     return np.zeros(0)
   one, lengths = _padded([a for a, _ in pairs])
   other, others = _padded([b for _, b in pairs])
-  steps = np.arange(other.shape[1] + 1, dtype=np.float64)
+  books = len(one)
+  # In units of one codebook of a frame, whole numbers.
+  steps = books * np.arange(other.shape[2] + 1, dtype=np.int32)
   row = np.tile(steps, (len(pairs), 1))
-  found = np.where(lengths == 0, others, 0).astype(np.float64)
-  for i in range(one.shape[1]):
-    cost = (one[:, i, None] != other).mean(-1)
-    new = np.empty_like(row)
-    new[:, 0] = i + 1
-    new[:, 1:] = np.minimum(row[:, 1:] + 1, row[:, :-1] + cost)
+  new = np.empty_like(row)
+  found = np.where(lengths == 0, books * others, 0)
+  items = np.arange(len(pairs))
+  for i in range(one.shape[2]):
+    new[:, 0] = books * (i + 1)
+    new[:, 1:] = row[:, :-1]
+    for a, b in zip(one[:, :, i, None], other, strict=True):
+      new[:, 1:] += a != b
+    np.minimum(new[:, 1:], row[:, 1:] + books, out=new[:, 1:])
     # An insertion continues from the left: min over j of new[j] + (k - j).
-    row = np.minimum.accumulate(new - steps, 1) + steps
-    last = row[np.arange(len(pairs)), others]
-    found = np.where(lengths == i + 1, last, found)
-  return found / np.maximum(np.maximum(lengths, others), 1)
+    new -= steps
+    np.minimum.accumulate(new, 1, out=row)
+    row += steps
+    found = np.where(lengths == i + 1, row[items, others], found)
+  return found / np.maximum(books * np.maximum(lengths, others), 1)
 
 
 def _padded(items: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """Stacks sequences [frames, codebooks] and returns their lengths too."""
+  """Stacks sequences to [codebooks, items, frames]; returns lengths too."""
   lengths = np.array([len(item) for item in items])
-  shape = (len(items), lengths.max(), items[0].shape[-1])
-  stacked = np.full(shape, -1, np.int64)
-  for row, item in zip(stacked, items, strict=True):
-    row[: len(item)] = item
+  shape = (items[0].shape[-1], len(items), lengths.max())
+  stacked = np.full(shape, -1, np.int32)
+  for i, item in enumerate(items):
+    stacked[:, i, : len(item)] = np.transpose(item)
   return stacked, lengths
 
 

@@ -30,7 +30,7 @@ from mmdcodec.tokenizers.mulan import BRIDGE, Mulan, clip_mean
 _BATCH = 8
 # Rows that are computed for each that is kept. Of a data set with more, only
 # some of the records are read, because the network takes nearly all the time.
-_SEEN = 10
+_SEEN = 4
 # A dimension that varies this much less than the most variable one is constant.
 _CONSTANT = 1e-6
 
@@ -184,8 +184,9 @@ def sample_rows(
   Returns:
     (float32 [at most `rows`, dim], number of records that were read).
   """
-  mean = source.seconds * tokenizer.frame_rate / len(source)
-  count = min(len(source), math.ceil(_SEEN * rows / max(mean, 1e-9)))
+  length = round(source.seconds / len(source) * tokenizer.rate)
+  each_record = max(1, tokenizer.frames_of(max(1, length)))
+  count = min(len(source), math.ceil(_SEEN * rows / each_record))
   chosen = np.random.default_rng(seed).permutation(len(source))[:count]
   chosen.sort()
 
