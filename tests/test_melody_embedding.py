@@ -14,6 +14,7 @@ from mmdcodec.configs import melody_embedding as config_file
 
 import mmdcodec
 from mmdcodec import bundle
+from mmdcodec.cli.main import main
 from mmdcodec.data import melody_clips
 from mmdcodec.errors import UserError
 from mmdcodec.models import melody_embedding
@@ -74,8 +75,8 @@ def test_clips_vary_and_are_kept():
 
 
 @pytest.mark.slow
-def test_a_run(tmp_path):
-  """Catches a model that is not trained, measured or loaded."""
+def test_a_run(tmp_path, dataset):
+  """Catches a model that is not trained, measured, loaded or clustered."""
   config = config_file.get_config("tiny").to_dict()
   config |= dict(steps=6, save_every=3, eval_every=6, compilation_cache="off")
   task = MelodyTask(config)
@@ -98,6 +99,12 @@ def test_a_run(tmp_path):
   assert scale.shape == (16,) and np.all(scale != 1)
   found = task.evaluate(jax.device_get(loaded.variables), task.held_out())
   assert 0 <= found["r1"] <= found["r10"] == 1 and found["melodies"] == 8
+  argv = ["cluster", tmp_path / "bundle", dataset, tmp_path / "fitted"]
+  argv += ["--codes", 4, "--levels", 3, "--quiet"]
+  assert not main([str(word) for word in argv])
+  fitted = mmdcodec.load(tmp_path / "fitted")
+  x = np.random.default_rng(0).normal(size=20_000).astype(np.float32) / 10
+  assert fitted.encode(x).shape == (1, 3, 3)
 
 
 def loaded():

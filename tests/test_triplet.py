@@ -66,6 +66,14 @@ def test_special_batches():
     assert loss == 0 and not grad.any()
 
 
+def test_equal_distances():
+  """Catches a negative that is as far as the positive instead of farther."""
+  x = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
+  loss, _ = triplet.semi_hard(x, np.array([0, 0, 1, 2]), margin=0.2)
+  # Of the first, 2 - 4 + 0.2 < 0; of the second no negative is farther than 2.
+  np.testing.assert_allclose(loss, 0.1, atol=1e-6)
+
+
 def test_what_is_counted():
   """Catches an anchor without a positive that counts, and itself as nearest."""
   corners = np.eye(3, dtype=np.float32)
