@@ -6,6 +6,7 @@ depend on padding or batch mates.
 """
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -133,6 +134,26 @@ def test_windows_of_clips():
   np.testing.assert_allclose(rows[0, 1], second[0, 0], atol=1e-6)
   with pytest.raises(UserError, match="mmdcodec cluster"):
     model.encode(x)
+
+
+def test_evaluate(tmp_path, capsys, fails):
+  """Catches a rendition that is compared with itself, and lost results."""
+  model = loaded()
+  bundle.save(tmp_path / "bundle", model.config, model.variables)
+  argv = ["evaluate", "melody", "--model", tmp_path / "bundle", "--clips", 5]
+  argv += ["--out", tmp_path / "out"]
+  assert not main([str(word) for word in argv])
+  shown = capsys.readouterr().out
+  assert "5 melodies" in shown and "0.200" in shown
+  found = json.loads((tmp_path / "out/results.json").read_text())
+  untrained, plain, chance = found["rows"]
+  assert untrained["values"]["r1"] < 1 and plain["name"] == "mean mel"
+  assert chance["values"]["r1"] == pytest.approx(0.2) and not chance["low"]
+  low, high = untrained["low"]["r1"], untrained["high"]["r1"]
+  assert 0 <= low <= untrained["values"]["r1"] <= high <= 1
+  assert "omit --audio" in fails(*argv[:4], "--audio", tmp_path)
+  bundle.save(tmp_path / "none", {"kind": "text", "model": {}}, {})
+  assert "missing" in fails(*argv[:3], tmp_path / "none")
 
 
 def test_settings_that_are_refused():

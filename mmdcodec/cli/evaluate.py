@@ -16,7 +16,7 @@ from mmdcodec.store import disk
 HELP = (
   "measure how well a codec reconstructs, how dependent its codebooks are, how"
   " well a music model predicts music, what tokens say about music, or how well"
-  " a joint embedding finds it"
+  " embeddings find music"
 )
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
@@ -26,8 +26,9 @@ EXAMPLE = (
   "  mmdcodec evaluate lm --model bundles/music --audio music/test --out"
   " results\n"
   "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
+  "\n  mmdcodec evaluate melody --model bundles/melody"
 )
-MEASURES = ("reconstruction", "dependence", "lm", "semantic", "joint")
+MEASURES = ("reconstruction", "dependence", "lm", "semantic", "joint", "melody")
 _CODECS = ("reconstruction", "dependence")
 # Options of one measure only.
 _ONLY = {"pattern": "dependence", "prompt": "lm", "codec": "semantic"}
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--audio",
-    help="folder of audio, one file, or a data set; semantic renders its own"
-    " music",
+    help="folder of audio, one file, or a data set; semantic and melody render"
+    " their own music",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="write results, audio, plots and a page here"
@@ -64,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--clips",
     type=int,
     help="the most clips, spread evenly over the files, or the songs that"
-    " semantic renders (default: 32; 200 for dependence and joint; 240 for"
-    " semantic)",
+    " semantic and melody render (default: 32; 200 for dependence, joint and"
+    " melody; 240 for semantic)",
   )
   parser.add_argument(
     "--codebooks",

@@ -13,6 +13,7 @@ semantic              what tokens say about music: melody_abx compares melodies
                       mel_tokens are what a tokenizer must beat
 joint                 a joint embedding of music and text: its retrieval and
                       zero-shot tagging
+melody                how well a melody embedding finds melodies
 traits                traits of built-in music, and their classifiers
 clips                 runs a codec on clips and stores the results
 report                a report as one HTML page; used by
