@@ -5,6 +5,8 @@ projection of the four standardised spectra of a frame, see
 `mmdcodec.quantize.random_projection`, so nothing can collapse.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,8 +57,17 @@ def predict(
   Returns:
     (cross-entropy in nats, share of right predictions) of masked frames.
   """
-  head = nn.Dense(codes, dtype=dtype, kernel_init=kernel_init(), name="head")
-  logits = head(heard.predicted).astype(jnp.float32)
+  head = nn.Dense(
+    codes,
+    dtype=dtype,
+    kernel_init=kernel_init(),
+    # Logits are not rounded to the compute dtype.
+    dot_general=functools.partial(
+      jax.lax.dot_general, preferred_element_type=jnp.float32
+    ),
+    name="head",
+  )
+  logits = head(heard.predicted)
   nats = cross_entropy(logits, ids, heard.masked)
   right = jnp.argmax(logits, -1) == ids
   return masked_mean(nats, heard.masked), masked_mean(right, heard.masked)
