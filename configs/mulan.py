@@ -49,6 +49,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.mulan_config("small", **(public if arg != "small" else {}))
     config.steps = 2_000
     config.batch = 64
+    # Faster on CPUs too, as in `lm_small`: 0.89 of the time of a gradient.
+    config.model.remat = "full"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 100
     config.log_every = 20
