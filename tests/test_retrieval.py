@@ -46,6 +46,15 @@ def test_roc_auc():
     retrieval.roc_auc(scores, labels), metrics.roc_auc_score(labels, scores)
   )
   assert np.isnan(retrieval.roc_auc(scores, np.ones(60, bool)))
+  # Items that count several times or not at all.
+  times = rng.integers(0, 3, (4, 60))
+  times[3] = labels
+  found = retrieval.roc_auc(scores, labels, times)
+  for area, each in zip(found[:3], times, strict=False):
+    many = np.repeat(np.arange(60), each)
+    expected = metrics.roc_auc_score(labels[many], scores[many])
+    np.testing.assert_allclose(area, expected)
+  assert np.isnan(found[3])
 
 
 def test_interval_covers():

@@ -7,7 +7,7 @@ that gives everything the same vector finds nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,37 +78,41 @@ def interval(
   """
   rng = np.random.default_rng(seed)
   found = [measure(rng.integers(0, count, count)) for _ in range(DRAWS)]
-  found = [value for value in found if math.isfinite(value)]
-  if not found:
+  return middle(found)
+
+
+def middle(found: Sequence[float] | np.ndarray) -> tuple[float, float]:
+  """The range of the middle `COVERED` of finite values; NaN without any."""
+  found = np.asarray(found)[np.isfinite(found)]
+  if not found.size:
     return math.nan, math.nan
   tail = 50 * (1 - COVERED)
   low, high = np.percentile(found, [tail, 100 - tail])
   return float(low), float(high)
 
 
-def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float:
+def roc_auc(
+  scores: np.ndarray, positive: np.ndarray, times: np.ndarray | None = None
+) -> np.ndarray:
   """Area under the ROC curve: how often a positive item scores higher.
 
   Args:
     scores: float [items].
     positive: bool [items].
+    times: how often each item counts, [..., items], as in samples of a
+      bootstrap; None for once.
 
   Returns:
-    From 0 to 1, ties counting half; NaN if one of the classes is empty.
+    float [...] from 0 to 1, ties counting half; NaN where a class is empty.
   """
   positive = np.asarray(positive, bool)
-  ones = int(positive.sum())
-  zeros = len(positive) - ones
-  if not ones or not zeros:
-    return math.nan
-  order, back, counts = np.unique(
-    scores, return_inverse=True, return_counts=True
-  )
-  del order
-  # Mean rank of each group of equal scores.
-  middle = np.cumsum(counts) - (counts - 1) / 2
-  total = middle[back][positive].sum()
-  return float((total - ones * (ones + 1) / 2) / (ones * zeros))
+  times = np.ones(len(positive)) if times is None else times.astype(float)
+  high, low = scores[positive][:, None], scores[~positive][None, :]
+  wins = (high > low) + 0.5 * (high == low)
+  ones, zeros = times[..., positive], times[..., ~positive]
+  won = ((ones @ wins) * zeros).sum(-1)
+  pairs = ones.sum(-1) * zeros.sum(-1)
+  return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
 
 
 def gap(audio: np.ndarray, text: np.ndarray) -> dict[str, float]:
