@@ -25,8 +25,8 @@ EXAMPLE = (
   " --pattern delay\n"
   "  mmdcodec evaluate lm --model bundles/music --audio music/test --out"
   " results\n"
-  "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small\n"
-  "  mmdcodec evaluate joint --model bundles/mulan --audio music/test"
+  "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
+  "\n  mmdcodec evaluate joint --model bundles/mulan --audio music/test"
   "\n  mmdcodec evaluate melody --model bundles/melody"
 )
 MEASURES = ("reconstruction", "dependence", "lm", "semantic", "joint", "melody")
