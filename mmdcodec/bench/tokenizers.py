@@ -5,6 +5,11 @@ network and the search for codes. The tokenizers take turns in one process, so
 that other load slows all of them. The floor is the time that the operations of
 their compiled programs need at the speed of a large matmul, measured in the
 same run, or the reading of their weights if that takes longer.
+
+Of w2v-BERT 2.0 only the blocks below its features are made, in the published
+size. If `transformers` and PyTorch are installed, theirs takes turns too, with
+its own front end but without a search for codes: cut to the same blocks, and
+whole, since it has no way to stop at a block.
 """
 
 import argparse
@@ -17,7 +22,7 @@ import jax
 import numpy as np
 
 from mmdcodec import bundle, formatting
-from mmdcodec.bench import coding, floor
+from mmdcodec.bench import codecs, coding, floor
 from mmdcodec.errors import UserError
 from mmdcodec.models import weights
 from mmdcodec.tokenizers.clustered import Clustered
@@ -26,6 +31,10 @@ from mmdcodec.tokenizers.interface import Tokenizer
 HELP = "tokenizers of all kinds beside their floors"
 EXAMPLE = "mmdcodec bench tokenizers --model bundles/semantic"
 CONFIGS = ("semantic:small", "mulan:small", "codec_small")
+# Public networks by name; each has only the blocks that its features need.
+PUBLIC: dict[str, dict[str, Any]] = {
+  "w2v_bert": {"network": "w2v_bert", "layers": 7, "feature_layer": 7}
+}
 _COMPILED = type(jax.jit(lambda: None))
 
 
@@ -41,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--configs",
     nargs="+",
     metavar="NAME",
-    help="networks with random weights, of configs as for `train`",
+    help="networks with random weights, of configs as for `train`, or "
+    + " or ".join(PUBLIC),
   )
   parser.add_argument(
     "--batch",
@@ -73,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
       x = _clips(batch, args.seconds, tokenizer)
       ways[f"{name}, {batch}"] = functools.partial(tokenizer.encode, x)
       cases.append((name, tokenizer, batch, operations(tokenizer, x)))
+  reason = codecs.without_peers()
+  if not reason:
+    for name in {*found} & {*PUBLIC}:
+      ways |= _peers(name, args.seconds)
   machine = floor.Machine.measure()
   times = coding.take_turns(ways, args.runs)
   columns = ["", "M params", "codes a second", "clips", "GFLOP a second"]
@@ -101,7 +115,14 @@ def run(args: argparse.Namespace) -> int:
     f" bandwidth {machine.bandwidth / 2**30:.1f} GiB/s (measured)\n"
     f"{args.seconds:g} s of audio in a clip, median of {args.runs}"
   )
+  for name in [name for name in times if ", PyTorch" in name]:
+    median = float(np.median(times[name]))
+    nothing = float("nan")
+    factor = args.seconds / median
+    rows.append((name, nothing, nothing, 1, nothing, factor, nothing, nothing))
   print(formatting.table(columns, rows))
+  if reason and {*found} & {*PUBLIC}:
+    print(f"without PyTorch: {reason}")
   return 0
 
 
@@ -114,14 +135,15 @@ def random_tokenizer(name: str) -> Tokenizer:
   Raises:
     UserError: the config is not that of a tokenizer.
   """
-  from mmdcodec.train import config_files
+  config: dict[str, Any] = {"kind": "semantic", "model": PUBLIC.get(name)}
+  if name not in PUBLIC:
+    from mmdcodec.train import config_files
 
-  settings = config_files.parse([f"--config={name}"]).to_dict()
-  kind = settings["task"]
+    settings = config_files.parse([f"--config={name}"]).to_dict()
+    config = {"kind": settings["task"], "model": settings["model"]}
   # A music model would need the weights of its codec too.
-  if kind == "lm" or kind not in weights.SHAPES:
+  if config["kind"] == "lm" or config["kind"] not in weights.SHAPES:
     raise UserError(f"{name} is not the config of a tokenizer.")
-  config = {"kind": kind, "model": settings["model"]}
   rng = np.random.default_rng(0)
 
   def fill(leaf: Any) -> np.ndarray:
@@ -172,6 +194,32 @@ def operations(tokenizer: Tokenizer, x: np.ndarray) -> float:
       setattr(counted, name, counting(value))
   counted.encode(x)
   return total
+
+
+def _peers(name: str, seconds: float) -> dict[str, Callable[[], Any]]:
+  """Features of one clip by transformers' w2v-BERT 2.0, on CPUs."""
+  import torch
+  import transformers
+
+  blocks = PUBLIC[name]["layers"]
+  whole = transformers.Wav2Vec2BertModel(transformers.Wav2Vec2BertConfig())
+  cut = transformers.Wav2Vec2BertModel(
+    transformers.Wav2Vec2BertConfig(num_hidden_layers=blocks)
+  )
+  front_end = transformers.SeamlessM4TFeatureExtractor()
+  rate = front_end.sampling_rate
+  x = np.random.default_rng(0).standard_normal(round(seconds * rate))
+  x = (0.1 * x).astype(np.float32)
+
+  def run(network: Any) -> Any:
+    with torch.inference_mode():
+      spectra = front_end(x, sampling_rate=rate, return_tensors="pt")
+      return network(**spectra).last_hidden_state.numpy()
+
+  return {
+    f"{name}, PyTorch": functools.partial(run, cut.eval()),
+    f"{name}, PyTorch, whole": functools.partial(run, whole.eval()),
+  }
 
 
 def _clips(batch: int, seconds: float, tokenizer: Tokenizer) -> np.ndarray:
