@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdcodec import bounds
+from mmdcodec import bounds, platform
 from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.attention import Attention, kernel_init
+from mmdcodec.nn.attention import Attention, kernel_init, merge_heads
 from mmdcodec.nn.convnext import DepthwiseConv
 from mmdcodec.nn.stacked import run_first
 from mmdcodec.nn.transformer import REMAT
@@ -106,6 +106,9 @@ class SelfAttention(nn.Module):
       table = self.param("distances", nn.initializers.normal(1.0), shape)
 
       bias = functools.partial(self._distance_logits, table)
+    if platform.traced_for() == "cpu":
+      # A third less time at 512 frames of width 1024.
+      keys, values = merge_heads(keys), merge_heads(values)
     seen = mask[:, None, None, :]
     return attention(x, keys, values, positions=at, mask=seen, bias=bias)
 

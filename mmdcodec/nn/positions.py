@@ -96,10 +96,11 @@ def relative_buckets(
 
 
 def relative_logits(x: jax.Array, left: int, right: int) -> jax.Array:
-  """Aligns values per distance with the keys of each query.
+  """Aligns values per distance with the keys of each query, without a gather.
 
-  Pads, then reshapes with a shorter row, which shifts each row by one more
-  than the last (Huang et al. 2018, arXiv 1809.04281, 3.4): no gather.
+  Rows are padded and read again with one value less per row, which shifts each
+  by one more than the last (Huang et al. 2018, arXiv 1809.04281, 3.4). Only the
+  distances that differ are shifted; keys beyond them are filled in.
 
   Args:
     x: [..., queries, left + right + 1], a value per query and distance, from
@@ -111,11 +112,10 @@ def relative_logits(x: jax.Array, left: int, right: int) -> jax.Array:
     [..., queries, keys] with as many keys as queries; the value of key j is
     that of the distance j - i to query i.
   """
-  *batch, count, _ = x.shape
-  # One distance more than there are, for a row of a single query.
-  before, after = count - 1 - left, count - right
-  x = x[..., max(-before, 0) : left + right + 1 + min(after, 0)]
-  edges = [(0, 0)] * (x.ndim - 1) + [(max(before, 0), max(after, 0))]
-  x = jnp.pad(x, edges, mode="edge").reshape(*batch, -1)
-  x = x[..., count - 1 : count - 1 + count * (2 * count - 1)]
-  return x.reshape(*batch, count, -1)[..., :count]
+  *batch, count, size = x.shape
+  rows = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, count + 1)])
+  rows = rows.reshape(*batch, -1)[..., : count * (size + count)]
+  rows = rows.reshape(*batch, count, -1)[..., left : left + count]
+  distance = np.arange(count) - np.arange(count)[:, None]
+  rows = jnp.where(distance < -left, x[..., :1], rows)
+  return jnp.where(distance > right, x[..., -1:], rows)
