@@ -35,10 +35,12 @@ the papers leave open, and what was chosen:
   masking       noise in place of the audio. The paper replaces frames after the
                 convolutions, whose neighbours have heard what is under the
                 mask.
-  distractors   all other hidden frames of the clip with another code, about 100
-                in 10 s, instead of a sample.
-  codes         predicted are the most probable ones, without Gumbel noise. The
-                temperature falls from 2 to 0.5, as in wav2vec 2.0.
+  distractors   all other hidden frames of the clip, about 120 in 10 s, instead
+                of a sample; also those with the same code.
+  codes         the quantizer's logits are standardised over the batch, without
+                which small networks use few codes. Predicted are the most
+                probable ones, without Gumbel noise. The temperature falls from
+                2 to 0.5, as in wav2vec 2.0.
   clips         10 s; the published batch of 2048 and peak learning rate of 2e-3
                 after 25,000 of 400,000 steps are those for speech.
 

@@ -17,19 +17,18 @@ _SHORTEST = 1e-6
 def contrastive(
   context: jax.Array,
   targets: jax.Array,
-  ids: jax.Array,
   mask: jax.Array,
   temperature: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Computes the loss of each masked frame.
 
-  A masked frame with the same code as the target is no distractor, since no
-  context could tell it apart.
+  A masked frame with the same code as the target is a distractor like any
+  other. Public code leaves such frames out, which rewards codes that are all
+  the same: there would be nothing to tell them from, and the loss would be 0.
 
   Args:
     context: [batch, frames, dim].
     targets: [batch, frames, dim], the vectors of the codes.
-    ids: int [batch, frames], the codes.
     mask: bool [batch, frames], True for masked frames.
     temperature: divides the cosine similarities.
 
@@ -44,7 +43,7 @@ def contrastive(
     precision=jax.lax.Precision.HIGHEST,
   )
   own = jnp.eye(mask.shape[1], dtype=bool)
-  other = mask[:, None, :] & (ids[:, :, None] != ids[:, None, :])
+  other = mask[:, None, :] & ~own
   logits = jnp.where(own | other, similar / temperature, -jnp.inf)
   of_own = jnp.diagonal(logits, axis1=1, axis2=2)
   nats = jax.nn.logsumexp(logits, axis=-1) - of_own

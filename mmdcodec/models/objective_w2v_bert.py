@@ -49,13 +49,13 @@ class W2vBert(Objective):
     """
     assert heard.features is not None
     chosen = GumbelQuantizer(self.codes, self.dim, name="quantizer")(
-      heard.features, key, gumbel_temperature
+      heard.features, heard.valid, key, gumbel_temperature
     )
     context = nn.Dense(
       self.dim, dtype=self.dtype, kernel_init=kernel_init(), name="context"
     )(heard.context)
     nats, right, others = contrastive(
-      context, chosen.vectors, chosen.drawn, heard.masked, temperature
+      context, chosen.vectors, heard.masked, temperature
     )
     prediction, accuracy = predict(self.codes, self.dtype, heard, chosen.ids)
     mean = lambda values: masked_mean(values, heard.masked)

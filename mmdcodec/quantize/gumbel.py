@@ -5,6 +5,12 @@ Jang et al. 2016, arXiv 1611.01144; as the quantizer of wav2vec 2.0 (arXiv
 is added to the logits. The chosen code's vector is the output; the gradient is
 that of the softmax, as if the output were the mean of all vectors under it
 (straight-through).
+
+Here the logits of each code are standardised over the batch, so that every code
+is chosen now and then, whatever the features. The papers do not, and large
+batches of theirs do well. But a small network on music began with 57 of 1024
+codes in use, by perplexity, and after 30 steps had 11; with standardised logits
+it begins with 380.
 """
 
 from typing import NamedTuple
@@ -13,15 +19,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.nn.attention import kernel_init
+
+# Deviation of the logits at first. With 1024 codes, half of the noisy choices
+# are those without noise.
+SHARPNESS = 8.0
+
 
 class Chosen(NamedTuple):
   """The output of a Gumbel quantizer.
 
   Attributes:
-    vectors: float32 [..., dim], of the codes drawn with noise.
-    drawn: int32 [...], these codes.
-    ids: int32 [...], the most probable codes, without noise.
-    logits: float32 [..., codes].
+    vectors: float32 [batch, frames, dim], of the codes drawn with noise.
+    drawn: int32 [batch, frames], these codes.
+    ids: int32 [batch, frames], the most probable codes, without noise.
+    logits: float32 [batch, frames, codes].
   """
 
   vectors: jax.Array
@@ -73,6 +85,19 @@ def diversity(logits: jax.Array, mask: jax.Array) -> jax.Array:
   return 1 - perplexity(mean) / logits.shape[-1]
 
 
+def standardise(logits: jax.Array, mask: jax.Array) -> jax.Array:
+  """Gives the logits of each code mean 0 and variance 1 over the batch.
+
+  Args:
+    logits: float32 [batch, frames, codes].
+    mask: bool [batch, frames], frames that count.
+  """
+  weight = mask[..., None] / jnp.maximum(mask.sum(), 1)
+  mean = jnp.sum(weight * logits, (0, 1))
+  variance = jnp.sum(weight * (logits - mean) ** 2, (0, 1))
+  return (logits - mean) * jax.lax.rsqrt(variance + 1e-5)
+
+
 class GumbelQuantizer(nn.Module):
   """Projects features to logits and chooses a code for each.
 
@@ -88,13 +113,15 @@ class GumbelQuantizer(nn.Module):
   def __call__(
     self,
     x: jax.Array,
+    mask: jax.Array,
     key: jax.Array | None,
     temperature: jax.Array | float = 1.0,
   ) -> Chosen:
     """Quantizes features, in float32.
 
     Args:
-      x: [..., any width].
+      x: [batch, frames, any width].
+      mask: bool [batch, frames], frames that count.
       key: random key of the noise; None adds none.
       temperature: see `choose`.
     """
@@ -103,10 +130,13 @@ class GumbelQuantizer(nn.Module):
     )
     logits = nn.Dense(
       self.codes,
-      kernel_init=nn.initializers.normal(1.0),
+      use_bias=False,
+      kernel_init=kernel_init(),
       dtype=jnp.float32,
       name="logits",
     )(x)
+    scale = self.param("scale", nn.initializers.constant(SHARPNESS), ())
+    logits = scale * standardise(logits, mask)
     noisy = logits
     if key is not None:
       noisy = logits + jax.random.gumbel(key, logits.shape)
