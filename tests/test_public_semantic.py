@@ -22,6 +22,7 @@ from mmdcodec import bundle, convert
 from mmdcodec.audio import kaldi
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
+from mmdcodec.tokenizers import semantic
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -161,6 +162,17 @@ def test_w2v_bert_does_not_depend_on_its_batch(w2v_bert):
     rows, valid = w2v_bert.features(*w2v_bert.prepare(x[:length]))
     assert valid.sum() == 1 and np.isfinite(rows).all()
   assert w2v_bert.frames_of(0) == 0 and w2v_bert.frames_of(880) == 2
+
+
+def test_long_clips_have_no_gaps(w2v_bert, monkeypatch):
+  """Catches the end of a window, where a frame is missing, in a long clip."""
+  monkeypatch.setattr(semantic, "WINDOW_SECONDS", 0.16)
+  monkeypatch.setattr(semantic, "EDGE_SECONDS", 0.04)
+  x = clip(dict(np.load(DATA / "kaldi_tiny.npz")))
+  x = np.tile(x, 3)
+  rows, valid = w2v_bert.features(*w2v_bert.prepare(x))
+  assert valid.all() and valid.sum() == w2v_bert.frames_of(len(x))
+  assert np.abs(rows).max(-1).min() > 0.1
 
 
 def test_the_command(tmp_path, capsys):
