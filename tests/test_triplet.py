@@ -13,7 +13,7 @@ LABELS = np.array([0, 1, 0, 2, 1, 2, 0, 3])
 def reference(x, labels, margin):
   """Every anchor, positive and negative one by one; see the paper, 3.2."""
   x = np.float64(x)
-  distance = ((x[:, None] - x) ** 2).sum(-1)
+  distance = np.sqrt(((x[:, None] - x) ** 2).sum(-1))
   terms, kinds = [], set()
   for a in range(len(x)):
     for p in range(len(x)):
@@ -70,7 +70,7 @@ def test_equal_distances():
   """Catches a negative that is as far as the positive instead of farther."""
   x = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0]], np.float32)
   loss, _ = triplet.semi_hard(x, np.array([0, 0, 1, 2]), margin=0.2)
-  # Of the first, 2 - 4 + 0.2 < 0; of the second no negative is farther than 2.
+  # The first has a negative that is farther by 0.6, the second one none.
   np.testing.assert_allclose(loss, 0.1, atol=1e-6)
 
 

@@ -4,6 +4,10 @@ Schroff, Kalenichenko and Philbin 2015, arXiv 1503.03832 (FaceNet), 3.2. For two
 items of a class, the anchor and the positive one, the negative one is the
 nearest item of another class that is farther from the anchor than the positive
 one is. Harder ones, which are nearer, drive early training into collapse.
+
+Distances are not squared, unlike the paper's: the gradient of a square vanishes
+where all items are near each other, so that training stays there (Hermans et
+al. 2017, arXiv 1703.07737, 3.1).
 """
 
 import jax
@@ -15,7 +19,7 @@ def semi_hard(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Mean of the loss over all anchors and positives of a batch.
 
-    max(0, |a - p|^2 - |a - n|^2 + margin)
+    max(0, |a - p| - |a - n| + margin)
 
   If no negative is farther than the positive, the farthest negative is taken.
 
@@ -31,10 +35,11 @@ def semi_hard(
     batch has no pair or no negative.
   """
   x = x.astype(jnp.float32)
-  # Exact for equal vectors, unlike 2 - 2 cos.
   square = jnp.sum(x * x, -1)
   product = jnp.matmul(x, x.T, precision="highest")
-  distance = jnp.maximum(square[:, None] + square - 2 * product, 0.0)
+  square = jnp.maximum(square[:, None] + square - 2 * product, 0.0)
+  # Smooth at 0.
+  distance = jnp.sqrt(square + 1e-12)
   same = labels[:, None] == labels
   alone = jnp.eye(len(x), dtype=bool)
   # Negatives of each anchor by distance, others at the end.
