@@ -33,10 +33,13 @@ PRESETS: dict[str, dict[str, Any]] = {
   "base": {},
   "small": dict(
     rate=8000,
-    mels=96,
+    # Bands 15 Hz apart below 1 kHz, as far as semitones about middle C.
+    mels=128,
+    fmin=100.0,
+    fmax=3000.0,
     window=1024,
     hop=320,
-    patch=(4, 96),
+    patch=(4, 128),
     layers=4,
     width=192,
     heads=4,
