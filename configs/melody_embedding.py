@@ -13,7 +13,7 @@ here: 8 heads, because 6 do not divide 512; 128 bands, windows of 64 ms every 20
 ms at 16 kHz, patches of 8 frames x 32 bands; the mean of all patches; a margin
 of 0.2 as in FaceNet; built-in music instead of covers and humming.
 
-26 M parameters. `:small`, for CPUs, has 1.3 M: 128 bands from 100 to 3000 Hz
+25 M parameters. `:small`, for CPUs, has 1.3 M: 128 bands from 100 to 3000 Hz
 every 40 ms, patches of all bands.
 """
 
