@@ -83,6 +83,7 @@ def test_songs_with_the_same_traits_count():
   assert "family" not in result.alike and "melody" in result.alike
   # Two of six queries have two right answers.
   np.testing.assert_allclose(result.chance["r1"], (4 + 2 * 2) / 36)
+  np.testing.assert_allclose(result.own_chance["r1"], 1 / 6)
 
 
 def test_the_command(tmp_path, dataset, model, capsys, fails):

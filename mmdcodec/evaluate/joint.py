@@ -84,6 +84,9 @@ class Result:
     to_audio: retrieval of music for a text, by bridge.
     to_text: retrieval of a text for music, by bridge.
     chance: `retrieval.chance` of both.
+    own: retrieval of music for a text where only clips with the very same text
+      count, by bridge.
+    own_chance: its `retrieval.chance`.
     gaps: `retrieval.gap`, by bridge.
     tags: ROC-AUC of each tag, the mean over its values, by bridge.
     values: number of values of each tag.
@@ -95,6 +98,8 @@ class Result:
   to_audio: dict[str, Retrieval]
   to_text: dict[str, Retrieval]
   chance: dict[str, float]
+  own: dict[str, Retrieval]
+  own_chance: dict[str, float]
   gaps: dict[str, dict[str, float]]
   tags: dict[str, dict[str, Measure]]
   values: dict[str, int]
@@ -130,7 +135,8 @@ def measure(model: Joint, clips: Sequence[Clip]) -> Result:
   bridges: dict[str, dict[str, str]] = {"none": {}}
   if isinstance(model, mulan.Mulan) and mulan.BRIDGE in model.variables:
     bridges |= {name: dict(bridge=name) for name in ("shift", "mapper")}
-  to_audio, to_text, gaps = {}, {}, {}
+  to_audio, to_text, own, gaps = {}, {}, {}, {}
+  same = _equal(said)
   tags: dict[str, dict[str, Measure]] = {}
   chosen = _values(words)
   for name, options in bridges.items():
@@ -138,6 +144,7 @@ def measure(model: Joint, clips: Sequence[Clip]) -> Result:
     cosines = text @ audio.T
     to_audio[name] = _retrieval(retrieval.ranks(cosines, right))
     to_text[name] = _retrieval(retrieval.ranks(cosines.T, right))
+    own[name] = _retrieval(retrieval.ranks(cosines, same))
     gaps[name] = retrieval.gap(audio, text)
     for tag, values in chosen.items():
       asked = model.embed_text([*values], **options).astype(np.float64)
@@ -150,6 +157,8 @@ def measure(model: Joint, clips: Sequence[Clip]) -> Result:
     to_audio=to_audio,
     to_text=to_text,
     chance=retrieval.chance(right),
+    own=own,
+    own_chance=retrieval.chance(same),
     gaps=gaps,
     tags=tags,
     values={tag: len(values) for tag, values in chosen.items()},
@@ -168,9 +177,14 @@ def _alike(
     why = f"the same {why}"
   except (KeyError, TypeError):
     keys, why = list(said), "the same text"
+  return _equal(keys), why
+
+
+def _equal(keys: Sequence[Any]) -> np.ndarray:
+  """Which pairs of keys are equal: bool [keys, keys]."""
   numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
   names = np.array([numbers[key] for key in keys])
-  return names[:, None] == names[None, :], why
+  return names[:, None] == names[None, :]
 
 
 def _retrieval(ranks: np.ndarray) -> Retrieval:

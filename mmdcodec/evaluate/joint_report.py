@@ -35,24 +35,17 @@ def with_interval(found: Measure, digits: int = 3) -> str:
 def retrieval_table(result: Result) -> tuple[list[str], list[tuple]]:
   """Returns (columns, rows): both directions, by bridge, and chance."""
   rows: list[tuple] = []
-  for what, found in (
-    ("text to music", result.to_audio),
-    ("music to text", result.to_text),
+  for what, found, chance in (
+    ("text to music", result.to_audio, result.chance),
+    ("music to text", result.to_text, result.chance),
+    ("text to its own music", result.own, result.own_chance),
   ):
     for name, each in found.items():
       cells = [with_interval(x) for x in (each.r1, each.r10)]
       rank = with_interval(each.median_rank, 1)
       rows.append((what, BRIDGES[name], *cells, rank))
-  chance = result.chance
-  rows.append(
-    (
-      "chance",
-      "",
-      f"{chance['r1']:.3f}",
-      f"{chance['r10']:.3f}",
-      f"{chance['median_rank']:.1f}",
-    )
-  )
+    shares = [f"{chance[name]:.3f}" for name in ("r1", "r10")]
+    rows.append((what, "chance", *shares, f"{chance['median_rank']:.1f}"))
   return ["", "text", "R@1", "R@10", "median rank"], rows
 
 
@@ -92,7 +85,8 @@ TABLES = (
     "Retrieval",
     retrieval_table,
     "In brackets, 95% bootstrap intervals over the queries. Of equally similar"
-    " answers, the wrong ones come first.",
+    " answers, the wrong ones come first. Last, only clips with the very same"
+    " text count as found.",
   ),
   (
     "Gap between texts and audio",
