@@ -107,7 +107,8 @@ class SelfAttention(nn.Module):
 
       bias = functools.partial(self._distance_logits, table)
     if platform.traced_for() == "cpu":
-      # A third less time at 512 frames of width 1024.
+      # At 512 frames of width 1024, attention alone takes a third less time; a
+      # stack of blocks, with the sums over distances too, 4% less.
       keys, values = merge_heads(keys), merge_heads(values)
     seen = mask[:, None, None, :]
     return attention(x, keys, values, positions=at, mask=seen, bias=bias)
