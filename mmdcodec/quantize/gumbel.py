@@ -125,8 +125,10 @@ class GumbelQuantizer(nn.Module):
       key: random key of the noise; None adds none.
       temperature: see `choose`.
     """
+    # Not from 0 to 1, as in wav2vec 2.0: those vectors all point one way, and
+    # the cosines of the contrastive loss hardly differ.
     codebook = self.param(
-      "codebook", nn.initializers.uniform(1.0), (self.codes, self.dim)
+      "codebook", nn.initializers.normal(1.0), (self.codes, self.dim)
     )
     logits = nn.Dense(
       self.codes,
