@@ -44,6 +44,11 @@ the papers leave open, and what was chosen:
   clips         10 s; the published batch of 2048 and peak learning rate of 2e-3
                 after 25,000 of 400,000 steps are those for speech.
 
+Memory of a chip with 8 clips, as in the published batch on 256 chips, by the
+compiler's analysis (`mmdcodec compile --config=semantic --topology=v5e:4x4
+--config.batch=128`): 3.1 GiB of 16. For v5e:16x16 give --config.mesh.data=16
+--config.mesh.fsdp=16, which divides the parameters in the same way.
+
 train/prediction must fall below train/guess, the loss of whoever knows only how
 frequent each code is; train/perplexity is the number of codes in use.
 """
