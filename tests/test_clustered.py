@@ -64,6 +64,14 @@ def test_bad_codebooks_are_refused_in_a_sentence():
     bare.with_codebooks(statistics, embed * np.nan)
   with pytest.raises(UserError, match="features .* are not finite"):
     tokenizer.codes_of(np.full((1, 2, 3), np.nan), np.ones((1, 2)))
+  # A width of 1 would be spread over all dimensions.
+  for dim in (1, 5):
+    narrow = {name: np.ones(dim) for name in ("mean", "scale")}
+    other = Shape(*bare.with_codebooks(narrow, np.ones((2, 16, dim))))
+    with pytest.raises(UserError, match=f"of {dim} dimensions.* have 3"):
+      other.encode(np.zeros(1000))
+  with pytest.raises(UserError, match="the codebook"):
+    Shape(bare.config, {**bare.variables, "codebook": np.zeros(3)})
 
 
 def test_repeats_are_removed_as_by_hand():

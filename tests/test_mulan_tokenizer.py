@@ -108,9 +108,10 @@ def test_what_is_not_fitted_is_refused():
   with pytest.raises(UserError, match="'mapper'"):
     model.embed_text(TEXTS, bridge="map")
   config, variables = fitted()
-  bridge = {**variables["bridge"], "audio": np.zeros(7, np.float32)}
-  with pytest.raises(UserError, match="bridge"):
-    Mulan(config, {**variables, "bridge": bridge})
+  wrong = {**variables["bridge"], "audio": np.zeros(7, np.float32)}
+  for bridge in (wrong, np.zeros(8, np.float32)):
+    with pytest.raises(UserError, match="bridge"):
+      Mulan(config, {**variables, "bridge": bridge})
 
 
 def test_a_bundle(tmp_path):

@@ -58,7 +58,8 @@ class Pieces:
         " 'mmdcodec[hub]'."
       ) from None
     if isinstance(description, bytes):
-      description = description.decode()
+      # The library says what is wrong with what can't be decoded.
+      description = description.decode(errors="replace")
     try:
       self._tokenizer = tokenizers.Tokenizer.from_str(description)
     except Exception as error:  # it has no specific class

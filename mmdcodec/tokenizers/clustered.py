@@ -24,6 +24,8 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from mmdcodec import bounds
+from mmdcodec.bounds import mapping
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import residual
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -136,10 +138,18 @@ class Clustered(Tokenizer):
       frames as the longest item has.
 
     Raises:
-      UserError: there are no codebooks, or a valid row is not finite.
+      UserError: there are no codebooks, they do not fit the features, or a
+        valid row is not finite.
     """
     self.check_codes_suffice()
     rows, valid = np.asarray(rows, np.float32), np.asarray(valid, bool)
+    dim = self.variables[CODEBOOK]["mean"].size
+    if rows.shape[-1] != dim:
+      raise UserError(
+        f"the codebooks are for features of {dim} dimensions, but those of the"
+        f" {self.kind} model have {rows.shape[-1]}: run `mmdcodec cluster`"
+        " again."
+      )
     flat = rows[valid]
     found = np.empty((len(flat), self.codebooks), np.int32)
     for start in range(0, len(flat), _BLOCK):
@@ -198,8 +208,9 @@ def _codes(codebook: Mapping[str, jax.Array], rows: jax.Array) -> jax.Array:
   return residual.encode(z, codebook["embed"])[0].T
 
 
-def _check_codebook(found: Mapping[str, Any]) -> tuple[int, int, int]:
+def _check_codebook(found: Any) -> tuple[int, int, int]:
   """Returns the shape of `embed`; raises UserError if the arrays don't fit."""
+  bounds.check("the codebook", found, mapping())
   shapes = {name: np.shape(array) for name, array in found.items()}
   shape = shapes.get("embed", ())
   good = len(shape) == 3 and min(shape) > 0

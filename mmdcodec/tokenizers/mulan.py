@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from mmdcodec import bounds
-from mmdcodec.bounds import one_of
+from mmdcodec.bounds import mapping, one_of
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan, text_tokens
 from mmdcodec.models.text_condition import text_list
@@ -258,8 +258,9 @@ class Mulan(Clustered):
     return bridge, found
 
 
-def _check_bridge(found: Mapping[str, Any], dim: int) -> None:
+def _check_bridge(found: Any, dim: int) -> None:
   """Raises UserError if the arrays of a bridge do not fit the model."""
+  bounds.check("the bridge from text to audio", found, mapping())
   key = jax.random.key(0)
   mapper = jax.eval_shape(lambda: embedding_mapper.init(key, dim))
   wanted = {"audio": (dim,), "text": (dim,)}
