@@ -24,8 +24,10 @@ from mmdcodec.models.mulan import on_sphere
 WIDER = 4
 # Steps of a fit, and of each part of it that ends with a measurement.
 STEPS, PART, BATCH = 2000, 100, 256
-# Of all pairs, those that choose the step.
+# Of all clips, those whose pairs choose the step.
 HELD_OUT = 0.1
+# With fewer clips there is nothing to learn from.
+FEWEST = 20
 
 
 class Fit(NamedTuple):
@@ -89,17 +91,20 @@ def fit(key: jax.Array, text: Any, audio: Any) -> Fit:
   Args:
     key: random key.
     text: [pairs, dim] of norm 1.
-    audio: [pairs, dim] of norm 1, of the same clips.
+    audio: [pairs, dim] of norm 1, of the same clips; equal for several texts of
+      one clip, which are all held out or none.
 
   Returns:
-    The mapper of the best step; the identity if there are fewer than 20 pairs
-    or nothing is better.
+    The mapper of the best step; the identity if there are fewer than `FEWEST`
+    clips or nothing is better.
   """
   text, audio = (np.asarray(x, np.float32) for x in (text, audio))
   start_key, order_key, key = jax.random.split(key, 3)
   params = init(start_key, text.shape[1])
-  order = np.asarray(jax.random.permutation(order_key, len(text)))
-  held, rest = np.split(order, [max(1, round(HELD_OUT * len(text)))])
+  clips, clip = np.unique(audio, axis=0, return_inverse=True)
+  place = np.asarray(jax.random.permutation(order_key, len(clips)))
+  judges = place[clip.reshape(-1)] < max(1, round(HELD_OUT * len(clips)))
+  held, rest = np.flatnonzero(judges), np.flatnonzero(~judges)
   learned = jnp.asarray(text[rest]), jnp.asarray(audio[rest])
   judged = jnp.asarray(text[held]), jnp.asarray(audio[held])
   optimizer = optax.adamw(
@@ -127,7 +132,7 @@ def fit(key: jax.Array, text: Any, audio: Any) -> Fit:
 
   before = float(judge(params))
   best = Fit(jax.device_get(params), before, before, 0)
-  if len(text) < 20:
+  if len(clips) < FEWEST:
     return best
   state = optimizer.init(params)
   for i in range(STEPS // PART):
