@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from mmdcodec.configs import mulan as config_file
 
 import mmdcodec
 from mmdcodec import bundle
-from mmdcodec.data import texts
+from mmdcodec.data import records, texts
 from mmdcodec.errors import UserError
 from mmdcodec.models import bert, mulan
 from mmdcodec.models.text_tokens import Bytes
@@ -167,6 +168,18 @@ def test_alarms():
   take = jax.jit(task.loss)
   _, (_, extra, _) = take(params, variables, extra, batch, key, 0)
   assert extra["guessing"] == 5
+
+
+def test_held_out_clips_without_texts_are_refused(tmp_path):
+  """Or the run would end at its first evaluation."""
+  soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 8000)
+  records.prepare(
+    tmp_path, tmp_path / "data", rate=8000, channels=1, progress=False
+  )
+  task = make_task()
+  task.config["data"]["valid"] = str(tmp_path / "data")
+  with pytest.raises(UserError, match="none of the held-out clips"):
+    task.held_out()
 
 
 def test_parts_of_a_batch_are_refused():

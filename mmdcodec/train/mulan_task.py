@@ -91,14 +91,25 @@ class MulanTask(Task):
     )
 
   def held_out(self) -> list[Batch]:
-    """Returns the same clips with their captions each time."""
+    """Returns the same clips with their captions each time.
+
+    Raises:
+      UserError: none of them has a caption or tags.
+    """
     data = self.config["data"]
     datasets = settings.parse_datasets(data["valid"])
     if not datasets:
       return []
-    return pipeline.fixed_batches(
+    found = pipeline.fixed_batches(
       datasets, **self._example_settings(), count=data["valid_batches"]
     )
+    if found and not any(batch["told"].any() for batch in found):
+      raise UserError(
+        f"none of the held-out clips of {', '.join(datasets)} has a caption or"
+        " tags, by which a joint embedding is measured: prepare the data set"
+        " with --captions, or omit --config.data.valid."
+      )
+    return found
 
   def _example_settings(self) -> dict[str, Any]:
     """Returns what an example is, as arguments of `pipeline`."""
@@ -293,8 +304,6 @@ class MulanTask(Task):
     audio, text, names, told = (
       np.concatenate(each) for each in zip(*found, strict=True)
     )
-    if not told.any():
-      return {}
     audio, text = (x[told].astype(np.float64) for x in (audio, text))
     names = names[told]
     right = names[:, None] == names[None, :]
