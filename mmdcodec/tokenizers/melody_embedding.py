@@ -31,6 +31,8 @@ class Melody(Clustered):
   kind, channels = "melody_embedding", 1
   # Vectors on the unit sphere.
   standardise = False
+  # MusicLM's, arXiv 2301.11325, 3.4.
+  usual_levels, usual_codes = 24, 512
 
   def __init__(
     self,
