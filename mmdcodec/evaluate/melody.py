@@ -7,6 +7,7 @@ answers.
 """
 
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -134,13 +135,13 @@ def write(
     "In brackets, 95% bootstrap intervals over the queries. Both renditions of"
     " a melody differ in instrument, key, speed and accompaniment."
   )
-  command = "mmdcodec evaluate melody " + " ".join(
-    f"--{name} {value}" for name, value in about.items()
-  )
+  command = ["mmdcodec", "evaluate", "melody"]
+  for name, value in about.items():
+    command += [f"--{name}", f"{value}"]
   return report.write_report(
     folder / "report.html",
     [
-      report.Text("What was run", [], code=command),
+      report.Text("What was run", [], code=shlex.join(command)),
       report.Table("Melodies that were found", COLUMNS, table(rows), note),
       report.environment(),
     ],
