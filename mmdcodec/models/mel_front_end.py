@@ -1,4 +1,4 @@
-"""Spectra for a network: statistics of their bands, and a reduction in time.
+"""Spectra for a network: their levels, statistics, and a reduction in time.
 
 w2v-BERT, arXiv 2108.06209, 3.1: two convolutions with strides of 2 over time
 and bands.
@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.audio import transforms
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.nn.conv_nd import ConvNd
@@ -19,6 +20,48 @@ REDUCTION = 4
 # Bands that hardly change, such as those above the bandwidth of the data, are
 # not amplified further. Decibels.
 _LEAST_DEVIATION = 1.0
+
+
+def window_levels(
+  x: jax.Array,
+  lengths: jax.Array,
+  *,
+  rate: int,
+  window: int,
+  hop: int,
+  mels: int,
+  fmin: float,
+  fmax: float | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-mel spectrogram of windows that a clip may not fill.
+
+  Args:
+    x: float32 [batch, samples, 1].
+    lengths: int [batch], valid samples, at least 1; the rest is padding.
+    rate: see `transforms.log_mel`, also for those that follow.
+    window: samples of a frame.
+    hop: samples between frames.
+    mels: bands.
+    fmin: Hz.
+    fmax: Hz.
+
+  Returns:
+    (float32 [batch, ceil(samples / hop), mels] in dB, bool [batch, frames],
+    True for frames whose centre is valid).
+  """
+  x = x[..., 0] * length_mask(lengths, x.shape[1])
+  count = frames(x.shape[1], hop)
+  levels = transforms.log_mel(
+    x.astype(jnp.float32),
+    rate=rate,
+    window=window,
+    hop=hop,
+    mels=mels,
+    fmin=fmin,
+    fmax=fmax,
+  )
+  # Frame t is centred on sample t * hop, and the last one may be too many.
+  return levels[:, :count], length_mask(frames(lengths, hop), count)
 
 
 def band_sums(

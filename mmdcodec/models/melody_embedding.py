@@ -16,17 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.audio import transforms
 from mmdcodec.bounds import list_of, null_or, number, one_of, whole
 from mmdcodec.models import fields
 from mmdcodec.models.bert import unit_vectors
+from mmdcodec.models.mel_front_end import window_levels
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
 from mmdcodec.nn.attention import kernel_init
-from mmdcodec.nn.conv import length_mask
 from mmdcodec.nn.transformer import REMAT
-
-# Level of silence in dB.
-FLOOR = 1e-10
 
 PRESETS: dict[str, dict[str, Any]] = {
   # 12 x 512 with FFN 1024 as published. Six heads do not divide 512.
@@ -124,30 +120,17 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
   def spectrogram(
     self, x: jax.Array, lengths: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Log-mel spectrogram of windows, before it is standardised.
-
-    Args:
-      x: float32 [batch, samples, 1].
-      lengths: int [batch], valid samples, at least 1; the rest is padding.
-
-    Returns:
-      (float32 [batch, frames, mels] in dB, bool [batch, frames], True for
-      frames whose centre is valid).
-    """
-    x = x[..., 0] * length_mask(lengths, x.shape[1])
-    frames = -(-x.shape[1] // self.hop)
-    # Frame t is centred on sample t * hop, and the last one may be too many.
-    levels = transforms.log_mel(
-      x.astype(jnp.float32),
+    """Levels before they are standardised; see `window_levels`."""
+    return window_levels(
+      x,
+      lengths,
       rate=self.rate,
       window=self.window,
       hop=self.hop,
       mels=self.mels,
       fmin=self.fmin,
       fmax=self.fmax,
-      floor=FLOOR,
-    )[:, :frames]
-    return levels, length_mask(-(-lengths // self.hop), frames)
+    )
 
   @nn.compact
   def __call__(
