@@ -68,6 +68,11 @@ def test_the_commands(bare, audio, tmp_path, capsys, fails):
   ]
   used = np.unique(np.concatenate(codes)[:, 0])
   assert len(used) == 16
+  config, variables, *_ = bundle.read(out)
+  for name, wrong in (("left", ["a"]), ("rows", None)):
+    told = {**config["clusters"], name: wrong}
+    bundle.save(tmp_path / name, {**config, "clusters": told}, variables)
+    assert f"clusters.{name}" in fails("info", tmp_path / name)
   words = ["cluster", bare, audio, out]
   assert "--force" in fails(*words)
   again = ["--force", "--codes", "8", "--levels", "1", "--seed", "1"]

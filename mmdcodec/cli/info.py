@@ -4,7 +4,8 @@ import argparse
 import pathlib
 from typing import Any
 
-from mmdcodec import formatting
+from mmdcodec import bounds, formatting
+from mmdcodec.bounds import LARGEST, list_of, mapping, number, whole
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs
 
@@ -143,12 +144,25 @@ def describe_model(path: pathlib.Path) -> str:
   return table + "\n\n" + formatting.table(("codebooks", "kbps"), rates)
 
 
+_COUNT = whole(0, 1 << 53)
+# What a bundle says about the fit of its codebooks, see `cluster.Fit`.
+_CLUSTERS = {
+  "rows": _COUNT,
+  "codes": _COUNT,
+  "left": list_of(number(0, LARGEST), 1 << 10),
+  "used": list_of(_COUNT, 1 << 10),
+}
+
+
 def _cluster_rows(model: Any) -> list[tuple[str, str]]:
   """Describes the fit of codebooks to features."""
   if not model.codebook_sizes:
     return [("no codebooks yet", "fit them with `mmdcodec cluster`")]
   if not (found := model.config.get("clusters")):
     return []
+  bounds.check("clusters", found, mapping())
+  for name, check in _CLUSTERS.items():
+    bounds.check(f"clusters.{name}", found.get(name), check)
   left = ", ".join(f"{100 * share:.1f}%" for share in found["left"])
   empty = ", ".join(str(found["codes"] - used) for used in found["used"])
   return [
