@@ -119,7 +119,7 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
   """Loads a music model.
 
   Raises:
-    UserError: there is no model, or it is a codec.
+    UserError: there is no model, or another one, such as a codec.
   """
   import mmdcodec
   from mmdcodec.generation.musicgen import LoadedMusic
@@ -127,7 +127,7 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
   music = mmdcodec.load(path)
   if not isinstance(music, LoadedMusic):
     raise UserError(
-      f"{path} is a codec, not a music model: train one with `mmdcodec train"
+      f"{path} is no music model: train one with `mmdcodec train"
       " --config=lm_small`, or convert one."
     )
   return music
