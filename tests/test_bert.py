@@ -182,6 +182,10 @@ def test_a_bundle_embeds_texts(folder, tmp_path, capsys):
   np.testing.assert_allclose(found[0], want, atol=1e-6)
   # Cut before the end, which remains.
   assert text_tokens.cut([2, 5, 5, 5, 3], 3) == [2, 5, 3]
+  # A token that the table does not have.
+  model.tokenizer.ids["calm"] = model.model.vocabulary
+  with pytest.raises(UserError, match="tokenizer.json"):
+    model.embed_text("calm piano")
 
 
 def test_folders_that_are_refused(folder, tmp_path, fails):

@@ -75,6 +75,13 @@ def test_clips_vary_and_are_kept():
   np.testing.assert_array_equal(one, again)
 
 
+def test_parts_of_a_batch_are_refused():
+  """Catches triplets that are sought in a part of the batch only."""
+  config = config_file.get_config("tiny").to_dict() | {"accumulate": 2}
+  with pytest.raises(UserError, match="accumulate is 2"):
+    MelodyTask(config)
+
+
 @pytest.mark.slow
 def test_a_run(tmp_path, dataset):
   """Catches a model that is not trained, measured, loaded or clustered."""

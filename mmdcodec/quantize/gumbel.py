@@ -7,8 +7,8 @@ that of the softmax, as if the output were the mean of all vectors under it
 (straight-through).
 
 Here the logits of each code are standardised over the batch, so that every code
-is chosen now and then, whatever the features. The papers do not, and large
-batches of theirs do well. But a small network on music began with 57 of 1024
+is chosen now and then, whatever the features. The papers, with batches of
+hundreds of clips, do not. But a small network on music began with 57 of 1024
 codes in use, by perplexity, and after 30 steps had 11; with standardised logits
 it begins with 380.
 """

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmdcodec.models import bert, text_tokens
 from mmdcodec.models.text_condition import text_list
+from mmdcodec.tokenizers import validation
 from mmdcodec.tokenizers.loaded_codec import fingerprint, owned
 
 # Texts that are encoded at a time.
@@ -55,7 +56,8 @@ class LoadedText:
       float32 [texts, width], each of length 1.
 
     Raises:
-      UserError: there is no text, or it is not valid Unicode.
+      UserError: there is no text, it is not valid Unicode, or its tokens are
+        not those of the weights.
     """
     texts = text_list(texts)
     out = np.empty((len(texts), self.width), np.float32)
@@ -65,7 +67,7 @@ class LoadedText:
     for at, tokens, mask in blocks:
       found = np.asarray(self._embed(self.variables, tokens, mask))
       out[at] = found[: len(at)]
-    return out
+    return validation.text_vectors(out)
 
   def _embed_tokens(
     self, variables: Any, tokens: jax.Array, mask: jax.Array

@@ -24,7 +24,7 @@ from mmdcodec.bounds import mapping, one_of
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan, text_tokens
 from mmdcodec.models.text_condition import text_list
-from mmdcodec.tokenizers import long_features
+from mmdcodec.tokenizers import long_features, validation
 from mmdcodec.tokenizers.clustered import Clustered
 
 BRIDGE = "bridge"
@@ -158,8 +158,8 @@ class Mulan(Clustered):
       float32 [texts, dim] of norm 1.
 
     Raises:
-      UserError: there is no text, it is not valid Unicode, or the bridge is
-        unknown or was not fitted.
+      UserError: there is no text, it is not valid Unicode, its tokens are not
+        those of the weights, or the bridge is unknown or was not fitted.
     """
     texts = text_list(texts)
     bounds.check("bridge", bridge, one_of(BRIDGES))
@@ -172,7 +172,7 @@ class Mulan(Clustered):
       if bridge != "none":
         found = self._crossed(found, bridge)
       out[at] = np.asarray(found)[: len(at)]
-    return out
+    return validation.text_vectors(out)
 
   def _crossed(self, x: jax.Array, bridge: str) -> jax.Array:
     if BRIDGE not in self.variables:

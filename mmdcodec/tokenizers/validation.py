@@ -128,3 +128,19 @@ def codebooks(model: Codec, count: int | None) -> None:
     raise UserError(
       f"codebooks is {count}; this codec has 1 to {model.codebooks}."
     )
+
+
+def text_vectors(x: np.ndarray) -> np.ndarray:
+  """Returns embeddings of texts, if all are finite.
+
+  A token beyond the table of a text encoder has no vector.
+
+  Raises:
+    UserError: some are not.
+  """
+  if not np.isfinite(x).all():
+    raise UserError(
+      "the embedding of a text is not finite: tokenizer.json must be that of"
+      " the weights, and the weights must be finite."
+    )
+  return x

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmdcodec.data import record_order
 from mmdcodec.data.melody_clips import HELD_OUT, Melodies
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import retrieval
 from mmdcodec.losses import triplet
 from mmdcodec.models import melody_embedding
@@ -52,6 +53,11 @@ class MelodyTask(Task):
     """
     self.config = config
     self.model = melody_embedding.from_config(config["model"])
+    if config.get("accumulate", 1) > 1:
+      raise UserError(
+        f"accumulate is {config['accumulate']}; the triplet loss compares all"
+        " rows of a batch, so it must be 1: save memory with model.remat."
+      )
     self._embed = jax.jit(self._embed_batch)
 
   @property
