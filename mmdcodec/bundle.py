@@ -302,8 +302,9 @@ def read(path: str | pathlib.Path, *, discriminators: bool = False) -> Contents:
 
 def _check(path: str | pathlib.Path, found: Contents) -> None:
   """Checks what was read, before it is used or becomes a bundle."""
-  # Loaders of other kinds, added to LOADERS, make their own checks.
-  if found.config.get("kind") in weights.SHAPES:
+  # Loaders of other kinds, added to LOADERS, make their own checks. A kind may
+  # be anything that JSON has, also a list, which is no key.
+  if found.config.get("kind") in [*weights.SHAPES]:
     weights.check(path, found.config, found.variables, found.discriminators)
 
 

@@ -221,7 +221,7 @@ def test_a_workdir_of_an_earlier_version(tmp_path, fails):
 
 
 def test_the_quantizer_starts_within_a_short_run(tmp_path):
-  for steps, expected in ((4, 0), (16, 2), (5000, 100)):
+  for steps, expected in ((4, 0), (16, 2), (5000, 70)):
     job = quickstart_job.make_job(tmp_path, steps=steps)
     assert job.config["quantizer_start"] == expected
 
