@@ -87,7 +87,7 @@ def test_mistakes(tmp_path, music, model, fails):
   out = tmp_path / "a.wav"
   argv = ["generate", "calm", out, "--model"]
   assert "no model" in fails(*argv, tmp_path / "nothing")
-  assert "is a codec" in fails(*argv, model)
+  assert "is no music model" in fails(*argv, model)
   argv.append(music)
   assert "seconds is 0" in fails(*argv, "--seconds", "0")
   assert "--count is 0" in fails(*argv, "--count", "0")

@@ -196,7 +196,7 @@ def test_mistakes(tmp_path, path, model, folder, fails, monkeypatch):
   """Catches what is found out after the work, or ends in a traceback."""
   argv = ["--audio", folder, "--seconds", "0.03", "--model"]
   lm = ["evaluate", "lm", *argv]
-  assert "is a codec" in fails(*lm, model)
+  assert "is no music model" in fails(*lm, model)
   lm.append(path)
   assert "--codebooks is for codecs" in fails(*lm, "--codebooks", "1")
   assert "--out" in fails(*lm, "--prompt", "a")

@@ -212,7 +212,7 @@ def test_mistakes(tmp_path, model, music, songs, fails):
   """Catches what is found out after the work, or ends in a traceback."""
   run = tmp_path / "run"
   argv = ["finetune", songs, run, "--model"]
-  assert "is a codec" in fails(*argv, model)
+  assert "is no music model" in fails(*argv, model)
   assert "no model" in fails(*argv, tmp_path)
   argv.append(music)
   assert "--lora is -1" in fails(*argv, "--lora", "-1")
