@@ -16,6 +16,7 @@ trainable      which parameters a run trains; low-rank additions
 warm_start     starting from the weights of a trained model
 level_statistics  mean and deviation of the bands of spectra, for models that
                standardise them
+audio_crops    the batches of tasks that train on random crops of audio
 preemption     stops all processes at the same step after a signal
 reporting      prints and logs the metrics that a task returns, speed and time
                left; takes profiles

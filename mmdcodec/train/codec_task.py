@@ -11,18 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.data import pipeline, record_order
+from mmdcodec.data import record_order
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.train import (
   adversarial,
+  audio_crops,
   encoder_gradients,
   gradients,
   independence_term,
   reconstruction_losses,
-  settings,
   spectral_profile,
 )
 from mmdcodec.train.codec_evaluation import CodecEvaluation
@@ -116,38 +116,14 @@ class CodecTask(Task):
 
   def batches(self, *, seed: int) -> record_order.Batches:
     """Opens the training data; see `Task.batches`."""
-    data = self.config["data"]
-    datasets = settings.parse_datasets(data["train"])
-    if not datasets:
-      raise UserError(
-        "no training data: make a data set with `mmdcodec prepare FOLDER"
-        " DATASET` and give --config.data.train=DATASET."
-      )
-    return pipeline.batches(
-      datasets,
-      **self._clip_settings(),
-      seed=seed,
-      gain_db=tuple(data["gain_db"]),
-      mix=data["mix"],
+    return audio_crops.training(
+      self.config, rate=self.codec.rate, channels=self.codec.channels, seed=seed
     )
 
   def held_out(self) -> list[Batch]:
     """Returns the same clips each time; none without validation data."""
-    data = self.config["data"]
-    datasets = settings.parse_datasets(data["valid"])
-    if not datasets:
-      return []
-    return pipeline.fixed_batches(
-      datasets, **self._clip_settings(), count=data["valid_batches"]
-    )
-
-  def _clip_settings(self) -> dict[str, Any]:
-    """Returns the shape of batches as arguments of `pipeline`."""
-    return dict(
-      batch=self.config["batch"],
-      seconds=self.audio_seconds,
-      rate=self.codec.rate,
-      channels=self.codec.channels,
+    return audio_crops.held_out(
+      self.config, rate=self.codec.rate, channels=self.codec.channels
     )
 
   def batch_shapes(self, batch: int) -> Batch:

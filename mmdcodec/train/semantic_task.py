@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.data import pipeline, record_order
-from mmdcodec.errors import UserError
+from mmdcodec.data import record_order
 from mmdcodec.losses import masking
 from mmdcodec.models import semantic
 from mmdcodec.models.semantic_outputs import Losses
 from mmdcodec.parallel import rules
 from mmdcodec.quantize.gumbel import perplexity
-from mmdcodec.train import band_statistics, settings
+from mmdcodec.train import audio_crops, band_statistics
 from mmdcodec.train.task import Batch, LossResult, Task
 
 # A network below this share of the loss of guessing has learned something.
@@ -76,39 +75,13 @@ class SemanticTask(Task):
 
   def batches(self, *, seed: int) -> record_order.Batches:
     """Opens the training data; see `Task.batches`."""
-    data = self.config["data"]
-    datasets = settings.parse_datasets(data["train"])
-    if not datasets:
-      raise UserError(
-        "no training data: make a data set with `mmdcodec prepare FOLDER"
-        " DATASET` and give --config.data.train=DATASET."
-      )
-    return pipeline.batches(
-      datasets,
-      **self._clip_settings(),
-      seed=seed,
-      gain_db=tuple(data["gain_db"]),
-      mix=data["mix"],
+    return audio_crops.training(
+      self.config, rate=self.model.rate, channels=1, seed=seed
     )
 
   def held_out(self) -> list[Batch]:
     """Returns the same clips each time; none without validation data."""
-    data = self.config["data"]
-    datasets = settings.parse_datasets(data["valid"])
-    if not datasets:
-      return []
-    return pipeline.fixed_batches(
-      datasets, **self._clip_settings(), count=data["valid_batches"]
-    )
-
-  def _clip_settings(self) -> dict[str, Any]:
-    """Returns the shape of batches as arguments of `pipeline`."""
-    return dict(
-      batch=self.config["batch"],
-      seconds=self.audio_seconds,
-      rate=self.model.rate,
-      channels=1,
-    )
+    return audio_crops.held_out(self.config, rate=self.model.rate, channels=1)
 
   def batch_shapes(self, batch: int) -> Batch:
     """Describes `audio` [batch, samples, 1] and `lengths` [batch]."""
