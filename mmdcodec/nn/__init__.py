@@ -11,8 +11,8 @@ convnext          their blocks
 lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel
 positions         position encodings
-transformer       the decoder Transformer; cache runs it token by token. encoder
-                  attends in both directions
+transformer       the decoder Transformer, a scan over blocks (block)
+                  cache runs it token by token. encoder attends both ways
 conformer         the conformer of semantic tokenizers; stacked runs some of
                   its blocks
 """

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.nn.attention import merge_heads
-from mmdcodec.nn.transformer import Block, Cross, Transformer, View
+from mmdcodec.nn.block import Block, Cross, View
+from mmdcodec.nn.transformer import Transformer
 
 
 @flax.struct.dataclass

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, one_of
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.transformer import Transformer, View
+from mmdcodec.nn.block import View
+from mmdcodec.nn.transformer import Transformer
 from mmdcodec.parallel import rules
 
 

@@ -1,19 +1,12 @@
-"""The decoder Transformer: blocks of attention and feed-forward layers.
-
-Pre-norm, as in MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): causal
-self-attention, cross-attention to a condition and a feed-forward layer, each
-applied to the norm of its input and added to it. Only norms have biases.
+"""The decoder Transformer: blocks between positions and a final norm.
 
 The parameters of all blocks are stacked on a leading axis and the blocks run in
 a scan, so the compiler sees only one. `mmdcodec.nn.cache` decodes token by
 token with the same `Block`.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Annotated, Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,176 +15,13 @@ import numpy as np
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.attention import Attention, kernel_init
+from mmdcodec.nn.block import ACTIVATIONS, Block, View
 from mmdcodec.parallel import rules
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "gelu": functools.partial(nn.gelu, approximate=False),
-  "relu": nn.relu,
-}
 REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@flax.struct.dataclass
-class View:
-  """Positions of the tokens of a call, and the keys they attend to.
-
-  Attributes:
-    positions: int [batch or 1, tokens].
-    mask: bool [batch or 1, 1, tokens, keys], True where a token may attend.
-      None means that the keys are the tokens themselves and attention is
-      causal.
-    bias: float32 [batch or 1, heads, tokens, keys], added to the logits by
-      relative positions; or None.
-  """
-
-  positions: jax.Array
-  mask: jax.Array | np.ndarray | None = None
-  bias: jax.Array | None = None
-
-
-@flax.struct.dataclass
-class Cross:
-  """Keys and values of a condition, projected for one block.
-
-  Attributes:
-    keys: [batch, length, heads, head_dim], or merged by
-      `attention.merge_heads`.
-    values: same shape as keys.
-    mask: bool [batch, 1, 1, length], True where a token may attend.
-  """
-
-  keys: jax.Array
-  values: jax.Array
-  mask: jax.Array
-
-
-UpdateCache = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-
-
-class Block(nn.Module):
-  """One layer of the Transformer.
-
-  Attributes:
-    width: channels of a token's vector.
-    heads: query heads of attention.
-    kv_heads: key and value heads of self-attention; must divide `heads`.
-    hidden: width of the feed-forward layer.
-    activation: activation of the feed-forward layer, a key of ACTIVATIONS.
-    rotary: rotates queries and keys of self-attention by their positions.
-    qk_norm: normalises queries and keys, see `Attention`.
-    cross: adds cross-attention to a condition.
-    dropout: rate in training, on each sublayer's output and on the hidden
-      units.
-    out_scale: variance of the initial weights before each residual sum, times
-      their number of inputs.
-    dtype: compute dtype; parameters, norms and sums are float32.
-  """
-
-  width: int
-  heads: int
-  kv_heads: int
-  hidden: int
-  activation: str = "gelu"
-  rotary: bool = False
-  qk_norm: bool = False
-  cross: bool = True
-  dropout: float = 0.0
-  out_scale: float = 1.0
-  dtype: Any = jnp.float32
-
-  def setup(self) -> None:
-    """Builds the sublayers."""
-
-    def attention(kv_heads: int, rotary: bool) -> Attention:
-      return Attention(
-        width=self.width,
-        heads=self.heads,
-        kv_heads=kv_heads,
-        head_dim=self.width // self.heads,
-        rotary=rotary,
-        qk_norm=self.qk_norm,
-        out_variance=self.out_scale,
-        dtype=self.dtype,
-      )
-
-    def dense(features: int, scale: float = 1.0) -> nn.Dense:
-      return nn.Dense(
-        features,
-        use_bias=False,
-        dtype=self.dtype,
-        kernel_init=kernel_init(scale),
-      )
-
-    # Norms stay in float32, whatever the dtype of the computation.
-    norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
-    self.attention_norm = norm()
-    self.attention = attention(self.kv_heads, self.rotary)
-    if self.cross:
-      self.cross_norm = norm()
-      self.cross_attention = attention(self.heads, False)
-    self.feed_norm = norm()
-    self.inner = dense(self.hidden)
-    self.outer = dense(self.width, self.out_scale)
-    self.drop = nn.Dropout(self.dropout)
-
-  def cross_keys(self, states: jax.Array, mask: jax.Array) -> Cross:
-    """Keys and values of a condition for this block.
-
-    Args:
-      states: [batch, length, any width].
-      mask: bool [batch, length].
-    """
-    keys, values = self.cross_attention.keys_and_values(states)
-    return Cross(keys, values, mask[:, None, None, :])
-
-  def __call__(
-    self,
-    x: jax.Array,
-    view: View,
-    cross: Cross | None = None,
-    *,
-    update_cache: UpdateCache | None = None,
-    train: bool = False,
-  ) -> jax.Array:
-    """Applies the block.
-
-    Args:
-      x: float32 [batch, tokens, width].
-      view: positions of the tokens, and what they attend to.
-      cross: the condition; None skips cross-attention.
-      update_cache: stores keys and values of x in a cache and returns those of
-        all tokens that `view.mask` covers.
-      train: applies dropout, with the random key "dropout".
-
-    Returns:
-      float32 [batch, tokens, width].
-    """
-    drop = functools.partial(self.drop, deterministic=not train)
-    y = self.attention_norm(x)
-    keys, values = self.attention.keys_and_values(y, view.positions)
-    if update_cache is not None:
-      keys, values = update_cache(keys, values)
-    y = self.attention(
-      y,
-      keys,
-      values,
-      positions=view.positions,
-      causal=view.mask is None,
-      mask=view.mask,
-      bias=view.bias,
-    )
-    x += drop(y)
-    if cross is not None:
-      y = self.cross_attention(
-        self.cross_norm(x), cross.keys, cross.values, mask=cross.mask
-      )
-      x += drop(y)
-    y = ACTIVATIONS[self.activation](self.inner(self.feed_norm(x)))
-    return x + drop(self.outer(drop(y)).astype(jnp.float32))
 
 
 class _Scanned(Block):
