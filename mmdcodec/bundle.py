@@ -8,7 +8,8 @@ A bundle is a folder with a few files, none of them executable:
     tokenizer.json       the text tokenizer of a music model
 
 A model may contain other models: a music model ("lm") contains its codec, with
-the config under "codec" and the arrays under "codec/".
+the config under "codec" and the arrays under "codec/". A language model that
+was trained without a codec is a "stage" of a hierarchy, such as MusicLM's.
 
 `load` opens a bundle, or the best checkpoint of a training workdir. Loading
 uses only these files and builds no training task.
@@ -45,6 +46,7 @@ _OPTIONAL = (DISCRIMINATORS_FILE, *ASSETS)
 LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
+  "stage": "mmdcodec.generation.stage:Stage",
   "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
   "mulan": "mmdcodec.tokenizers.mulan:Mulan",
   "semantic": "mmdcodec.tokenizers.semantic:SemanticTokenizer",
@@ -245,14 +247,25 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
     "model": training["model"],
     "training": {"step": int(state["step"]), "config": training},
   }
+  parts = info.parts
   if target := run_files.read_target(workdir):
     config["target"] = target
+    without_codec = (
+      not training.get("codec") and not (workdir / "codec").exists()
+    )
+    if info.kind == "lm" and without_codec:
+      parts = ()
+      config |= {
+        "kind": "stage",
+        "target": {"frame_rate": training["data"]["frame_rate"], **target},
+        "streams": run_files.read_streams(workdir),
+      }
   variables = dict(state["collections"])
   params = state["params"] if state["ema"] is None else state["ema"]
   variables["params"] = low_rank.join(
     params, variables.pop(low_rank.FROZEN, {}), info.low_rank_scale
   )
-  for part in info.parts:
+  for part in parts:
     if not (workdir / part).is_dir():
       raise UserError(
         f"{workdir} has no {part}, which belongs to the model: continue the run"

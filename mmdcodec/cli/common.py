@@ -123,9 +123,16 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
   """
   import mmdcodec
   from mmdcodec.generation.musicgen import LoadedMusic
+  from mmdcodec.generation.stage import Stage
 
   music = mmdcodec.load(path)
   if not isinstance(music, LoadedMusic):
+    if isinstance(music, Stage):
+      raise UserError(
+        f"{path} is a language model without codec, so it makes codes but no"
+        " audio: continue its training with --config.codec=CODEC, or assemble"
+        " it with the other stages of its hierarchy."
+      )
     raise UserError(
       f"{path} is no music model: train one with `mmdcodec train"
       " --config=lm_small`, or convert one."

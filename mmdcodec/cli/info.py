@@ -91,37 +91,35 @@ def describe_model(path: pathlib.Path) -> str:
   Raises:
     UserError: there is no model in the folder.
   """
-  import jax
-
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
+  from mmdcodec.generation.stage import Stage
   from mmdcodec.tokenizers.clustered import Clustered
   from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 
   loaded = mmdcodec.load(path)
   training = loaded.config.get("training") or {}
+  if isinstance(loaded, Stage):
+    return _describe_stage(path, loaded)
   is_bundle = (path / bundle.WEIGHTS_FILE).is_file()
   music = loaded.config["kind"] == "lm"
   model = loaded.codec if music else loaded
   decodes = isinstance(model, AudioCodec)
-  count = lambda model: sum(
-    leaf.size for leaf in jax.tree.leaves(model.variables["params"])
-  )
   rows = [
     ("bundle" if is_bundle else "workdir", str(path)),
     ("kind", str(loaded.config["kind"])),
   ]
   if music:
     rows += _music_rows(loaded)
-    rows.append(("parameters", f"{count(loaded) / 1e6:.2f} M"))
+    rows.append(("parameters", _parameters(loaded)))
   rows.append(("codec" if music else "model", model.hash))
   is_tokenizer = isinstance(model, Tokenizer)
   rows += _coding_rows(model) if is_tokenizer else _network_rows(model)
   rows += [
     (
       "its parameters" if music else "parameters",
-      f"{count(model) / 1e6:.2f} M",
+      _parameters(model),
     ),
     ("size on disk", formatting.file_size(common.folder_size(path))),
   ]
@@ -142,6 +140,44 @@ def describe_model(path: pathlib.Path) -> str:
     for n in range(1, model.codebooks + 1)
   ]
   return table + "\n\n" + formatting.table(("codebooks", "kbps"), rates)
+
+
+def _describe_stage(path: pathlib.Path, stage: Any) -> str:
+  """Describes a language model without codec."""
+  from mmdcodec import bundle
+  from mmdcodec.cli import common
+
+  is_bundle = (path / bundle.WEIGHTS_FILE).is_file()
+  model, first = stage.model, stage.model.first_codebook
+  rows = [
+    ("bundle" if is_bundle else "workdir", str(path)),
+    ("kind", "stage"),
+    *_music_rows(stage),
+    ("parameters", _parameters(stage)),
+    ("makes codes of", f"{stage.target['tokenizer']} {stage.target['hash']}"),
+    ("frame rate", f"{stage.frame_rate:g} Hz"),
+    (
+      "codebooks",
+      f"{first + 1} to {first + model.codebooks} x {model.codebook_size}",
+    ),
+  ]
+  rows += [
+    (f"its {name}", f"{stream['tokenizer']} {stream['hash']}")
+    for name, stream in sorted(stage.streams.items())
+  ]
+  rows.append(("size on disk", formatting.file_size(common.folder_size(path))))
+  training = stage.config.get("training") or {}
+  if training.get("step") is not None:
+    rows.append(("training steps", f"{training['step']:,}"))
+  return formatting.table(None, rows)
+
+
+def _parameters(model: Any) -> str:
+  """Counts the parameters of a model."""
+  import jax
+
+  leaves = jax.tree.leaves(model.variables["params"])
+  return f"{sum(leaf.size for leaf in leaves) / 1e6:.2f} M"
 
 
 _COUNT = whole(0, 1 << 53)

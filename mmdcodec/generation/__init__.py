@@ -1,6 +1,7 @@
 """Generates music with language models.
 
 musicgen        a complete music model: prompts in, music out
+stage           a language model without codec, one of several in a hierarchy
 request         checks a user's request before anything is computed
 token_sampler   samples code sequences from a language model, window by window
 windows         divides music longer than the training clips into windows

@@ -19,6 +19,7 @@ from mmdcodec.models import codec
 
 # Values that are checked together.
 _BLOCK = 1 << 18
+_TEXT = bounds.Check(lambda value: isinstance(value, str), "a text")
 
 
 # Kind of a bundle -> function "module:name" that takes the bundle's config and
@@ -27,6 +28,7 @@ _BLOCK = 1 << 18
 SHAPES = {
   "codec": "mmdcodec.models.weights:_codec",
   "lm": "mmdcodec.models.weights:_music",
+  "stage": "mmdcodec.models.weights:_stage",
   "text": "mmdcodec.models.bert:shapes",
   "clap": "mmdcodec.models.clap:shapes",
   "tagger": "mmdcodec.models.musicnn:shapes",
@@ -68,6 +70,24 @@ def _music(config: Mapping[str, Any]) -> dict[str, Any]:
   bounds.check("its codec", config.get("codec"), bounds.mapping())
   found = token_lm.shapes(token_lm.from_config(config["model"]))
   return found | {"codec": shapes({**config["codec"], "kind": "codec"})}
+
+
+def _stage(config: Mapping[str, Any]) -> dict[str, Any]:
+  from mmdcodec.models import token_lm
+
+  def named(what: str, found: Any) -> None:
+    bounds.check(what, found, bounds.mapping())
+    for key in ("tokenizer", "hash"):
+      bounds.check(f"{what}.{key}", found.get(key), _TEXT)
+
+  named("target", target := config.get("target"))
+  rate = target.get("frame_rate")
+  bounds.check("target.frame_rate", rate, bounds.number(1e-6, 1e6))
+  streams = config.get("streams", {})
+  bounds.check("streams", streams, bounds.mapping())
+  for name, stream in streams.items():
+    named(f"streams.{name}", stream)
+  return token_lm.shapes(token_lm.from_config(config["model"]))
 
 
 def check(

@@ -2,8 +2,8 @@
 
     config.json    the configuration at the last start
     run.json       information for loading the model; see `RunInfo`
-    target.json    kind and hash of the tokenizer whose codes a language model
-                   learns
+    target.json    the tokenizer whose codes a language model learns
+    streams.json   the tokenizers whose codes are its conditions
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
 
@@ -19,7 +19,9 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, renamed
 
 CONFIG_FILE, RUN_FILE = "config.json", "run.json"
-TARGET_FILE = "target.json"
+TARGET_FILE, STREAMS_FILE = "target.json", "streams.json"
+# What to do about damaged files.
+_ADVICE = "start the training once more, which writes it anew"
 
 
 class RunInfo(NamedTuple):
@@ -91,10 +93,9 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   """
   path = pathlib.Path(workdir) / RUN_FILE
   if path.is_file():
-    advice = "start the training once more, which writes it anew"
-    found = read_file(path, advice)
+    found = read_file(path, _ADVICE)
     if not _is_info(found):
-      raise UserError(f"{path} does not describe a training; {advice}.")
+      raise UserError(f"{path} does not describe a training; {_ADVICE}.")
     return RunInfo(**{**found, "parts": tuple(found.get("parts", ()))})
   config = read_config(workdir)
   if config["task"] not in _EARLIER:
@@ -137,13 +138,28 @@ def read_file(path: pathlib.Path, advice: str) -> dict[str, Any]:
     raise UserError(f"{str(error).removesuffix('.')}; {advice}.") from None
 
 
-def write_target(workdir: pathlib.Path, target: Mapping[str, str]) -> None:
-  """Writes the `tokenizer` and `hash` of the codes that a run learns."""
+def write_target(workdir: pathlib.Path, target: Mapping[str, Any]) -> None:
+  """Writes `tokenizer`, `hash` and `frame_rate` of the codes a run learns."""
   atomic.write_json(workdir / TARGET_FILE, target)
 
 
-def read_target(workdir: pathlib.Path) -> dict[str, str] | None:
-  """Reads what `write_target` wrote; None for runs that learn no codes."""
+def read_target(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Reads what `write_target` wrote; None for runs that learn no codes.
+
+  Earlier versions wrote no `frame_rate`.
+  """
   file = workdir / TARGET_FILE
-  advice = "start the training once more, which writes it anew"
-  return read_file(file, advice) if file.is_file() else None
+  return read_file(file, _ADVICE) if file.is_file() else None
+
+
+def write_streams(
+  workdir: pathlib.Path, streams: Mapping[str, Mapping[str, str]]
+) -> None:
+  """Writes `tokenizer` and `hash` of the codes of each condition, by name."""
+  atomic.write_json(workdir / STREAMS_FILE, streams)
+
+
+def read_streams(workdir: pathlib.Path) -> dict[str, dict[str, str]]:
+  """Reads what `write_streams` wrote; nothing for runs without streams."""
+  file = workdir / STREAMS_FILE
+  return read_file(file, _ADVICE) if file.is_file() else {}

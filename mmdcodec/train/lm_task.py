@@ -329,13 +329,18 @@ class LMTask(Task):
       for split in ("train", "valid")
       for path in settings.parse_datasets(self.config["data"][split])
     ]
+    self._record_streams(workdir)
     target = run_files.read_target(workdir)
     if target is None and (workdir / CODEC).exists():
       # Started by a version that did not record it.
       kept = bundle.load_codec(workdir / CODEC)
       target = {"tokenizer": kept.kind, "hash": kept.hash}
     for source in sources:
-      target = target or {"tokenizer": source.tokenizer, "hash": source.hash}
+      target = target or {
+        "tokenizer": source.tokenizer,
+        "hash": source.hash,
+        "frame_rate": source.frame_rate,
+      }
       if source.hash != target["hash"]:
         raise UserError(
           f"{source.path} has codes of another {target['tokenizer']} than"
@@ -347,3 +352,31 @@ class LMTask(Task):
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
+
+  def _record_streams(self, workdir: pathlib.Path) -> None:
+    """Records which tokenizers the conditions' codes come from.
+
+    Raises:
+      UserError: a condition has codes of several tokenizers, of another one
+        than those the run was started with, or none any more.
+    """
+    before, given = run_files.read_streams(workdir), self._streams()
+    if missing := sorted(before.keys() - given.keys()):
+      raise UserError(
+        f"{workdir} was begun with streams for {', '.join(missing)}; give them"
+        " in --config.data.streams again."
+      )
+    found = dict(before)
+    for name, paths in given.items():
+      for path in paths:
+        source = token_records.TokenSource(path)
+        this = {"tokenizer": source.tokenizer, "hash": source.hash}
+        kept = found.setdefault(name, this)
+        if this != kept:
+          raise UserError(
+            f"{path} ({name}) has codes of the {source.tokenizer}"
+            f" {source.hash}, but this run learns from those of the"
+            f" {kept['tokenizer']} {kept['hash']}; tokenize with that one."
+          )
+    if found != before:
+      run_files.write_streams(workdir, found)

@@ -1,0 +1,72 @@
+"""A language model without codec: one stage of a hierarchy such as MusicLM's.
+
+MusicLM (Agostinelli et al. 2023, arXiv 2301.11325, 3.2) makes music in stages,
+each of which turns the tokens of some tokenizers into those of another. A stage
+is a `TokenLM` that knows the tokenizers of its target and of its conditions by
+their hashes. `TokenSampler` samples its codes; what they mean is up to the
+hierarchy that it becomes a part of.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from mmdcodec.generation.token_sampler import TokenSampler
+from mmdcodec.models import token_lm
+from mmdcodec.store import renamed
+
+
+class Stage:
+  """A language model over the tokens of one tokenizer, given those of others.
+
+  Attributes:
+    config: content of the bundle's config.json.
+    variables: `{"params": ...}` as in the bundle.
+    model: the language model, a Linen module.
+    conditions: the model's conditions, which check and encode input.
+    sampler: the `TokenSampler`.
+    target: `tokenizer`, `hash` and `frame_rate` of the codes that it makes.
+    streams: `tokenizer` and `hash` of the codes of each condition, by its name;
+      a condition that training never saw is missing.
+    frame_rate: frames of codes per second.
+    seconds: length of the training clips.
+  """
+
+  kind = "stage"
+
+  def __init__(
+    self,
+    config: dict[str, Any],
+    variables: dict[str, Any],
+    assets: Mapping[str, bytes] | None = None,
+  ):
+    """Takes what a bundle of kind "stage" holds.
+
+    Args:
+      config: `model` holds the fields of `TokenLM`; `target` and `streams` see
+        above.
+      variables: `{"params": ...}`.
+      assets: other files of the bundle, by name.
+
+    Raises:
+      UserError: a field is unknown or out of its bounds.
+    """
+    fields = renamed.update_lm(config["model"])
+    self.config = {**config, "model": fields}
+    self.variables = variables
+    self.model = token_lm.from_config(fields)
+    self.conditions = self.model.make_conditions(assets)
+    self.target = dict(config["target"])
+    self.streams = dict(config.get("streams", {}))
+    self.frame_rate = float(self.target["frame_rate"])
+    self.seconds = self.model.frames / self.frame_rate
+    self.sampler = TokenSampler(self.model, variables["params"])
+
+  def place(self, mesh: jax.sharding.Mesh) -> None:
+    """Shards the model over a mesh; see `LoadedMusic.place`."""
+    self.sampler.place(self.variables["params"], mesh)
+
+  def takes(self, condition: str) -> bool:
+    """Returns whether the model has this condition, such as "joint"."""
+    return any(each.name == condition for each in self.conditions)
