@@ -80,8 +80,8 @@ def _stage(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("tokenizer", "hash"):
       bounds.check(f"{what}.{key}", found.get(key), _TEXT)
 
-  named("target", target := config.get("target"))
-  rate = target.get("frame_rate")
+  named("target", config.get("target"))
+  rate = config["target"].get("frame_rate")
   bounds.check("target.frame_rate", rate, bounds.number(1e-6, 1e6))
   streams = config.get("streams", {})
   bounds.check("streams", streams, bounds.mapping())
