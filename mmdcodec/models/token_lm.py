@@ -45,7 +45,7 @@ class TokenLM(bounds.Checked, nn.Module):
     kv_heads: key and value heads, each shared by several query heads; 0 means
       as many as `heads`.
     hidden: width of the feed-forward layers.
-    activation: "gelu" or "relu".
+    activation: "gelu", "relu" or "geglu", a gated one.
     positions: "sinusoidal", "rotary" or "relative".
     qk_norm: normalise queries and keys of attention.
     cross: has cross-attention for the conditions that use it; otherwise all

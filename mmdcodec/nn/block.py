@@ -17,9 +17,13 @@ import numpy as np
 
 from mmdcodec.nn.attention import Attention, kernel_init
 
+_gelu = functools.partial(nn.gelu, approximate=False)
+# "geglu" is gated: gelu(x W) * (x V), as in T5 1.1 (Shazeer 2020, arXiv
+# 2002.05202).
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "gelu": functools.partial(nn.gelu, approximate=False),
+  "gelu": _gelu,
   "relu": nn.relu,
+  "geglu": _gelu,
 }
 
 
@@ -123,6 +127,8 @@ class Block(nn.Module):
       self.cross_attention = attention(self.heads, False)
     self.feed_norm = norm()
     self.inner = dense(self.hidden)
+    if self.activation == "geglu":
+      self.gate = dense(self.hidden)
     self.outer = dense(self.width, self.out_scale)
     self.drop = nn.Dropout(self.dropout)
 
@@ -178,5 +184,10 @@ class Block(nn.Module):
         self.cross_norm(x), cross.keys, cross.values, mask=cross.mask
       )
       x += drop(y)
-    y = ACTIVATIONS[self.activation](self.inner(self.feed_norm(x)))
+    y = self.feed_norm(x)
+    activate = ACTIVATIONS[self.activation]
+    if self.activation == "geglu":
+      y = activate(self.gate(y)) * self.inner(y)
+    else:
+      y = activate(self.inner(y))
     return x + drop(self.outer(drop(y)).astype(jnp.float32))
