@@ -60,12 +60,17 @@ class AlignedTokens:
     return len(self.target)
 
   def __getitem__(self, index: int) -> dict:
-    """Returns a target record, with `streams`: name -> (codes, frame rate)."""
+    """Returns a target record, with what `Condition.read` needs of streams.
+
+    These are `streams`, name -> (codes, frame rate), and `windows`, name ->
+    `TokenSource.window`.
+    """
     streams = {
       name: (stream[index]["codes"], stream.frame_rate)
       for name, stream in self.streams.items()
     }
-    return {**self.target[index], "streams": streams}
+    windows = {name: stream.window for name, stream in self.streams.items()}
+    return {**self.target[index], "streams": streams, "windows": windows}
 
 
 def match(

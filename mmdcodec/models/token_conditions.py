@@ -88,17 +88,22 @@ class Tokens(Condition):
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
     """See the base class: the stream with its name, from the crop's start on.
 
-    If there is no such stream, the condition is absent.
+    Of a stream with more codebooks, the first ones. If rows overlap, those that
+    begin nearest the crop's start; or, of tokens that describe a whole piece,
+    those that describe its middle. If there is no such stream, the condition is
+    absent.
     """
     streams = record.get("streams", {})
     if self.name not in streams:
       return first(self.nothing(1))
     tokens, frame_rate = streams[self.name]
-    if tokens.shape[1] != self.codebooks or tokens.max(initial=0) >= self.size:
+    window = record.get("windows", {}).get(self.name)
+    had, tokens = tokens.shape[1], tokens[:, : self.codebooks]
+    if had < self.codebooks or tokens.max(initial=0) >= self.size:
       raise UserError(
         f"the condition {self.name!r} takes {self.codebooks} x {self.size}"
-        f" tokens; the data set has {tokens.shape[1]} x"
-        f" {tokens.max(initial=0) + 1} or more."
+        f" tokens; the data set has {had} x {tokens.max(initial=0) + 1} or"
+        " more."
       )
     if self.frame_rate:
       if not math.isclose(self.frame_rate, frame_rate):
@@ -106,10 +111,16 @@ class Tokens(Condition):
           f"the condition {self.name!r} has a frame_rate of {self.frame_rate}"
           f" Hz; the data set has {frame_rate} Hz."
         )
+      if window is not None:
+        at = min(round(start * frame_rate), len(tokens) - 1)
+        return first(self.arrays([tokens[at:]], 0.0))
       return first(self.arrays([tokens], start))
-    # Near the end of the record, take its last frames.
-    last = max(0, len(tokens) - self.frames)
-    at = min(_frame(start, frame_rate), last)
+    at = _frame(start, frame_rate)
+    if window is not None:
+      middle = start + record.get("seconds", window) / 2
+      at = round((middle - window / 2) * frame_rate - (self.frames - 1) / 2)
+    # Near the ends of the record, take its first or last frames.
+    at = max(0, min(at, len(tokens) - self.frames))
     return first(self.arrays([tokens[at:]], 0.0))
 
   def check(self, value: Any, rate: int) -> list[Any]:
