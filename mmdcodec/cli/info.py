@@ -237,11 +237,14 @@ def _network_rows(model: Any) -> list[tuple[str, str]]:
 def _music_rows(music: Any) -> list[tuple[str, str]]:
   """Describes a music model without its codec."""
   model = music.model
-  return [
+  sizes = lambda each: f"{each.layers} x {each.width}, {each.heads} heads"
+  rows = [
     ("takes", ", ".join(music.model.conditions) or "nothing"),
-    ("transformer", f"{model.layers} x {model.width}, {model.heads} heads"),
-    ("trained on", f"clips of {music.seconds:g} s"),
+    ("transformer", sizes(model)),
   ]
+  if model.depth is not None:
+    rows.append(("depth transformer", sizes(model.make_depth())))
+  return [*rows, ("trained on", f"clips of {music.seconds:g} s")]
 
 
 def describe_dataset(path: pathlib.Path) -> str:

@@ -9,6 +9,8 @@ streaming             the codec step by step, with explicit state;
                       receptive_field computes which inputs an output needs
 discriminators        sets of spectrum_discriminators and wave_discriminators
 token_lm              the language model; lm_presets has published ones
+depth                 a small Transformer over the codes of a step, in place
+                      of a language model's heads
 conditioning          turns conditions into vectors. condition has the base
                       class of text_condition, melody_condition and
                       token_conditions

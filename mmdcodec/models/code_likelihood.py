@@ -23,8 +23,9 @@ def nats_of_codes(
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy of every code in nats, in the order of the model's pattern.
 
-  Every code is conditioned on all steps before its own; the codes of one step
-  are predicted together.
+  Every code is conditioned on all steps before its own. The codes of one step
+  are predicted together, independently; or by a depth transformer, each given
+  those of the codebooks before it.
 
   Args:
     model: the language model.
@@ -43,8 +44,11 @@ def nats_of_codes(
   valid = length_mask(lengths, codes.shape[1])[..., None]
   tokens = pattern.build(jnp.where(valid, codes, special), special)
   tokens = rules.constrain(tokens, "batch", None, None)
+  targets = tokens[:, 1:]
   logits = jnp.asarray(
-    model.apply({"params": params}, tokens[:, :-1], inputs, **options)
+    model.apply(
+      {"params": params}, tokens[:, :-1], inputs, targets=targets, **options
+    )
   )
-  mask = jnp.asarray((pattern.frame_of[1:] >= 0) & (tokens[:, 1:] != special))
-  return cross_entropy(logits, tokens[:, 1:], mask), mask
+  mask = jnp.asarray((pattern.frame_of[1:] >= 0) & (targets != special))
+  return cross_entropy(logits, targets, mask), mask

@@ -2,9 +2,10 @@
 
 MusicGen (Copet et al. 2023, arXiv 2306.05284, 3.1): the vectors of a step's K
 tokens are summed, a decoder Transformer follows, and K heads predict the next
-step. The pattern (`mmdcodec.patterns`) determines which codes share a step. The
-model sees tokens [batch, steps, codebooks] in the pattern's order, with the
-special token where a step has no code.
+step, or a depth transformer (`mmdcodec.models.depth`) in their place. The
+pattern (`mmdcodec.patterns`) determines which codes share a step. The model
+sees tokens [batch, steps, codebooks] in the pattern's order, with the special
+token where a step has no code.
 """
 
 import functools
@@ -22,6 +23,7 @@ from mmdcodec.bounds import mapping, null_or, whole
 from mmdcodec.models import fields
 from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
+from mmdcodec.models.depth import DepthTransformer
 from mmdcodec.models.lm_presets import PRESETS
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
@@ -52,6 +54,9 @@ class TokenLM(bounds.Checked, nn.Module):
       conditions are a prefix to the music.
     conditions: fields of each condition by name, see
       `condition.make_conditions`.
+    depth: fields of the depth transformer (the first eight of
+      `DepthTransformer`); None means that a head per codebook predicts the
+      codes of a step, each independently of the others.
     dropout: share of activations dropped in training.
     remat: "none", "full" or "dots", see `Transformer`.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, sums
@@ -76,6 +81,7 @@ class TokenLM(bounds.Checked, nn.Module):
   qk_norm: bool = False
   cross: bool = True
   conditions: Annotated[Mapping[str, Any], mapping()] = flax.core.FrozenDict()
+  depth: Annotated[Mapping[str, Any] | None, null_or(mapping())] = None
   dropout: float = 0.0
   remat: str = "none"
   dtype: Annotated[str, bounds.dtype("float32", "bfloat16")] = "float32"
@@ -87,6 +93,8 @@ class TokenLM(bounds.Checked, nn.Module):
     Transformer(**self.transformer_fields(), parent=None)
     self.pattern_of(1)
     self.make_conditions()
+    if self.depth is not None:
+      self.make_depth()
     return None
 
   @property
@@ -137,6 +145,29 @@ class TokenLM(bounds.Checked, nn.Module):
       dtype=jnp.dtype(self.dtype),
     )
 
+  @nn.nowrap
+  def make_depth(self) -> DepthTransformer:
+    """The depth transformer.
+
+    Raises:
+      UserError: `depth` has an unknown field, or an invalid value.
+    """
+    taken = fields.defaults(DepthTransformer, hidden=self.depth_shared())
+    given = self.depth or {}
+    fields.check_known(given, taken, DepthTransformer.called)
+    return DepthTransformer(**given, **self.depth_shared(), parent=None)
+
+  @nn.nowrap
+  def depth_shared(self) -> dict[str, Any]:
+    """Fields of the depth transformer that are the model's own."""
+    return dict(
+      codebooks=self.codebooks,
+      codebook_size=self.codebook_size,
+      dropout=self.dropout,
+      remat=self.remat,
+      dtype=jnp.dtype(self.dtype),
+    )
+
   def conditioner_fields(self) -> dict[str, Any]:
     """Fields of the conditioner."""
     return dict(
@@ -147,18 +178,21 @@ class TokenLM(bounds.Checked, nn.Module):
     )
 
   def setup(self) -> None:
-    """Builds embeddings, conditioner, Transformer and heads."""
+    """Builds embeddings, conditioner, Transformer and what predicts codes."""
     self.embedding = self.param(
       "embedding",
       nn.initializers.normal(self.width**-0.5),
       (self.codebooks, self.codebook_size + 1, self.width),
     )
     self.transformer = Transformer(**self.transformer_fields())
-    self.head = self.param(
-      "head",
-      nn.initializers.normal(self.width**-0.5),
-      (self.codebooks, self.width, self.codebook_size),
-    )
+    if self.depth is None:
+      self.head = self.param(
+        "head",
+        nn.initializers.normal(self.width**-0.5),
+        (self.codebooks, self.width, self.codebook_size),
+      )
+    else:
+      self.depth_transformer = self.make_depth()
     if self.conditions:
       self.conditioner = Conditioner(**self.conditioner_fields())
 
@@ -173,6 +207,7 @@ class TokenLM(bounds.Checked, nn.Module):
     tokens: jax.Array,
     inputs: Inputs | None = None,
     *,
+    targets: jax.Array | None = None,
     encoded: EncodedConditions | None = None,
     train: bool = False,
   ) -> jax.Array:
@@ -181,6 +216,9 @@ class TokenLM(bounds.Checked, nn.Module):
     Args:
       tokens: int [batch, steps, codebooks], as `Pattern.build` returns them.
       inputs: the conditions; None for a model without any.
+      targets: int [batch, steps, codebooks], the next step of each. The depth
+        transformer needs them: its logits of a codebook also see the targets
+        of the codebooks before it. Without one they are ignored.
       encoded: vectors of the conditions, instead of inputs.
       train: applies dropout, with the random key "dropout".
 
@@ -188,12 +226,15 @@ class TokenLM(bounds.Checked, nn.Module):
       float32 [batch, steps, codebooks, codebook_size], each of the next step.
 
     Raises:
-      ValueError: the tokens have another shape, or are not integers.
+      ValueError: the tokens have another shape, or are not integers; or the
+        targets are missing.
     """
     bounds.check_integers("tokens", tokens)
     bounds.check_shape(
       "tokens", tokens, batch=..., steps=..., codebooks=self.codebooks
     )
+    if self.depth is not None and targets is None:
+      raise ValueError("a model with a depth transformer needs the targets")
     if encoded is None:
       encoded = self.encode_conditions(inputs or {})
     x, valid, before = embed(tokens, self.embedding), None, 0
@@ -212,8 +253,11 @@ class TokenLM(bounds.Checked, nn.Module):
       states_mask=encoded.states_mask,
       train=train,
     )
-    dtype = jnp.dtype(self.dtype)
-    return logits(x[:, before:], self.head, self.codebooks, dtype)
+    x, dtype = x[:, before:], jnp.dtype(self.dtype)
+    if self.depth is None:
+      return logits(x, self.head, self.codebooks, dtype)
+    assert targets is not None
+    return self.depth_transformer(x, targets, train=train)
 
 
 def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
@@ -283,6 +327,8 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   # Dicts, so that a command line can change their entries.
   found["pattern"] = found["pattern"] or dict(name="delay", delays=())
   found["conditions"] = dict(found["conditions"])
+  if found["depth"] is not None:
+    found["depth"] = dict(found["depth"])
   return found
 
 
@@ -311,7 +357,9 @@ def shapes(
   tokens = jax.ShapeDtypeStruct((1, 1, model.codebooks), jnp.int32)
   inputs = model.no_conditions(1)
   return jax.eval_shape(
-    lambda key, tokens: model.init(key, tokens, inputs, encoded=encoded),
+    lambda key, tokens: model.init(
+      key, tokens, inputs, targets=tokens, encoded=encoded
+    ),
     jax.random.key(0),
     tokens,
   )

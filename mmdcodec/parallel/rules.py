@@ -39,7 +39,7 @@ LM_RULES: Rules = (
   (r"/(inner|gate)/kernel$", P("fsdp", "model")),
   (r"/outer/kernel$", P("model", "fsdp")),
   (r"(^|/)embedding$", P(None, ("fsdp", "model"))),
-  (r"(^|/)head$", P("fsdp", "model")),
+  (r"(^|/)(head|projection)$", P("fsdp", "model")),
   (r".*", P()),
 )
 

@@ -220,7 +220,9 @@ class LMTask(Task):
       lambda s: jnp.zeros(s.shape, s.dtype), self.batch_shapes(1)
     )
     tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
-    variables = self.model.init(key, tokens, batch["conditions"])
+    variables = self.model.init(
+      key, tokens, batch["conditions"], targets=tokens
+    )
     return self.to_trained(dict(variables), key)
 
   def to_trained(

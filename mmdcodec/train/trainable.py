@@ -16,8 +16,8 @@ import jax
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank
 
-# Prefix of parameters whose layers are stacked.
-BLOCKS = "transformer/blocks/"
+# Prefixes of parameters whose layers are stacked.
+BLOCKS = ("transformer/blocks/", "depth_transformer/transformer/blocks/")
 
 
 @dataclasses.dataclass(frozen=True)
