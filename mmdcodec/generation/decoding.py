@@ -21,13 +21,16 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import platform
-from mmdcodec.generation import sampling
+from mmdcodec.generation import depth_sampling, sampling
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import EncodedConditions
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.nn import cache as cache_lib
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.parallel import rules
+
+# Parameters of the depth transformer.
+DEPTH = "depth_transformer"
 
 
 @flax.struct.dataclass
@@ -83,13 +86,16 @@ def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
   Kernels get the dtype of the computation; otherwise they would be converted
   for every token. The results are the same.
   """
-  low = lambda path, x: x.astype(model.dtype) if path[-1].key == "kernel" else x
-  own = jax.tree_util.tree_map_with_path(low, params["transformer"])
-  head = params["head"].astype(model.dtype)
-  if platform.traced_for() == "cpu":
+  own = cache_lib.cast_kernels(params["transformer"], model.dtype)
+  on_cpu = platform.traced_for() == "cpu"
+  if on_cpu:
     own = cache_lib.by_block(own, model.layers)
-    head = token_lm.flat_head(head)
-  return {**params, "head": head, "transformer": own}
+  params = {**params, "transformer": own}
+  if model.depth is not None:
+    depth = depth_sampling.prepare(model, params[DEPTH])
+    return {**params, DEPTH: depth}
+  head = params["head"].astype(model.dtype)
+  return {**params, "head": token_lm.flat_head(head) if on_cpu else head}
 
 
 def _transformer(model: TokenLM) -> Transformer:
@@ -213,24 +219,28 @@ def advance(
       positions,
       state.cross,
     )
-    logits = token_lm.logits(
-      x, params["head"], model.codebooks, jnp.dtype(model.dtype)
-    )[:, 0]
-    logits = sampling.guide(
-      logits, groups, request.guidance, request.double_guidance
-    )
     # Keys depend on the step, not on a chain of splits, so that one call and
     # several calls sample the same codes.
     keys = jax.vmap(lambda key: jax.random.fold_in(key, state.at))(request.keys)
-    sampled = sampling.sample(
-      logits,
-      keys,
-      temperature=request.temperature,
-      top_p=request.top_p,
-      top_k=top_k,
-    )
     given = jax.lax.dynamic_index_in_dim(request.given, state.at, 1, False)
-    new = jnp.where(given < 0, sampled, given)
+    weights = dict(
+      guidance=request.guidance, double_guidance=request.double_guidance
+    )
+    options: dict[str, Any] = dict(
+      temperature=request.temperature, top_p=request.top_p, top_k=top_k
+    )
+    if model.depth is None:
+      logits = token_lm.logits(
+        x, params["head"], model.codebooks, jnp.dtype(model.dtype)
+      )[:, 0]
+      logits = sampling.guide(logits, groups, **weights)
+      sampled = sampling.sample(logits, keys, **options)
+      new = jnp.where(given < 0, sampled, given)
+    else:
+      new = depth_sampling.sample(
+        model, params[DEPTH], x, given, keys, groups=groups, **weights,
+        **options,
+      )  # fmt: skip
     tokens = jax.lax.dynamic_update_slice_in_dim(
       state.tokens, new[:, None], state.at, axis=1
     )

@@ -47,6 +47,13 @@ def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
   return {**params, "blocks": blocks}
 
 
+def cast_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
+  """Converts the kernels, and nothing else, to the dtype of the computation."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, params
+  )
+
+
 def _is_by_block(params: dict[str, Any]) -> bool:
   return isinstance(params["blocks"], tuple)
 
