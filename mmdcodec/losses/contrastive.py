@@ -61,23 +61,6 @@ def raw_of_scale(scale: float, low: float, high: float) -> float:
   return math.log(share / (1 - share))
 
 
-def value_of_guessing(kind: str, rows: int) -> float:
-  """The loss of a model that gives all pairs the same similarity.
-
-  Collapsed towers are there whatever the temperature; for the sigmoid loss, the
-  bias is taken to be the best one.
-
-  Args:
-    kind: one of KINDS.
-    rows: rows of a batch, at least 2.
-  """
-  if kind == "softmax":
-    return math.log(rows)
-  if kind == "decoupled":
-    return math.log(rows - 1)
-  return math.log(rows) + (rows - 1) * math.log(rows / (rows - 1))
-
-
 def contrastive(
   audio: jax.Array,
   text: jax.Array,
