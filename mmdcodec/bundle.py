@@ -275,12 +275,12 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
     config[part], variables[part] = found.config, found.variables
   adversary = (state.get("extra") or {}).get("adversary", {})
   return Contents(
-    config, variables, _read_assets(workdir), adversary.get("params")
+    config, variables, read_assets(workdir), adversary.get("params")
   )
 
 
-def _read_assets(folder: pathlib.Path) -> dict[str, bytes]:
-  """Reads the files of other libraries in a bundle or workdir, by name."""
+def read_assets(folder: pathlib.Path) -> dict[str, bytes]:
+  """Reads the files of ASSETS that a bundle or workdir has, by name."""
   files = [folder / name for name in ASSETS]
   return {
     file.name: inputs.read_bytes(file) for file in files if file.is_file()
@@ -339,7 +339,7 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
     # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
-    return Contents(config, variables, _read_assets(path), critics)
+    return Contents(config, variables, read_assets(path), critics)
   if config is not None and "kind" in config:
     raise UserError(f"{path} has no {WEIGHTS_FILE}; {_AGAIN}.")
   if config is not None:

@@ -76,6 +76,7 @@ def train(
     mesh_lib.check_batch(config["batch"], mesh)
     stack.enter_context(jax.set_mesh(mesh))
     task = make_task(config)
+    task.workdir = workdir
     data = task.batches(seed=config["seed"])
     stack.callback(data.close)
     # Every process reads all of these few examples and places its own rows.

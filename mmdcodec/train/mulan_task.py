@@ -130,7 +130,9 @@ class MulanTask(Task):
     )
 
   def assets(self) -> dict[str, bytes]:
-    """Reads the text tower's files from the model that the run starts from.
+    """Reads the text tower's files.
+
+    A run that goes on has them; before, the model that it starts from does.
 
     Raises:
       UserError: that model lacks a file.
@@ -138,8 +140,10 @@ class MulanTask(Task):
     needed = text_tokens.FILES[self.model.text_fields["tokenizer"]]
     if not needed:
       return {}
+    found = bundle.read_assets(self.workdir) if self.workdir else {}
     source = self.config["init_from"]
-    found = bundle.read(source).assets if source else {}
+    if source and {*needed} - {*found}:
+      found = bundle.read(source).assets
     if missing := sorted({*needed} - {*found}):
       raise UserError(
         f"the text tower needs {', '.join(missing)}: init_from must be a text"

@@ -65,6 +65,8 @@ class Task(abc.ABC):
   Everything else has a default.
 
   Attributes:
+    config: config of the run.
+    workdir: folder of the run; None outside of one.
     kind: kind of model in the `config.json` of a bundle.
     rules: how parameters are sharded; see `parallel/rules.py`.
     best_metric: held-out metric that selects the best checkpoint, such as
@@ -83,6 +85,7 @@ class Task(abc.ABC):
       part of this model's bundle; see `record_parts`.
   """
 
+  workdir: pathlib.Path | None = None
   kind: str
   rules: rules.Rules
   best_metric: str | None = None
