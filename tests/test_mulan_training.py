@@ -5,6 +5,7 @@ padding, texts that are always the same, and an alarm that stays silent.
 """
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from mmdcodec.configs import mulan as config_file
+from mmdcodec.configs import semantic as semantic_config
 
 import mmdcodec
 from mmdcodec import bundle
@@ -22,6 +24,7 @@ from mmdcodec.models.text_tokens import Bytes
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.train import level_statistics, loop
 from mmdcodec.train.mulan_task import MulanTask, name_texts
+from mmdcodec.train.semantic_task import SemanticTask
 
 
 def make_task(**changes):
@@ -112,6 +115,29 @@ def test_statistics_of_valid_frames():
   rows = np.concatenate(rows)
   np.testing.assert_allclose(found["mean"], rows.mean(0), rtol=1e-4)
   np.testing.assert_allclose(found["scale"], 1 / rows.std(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_statistics_of_semantic_spectra(silent):
+  """Catches frames of padding that count, and deviations near 0."""
+  config = semantic_config.get_config("tiny").to_dict()
+  task = SemanticTask(config)
+  model = task.model
+  rng = np.random.default_rng(0)
+  audio = 0.1 * rng.normal(size=(2, 4 * model.stride, 1)).astype(np.float32)
+  audio[:, ::7] *= np.linspace(0, 9, audio[:, ::7].size).reshape(2, -1, 1)
+  audio *= not silent
+  batch = {"audio": audio, "lengths": np.array([16, 7]) * model.hop}
+  zeros = jnp.zeros(model.mels)
+  old = {"statistics": {"mean": zeros, "deviation": zeros}}
+  said = []
+  found = task.measure_data(old, iter([batch]), said.append)["statistics"]
+  levels = np.float64(model.levels(jnp.asarray(audio)))
+  rows = levels[np.arange(16) < np.array([[16], [7]])]
+  np.testing.assert_allclose(found["mean"], rows.mean(0), rtol=1e-4)
+  want = np.maximum(rows.std(0), 1)
+  np.testing.assert_allclose(found["deviation"], want, rtol=1e-3)
+  assert (want == 1).all() == silent and len(said) == 1
 
 
 def test_texts():
@@ -218,6 +244,10 @@ def test_a_public_text_encoder(tmp_path, dataset, monkeypatch):
   assert np.all(loaded.variables["input"]["mean"] < -5)
   found = loaded.embed_text(["calm piano", "piano"])
   assert np.abs(found[0] - found[1]).max() > 1e-4
+  # It goes on without the encoder that it began with.
+  shutil.rmtree(tmp_path / "text")
+  loop.train(run | {"steps": 2}, tmp_path / "run", log=lambda line: None)
+  bundle.save(tmp_path / "text", config, variables, assets=assets)
   run["model"]["text"]["bert"]["hidden"] = 16
   with pytest.raises(UserError, match="hidden"):
     loop.train(run, tmp_path / "other", log=lambda line: None)

@@ -3,14 +3,13 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mmdcodec
 from mmdcodec import bundle
 from mmdcodec.errors import UserError
-from mmdcodec.models import mel_front_end, semantic
+from mmdcodec.models import semantic
 from mmdcodec.tokenizers.semantic import SemanticTokenizer
 
 OBJECTIVES = tuple(semantic.OBJECTIVES)
@@ -97,23 +96,6 @@ def test_padding_changes_nothing():
     assert alone.shape == (-(-n // model.stride), model.width)
     np.testing.assert_allclose(rows[i, : len(alone)], alone, atol=1e-5)
     assert not np.any(rows[i, len(alone) :])
-
-
-def test_statistics():
-  """Catches frames of padding that count, and deviations near 0."""
-  model, _ = random_model()
-  x = sound(4 * model.stride, batch=2)
-  levels = np.asarray(model.levels(jnp.asarray(x)))
-  assert levels.shape == (2, 16, model.mels)
-  valid = np.arange(16) < np.array([[16], [7]])
-  sums = mel_front_end.band_sums(levels, valid)
-  found = mel_front_end.band_statistics(*map(np.float64, sums))
-  rows = np.float64(levels)[valid]
-  np.testing.assert_allclose(found["mean"], rows.mean(0), rtol=1e-5)
-  np.testing.assert_allclose(found["deviation"], rows.std(0), rtol=1e-3)
-  same = mel_front_end.band_sums(np.full_like(levels, -100), valid)
-  found = mel_front_end.band_statistics(*map(np.float64, same))
-  np.testing.assert_array_equal(found["deviation"], 1)
 
 
 def test_tokens_of_a_clip_are_its_own():

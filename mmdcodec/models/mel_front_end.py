@@ -1,4 +1,4 @@
-"""Spectra for a network: their levels, statistics, and a reduction in time.
+"""Spectra for a network: their levels, and a reduction in time.
 
 w2v-BERT, arXiv 2108.06209, 3.1: two convolutions with strides of 2 over time
 and bands.
@@ -17,9 +17,6 @@ from mmdcodec.nn.conv_nd import ConvNd
 
 # Spectral frames per frame of the network.
 REDUCTION = 4
-# Bands that hardly change, such as those above the bandwidth of the data, are
-# not amplified further. Decibels.
-_LEAST_DEVIATION = 1.0
 
 
 def window_levels(
@@ -62,41 +59,6 @@ def window_levels(
   )
   # Frame t is centred on sample t * hop, and the last one may be too many.
   return levels[:, :count], length_mask(frames(lengths, hop), count)
-
-
-def band_sums(
-  mel: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Sums from which the statistics of mel bands are computed.
-
-  Args:
-    mel: float32 [batch, frames, mels], decibels.
-    valid: bool [batch, frames].
-
-  Returns:
-    (sums [mels], sums of squares [mels], number of frames).
-  """
-  mel = jnp.where(valid[..., None], mel, 0.0)
-  return mel.sum((0, 1)), (mel**2).sum((0, 1)), valid.sum()
-
-
-def band_statistics(sums: Any, squares: Any, count: Any) -> dict[str, Any]:
-  """Mean and standard deviation of each band from `band_sums`.
-
-  Args:
-    sums: float64 [mels].
-    squares: float64 [mels].
-    count: number of frames.
-
-  Returns:
-    "mean" and "deviation", [mels].
-  """
-  mean = sums / max(count, 1)
-  variance = squares / max(count, 1) - mean**2
-  return {
-    "mean": mean,
-    "deviation": variance.clip(_LEAST_DEVIATION**2) ** 0.5,
-  }
 
 
 class FrontEnd(nn.Module):

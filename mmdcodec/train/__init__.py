@@ -23,5 +23,5 @@ reporting      prints and logs the metrics that a task returns, speed and time
 
 The codec's task also uses reconstruction_losses, adversarial (a step of the
 discriminators), independence_term, encoder_gradients, codec_evaluation and
-spectral_profile; the semantic one band_statistics.
+spectral_profile.
 """

@@ -12,7 +12,11 @@ import numpy as np
 from mmdcodec.parallel import rules
 
 # Enough that more music would hardly change them.
-SECONDS = 1200
+SECONDS = 600
+# Bands that hardly change, such as those above the bandwidth of the data, are
+# not amplified further. Decibels; for "scale", to which even silent bands may
+# matter, there is nearly no limit.
+_LEAST_DEVIATION = 1.0
 
 
 def measure(
@@ -28,14 +32,16 @@ def measure(
   Args:
     spectrogram: (audio [batch, samples, channels], valid samples [batch]) ->
       (levels [batch, frames, bands], bool [batch, frames], valid frames).
-    old: "mean" and "scale" [bands], whose places the results take.
+    old: "mean" and "deviation" or "scale" [bands], whose places the results
+      take.
     batches: training batches, placed on the mesh, with "audio" and "lengths".
     seconds: seconds of audio in a batch.
     say: called with a line of text for the user.
 
   Returns:
-    "mean" and "scale" [bands]: (levels - mean) * scale has mean 0 and variance
-    1. They are the same, up to rounding, on any number of devices.
+    What `old` has: "mean"; "deviation", at least 1 dB; "scale", by which
+    (levels - mean) * scale has variance 1. They are the same, up to rounding,
+    on any number of devices.
   """
 
   @jax.jit
@@ -57,8 +63,11 @@ def measure(
   mean = total / max(frames, 1)
   # A band that never changes, as in silence, is left as loud as it is.
   deviation = np.sqrt(np.maximum(squares / max(frames, 1) - mean**2, 0))
-  scale = 1 / np.where(deviation > 1e-3, deviation, 1.0)
-  new = {"mean": mean - 50.0, "scale": scale}
+  new = {
+    "mean": mean - 50.0,
+    "scale": 1 / np.where(deviation > 1e-3, deviation, 1.0),
+    "deviation": np.maximum(deviation, _LEAST_DEVIATION),
+  }
   return {
     name: jax.device_put(np.float32(new[name]), old[name].sharding)
     for name in old

@@ -18,9 +18,10 @@ from mmdcodec.data import record_order
 from mmdcodec.losses import masking
 from mmdcodec.models import semantic
 from mmdcodec.models.semantic_outputs import Losses
+from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.quantize.gumbel import perplexity
-from mmdcodec.train import audio_crops, band_statistics
+from mmdcodec.train import audio_crops, level_statistics
 from mmdcodec.train.task import Batch, LossResult, Task
 
 # A network below this share of the loss of guessing has learned something.
@@ -104,9 +105,22 @@ class SemanticTask(Task):
     say: Callable[[str], None],
   ) -> dict[str, Any]:
     """Measures mean and deviation of the mel bands."""
-    return band_statistics.measure(
-      self.model, collections, batches, self.config["batch"], say
+
+    def spectrogram(
+      x: jax.Array, lengths: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+      levels = self.model.levels(x)
+      ends = frames(lengths, self.model.hop)
+      return levels, length_mask(ends, levels.shape[1])
+
+    found = level_statistics.measure(
+      spectrogram,
+      collections["statistics"],
+      batches,
+      seconds=self.config["batch"] * self.audio_seconds,
+      say=say,
     )
+    return {**collections, "statistics": found}
 
   def init_extra_state(self, key: jax.Array) -> dict[str, jax.Array]:
     """Initializes frequencies of codes, and the last step that beat them."""
