@@ -92,6 +92,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   for name, (batch, guidance) in {
     "batch 1": (1, 1.0),
     "batch 1, guidance": (1, 3.0),
+    "batch 4": (4, 1.0),
     "batch 8": (8, 1.0),
   }.items():
     ways[name] = sampling(model, params, steps, batch, guidance)
@@ -110,7 +111,8 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   for name, seconds in times.items():
     median = float(np.median(seconds)) / steps
     plain = name.removesuffix(", PyTorch")
-    codes = model.codebooks * (8 if plain == "batch 8" else 1) / median
+    items = int(plain.split(",")[0].removeprefix("batch "))
+    codes = model.codebooks * items / median
     least = work[plain] / rate
     lines.append(
       f"{name:<28}{median * 1e3:9.2f}{codes:9.0f}{least * 1e3:10.2f}"
@@ -268,11 +270,11 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
   )
   theirs = transformers.MusicgenForCausalLM(config).eval()
 
-  def sample(guidance: float | None) -> Any:
-    items = 1 if guidance is None else 2
+  def sample(batch: int, guidance: float | None) -> Any:
+    items = batch if guidance is None else 2 * batch
     with torch.inference_mode():
       return theirs.generate(
-        torch.full((model.codebooks, 1), special),
+        torch.full((model.codebooks * batch, 1), special),
         encoder_hidden_states=torch.ones(items, PROMPT, model.width),
         encoder_attention_mask=torch.ones(items, PROMPT, dtype=torch.long),
         guidance_scale=guidance,
@@ -287,6 +289,7 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
       )
 
   return {
-    "batch 1, PyTorch": lambda: sample(None),
-    "batch 1, guidance, PyTorch": lambda: sample(3.0),
+    "batch 1, PyTorch": lambda: sample(1, None),
+    "batch 1, guidance, PyTorch": lambda: sample(1, 3.0),
+    "batch 4, PyTorch": lambda: sample(4, None),
   }

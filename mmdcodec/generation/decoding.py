@@ -9,6 +9,9 @@ calling it more often.
   state = prefill(model, params, request, start, count=count, groups=groups)
   state = advance(model, params, request, state, until, groups=groups, top_k=0)
 
+If attention has a window, neither the cache nor the time of a step grow with
+the length of the music.
+
 As in gemma's sampler, a small struct holds the complete state. `prefill`
 creates the cache, which is donated to `advance` and returned by it.
 """
@@ -146,7 +149,7 @@ def prefill(
   encoded = request.encoded
   valid, positions, before = _places(request, steps - 1)
   cache = cache_lib.empty(
-    transformer, model_params, groups * batch, valid.shape[1]
+    transformer, model_params, groups * batch, valid.shape[1], before
   )
   cross = None
   if encoded.states is not None:
@@ -154,23 +157,45 @@ def prefill(
       transformer, model_params, encoded.states, encoded.states_mask
     )
   tokens = jnp.where(request.given < 0, model.special, request.given)
-  x = token_lm.embed(
-    jnp.tile(tokens[:, :count], (groups, 1, 1)), params["embedding"]
-  )
-  if encoded.prefix is not None:
-    x = jnp.concatenate([encoded.prefix, x], axis=1)
-  if x.shape[1]:
-    _, cache = cache_lib.extend(
-      transformer,
-      model_params,
-      x,
-      cache,
-      jnp.int32(0),
-      positions[:, : before + count],
-      valid,
-      positions,
-      cross,
+
+  def embed(tokens: jax.Array) -> jax.Array:
+    return token_lm.embed(jnp.tile(tokens, (groups, 1, 1)), params["embedding"])
+
+  def put(
+    x: jax.Array, at: Any, cache: cache_lib.Cache, room: int = 0
+  ) -> cache_lib.Cache:
+    """Puts vectors into the cache, the last `room` of which may be padding."""
+    there, places = (
+      jnp.pad(a, ((0, 0), (0, room)), mode="edge") for a in (valid, positions)
     )
+    here = jax.lax.dynamic_slice_in_dim(places, at, x.shape[1], axis=1)
+    stop = before + start - 1
+    _, cache = cache_lib.extend(
+      transformer, model_params, x, cache, jnp.int32(at), here, there, places,
+      cross, stop,
+    )  # fmt: skip
+    return cache
+
+  prefix = encoded.prefix
+  if not model.window:
+    x = embed(tokens[:, :count])
+    x = x if prefix is None else jnp.concatenate([prefix, x], axis=1)
+    cache = put(x, 0, cache) if x.shape[1] else cache
+  else:
+    # In blocks of the window at most: the cache holds no more, and attention
+    # among all tokens of a long prompt takes its length squared.
+    size = min(count, model.window)
+    known = jnp.pad(tokens[:, :count], ((0, 0), (0, size), (0, 0)))
+    if prefix is not None:
+      cache = put(prefix, 0, cache)
+    if count:
+
+      def put_block(i: jax.Array, cache: cache_lib.Cache) -> cache_lib.Cache:
+        part = jax.lax.dynamic_slice_in_dim(known, i * size, size, axis=1)
+        return put(embed(part), before + i * size, cache, room=size)
+
+      blocks = (jnp.asarray(start) - 2) // size + 1
+      cache = jax.lax.fori_loop(0, blocks, put_block, cache)
   return _spread(
     DecodeState(jnp.asarray(start, jnp.int32), tokens, cache, cross)
   )

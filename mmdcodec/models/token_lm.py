@@ -40,7 +40,7 @@ class TokenLM(bounds.Checked, nn.Module):
     pattern: which codes share a step: `name` and options of `patterns.make`;
       None means the delay pattern.
     frames: length of the training clips; longer music is generated in windows
-      of this length.
+      of this length, or in one go if attention has a window.
     width: channels of a token's vector.
     layers: blocks of the Transformer.
     heads: query heads of attention.
@@ -48,7 +48,10 @@ class TokenLM(bounds.Checked, nn.Module):
       as many as `heads`.
     hidden: width of the feed-forward layers.
     activation: "gelu", "relu" or "geglu", a gated one.
-    positions: "sinusoidal", "rotary" or "relative".
+    positions: "sinusoidal", "rotary", "relative" or "none".
+    window: steps of the pattern that a step attends to, itself included; 0
+      means all before it. Conditions stay visible.
+    sinks: learned keys and values per head, which every step attends to.
     qk_norm: normalise queries and keys of attention.
     cross: has cross-attention for the conditions that use it; otherwise all
       conditions are a prefix to the music.
@@ -78,6 +81,8 @@ class TokenLM(bounds.Checked, nn.Module):
   hidden: int = 4096
   activation: str = "gelu"
   positions: str = "sinusoidal"
+  window: int = 0
+  sinks: int = 0
   qk_norm: bool = False
   cross: bool = True
   conditions: Annotated[Mapping[str, Any], mapping()] = flax.core.FrozenDict()
@@ -138,6 +143,8 @@ class TokenLM(bounds.Checked, nn.Module):
       hidden=self.hidden,
       activation=self.activation,
       positions=self.positions,
+      window=self.window,
+      sinks=self.sinks,
       qk_norm=self.qk_norm,
       cross=self.cross,
       dropout=self.dropout,
@@ -251,6 +258,7 @@ class TokenLM(bounds.Checked, nn.Module):
       valid=valid,
       states=encoded.states,
       states_mask=encoded.states_mask,
+      before=before,
       train=train,
     )
     x, dtype = x[:, before:], jnp.dtype(self.dtype)

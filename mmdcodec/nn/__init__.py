@@ -9,10 +9,12 @@ folding           time folded into channels, for narrow layers on TPUs;
 mdct              lapped transforms of spectral codecs
 convnext          their blocks
 lstm              LSTM layers with explicit state
-attention         attention and its projections; splash is its TPU kernel
+attention         attention and its projections; splash is its TPU kernel,
+                  sliding its form over a window
 positions         position encodings
-transformer       the decoder Transformer, a scan over blocks (block)
-                  cache runs it token by token. encoder attends both ways
+transformer       the decoder Transformer, a scan over blocks (block); cache
+                  runs it token by token, with slots as in ring. encoder attends
+                  in both directions
 conformer         the conformer of semantic tokenizers; stacked runs some of
                   its blocks
 """

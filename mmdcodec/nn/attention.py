@@ -6,6 +6,7 @@ arXiv 2305.13245), and queries and keys may be normalised (Dehghani et al. 2023,
 arXiv 2302.05442, 2). `attend` picks the fastest backend.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -145,6 +146,7 @@ class Attention(bounds.Checked, nn.Module):
     use_bias: adds a learned bias to each projection.
     scale: factor on the logits; None means 1 / sqrt(head_dim). A larger scale
       makes initial queries proportionally smaller.
+    sinks: learned keys and values of each key head, see `with_sinks`.
     out_variance: variance of the output projection's initial weights, times
       its number of inputs.
     dtype: compute dtype; parameters and sums are float32.
@@ -160,6 +162,7 @@ class Attention(bounds.Checked, nn.Module):
   qk_norm: Annotated[bool, flag()] = False
   use_bias: Annotated[bool, flag()] = False
   scale: Annotated[float | None, null_or(number(1e-6, 1e6))] = None
+  sinks: Annotated[int, whole(0, 1 << 10)] = 0
   out_variance: Annotated[float, number(0, 1e6)] = 1.0
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
@@ -196,6 +199,11 @@ class Attention(bounds.Checked, nn.Module):
     if self.qk_norm:
       self.query_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
       self.key_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
+    if self.sinks:
+      shape = (self.sinks, self.kv_heads, self.head_dim)
+      self.sink_keys = self.param("sink_keys", nn.initializers.normal(), shape)
+      # At first, attending to a sink means attending to nothing.
+      self.sink_values = self.param("sink_values", nn.initializers.zeros, shape)
 
   def keys_and_values(
     self, x: jax.Array, positions: jax.Array | None = None
@@ -210,6 +218,28 @@ class Attention(bounds.Checked, nn.Module):
     if self.qk_norm:
       k = self.key_norm(k).astype(k.dtype)
     return self._rotated(k, positions), self.value(x)
+
+  def with_sinks(
+    self, keys: jax.Array, values: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Puts the learned keys and values before those of tokens.
+
+    Args:
+      keys: [batch, tokens, kv_heads, head_dim].
+      values: same shape as keys.
+
+    Returns:
+      Both [batch, sinks + tokens, kv_heads, head_dim].
+    """
+    if not self.sinks:
+      return keys, values
+
+    def join(sinks: jax.Array, x: jax.Array) -> jax.Array:
+      shape = (len(x), *sinks.shape)
+      sinks = jnp.broadcast_to(jnp.asarray(sinks, x.dtype), shape)
+      return jnp.concatenate([sinks, x], axis=1)
+
+    return join(self.sink_keys, keys), join(self.sink_values, values)
 
   def _rotated(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
     if not self.rotary:
@@ -228,6 +258,7 @@ class Attention(bounds.Checked, nn.Module):
     causal: bool = False,
     mask: ArrayLike | None = None,
     bias: jax.Array | Callable[[jax.Array], jax.Array] | None = None,
+    how: Callable[..., jax.Array] | None = None,
   ) -> jax.Array:
     """Attends from x to the result of `keys_and_values`.
 
@@ -241,6 +272,8 @@ class Attention(bounds.Checked, nn.Module):
         query may attend.
       bias: float, same shape as the mask; added to the logits. Or a function
         that computes it from the queries [batch, queries, heads, head_dim].
+      how: computes attention from queries, keys, values and `scale`; None means
+        `attend`, with the options above.
 
     Returns:
       float32 [batch, queries, width].
@@ -252,7 +285,7 @@ class Attention(bounds.Checked, nn.Module):
     keys, values = keys.astype(q.dtype), values.astype(q.dtype)
     if callable(bias):
       bias = bias(q)
-    y = attend(
-      q, keys, values, causal=causal, mask=mask, bias=bias, scale=self.scale
-    )
+    if how is None:
+      how = functools.partial(attend, causal=causal, mask=mask, bias=bias)
+    y = how(q, keys, values, scale=self.scale)
     return self.out(y).astype(jnp.float32)

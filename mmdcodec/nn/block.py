@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.nn import sliding
 from mmdcodec.nn.attention import Attention, kernel_init
 
 _gelu = functools.partial(nn.gelu, approximate=False)
@@ -35,14 +36,16 @@ class View:
     positions: int [batch or 1, tokens].
     mask: bool [batch or 1, 1, tokens, keys], True where a token may attend.
       None means that the keys are the tokens themselves and attention is
-      causal.
+      causal. Sinks are the first keys.
     bias: float32 [batch or 1, heads, tokens, keys], added to the logits by
       relative positions; or None.
+    band: attention over a window instead of a mask; or None.
   """
 
   positions: jax.Array
   mask: jax.Array | np.ndarray | None = None
   bias: jax.Array | None = None
+  band: sliding.Band | None = None
 
 
 @flax.struct.dataclass
@@ -75,6 +78,7 @@ class Block(nn.Module):
     activation: activation of the feed-forward layer, a key of ACTIVATIONS.
     rotary: rotates queries and keys of self-attention by their positions.
     qk_norm: normalises queries and keys, see `Attention`.
+    sinks: learned keys and values of self-attention, see `Attention`.
     cross: adds cross-attention to a condition.
     dropout: rate in training, on each sublayer's output and on the hidden
       units.
@@ -90,6 +94,7 @@ class Block(nn.Module):
   activation: str = "gelu"
   rotary: bool = False
   qk_norm: bool = False
+  sinks: int = 0
   cross: bool = True
   dropout: float = 0.0
   out_scale: float = 1.0
@@ -98,7 +103,9 @@ class Block(nn.Module):
   def setup(self) -> None:
     """Builds the sublayers."""
 
-    def attention(kv_heads: int, rotary: bool) -> Attention:
+    def attention(
+      kv_heads: int, rotary: bool = False, sinks: int = 0
+    ) -> Attention:
       return Attention(
         width=self.width,
         heads=self.heads,
@@ -106,6 +113,7 @@ class Block(nn.Module):
         head_dim=self.width // self.heads,
         rotary=rotary,
         qk_norm=self.qk_norm,
+        sinks=sinks,
         out_variance=self.out_scale,
         dtype=self.dtype,
       )
@@ -121,10 +129,10 @@ class Block(nn.Module):
     # Norms stay in float32, whatever the dtype of the computation.
     norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
     self.attention_norm = norm()
-    self.attention = attention(self.kv_heads, self.rotary)
+    self.attention = attention(self.kv_heads, self.rotary, self.sinks)
     if self.cross:
       self.cross_norm = norm()
-      self.cross_attention = attention(self.heads, False)
+      self.cross_attention = attention(self.heads)
     self.feed_norm = norm()
     self.inner = dense(self.hidden)
     if self.activation == "geglu":
@@ -142,6 +150,12 @@ class Block(nn.Module):
     keys, values = self.cross_attention.keys_and_values(states)
     return Cross(keys, values, mask[:, None, None, :])
 
+  def with_sinks(
+    self, keys: jax.Array, values: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """See `Attention.with_sinks`, of self-attention."""
+    return self.attention.with_sinks(keys, values)
+
   def __call__(
     self,
     x: jax.Array,
@@ -158,7 +172,7 @@ class Block(nn.Module):
       view: positions of the tokens, and what they attend to.
       cross: the condition; None skips cross-attention.
       update_cache: stores keys and values of x in a cache and returns those of
-        all tokens that `view.mask` covers.
+        all tokens that `view.mask` covers, after the sinks.
       train: applies dropout, with the random key "dropout".
 
     Returns:
@@ -167,8 +181,13 @@ class Block(nn.Module):
     drop = functools.partial(self.drop, deterministic=not train)
     y = self.attention_norm(x)
     keys, values = self.attention.keys_and_values(y, view.positions)
-    if update_cache is not None:
+    if update_cache is None:
+      keys, values = self.attention.with_sinks(keys, values)
+    else:
       keys, values = update_cache(keys, values)
+    how = None
+    if view.band is not None:
+      how = functools.partial(sliding.attend, band=view.band)
     y = self.attention(
       y,
       keys,
@@ -177,6 +196,7 @@ class Block(nn.Module):
       causal=view.mask is None,
       mask=view.mask,
       bias=view.bias,
+      how=how,
     )
     x += drop(y)
     if cross is not None:

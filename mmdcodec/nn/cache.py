@@ -11,7 +11,8 @@ next tokens, from the cached keys and values of the previous ones, with the same
              for every token. For the same reason its cache merges batch and
              heads (`attention.merge_heads`).
 
-The length of a cache is fixed when it is created.
+The length of a cache is fixed when it is created. If attention has a window, it
+is bounded by that; see `mmdcodec.nn.ring`.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.nn import ring
 from mmdcodec.nn.attention import merge_heads
 from mmdcodec.nn.block import Block, Cross, View
 from mmdcodec.nn.transformer import Transformer
@@ -33,10 +35,12 @@ class Cache:
     keys: [layers, batch, length, kv_heads, head_dim], or a tuple of one array
       [batch * kv_heads, length, head_dim] per block.
     values: same form as keys.
+    before: number of first tokens that the window does not hide.
   """
 
   keys: Any
   values: Any
+  before: int = flax.struct.field(pytree_node=False, default=0)
 
 
 def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
@@ -59,27 +63,42 @@ def _is_by_block(params: dict[str, Any]) -> bool:
 
 
 def empty(
-  model: Transformer, params: dict[str, Any], batch: int, length: int
+  model: Transformer,
+  params: dict[str, Any],
+  batch: int,
+  length: int,
+  before: int = 0,
 ) -> Cache:
   """Returns an empty cache in the model's compute dtype.
 
-  It holds 2 x layers x batch x length x width x kv_heads / heads numbers.
+  It holds 2 x layers x batch x length x width x kv_heads / heads numbers. With
+  a window, length is `before` and the window at most; sinks come on top.
 
   Args:
     model: the Transformer.
     params: its parameters; their form determines that of the cache.
     batch: number of sequences.
-    length: maximum number of tokens in the cache.
+    length: maximum number of tokens.
+    before: number of first tokens that the window does not hide.
   """
   heads, dim = model.kv_heads, model.width // model.heads
+  size = ring.slots(model, length, before)
 
-  def zeros() -> Any:
-    if _is_by_block(params):
-      shape = (batch * heads, length, dim)
-      return tuple(jnp.zeros(shape, model.dtype) for _ in range(model.layers))
-    return jnp.zeros((model.layers, batch, length, heads, dim), model.dtype)
+  def one(block: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+    zeros = jnp.zeros((batch, size, heads, dim), model.dtype)
+    if not model.sinks:
+      return zeros, zeros
+    room = zeros[:, model.sinks :]
+    return Block(**model.block).apply(  # type: ignore[return-value]
+      {"params": block}, room, room, method="with_sinks"
+    )
 
-  return Cache(zeros(), zeros())
+  if _is_by_block(params):
+    found = [jax.tree.map(merge_heads, one(each)) for each in params["blocks"]]
+    keys, values = zip(*found, strict=True)
+    return Cache(keys, values, before)
+  keys, values = jax.vmap(one)(params["blocks"])
+  return Cache(keys, values, before)
 
 
 def cross_keys(
@@ -121,6 +140,7 @@ def extend(
   valid: jax.Array,
   key_positions: jax.Array,
   cross: Any = None,
+  stop: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Runs the Transformer over the next tokens of every sequence.
 
@@ -129,12 +149,14 @@ def extend(
     params: its parameters.
     x: [batch, tokens, width], the next tokens.
     cache: keys and values of the previous tokens.
-    at: int32 scalar, slot of the first new token in the cache.
+    at: int32 scalar, index of the first new token.
     positions: int [batch or 1, tokens], positions of the new tokens.
-    valid: bool [batch or 1, length], slots that may be attended to. A token
-      attends to valid slots up to its own.
-    key_positions: int [batch or 1, length], position of each slot.
+    valid: bool [batch or 1, length], tokens that may be attended to. A token
+      attends to valid ones up to itself.
+    key_positions: int [batch or 1, length], position of each token.
     cross: the result of `cross_keys`; None without a condition.
+    stop: tokens from this one on are padding, which may be forgotten; None
+      keeps all.
 
   Returns:
     (float32 [batch, tokens, width] after the final norm, the updated cache).
@@ -143,13 +165,14 @@ def extend(
   run: Any = model.apply
   run_block: Any = Block(**model.block).apply
   variables = {"params": {k: v for k, v in params.items() if k != "blocks"}}
-  count, length = x.shape[1], valid.shape[1]
-  causal = jnp.arange(length) <= at + jnp.arange(count)[:, None]
-  view = View(
-    positions,
-    valid[:, None, None, :] & causal,
-    run(variables, positions, key_positions, method="bias"),
-  )
+  size = cache.keys[0].shape[1]
+  plan = ring.plan(model, size, cache.before, at, x.shape[1], valid, stop)
+  if plan.tokens is not None:
+    key_positions = key_positions[:, plan.tokens]
+  bias = run(variables, positions, key_positions, method="bias")
+  if bias is not None and model.sinks:
+    bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (model.sinks, 0)))
+  view = View(positions, plan.mask, bias)
   x = run(variables, x, positions, method="place")
 
   if _is_by_block(params):
@@ -159,8 +182,13 @@ def extend(
       def update_cache(
         k: jax.Array, v: jax.Array, i: int = i
       ) -> tuple[jax.Array, jax.Array]:
-        keys[i] = _put(keys[i], merge_heads(k), (0, at, 0))
-        values[i] = _put(values[i], merge_heads(v), (0, at, 0))
+        k, v = merge_heads(k), merge_heads(v)
+        if plan.sources is not None:
+          k, keys[i] = ring.store(keys[i], k, plan.sources)
+          v, values[i] = ring.store(values[i], v, plan.sources)
+          return k, v
+        keys[i] = _put(keys[i], k, (0, plan.slot, 0))
+        values[i] = _put(values[i], v, (0, plan.slot, 0))
         return keys[i], values[i]
 
       x = run_block(
@@ -170,7 +198,7 @@ def extend(
         None if cross is None else cross[i],
         update_cache=update_cache,
       )
-    cache = Cache(tuple(keys), tuple(values))
+    cache = Cache(tuple(keys), tuple(values), cache.before)
   else:
 
     def step(
@@ -183,11 +211,18 @@ def extend(
         k: jax.Array, v: jax.Array
       ) -> tuple[jax.Array, jax.Array]:
         nonlocal cache
-        start = (layer, 0, at, 0, 0)
+        start, found = (layer, 0, plan.slot, 0, 0), None
+        if plan.sources is not None:
+          start = (layer, 0, 0, 0, 0)
+          seen_k, k = ring.store(cache.keys[layer], k, plan.sources)
+          seen_v, v = ring.store(cache.values[layer], v, plan.sources)
+          found = seen_k, seen_v
         cache = Cache(
-          _put(cache.keys, k[None], start), _put(cache.values, v[None], start)
+          _put(cache.keys, k[None], start),
+          _put(cache.values, v[None], start),
+          cache.before,
         )
-        return cache.keys[layer], cache.values[layer]
+        return found or (cache.keys[layer], cache.values[layer])
 
       x = run_block(
         {"params": block}, x, view, cross, update_cache=update_cache

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KINDS = ("sinusoidal", "rotary", "relative")
+# "none": which tokens came first shows from what each attends to.
+KINDS = ("sinusoidal", "rotary", "relative", "none")
 # "none": the caller has added its own to the input.
 ENCODER_KINDS = ("sinusoidal", "rotary", "none")
 

@@ -15,6 +15,7 @@ import numpy as np
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
+from mmdcodec.nn import sliding
 from mmdcodec.nn.block import ACTIVATIONS, Block, View
 from mmdcodec.parallel import rules
 
@@ -54,9 +55,12 @@ class Transformer(bounds.Checked, nn.Module):
     kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layers.
     activation: activation of the feed-forward layers, a key of ACTIVATIONS.
-    positions: "sinusoidal", "rotary" or "relative".
+    positions: "sinusoidal", "rotary", "relative" or "none".
     buckets: number of distances that relative positions tell apart.
     max_distance: relative positions treat all longer distances alike.
+    window: tokens that a token attends to, itself included, besides the prefix
+      of its sequence, which stays visible; 0 means all before it.
+    sinks: learned keys and values per head, which every token attends to.
     qk_norm: normalises queries and keys, see `Attention`.
     cross: adds cross-attention to a condition.
     dropout: rate in training, also on the input; see `Block`.
@@ -77,6 +81,8 @@ class Transformer(bounds.Checked, nn.Module):
   positions: Annotated[str, one_of(positions_lib.KINDS)] = "sinusoidal"
   buckets: Annotated[int, whole(2, 1 << 10)] = 32
   max_distance: Annotated[int, whole(2, 1 << 20)] = 128
+  window: Annotated[int, whole(0, 1 << 20)] = 0
+  sinks: Annotated[int, whole(0, 1 << 10)] = 0
   qk_norm: Annotated[bool, flag()] = False
   cross: Annotated[bool, flag()] = True
   dropout: Annotated[float, number(0, 1)] = 0.0
@@ -93,6 +99,12 @@ class Transformer(bounds.Checked, nn.Module):
     ):
       if size % parts:
         return f"its {what} is {size}; it must be a multiple of {parts}"
+    if self.window and self.positions == "sinusoidal":
+      return (
+        "its window is for music of any length, but sinusoidal positions are"
+        ' learned up to the length of training: use positions "none", "rotary"'
+        ' or "relative"'
+      )
     return None
 
   @property
@@ -106,6 +118,7 @@ class Transformer(bounds.Checked, nn.Module):
       activation=self.activation,
       rotary=self.positions == "rotary",
       qk_norm=self.qk_norm,
+      sinks=self.sinks,
       cross=self.cross,
       dropout=self.dropout,
       # Every block adds to the residual sum two or three times, so initial
@@ -181,6 +194,30 @@ class Transformer(bounds.Checked, nn.Module):
     bucket = jnp.asarray(buckets)[jnp.clip(distance, 0, self.max_distance)]
     return jnp.moveaxis(self.distance_bias[bucket], -1, 1)
 
+  def _view(self, count: int, valid: jax.Array | None, before: int) -> View:
+    """What the tokens of whole sequences see; see `__call__`."""
+    positions = jnp.arange(count)[None]
+    if valid is not None:
+      positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    bias = self.bias(positions, positions)
+    window = self.window if self.window < count - before else 0
+    if bias is None:
+      if sliding.pays(window, count - before):
+        valid = jnp.ones((1, count), bool) if valid is None else valid
+        band = sliding.Band(valid, window, before, self.sinks)
+        return View(positions, band=band)
+      if valid is None and not window and not self.sinks:
+        return View(positions)
+    else:
+      bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (self.sinks, 0)))
+    mask: Any = sliding.mask(
+      count, window=window, before=before, sinks=self.sinks
+    )
+    if valid is not None:
+      valid = jnp.pad(valid, ((0, 0), (self.sinks, 0)), constant_values=True)
+      mask = mask & valid[:, None, None, :]
+    return View(positions, mask, bias)
+
   def finish(self, x: jax.Array) -> jax.Array:
     """Applies the final norm."""
     return self.norm(x)
@@ -192,6 +229,7 @@ class Transformer(bounds.Checked, nn.Module):
     valid: jax.Array | None = None,
     states: jax.Array | None = None,
     states_mask: jax.Array | None = None,
+    before: int = 0,
     train: bool = False,
   ) -> jax.Array:
     """Runs all blocks over whole sequences.
@@ -202,21 +240,14 @@ class Transformer(bounds.Checked, nn.Module):
         position. None means that all are valid.
       states: [batch, length, any width], the condition of cross-attention.
       states_mask: bool [batch, length].
+      before: first tokens, which the window does not hide.
       train: applies dropout, with the random key "dropout".
 
     Returns:
       float32 [batch, tokens, width].
     """
-    count = x.shape[1]
-    causal = np.tril(np.ones((1, 1, count, count), bool))
-    positions, mask = jnp.arange(count)[None], None
-    if valid is not None:
-      positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-      mask = causal & valid[:, None, None, :]
-    bias = self.bias(positions, positions)
-    if bias is not None and mask is None:
-      mask = causal
-    view = View(positions, mask, bias)
+    view = self._view(x.shape[1], valid, before)
+    positions = view.positions
     x = self.drop(self.place(x, positions), deterministic=not train)
     # Embedding tables are sharded along the width. If their output were
     # too, every block would gather the activations of the whole batch.
