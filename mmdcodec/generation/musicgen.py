@@ -142,7 +142,7 @@ class LoadedMusic:
       joint: int [batch, codebooks], tokens of a joint embedding.
       conditions: values of other conditions, by name.
       stride: seconds that each window adds to the previous one; None: 60 % of a
-        window.
+        window, or no windows if the model's attention has one.
       callback: receives every `Chunk` as it is generated; if it returns True,
         the music ends there.
       block: seconds of music between two callbacks.

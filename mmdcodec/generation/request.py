@@ -45,7 +45,8 @@ class GenerationRequest:
     rate: sample rate of audio and melody in Hz; None: that of the model.
     joint: int [batch, codebooks], tokens of a joint embedding.
     conditions: values of other conditions, by name.
-    stride: seconds that each window adds to the previous one; None: 60 %.
+    stride: seconds that each window adds to the previous one; None: 60 %, or
+      no windows if the model's attention has one.
   """
 
   texts: str | Sequence[str | None] | None = None
@@ -75,7 +76,8 @@ class CheckedRequest:
     conditions: conditions of the model.
     items: name of a condition -> inputs of `Condition.arrays`, one per item.
     options: how codes are sampled.
-    stride: frames that a window adds to the previous one.
+    stride: frames that a window adds to the previous one; None for music of
+      any length in one go.
   """
 
   codes: np.ndarray
@@ -83,7 +85,7 @@ class CheckedRequest:
   conditions: Sequence[Condition]
   items: Mapping[str, Sequence[Any]]
   options: SamplingOptions
-  stride: int
+  stride: int | None
 
   def inputs(self, start: float) -> Inputs:
     """Returns the conditions for a window that starts at `start` seconds."""
@@ -141,7 +143,12 @@ def check_request(
       guidance=float(request.guidance),
       double_guidance=request.text_guidance,
     ),
-    stride=_stride_frames(request.stride, model, codec.frame_rate),
+    stride=_stride_frames(
+      request.stride,
+      model,
+      codec.frame_rate,
+      any(each.in_time for each in conditions if each.name in asked),
+    ),
   )
 
 
@@ -241,9 +248,12 @@ def _codes(
 
 
 def _stride_frames(
-  stride: float | None, model: TokenLM, frame_rate: float
-) -> int:
+  stride: float | None, model: TokenLM, frame_rate: float, in_time: bool
+) -> int | None:
   if stride is None:
+    # A condition that follows the music covers one window.
+    if model.window and not in_time:
+      return None
     return max(1, round(_STRIDE * model.frames))
   good = 0 < stride < model.frames / frame_rate
   frames = round(stride * frame_rate) if good else 0

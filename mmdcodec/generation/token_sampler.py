@@ -93,13 +93,16 @@ class TokenSampler:
     done = int(missing[0]) if missing.size else codes.shape[1]
     return SamplerState(codes, keys, done)
 
-  def next_window(self, state: SamplerState, stride: int) -> Window | None:
+  def next_window(
+    self, state: SamplerState, stride: int | None
+  ) -> Window | None:
     """Returns the next window to sample, or None if all is done.
 
     Args:
       state: state to continue from.
       stride: frames from the start of a window to that of the next; below
-        `model.frames`.
+        `model.frames`. None samples music of any length in one window, for
+        models whose attention has one.
     """
     left = windows.windows(
       state.codes.shape[1], state.done, self.model.frames, stride

@@ -26,7 +26,9 @@ class Window:
   end: int
 
 
-def windows(total: int, known: int, size: int, stride: int) -> list[Window]:
+def windows(
+  total: int, known: int, size: int, stride: int | None
+) -> list[Window]:
   """Returns the windows that cover all frames from `known` on.
 
   They always begin at multiples of the stride, so an item's windows do not
@@ -37,10 +39,13 @@ def windows(total: int, known: int, size: int, stride: int) -> list[Window]:
     known: number of initial frames that are given in every item.
     size: maximum number of frames in a window.
     stride: frames from the start of one window to that of the next; below size.
+      None makes a single window of all frames.
 
   Returns:
     The windows with new frames, in order.
   """
+  if stride is None:
+    return [Window(0, total)] if total > known else []
   found, start = [], 0
   while True:
     end = min(start + size, total)

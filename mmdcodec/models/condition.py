@@ -108,6 +108,11 @@ class Condition(bounds.Checked, abc.ABC):
       for name, leaf in self.example(batch).items()
     }
 
+  @property
+  def in_time(self) -> bool:
+    """Whether the condition follows the music, so that windows differ."""
+    return False
+
   def drop(self, arrays: Arrays, kept: jax.Array | np.ndarray) -> Arrays:
     """Removes the condition from the items where `kept` is False."""
     return {**arrays, "given": arrays["given"] & kept}

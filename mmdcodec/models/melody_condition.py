@@ -76,6 +76,11 @@ class Melody(Condition):
       )
     return self
 
+  @property
+  def in_time(self) -> bool:
+    """See the base class."""
+    return True
+
   def read(self, record: Mapping[str, Any], start: float) -> Arrays:
     """See the base class; a melody that ends early restarts at `start`."""
     rest = record["melody"][self._frame(start) :]

@@ -56,6 +56,11 @@ class Tokens(Condition):
       return f"its {count} tokens are more than {MOST_TOKENS}"
     return None
 
+  @property
+  def in_time(self) -> bool:
+    """See the base class."""
+    return self.frame_rate > 0
+
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""
     return {

@@ -168,7 +168,7 @@ def extend(
   size = cache.keys[0].shape[1]
   plan = ring.plan(model, size, cache.before, at, x.shape[1], valid, stop)
   if plan.tokens is not None:
-    key_positions = key_positions[:, plan.tokens]
+    key_positions = jnp.take(key_positions, plan.tokens, axis=1)
   bias = run(variables, positions, key_positions, method="bias")
   if bias is not None and model.sinks:
     bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (model.sinks, 0)))

@@ -99,7 +99,8 @@ def plan(
     sources = jnp.concatenate([jnp.arange(sinks), kept])
     slot = at
   tokens = jnp.maximum(keys, 0)
-  return Plan(slot, mask(keys, valid[:, tokens] & (keys >= 0)), tokens, sources)
+  valid = jnp.take(valid, tokens, axis=1) & (keys >= 0)
+  return Plan(slot, mask(keys, valid), tokens, sources)
 
 
 def store(
