@@ -120,6 +120,25 @@ def test_two_tokenizers_for_one_stream(tokens, tmp_path):
 
 
 @pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(codebooks=3), "has 2 codebooks.*joint.codebooks=2"),
+    (dict(size=7), "of 8 codes.*joint.size=8"),
+    (
+      dict(frame_rate=50.0, frames=40),
+      r"of 1 Hz.*joint.frame_rate=1.0 and .*joint.frames=1\.",
+    ),
+  ],
+)
+def test_streams_that_do_not_fit(tokens, tmp_path, changes, words):
+  """Catches a stream that is found not to fit after the first steps."""
+  config = configure(tokens)
+  config["model"]["conditions"]["joint"] |= changes
+  with pytest.raises(UserError, match=words):
+    train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
   "key, value, words",
   [
     ("target", None, "target is None"),

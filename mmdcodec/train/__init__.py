@@ -13,6 +13,8 @@ saving         saves sound states alone; ends a run that has become unsound
 gradients      gradients that take several backward passes
 optimizer      optimizers and learning-rate schedules
 trainable      which parameters a run trains; low-rank additions
+token_data     what the token data sets of a language model's run are, and
+               whether they fit it
 warm_start     starting from the weights of a trained model
 level_statistics  mean and deviation of the bands of spectra, for models that
                standardise them

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmdcodec import bundle
 from mmdcodec.convert import hub, t5
-from mmdcodec.data import record_order, token_batches, token_records
+from mmdcodec.data import record_order, token_batches
 from mmdcodec.errors import UserError
 from mmdcodec.losses import cross_entropy
 from mmdcodec.models import token_lm
@@ -25,8 +25,7 @@ from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import rules
 from mmdcodec.store import inputs
-from mmdcodec.store import workdir as run_files
-from mmdcodec.train import settings
+from mmdcodec.train import settings, token_data
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
 from mmdcodec.train.trainable import Trainable
@@ -129,20 +128,9 @@ class LMTask(Task):
         for each in model.make_conditions(assets)
       ],
       codebooks=slice(first, first + model.codebooks),
-      streams=self._streams(),
+      streams=token_data.streams(self.config, self.conditions),
       tokenizer_hash=self.codec_hash(),
     )
-
-  def _streams(self) -> dict[str, list[str]]:
-    """Returns the data sets that conditions read, by condition."""
-    found = settings.parse_streams(self.config["data"].get("streams", ""))
-    names = [each.name for each in self.conditions]
-    if unknown := sorted(found.keys() - {*names}):
-      raise UserError(
-        f"data.streams has {', '.join(unknown)}; the model's conditions are"
-        f" {', '.join(names) or 'none'}."
-      )
-    return found
 
   def codec_hash(self) -> str | None:
     """Returns the hash of the config's codec; None if it has none."""
@@ -152,26 +140,7 @@ class LMTask(Task):
 
   def _check_data(self, datasets: Iterable[str]) -> None:
     """Raises a UserError if data sets do not fit the model."""
-    wanted = {
-      "model.codebook_size": self.model.codebook_size,
-      "data.frame_rate": self.config["data"]["frame_rate"],
-    }
-    last = self.model.first_codebook + self.model.codebooks
-    for path in datasets:
-      source = token_records.TokenSource(path)
-      for key, ours in wanted.items():
-        name = key.partition(".")[2]
-        theirs = getattr(source, name)
-        if not math.isclose(ours, theirs):
-          raise UserError(
-            f"{path} has {name} {theirs!r}, but the config {ours!r}: set"
-            f" --config.{key}={theirs!r}."
-          )
-      if last > source.codebooks:
-        raise UserError(
-          f"{path} has {source.codebooks} codebooks, but the model needs"
-          f" {last}: set --config.model.codebooks={source.codebooks}."
-        )
+    token_data.check(self.config, self.model, self.conditions, datasets)
 
   def assets(self) -> dict[str, bytes]:
     """Reads the conditions' files from the model that the run starts from.
@@ -326,59 +295,15 @@ class LMTask(Task):
       UserError: the data sets come from a different tokenizer than those the
         run was started with.
     """
-    sources = [
-      token_records.TokenSource(path)
+    streams = token_data.streams(self.config, self.conditions)
+    token_data.record_streams(workdir, streams)
+    paths = [
+      path
       for split in ("train", "valid")
       for path in settings.parse_datasets(self.config["data"][split])
     ]
-    self._record_streams(workdir)
-    target = run_files.read_target(workdir)
-    if target is None and (workdir / CODEC).exists():
-      # Started by a version that did not record it.
-      kept = bundle.load_codec(workdir / CODEC)
-      target = {"tokenizer": kept.kind, "hash": kept.hash}
-    for source in sources:
-      target = target or {
-        "tokenizer": source.tokenizer,
-        "hash": source.hash,
-        "frame_rate": source.frame_rate,
-      }
-      if source.hash != target["hash"]:
-        raise UserError(
-          f"{source.path} has codes of another {target['tokenizer']} than"
-          f" {workdir}, which was begun with {target['hash']}."
-        )
-    if target is not None:
-      run_files.write_target(workdir, target)
+    token_data.record_target(workdir, workdir / CODEC, paths)
     if self.config["codec"] and not (workdir / CODEC).exists():
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():
       (workdir / name).write_bytes(contents)
-
-  def _record_streams(self, workdir: pathlib.Path) -> None:
-    """Records which tokenizers the conditions' codes come from.
-
-    Raises:
-      UserError: a condition has codes of several tokenizers, of another one
-        than those the run was started with, or none any more.
-    """
-    before, given = run_files.read_streams(workdir), self._streams()
-    if missing := sorted(before.keys() - given.keys()):
-      raise UserError(
-        f"{workdir} was begun with streams for {', '.join(missing)}; give them"
-        " in --config.data.streams again."
-      )
-    found = dict(before)
-    for name, paths in given.items():
-      for path in paths:
-        source = token_records.TokenSource(path)
-        this = {"tokenizer": source.tokenizer, "hash": source.hash}
-        kept = found.setdefault(name, this)
-        if this != kept:
-          raise UserError(
-            f"{path} ({name}) has codes of the {source.tokenizer}"
-            f" {source.hash}, but this run learns from those of the"
-            f" {kept['tokenizer']} {kept['hash']}; tokenize with that one."
-          )
-    if found != before:
-      run_files.write_streams(workdir, found)
