@@ -191,6 +191,43 @@ def lm_config(preset: str, **changes: Any) -> ConfigDict:
   return config
 
 
+def stage_config(stage: str, size: str, **changes: Any) -> ConfigDict:
+  """Makes the settings of one of MusicLM's stages; see `musiclm_semantic`.
+
+  Args:
+    stage: "semantic", "coarse" or "fine".
+    size: a key of `lm_presets.STAGE_SIZES`.
+    **changes: fields of the model that differ from the preset.
+  """
+  preset = "_".join(filter(None, ("musiclm", stage, size)))
+  if size in ("", "base"):
+    changes = {"dtype": "bfloat16", "remat": "full", **changes}
+  elif size == "small":
+    # Faster on CPUs too, see lm_small.
+    changes = {"remat": "full", **changes}
+  config = lm_config(preset, **changes)
+  config.data.frame_rate = 25.0 if stage == "semantic" else 50.0
+  config.condition_dropout = 0.1
+  for name in config.model.conditions:
+    # Melodies are given in half of the examples, see `lm_config`.
+    if f"{name}_dropout" not in config:
+      config[f"{name}_dropout"] = 0.0
+  if size == "tiny":
+    return shrink_lm(config)
+  if size == "small":
+    config.steps = 2_000
+    config.batch = 16
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 100
+    config.log_every = 20
+    config.eval_every = config.save_every = 200
+    return config
+  config.steps = 1_000_000
+  config.batch = 256
+  config.mesh.data, config.mesh.fsdp = 1, -1
+  return config
+
+
 def mulan_config(preset: str, **changes: Any) -> ConfigDict:
   """Makes the settings of a joint embedding run.
 

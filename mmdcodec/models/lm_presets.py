@@ -3,6 +3,8 @@
 MusicGen, arXiv 2306.05284, 4.1 and its released configurations: K = 4 codebooks
 of 2048 codes at 50 Hz, 30 s, prompts through T5-base. The tiny ones have their
 own text encoder, which reads bytes and is trained with them.
+
+MusicLM, arXiv 2301.11325, 4.2: one model for each stage; see `musiclm_stages`.
 """
 
 from typing import Any
@@ -61,7 +63,88 @@ def _musicgen(
   return fields | more
 
 
-PRESETS = {
+# Width, blocks and heads of MusicLM's stages by size, the published one first.
+STAGE_SIZES = {
+  "": (1024, 24, 16),
+  "base": (768, 12, 12),
+  "small": (384, 6, 6),
+  "tiny": (32, 2, 2),
+}
+
+
+def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
+  """Fields of MusicLM's three stages.
+
+  Conditions are tokens, before the music: joint, melody, then semantic or
+  coarse. In the small sizes codecs have codebooks of 256, as `codec_small`, and
+  in the tiny one there are 32 codes of everything.
+
+  Args:
+    size: a key of `STAGE_SIZES`.
+  """
+  width, layers, heads = STAGE_SIZES[size]
+  small, tiny = size in ("small", "tiny"), size == "tiny"
+  codes = 32 if tiny else 1024
+  acoustic = min(codes, 256) if small else codes
+  coarse, fine = (2, 2) if tiny else (4, 4 if small else 8)
+  # Seconds of a crop.
+  lengths = (1, 1, 0.3) if tiny else (30, 10, 3)
+
+  def tokens(
+    order: int, books: int, size: int, frames: float, rate: float
+  ) -> dict[str, Any]:
+    return dict(
+      kind="tokens", order=order, codebooks=books, size=size,
+      frames=round(frames), frame_rate=rate,
+    )  # fmt: skip
+
+  shared = dict(
+    width=width,
+    layers=layers,
+    heads=heads,
+    hidden=4 * width,
+    activation="geglu",
+    positions="relative",
+    cross=False,
+    dropout=0.1,
+    pattern={"name": "flatten"},
+  )
+  joint = tokens(0, 12, codes, 1, 0.0)
+  # Windows of 4 s, one every 3 s, of which 9 are within 30 s.
+  melody = tokens(1, 24, codes if tiny else 512, 1 if tiny else 9, 1 / 3)
+  return {
+    "semantic": shared
+    | dict(
+      codebooks=1,
+      codebook_size=codes,
+      frames=round(25 * lengths[0]),
+      conditions={"joint": joint, "melody": melody},
+    ),
+    "coarse": shared
+    | dict(
+      codebooks=coarse,
+      codebook_size=acoustic,
+      frames=round(50 * lengths[1]),
+      conditions={
+        "joint": joint,
+        "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0),
+      },
+    ),
+    "fine": shared
+    | dict(
+      codebooks=fine,
+      first_codebook=coarse,
+      codebook_size=acoustic,
+      frames=round(50 * lengths[2]),
+      conditions={
+        "joint": joint,
+        "coarse": tokens(2, coarse, acoustic, 50 * lengths[2], 50.0),
+      },
+    ),
+  }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
   "musicgen_small": _musicgen(1024, 24, 16),
   "musicgen_medium": _musicgen(1536, 48, 24),
   "musicgen_large": _musicgen(2048, 48, 32),
@@ -94,3 +177,7 @@ PRESETS = {
     conditions={"text": TINY_BYTES},
   ),
 }
+
+for _size in STAGE_SIZES:
+  for _stage, _fields in musiclm_stages(_size).items():
+    PRESETS["_".join(filter(None, ("musiclm", _stage, _size)))] = _fields
