@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec import bounds, patterns
-from mmdcodec.bounds import mapping, null_or, whole
+from mmdcodec.bounds import mapping, null_or, number, whole
 from mmdcodec.models import fields
 from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
@@ -61,6 +61,11 @@ class TokenLM(bounds.Checked, nn.Module):
       `DepthTransformer`); None means that a head per codebook predicts the
       codes of a step, each independently of the others.
     dropout: share of activations dropped in training.
+    forget: share of the tokens, conditions included, that training hides from
+      all others; see `nn.forgetting`.
+    gradient_shrink: training multiplies the gradient at the embeddings of codes
+      and conditions by this, against jumps of the loss (GLM-130B, Zeng et al.
+      2022, arXiv 2210.02414).
     remat: "none", "full" or "dots", see `Transformer`.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, sums
       and logits are float32.
@@ -88,6 +93,8 @@ class TokenLM(bounds.Checked, nn.Module):
   conditions: Annotated[Mapping[str, Any], mapping()] = flax.core.FrozenDict()
   depth: Annotated[Mapping[str, Any] | None, null_or(mapping())] = None
   dropout: float = 0.0
+  forget: float = 0.0
+  gradient_shrink: Annotated[float, number(0, 1)] = 1.0
   remat: str = "none"
   dtype: Annotated[str, bounds.dtype("float32", "bfloat16")] = "float32"
 
@@ -148,6 +155,7 @@ class TokenLM(bounds.Checked, nn.Module):
       qk_norm=self.qk_norm,
       cross=self.cross,
       dropout=self.dropout,
+      forget=self.forget,
       remat=self.remat,
       dtype=jnp.dtype(self.dtype),
     )
@@ -253,6 +261,9 @@ class TokenLM(bounds.Checked, nn.Module):
         ((0, 0), (0, tokens.shape[1])),
         constant_values=True,
       )
+    if train and self.gradient_shrink != 1:
+      share = self.gradient_shrink
+      x = share * x + (1 - share) * jax.lax.stop_gradient(x)
     x = self.transformer(
       x,
       valid=valid,

@@ -13,8 +13,8 @@ attention         attention and its projections; splash is its TPU kernel,
                   sliding its form over a window
 positions         position encodings
 transformer       the decoder Transformer, a scan over blocks (block); cache
-                  runs it token by token, with slots as in ring. encoder attends
-                  in both directions
+                  runs it token by token, with slots as in ring, and forgetting
+                  hides tokens in training. encoder attends in both directions
 conformer         the conformer of semantic tokenizers; stacked runs some of
                   its blocks
 """

@@ -14,8 +14,8 @@ import numpy as np
 
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
+from mmdcodec.nn import forgetting, sliding
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn import sliding
 from mmdcodec.nn.block import ACTIVATIONS, Block, View
 from mmdcodec.parallel import rules
 
@@ -64,6 +64,8 @@ class Transformer(bounds.Checked, nn.Module):
     qk_norm: normalises queries and keys, see `Attention`.
     cross: adds cross-attention to a condition.
     dropout: rate in training, also on the input; see `Block`.
+    forget: share of the tokens that training hides from all others, see
+      `forgetting`.
     remat: what the backward pass recomputes. "none": nothing. "full":
       everything but the input of each block. "dots": everything but the
       results of projections.
@@ -86,6 +88,7 @@ class Transformer(bounds.Checked, nn.Module):
   qk_norm: Annotated[bool, flag()] = False
   cross: Annotated[bool, flag()] = True
   dropout: Annotated[float, number(0, 1)] = 0.0
+  forget: Annotated[float, bounds.fraction()] = 0.0
   remat: Annotated[str, one_of(("none", *REMAT))] = "none"
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
@@ -241,13 +244,17 @@ class Transformer(bounds.Checked, nn.Module):
       states: [batch, length, any width], the condition of cross-attention.
       states_mask: bool [batch, length].
       before: first tokens, which the window does not hide.
-      train: applies dropout, with the random key "dropout".
+      train: applies dropout and forgets, with the random key "dropout".
 
     Returns:
       float32 [batch, tokens, width].
     """
     view = self._view(x.shape[1], valid, before)
     positions = view.positions
+    if train and self.forget:
+      there = jnp.ones(x.shape[:2], bool) if valid is None else valid
+      seen = forgetting.kept(self.make_rng("dropout"), there, self.forget)
+      view = forgetting.forget(view, seen, self.sinks)
     x = self.drop(self.place(x, positions), deterministic=not train)
     # Embedding tables are sharded along the width. If their output were
     # too, every block would gather the activations of the whole batch.

@@ -48,7 +48,7 @@ class LMTask(Task):
     "train/gradient_norm",
   )
   best_metric, best_mode = "valid/bits_per_frame", "min"
-  free_model_keys = ("dtype", "remat", "dropout")
+  free_model_keys = ("dtype", "remat", "dropout", "forget", "gradient_shrink")
   parts = (CODEC,)
 
   def __init__(self, config: Mapping[str, Any]):
