@@ -7,7 +7,9 @@ on the number of workers; an interrupted run that looks finished; a finished
 data set overwritten.
 """
 
+import argparse
 import errno
+import inspect
 import io
 import json
 import os
@@ -21,6 +23,7 @@ import soundfile
 
 from mmdcodec.audio import files
 from mmdcodec.cli import main as cli
+from mmdcodec.cli import prepare as prepare_verb
 from mmdcodec.data import file_pieces, record_writer, records
 from mmdcodec.data.record_source import Source, describe
 from mmdcodec.errors import UserError
@@ -456,3 +459,12 @@ def test_the_command(tmp_path, capsys):
   assert cli.main(command) == 2
   assert "--force" in capsys.readouterr().err
   assert cli.main([*command, "--force", "--only=nonsense"]) == 2
+
+
+def test_a_record_holds_a_clip_of_any_language_model():
+  """Catches two defaults, or one shorter than the clips of 30 s."""
+  parser = argparse.ArgumentParser()
+  prepare_verb.add_arguments(parser)
+  asked = parser.parse_args(["in", "out"]).seconds
+  default = inspect.signature(records.prepare).parameters["seconds"].default
+  assert asked == default == 30.0

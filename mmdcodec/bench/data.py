@@ -143,5 +143,8 @@ def make(folder: Path) -> Path:
       swell = np.sin(2 * np.pi * rng.uniform(0.1, 4) * time_axis) ** 2
       x += 0.08 * tone * swell
     files.write(folder / "audio" / f"{i}.wav", x, rate=rate)
-  prepare(folder / "audio", folder / "data", rate=rate, progress=False)
+  # Records as long as those of the published figures.
+  prepare(
+    folder / "audio", folder / "data", rate=rate, seconds=20.0, progress=False
+  )
   return folder / "data"

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--seconds",
     type=float,
-    default=20.0,
+    default=30.0,
     metavar="S",
     help="length of a record; the last one of a file has 0.5 to 1.5 times this"
     " (default: %(default)s)",

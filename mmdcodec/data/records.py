@@ -146,7 +146,7 @@ def prepare(
   *,
   rate: int = 24000,
   channels: int = 1,
-  seconds: float = 20.0,
+  seconds: float = 30.0,
   captions: str | os.PathLike | None = None,
   only: dict[str, str] | None = None,
   paths: Collection[Path] | None = None,
