@@ -115,17 +115,23 @@ def test_a_run(tmp_path, dataset):
   assert fitted.encode(x).shape == (1, 3, 3)
 
 
-def loaded():
+# As in `:small`.
+INTERVALS = dict(mels=24, octave=6, lags=(1, 3), patch=(4, 26))
+
+
+def loaded(**changes):
   config = {"kind": "melody_embedding"}
-  config["model"] = melody_embedding.preset("tiny")
+  config["model"] = melody_embedding.preset("tiny", **changes)
   model = melody_embedding.from_config(config["model"])
   make = jax.jit(functools.partial(melody_embedding.initial, model))
   return Melody(config, make(jax.random.key(0)))
 
 
-def test_windows_of_clips():
+@pytest.mark.parametrize("changes", [{}, INTERVALS])
+def test_windows_of_clips(changes):
   """Catches padding or batch mates that count, and a wrong hop."""
-  model = loaded()
+  model = loaded(**changes)
+  assert ("input" in model.variables) == (not changes)
   assert model.frame_rate == 4 / 3 and model.window == 1
   lengths = np.array([8000 * 3 + 100, 900, 1, 8000, 14_000], np.int32)
   rng = np.random.default_rng(0)
@@ -169,6 +175,9 @@ def test_settings_that_are_refused():
     (dict(heads=3), "share"),
     (dict(mels=17), "multiple"),
     (dict(fmin=5000.0), "rise"),
+    (dict(INTERVALS, patch=(4, 24)), "26 intervals must be a multiple"),
+    (dict(INTERVALS, fmin=0.0), "between 0 and rate / 2"),
+    (dict(INTERVALS, mels=48), "60.0 to 15360 Hz"),
   ):
     with pytest.raises(UserError, match=said):
       melody_embedding.from_config(melody_embedding.preset("tiny", **change))

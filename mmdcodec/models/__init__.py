@@ -18,7 +18,7 @@ text_tokens           tokenizes prompts and captions: bytes, the pieces of T5 or
                       RoBERTa, or BERT's word_pieces
 text_encoder          T5's encoder
 bert                  the encoder of BERT and RoBERTa
-melody_embedding      the embedding of melodies
+melody_embedding      the embedding of melodies; it can hear intervals
 musicnn               a tagger of music
 clap                  LAION-CLAP, a joint embedding of audio and text, with its
                       audio tower htsat

@@ -4,8 +4,11 @@ Agostinelli et al. 2023, arXiv 2301.11325, 3.4 and appendix: a vision
 Transformer over the mel spectrogram of 4 s, trained with a triplet loss on
 pairs with the same melody in other acoustics.
 
+With `lags`, the Transformer hears how the pitches move instead of mel bands,
+see `intervals`.
+
   "input"  collection: "mean" and "scale" [mels] of the log-mel spectrogram over
-           the training music, measured before the first step.
+           the training music, measured before the first step; not with `lags`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 
 from mmdcodec import bounds
 from mmdcodec.bounds import list_of, null_or, number, one_of, whole
-from mmdcodec.models import fields
+from mmdcodec.models import fields, intervals
 from mmdcodec.models.bert import unit_vectors
 from mmdcodec.models.mel_front_end import window_levels
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
@@ -29,17 +32,18 @@ PRESETS: dict[str, dict[str, Any]] = {
   "base": {},
   "small": dict(
     rate=8000,
-    # Bands 15 Hz apart below 1 kHz, as far as semitones about middle C.
-    mels=128,
-    fmin=100.0,
-    fmax=3000.0,
-    window=1024,
-    hop=320,
-    patch=(4, 128),
-    layers=4,
-    width=192,
+    # Semitones from 110 Hz up to 3.3 kHz, and intervals up to an octave.
+    mels=60,
+    fmin=110.0,
+    octave=12,
+    window=2048,
+    hop=640,
+    lags=(1, 2, 3, 4, 6, 8, 12, 16),
+    patch=(2, 200),
+    layers=2,
+    width=128,
     heads=4,
-    hidden=384,
+    hidden=256,
   ),
   "tiny": dict(
     rate=8000,
@@ -63,12 +67,17 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
   Attributes:
     rate: Hz of the audio, which has one channel.
     seconds: length of a window.
-    mels: bands of the spectrogram.
+    mels: bands of the spectrogram, on a mel scale.
     window: samples of a frame. The default of 64 ms separates low notes.
     hop: samples between frames.
-    fmin: lower edge of the first band, Hz.
-    fmax: upper edge of the last band, Hz; None means rate / 2.
-    patch: frames and bands of a patch.
+    fmin: lower edge of the first band, or its centre with `lags`, Hz.
+    fmax: upper edge of the last band, Hz; None means rate / 2. Without effect
+      with `lags`.
+    lags: frames after which pitches are compared; none: the Transformer hears
+      the bands themselves.
+    octave: with `lags`, bands in an octave, which is also the largest interval.
+      They are equally far apart in pitch.
+    patch: frames and bands of a patch; with `lags`, intervals are its bands.
     layers: number of blocks.
     width: channels of a patch.
     heads: attention heads.
@@ -88,7 +97,9 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
   hop: Annotated[int, whole(1, 1 << 16)] = 320
   fmin: Annotated[float, number(0, 192_000)] = 60.0
   fmax: Annotated[float | None, null_or(number(1, 192_000))] = None
-  patch: Annotated[Any, list_of(whole(1, 1 << 10), 2, 2)] = (8, 32)
+  lags: Annotated[Any, list_of(whole(0, 1 << 10), 64, 0)] = ()
+  octave: Annotated[int, whole(1, 1 << 7)] = 12
+  patch: Annotated[Any, list_of(whole(1, 1 << 12), 2, 2)] = (8, 32)
   layers: Annotated[int, whole(1, 256)] = 12
   width: Annotated[int, whole(4, 1 << 14)] = 512
   heads: Annotated[int, whole(1, 256)] = 8
@@ -101,16 +112,29 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
   @property
   def problem(self) -> str | None:
     """See the base class."""
-    if self.mels % self.patch[1]:
+    if self.bands % self.patch[1]:
+      what = "intervals" if self.lags else "mels"
       return (
-        f"its {self.mels} mels must be a multiple of the {self.patch[1]} bands"
-        " of a patch"
+        f"its {self.bands} {what} must be a multiple of the {self.patch[1]}"
+        " bands of a patch"
       )
     if self.width % self.heads:
       return f"its {self.heads} heads can't share a width of {self.width}"
-    if not self.fmin < (self.fmax or self.rate / 2) <= self.rate / 2:
+    if self.lags:
+      highest = self.fmin * 2 ** (self.mels / self.octave)
+      if not 0 < self.fmin < highest <= self.rate / 2:
+        return (
+          f"its {self.mels} bands reach from {self.fmin} to {highest:.0f} Hz,"
+          " but must lie between 0 and rate / 2"
+        )
+    elif not self.fmin < (self.fmax or self.rate / 2) <= self.rate / 2:
       return f"fmin {self.fmin} and fmax {self.fmax} must rise up to rate / 2"
     return None
+
+  @property
+  def bands(self) -> int:
+    """What the Transformer hears of a frame: mels, or intervals."""
+    return len(self.lags) * (2 * self.octave + 1) or self.mels
 
   @property
   def samples(self) -> int:
@@ -132,6 +156,31 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
       fmax=self.fmax,
     )
 
+  def _hear(
+    self, x: jax.Array, lengths: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """What the Transformer hears [batch, frames, bands], and valid frames."""
+    if self.lags:
+      levels, valid = intervals.pitch_levels(
+        x,
+        lengths,
+        rate=self.rate,
+        window=self.window,
+        hop=self.hop,
+        bands=self.mels,
+        fmin=self.fmin,
+        octave=self.octave,
+      )
+      found = intervals.intervals(
+        levels, valid, lags=self.lags, most=self.octave
+      )
+      return nn.LayerNorm(name="norm")(found), valid
+    zeros, ones = jnp.zeros, jnp.ones
+    mean = self.variable("input", "mean", zeros, (self.mels,)).value
+    scale = self.variable("input", "scale", ones, (self.mels,)).value
+    levels, valid = self.spectrogram(x, lengths)
+    return (levels - mean) * scale, valid
+
   @nn.compact
   def __call__(
     self, x: jax.Array, lengths: jax.Array, *, train: bool = False
@@ -150,10 +199,7 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
       ValueError: x has another shape.
     """
     bounds.check_shape("x", x, batch=..., samples=self.samples, channels=1)
-    zeros, ones = jnp.zeros, jnp.ones
-    mean = self.variable("input", "mean", zeros, (self.mels,)).value
-    scale = self.variable("input", "scale", ones, (self.mels,)).value
-    levels, valid = self.spectrogram(x, lengths)
+    heard, valid = self._hear(x, lengths)
     y = SpectrogramTransformer(
       patch=self.patch,
       layers=self.layers,
@@ -165,7 +211,7 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
       remat=self.remat,
       dtype=self.dtype,
       name="tower",
-    )((levels - mean) * scale, valid, train=train)
+    )(heard, valid, train=train)
     y = nn.Dense(
       self.dim, use_bias=False, kernel_init=kernel_init(), name="out"
     )(y)

@@ -40,7 +40,6 @@ class MelodyTask(Task):
   best_metric, best_mode = "valid/r1", "max"
   progress_metrics = ("train/loss", "train/accuracy", "train/gradient_norm")
   free_model_keys = ("dtype", "remat")
-  measures_data = True
 
   def __init__(self, config: Mapping[str, Any]):
     """Builds the model.
@@ -58,6 +57,7 @@ class MelodyTask(Task):
         f"accumulate is {config['accumulate']}; the triplet loss compares all"
         " rows of a batch, so it must be 1: save memory with model.remat."
       )
+    self.measures_data = not self.model.lags
     self._embed = jax.jit(self._embed_batch)
 
   @property
