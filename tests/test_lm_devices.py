@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from random_music import random_params
 
+from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
 from mmdcodec.train import compile as ahead
@@ -101,3 +102,22 @@ def test_the_step_on_a_tpu_slice(optimized):
   # Logits of a half of the batch, and never of all of it.
   assert re.search(r"f32\[7,1100,(1,)?32\]", text)
   assert not re.search(r"f32\[14,1100,(1,)?32\]", text)
+
+
+@pytest.mark.slow
+def test_sampling_on_a_tpu_slice(optimized):
+  """Catches a loop that TPUs refuse, and a state that is not divided."""
+  pytest.importorskip("libtpu")
+  config = config_files.parse([TINY, "--config.model.layers=1"])
+  config.batch, config.mesh = 8, dict(data=1, fsdp=2, model=2)
+  found = ahead.compile_decode(config, "v5e:2x2")
+  model = config.model
+  # Of both groups of guidance: a half of the items, and of the heads.
+  cache = 2 * model.layers * 8 * 53 * model.width // 2 * 4
+  assert cache < found.arguments < 2 * cache
+  assert found.aliased >= cache
+  # What is written is not copied: the cache is updated in place.
+  assert found.temporaries < cache
+  with pytest.raises(UserError, match="sampled from"):
+    config = config_files.parse(["--config=soundstream_24khz:tiny"])
+    ahead.compile_decode(config, "v5e:2x2")

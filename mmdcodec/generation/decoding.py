@@ -169,7 +169,7 @@ def prefill(
       jnp.pad(a, ((0, 0), (0, room)), mode="edge") for a in (valid, positions)
     )
     here = jax.lax.dynamic_slice_in_dim(places, at, x.shape[1], axis=1)
-    stop = before + start - 1
+    stop = jnp.asarray(before + start - 1)
     _, cache = cache_lib.extend(
       transformer, model_params, x, cache, jnp.int32(at), here, there, places,
       cross, stop,
@@ -278,15 +278,25 @@ def advance(
 
 def _spread(state: DecodeState) -> DecodeState:
   """Shards items and heads over the devices of a mesh, if there is one."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: rules.constrain(x, *_axes(path, x)), state
+  )
 
-  def one(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-    if x.ndim == 0:
-      return x
+
+def shardings(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
+  """Shardings of a state or of its shapes on a mesh."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: jax.sharding.NamedSharding(
+      mesh, rules.activation_spec(x.shape, mesh, *_axes(path, x))
+    ),
+    state,
+  )
+
+
+def _axes(path: tuple[Any, ...], x: jax.Array) -> tuple[str | None, ...]:
+  """Arguments of `rules.constrain` for an array of the state."""
+  if x.ndim < 4 or "tokens" in rules.path_name(path):
     # Merged heads (CPUs only) are divided by the batch, never over `model`.
-    axes = ["batch", *(None,) * (x.ndim - 1)]
-    if "tokens" not in rules.path_name(path) and x.ndim >= 4:
-      # [..., batch, length, heads, head_dim], stacked or not.
-      axes = [*(None,) * (x.ndim - 4), "batch", None, "model", None]
-    return rules.constrain(x, *axes)
-
-  return jax.tree_util.tree_map_with_path(one, state)
+    return ("batch", *(None,) * (x.ndim - 1))[: x.ndim]
+  # [..., batch, length, heads, head_dim], stacked or not.
+  return (*(None,) * (x.ndim - 4), "batch", None, "model", None)

@@ -1,14 +1,22 @@
 """Ahead-of-time compilation for a TPU slice, without having one.
 
-Compiles a training step, or the independence loss alone, for a topology; see
-`parallel/topology.py`.
+Compiles a training step, a step of sampling from a language model, or the
+independence loss alone, for a topology; see `parallel/topology.py`.
 """
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from mmdcodec.errors import UserError
+from mmdcodec.generation import decoding
+from mmdcodec.models import token_lm
+from mmdcodec.models.conditioning import Conditioner, EncodedConditions
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.parallel import rules
 from mmdcodec.parallel.topology import Compiled, account, topology_devices
 from mmdcodec.quantize import independence
 from mmdcodec.train import config_checks, settings
@@ -55,6 +63,95 @@ def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
     return step.trace(program.abstract, batch).lower(
       lowering_platforms=("tpu",)
     )
+
+
+def compile_decode(config: Mapping, topology: str) -> Compiled:
+  """Compiles sampling from a language model for a TPU slice.
+
+  Args:
+    config: as for `train.loop.train`; no data set is read. Its batch is the
+      number of pieces, each with guidance if the model has conditions, and its
+      `model.frames` their length.
+    topology: see `topology_devices`.
+
+  Returns:
+    The compiler's analysis, per chip; operations and traffic are those of one
+    step, because the compiler counts the content of a loop once.
+
+  Raises:
+    UserError: the config is not that of a language model.
+  """
+  devices = topology_devices(topology)
+  config = settings.plain(config)
+  config_checks.check(config)
+  if config["task"] != "lm":
+    raise UserError(
+      f"the config has the task {config['task']!r}; only a language model (lm)"
+      " is sampled from."
+    )
+  mesh = mesh_lib.make_mesh(config["mesh"], devices)
+  model, batch = token_lm.from_config(config["model"]), config["batch"]
+  params = token_lm.shapes(model)["params"]
+  request, groups = _decode_request(model, params, batch)
+  with jax.set_mesh(mesh):
+    params = jax.eval_shape(functools.partial(decoding.prepare, model), params)
+    state = jax.eval_shape(
+      functools.partial(decoding.prefill, model, count=0, groups=groups),
+      params, request, 1,
+    )  # fmt: skip
+    per_item = lambda x: jax.sharding.NamedSharding(
+      mesh,
+      rules.activation_spec(
+        x.shape, mesh, *("batch", *(None,) * x.ndim)[: x.ndim]
+      ),
+    )
+    place = functools.partial(
+      jax.tree.map,
+      lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
+      ),
+    )
+    traced = decoding.advance.trace(
+      model,
+      place(params, rules.shardings(params, mesh, rules.LM_RULES)),
+      place(request, jax.tree.map(per_item, request)),
+      place(state, decoding.shardings(state, mesh)),
+      jax.ShapeDtypeStruct((), jnp.int32),
+      groups=groups,
+      top_k=250,
+    )
+    lowered = traced.lower(lowering_platforms=("tpu",))
+  return account(topology, len(devices), lowered)
+
+
+def _decode_request(
+  model: token_lm.TokenLM, params: Any, batch: int
+) -> tuple[decoding.DecodeRequest, int]:
+  """Shapes of a request for pieces of `model.frames`, and its groups."""
+  encoded, groups = EncodedConditions(), 1
+  if model.conditions:
+    groups = 2
+    encoded = jax.eval_shape(
+      lambda params: Conditioner(**model.conditioner_fields()).apply(
+        {"params": params["conditioner"]}, model.no_conditions(groups * batch)
+      ),
+      params,
+    )
+  steps = len(model.pattern_of(model.frames).steps)
+  given: Any = jax.ShapeDtypeStruct(
+    (batch, steps + 1, model.codebooks), jnp.int32
+  )
+  number: Any = jax.ShapeDtypeStruct((), jnp.float32)
+  request = decoding.DecodeRequest(
+    encoded=encoded,
+    given=given,
+    keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch)),
+    temperature=number,
+    top_p=None,
+    guidance=number,
+    double_guidance=number,
+  )
+  return request, groups
 
 
 def compile_independence(
