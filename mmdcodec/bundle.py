@@ -9,7 +9,8 @@ A bundle is a folder with a few files, none of them executable:
 
 A model may contain other models: a music model ("lm") contains its codec, with
 the config under "codec" and the arrays under "codec/". A language model that
-was trained without a codec is a "stage" of a hierarchy, such as MusicLM's.
+was trained without a codec is a "stage" of a hierarchy, such as MusicLM's. The
+hierarchy itself ("musiclm") has the configs of all its parts under "parts".
 
 `load` opens a bundle, or the best checkpoint of a training workdir. Loading
 uses only these files and builds no training task.
@@ -47,6 +48,7 @@ LOADERS = {
   "codec": "mmdcodec.tokenizers.stereo_codec:open_codec",
   "lm": "mmdcodec.generation.musicgen:LoadedMusic",
   "stage": "mmdcodec.generation.stage:Stage",
+  "musiclm": "mmdcodec.generation.musiclm:LoadedMusicLM",
   "text": "mmdcodec.tokenizers.loaded_text:LoadedText",
   "mulan": "mmdcodec.tokenizers.mulan:Mulan",
   "semantic": "mmdcodec.tokenizers.semantic:SemanticTokenizer",
@@ -319,6 +321,8 @@ def _check(path: str | pathlib.Path, found: Contents) -> None:
   # be anything that JSON has, also a list, which is no key.
   if found.config.get("kind") in [*weights.SHAPES]:
     weights.check(path, found.config, found.variables, found.discriminators)
+  if found.config.get("kind") == "musiclm":
+    weights.check_parts(path, found.config, found.variables)
 
 
 def _read(path: pathlib.Path, discriminators: bool) -> Contents:
@@ -394,6 +398,8 @@ def read_codec(
   found = read(path)
   if found.config.get("kind") == "lm":
     return {**found.config["codec"], "kind": "codec"}, found.variables["codec"]
+  if found.config.get("kind") == "musiclm":
+    return found.config["parts"]["codec"], found.variables["codec"]
   return found.config, found.variables
 
 

@@ -19,7 +19,7 @@ from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.tokenizers.interface import AudioCodec
 
 # Limit on the frames of all items together: more is surely a mistake.
-_MOST_FRAMES = 10_000_000
+MOST_FRAMES = 10_000_000
 # Default stride as a share of the window: MusicGen's 18 of 30 s.
 _STRIDE = 0.6
 
@@ -120,7 +120,7 @@ def check_request(
   asked = _ask(conditions, request, texts, request.rate or codec.rate)
   seed: Any = request.seed
   seeds = list(seed) if np.ndim(seed) else None
-  batch = _batch({"texts": texts, "audio": clips, "seed": seeds, **asked})
+  batch = count_items({"texts": texts, "audio": clips, "seed": seeds, **asked})
   if request.text_guidance is not None and (
     "text" not in asked or len(conditions) < 2
   ):
@@ -130,10 +130,10 @@ def check_request(
     )
   return CheckedRequest(
     codes=_codes(request, model, codec, clips, batch),
-    keys=_keys(seeds or [seed + i for i in range(batch)]),
+    keys=make_keys(seeds or [seed + i for i in range(batch)]),
     conditions=conditions,
     items={
-      each.name: _repeat(asked.get(each.name, [None]), batch)
+      each.name: repeat(asked.get(each.name, [None]), batch)
       for each in conditions
     },
     options=SamplingOptions(
@@ -193,8 +193,15 @@ def _ask(
   return {name: by_name[name].check(x, rate) for name, x in values.items()}
 
 
-def _batch(given: Mapping[str, Sequence[Any] | None]) -> int:
-  """Returns the number of items; a single value applies to all of them."""
+def count_items(given: Mapping[str, Sequence[Any] | None]) -> int:
+  """Returns the number of items; a single value applies to all of them.
+
+  Args:
+    given: values by what they are called; None for what was not given.
+
+  Raises:
+    UserError: the numbers of values differ, and none of them is 1.
+  """
   counts = {k: len(v) for k, v in given.items() if v is not None}
   batch = max([1, *counts.values()])
   for name, count in counts.items():
@@ -206,11 +213,17 @@ def _batch(given: Mapping[str, Sequence[Any] | None]) -> int:
   return batch
 
 
-def _repeat(values: Sequence[Any], batch: int) -> list[Any]:
+def repeat(values: Sequence[Any], batch: int) -> list[Any]:
+  """Repeats a single value for all items."""
   return list(values) if len(values) == batch else list(values) * batch
 
 
-def _keys(seeds: Sequence[Any]) -> jax.Array:
+def make_keys(seeds: Sequence[Any]) -> jax.Array:
+  """Makes random keys [seeds].
+
+  Raises:
+    UserError: a seed is not a whole number from 0 to below 2^63.
+  """
   whole = all(isinstance(seed, int | np.integer) for seed in seeds)
   if not whole or not all(0 <= seed < 1 << 63 for seed in seeds):
     raise UserError(
@@ -230,13 +243,13 @@ def _codes(
   """Returns the codes of the audio prompts, followed by -1."""
   seconds, rate = request.seconds, codec.frame_rate
   frames = max(1, round(seconds * rate))
-  if frames * batch > _MOST_FRAMES:
+  if frames * batch > MOST_FRAMES:
     raise UserError(
       f"{batch} x {seconds:g} s are too long: at most"
-      f" {_MOST_FRAMES / rate:.0f} s in all."
+      f" {MOST_FRAMES / rate:.0f} s in all."
     )
   codes = np.full((batch, frames, model.codebooks), -1, np.int32)
-  for i, clip in enumerate(_repeat(clips, batch) if clips else ()):
+  for i, clip in enumerate(repeat(clips, batch) if clips else ()):
     known = codec.encode(clip, rate=request.rate)[0, :, : model.codebooks]
     if len(known) >= frames:
       raise UserError(

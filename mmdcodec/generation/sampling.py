@@ -22,6 +22,8 @@ class SamplingOptions:
     double_guidance: weight of one condition relative to the others; None turns
       double guidance off.
     doubled: name of the condition with that weight.
+    removed: names of the conditions that guidance weighs: it compares with the
+      model without them. None: all.
   """
 
   temperature: float = 1.0
@@ -30,6 +32,7 @@ class SamplingOptions:
   guidance: float = 3.0
   double_guidance: float | None = None
   doubled: str = "text"
+  removed: tuple[str, ...] | None = None
 
 
 def guide(

@@ -195,6 +195,6 @@ class TokenSampler:
     if options.double_guidance is not None:
       groups.append(without(options.doubled))
     if options.guidance != 1 or options.double_guidance is not None:
-      groups.append(without())
+      groups.append(without(*(options.removed or ())))
     found = [self._encode(self._params, each) for each in groups]
     return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)

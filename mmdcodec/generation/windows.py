@@ -6,6 +6,7 @@ Existing codes never change, so there are no seams in the codes.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -54,6 +55,34 @@ def windows(
     if end == total:
       return found
     start += stride
+
+
+def plan(
+  total: int, size: int, stride: int, borders: Sequence[int] = ()
+) -> list[tuple[Window, int]]:
+  """Returns windows that begin anew at borders.
+
+  A window repeats at most size - stride frames of the one before, and ends at a
+  border, so that all new frames of a window have the same conditions. Without
+  borders these are the windows of `windows`.
+
+  Args:
+    total: frames of the music.
+    size: maximum number of frames in a window.
+    stride: new frames of a window after the first; at most size.
+    borders: ascending frames, each above 0.
+
+  Returns:
+    (window, its first new frame) in order; the new frames cover all.
+  """
+  found, new = [], 0
+  for border in [*(each for each in borders if each < total), total]:
+    while new < border:
+      start = max(0, new - (size - stride))
+      end = min(start + size, border)
+      found.append((Window(start, end), new))
+      new = end
+  return found
 
 
 @functools.lru_cache(64)

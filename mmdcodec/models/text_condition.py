@@ -1,7 +1,7 @@
 """Text as a condition of a language model: prompts and captions."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -145,7 +145,8 @@ def text_list(value: Any) -> list[str]:
     UserError: the value is neither a text nor a list of texts, or a text is not
       valid Unicode.
   """
-  texts = [value] if isinstance(value, str) else list(value)
+  several = isinstance(value, Iterable) and not isinstance(value, str)
+  texts = list(value) if several else [value]
   texts = ["" if text is None else text for text in texts]
   if not texts or not all(isinstance(text, str) for text in texts):
     raise UserError(

@@ -139,6 +139,36 @@ def check(
       )
 
 
+def check_parts(
+  path: str | os.PathLike,
+  config: Mapping[str, Any],
+  variables: Mapping[str, Any],
+) -> None:
+  """Checks each of the models that another one has under "parts".
+
+  Args:
+    path: where they come from, for errors.
+    config: config of the bundle.
+    variables: variables by the key of the part.
+
+  Raises:
+    UserError: there are weights without a config or the other way round, or
+      those of a part do not fit; see `check`.
+  """
+  parts: Any = config.get("parts")
+  bounds.check(f"parts of {path}", parts, bounds.mapping())
+  if {*parts} != {*variables}:
+    raise UserError(
+      f"{path} describes the parts {', '.join(sorted(parts))}, and has weights"
+      f" of {', '.join(sorted(variables))}; assemble it again."
+    )
+  for key, part in parts.items():
+    bounds.check(f"{key} of {path}", part, bounds.mapping())
+    kind = part.get("kind")
+    bounds.check(f"kind of {key} of {path}", kind, bounds.one_of([*SHAPES]))
+    check(f"{path} ({key})", part, variables[key])
+
+
 def _problem(array: Any, wanted: Any) -> str | None:
   """What is wrong with the type or values of an array, or None."""
   floats = jnp.issubdtype(wanted, jnp.floating)

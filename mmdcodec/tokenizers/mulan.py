@@ -174,6 +174,18 @@ class Mulan(Clustered):
       out[at] = np.asarray(found)[: len(at)]
     return validation.text_vectors(out)
 
+  def check_prompts(self, texts: Sequence[str]) -> None:
+    """Raises UserError if a text is longer than the text tower reads.
+
+    `embed_text` cuts such texts, which suits captions, but not prompts.
+    """
+    for text in texts:
+      if (count := len(self._tokenizer.encode(text))) > self._longest:
+        raise UserError(
+          f"the prompt {text[:40]!r}... has {count} tokens; this model takes at"
+          f" most {self._longest}."
+        )
+
   def _crossed(self, x: jax.Array, bridge: str) -> jax.Array:
     if BRIDGE not in self.variables:
       raise UserError(

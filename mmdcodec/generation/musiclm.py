@@ -1,0 +1,260 @@
+"""MusicLM: music from text through a hierarchy of language models.
+
+Agostinelli et al. 2023, arXiv 2301.11325. A prompt becomes joint tokens, from
+which the semantic stage makes semantic tokens, the coarse stage the first
+codebooks of a codec, and the fine stage the others:
+
+  music = mmdcodec.load("bundles/musiclm")
+  y = music.generate(["calm piano"], seconds=30)
+  y = music.generate(story=[(0, "calm piano"), (15, "with drums")], seconds=30)
+
+`musiclm_parts` opens the parts, `musiclm_request` checks requests, and
+`musiclm_stages` runs the stages.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec.errors import UserError
+from mmdcodec.generation import musiclm_parts
+from mmdcodec.generation.musicgen import Chunk
+from mmdcodec.generation.musiclm_request import (
+  CheckedRequest,
+  MusicLMRequest,
+  check_request,
+)
+from mmdcodec.generation.musiclm_stages import Hierarchy, Progress
+from mmdcodec.generation.single_stages import SingleStages
+
+
+class LoadedMusicLM(SingleStages):
+  """A MusicLM with its weights; see `SingleStages` for runs of one stage.
+
+  Attributes:
+    config: content of the bundle's config.json.
+    parts: the parts of the model.
+    codec: the `AudioCodec` that decodes the codes.
+    rate: sample rate of the audio in Hz.
+    channels: channels of the audio.
+    frame_rate: code frames per second.
+    seconds: length of the windows of the first stage.
+  """
+
+  def __init__(
+    self,
+    config: dict[str, Any],
+    variables: dict[str, Any],
+    assets: Mapping[str, bytes] | None = None,
+  ):
+    """Takes what a bundle of kind "musiclm" holds.
+
+    Args:
+      config: `parts` holds the config of each part, see `musiclm_parts`.
+      variables: variables of each part.
+      assets: files of the joint embedding, by name.
+
+    Raises:
+      UserError: parts are missing or do not fit together.
+    """
+    self.config = config
+    super().__init__(
+      musiclm_parts.open_parts(config["parts"], variables, assets)
+    )
+
+  def place(self, mesh: jax.sharding.Mesh) -> None:
+    """Shards the stages over a mesh; see `LoadedMusic.place`."""
+    for stage in self.parts.stages.values():
+      stage.place(mesh)
+
+  def generate(
+    self,
+    texts: str | Sequence[str | None] | None = None,
+    *,
+    callback: Callable[[Chunk], bool | None] | None = None,
+    block: float = 1.0,
+    progress: Progress | None = None,
+    **options: Any,
+  ) -> np.ndarray:
+    """Generates music.
+
+    An item's music depends only on its own prompt and seed, not on the rest of
+    the batch or on streaming.
+
+    Args:
+      texts: one prompt, or one per item; "" or None for no text.
+      callback: receives every `Chunk` as it is generated; if it returns True,
+        the music ends there.
+      block: seconds of music between two callbacks; with a fine stage, rounded
+        to its chunks.
+      progress: called with (stage, frames done, total).
+      **options: fields of `MusicLMRequest`: seconds, seed, story, audio,
+        melody, guidance, temperature and so on.
+
+    Returns:
+      float32 [batch, samples, channels] at the model's rate.
+
+    Raises:
+      UserError: an invalid value, or something that this model cannot do.
+    """
+    if callback is None:
+      checked = self.check(texts, **options)
+      return self._make(checked, progress)[1]
+    heard = []
+    for chunk in self.stream(texts, block=block, progress=progress, **options):
+      heard.append(chunk.audio)
+      if callback(chunk):
+        break
+    return np.concatenate(heard, axis=1)
+
+  def stream(
+    self,
+    texts: str | Sequence[str | None] | None = None,
+    *,
+    block: float = 1.0,
+    progress: Progress | None = None,
+    **options: Any,
+  ) -> Iterator[Chunk]:
+    """Generates music and yields it in chunks, while later windows are made.
+
+    Args:
+      texts: as for `generate`.
+      block: seconds of a chunk; with a fine stage, rounded to its chunks.
+      progress: called with (stage, frames done, total).
+      **options: as for `generate`.
+
+    Yields:
+      Chunks; concatenated, their codes equal those of `generate_codes` and
+      their audio that of `generate` (to float32 precision).
+
+    Raises:
+      UserError: see `generate`; best_of needs whole pieces.
+    """
+    if not 0 < block < np.inf:
+      raise UserError(f"block is {block} s; it must be above 0.")
+    checked = self.check(texts, **options)
+    if checked.best_of > 1:
+      raise UserError(
+        "best_of compares whole pieces, so it cannot be streamed; leave it out."
+      )
+    size = max(1, round(block * self.frame_rate))
+    run = Hierarchy(self.parts, checked, live=True, progress=progress)
+    known = checked.known
+    nothing = self.join(known["coarse"], known.get("fine"))[:, :0]
+    made: list[np.ndarray] = []
+
+    def passing() -> Iterator[np.ndarray]:
+      for codes in run.stream(size):
+        made.append(codes)
+        yield codes
+
+    for audio in self.codec.decode_parts(passing(), size):
+      codes = np.concatenate(made, axis=1) if made else nothing
+      made.clear()
+      yield Chunk(codes, audio)
+
+  def generate_tokens(
+    self,
+    texts: str | Sequence[str | None] | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+  ) -> dict[str, Any]:
+    """Generates music as the tokens of each level.
+
+    Args:
+      texts: as for `generate`.
+      progress: called with (stage, frames done, total).
+      **options: as for `generate`.
+
+    Returns:
+      int32 [batch, frames, codebooks] for "semantic", "coarse" and "fine", as
+      far as the model has these stages; and "joint" in a form that
+      `make_semantic` takes.
+
+    Raises:
+      UserError: see `generate`.
+    """
+    return self._make(self.check(texts, **options), progress)[0]
+
+  def generate_codes(
+    self, texts: str | Sequence[str | None] | None = None, **options: Any
+  ) -> np.ndarray:
+    """Generates music as codes of the codec.
+
+    Args:
+      texts: as for `generate`.
+      **options: as for `generate_tokens`.
+
+    Returns:
+      int32 [batch, frames, codebooks], those of the coarse and the fine stage.
+
+    Raises:
+      UserError: see `generate`.
+    """
+    tokens = self.generate_tokens(texts, **options)
+    return self.join(tokens["coarse"], tokens.get("fine"))
+
+  def check(
+    self, texts: str | Sequence[str | None] | None = None, **options: Any
+  ) -> CheckedRequest:
+    """Checks a request as `generate` does, without generating anything.
+
+    Raises:
+      UserError: see `generate`.
+    """
+    return check_request(MusicLMRequest(texts=texts, **options), self.parts)
+
+  # --------------------------------------------------------------- best of n
+
+  def _make(
+    self, request: CheckedRequest, progress: Progress | None
+  ) -> tuple[dict[str, Any], np.ndarray]:
+    """Makes the tokens and the audio of a request, the best of several."""
+    best: tuple[dict[str, np.ndarray], np.ndarray] | None = None
+    least = np.full(request.batch, -np.inf)
+    for number in range(request.best_of):
+      # The first piece is the one that is made without best_of.
+      fold = lambda key: jax.random.fold_in(key, _PIECES + number)  # noqa: B023
+      keys = jax.vmap(fold)(request.keys) if number else request.keys
+      piece = dataclasses.replace(request, keys=keys)
+      tokens = Hierarchy(self.parts, piece, progress=progress).tokens()
+      audio = self.decode(tokens["coarse"], tokens.get("fine"))
+      if best is None:
+        best = tokens, audio
+        if request.best_of > 1:
+          least = self._likeness(request, audio)
+        continue
+      likeness = self._likeness(request, audio)
+      better = np.flatnonzero(likeness > least)
+      least[better] = likeness[better]
+      best[1][better] = audio[better]
+      for name, codes in tokens.items():
+        best[0][name][better] = codes[better]
+    assert best is not None
+    return {"joint": self.joint_form(request.joint), **best[0]}, best[1]
+
+  def _likeness(self, request: CheckedRequest, audio: np.ndarray) -> np.ndarray:
+    """Cosine [batch] of each piece and its prompts, weighted by their time."""
+    joint = self.parts.joint
+    assert joint is not None
+    times = [*request.prompts.times, request.seconds]
+    found = np.zeros(request.batch)
+    for i, texts in enumerate(request.prompts.values):
+      cut = audio[
+        :, round(times[i] * self.rate) : round(times[i + 1] * self.rate)
+      ]
+      if not cut.shape[1]:
+        continue
+      heard = joint.embed_audio(cut, self.rate)
+      cosine = (heard * joint.embed_text(texts)).sum(1)
+      found += cosine * (times[i + 1] - times[i])
+    return found / request.seconds
+
+
+# Keys of further pieces are folded with numbers from here on, see `Hierarchy`
+# for those of stages.
+_PIECES = 1 << 16

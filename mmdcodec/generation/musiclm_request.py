@@ -1,0 +1,349 @@
+"""Checks a user's request to a MusicLM before anything is computed."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec.audio.clip_list import clip_list
+from mmdcodec.errors import UserError
+from mmdcodec.generation import request as request_lib
+from mmdcodec.generation.musiclm_options import OPTIONS, stage_options
+from mmdcodec.generation.musiclm_parts import Parts
+from mmdcodec.generation.sampling import SamplingOptions
+from mmdcodec.generation.stage_runs import frames_at
+from mmdcodec.generation.story import Story, check_story
+from mmdcodec.models.text_condition import text_list
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MusicLMRequest:
+  """A user's request; `check_request` checks it against a model.
+
+  Options of sampling are numbers, or numbers by the names of stages.
+
+  Attributes:
+    texts: one prompt, or one per item; "" or None for no text.
+    seconds: length of the music, including the audio prompt.
+    seed: one number, from which item i gets seed + i; or one per item.
+    story: [(second, prompt), ...] in place of texts, see `check_story`.
+    audio: a prompt to continue, in the forms of `clip_list`.
+    melody: audio with the melody to follow, in the same forms. Where it has
+      ended, the music goes on without.
+    rate: sample rate of the audio in Hz; None: that of the codec.
+    melody_rate: sample rate of the melody in Hz; None: `rate`.
+    joint: int [batch, codebooks], joint tokens in place of texts.
+    temperature: 0 always takes the likeliest code; None: those of
+      `musiclm_options`.
+    top_k: sample from this many of the likeliest codes; 0: from all.
+    top_p: sample from the likeliest codes with this total probability.
+    guidance: weight of joint and melody tokens; 1 is plain sampling, in half
+      the time.
+    best_of: pieces to make for each item; the one nearest to its prompt, by the
+      joint embedding, is kept.
+    stride: seconds that each window of the semantic stage adds; None: half of a
+      window.
+  """
+
+  texts: str | Sequence[str | None] | None = None
+  seconds: float = 10.0
+  seed: int | Sequence[int] = 0
+  story: Any = None
+  audio: Any = None
+  melody: Any = None
+  rate: int | None = None
+  melody_rate: int | None = None
+  joint: Any = None
+  temperature: float | Mapping[str, float] | None = None
+  top_k: int | Mapping[str, int] = 0
+  top_p: float | Mapping[str, float] | None = None
+  guidance: float | Mapping[str, float] = 1.0
+  best_of: int = 1
+  stride: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedRequest:
+  """A valid request in the terms of the stages.
+
+  Attributes:
+    seconds: length of the music.
+    keys: random keys [batch].
+    prompts: a `Story` of texts, one for each item; "" for none.
+    joint: a `Story` of joint tokens, for each item int32 [1, codebooks] or
+      None.
+    melody: for each item int32 [windows, codebooks] or None.
+    known: int32 [batch, frames, codebooks] by stage, -1 for codes to make.
+    options: how each stage samples.
+    stride: frames that each window of the semantic stage adds; 0 if there is
+      none.
+    best_of: see `MusicLMRequest`.
+  """
+
+  seconds: float
+  keys: jax.Array
+  prompts: Story
+  joint: Story
+  melody: list[np.ndarray | None]
+  known: dict[str, np.ndarray]
+  options: dict[str, SamplingOptions]
+  stride: int = 0
+  best_of: int = 1
+
+  @property
+  def batch(self) -> int:
+    """Number of items."""
+    return len(self.keys)
+
+
+def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
+  """Checks a request and converts it.
+
+  Args:
+    request: the request.
+    parts: the parts of the model.
+
+  Raises:
+    UserError: an invalid value, or something that this model cannot do.
+  """
+  for name in ("seconds", "rate", "melody_rate"):
+    value = getattr(request, name)
+    if value is not None and not 0 < value < math.inf:
+      raise UserError(f"{name} is {value}; it must be above 0.")
+  story = _story(request)
+  prompts = story.map(lambda value: [] if value is None else text_list(value))
+  clips = None
+  if request.audio is not None:
+    clips = clip_list(request.audio, "audio")
+  melody = _melody(request, parts)
+  joint = None
+  if request.joint is not None:
+    joint = joint_items(request.joint, parts)
+  seed: Any = request.seed
+  seeds = list(seed) if np.ndim(seed) else None
+  given: dict[str, Any] = {"audio": clips, "melody": melody, "seed": seeds}
+  given |= {"joint": None if joint is None else joint.values[0]}
+  longest = max(prompts.values, key=len)
+  batch = request_lib.count_items({"texts": longest or None, **given})
+  for texts in prompts.values:
+    items = {"texts": texts or None, "items": range(batch)}
+    request_lib.count_items(items)
+  each = lambda texts: request_lib.repeat(texts or [""], batch)
+  prompts = prompts.map(each)
+  checked = CheckedRequest(
+    seconds=float(request.seconds),
+    keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
+    prompts=prompts,
+    joint=Story.of([None] * batch),
+    melody=request_lib.repeat(melody or [None], batch),
+    known=known_codes(parts, request.seconds, batch),
+    options={},
+    stride=stride_frames(request.stride, parts),
+    best_of=request.best_of,
+  )
+  _check_best_of(checked, parts)
+  if clips is not None:
+    _give_audio(checked, request_lib.repeat(clips, batch), request.rate, parts)
+  if joint is not None:
+    if any(text.strip() for texts in prompts.values for text in texts):
+      raise UserError("joint tokens take the place of texts; give one of them.")
+    found = joint.map(lambda items: request_lib.repeat(items, batch))
+  else:
+    found = _joint(prompts, parts, clips, request.rate)
+  asked = {name: getattr(request, name) for name in OPTIONS}
+  options = stage_options(parts, asked, found, melody)
+  return dataclasses.replace(checked, joint=found, options=options)
+
+
+def _story(request: MusicLMRequest) -> Story:
+  """The texts as a story."""
+  if request.story is None:
+    return Story.of(request.texts)
+  texts = request.texts
+  if texts is not None and any(map(str.strip, text_list(texts))):
+    raise UserError("a story takes the place of the prompt; give one of them.")
+  return check_story(request.story, request.seconds)
+
+
+def _joint(
+  prompts: Story,
+  parts: Parts,
+  clips: Sequence[np.ndarray] | None,
+  rate: int | None,
+) -> Story:
+  """Joint tokens of texts; where there is no text, of the audio prompt."""
+  texts = sorted({text for each in prompts.values for text in each})
+  texts = [text for text in texts if text.strip()]
+  batch = len(prompts.values[0])
+  if parts.joint is None:
+    if texts:
+      raise UserError(
+        "this model takes no text: it has no joint embedding, so leave the"
+        " prompt empty."
+      )
+    return Story.of([None] * batch)
+  parts.joint.check_prompts(texts)
+  rows = parts.joint.encode_clip(texts)[:, None] if texts else ()
+  of_text = dict(zip(texts, rows, strict=True))
+  heard: list[np.ndarray | None] = [None] * batch
+  if clips is not None and any(
+    not text.strip() for each in prompts.values for text in each
+  ):
+    encode = parts.joint.encode_clip
+    rate = rate or parts.codec.rate
+    heard = request_lib.repeat([encode(clip, rate) for clip in clips], batch)
+  return prompts.map(
+    lambda each: [
+      of_text.get(text, audio) for text, audio in zip(each, heard, strict=True)
+    ]
+  )
+
+
+def joint_items(joint: Any, parts: Parts) -> Story:
+  """Checks joint tokens.
+
+  Args:
+    joint: int [batch, codebooks], a row of -1 for an item without; a list of
+      (second, such tokens); or None.
+    parts: parts of the model.
+
+  Returns:
+    A `Story` of int32 [1, codebooks] or None for each item.
+
+  Raises:
+    UserError: it has another form, or the model takes no joint tokens.
+  """
+  if joint is None:
+    return Story.of([])
+  if parts.joint is None:
+    raise UserError("this model takes no joint tokens.")
+  if isinstance(joint, list) and joint and isinstance(joint[0], tuple):
+    return check_story(joint, math.inf).map(
+      lambda rows: _joint_rows(rows, parts.joint)
+    )
+  return Story.of(_joint_rows(joint, parts.joint))
+
+
+def _joint_rows(joint: Any, model: Any) -> list[np.ndarray | None]:
+  rows = np.asarray(joint)
+  if (
+    rows.ndim != 2
+    or not len(rows)
+    or rows.shape[1] != model.codebooks
+    or not np.issubdtype(rows.dtype, np.integer)
+    or rows.max() >= model.codebook_size
+    or ((rows < 0).any(1) != (rows == -1).all(1)).any()
+  ):
+    raise UserError(
+      f"joint tokens must be whole numbers [batch, {model.codebooks}] below"
+      f" {model.codebook_size}, or -1 in the whole row of an item without."
+    )
+  return [None if row[0] < 0 else row[None].astype(np.int32) for row in rows]
+
+
+def _melody(
+  request: MusicLMRequest, parts: Parts
+) -> list[np.ndarray | None] | None:
+  """Melody tokens of each clip."""
+  if request.melody is None:
+    return None
+  semantic = parts.stages.get("semantic")
+  if parts.melody is None or semantic is None or not semantic.takes("melody"):
+    raise UserError(
+      "this model takes no melody: its semantic stage has no condition for it."
+    )
+  clips = clip_list(request.melody, "melody")
+  rate = request.melody_rate or request.rate or parts.codec.rate
+  return [parts.melody.encode(clip, rate)[0] for clip in clips]
+
+
+def _check_best_of(checked: CheckedRequest, parts: Parts) -> None:
+  count = checked.best_of
+  if not isinstance(count, int | np.integer) or not 1 <= count <= 1024:
+    raise UserError(
+      f"best_of is {count}; it must be a whole number from 1 to 1024."
+    )
+  texts = [text for each in checked.prompts.values for text in each]
+  if count > 1 and (parts.joint is None or not all(map(str.strip, texts))):
+    raise UserError(
+      "best_of chooses the piece nearest to its prompt by the joint embedding,"
+      " so it needs a text for every item and a model with that embedding."
+    )
+
+
+# ----------------------------------------------------------------------- codes
+
+
+def known_codes(
+  parts: Parts, seconds: float, batch: int
+) -> dict[str, np.ndarray]:
+  """Codes of each stage, none of them made yet: all -1.
+
+  Raises:
+    UserError: they are too long.
+  """
+  rate = parts.codec.frame_rate
+  frames = max(1, round(seconds * rate))
+  if frames * batch > request_lib.MOST_FRAMES:
+    raise UserError(
+      f"{batch} x {seconds:g} s are too long: at most"
+      f" {request_lib.MOST_FRAMES / rate:.0f} s in all."
+    )
+  found = {}
+  for name, stage in parts.stages.items():
+    count = frames
+    if name == "semantic":
+      count = max(1, frames_at(frames / rate, stage.frame_rate))
+    found[name] = np.full((batch, count, stage.model.codebooks), -1, np.int32)
+  return found
+
+
+def _give_audio(
+  checked: CheckedRequest,
+  clips: Sequence[np.ndarray],
+  rate: int | None,
+  parts: Parts,
+) -> None:
+  """Puts the codes of audio prompts into `known`."""
+  rate = rate or parts.codec.rate
+  frames = checked.known["coarse"].shape[1]
+  for i, clip in enumerate(clips):
+    codes = parts.codec.encode(clip, rate)[0]
+    if len(codes) >= frames:
+      raise UserError(
+        f"the audio prompt has {len(codes) / parts.codec.frame_rate:.2f} s, and"
+        f" seconds ({checked.seconds:g}) includes it, so ask for more."
+      )
+    for name, known in checked.known.items():
+      found, first = codes, parts.stages[name].model.first_codebook
+      if name == "semantic" and parts.semantic is not None:
+        found = parts.semantic.encode(clip, rate)[0]
+      found = found[: known.shape[1], first : first + known.shape[2]]
+      known[i, : len(found)] = found
+
+
+def stride_frames(stride: float | None, parts: Parts) -> int:
+  """Frames that a window of the semantic stage adds.
+
+  Raises:
+    UserError: the stride is not a part of a window, or there are no windows.
+  """
+  semantic = parts.stages.get("semantic")
+  if semantic is None:
+    if stride is not None:
+      raise UserError(
+        "stride is that of the semantic stage, which this model lacks."
+      )
+    return 0
+  if stride is None:
+    return max(1, semantic.model.frames // 2)
+  frames = round(stride * semantic.frame_rate) if 0 < stride < math.inf else 0
+  if not 0 < frames < max(2, semantic.model.frames):
+    raise UserError(
+      f"stride is {stride} s; it must be above 0 and below"
+      f" {semantic.seconds:g} s, the length of a window."
+    )
+  return frames
