@@ -137,6 +137,22 @@ def test_windows_follow_the_paper():
   ]  # fmt: skip
 
 
+def test_a_stage_with_an_attention_window():
+  """Catches windows where none are needed, and none where they are."""
+  fields = dict(window=8, positions="none")
+  music = fake_musiclm(semantic=fields)
+  calls = music.parts.stages["semantic"].sampler.calls
+  for options, count in (
+    (dict(texts="a"), 1),
+    (dict(texts="a", stride=0.8), 4),
+    (dict(texts="a", melody=noise(3)), 4),
+    (dict(story=[(0, "a"), (2, "b")]), 5),
+  ):
+    calls.clear()
+    music.generate_tokens(seconds=4, **options)
+    assert len(calls) == count
+
+
 def given(call, name, item=0):
   """The tokens of a condition that a stage was given; None without."""
   arrays = call[2][name]

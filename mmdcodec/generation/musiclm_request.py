@@ -45,7 +45,7 @@ class MusicLMRequest:
     best_of: pieces to make for each item; the one nearest to its prompt, by the
       joint embedding, is kept.
     stride: seconds that each window of the semantic stage adds; None: half of a
-      window.
+      window, or no windows if its attention has one and the prompt stays.
   """
 
   texts: str | Sequence[str | None] | None = None
@@ -78,8 +78,8 @@ class CheckedRequest:
     melody: for each item int32 [windows, codebooks] or None.
     known: int32 [batch, frames, codebooks] by stage, -1 for codes to make.
     options: how each stage samples.
-    stride: frames that each window of the semantic stage adds; 0 if there is
-      none.
+    stride: frames that each window of the semantic stage adds; 0 for music of
+      any length in one go.
     best_of: see `MusicLMRequest`.
   """
 
@@ -141,7 +141,6 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     melody=request_lib.repeat(melody or [None], batch),
     known=known_codes(parts, request.seconds, batch),
     options={},
-    stride=stride_frames(request.stride, parts),
     best_of=request.best_of,
   )
   _check_best_of(checked, parts)
@@ -155,7 +154,12 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     found = _joint(prompts, parts, clips, request.rate)
   asked = {name: getattr(request, name) for name in OPTIONS}
   options = stage_options(parts, asked, found, melody)
-  return dataclasses.replace(checked, joint=found, options=options)
+  return dataclasses.replace(
+    checked,
+    joint=found,
+    options=options,
+    stride=stride_frames(request.stride, parts, found, melody),
+  )
 
 
 def _story(request: MusicLMRequest) -> Story:
@@ -325,8 +329,20 @@ def _give_audio(
       known[i, : len(found)] = found
 
 
-def stride_frames(stride: float | None, parts: Parts) -> int:
+def stride_frames(
+  stride: float | None, parts: Parts, joint: Story, melody: Any
+) -> int:
   """Frames that a window of the semantic stage adds.
+
+  Args:
+    stride: seconds; None: half of a window, or one go if attention has a window
+      and the conditions do not change.
+    parts: parts of the model.
+    joint: joint tokens.
+    melody: melody tokens, or None.
+
+  Returns:
+    The frames; 0 for one go.
 
   Raises:
     UserError: the stride is not a part of a window, or there are no windows.
@@ -339,6 +355,8 @@ def stride_frames(stride: float | None, parts: Parts) -> int:
       )
     return 0
   if stride is None:
+    if semantic.model.window and melody is None and len(joint.times) == 1:
+      return 0
     return max(1, semantic.model.frames // 2)
   frames = round(stride * semantic.frame_rate) if 0 < stride < math.inf else 0
   if not 0 < frames < max(2, semantic.model.frames):

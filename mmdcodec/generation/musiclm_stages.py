@@ -140,12 +140,13 @@ class Hierarchy:
   ) -> WindowRun:
     """A run of a stage in windows."""
     stage, codes = self._parts.stages[name], self._request.known[name]
-    size = stage.model.frames
+    total = codes.shape[1]
+    size = stage.model.frames if stride else total
     return WindowRun(
       stage,
       codes,
       self._keys(name),
-      windows=windows.plan(codes.shape[1], size, stride, at),
+      windows=windows.plan(total, size, stride or size, at),
       values=values,
       options=self._request.options[name],
       part=self._part(stage.frame_rate),

@@ -267,7 +267,7 @@ class SingleStages:
       melody=repeat(tunes),
       known=codes,
       options=stage_options(parts, options, items, tunes),
-      stride=musiclm_request.stride_frames(stride, parts),
+      stride=musiclm_request.stride_frames(stride, parts, items, tunes),
     )
     return Hierarchy(parts, request, progress=progress)
 
