@@ -15,6 +15,8 @@ joint                 a joint embedding of music and text: its retrieval and
                       zero-shot tagging
 melody                how well a melody embedding finds melodies
 traits                traits of built-in music, and their classifiers
+pairing               whether things are like their own partners, with p
+transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results
 report                a report as one HTML page; used by
                       reconstruction_report, dependence_report, joint_report

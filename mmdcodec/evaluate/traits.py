@@ -14,6 +14,7 @@ import numpy as np
 from sklearn import linear_model, pipeline, preprocessing
 
 from mmdcodec.audio import transforms
+from mmdcodec.evaluate import pairing
 
 # Name -> trait from the tags of a song. Major and minor are left out: trained
 # on 300 songs, these classifiers were right for 47% of 96 others.
@@ -125,13 +126,5 @@ def agreement(
     (including the actual one) in which at least as many agree.
   """
   same = np.array(told)[:, None] == np.array(heard)
-  count = len(same)
-  own = np.trace(same)
-  chance = (same.sum() - own) / max(count * (count - 1), 1)
-  random, at = np.random.default_rng(0), np.arange(count)
-  found = [same[at, random.permutation(count)].sum() for _ in range(shuffles)]
-  return {
-    "share": float(own / count),
-    "chance": float(chance),
-    "p": float((1 + np.sum(np.array(found) >= own)) / (1 + shuffles)),
-  }
+  found = pairing.measure(same, shuffles=shuffles)
+  return {"share": found.own, "chance": found.chance, "p": found.p}

@@ -1,0 +1,84 @@
+"""Whether each thing is more like its own partner than like those of others.
+
+For example pieces and the prompts that they were made from, or pieces and the
+melodies that they were to follow. What is alike by chance is what the pieces
+have in common with the partners of other pieces, and a permutation test says
+how often random partners are as much alike.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mmdcodec.evaluate import retrieval
+
+SHUFFLES = 10_000
+
+
+class Pairing(NamedTuple):
+  """How much things are like their own partners.
+
+  Attributes:
+    own: mean over the things.
+    low: lower end of its 95% bootstrap interval over the things.
+    high: upper end.
+    chance: mean over all pairs of a thing and the partner of another.
+    p: share of random pairings (including the actual one) whose mean is at
+      least `own`.
+    count: number of things.
+  """
+
+  own: float
+  low: float
+  high: float
+  chance: float
+  p: float
+  count: int
+
+
+def measure(alike: np.ndarray, *, shuffles: int = SHUFFLES) -> Pairing:
+  """Compares own partners with those of others.
+
+  Args:
+    alike: float or bool [things, partners], the partner of thing i being i.
+    shuffles: number of random pairings.
+  """
+  alike = np.asarray(alike, np.float64)
+  count, at = len(alike), np.arange(len(alike))
+  own = np.diagonal(alike)
+  strangers = alike.sum() - own.sum()
+  random = np.random.default_rng(0)
+  found = [alike[at, random.permutation(count)].sum() for _ in range(shuffles)]
+  # Sums of the same numbers in another order round otherwise.
+  reached = np.array(found) >= own.sum() - 1e-9 * max(1.0, np.abs(own).sum())
+  return Pairing(
+    float(own.mean()),
+    *retrieval.interval(lambda some: own[some].mean(), count),
+    float(strangers / max(count * (count - 1), 1)),
+    float((1 + reached.sum()) / (1 + shuffles)),
+    count,
+  )
+
+
+def sign_test(better: np.ndarray) -> Pairing:
+  """Compares paired differences with 0, for things that come in pairs.
+
+  Args:
+    better: float [things], how much more a thing is like its own partner than
+      like another.
+
+  Returns:
+    `own` is the mean difference, `chance` 0, and `p` the share of random signs
+    (including the actual ones) whose mean is at least `own`.
+  """
+  better = np.asarray(better, np.float64)
+  random = np.random.default_rng(0)
+  signs = random.choice([-1.0, 1.0], (SHUFFLES, len(better)))
+  reached = signs @ better >= better.sum() - 1e-9 * np.abs(better).sum()
+  return Pairing(
+    float(better.mean()),
+    *retrieval.interval(lambda some: better[some].mean(), len(better)),
+    0.0,
+    float((1 + reached.sum()) / (1 + SHUFFLES)),
+    len(better),
+  )
