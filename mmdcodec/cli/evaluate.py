@@ -3,7 +3,8 @@
 The first word names the measure; the default is `reconstruction`. Each measure
 is a module `evaluate_NAME` with `CLIPS`, the default number of clips, and
 `run(args, model)`. It may have `load(path)`, which opens the model if that is
-no codec, and `BUILT_IN = True` if it renders its own music.
+no codec, and `INPUTS`, the options for music that it takes, and whether it
+needs them: {"audio": True} by default, nothing if it renders its own music.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from mmdcodec.store import disk
 
 HELP = (
   "measure how well a codec reconstructs, how dependent its codebooks are, how"
-  " well a music model predicts music, what tokens say about music, or how well"
-  " embeddings find music"
+  " well a music model predicts music, what tokens say about music, how well"
+  " embeddings find music, or what a MusicLM does"
 )
 EXAMPLE = (
   "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
@@ -28,11 +29,26 @@ EXAMPLE = (
   "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
   "\n  mmdcodec evaluate joint --model bundles/mulan --audio music/test"
   "\n  mmdcodec evaluate melody --model bundles/melody"
+  "\n  mmdcodec evaluate memorization --model bundles/musiclm --tokens"
+  " data/tokens"
 )
-MEASURES = ("reconstruction", "dependence", "lm", "semantic", "joint", "melody")
+MEASURES = (
+  "reconstruction",
+  "dependence",
+  "lm",
+  "semantic",
+  "joint",
+  "melody",
+  "memorization",
+)
 _CODECS = ("reconstruction", "dependence")
 # Options of one measure only.
-_ONLY = {"pattern": "dependence", "prompt": "lm", "codec": "semantic"}
+_ONLY = {
+  "pattern": "dependence",
+  "prompt": "lm",
+  "codec": "semantic",
+  "semantic": "memorization",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " their own music",
   )
   parser.add_argument(
+    "--tokens",
+    nargs="+",
+    metavar="TOKENS",
+    help="token data sets of the music, or folders of them as `mmdcodec"
+    " tokenize` makes for several tokenizers: the training music for"
+    " memorization",
+  )
+  parser.add_argument(
     "--out", metavar="DIR", help="write results, audio, plots and a page here"
   )
   parser.add_argument(
@@ -67,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     help="the most clips, spread evenly over the files, or the songs that"
     " semantic and melody render (default: 32; 200 for dependence, joint and"
-    " melody; 240 for semantic)",
+    " melody; 240 for semantic; 256 for memorization)",
   )
   parser.add_argument(
     "--codebooks",
@@ -94,6 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="codec whose codes semantic compares with the tokens",
   )
   parser.add_argument(
+    "--semantic",
+    metavar="BUNDLE",
+    help="tokenizer of a semantic stage by itself, for memorization",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"
   )
 
@@ -110,11 +139,16 @@ def run(args: argparse.Namespace) -> int:
   for name, only in _ONLY.items():
     if getattr(args, name) is not None and args.measure != only:
       raise UserError(f"--{name} goes with `mmdcodec evaluate {only}` only.")
-  built_in = getattr(measure, "BUILT_IN", False)
-  if built_in and args.audio is not None:
-    raise UserError(f"{args.measure} renders its own music: omit --audio.")
-  if not built_in and args.audio is None:
-    raise UserError(f"{args.measure} needs --audio, a folder or a data set.")
+  takes = getattr(measure, "INPUTS", {"audio": True})
+  for name, what in (("audio", "folder or data set"), ("tokens", "data set")):
+    given = getattr(args, name) is not None
+    if given and not takes:
+      raise UserError(f"{args.measure} renders its own music: omit --{name}.")
+    if given and name not in takes:
+      (other,) = takes
+      raise UserError(f"{args.measure} takes --{other}: omit --{name}.")
+    if takes.get(name) and not given:
+      raise UserError(f"{args.measure} needs --{name}, a {what}.")
   if args.codebooks is not None and args.measure not in _CODECS:
     raise UserError(
       f"--codebooks is for codecs; {args.measure} needs them all."

@@ -7,7 +7,7 @@ from mmdcodec.errors import UserError
 
 CLIPS = 240
 # It renders its own music.
-BUILT_IN = True
+INPUTS: dict[str, bool] = {}
 
 
 def load(path: str) -> Any:

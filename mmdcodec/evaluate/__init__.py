@@ -14,13 +14,16 @@ semantic              what tokens say about music: melody_abx compares melodies
 joint                 a joint embedding of music and text: its retrieval and
                       zero-shot tagging
 melody                how well a melody embedding finds melodies
+memorization          whether a model repeats its training music, which
+                      token_sets finds
 traits                traits of built-in music, and their classifiers
 pairing               whether things are like their own partners, with p
 transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results
 report                a report as one HTML page; used by
-                      reconstruction_report, dependence_report, joint_report
-                      and likelihood_report; report_template has the HTML
+                      reconstruction_report, dependence_report, joint_report,
+                      likelihood_report and memorization_report;
+                      report_template has the HTML
 figures               what all plots share; used by audio_plots, codebook_plots,
                       dependence_plots and training_plots
 """

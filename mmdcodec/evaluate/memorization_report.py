@@ -1,0 +1,125 @@
+"""A table and a page of what `memorization` measures."""
+
+import math
+import pathlib
+import shlex
+from typing import Any
+
+from mmdcodec import formatting
+from mmdcodec.evaluate import clips as clips_lib
+from mmdcodec.evaluate import report
+from mmdcodec.evaluate.memorization import Result, Share
+from mmdcodec.store import atomic
+
+COLUMNS = [
+  "tokens given", "exact", "approximate", "prompt repeated", "distance",
+  "entropy (bits)", "of matches",
+]  # fmt: skip
+
+
+def head(result: Result) -> str:
+  """What was measured, in words."""
+  found = (
+    f"{result.clips} training clips, continued greedily by"
+    f" {result.continued} tokens"
+  )
+  if result.left_out:
+    numbers = ", ".join(map(str, result.left_out))
+    found += f"; prompts of {numbers} tokens do not fit the model"
+  return found
+
+
+def threshold(result: Result) -> str:
+  """What the threshold is, and what it can tell, in words."""
+  return (
+    f"A match is nearer than {result.threshold:.3f}; the median of"
+    f" {result.negatives:,} pairs of a continuation and a clip of another"
+    f" recording is {result.strangers:.3f}. {result.false_positives} of these"
+    " pairs are nearer than the threshold: the share of false positives is"
+    f" below {formatting.share(result.false_bound)} with 97.5% confidence, as"
+    " if the pairs were independent."
+  )
+
+
+def table(result: Result) -> list[tuple]:
+  """Rows of a table with COLUMNS."""
+  return [
+    (
+      row.prompt,
+      _share(row.exact),
+      _share(row.approximate),
+      _share(row.repeated),
+      row.distance,
+      row.entropy,
+      row.match_entropy,
+    )
+    for row in result.rows
+  ]
+
+
+def _share(found: Share | None) -> str:
+  if found is None:
+    return "–"
+  value, low, high = (f"{100 * x:.1f}" for x in found)
+  return f"{value}% ({low}-{high})"
+
+
+NOTE = (
+  "In brackets, exact 95% intervals. Approximate: near by optimal transport of"
+  " the tokens, at the distances of their centres. Prompt repeated: approximate"
+  " matches if the last tokens of the prompt were the continuation, which is"
+  " what music that repeats itself gives away. Distance: the median to the clip"
+  " itself. Low entropy means continuations of few different tokens."
+)
+
+
+def as_json(result: Result, about: dict[str, Any]) -> dict[str, Any]:
+  """Returns the contents of results.json."""
+
+  def plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+      return {k: plain(v) for k, v in value._asdict().items()}
+    if isinstance(value, list):
+      return [plain(each) for each in value]
+    # JSON has no NaN.
+    nan = isinstance(value, float) and math.isnan(value)
+    return None if nan else value
+
+  return {"about": about, **plain(result)}
+
+
+def write(
+  result: Result, folder: str | pathlib.Path, about: dict[str, Any]
+) -> pathlib.Path:
+  """Writes results.json and report.html into a folder.
+
+  Returns:
+    The path of the page.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  clips_lib.clean(folder)
+  atomic.write_json(folder / "results.json", as_json(result, about))
+  command = ["mmdcodec", "evaluate", "memorization"]
+  for name, value in about.items():
+    if value is not None:
+      values = value if isinstance(value, list) else [value]
+      command += [f"--{name}", *map(str, values)]
+  most = max(row.approximate.value for row in result.rows)
+  exact = max(row.exact.value for row in result.rows)
+  return report.write_report(
+    folder / "report.html",
+    [
+      report.Text(
+        "What was run", [f"{head(result)}."], code=shlex.join(command)
+      ),
+      report.Table("Matches", COLUMNS, table(result), NOTE),
+      report.Text("Threshold", [threshold(result)]),
+      report.environment(),
+    ],
+    title="Memorization",
+    lead=(
+      f"At most {100 * exact:.1f}% of {result.clips} continuations equal their"
+      f" training clip, and at most {100 * most:.1f}% come near it."
+    ),
+  )
