@@ -307,7 +307,9 @@ def compare(
         repeated=again,
         distance=float(np.median(near)),
         entropy=float(bits.mean()),
-        match_entropy=float(bits[matched].mean()) if matched.any() else math.nan,
+        match_entropy=float(bits[matched].mean())
+        if matched.any()
+        else math.nan,
       )
     )
   wrong = int((apart < threshold).sum())

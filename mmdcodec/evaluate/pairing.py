@@ -25,7 +25,7 @@ class Pairing(NamedTuple):
     chance: mean over all pairs of a thing and the partner of another.
     p: share of random pairings (including the actual one) whose mean is at
       least `own`.
-    count: number of things.
+    things: how many they are.
   """
 
   own: float
@@ -33,7 +33,7 @@ class Pairing(NamedTuple):
   high: float
   chance: float
   p: float
-  count: int
+  things: int
 
 
 def measure(alike: np.ndarray, *, shuffles: int = SHUFFLES) -> Pairing:
