@@ -18,6 +18,7 @@ from mmdcodec import bundle
 from mmdcodec.cli.main import main
 from mmdcodec.data import melody_clips
 from mmdcodec.errors import UserError
+from mmdcodec.evaluate import melody as melody_measure
 from mmdcodec.models import melody_embedding
 from mmdcodec.tokenizers.melody_embedding import Melody
 from mmdcodec.train import loop
@@ -159,14 +160,31 @@ def test_evaluate(tmp_path, capsys, fails):
   shown = capsys.readouterr().out
   assert "5 melodies" in shown and "0.200" in shown
   found = json.loads((tmp_path / "out/results.json").read_text())
-  untrained, plain, chance = found["rows"]
+  untrained, classes, plain, chance = found["rows"]
   assert untrained["values"]["r1"] < 1 and plain["name"] == "mean mel"
+  assert 0 < classes["values"]["r1"] <= classes["high"]["r1"]
   assert chance["values"]["r1"] == pytest.approx(0.2) and not chance["low"]
   low, high = untrained["low"]["r1"], untrained["high"]["r1"]
   assert 0 <= low <= untrained["values"]["r1"] <= high <= 1
   assert "omit --audio" in fails(*argv[:4], "--audio", tmp_path)
   bundle.save(tmp_path / "none", {"kind": "text", "model": {}}, {})
   assert "missing" in fails(*argv[:3], tmp_path / "none")
+
+
+def test_correlations_of_chroma():
+  """Catches a key or speed that is not tried, and a clip compared with itself.
+
+  The second clip of a melody is slower and in another key.
+  """
+  rng = np.random.default_rng(0)
+  notes = rng.integers(0, 12, (4, 20))
+  slower = np.minimum(np.arange(80) / 1.14**2 / 4, 19).astype(int)
+  first = np.eye(12)[notes.repeat(4, 1)]
+  for up in range(12):
+    second = np.eye(12)[(notes[:, slower] + up) % 12]
+    found = melody_measure.correlations(np.stack([first, second], 1))
+    assert found.shape == (4, 4) and [*found.argmax(1)] == [0, 1, 2, 3]
+    assert np.diag(found).min() > 0.8 > np.sort(found, 1)[:, :-1].max()
 
 
 def test_settings_that_are_refused():

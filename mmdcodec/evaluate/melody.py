@@ -6,6 +6,7 @@ other accompaniment. The first renditions are the queries, the second ones the
 answers.
 """
 
+import math
 import pathlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.audio import transforms
-from mmdcodec.data.melody_clips import HELD_OUT, Melodies
+from mmdcodec.data.melody_clips import HELD_OUT, SPEED, Melodies
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import report, retrieval
 from mmdcodec.store import atomic
@@ -23,6 +24,10 @@ from mmdcodec.tokenizers.melody_embedding import Melody
 
 # Melodies that training measures itself with come before these.
 FIRST = HELD_OUT + (1 << 20)
+# Of chroma: seconds of a frame, and from one to the next.
+_FRAME, _HOP = 0.256, 0.08
+# Speeds that are tried to compare two clips, the same one in the middle.
+_SPEEDS = SPEED ** (2 * np.linspace(-1, 1, 9))
 COLUMNS = ["", "R@1", "R@10", "median rank"]
 
 
@@ -56,8 +61,10 @@ def measure(
     show: shows the progress, as from `mmdcodec.progress.counter`.
 
   Returns:
-    Rows for the embedding, for the mean of the mel spectrum in dB, which hears
-    neither melody nor key, and for chance.
+    Rows for the embedding; for chroma, each pair compared in all keys and at
+    nine speeds, which needs no training but gives no vector of a clip; for the
+    mean of the mel spectrum in dB, which hears neither melody nor key; and for
+    chance.
   """
   source = Melodies(
     melodies,
@@ -66,17 +73,78 @@ def measure(
     rate=model.rate,
     seconds=model.window or 1.0,
   )
-  found: dict[str, list[np.ndarray]] = {"melody embedding": [], "mean mel": []}
+  embedded, mean, classes = [], [], []
   for i in range(melodies):
     show(i, melodies)
     x = np.stack([source.clip(i, which) for which in range(2)])
     rows, _ = model.embed(x)
-    found["melody embedding"].append(rows[:, 0])
-    found["mean mel"].append(_mean_level(x[..., 0], model.rate))
+    embedded.append(rows[:, 0])
+    mean.append(_mean_level(x[..., 0], model.rate))
+    classes.append(_chroma(x[..., 0], model.rate))
   show(melodies, melodies)
   right = np.eye(melodies, dtype=bool)
-  out = [_row(name, np.stack(each), right) for name, each in found.items()]
-  return [*out, Row("chance", retrieval.chance(right), {}, {})]
+  return [
+    _row("melody embedding", _products(embedded), right),
+    _row("chroma, in all keys", correlations(np.stack(classes)), right),
+    _row("mean mel", _products(mean), right),
+    Row("chance", retrieval.chance(right), {}, {}),
+  ]
+
+
+def _products(vectors: list[np.ndarray]) -> np.ndarray:
+  """Similarity of the first and the second vectors of each melody."""
+  first, second = np.stack(vectors, 1)
+  return first @ second.T
+
+
+def _chroma(x: np.ndarray, rate: int) -> np.ndarray:
+  """Pitch classes [clips, frames, 12], each frame of norm 1."""
+  found = transforms.chroma(
+    jnp.asarray(x),
+    rate=rate,
+    window=2 ** max(4, round(math.log2(_FRAME * rate))),
+    hop=max(1, round(_HOP * rate)),
+    normalize=False,
+  )
+  return _unit(np.asarray(found))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  """Divides vectors [..., dim] by their norms; 0 stays 0."""
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
+
+
+def correlations(chroma: np.ndarray) -> np.ndarray:
+  """Compares clips that begin together, in all keys and at nine speeds.
+
+  Args:
+    chroma: float [melodies, 2, frames, 12].
+
+  Returns:
+    float [melodies, melodies]: the highest correlation of the first clip of one
+    melody with the second of another.
+  """
+  melodies, _, frames, classes = chroma.shape
+
+  def rows(x: np.ndarray) -> np.ndarray:
+    x = x - x.mean((1, 2), keepdims=True)
+    return _unit(x.reshape(melodies, -1))
+
+  best = np.full((melodies, melodies), -np.inf)
+  for speed in _SPEEDS:
+    at = speed * np.arange(frames)
+    at = at[at <= frames - 1]
+    before = np.minimum(at.astype(int), max(frames - 2, 0))
+    share = (at - before)[:, None]
+    second = (
+      chroma[:, 1, before] * (1 - share)
+      + chroma[:, 1, np.minimum(before + 1, frames - 1)] * share
+    )
+    first = rows(chroma[:, 0, : len(at)])
+    for up in range(classes):
+      moved = rows(np.roll(second, up, -1))
+      np.maximum(best, first @ moved.T, out=best)
+  return best
 
 
 def _mean_level(x: np.ndarray, rate: int) -> np.ndarray:
@@ -85,13 +153,12 @@ def _mean_level(x: np.ndarray, rate: int) -> np.ndarray:
     jnp.asarray(x), rate=rate, window=1024, hop=512, mels=64
   )
   mean = np.asarray(levels).mean(1)
-  mean -= mean.mean(1, keepdims=True)
-  return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9)
+  return _unit(mean - mean.mean(1, keepdims=True))
 
 
-def _row(name: str, vectors: np.ndarray, right: np.ndarray) -> Row:
-  """Measures vectors [melodies, 2, dim]."""
-  ranks = retrieval.ranks(vectors[:, 0] @ vectors[:, 1].T, right)
+def _row(name: str, similarity: np.ndarray, right: np.ndarray) -> Row:
+  """Measures retrieval by similarities [melodies, melodies]."""
+  ranks = retrieval.ranks(similarity, right)
   values = retrieval.summary(ranks)
   low, high = {}, {}
   for key in values:

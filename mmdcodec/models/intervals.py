@@ -101,7 +101,8 @@ def _transforms(bands: int, most: int) -> tuple[np.ndarray, np.ndarray]:
   back = np.exp(2j * np.pi * np.outer(bins, np.arange(-most, most + 1)) / size)
   back *= weight[:, None]
   forward = np.stack([turns.real, turns.imag], 1)
-  return np.float32(forward), np.float32(np.stack([back.real, -back.imag]))
+  back = np.stack([back.real, -back.imag])
+  return forward.astype(np.float32), back.astype(np.float32)
 
 
 def intervals(
