@@ -32,6 +32,12 @@ concatenated to the joint ones. What is not, and was chosen here:
   melody        given in half of the examples, so that one model works with and
                 without. Without melody tokens, leave the stream out and set
                 --config.model.conditions.melody.frames=1 to save computation.
+  repeats       kept, as in the open re-implementations. AudioLM drops them:
+                --config.model.collapse=True here, and in the coarse stage
+                --config.model.conditions.semantic.collapse=True. The stage then
+                makes as many tokens for a second as training had on average,
+                all equally long: how long each lasts is lost, and with it what
+                keeps coarse codes in time with them.
   end           none: clips are random crops, which end nowhere.
   training      the batch (256) and steps (1 M) of AudioLM (arXiv 2209.03143);
                 AdamW as in lm_config.

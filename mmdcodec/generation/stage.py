@@ -7,13 +7,17 @@ their hashes. `TokenSampler` samples its codes; what they mean is up to the
 hierarchy that it becomes a part of.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import token_lm
+from mmdcodec.quantize import repeats
 from mmdcodec.store import renamed
 
 
@@ -26,10 +30,13 @@ class Stage:
     model: the language model, a Linen module.
     conditions: the model's conditions, which check and encode input.
     sampler: the `TokenSampler`.
-    target: `tokenizer`, `hash` and `frame_rate` of the codes that it makes.
+    target: `tokenizer`, `hash` and `frame_rate` of the codes that it makes;
+      `token_rate`, frames that are left in a second, if it makes them without
+      repeats.
     streams: `tokenizer` and `hash` of the codes of each condition, by its name;
       a condition that training never saw is missing.
-    frame_rate: frames of codes per second.
+    frame_rate: frames of codes that it makes for a second: the tokenizer's, or
+      `token_rate`.
     seconds: length of the training clips.
   """
 
@@ -55,12 +62,18 @@ class Stage:
     fields = renamed.update_lm(config["model"])
     self.config = {**config, "model": fields}
     self.variables = variables
-    self.model = token_lm.from_config(fields)
-    self.conditions = self.model.make_conditions(assets)
+    model = token_lm.from_config(fields)
     self.target = dict(config["target"])
     self.streams = dict(config.get("streams", {}))
     self.frame_rate = float(self.target["frame_rate"])
-    self.seconds = self.model.frames / self.frame_rate
+    self.seconds = model.frames / self.frame_rate
+    if model.collapse:
+      # Clips of training were as long, but had fewer frames.
+      self.frame_rate = float(self.target["token_rate"])
+      frames = max(2, round(self.seconds * self.frame_rate))
+      model = dataclasses.replace(model, frames=frames)
+    self.model = model
+    self.conditions = model.make_conditions(assets)
     self.sampler = TokenSampler(self.model, variables["params"])
 
   def place(self, mesh: jax.sharding.Mesh) -> None:
@@ -70,3 +83,37 @@ class Stage:
   def takes(self, condition: str) -> bool:
     """Returns whether the model has this condition, such as "joint"."""
     return any(each.name == condition for each in self.conditions)
+
+  def from_frames(
+    self, codes: np.ndarray, lengths: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Turns codes of the tokenizer into those that the stage makes.
+
+    Args:
+      codes: int32 [batch, frames, codebooks], as the tokenizer encodes audio.
+      lengths: int [batch], valid frames of each item.
+
+    Returns:
+      (int32 [batch, frames, codebooks], int32 [batch], valid frames); the same
+      unless the stage makes codes without repeats.
+    """
+    if not self.model.collapse:
+      return codes, lengths
+    found = repeats.collapse_repeats(jnp.asarray(codes), jnp.asarray(lengths))
+    return np.asarray(found[0]), np.asarray(found[1])
+
+  def to_frames(self, codes: np.ndarray) -> np.ndarray:
+    """Turns codes that the stage makes into frames of the tokenizer.
+
+    Codes without repeats get equal durations; the true ones are lost. The
+    frames of the first codes do not depend on those after them.
+
+    Args:
+      codes: int32 [batch, frames, codebooks], at `frame_rate`.
+
+    Returns:
+      int32 [batch, frames, codebooks], at the tokenizer's frame rate.
+    """
+    if not self.model.collapse:
+      return codes
+    return repeats.stretch(codes, self.target["frame_rate"] / self.frame_rate)

@@ -11,6 +11,7 @@ from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.parallel import rules
+from mmdcodec.quantize.repeats import collapse_repeats
 
 
 def nats_of_codes(
@@ -25,7 +26,8 @@ def nats_of_codes(
 
   Every code is conditioned on all steps before its own. The codes of one step
   are predicted together, independently; or by a depth transformer, each given
-  those of the codebooks before it.
+  those of the codebooks before it. A model that learns codes without repeats
+  predicts one frame of each run of equal ones.
 
   Args:
     model: the language model.
@@ -39,6 +41,8 @@ def nats_of_codes(
     float32 [batch, steps, codebooks], 0 where there is no code; and a mask of
     the same shape, True where there is one.
   """
+  if model.collapse:
+    codes, lengths = collapse_repeats(codes, lengths)
   pattern, special = model.pattern_of(codes.shape[1]), model.special
   # Padding is not a code: it is neither read nor predicted.
   valid = length_mask(lengths, codes.shape[1])[..., None]

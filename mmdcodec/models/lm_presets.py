@@ -127,7 +127,8 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
       frames=round(50 * lengths[1]),
       conditions={
         "joint": joint,
-        "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0),
+        "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0)
+        | {"collapse": False},
       },
     ),
     "fine": shared

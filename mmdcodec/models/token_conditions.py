@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.bounds import number, whole
+from mmdcodec.bounds import flag, number, whole
 from mmdcodec.errors import UserError
 from mmdcodec.models.condition import (
   Arrays,
@@ -19,6 +19,7 @@ from mmdcodec.models.condition import (
   first,
 )
 from mmdcodec.nn.conv import length_mask
+from mmdcodec.quantize.repeats import collapse_repeats
 from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
 
 # Tokens of one piece.
@@ -40,6 +41,8 @@ class Tokens(Condition):
     size: codes per codebook.
     frames: number of frames that the model sees.
     frame_rate: Hz; 0 means that the tokens describe a whole piece.
+    collapse: the model sees one of each run of equal frames, and so not how
+      long it lasts; see `quantize.repeats`.
   """
 
   kind = "tokens"
@@ -48,6 +51,7 @@ class Tokens(Condition):
   size: Annotated[int, whole(1, MOST_CODES)]
   frames: Annotated[int, whole(1, 1 << 20)] = 1
   frame_rate: Annotated[float, number(0, 1e6)] = 0.0
+  collapse: Annotated[bool, flag()] = False
 
   @property
   def problem(self) -> str | None:
@@ -81,10 +85,13 @@ class Tokens(Condition):
       nn.initializers.normal(1.0),
       (self.codebooks, self.size, module.width),
     )
+    tokens, lengths = arrays["tokens"], arrays["lengths"]
+    if self.collapse:
+      tokens, lengths = collapse_repeats(tokens, lengths)
     # Parameters may be NumPy arrays, which traced values cannot index.
-    x = jnp.asarray(table)[np.arange(self.codebooks), arrays["tokens"]]
+    x = jnp.asarray(table)[np.arange(self.codebooks), tokens]
     x = jnp.where(arrays["given"][:, None, None, None], x, 0)
-    mask = length_mask(arrays["lengths"], self.frames)
+    mask = length_mask(lengths, self.frames)
     return (
       x.reshape(len(x), -1, module.width),
       jnp.repeat(mask, self.codebooks, axis=1),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec import bounds, patterns
-from mmdcodec.bounds import mapping, null_or, number, whole
+from mmdcodec.bounds import flag, mapping, null_or, number, whole
 from mmdcodec.models import fields
 from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
@@ -41,6 +41,8 @@ class TokenLM(bounds.Checked, nn.Module):
       None means the delay pattern.
     frames: length of the training clips; longer music is generated in windows
       of this length, or in one go if attention has a window.
+    collapse: learns codes without repeats of frames, see `quantize.repeats`.
+      How long each lasts is lost: only stages may be trained so.
     width: channels of a token's vector.
     layers: blocks of the Transformer.
     heads: query heads of attention.
@@ -79,6 +81,7 @@ class TokenLM(bounds.Checked, nn.Module):
   first_codebook: Annotated[int, whole(0, MOST_CODEBOOKS - 1)] = 0
   pattern: Annotated[Mapping[str, Any] | None, null_or(mapping())] = None
   frames: Annotated[int, whole(1, 1 << 20)] = 1500
+  collapse: Annotated[bool, flag()] = False
   width: int = 1024
   layers: int = 24
   heads: int = 16

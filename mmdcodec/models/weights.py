@@ -83,11 +83,16 @@ def _stage(config: Mapping[str, Any]) -> dict[str, Any]:
   named("target", config.get("target"))
   rate = config["target"].get("frame_rate")
   bounds.check("target.frame_rate", rate, bounds.number(1e-6, 1e6))
+  model = token_lm.from_config(config["model"])
+  if model.collapse:
+    # No more than there were with repeats.
+    most = bounds.number(1e-6, rate)
+    bounds.check("target.token_rate", config["target"].get("token_rate"), most)
   streams = config.get("streams", {})
   bounds.check("streams", streams, bounds.mapping())
   for name, stream in streams.items():
     named(f"streams.{name}", stream)
-  return token_lm.shapes(token_lm.from_config(config["model"]))
+  return token_lm.shapes(model)
 
 
 def check(

@@ -62,6 +62,12 @@ class LMTask(Task):
     """
     self.config = config
     self.model = token_lm.from_config(config["model"])
+    if self.model.collapse and config["codec"]:
+      raise UserError(
+        "model.collapse leaves out how long a code lasts, so a codec cannot"
+        " decode what the model makes: train it without --config.codec, as a"
+        " stage."
+      )
     lora = config["lora"]
     self.trainable = Trainable(
       freeze=config["freeze"],
@@ -302,7 +308,7 @@ class LMTask(Task):
       for split in ("train", "valid")
       for path in settings.parse_datasets(self.config["data"][split])
     ]
-    token_data.record_target(workdir, workdir / CODEC, paths)
+    token_data.record_target(workdir, workdir / CODEC, paths, self.model)
     if self.config["codec"] and not (workdir / CODEC).exists():
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
     for name, contents in self.assets().items():

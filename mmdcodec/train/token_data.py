@@ -16,8 +16,12 @@ from mmdcodec.errors import UserError
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.token_conditions import Tokens
 from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.quantize import repeats
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import settings
+
+# Records that suffice to count repeats.
+_MEASURED = 1000
 
 
 def streams(
@@ -115,14 +119,20 @@ def _check_stream(condition: Tokens, source: TokenSource) -> None:
 
 
 def record_target(
-  workdir: pathlib.Path, codec: pathlib.Path, paths: Iterable[str]
+  workdir: pathlib.Path,
+  codec: pathlib.Path,
+  paths: Sequence[str],
+  model: TokenLM,
 ) -> None:
   """Records which tokenizer the run's codes come from.
+
+  For a model of codes without repeats, also how many are left in a second.
 
   Args:
     workdir: folder of the run.
     codec: folder of the codec in it, if there is one.
-    paths: token data sets of the run.
+    paths: token data sets of the run, the first for training.
+    model: the language model.
 
   Raises:
     UserError: the data sets come from another tokenizer than those that the
@@ -144,8 +154,22 @@ def record_target(
         f"{source.path} has codes of another {target['tokenizer']} than"
         f" {workdir}, which was begun with {target['hash']}."
       )
-  if target is not None:
-    run_files.write_target(workdir, target)
+  if target is None:
+    return
+  if model.collapse and "token_rate" not in target:
+    books = slice(model.first_codebook, model.first_codebook + model.codebooks)
+    target["token_rate"] = _token_rate(TokenSource(paths[0]), books)
+  run_files.write_target(workdir, target)
+
+
+def _token_rate(source: TokenSource, codebooks: slice) -> float:
+  """Measures the frames that are left in a second without repeats."""
+  step = max(1, len(source) // _MEASURED)
+  codes = [
+    source[i]["codes"][:, codebooks] for i in range(0, len(source), step)
+  ]
+  kept = sum(repeats.count_kept(each) for each in codes)
+  return source.frame_rate * kept / sum(map(len, codes))
 
 
 def record_streams(
