@@ -5,6 +5,8 @@ not rely on the nearest ones alone. The first token is always seen, so no token
 is left without any.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -40,10 +42,10 @@ def forget(view: View, seen: jax.Array, sinks: int) -> View:
     sinks: keys before those of the tokens, which stay visible.
   """
   if view.band is not None:
-    band = view.band.replace(valid=view.band.valid & seen)
-    return view.replace(band=band)
+    band = dataclasses.replace(view.band, valid=view.band.valid & seen)
+    return dataclasses.replace(view, band=band)
   mask = view.mask
   if mask is None:
     mask = sliding.mask(seen.shape[1], window=0, before=0, sinks=sinks)
   seen = jnp.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)
-  return view.replace(mask=mask & seen[:, None, None, :])
+  return dataclasses.replace(view, mask=mask & seen[:, None, None, :])

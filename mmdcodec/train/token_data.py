@@ -138,7 +138,7 @@ def record_target(
     UserError: the data sets come from another tokenizer than those that the
       run was begun with.
   """
-  target = run_files.read_target(workdir)
+  target: dict[str, Any] | None = run_files.read_target(workdir)
   if target is None and codec.exists():
     # Started by a version that did not record it.
     kept = bundle.load_codec(codec)
