@@ -19,7 +19,9 @@ from mmdcodec.cli.common import load_music
 from mmdcodec.errors import UserError
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.stage import Stage
+from mmdcodec.store import metrics
 from mmdcodec.train import loop
+from mmdcodec.train.lm_task import LMTask
 
 SEMANTIC, JOINT = Known("semantic", 25.0, (16,)), Known("mulan", 1.0, (8, 8))
 
@@ -88,7 +90,7 @@ def test_a_stage_knows_its_tokenizers(run, tmp_path, capsys):
 def test_a_stage_samples(run):
   """Catches a sampler without conditions or for another target."""
   stage = mmdcodec.load(run)
-  codes = np.full((2, 30, 1), -1, np.int32)
+  codes = np.full((2, 24, 1), -1, np.int32)
   state = stage.sampler.start(codes, jax.random.split(jax.random.key(0), 2))
   while (window := stage.sampler.next_window(state, 10)) is not None:
     inputs = stage.model.no_conditions(2)
@@ -96,6 +98,32 @@ def test_a_stage_samples(run):
       state, window, inputs, SamplingOptions()
     )
   assert state.codes.min() >= 0 and state.codes.max() < 16
+
+
+def test_the_loss_after_a_reload_is_that_before(run, tokens):
+  """Catches weights, averages or data that come back as others."""
+  rows = metrics.read(run)
+  (before,) = [row for row in rows if "valid/bits_per_frame" in row]
+  task = LMTask(configure(tokens))
+  found = task.evaluate(mmdcodec.load(run).variables, task.held_out())
+  np.testing.assert_allclose(
+    found["bits_per_frame"], before["valid/bits_per_frame"], rtol=1e-6
+  )
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_was(tokens, tmp_path):
+  """Catches a loss that jumps when a run goes on after its evaluation."""
+  config = configure(tokens, log_every=1)
+  config["optimizer"] |= dict(schedule="constant", learning_rate=1e-2)
+  train(config | dict(steps=4), tmp_path / "whole")
+  for steps in (2, 4):
+    train(config | dict(steps=steps), tmp_path / "parts")
+  losses = [
+    [row["train/loss"] for row in metrics.read(path) if "train/loss" in row]
+    for path in (tmp_path / "whole", tmp_path / "parts")
+  ]
+  assert len(losses[0]) == 4 and losses[0] == losses[1]
 
 
 def test_other_tokens_are_refused(run, tokens):
