@@ -419,7 +419,7 @@ def test_positions():
 @pytest.mark.parametrize(
   "changes, words",
   (
-    (dict(positions="none"), "positions"),
+    (dict(positions="absolute"), "positions"),
     (dict(heads=3), "width"),
     (dict(kv_heads=3), "heads"),
     (dict(pattern=dict(name="delays")), "pattern"),
