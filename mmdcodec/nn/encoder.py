@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.bounds import flag, one_of
+from mmdcodec.bounds import flag, one_of, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.block import View
 from mmdcodec.nn.transformer import Transformer
@@ -22,12 +22,14 @@ class Encoder(Transformer):
 
   Attributes:
     positions: "sinusoidal", "rotary", or "none" if the input has them already.
-    cross: unused.
+    window, sinks, cross: unused.
   """
 
   called = "the encoder"
 
   positions: Annotated[str, one_of(positions_lib.ENCODER_KINDS)] = "sinusoidal"
+  window: Annotated[int, whole(0, 0)] = 0
+  sinks: Annotated[int, whole(0, 0)] = 0
   cross: Annotated[bool, flag()] = False
 
   def __call__(  # type: ignore[override]
