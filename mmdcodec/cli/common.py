@@ -16,6 +16,7 @@ if TYPE_CHECKING:
   from mmdcodec.audio.files import Info
   from mmdcodec.evaluate.clips import Clip
   from mmdcodec.generation.musicgen import LoadedMusic
+  from mmdcodec.generation.musiclm import LoadedMusicLM
   from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
@@ -116,17 +117,37 @@ def load_codec(path: str | pathlib.Path) -> "LoadedCodec":
 
 
 def load_music(path: str | pathlib.Path) -> "LoadedMusic":
-  """Loads a music model.
+  """Loads a music model of one language model.
+
+  Raises:
+    UserError: there is no model, or another one, such as a codec.
+  """
+  from mmdcodec.generation.musicgen import LoadedMusic
+
+  music = load_generator(path)
+  if not isinstance(music, LoadedMusic):
+    raise UserError(
+      f"{path} is a hierarchy of language models; this command takes a music"
+      " model of one."
+    )
+  return music
+
+
+def load_generator(
+  path: str | pathlib.Path,
+) -> "LoadedMusic | LoadedMusicLM":
+  """Loads a model that makes music.
 
   Raises:
     UserError: there is no model, or another one, such as a codec.
   """
   import mmdcodec
   from mmdcodec.generation.musicgen import LoadedMusic
+  from mmdcodec.generation.musiclm import LoadedMusicLM
   from mmdcodec.generation.stage import Stage
 
   music = mmdcodec.load(path)
-  if not isinstance(music, LoadedMusic):
+  if not isinstance(music, LoadedMusic | LoadedMusicLM):
     if isinstance(music, Stage):
       raise UserError(
         f"{path} is a language model without codec, so it makes codes but no"

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from mmdcodec import formatting, progress
@@ -12,8 +13,15 @@ EXAMPLE = (
   'mmdcodec generate "calm piano, slow" calm.wav --model bundles/music'
   " --seconds 20\n"
   '  mmdcodec generate "the same with drums" more.wav --model bundles/music'
-  " --continue calm.wav --seconds 30"
+  " --continue calm.wav --seconds 30\n"
+  '  mmdcodec generate "" story.wav --model bundles/musiclm --story story.txt'
+  " --seconds 60"
 )
+# Options that only one of the two kinds of models has.
+_OF_HIERARCHIES = ("story", "best_of")
+_OF_ONE_STAGE = ("text_guidance",)
+# Values for a music model of one stage; a hierarchy has its own.
+_DEFAULTS: dict[str, Any] = dict(temperature=1.0, top_k=250, guidance=3.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,32 +56,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--temperature",
-    type=float,
-    default=1.0,
+    type=_by_stage(float),
     metavar="T",
-    help="0 always takes the most likely code (default: %(default)s)",
+    help="0 always takes the most likely code (default: 1; for MusicLM by"
+    " stage: semantic=1,coarse=0.95,fine=0.4)",
   )
   parser.add_argument(
     "--top-k",
-    type=int,
-    default=250,
+    type=_by_stage(int),
     metavar="K",
-    help="sample from the K most likely codes; 0 for all (default:"
-    " %(default)s)",
+    help="sample from the K most likely codes; 0 for all (default: 250; for"
+    " MusicLM 0)",
   )
   parser.add_argument(
     "--top-p",
-    type=float,
+    type=_by_stage(float),
     metavar="P",
     help="sample from the most likely codes whose probabilities sum to P",
   )
   parser.add_argument(
     "--guidance",
-    type=float,
-    default=3.0,
+    type=_by_stage(float),
     metavar="G",
     help="weight of the prompt; 1 adds none and takes half the work (default:"
-    " %(default)s)",
+    " 3; for MusicLM 1)",
+  )
+  parser.add_argument(
+    "--story",
+    metavar="FILE",
+    help='prompts by time, in lines such as "0:15 with drums", with "" for'
+    " PROMPT (MusicLM)",
+  )
+  parser.add_argument(
+    "--best-of",
+    type=int,
+    metavar="N",
+    help="make N pieces and keep the one nearest to the prompt (MusicLM)",
   )
   parser.add_argument(
     "--text-guidance",
@@ -95,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=float,
     metavar="S",
     help="music longer than the model's window is made in windows that begin"
-    " S seconds apart (default: 60 %% of a window)",
+    " S seconds apart (default: 60 %% of a window; for MusicLM 50 %%)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"
@@ -106,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
   """Generates one or more pieces."""
   from mmdcodec.audio import files
   from mmdcodec.cli import common
+  from mmdcodec.generation.musiclm import LoadedMusicLM
 
   if args.count < 1:
     raise UserError(f"--count is {args.count}; it must be at least 1.")
@@ -118,28 +137,20 @@ def run(args: argparse.Namespace) -> int:
     common.check_output(path, force=args.force)
     for path in _targets(args.output, args.count)
   ]
-  for path in (args.audio, args.melody):
+  for path in (args.audio, args.melody, args.story):
     if path is not None:
       common.check_input(path)
-  music = common.load_music(args.model)
-  given: dict[str, Any] = {}
+  music: Any = common.load_generator(args.model)
+  given = _options(args, hierarchy=isinstance(music, LoadedMusicLM))
   for name in ("audio", "melody"):
     if (path := getattr(args, name)) is not None:
       x, rate = files.read(path)
       # Both need one rate: the model's.
       given[name] = files.resample(x, rate=rate, to=music.rate)
-  show = progress.counter("frames")
   codes = music.generate_codes(
     [args.prompt] * args.count,
     seconds=args.seconds,
-    seed=args.seed,
-    temperature=args.temperature,
-    top_k=args.top_k,
-    top_p=args.top_p,
-    guidance=args.guidance,
-    text_guidance=args.text_guidance,
-    stride=args.stride,
-    progress=show,
+    seed=[args.seed + i for i in range(args.count)],
     **given,
   )
   for path, each in zip(targets, codes, strict=True):
@@ -150,6 +161,62 @@ def run(args: argparse.Namespace) -> int:
       f" seed {args.seed + targets.index(path)}"
     )
   return 0
+
+
+def _by_stage(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+  """Returns a parser of a number, or of STAGE=NUMBER,STAGE=NUMBER,..."""
+
+  def parse(text: str) -> Any:
+    if "=" not in text:
+      return kind(text)
+    pairs = [each.split("=", 1) for each in text.split(",")]
+    return {stage.strip(): kind(value) for stage, value in pairs}
+
+  parse.__name__ = kind.__name__
+  return parse
+
+
+def _options(args: argparse.Namespace, *, hierarchy: bool) -> dict[str, Any]:
+  """Options of `generate_codes` of either kind of model.
+
+  Raises:
+    UserError: an option is for the other kind.
+  """
+  from mmdcodec.generation.story import read_story
+  from mmdcodec.store import inputs
+
+  names = ("top_p", "stride", *_DEFAULTS, *_OF_HIERARCHIES, *_OF_ONE_STAGE)
+  given = {name: getattr(args, name) for name in names}
+  given = {name: value for name, value in given.items() if value is not None}
+  wrong = _OF_ONE_STAGE if hierarchy else _OF_HIERARCHIES
+  for name, value in given.items():
+    option = f"--{name.replace('_', '-')}"
+    if name in wrong:
+      kind = "a music model of one stage" if hierarchy else "a MusicLM"
+      raise UserError(f"{option} is for {kind}, which {args.model} is not.")
+    if isinstance(value, dict) and not hierarchy:
+      raise UserError(
+        f"{option} is given by stage, but {args.model} has one stage; give a"
+        " number."
+      )
+  if not hierarchy:
+    show = progress.counter("frames")
+    return {**_DEFAULTS, **given, "progress": show}
+  if args.story is not None:
+    given["story"] = read_story(inputs.read_text(args.story), args.story)
+  return {**given, "progress": _show_stages()}
+
+
+def _show_stages() -> Callable[[str, int, int], None]:
+  """Returns a function that shows the progress of each stage."""
+  lines: dict[str, Callable[[int, int], None]] = {}
+
+  def show(stage: str, done: int, total: int) -> None:
+    if stage not in lines:
+      lines[stage] = progress.counter(f"{stage} frames")
+    lines[stage](done, total)
+
+  return show
 
 
 def _targets(output: str, count: int) -> list[pathlib.Path]:

@@ -94,6 +94,7 @@ def describe_model(path: pathlib.Path) -> str:
   import mmdcodec
   from mmdcodec import bitstream, bundle
   from mmdcodec.cli import common
+  from mmdcodec.generation.musiclm import LoadedMusicLM
   from mmdcodec.generation.stage import Stage
   from mmdcodec.tokenizers.clustered import Clustered
   from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
@@ -102,6 +103,8 @@ def describe_model(path: pathlib.Path) -> str:
   training = loaded.config.get("training") or {}
   if isinstance(loaded, Stage):
     return _describe_stage(path, loaded)
+  if isinstance(loaded, LoadedMusicLM):
+    return _describe_musiclm(path, loaded)
   is_bundle = (path / bundle.WEIGHTS_FILE).is_file()
   music = loaded.config["kind"] == "lm"
   model = loaded.codec if music else loaded
@@ -172,12 +175,37 @@ def _describe_stage(path: pathlib.Path, stage: Any) -> str:
   return formatting.table(None, rows)
 
 
+def _describe_musiclm(path: pathlib.Path, music: Any) -> str:
+  """Describes a hierarchy and its parts."""
+  from mmdcodec.cli import common, musiclm_table
+
+  stages = music.parts.stages.values()
+  takes = [name for name in ("text", "melody") if music.takes(name)]
+  millions = sum(_count(stage) for stage in stages) / 1e6
+  rows = [
+    ("bundle", str(path)),
+    ("kind", "musiclm"),
+    ("takes", ", ".join([*takes, "audio to continue"])),
+    ("sample rate", f"{music.rate} Hz"),
+    ("channels", f"{music.channels}"),
+    ("parameters of the stages", f"{millions:.2f} M"),
+    ("size on disk", formatting.file_size(common.folder_size(path))),
+  ]
+  parts = formatting.table(*musiclm_table.table(music.parts))
+  return formatting.table(None, rows) + "\n\n" + parts
+
+
 def _parameters(model: Any) -> str:
+  """Counts the parameters of a model, in words."""
+  return f"{_count(model) / 1e6:.2f} M"
+
+
+def _count(model: Any) -> int:
   """Counts the parameters of a model."""
   import jax
 
   leaves = jax.tree.leaves(model.variables["params"])
-  return f"{sum(leaf.size for leaf in leaves) / 1e6:.2f} M"
+  return sum(leaf.size for leaf in leaves)
 
 
 _COUNT = whole(0, 1 << 53)

@@ -31,6 +31,7 @@ VERBS = (
   "export",
   "cluster",
   "tokenize",
+  "assemble",
   "encode",
   "decode",
   "generate",

@@ -5,5 +5,6 @@ quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_music and quickstart_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings
+assemble     makes one bundle of the parts of a MusicLM
 cluster      fits the codebooks of a semantic, joint or melody model
 """
