@@ -106,7 +106,8 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
       calls.append(len(texts))
       made = []
       for i, text in enumerate(texts):
-        want = dict(drums="drums" in text, bass="a bass" in text, beats=4)
+        drums = "drums" in text and "no drums" not in text
+        want = dict(drums=drums, bass="a bass" in text, beats=4)
         (want["speed"],) = [
           speed
           for speed, words in song_captions.SPEEDS.items()
@@ -142,6 +143,8 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
   assert calls == [16, 4]
   with pytest.raises(UserError, match="other settings"):
     prompts.run(Obedient(), tmp_path, **given | {"pieces": 10})
+  with pytest.raises(UserError, match="other settings"):
+    prompts.run(Obedient(), tmp_path, **given, balanced=True)
   with pytest.raises(UserError, match="guidance"):
     prompts.run(Obedient(), tmp_path / "new", **given | {"guidance": -1.0})
   assert not (tmp_path / "new").exists()

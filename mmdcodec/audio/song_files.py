@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ def write_songs(
   seed: int = 0,
   workers: int | None = None,
   progress: Callable[[int, int], None] | None = None,
+  each: Sequence[Mapping[str, Any]] | None = None,
   **choices: Any,
 ) -> list[Path]:
   """Renders songs into `song_00000.flac`, ... each with a `.json` sidecar.
@@ -65,6 +66,7 @@ def write_songs(
     seed: seed of the set; sets with different seeds share no songs.
     workers: processes; None means one per CPU, 1 renders in this process.
     progress: called with (songs done, songs) after each song.
+    each: further choices of each song, such as `song_plan.balanced`.
     **choices: see `synth.render`.
 
   Returns:
@@ -80,7 +82,8 @@ def write_songs(
   for i in range(songs):
     own = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
     path = str(folder / f"song_{i:05d}.flac")
-    jobs.append(_Job(path, own, seconds, rate, choices))
+    chosen = choices if each is None else {**choices, **each[i]}
+    jobs.append(_Job(path, own, seconds, rate, chosen))
   missing = [job for job in jobs if not _is_written(job)]
   report = progress or (lambda done, songs: None)
   written = songs - len(missing)

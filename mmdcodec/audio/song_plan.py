@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from mmdcodec.audio import composition, instruments
 from mmdcodec.audio.composition import random_for
 from mmdcodec.errors import UserError
@@ -102,3 +104,38 @@ def plan(
     )
   plan["speed"] = speed
   return plan
+
+
+def balanced(seed: int, songs: int) -> list[dict[str, Any]]:
+  """Chooses traits so that each of their values is as frequent as the others.
+
+  The traits do not depend on each other: with and without drums, with and
+  without bass, three speeds, four families of the melody's instrument.
+
+  Args:
+    seed: a whole number, at least 0.
+    songs: number of songs.
+
+  Returns:
+    Choices of each song for `plan`.
+  """
+  rng = random_for(seed, "balanced")
+  families: dict[str, list[str]] = {}
+  for name, voice in instruments.VOICES.items():
+    families.setdefault(voice.family, []).append(name)
+
+  def spread(values: list[Any]) -> list[Any]:
+    at = rng.permutation(np.arange(songs) % len(values))
+    return [values[i] for i in at]
+
+  columns = {
+    "drums": spread([True, False]),
+    "bass": spread([True, False]),
+    "speed": spread([*TEMPOS]),
+    "timbre": [
+      str(rng.choice(families[family])) for family in spread([*families])
+    ],
+  }
+  return [
+    {name: column[i] for name, column in columns.items()} for i in range(songs)
+  ]

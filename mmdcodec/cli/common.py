@@ -161,6 +161,19 @@ def load_generator(
   return music
 
 
+def load_prompted(path: str | pathlib.Path) -> Any:
+  """Loads a music model of one stage or of several.
+
+  Raises:
+    UserError: there is no model, or another one.
+  """
+  import mmdcodec
+  from mmdcodec.generation.musiclm import LoadedMusicLM
+
+  music = mmdcodec.load(path)
+  return music if isinstance(music, LoadedMusicLM) else load_music(path)
+
+
 def load_joint(path: str | pathlib.Path) -> Any:
   """Loads a joint embedding of music and text.
 

@@ -50,11 +50,13 @@ def find(args: argparse.Namespace, model: Any) -> tuple[Any, np.ndarray]:
     UserError: the model has none, or the tokenizer is missing or another one.
   """
   from mmdcodec import bundle
+  from mmdcodec.generation.musiclm import LoadedMusicLM
   from mmdcodec.generation.stage import Stage
   from mmdcodec.tokenizers.clustered import CODEBOOK, Clustered
 
-  stages = getattr(model, "stages", {})
-  stage = model if isinstance(model, Stage) else stages.get("semantic")
+  stage = model if isinstance(model, Stage) else None
+  if isinstance(model, LoadedMusicLM):
+    stage = model.parts.stages.get("semantic")
   if stage is None:
     raise UserError(
       f"{args.model} holds no semantic stage: give one that `mmdcodec train"

@@ -11,12 +11,15 @@ import pathlib
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 
-HELP = "compare codecs, patterns of language models, or prompts and music"
+HELP = (
+  "compare codecs, patterns of language models, prompts and music, or the"
+  " levels of a MusicLM"
+)
 EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence"
 )
-EXPERIMENTS = ("independence", "factorization", "prompts")
+EXPERIMENTS = ("independence", "factorization", "prompts", "hierarchy")
 OLD_NAMES = {"joint": "factorization"}
 PARSES_REST = True
 

@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=3.0,
     help="weight of the prompt; 1 for none extra (default: %(default)g)",
   )
+  parser.add_argument(
+    "--balanced",
+    action="store_true",
+    help='ask for each value of a trait as often as for the others, for "no'
+    ' drums" too',
+  )
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
   if rest:
     raise UserError(f"{rest[0]!r} is not understood here.")
-  music = common.load_music(args.model)
+  music = common.load_prompted(args.model)
   found = prompts.run(
     music,
     args.workdir,
@@ -64,6 +70,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     seed=args.seed,
     guidance=args.guidance,
     name=args.model,
+    balanced=args.balanced,
     show=progress.counter,
   )
   print(formatting.table(*prompts.table(found)))

@@ -16,7 +16,10 @@ joint                 a joint embedding of music and text: its retrieval and
 melody                how well a melody embedding finds melodies
 memorization          whether a model repeats its training music, which
                       token_sets finds
-traits                traits of built-in music, and their classifiers
+traits                traits of built-in music, and their classifiers;
+                      built_in has prompts and songs to learn from
+levels                what pieces that share tokens have in common; chroma
+                      compares melodies
 pairing               whether things are like their own partners, with p
 transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results

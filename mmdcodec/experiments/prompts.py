@@ -7,6 +7,9 @@ they are. Then the model generates a piece from a caption of each of these
 songs, which names the whole band, and the classifiers judge it. `mmdcodec
 quickstart` trains on neither set of songs.
 
+With balanced prompts, each value of a trait is asked for as often as the
+others, "no drums" too, so that what is right by chance is a half or less.
+
     WORKDIR/songs/{learned,asked}      built-in music, with captions
     WORKDIR/made/                      pieces made from the captions
     WORKDIR/results.json, table.md
@@ -19,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.audio import files, resampling, song_captions, song_files
+from mmdcodec.audio import files, resampling, song_files, song_plan
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import traits
+from mmdcodec.evaluate import built_in, traits
 from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.tokenizers.loaded_codec import fingerprint
@@ -42,12 +45,13 @@ def run(
   seed: int = 0,
   guidance: float = 3.0,
   name: str = "",
+  balanced: bool = False,
   show: Callable[[str], Callable] = lambda what: lambda done, total: None,
 ) -> dict[str, dict]:
   """Generates music from prompts and judges it.
 
   Args:
-    music: a `LoadedMusic` that takes text.
+    music: a `LoadedMusic` or `LoadedMusicLM` that takes text.
     workdir: folder of the experiment.
     songs: number of songs that the classifiers learn from.
     pieces: number of pieces to generate.
@@ -55,6 +59,8 @@ def run(
     seed: seed of the pieces.
     guidance: see `LoadedMusic.generate_codes`.
     name: name of the model in results.json.
+    balanced: whether songs and prompts have each value of a trait as often as
+      the others.
     show: what is counted -> a function of (done, total) that shows progress.
 
   Returns:
@@ -78,11 +84,11 @@ def run(
   music.check(["a"], seconds=seconds, seed=seed, guidance=guidance)
   workdir = pathlib.Path(workdir).absolute()
   about = dict(
-    model=name, codec=music.codec.hash, weights=fingerprint(
-      music.config, music.variables["params"]
-    ),
+    model=name, codec=music.codec.hash, weights=weights_of(music),
     songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,
   )  # fmt: skip
+  if balanced:
+    about["balanced"] = True
   counts = {"learned": songs, "asked": pieces}
 
   def write_songs() -> str:
@@ -94,11 +100,13 @@ def run(
         rate=music.rate,
         seed=SEEDS[each],
         progress=show(f"songs ({each})"),
+        each=song_plan.balanced(SEEDS[each], count) if balanced else None,
       )
     return f"{songs} to learn from, {pieces} to ask for"
 
   def make_pieces() -> str:
-    captions = _captions(_tags(workdir / "songs" / "asked"))
+    tags = _tags(workdir / "songs" / "asked")
+    captions = built_in.captions(tags, balanced=balanced)
     _make(music, workdir / "made", captions, seconds, seed, guidance, show)
     return f"{pieces} pieces"
 
@@ -109,33 +117,46 @@ def run(
   if (workdir / RESULTS).exists():
     jobs.adopt(workdir, about, stages)
   jobs.run_stages(workdir, stages, force=None)
-  sets = {
-    each: _through_codec(music, workdir / "songs" / each) for each in counts
-  }
-  heard = {
-    each: traits.features(found["audio"], music.rate)
-    for each, found in sets.items()
-  }
-  told = {each: traits.of_songs(found["tags"]) for each, found in sets.items()}
-  classifiers = traits.Classifiers(heard["learned"], told["learned"])
-
+  asked = _through_codec(music, workdir / "songs" / "asked")
+  told = traits.of_songs(asked["tags"])
+  classifiers = learn(music, workdir / "songs" / "learned")
   made = [files.read(path)[0].mean(-1) for path in _flac(workdir / "made")]
   by_ear = {
-    "songs": classifiers(heard["asked"]),
+    "songs": classifiers(traits.features(asked["audio"], music.rate)),
     "made": classifiers(traits.features(np.stack(made), music.rate)),
   }
   found = {
     trait: {
-      of: traits.agreement(told["asked"][trait], by_ear[of][trait])
-      for of in by_ear
+      of: traits.agreement(told[trait], by_ear[of][trait]) for of in by_ear
     }
     for trait in by_ear["songs"]
+    if not balanced or trait in built_in.BALANCED_TRAITS
   }
   atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
   columns, rows = table(found)
   cells = [[str(cell) for cell in row] for row in rows]
   atomic.write_text(workdir / "table.md", tables.markdown(columns, cells))
   return found
+
+
+def weights_of(music: Any) -> str:
+  """Identifies the weights of a music model, apart from its codec's."""
+  if not hasattr(music, "parts"):
+    return fingerprint(music.config, music.variables["params"])
+  stages = music.parts.stages
+  about = {
+    name: [each.config["model"], each.target, each.streams]
+    for name, each in stages.items()
+  }
+  params = {name: each.variables["params"] for name, each in stages.items()}
+  return fingerprint({"model": about}, params)
+
+
+def learn(music: Any, folder: pathlib.Path) -> traits.Classifiers:
+  """Trains classifiers on songs in a folder, as the codec of a model sounds."""
+  found = _through_codec(music, folder)
+  heard = traits.features(found["audio"], music.rate)
+  return traits.Classifiers(heard, traits.of_songs(found["tags"]))
 
 
 def _flac(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -149,22 +170,12 @@ def _tags(folder: pathlib.Path) -> list[dict[str, Any]]:
   return [inputs.read_json(path)["tags"] for path in sidecars]
 
 
-def _captions(tags: Sequence[dict[str, Any]]) -> list[str]:
-  """Makes captions that name the whole band, using each template in turn."""
-  templates = song_captions.WHOLE_BAND
-  return [
-    song_captions.caption(each, templates[i % len(templates)])
-    for i, each in enumerate(tags)
-  ]
-
-
 def _through_codec(music: Any, folder: pathlib.Path) -> dict[str, Any]:
   """Reconstructs songs: `audio` [songs, samples] and their `tags`."""
   paths, audio = _flac(folder), []
   for start in range(0, len(paths), BATCH):
     x = np.stack([files.read(path)[0] for path in paths[start:][:BATCH]])
-    y = music.codec.decode(music.codec.encode(x), length=x.shape[1])
-    audio.append(np.asarray(y).mean(-1))
+    audio.append(built_in.through_codec(music, x))
   return {"audio": np.concatenate(audio), "tags": _tags(folder)}
 
 
