@@ -70,6 +70,8 @@ def test_the_window_in_the_middle_of_the_crop(source):
   # 2 s from 5 s on are row 5; from the very end there is only the last one.
   np.testing.assert_array_equal(read(source, joint, 0.5), codes[5:6])
   np.testing.assert_array_equal(read(source, joint, 0.999, 2), codes[11:12])
+  # A crop that is longer than the song: 12 s, so the middle is 6 s.
+  np.testing.assert_array_equal(read(source, joint, 0.0, 900), codes[5:6])
   several = Tokens(name="joint", codebooks=2, size=50, frames=3)
   np.testing.assert_array_equal(read(source, several, 0.0, 400), codes[2:5])
 

@@ -138,7 +138,7 @@ def crop(
   if isinstance(source, AlignedTokens):
     start -= start % source.grid
   codes = record["codes"][start : start + frames, codebooks]
-  record["seconds"] = frames / source.frame_rate
+  record["seconds"] = len(codes) / source.frame_rate
   seconds = start / source.frame_rate
   return {
     "codes": np.pad(codes, ((0, frames - len(codes)), (0, 0))),

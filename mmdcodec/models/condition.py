@@ -148,7 +148,8 @@ class Condition(bounds.Checked, abc.ABC):
     Args:
       record: record of a token data set: `caption`, `melody`, `streams` (codes
         and their frame rate by name), `windows` (the seconds that a row of each
-        stream describes, or None), `seconds` (length of the crop) and so on.
+        stream describes, or None), `seconds` (length of the crop without
+        padding) and so on.
       start: start of the crop in seconds.
 
     Returns:
