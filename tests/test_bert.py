@@ -21,6 +21,7 @@ from mmdcodec.convert import bert as converter
 from mmdcodec.errors import UserError
 from mmdcodec.models import bert, text_tokens
 from mmdcodec.models.word_pieces import WordPieces, split
+from mmdcodec.nn import norms
 
 DATA = pathlib.Path(__file__).parent / "data"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "calm", "piano", "##s", "pian"]
@@ -65,7 +66,7 @@ def test_the_public_model():
   y = apply(variables, arrays["in/ids"], mask)
   np.testing.assert_allclose(y[mask], arrays["out/hidden"][mask], atol=1e-5)
   assert not np.any(y[~mask])
-  unit = bert.unit_vectors(bert.mean_of_tokens(y, mask))
+  unit = norms.unit_vectors(bert.mean_of_tokens(y, mask))
   np.testing.assert_allclose(unit, arrays["out/embedding"], atol=1e-5)
   # Not what padding holds, even if it is no token.
   other = apply(variables, np.where(mask, arrays["in/ids"], 10**6), mask)
@@ -178,7 +179,7 @@ def test_a_bundle_embeds_texts(folder, tmp_path, capsys):
   np.testing.assert_array_equal(found[2], found[10])
   tokens = np.array([[2, 4, 5, 3]])
   y = jax.jit(model.model.apply)(model.variables, tokens, tokens > 0)
-  want = bert.unit_vectors(np.mean(y, 1))[0]
+  want = norms.unit_vectors(np.mean(y, 1))[0]
   np.testing.assert_allclose(found[0], want, atol=1e-6)
   # Cut before the end, which remains.
   assert text_tokens.cut([2, 5, 5, 5, 3], 3) == [2, 5, 3]

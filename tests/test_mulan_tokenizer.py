@@ -19,6 +19,7 @@ from mmdcodec.data import record_encoder
 from mmdcodec.data.record_source import Source
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan
+from mmdcodec.nn import norms
 from mmdcodec.tokenizers.mulan import Mulan, is_text
 
 TEXTS = ["calm piano", "loud drums and a bass", "", "ä", 40 * "long "]
@@ -39,7 +40,7 @@ def fitted():
   embed = rng.standard_normal((3, 16, 8)).astype(np.float32)
   statistics = {"mean": np.zeros(8), "scale": np.ones(8)}
   config, variables = Mulan(config, variables).with_codebooks(statistics, embed)
-  audio = embedding_mapper.on_sphere(rng.standard_normal((3, 8)))
+  audio = norms.unit_vectors(rng.standard_normal((3, 8)))
   bridge, _ = Mulan(config, variables).bridge_of(audio, TEXTS[:3])
   return config, {**variables, "bridge": bridge}
 
@@ -130,13 +131,13 @@ def test_mapper(monkeypatch):
   """It learns a rotation, and noise teaches it nothing that it can keep."""
   monkeypatch.setattr(embedding_mapper, "STEPS", 400)
   rng = np.random.default_rng(0)
-  text = embedding_mapper.on_sphere(rng.standard_normal((300, 8)))
+  text = norms.unit_vectors(rng.standard_normal((300, 8)))
   turned = text[:, ::-1] * jnp.where(jnp.arange(8) < 4, 1, -1)
   found = embedding_mapper.fit(jax.random.key(0), text, turned)
   assert found.before < 0.2 and found.after > 0.9 and found.step > 0
   y = embedding_mapper.apply(found.params, text)
   np.testing.assert_allclose(jnp.linalg.norm(y, axis=1), 1, rtol=1e-5)
-  noise = embedding_mapper.on_sphere(rng.standard_normal((40, 8)))
+  noise = norms.unit_vectors(rng.standard_normal((40, 8)))
   other = embedding_mapper.fit(jax.random.key(0), text[:40], noise)
   assert other.after >= other.before
   # No text of a clip is judged by what its others taught, which gives 0.8.
@@ -149,7 +150,7 @@ def test_mapper(monkeypatch):
   np.testing.assert_allclose(identity, text, atol=1e-6)
   means = {"text": text.mean(0), "audio": text.mean(0) + 1.0}
   moved = embedding_mapper.shift(text, means)
-  expected = embedding_mapper.on_sphere(text + 1.0)
+  expected = norms.unit_vectors(text + 1.0)
   np.testing.assert_allclose(moved, expected, atol=1e-6)
 
 

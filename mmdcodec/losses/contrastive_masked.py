@@ -10,8 +10,7 @@ needs no random numbers and one small matrix per clip.
 import jax
 import jax.numpy as jnp
 
-# Frames whose vector is shorter are treated as if it had this length.
-_SHORTEST = 1e-6
+from mmdcodec.nn.norms import unit_vectors
 
 
 def contrastive(
@@ -38,8 +37,8 @@ def contrastive(
   """
   similar = jnp.einsum(
     "bid,bjd->bij",
-    _unit(context),
-    _unit(targets),
+    unit_vectors(context),
+    unit_vectors(targets),
     precision=jax.lax.Precision.HIGHEST,
   )
   own = jnp.eye(mask.shape[1], dtype=bool)
@@ -53,10 +52,3 @@ def contrastive(
     (of_own > best) & mask,
     jnp.where(mask, other.sum(-1), 0),
   )
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  """Scales vectors to length 1, with a finite gradient at zero."""
-  x = x.astype(jnp.float32)
-  square = jnp.sum(x**2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, _SHORTEST**2))

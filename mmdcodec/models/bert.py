@@ -35,20 +35,6 @@ def mean_of_tokens(x: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.sum(x * weights, 1) / jnp.maximum(jnp.sum(weights, 1), 1)
 
 
-def unit_vectors(x: jax.Array) -> jax.Array:
-  """Scales vectors to length 1, as PyTorch's `normalize` does.
-
-  Args:
-    x: float32 [..., width].
-
-  Returns:
-    float32, the same shape. A vector of length 0 stays so, with a gradient of
-    0.
-  """
-  square = jnp.sum(x * x, -1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
-
-
 class BertBlock(nn.Module):
   """Self-attention and feed-forward layers, each with a norm.
 

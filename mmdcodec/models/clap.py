@@ -17,10 +17,11 @@ from mmdcodec import bounds
 from mmdcodec.audio import transforms
 from mmdcodec.bounds import mapping, number, whole
 from mmdcodec.models import fields
-from mmdcodec.models.bert import Bert, unit_vectors
+from mmdcodec.models.bert import Bert
 from mmdcodec.models.htsat import HTSAT
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conv import length_mask
+from mmdcodec.nn.norms import unit_vectors
 
 # What each file of the authors was trained with.
 RATE, WINDOW, HOP, SECONDS = 48_000, 1024, 480, 10
@@ -201,7 +202,7 @@ class Clap(bounds.Checked, nn.Module):
       float32 [batch, dim] of norm 1.
     """
     mask = length_mask(lengths, tokens.shape[1])
-    return unit_vectors(self.project_text(tokens, mask))
+    return unit_vectors(self.project_text(tokens, mask), 1e-12)
 
   def __call__(
     self, levels: jax.Array, tokens: jax.Array, mask: jax.Array

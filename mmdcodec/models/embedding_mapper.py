@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmdcodec.models.mulan import on_sphere
+from mmdcodec.nn.norms import unit_vectors
 
 # Hidden units of the mapper per dimension.
 WIDER = 4
@@ -56,7 +56,7 @@ def shift(text: jax.Array, means: Mapping[str, jax.Array]) -> jax.Array:
   Returns:
     float32 [..., dim] of norm 1.
   """
-  return on_sphere(text - means["text"] + means["audio"])
+  return unit_vectors(text - means["text"] + means["audio"])
 
 
 def init(key: jax.Array, dim: int) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def apply(params: Mapping[str, Any], text: jax.Array) -> jax.Array:
   """
   inner, outer = params["inner"], params["outer"]
   y = jax.nn.gelu(text @ inner["kernel"] + inner["bias"])
-  return on_sphere(text + y @ outer["kernel"] + outer["bias"])
+  return unit_vectors(text + y @ outer["kernel"] + outer["bias"])
 
 
 def fit(key: jax.Array, text: Any, audio: Any) -> Fit:

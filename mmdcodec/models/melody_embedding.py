@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from mmdcodec import bounds
 from mmdcodec.bounds import list_of, null_or, number, one_of, whole
 from mmdcodec.models import fields, intervals
-from mmdcodec.models.bert import unit_vectors
 from mmdcodec.models.mel_front_end import window_levels
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
 from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.norms import unit_vectors
 from mmdcodec.nn.transformer import REMAT
 
 PRESETS: dict[str, dict[str, Any]] = {

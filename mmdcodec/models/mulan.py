@@ -27,6 +27,7 @@ from mmdcodec.models.resnet import ResNet
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
 from mmdcodec.models.text_tower import TextTower, fields_of
 from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.norms import unit_vectors
 
 # Audio towers by name.
 TOWERS: dict[str, Any] = {"ast": SpectrogramTransformer, "resnet": ResNet}
@@ -186,7 +187,7 @@ class Mulan(bounds.Checked, nn.Module):
     levels, valid = self.spectrogram(x, lengths)
     levels = (levels - self.mean.value) * self.deviation.value
     y = self.audio_tower(levels, valid, train=train)
-    return on_sphere(self.audio_out(y))
+    return unit_vectors(self.audio_out(y))
 
   def embed_text(
     self, tokens: jax.Array, lengths: jax.Array, *, train: bool = False
@@ -202,7 +203,7 @@ class Mulan(bounds.Checked, nn.Module):
       float32 [batch, dim] of norm 1.
     """
     y = self.text_tower(tokens, lengths, train=train)
-    return on_sphere(self.text_out(y))
+    return unit_vectors(self.text_out(y))
 
   def __call__(
     self,
@@ -225,13 +226,6 @@ class Mulan(bounds.Checked, nn.Module):
       contrastive.bounded_scale(self.raw_scale, self.least, self.most),
       self.bias,
     )
-
-
-def on_sphere(x: jax.Array) -> jax.Array:
-  """Divides by the norm, with a finite gradient at 0; float32."""
-  x = x.astype(jnp.float32)
-  square = jnp.sum(x * x, -1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 conv              convolutions of codecs, for whole clips or streams
 conv_nd           convolutions of discriminators
-norms             weight norm and norms over time
+norms             weight norm, norms over time, unit vectors
 reflect_padding   reflection at the ends of clips
 folding           time folded into channels, for narrow layers on TPUs;
                   folded_conv convolves such signals

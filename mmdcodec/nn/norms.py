@@ -1,4 +1,4 @@
-"""Normalisation of the weights and the outputs of convolutions."""
+"""Normalisation of weights, outputs of convolutions, and embeddings."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +9,22 @@ import jax.numpy as jnp
 from jax import lax
 
 NORMS = ("none", "weight", "time_group")
+
+
+def unit_vectors(x: jax.Array, shortest: float = 1e-6) -> jax.Array:
+  """Scales vectors to length 1.
+
+  Args:
+    x: [..., width].
+    shortest: shorter vectors are divided by this length instead of their own,
+      so that the gradient is finite at 0. PyTorch's `normalize` has 1e-12.
+
+  Returns:
+    float32, the same shape.
+  """
+  x = x.astype(jnp.float32)
+  square = jnp.sum(x * x, -1, keepdims=True)
+  return x * lax.rsqrt(jnp.maximum(square, shortest**2))
 
 
 def weight_norm(g: jax.Array, v: jax.Array, axis: int) -> jax.Array:

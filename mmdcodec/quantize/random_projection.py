@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.nn.norms import unit_vectors
+
 # Rows of zeros (padding) point nowhere; they get whatever code is first.
 _SHORTEST = 1e-12
 
@@ -30,15 +32,11 @@ def targets(
   product = jnp.matmul(x, projection, precision=jax.lax.Precision.HIGHEST)
   # Of unit vectors, the nearest has the largest inner product.
   similar = jnp.matmul(
-    _unit(product), _unit(codebook).T, precision=jax.lax.Precision.HIGHEST
+    unit_vectors(product, _SHORTEST),
+    unit_vectors(codebook, _SHORTEST).T,
+    precision=jax.lax.Precision.HIGHEST,
   )
   return jnp.argmax(similar, axis=-1).astype(jnp.int32)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  """Scales vectors to length 1."""
-  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  return x / jnp.maximum(length, _SHORTEST)
 
 
 class RandomProjection(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.models import clap
-from mmdcodec.tokenizers.mulan import Mulan, clip_mean
+from mmdcodec.tokenizers.mulan import Mulan, clip_mean, unit_rows
 
 
 class Clap(Mulan):
@@ -24,8 +24,7 @@ class Clap(Mulan):
   ) -> tuple[np.ndarray, np.ndarray]:
     """Embeds the windows of clips; see `Mulan.features`."""
     rows, valid = super().features(x, lengths)
-    norm = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.maximum(norm, 1e-12), valid
+    return unit_rows(rows), valid
 
   def embed_audio(
     self, x: Any, rate: int | None = None, *, lengths: Any = None

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmdcodec.models import bert, text_tokens
 from mmdcodec.models.text_condition import text_list
+from mmdcodec.nn import norms
 from mmdcodec.tokenizers import validation
 from mmdcodec.tokenizers.loaded_codec import fingerprint, owned
 
@@ -73,4 +74,4 @@ class LoadedText:
     self, variables: Any, tokens: jax.Array, mask: jax.Array
   ) -> jax.Array:
     x: Any = self.model.apply(variables, tokens, mask)
-    return bert.unit_vectors(bert.mean_of_tokens(x, mask))
+    return norms.unit_vectors(bert.mean_of_tokens(x, mask), 1e-12)

@@ -300,5 +300,10 @@ def clip_mean(rows: np.ndarray, valid: np.ndarray) -> np.ndarray:
   """Mean of the valid rows [batch, rows, dim] of each item, on the sphere."""
   kept = np.where(valid[..., None], rows, 0).astype(np.float64)
   mean = kept.sum(1) / np.maximum(valid.sum(1), 1)[:, None]
-  norm = np.linalg.norm(mean, axis=1, keepdims=True)
-  return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
+  return unit_rows(mean).astype(np.float32)
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+  """Scales vectors [..., dim] to length 1; one of length 0 stays so."""
+  norm = np.linalg.norm(x, axis=-1, keepdims=True)
+  return x / np.maximum(norm, 1e-12)
