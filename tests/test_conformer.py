@@ -82,6 +82,42 @@ def test_padding(fields):
   np.testing.assert_array_equal(moved, mask)
 
 
+@pytest.mark.parametrize(
+  "name",
+  [
+    each if each == "relative_key" else pytest.param(each, marks=SLOW)
+    for each in POSITIONS
+  ],
+)
+def test_chunks(name):
+  """Catches a chunk too many or too few, and other positions inside of one."""
+  size, frames = 3, 8
+  # Convolutions of one frame, so that only attention hears others.
+  fields = dict(layers=1, kernel=1, positions=name)
+  model, variables, x, mask = random_model(frames, chunk=size, **fields)
+  y = run(model, variables, x, mask)
+  for j in range(frames):
+    changed = x.copy()
+    # It reaches all that hear it, however little.
+    changed[:, j] = np.nan
+    heard = np.isnan(run(model, variables, changed, mask)).any(-1)
+    later = np.arange(frames) // size - j // size
+    hears = ((later == 0) | (later == 1)) & mask & mask[:, j : j + 1]
+    np.testing.assert_array_equal(heard, hears)
+  # Two chunks are a clip, whose last frames hear all of it.
+  whole, *_ = random_model(frames, **fields)
+  alone = run(whole, variables, x[:, :6], mask[:, :6])
+  np.testing.assert_allclose(y[:, 3:6], alone[:, 3:6], rtol=1e-4, atol=1e-5)
+  # A long chunk is a whole clip.
+  one, *_ = random_model(frames, chunk=11, **fields)
+  np.testing.assert_allclose(
+    run(one, variables, x, mask),
+    run(whole, variables, x, mask),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
 @pytest.mark.parametrize("fields", [{}, pytest.param(BATCH, marks=SLOW)])
 def test_blocks_one_by_one(fields):
   """Catches blocks in another order, and clips that know their batch."""

@@ -58,6 +58,7 @@ class SemanticModel(bounds.Checked, nn.Module):
     feature_layer: block of the second stack, counted from 1, whose output is
       the features.
     positions: how attention knows distances, see `Conformer`.
+    chunk: frames of a chunk of attention, see `Conformer`; 0: all of a clip.
     objective: a key of OBJECTIVES.
     codes: number of codes that are predicted.
     code_dim: length of a code's vector.
@@ -83,6 +84,7 @@ class SemanticModel(bounds.Checked, nn.Module):
   prediction_layers: Annotated[int, whole(1, 256)] = 12
   feature_layer: Annotated[int, whole(1, 256)] = 7
   positions: str = "rotary"
+  chunk: int = 0
   objective: Annotated[str, one_of(tuple(OBJECTIVES))] = "w2v_bert"
   codes: Annotated[int, whole(2, 1 << 20)] = 1024
   code_dim: Annotated[int, whole(1, 1 << 14)] = 1024
@@ -132,6 +134,7 @@ class SemanticModel(bounds.Checked, nn.Module):
       hidden=self.hidden,
       kernel=self.kernel,
       positions=self.positions,
+      chunk=self.chunk,
       dropout=self.dropout,
       remat=self.remat,
       dtype=jnp.dtype(self.dtype),

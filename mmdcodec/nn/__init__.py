@@ -15,6 +15,6 @@ positions         position encodings
 transformer       the decoder Transformer, a scan over blocks (block); cache
                   runs it token by token, with slots as in ring, and forgetting
                   hides tokens in training. encoder attends in both directions
-conformer         the conformer of semantic tokenizers; stacked runs some of
-                  its blocks
+conformer         the conformer of semantic tokenizers, with its
+                  conformer_attention; stacked runs some of its blocks
 """

@@ -3,37 +3,32 @@
 Gulati et al. 2020, arXiv 2005.08100, 2: half of a feed-forward layer,
 self-attention, a convolution module and the other half of a feed-forward layer,
 each applied to the norm of its input and added to it; then a norm. All frames
-of a clip attend to all others. Padding changes no valid frame.
+of a clip attend to all others, or to those of two chunks
+(`conformer_attention.py`). Padding changes no valid frame.
 
 The parameters of all blocks are stacked on a leading axis and the blocks run in
 a scan, so the compiler sees only one.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmdcodec import bounds, platform
+from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
-from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.attention import Attention, kernel_init, merge_heads
+from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.conformer_attention import SelfAttention
 from mmdcodec.nn.convnext import DepthwiseConv
+from mmdcodec.nn.norms import layer_norm
 from mmdcodec.nn.stacked import run_first
 from mmdcodec.nn.transformer import REMAT
 from mmdcodec.parallel import rules
 
 POSITIONS = ("none", "rotary", "rotary_input", "relative_key")
 NORMS = ("layer", "batch")
-
-# Norms stay in float32, whatever the dtype of the computation. Flax's fast
-# variance, E[x^2] - E[x]^2, loses digits where a mean is large.
-_norm = functools.partial(
-  nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False
-)
 
 
 class FeedForward(nn.Module):
@@ -55,69 +50,9 @@ class FeedForward(nn.Module):
     dense = functools.partial(
       nn.Dense, dtype=self.dtype, kernel_init=kernel_init()
     )
-    y = nn.swish(dense(self.hidden, name="inner")(_norm(name="norm")(x)))
+    y = nn.swish(dense(self.hidden, name="inner")(layer_norm(name="norm")(x)))
     y = nn.Dropout(self.dropout)(y, deterministic=not train)
     return dense(x.shape[-1], name="outer")(y).astype(jnp.float32)
-
-
-class SelfAttention(nn.Module):
-  """Attention of all frames to all valid frames, on the norm of its input.
-
-  Attributes:
-    heads: attention heads.
-    positions: see `Conformer`.
-    left: see `Conformer`.
-    right: see `Conformer`.
-    dtype: compute dtype.
-  """
-
-  heads: int
-  positions: str
-  left: int
-  right: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """float32 [batch, frames, width], bool [batch, frames] -> as x."""
-    batch, count, width = x.shape
-    dim = width // self.heads
-    attention = Attention(
-      width=width,
-      heads=self.heads,
-      kv_heads=self.heads,
-      head_dim=dim,
-      rotary=self.positions == "rotary",
-      use_bias=True,
-      dtype=self.dtype,
-    )
-    # Stores its parameters beside the norm.
-    nn.share_scope(self, attention)
-    x = _norm(name="norm")(x)
-    at = jnp.arange(count)[None]
-    keys, values = attention.keys_and_values(x, at)
-    bias: Callable[[jax.Array], jax.Array] | None = None
-    if self.positions == "rotary_input":
-      x = positions_lib.rotate(x.reshape(batch, count, -1, dim), at)
-      x = x.reshape(batch, count, width)
-      keys, _ = attention.keys_and_values(x, at)
-    elif self.positions == "relative_key":
-      shape = self.left + self.right + 1, dim
-      table = self.param("distances", nn.initializers.normal(1.0), shape)
-
-      bias = functools.partial(self._distance_logits, table)
-    if platform.traced_for() == "cpu":
-      # At 512 frames of width 1024, attention alone takes a third less time; a
-      # stack of blocks, with the sums over distances too, 4% less.
-      keys, values = merge_heads(keys), merge_heads(values)
-    seen = mask[:, None, None, :]
-    return attention(x, keys, values, positions=at, mask=seen, bias=bias)
-
-  def _distance_logits(self, table: jax.Array, q: jax.Array) -> jax.Array:
-    """float32 [batch, heads, queries, keys] of [distances, head_dim] and q."""
-    y = jnp.einsum("bqhd,rd->bhqr", q, table.astype(q.dtype))
-    y = y.astype(jnp.float32) * q.shape[-1] ** -0.5
-    return positions_lib.relative_logits(y, self.left, self.right)
 
 
 class Convolution(nn.Module):
@@ -143,12 +78,12 @@ class Convolution(nn.Module):
       nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=kernel_init()
     )
     seen = mask[..., None]
-    y = nn.glu(dense(2 * width, name="expand")(_norm(name="norm")(x)))
+    y = nn.glu(dense(2 * width, name="expand")(layer_norm(name="norm")(x)))
     # Padding is zero for the taps that reach it.
     y = jnp.where(seen, y, 0)
     y = DepthwiseConv(self.kernel, self.causal, self.dtype, name="depthwise")(y)
     if self.norm == "layer":
-      y = _norm(name="middle_norm")(y)
+      y = layer_norm(name="middle_norm")(y)
     else:
       y = nn.BatchNorm(
         use_running_average=not train,
@@ -175,6 +110,7 @@ class ConformerBlock(nn.Module):
   dtype: Any = jnp.float32
   left: int = 64
   right: int = 8
+  chunk: int = 0
 
   @nn.compact
   def __call__(
@@ -204,6 +140,7 @@ class ConformerBlock(nn.Module):
         self.left,
         self.right,
         self.dtype,
+        self.chunk,
         name="attention",
       )(x, mask)
     )
@@ -217,7 +154,7 @@ class ConformerBlock(nn.Module):
       )(x, mask, train)
     )
     x += drop(feed(name="feed_after")(x, train)) / 2
-    return _norm(name="norm")(x)
+    return layer_norm(name="norm")(x)
 
 
 class _Scanned(ConformerBlock):
@@ -253,6 +190,9 @@ class Conformer(bounds.Checked, nn.Module):
     dtype: compute dtype; parameters, norms and sums are float32.
     left: "relative_key" treats all keys at least this far before a query alike.
     right: likewise after a query.
+    chunk: frames of a chunk: attention of its frames to themselves and to the
+      chunk before, so that its memory grows with the length of a clip instead
+      of the square; 0: to all frames. What convolutions see does not change.
   """
 
   called = "the conformer"
@@ -271,6 +211,7 @@ class Conformer(bounds.Checked, nn.Module):
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
   left: Annotated[int, whole(0, 1 << 16)] = 64
   right: Annotated[int, whole(0, 1 << 16)] = 8
+  chunk: Annotated[int, whole(0, 1 << 20)] = 0
 
   @property
   def problem(self) -> str | None:
@@ -299,6 +240,7 @@ class Conformer(bounds.Checked, nn.Module):
       dtype=self.dtype,
       left=self.left,
       right=self.right,
+      chunk=self.chunk,
     )
 
   def setup(self) -> None:
@@ -321,7 +263,7 @@ class Conformer(bounds.Checked, nn.Module):
       length=self.layers,
     )(**self.block)
     if self.final_norm:
-      self.norm = _norm()
+      self.norm = layer_norm()
 
   def __call__(
     self, x: jax.Array, mask: jax.Array, *, train: bool = False

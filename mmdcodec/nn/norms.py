@@ -1,5 +1,6 @@
 """Normalisation of weights, outputs of convolutions, and embeddings."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 NORMS = ("none", "weight", "time_group")
+
+# Stays in float32, whatever the dtype of the computation. Flax's fast variance,
+# E[x^2] - E[x]^2, loses digits where a mean is large.
+layer_norm = functools.partial(
+  nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False
+)
 
 
 def unit_vectors(x: jax.Array, shortest: float = 1e-6) -> jax.Array:
