@@ -8,13 +8,16 @@ from extension.shape import Shape
 
 from mmdcodec import bundle
 from mmdcodec.cli import main as cli
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
   mel_tokens,
   melody_abx,
   melody_pairs,
   probes,
+  tag_probes,
   token_distance,
 )
+from mmdcodec.evaluate.clips import Clip
 
 
 def levenshtein(one, other):
@@ -112,6 +115,35 @@ def test_probes_find_what_is_there():
   assert 0.2 < probes.chance(tags, 80)["key"][0] < 0.6
 
 
+def test_tag_probes():
+  """Catches scores by a clip's own label, and words that say nothing."""
+  rng = np.random.default_rng(0)
+  drums, calm = rng.random((2, 150)) < 0.4
+  clips = [
+    Clip("", np.zeros(1), caption=f"It is {a} {b}, with a pad.")
+    for a, b in zip(
+      np.where(drums, "Drums", "no"), np.where(calm, "calm", "x"), strict=True
+    )
+  ]
+  known = tag_probes.labels(clips)
+  assert set(known) == {"drums", "calm"}  # All have the others.
+  np.testing.assert_array_equal(known["calm"], calm)
+  tags = [Clip("", np.zeros(1), tags={"slow": bool(a)}) for a in drums]
+  with pytest.raises(UserError, match="of 150 clips"):
+    tag_probes.labels(tags)
+  tags = [Clip("", np.zeros(1), tags={"is": ["slow"] * int(a)}) for a in drums]
+  np.testing.assert_array_equal(tag_probes.labels(tags)["slow"], drums)
+  heard = rng.normal(size=(150, 60))
+  heard[:, 0] += 4 * calm
+  found = tag_probes.area(heard, known)
+  assert set(found) == {"mean", "drums", "calm"}
+  assert found["calm"][0] > 0.9
+  # So many features fit the labels, but nothing says this one.
+  assert found["drums"][1] < 0.55 and found["drums"][0] < 0.65
+  both = (found["calm"][0] + found["drums"][0]) / 2
+  np.testing.assert_allclose(found["mean"][0], both)
+
+
 def test_mel_tokens_are_a_tokenizer():
   """Catches frames that depend on the batch, and centres of nothing."""
   rng = np.random.default_rng(0)
@@ -168,7 +200,7 @@ def test_the_command(shape, model, tmp_path, capsys):
 def test_what_is_refused(shape, model, tmp_path, fails):
   """Catches options without effect, and a tokenizer without codes."""
   words = ["evaluate", "semantic", "--model", shape]
-  assert "omit --audio" in fails(*words, "--audio", tmp_path)
+  assert "omit --tokens" in fails(*words, "--tokens", tmp_path)
   assert "at least 12" in fails(*words, "--clips", "9")
   assert "needs --audio" in fails("evaluate", "--model", model)
   assert "--codec goes" in fails(

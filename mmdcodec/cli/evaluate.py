@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--audio",
     help="folder of audio, one file, or a data set; semantic and melody render"
-    " their own music",
+    " their own music, but semantic can also tell the words of captions or tags"
+    " of real music",
   )
   parser.add_argument(
     "--tokens",

@@ -6,8 +6,8 @@ from typing import Any
 from mmdcodec.errors import UserError
 
 CLIPS = 240
-# It renders its own music.
-INPUTS: dict[str, bool] = {}
+# It renders its own music, and real music is optional.
+INPUTS = {"audio": False}
 
 
 def load(path: str) -> Any:
@@ -22,19 +22,22 @@ def load(path: str) -> Any:
 def run(args: argparse.Namespace, tokenizer: Any) -> None:
   """Measures, prints tables, and writes results to --out."""
   from mmdcodec import bundle, formatting, progress
+  from mmdcodec.cli import common
   from mmdcodec.evaluate import semantic
 
   if args.clips < 12:
     raise UserError(
       f"--clips is {args.clips}; the probes need at least 12 songs."
     )
-  names = ("model", "codec", "seconds", "clips")
+  names = ("model", "codec", "audio", "seconds", "clips")
+  clips = common.read_clips(args, tokenizer)[0] if args.audio else []
   result = semantic.measure(
     tokenizer,
     bundle.load_codec(args.codec) if args.codec else None,
     songs=args.clips,
     seconds=args.seconds,
     about={name: getattr(args, name) for name in names},
+    clips=clips,
     progress=progress.counter,
   )
   print(semantic.head(result))

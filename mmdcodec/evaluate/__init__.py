@@ -9,8 +9,9 @@ dependence            all measures of dependence between codebooks:
 likelihood            bits per frame of a language model; code_entropy does the
                       same for unigrams and bigrams
 semantic              what tokens say about music: melody_abx compares melodies
-                      of melody_pairs by token_distance, probes are linear, and
-                      mel_tokens are what a tokenizer must beat
+                      of melody_pairs by token_distance, probes are linear, as
+                      are tag_probes of real music, and mel_tokens are what a
+                      tokenizer must beat
 joint                 a joint embedding of music and text: its retrieval and
                       zero-shot tagging
 melody                how well a melody embedding finds melodies

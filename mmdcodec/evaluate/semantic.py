@@ -2,7 +2,8 @@
 
 Two questions about built-in music: are the tokens of a melody alike whatever
 plays it (`melody_abx`), and what can a linear classifier read off the features
-behind them (`probes`)?
+behind them (`probes`)? And one about real music with captions or tags: which of
+their words can it read off (`tag_probes`)?
 """
 
 import pathlib
@@ -20,7 +21,9 @@ from mmdcodec.evaluate import (
   melody_pairs,
   probes,
   report,
+  tag_probes,
 )
+from mmdcodec.evaluate.clips import Clip
 from mmdcodec.evaluate.melody_abx import Measured
 from mmdcodec.store import atomic
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
@@ -62,11 +65,14 @@ class Result(NamedTuple):
     rows: kinds of tokens; the last one is chance.
     probed: accuracy of the probes by kind of features; the last one is chance.
     about: what was run.
+    tagged: ROC-AUC of each word about real music, and their mean, by kind of
+      features; empty without real music.
   """
 
   rows: list[Row]
   probed: dict[str, Accuracy]
   about: dict[str, Any]
+  tagged: dict[str, Accuracy]
 
 
 def measure(
@@ -76,9 +82,10 @@ def measure(
   songs: int,
   seconds: float,
   about: dict[str, Any],
+  clips: Sequence[Clip] = (),
   progress: Progress = lambda things: lambda done, total: None,
 ) -> Result:
-  """Measures a tokenizer on built-in music.
+  """Measures a tokenizer on built-in music, and on real music if there is any.
 
   Args:
     tokenizer: the tokenizer.
@@ -87,8 +94,13 @@ def measure(
       melodies, at least two.
     seconds: length of a song.
     about: what was run, to keep with the results.
+    clips: real music with captions or tags, at the tokenizer's rate.
     progress: see `mmdcodec.progress.counter`.
+
+  Raises:
+    UserError: captions and tags of the clips have too little in common.
   """
+  known = tag_probes.labels(clips) if clips else {}
   tags, audio = _render_songs(songs, seconds, progress("songs"))
   groups = melody_pairs.render(
     max(2, songs // _SONGS_PER_GROUP),
@@ -123,16 +135,26 @@ def measure(
       chance = Row("chance", *about_it, size, random)
   rows.append(chance)
   show(len(kinds), len(kinds))
-  probed = {}
+  probed, tagged = {}, {}
   for name, model, books in kinds:
-    heard = None
-    if books is None:
-      heard = probes.describe(model, audio, RATE)
-    if heard is not None:
-      probed[_FEATURES.get(name, name)] = probes.accuracy(heard, tags, train)
+    if books is not None:
+      continue
+    name = _FEATURES.get(name, name)
+    heard = probes.describe(model, audio, RATE)
+    if heard is None:
+      continue
+    probed[name] = probes.accuracy(heard, tags, train)
+    if clips:
+      real = [clip.audio for clip in clips]
+      described = probes.describe(model, real, tokenizer.rate)
+      assert described is not None
+      tagged[name] = tag_probes.area(described, known)
   probed["most frequent answer"] = probes.chance(tags, train)
+  if clips:
+    tagged["chance"] = {name: (0.5,) * 3 for name in ("mean", *known)}
   about = {**about, "hash": tokenizer.hash, "groups": len(groups)}
-  return Result(rows, probed, {**about, "train": train, "test": songs - train})
+  about |= {"train": train, "test": songs - train}
+  return Result(rows, probed, about, tagged)
 
 
 # Names of features by those of tokens.
@@ -194,6 +216,20 @@ def probes_table(result: Result) -> tuple[list[str], list[tuple]]:
   return columns, rows
 
 
+def tags_table(result: Result) -> tuple[list[str], list[tuple]]:
+  """Returns (columns, rows): ROC-AUC of words by kind of features."""
+  kinds = list(result.tagged)
+  columns = ["word"]
+  for kind in kinds:
+    columns += [kind, "from", "to"]
+  words = list(result.tagged[kinds[0]])
+  rows = []
+  for word in words:
+    cells = (result.tagged[kind][word] for kind in kinds)
+    rows.append((word, *(value for cell in cells for value in cell)))
+  return columns, rows
+
+
 MELODIES = (
   "Edit distance between the tokens of two songs, 0 to 1: of the same melody"
   " and of two melodies, always with other instruments, accompaniment and room,"
@@ -206,6 +242,12 @@ PROBES = (
   "Share of right answers of a linear classifier that hears mean and standard"
   " deviation of the features over a song: key (12), tempo (3), family of the"
   " melody's instrument, drums. From, to: 95 % of bootstrap samples."
+)
+TAGS = (
+  "ROC-AUC of ridge regression that hears the same of clips of real music, for"
+  " each word that some captions or tags have and others lack. Each of five"
+  " parts of the clips is judged by what the others teach. 0.5 is chance. From,"
+  " to: 95 % of bootstrap samples of the clips."
 )
 
 
@@ -221,16 +263,20 @@ def write(result: Result, folder: str | pathlib.Path) -> pathlib.Path:
   melodies, probed = melodies_table(result), probes_table(result)
   atomic.write_json(folder / "results.json", as_json(result))
   command = ["mmdcodec", "evaluate", "semantic"]
-  for name in ("model", "codec", "seconds", "clips"):
+  for name in ("model", "codec", "audio", "seconds", "clips"):
     if result.about.get(name) is not None:
       command += [f"--{name}", f"{result.about[name]}"]
   first = result.rows[0]
+  real = []
+  if result.tagged:
+    real.append(report.Table("Real music", *tags_table(result), TAGS))
   return report.write_report(
     folder / "report.html",
     [
       report.Text("What was run", [head(result)], code=shlex.join(command)),
       report.Table("Melodies", *melodies, MELODIES),
       report.Table("Linear probes", *probed, PROBES),
+      *real,
       report.environment(),
     ],
     title="What tokens say about music",
@@ -256,6 +302,7 @@ def as_json(result: Result) -> dict[str, Any]:
       for row in result.rows
     },
     "probes": result.probed,
+    "tags": result.tagged,
   }
 
 
@@ -271,4 +318,7 @@ def head(result: Result) -> str:
 
 def tables(result: Result) -> Sequence[tuple[list[str], list[tuple]]]:
   """Returns the tables to print."""
-  return melodies_table(result), probes_table(result)
+  found = [melodies_table(result), probes_table(result)]
+  if result.tagged:
+    found.append(tags_table(result))
+  return found
