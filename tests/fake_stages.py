@@ -13,6 +13,7 @@ import numpy as np
 from mmdcodec.generation.musiclm import LoadedMusicLM
 from mmdcodec.generation.musiclm_parts import Parts, check_parts
 from mmdcodec.generation.single_stages import SingleStages
+from mmdcodec.generation.stage import Stage
 from mmdcodec.generation.token_sampler import SamplerState, TokenSampler
 from mmdcodec.models import token_lm
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
@@ -70,15 +71,28 @@ class FakeSampler:
 class FakeStage:
   """In place of a `Stage`."""
 
-  def __init__(self, maker, **fields):
+  from_frames, to_frames = Stage.from_frames, Stage.to_frames
+
+  def __init__(self, maker, deaf=(), **fields):
     model = token_lm.preset("tiny", cross=False, **fields)
     self.model = token_lm.from_config(model)
     self.conditions = self.model.make_conditions()
     self.sampler = FakeSampler(self.model)
     self.frame_rate = maker.frame_rate
     self.seconds = self.model.frames / self.frame_rate
-    self.target = {"tokenizer": maker.kind, "hash": maker.hash}
-    self.streams = {}
+    self.target = {
+      "tokenizer": maker.kind, "hash": maker.hash,
+      "frame_rate": maker.frame_rate,
+    }  # fmt: skip
+    self.streams = {
+      each.name: {"tokenizer": each.name, "hash": None}
+      for each in self.conditions
+      if each.name not in deaf
+    }
+    # Of three frames, one is left without repeats.
+    if self.model.collapse:
+      self.frame_rate /= 3
+      self.target["token_rate"] = self.frame_rate
 
   def takes(self, name):
     """See `Stage`."""
@@ -185,7 +199,8 @@ def fake_musiclm(without=(), **changes):
 
   Args:
     without: names of parts and stages to leave out: "joint", "fine_lm", ...
-    **changes: fields of a stage, by its name; `takes` has its conditions.
+    **changes: fields of a stage, by its name; `takes` has its conditions, and
+      `deaf` those that training never saw.
   """
   parts = {
     "codec": FakeCodec(),
@@ -199,7 +214,7 @@ def fake_musiclm(without=(), **changes):
     takes = {
       each: CONDITIONS[each]
       for each in fields.pop("takes")
-      if each not in without
+      if each not in without or each in fields.get("deaf", ())
     }
     maker = parts["semantic" if name == "semantic" else "codec"]
     stages[name] = FakeStage(maker, conditions=takes, **fields)

@@ -153,6 +153,34 @@ def test_a_stage_with_an_attention_window():
     assert len(calls) == count
 
 
+def test_semantic_tokens_without_repeats():
+  """Catches tokens that last too long, or are made too late for the stream."""
+  music = fake_musiclm(semantic=dict(collapse=True, frames=14))
+  audio = np.repeat(noise(0.2), 5, 0)
+  options = dict(texts="a", seconds=3.2, audio=audio)
+  tokens = music.generate_tokens(**options)
+  assert tokens["semantic"].shape == (1, 80, 1)
+  heard = music.semantic.encode(audio)[0, :, 0]
+  kept = heard[np.flatnonzero(np.diff(heard, prepend=-1))]
+  want = np.repeat(kept, 3)[:80]
+  np.testing.assert_array_equal(tokens["semantic"][0, : len(want), 0], want)
+  later = tokens["semantic"][0, len(want) // 3 * 3 : 78, 0].reshape(-1, 3)
+  assert (later == later[:, :1]).all() and len({*later[:, 0]}) > 1
+  for call in music.parts.stages["coarse"].sampler.calls:
+    at = call[1].start * 25 // 40
+    seen = tokens["semantic"][0, at : at + 20]
+    np.testing.assert_array_equal(given(call, "semantic"), seen)
+  chunks = list(music.stream(block=0.3, **options))
+  streamed = np.concatenate([chunk.codes for chunk in chunks], 1)
+  joined = music.join(tokens["coarse"], tokens["fine"])
+  np.testing.assert_array_equal(streamed, joined)
+  semantic, known = tokens["semantic"], music.semantic.encode(audio)
+  again = music.make_semantic(tokens["joint"], 3.2, known=known)
+  np.testing.assert_array_equal(again, semantic)
+  coarse = music.make_coarse(tokens["joint"], semantic, known=None)
+  assert coarse.shape == tokens["coarse"].shape
+
+
 def given(call, name, item=0):
   """The tokens of a condition that a stage was given; None without."""
   arrays = call[2][name]
@@ -339,6 +367,24 @@ def test_hierarchies_with_fewer_stages():
   with pytest.raises(UserError, match="stride"):
     ablation.generate("a", seconds=2, stride=1)
   assert fake_musiclm(("fine_lm",)).generate_codes("a", seconds=1).shape[2] == 2
+
+
+def test_conditions_that_training_never_saw():
+  """Catches tokens given to a stage that cannot know them."""
+  music = fake_musiclm(("melody",), semantic=dict(deaf=("melody",)))
+  assert not music.takes("melody")
+  music.generate_tokens("a", seconds=1)
+  (call,) = music.parts.stages["semantic"].sampler.calls
+  assert given(call, "melody") is None and given(call, "joint") is not None
+  ablation = fake_musiclm(
+    ("semantic", "melody", "semantic_lm"), coarse=dict(deaf=("semantic",))
+  )
+  tokens = ablation.generate_tokens("a", seconds=1)
+  assert [*tokens] == ["joint", "coarse", "fine"]
+  calls = ablation.parts.stages["coarse"].sampler.calls
+  assert all(given(call, "semantic") is None for call in calls)
+  # A stage that knows melodies works without the embedding.
+  assert not fake_musiclm(("melody",), semantic=dict()).takes("melody")
 
 
 def test_options_by_stage(music):

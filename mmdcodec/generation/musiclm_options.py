@@ -42,10 +42,12 @@ def stage_options(
   has = {"joint": has_joint, "melody": melody is not None}
   values = {name: _by_stage(name, given.get(name), parts) for name in OPTIONS}
   found = {}
-  for name, stage in parts.stages.items():
+  for name in parts.stages:
     # What is not given for a stage has the value of a request without it.
     of = {option: value.get(name) for option, value in values.items()}
-    guided = tuple(each for each in _GUIDED if has[each] and stage.takes(each))
+    guided = tuple(
+      each for each in _GUIDED if has[each] and parts.hears(name, each)
+    )
     temperature = of["temperature"]
     found[name] = SamplingOptions(
       temperature=TEMPERATURE[name] if temperature is None else temperature,

@@ -77,6 +77,8 @@ class CheckedRequest:
       None.
     melody: for each item int32 [windows, codebooks] or None.
     known: int32 [batch, frames, codebooks] by stage, -1 for codes to make.
+    semantic: int32 [batch, frames, codebooks] of the semantic tokenizer, if
+      they are all given; otherwise the semantic stage makes them.
     options: how each stage samples.
     stride: frames that each window of the semantic stage adds; 0 for music of
       any length in one go.
@@ -90,6 +92,7 @@ class CheckedRequest:
   melody: list[np.ndarray | None]
   known: dict[str, np.ndarray]
   options: dict[str, SamplingOptions]
+  semantic: np.ndarray | None = None
   stride: int = 0
   best_of: int = 1
 
@@ -254,10 +257,10 @@ def _melody(
   """Melody tokens of each clip."""
   if request.melody is None:
     return None
-  semantic = parts.stages.get("semantic")
-  if parts.melody is None or semantic is None or not semantic.takes("melody"):
+  if parts.melody is None or not parts.hears("semantic", "melody"):
     raise UserError(
-      "this model takes no melody: its semantic stage has no condition for it."
+      "this model takes no melody: it has no melody embedding, or its semantic"
+      " stage was trained without."
     )
   clips = clip_list(request.melody, "melody")
   rate = request.melody_rate or request.rate or parts.codec.rate
@@ -324,9 +327,25 @@ def _give_audio(
     for name, known in checked.known.items():
       found, first = codes, parts.stages[name].model.first_codebook
       if name == "semantic" and parts.semantic is not None:
-        found = parts.semantic.encode(clip, rate)[0]
+        found = stage_tokens(parts, parts.semantic.encode(clip, rate))[0]
       found = found[: known.shape[1], first : first + known.shape[2]]
       known[i, : len(found)] = found
+
+
+def stage_tokens(parts: Parts, tokens: np.ndarray) -> list[np.ndarray]:
+  """Semantic tokens as the semantic stage makes them.
+
+  Args:
+    parts: parts of the model.
+    tokens: int [batch, frames, codebooks], as the tokenizer makes them.
+
+  Returns:
+    int32 [frames, codebooks] of each item; fewer frames if the stage makes no
+    repeats.
+  """
+  lengths = np.full(len(tokens), tokens.shape[1])
+  found, kept = parts.stages["semantic"].from_frames(tokens, lengths)
+  return [row[:count] for row, count in zip(found, kept, strict=True)]
 
 
 def stride_frames(

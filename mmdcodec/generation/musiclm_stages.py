@@ -64,7 +64,9 @@ class Hierarchy:
     """
     self._parts, self._request = parts, request
     self._live, self._progress = live, progress
-    self.semantic = self._semantic() if "semantic" in parts.stages else None
+    self.semantic = None
+    if "semantic" in parts.stages and request.semantic is None:
+      self.semantic = self._semantic()
     self.coarse = self._coarse()
     self.fine = self._fine() if "fine" in parts.stages else None
 
@@ -75,13 +77,22 @@ class Hierarchy:
       int32 [batch, frames, codebooks] by the name of the stage.
     """
     found = {}
-    for name in ("semantic", "coarse"):
-      run: WindowRun | None = getattr(self, name)
-      if run is not None:
-        found[name] = run.until(run.total)
+    if self.semantic is not None:
+      found["semantic"] = self.all_semantic()
+    found["coarse"] = self.coarse.until(self.coarse.total)
     if self.fine is not None:
       found["fine"] = self.fine.make(range(self.fine.count))
     return found
+
+  def all_semantic(self) -> np.ndarray:
+    """Makes all semantic tokens.
+
+    Returns:
+      int32 [batch, frames, codebooks], as the semantic tokenizer makes them.
+    """
+    tokenizer: Any = self._parts.semantic
+    frames = self.coarse.total / self._parts.codec.frame_rate
+    return self._semantic_until(frames_at(frames, tokenizer.frame_rate))
 
   def stream(self, frames: int) -> Iterator[np.ndarray]:
     """Makes the codec's codes and yields them in time order.
@@ -166,11 +177,15 @@ class Hierarchy:
   def _coarse(self) -> WindowRun:
     stage = self._parts.stages["coarse"]
     rate = stage.frame_rate
+    heard: Any = None
+    if self._parts.hears("coarse", "semantic"):
+      (heard,) = (each for each in stage.conditions if each.name == "semantic")
 
     def values(window: Window, new: int) -> Values:
       found = {"joint": self._joint(new / rate, window.end / rate)}
-      if self.semantic is not None:
-        found["semantic"] = list(self._semantic_until(window.start / rate))
+      if heard is not None:
+        at = math.floor(window.start / rate * heard.frame_rate + 1e-6)
+        found["semantic"] = list(self._semantic_until(at + heard.frames))
       return found
 
     return self._windows("coarse", self.coarse_stride, (), values)
@@ -180,20 +195,23 @@ class Hierarchy:
     """Frames that each window of the coarse stage adds."""
     stage = self._parts.stages["coarse"]
     half = max(1, stage.model.frames // 2)
-    if self.semantic is None:
+    if self._parts.semantic is None:
       return half
     # Training crops begin where a semantic frame begins, if the rates allow it.
-    ratio = stage.frame_rate / self._parts.stages["semantic"].frame_rate
+    ratio = stage.frame_rate / self._parts.semantic.frame_rate
     grid = round(ratio) if abs(ratio - round(ratio)) < 1e-6 else 1
     return max(half - half % grid, 1) if half >= grid else half
 
-  def _semantic_until(self, start: float) -> Any:
-    """Semantic tokens for a coarse window; made now, if they are not yet."""
-    assert self.semantic is not None
-    conditions: Any = self._parts.stages["coarse"].conditions
-    (taken,) = (each for each in conditions if each.name == "semantic")
-    end = math.floor(start * taken.frame_rate + 1e-6) + taken.frames
-    return self.semantic.until(end)[:, :end]
+  def _semantic_until(self, frames: int) -> np.ndarray:
+    """Semantic tokens of the first frames; made now, if they are not yet."""
+    if self.semantic is None:
+      assert self._request.semantic is not None
+      return self._request.semantic[:, :frames]
+    stage, tokenizer = self._parts.stages["semantic"], self._parts.semantic
+    assert tokenizer is not None
+    # A stage without repeats makes fewer frames.
+    needed = frames_at(frames / tokenizer.frame_rate, stage.frame_rate)
+    return stage.to_frames(self.semantic.until(needed))[:, :frames]
 
   def _fine(self) -> ChunkRun:
     stage = self._parts.stages["fine"]

@@ -108,7 +108,7 @@ class SingleStages:
     run = self._run(
       "semantic", joint, seconds, seed, {}, known, melody, stride, **options
     )
-    return run.semantic.until(run.semantic.total)
+    return run.all_semantic()
 
   def make_coarse(
     self,
@@ -224,8 +224,8 @@ class SingleStages:
     if (stage := parts.stages.get(name)) is None:
       raise UserError(f"this model has no {name} stage.")
     for each in ("semantic", "coarse"):
-      if stage.takes(each) != (each in above):
-        does = "needs" if stage.takes(each) else "takes no"
+      if parts.hears(name, each) != (each in above):
+        does = "takes no" if each in above else "needs"
         raise UserError(f"the {name} stage {does} {each} tokens.")
     given = {
       each: check_tokens(each, tokens, parts.stages[each].model)
@@ -235,7 +235,7 @@ class SingleStages:
     items = musiclm_request.joint_items(joint, parts)
     tunes = None
     if melody is not None:
-      if not stage.takes("melody"):
+      if not parts.hears(name, "melody"):
         raise UserError(f"the {name} stage takes no melody.")
       by_name = {each.name: each for each in stage.conditions}
       tunes = by_name["melody"].check(melody, 0)
@@ -251,14 +251,20 @@ class SingleStages:
     repeat = lambda values: request_lib.repeat(values or [None], batch)
     codes = musiclm_request.known_codes(parts, seconds, batch)
     for each, tokens in given.items():
-      codes[each] = np.repeat(tokens, batch // len(tokens), axis=0)
+      given[each] = np.repeat(tokens, batch // len(tokens), axis=0)
+    if "coarse" in given:
+      codes["coarse"] = given["coarse"]
     if begun is not None:
-      if begun.shape[1] >= codes[name].shape[1]:
-        raise UserError(
-          f"{begun.shape[1]} frames are known, and {codes[name].shape[1]} are"
-          " to be made in all; ask for more."
-        )
-      codes[name][:, : begun.shape[1]] = begun
+      rows: Any = begun
+      if name == "semantic":
+        rows = musiclm_request.stage_tokens(parts, begun)
+      for whole, row in zip(codes[name], repeat([*rows]), strict=True):
+        if len(row) >= len(whole):
+          raise UserError(
+            f"{len(row)} frames are known, and {len(whole)} are to be made in"
+            " all; ask for more."
+          )
+        whole[: len(row)] = row
     request = CheckedRequest(
       seconds=float(seconds),
       keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
@@ -266,6 +272,7 @@ class SingleStages:
       joint=items.map(repeat),
       melody=repeat(tunes),
       known=codes,
+      semantic=given.get("semantic"),
       options=stage_options(parts, options, items, tunes),
       stride=musiclm_request.stride_frames(stride, parts, items, tunes),
     )

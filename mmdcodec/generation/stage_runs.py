@@ -33,6 +33,8 @@ Tell = Callable[[int, int], None]
 
 # Chunks that are made at a time, if the batch is not larger.
 ROWS = 16
+# Conditions whose rows overlap: a window has those that begin nearest.
+_OVERLAPPING = ("melody",)
 # Frame rates are not exact in binary.
 _EPSILON = 1e-6
 
@@ -49,9 +51,9 @@ def inputs_at(
 
   Args:
     conditions: conditions of a stage, all of kind "tokens".
-    values: their tokens. More codebooks than a condition has are left out.
-      Where an item's tokens have ended, as those of a short melody, it is
-      without the condition.
+    values: their tokens; a condition may be missing. More codebooks than it has
+      are left out. Where an item's tokens have ended, as those of a short
+      melody, it is without the condition.
     starts: seconds at which each item's window begins.
   """
 
@@ -59,14 +61,17 @@ def inputs_at(
     if tokens is None:
       return None
     at = math.floor(start * condition.frame_rate + _EPSILON)
+    if condition.name in _OVERLAPPING:
+      at = round(start * condition.frame_rate)
     part = tokens[at : at + condition.frames, : condition.codebooks]
     return part if len(part) else None
 
   found = {}
   for each in conditions:
+    of_items = values.get(each.name) or [None] * len(starts)
     items = [
       seen(each, tokens, start)
-      for tokens, start in zip(values[each.name], starts, strict=True)
+      for tokens, start in zip(of_items, starts, strict=True)
     ]
     found[each.name] = each.arrays(items, 0.0)
   return found
@@ -236,7 +241,8 @@ class ChunkRun:
     }
     for chunk, item in rows:
       for name, items in values.items():
-        items.append(of_chunk[chunk][name][item])
+        of_items = of_chunk[chunk].get(name)
+        items.append(of_items[item] if of_items else None)
     codes = np.stack([self._part(item, chunk) for chunk, item in rows])
     keys = jnp.stack(
       [
