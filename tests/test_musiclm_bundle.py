@@ -191,7 +191,10 @@ def test_parts_of_other_kinds():
       "coarse stage takes joint tokens of the y model x, but the joint"
       " embedding is mulan-hash",
     ),
-    (lambda p: setattr(p["semantic"], "frame_rate", 50.0), "at 50 Hz, but the"),
+    (
+      lambda p: p["semantic"].target.update(frame_rate=50.0),
+      "makes codes at 50 Hz, but the semantic tokenizer has 25 frames",
+    ),
   ),
 )
 def test_parts_that_do_not_fit(change, words):
