@@ -1,10 +1,12 @@
 """`mmdcodec bench lm`: speed of sampling from a language model, and its floor.
 
 A step must read every weight once. That is the floor, at the bandwidth of this
-machine, which is measured in the same run. All variants take turns. If
-`transformers` and PyTorch are installed, their MusicGen decoder of the same
-shape takes turns too. It has different random weights, so only times can be
-compared.
+machine, which is measured in the same run. All variants take turns. A model
+with a depth transformer has two more: the same with heads, and that with one
+code a step, which is the other way to the joint distribution of a frame's
+codes. If `transformers` and PyTorch are installed, their MusicGen decoder of
+the same shape takes turns too. It has different random weights, so only times
+can be compared.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import numpy as np
 from mmdcodec.bench import coding, floor
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding, windows
-from mmdcodec.models import token_lm
+from mmdcodec.models import fields, token_lm
 from mmdcodec.models.conditioning import EncodedConditions
 from mmdcodec.nn import cache
 
@@ -88,7 +90,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   """
   params = random_params(model)
   machine = floor.Machine.measure()
-  ways, work = {}, {}
+  ways, work, codes = {}, {}, {}
   for name, (batch, guidance) in {
     "batch 1": (1, 1.0),
     "batch 1, guidance": (1, 3.0),
@@ -97,6 +99,18 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   }.items():
     ways[name] = sampling(model, params, steps, batch, guidance)
     work[name] = bytes_of_step(model, params, steps, batch, guidance)
+    codes[name] = model.codebooks * batch
+  if model.depth is not None:
+    other = model.clone(depth=None)
+    params_of_other = random_params(other)
+    for name, pattern in {
+      "batch 1, heads": "delay",
+      "batch 1, heads, flattened": "flatten",
+    }.items():
+      other = other.clone(pattern=fields.freeze({"name": pattern}))
+      ways[name] = sampling(other, params_of_other, steps, 1, 1.0)
+      work[name] = bytes_of_step(other, params_of_other, steps, 1, 1.0)
+      codes[name] = model.codebooks if pattern == "delay" else 1
   reason = without_peer(model)
   if not reason:
     ways |= peer(model, steps)
@@ -111,12 +125,10 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   for name, seconds in times.items():
     median = float(np.median(seconds)) / steps
     plain = name.removesuffix(", PyTorch")
-    items = int(plain.split(",")[0].removeprefix("batch "))
-    codes = model.codebooks * items / median
     least = work[plain] / rate
     lines.append(
-      f"{name:<28}{median * 1e3:9.2f}{codes:9.0f}{least * 1e3:10.2f}"
-      f"{median / least:9.2f}"
+      f"{name:<28}{median * 1e3:9.2f}{codes[plain] / median:9.0f}"
+      f"{least * 1e3:10.2f}{median / least:9.2f}"
     )
   for name in ways:
     if name + ", PyTorch" in times:
@@ -127,8 +139,19 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
       )
   if reason:
     lines.append(f"without PyTorch: {reason}")
+  if model.depth is not None:
+    lines.append(
+      f"depth transformer: {count(params[decoding.DEPTH]):,} parameters, heads"
+      f" {count(params_of_other['head']):,}, all others"
+      f" {count(params_of_other) - count(params_of_other['head']):,}"
+    )
   lines.append(memory(model, params, steps))
   return "\n".join(lines)
+
+
+def count(params: Any) -> int:
+  """Counts the numbers of a tree."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def random_params(model: token_lm.TokenLM) -> dict:
@@ -154,7 +177,9 @@ def sampling(
 ) -> Callable[[], jax.Array]:
   """Makes a function that samples `steps` steps, including prefill."""
   groups = 2 if guidance != 1 else 1
-  pattern = windows.pattern_of(model, steps - model.codebooks + 1)
+  flat = (model.pattern or {}).get("name") == "flatten"
+  frames = steps // model.codebooks if flat else steps - model.codebooks + 1
+  pattern = windows.pattern_of(model, frames)
   given = windows.given_tokens(
     pattern,
     np.full((batch, pattern.frames, model.codebooks), -1),
@@ -242,6 +267,7 @@ def without_peer(model: token_lm.TokenLM) -> str | None:
     "MusicGen attends to its prompt": not model.cross,
     "MusicGen's heads all have keys": model.kv_heads not in (0, model.heads),
     "MusicGen's queries and keys are as they are": model.qk_norm,
+    "MusicGen has heads": model.depth is not None,
     "it computes in float32": model.dtype != "float32",
   } | {
     f"{name} is not installed": importlib.util.find_spec(name) is None

@@ -26,11 +26,12 @@ from mmdcodec.bounds import whole
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.parallel import rules
 
+# Fields that are those of the language model.
+OF_MODEL = ("codebooks", "codebook_size", "dropout", "remat", "dtype")
+
 
 class DepthTransformer(bounds.Checked, nn.Module):
   """A Transformer over the codebooks of each step.
-
-  The last five fields are those of the language model, the others its own.
 
   Attributes:
     layers: blocks.

@@ -20,7 +20,7 @@ import numpy as np
 
 from mmdcodec import bounds, patterns
 from mmdcodec.bounds import flag, mapping, null_or, number, whole
-from mmdcodec.models import fields
+from mmdcodec.models import depth, fields
 from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
 from mmdcodec.models.depth import DepthTransformer
@@ -170,21 +170,12 @@ class TokenLM(bounds.Checked, nn.Module):
     Raises:
       UserError: `depth` has an unknown field, or an invalid value.
     """
-    taken = fields.defaults(DepthTransformer, hidden=self.depth_shared())
+    shared = {name: getattr(self, name) for name in depth.OF_MODEL}
+    own = fields.defaults(DepthTransformer, hidden=depth.OF_MODEL)
     given = self.depth or {}
-    fields.check_known(given, taken, DepthTransformer.called)
-    return DepthTransformer(**given, **self.depth_shared(), parent=None)
-
-  @nn.nowrap
-  def depth_shared(self) -> dict[str, Any]:
-    """Fields of the depth transformer that are the model's own."""
-    return dict(
-      codebooks=self.codebooks,
-      codebook_size=self.codebook_size,
-      dropout=self.dropout,
-      remat=self.remat,
-      dtype=jnp.dtype(self.dtype),
-    )
+    fields.check_known(given, own, DepthTransformer.called)
+    shared["dtype"] = jnp.dtype(self.dtype)
+    return DepthTransformer(**given, **shared, parent=None)
 
   def conditioner_fields(self) -> dict[str, Any]:
     """Fields of the conditioner."""
@@ -349,8 +340,16 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   # Dicts, so that a command line can change their entries.
   found["pattern"] = found["pattern"] or dict(name="delay", delays=())
   found["conditions"] = dict(found["conditions"])
-  if found["depth"] is not None:
-    found["depth"] = dict(found["depth"])
+  # None before it has layers. It is half as wide as the model.
+  found["depth"] = {
+    **fields.defaults(DepthTransformer, hidden=depth.OF_MODEL),
+    "layers": 0,
+    "width": found["width"] // 2,
+    "heads": max(found["heads"] // 2, 1),
+    "hidden": found["hidden"] // 2,
+    "activation": found["activation"],
+    **(found["depth"] or {}),
+  }
   return found
 
 
@@ -361,7 +360,11 @@ def from_config(config: Mapping[str, Any]) -> TokenLM:
     UserError: an unknown key, or an invalid value.
   """
   bounds.check("the config of the language model", config, mapping())
-  return fields.build(TokenLM, renamed.update_lm(config), TokenLM.called)
+  config = renamed.update_lm(config)
+  given = config.get("depth")
+  if isinstance(given, Mapping) and given.get("layers") == 0:
+    config["depth"] = None
+  return fields.build(TokenLM, config, TokenLM.called)
 
 
 def shapes(
