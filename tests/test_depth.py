@@ -99,23 +99,26 @@ def test_levels_against_teacher_forcing(monkeypatch, compile_fast):
   both = np.tile(tokens, (2, 1))[:, None]
   want = jax.jit(model.make_depth().apply)({"params": own}, x, both)[:, 0]
   heard = []
-  monkeypatch.setattr(
-    sampling,
-    "guide",
-    lambda logits, *_: heard.append(logits) or logits[: len(tokens)],
-  )
 
+  def guide(logits, *_):
+    jax.debug.callback(lambda x: heard.append(x[:, 0]), logits, ordered=True)
+    return logits[: len(tokens)]
+
+  monkeypatch.setattr(sampling, "guide", guide)
+
+  @jax.jit
   def run(own):
-    heard.clear()
-    depth_sampling.sample(
+    return depth_sampling.sample(
       model, own, x, tokens, jax.random.split(jax.random.key(0), len(tokens)),
       groups=2, guidance=1.0, double_guidance=1.0, temperature=1.0, top_p=None,
       top_k=0,
     )  # fmt: skip
-    return jnp.concatenate(heard, axis=1)
 
   for form in (depth_sampling.prepare(model, own), own):
-    found = jax.jit(run)(form)
+    heard.clear()
+    np.testing.assert_array_equal(run(form), tokens)
+    jax.effects_barrier()
+    found = np.stack(heard, axis=1)
     np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
 
 
@@ -261,7 +264,7 @@ def test_which_parameters_train():
   (
     (dict(depth=dict(levels=3)), "no field 'levels'"),
     (dict(depth=dict(codebooks=3)), "no field 'codebooks'"),
-    (dict(depth=dict(width=6)), "width of the depth transformer|multiple"),
+    (dict(depth=dict(layers=1, width=6)), "width is 6"),
     (dict(codebooks=1), "only one"),
   ),
 )

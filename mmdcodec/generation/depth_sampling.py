@@ -25,9 +25,8 @@ def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
     params: the parameters of its depth transformer.
 
   Returns:
-    The same; on CPUs by block, `projection` as `token_lm.flat_head` returns it,
-    and `head` as one matrix [width, size] per codebook, because a part of a
-    stack would be copied at every step.
+    The same; on CPUs by block, and `projection` as `token_lm.flat_head` returns
+    it.
   """
   own = cache_lib.cast_kernels(params["transformer"], model.dtype)
   projection, head = (
@@ -35,7 +34,7 @@ def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
   )
   if platform.traced_for() == "cpu":
     own = cache_lib.by_block(own, model.make_depth().layers)
-    projection, head = token_lm.flat_head(projection), tuple(head)
+    projection = token_lm.flat_head(projection)
   return {
     **params, "transformer": own, "projection": projection, "head": head,
   }  # fmt: skip
@@ -70,40 +69,52 @@ def sample(
   Returns:
     int32 [batch, codebooks].
   """
-  depth, dtype = model.make_depth(), jnp.dtype(model.dtype)
-  transformer, own = depth.make_transformer(), params["transformer"]
+  transformer, own = (
+    model.make_depth().make_transformer(),
+    params["transformer"],
+  )
+  dtype, count = jnp.dtype(model.dtype), model.codebooks
   embedding = jnp.asarray(params["embedding"])
   # The projections have the form of heads: one per codebook.
-  inputs = token_lm.logits(x, params["projection"], model.codebooks, dtype)
-  cache = cache_lib.empty(transformer, own, len(x), model.codebooks)
-  places = jnp.arange(model.codebooks)[None]
-  codes: list[jax.Array] = []
-  for level in range(model.codebooks):
-    y = inputs[:, :, level]
-    if codes:
-      vectors = embedding[level - 1, codes[-1]]
-      y += jnp.tile(vectors, (groups, 1))[:, None]
+  inputs = token_lm.logits(x, params["projection"], count, dtype)
+  places = jnp.arange(count)[None]
+
+  def one(carry: tuple[jax.Array, Any], level: Any) -> tuple[Any, jax.Array]:
+    (before, cache), (at, y, head, known) = carry, level
     y, cache = cache_lib.extend(
       transformer,
       own,
-      y,
+      y + jnp.tile(before, (groups, 1))[:, None],
       cache,
-      jnp.int32(level),
-      places[:, level : level + 1],
+      at,
+      at[None, None],
       jnp.ones(places.shape, bool),
       places,
     )
     logits = jnp.einsum(
       "btd,dv->btv",
       y.astype(dtype),
-      params["head"][level].astype(dtype),
+      head.astype(dtype),
       preferred_element_type=jnp.float32,
     )
     sampled = sampling.sample(
       sampling.guide(logits, groups, guidance, double_guidance),
-      jax.vmap(lambda key, level=level: jax.random.fold_in(key, level))(keys),
+      jax.vmap(lambda key: jax.random.fold_in(key, at))(keys),
       **options,
     )[:, 0]
-    known = given[:, level]
-    codes.append(jnp.where(known < 0, sampled, known))
-  return jnp.stack(codes, axis=-1)
+    code = jnp.where(known < 0, sampled, known)
+    # Nothing reads that of the last code.
+    after = embedding[jnp.minimum(at, count - 2), code]
+    return (after, cache), code
+
+  nothing = jnp.zeros((len(given), embedding.shape[-1]), jnp.float32)
+  cache = cache_lib.empty(transformer, own, len(x), count)
+  # A loop: the program of the blocks is there once, not for every codebook.
+  levels = (
+    jnp.arange(count),
+    jnp.moveaxis(inputs, 2, 0),
+    params["head"],
+    given.T,
+  )
+  _, codes = jax.lax.scan(one, (nothing, cache), levels)
+  return codes.T

@@ -29,6 +29,9 @@ from mmdcodec.nn.transformer import Transformer
 from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
 from mmdcodec.store import renamed
 
+# Fields of `TokenLM.depth`.
+OF_DEPTH = fields.defaults(DepthTransformer, hidden=depth.OF_MODEL)
+
 
 class TokenLM(bounds.Checked, nn.Module):
   """A Transformer that predicts the codes of each step from those before.
@@ -171,9 +174,8 @@ class TokenLM(bounds.Checked, nn.Module):
       UserError: `depth` has an unknown field, or an invalid value.
     """
     shared = {name: getattr(self, name) for name in depth.OF_MODEL}
-    own = fields.defaults(DepthTransformer, hidden=depth.OF_MODEL)
     given = self.depth or {}
-    fields.check_known(given, own, DepthTransformer.called)
+    fields.check_known(given, OF_DEPTH, DepthTransformer.called)
     shared["dtype"] = jnp.dtype(self.dtype)
     return DepthTransformer(**given, **shared, parent=None)
 
@@ -342,7 +344,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   found["conditions"] = dict(found["conditions"])
   # None before it has layers. It is half as wide as the model.
   found["depth"] = {
-    **fields.defaults(DepthTransformer, hidden=depth.OF_MODEL),
+    **OF_DEPTH,
     "layers": 0,
     "width": found["width"] // 2,
     "heads": max(found["heads"] // 2, 1),
@@ -363,6 +365,7 @@ def from_config(config: Mapping[str, Any]) -> TokenLM:
   config = renamed.update_lm(config)
   given = config.get("depth")
   if isinstance(given, Mapping) and given.get("layers") == 0:
+    fields.check_known(given, OF_DEPTH, DepthTransformer.called)
     config["depth"] = None
   return fields.build(TokenLM, config, TokenLM.called)
 
