@@ -102,6 +102,7 @@ def _models(folder):
     folder / "music_codec", codec=dict(dilations=(1,)), frames=10, layers=1
   )
   bundle.save(folder / "music", config, variables)
+  _ears(folder / "ears")
   for name in ("encodec24_tiny", "encodec32_tiny", "encodec48_tiny"):
     out = folder / "public" / name
     out.mkdir(parents=True)
@@ -114,6 +115,32 @@ def _models(folder):
     config, weights, _ = source(name)
     out = folder / "public" / name
     write_folder(out, config, weights, tokenizer=word_tokenizer())
+
+
+def _ears(folder):
+  """Bundles of tokenizers of random numbers, of a text encoder and a tagger."""
+  import jax
+  import test_bert
+
+  from mmdcodec import bundle
+  from mmdcodec.bench.tokenizers import random_tokenizer
+  from mmdcodec.models import weights
+
+  for name in ("semantic", "mulan", "melody_embedding"):
+    made = random_tokenizer(f"{name}:tiny")
+    bundle.save(folder / name, made.config, made.variables)
+  config, arrays, _ = test_bert.source()
+  fields, variables = test_bert.converter.convert(arrays, config)
+  about = {"kind": "text", "model": fields, "tokenizer": "word_pieces"}
+  assets = {"tokenizer.json": test_bert.TOKENIZER.encode()}
+  bundle.save(folder / "text", about, variables, assets=assets)
+  fields = dict(timbre=2, rhythm=1, middle=2, units=3, tags=2)
+  about = {"kind": "tagger", "model": fields, "tags": ["calm", "loud"]}
+  rng = np.random.default_rng(0)
+  draw = lambda leaf: rng.normal(size=leaf.shape, scale=0.1).astype(leaf.dtype)
+  bundle.save(
+    folder / "tagger", about, jax.tree.map(draw, weights.shapes(about))
+  )
 
 
 def _coded(folder):
