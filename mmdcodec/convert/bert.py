@@ -108,10 +108,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     UserError: the value of a field is not supported.
   """
   checks = declared(bert.Bert)
-  found = {
-    ours: fields.get(config, name, default, checks[ours])
-    for name, (ours, default) in FIELDS.items()
-  }
+  found = fields.renamed(config, FIELDS, checks)
   fields.get(config, "hidden_act", "gelu", one_of(["gelu"]))
   fields.get(config, "position_embedding_type", "", one_of(["absolute"]))
   fields.get(config, "is_decoder", False, one_of([False]))

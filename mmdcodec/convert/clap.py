@@ -109,10 +109,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
   with within("audio_config"):
     audio_config = _mapping(config, "audio_config")
     checks = declared(htsat.HTSAT)
-    audio = {
-      ours: fields.get(audio_config, name, default, checks[ours])
-      for name, (ours, default) in AUDIO_FIELDS.items()
-    }
+    audio = fields.renamed(audio_config, AUDIO_FIELDS, checks)
     patch = audio["patch"]
     stride = [patch, patch]
     fields.get(audio_config, "patch_stride", stride, one_of([stride, patch]))

@@ -5,7 +5,7 @@ The bounds are those of our own fields, as far as there are such
 """
 
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmdcodec.bounds import Check
@@ -28,6 +28,27 @@ def get(config: dict[str, Any], key: str, default: Any, check: Check) -> Any:
   if key in config and not check.holds(value):
     raise refused(key, value, check.wanted)
   return value
+
+
+def renamed(
+  config: dict[str, Any],
+  names: Mapping[str, tuple[str, Any]],
+  checks: Mapping[str, Check],
+) -> dict[str, Any]:
+  """Returns checked values under our names.
+
+  Args:
+    config: content of the file.
+    names: name in the file -> (our name, value if the field is missing).
+    checks: conditions by our names.
+
+  Raises:
+    UserError: a value does not pass its check.
+  """
+  return {
+    ours: get(config, name, default, checks[ours])
+    for name, (ours, default) in names.items()
+  }
 
 
 def check_known(

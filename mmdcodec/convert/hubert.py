@@ -90,10 +90,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     UserError: the value of a field is not supported.
   """
   checks = declared(hubert.Hubert)
-  found = {
-    ours: fields.get(config, name, default, checks[ours])
-    for name, (ours, default) in FIELDS.items()
-  }
+  found = fields.renamed(config, FIELDS, checks)
   for name, value in FIXED.items():
     fields.get(config, name, value, one_of([value]))
   # Only MERT has this field. It was trained on waves as they are.

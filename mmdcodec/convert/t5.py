@@ -50,10 +50,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     UserError: the value of a field is not supported.
   """
   checks = declared(text_encoder.T5Encoder)
-  found = {
-    ours: fields.get(config, name, default, checks[ours])
-    for name, (ours, default) in FIELDS.items()
-  }
+  found = fields.renamed(config, FIELDS, checks)
   if found["buckets"] % 2:
     raise fields.refused(
       "relative_attention_num_buckets", found["buckets"], "an even number"

@@ -79,10 +79,7 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
     UserError: the value of a field is not supported.
   """
   checks = declared(Conformer)
-  found = {
-    ours: fields.get(config, name, default, checks[ours])
-    for name, (ours, default) in FIELDS.items()
-  }
+  found = fields.renamed(config, FIELDS, checks)
   for name, value in (
     ("layer_norm_eps", 1e-5),
     ("rotary_embedding_base", 10_000),
