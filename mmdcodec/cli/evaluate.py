@@ -31,6 +31,7 @@ EXAMPLE = (
   "\n  mmdcodec evaluate melody --model bundles/melody"
   "\n  mmdcodec evaluate memorization --model bundles/musiclm --tokens"
   " data/tokens"
+  "\n  mmdcodec evaluate musiclm --model bundles/musiclm --out results"
 )
 MEASURES = (
   "reconstruction",
@@ -40,14 +41,17 @@ MEASURES = (
   "joint",
   "melody",
   "memorization",
+  "musiclm",
 )
 _CODECS = ("reconstruction", "dependence")
-# Options of one measure only.
+# Options of some measures only.
 _ONLY = {
-  "pattern": "dependence",
-  "prompt": "lm",
-  "codec": "semantic",
-  "semantic": "memorization",
+  "pattern": ("dependence",),
+  "prompt": ("lm", "musiclm"),
+  "codec": ("semantic",),
+  "semantic": ("memorization",),
+  "only": ("musiclm",),
+  "guidance": ("musiclm",),
 }
 
 
@@ -75,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="TOKENS",
     help="token data sets of the music, or folders of them as `mmdcodec"
     " tokenize` makes for several tokenizers: the training music for"
-    " memorization",
+    " memorization, held-out music for musiclm",
   )
   parser.add_argument(
     "--out", metavar="DIR", help="write results, audio, plots and a page here"
@@ -91,8 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--clips",
     type=int,
     help="the most clips, spread evenly over the files, or the songs that"
-    " semantic and melody render (default: 32; 200 for dependence, joint and"
-    " melody; 240 for semantic; 256 for memorization)",
+    " semantic and melody render, or the pieces that musiclm makes (default:"
+    " 32; 200 for dependence, joint and melody; 240 for semantic; 256 for"
+    " memorization)",
   )
   parser.add_argument(
     "--codebooks",
@@ -110,8 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--prompt",
     action="append",
     metavar="TEXT",
-    help="prompt of a sample of lm; may be repeated (default: captions of the"
-    " clips)",
+    help="prompt of a sample of lm, or of pieces of musiclm; may be repeated"
+    " (default: captions of the clips)",
   )
   parser.add_argument(
     "--codec",
@@ -122,6 +127,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--semantic",
     metavar="BUNDLE",
     help="tokenizer of a semantic stage by itself, for memorization",
+  )
+  parser.add_argument(
+    "--only",
+    metavar="NAME[,NAME]",
+    help="what to measure of a MusicLM: consistency, story, melody, seams,"
+    " drift, likelihood (of --tokens), oracle (of --audio) (default: all)",
+  )
+  parser.add_argument(
+    "--guidance",
+    type=float,
+    help="weight of the prompts of musiclm (default: 1, none extra)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"
@@ -138,8 +154,9 @@ def run(args: argparse.Namespace) -> int:
   if args.seconds <= 0 or args.clips < 1:
     raise UserError("--seconds and --clips must be more than 0.")
   for name, only in _ONLY.items():
-    if getattr(args, name) is not None and args.measure != only:
-      raise UserError(f"--{name} goes with `mmdcodec evaluate {only}` only.")
+    if getattr(args, name) is not None and args.measure not in only:
+      verbs = " or ".join(f"`mmdcodec evaluate {each}`" for each in only)
+      raise UserError(f"--{name} goes with {verbs} only.")
   takes = getattr(measure, "INPUTS", {"audio": True})
   for name, what in (("audio", "folder or data set"), ("tokens", "data set")):
     given = getattr(args, name) is not None

@@ -24,9 +24,13 @@ levels                what pieces that share tokens have in common; chroma
 pairing               whether things are like their own partners, with p
 transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results
+musiclm               whether pieces of a MusicLM are what was asked for;
+                      musiclm_time does so for long pieces (adherence, seams),
+                      stage_likelihood for held-out tokens
+oracle                true tokens into the stages of a MusicLM
 report                a report as one HTML page; used by
                       reconstruction_report, dependence_report, joint_report,
-                      likelihood_report and memorization_report;
+                      likelihood_report, memorization_report and musiclm_report;
                       report_template has the HTML
 figures               what all plots share; used by audio_plots, codebook_plots,
                       dependence_plots and training_plots

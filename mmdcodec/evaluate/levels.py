@@ -50,7 +50,7 @@ def measure(
     for name, values in heard.items()
   }
   tunes = of([chroma.classes(x, rate) for x in flat])
-  found[CHROMA] = _means([chroma.agreement(each, each) for each in tunes])
+  found[CHROMA] = _means([chroma.agreement([*each], [*each]) for each in tunes])
   spectra = of([mel_statistics(x, rate) for x in flat])
   found[TIMBRE] = _means([_distances(group) for group in spectra])
   return found

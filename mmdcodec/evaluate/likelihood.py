@@ -111,7 +111,7 @@ def measure(
       part = codes[clip][start : start + most]
       batch[row, : len(part)], lengths[row], rows[row] = part, len(part), clip
     mine = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
-    found = jax.device_get(_sums(model, params, batch, lengths, mine))
+    found = jax.device_get(sums(model, params, batch, lengths, mine))
     for row, (clip, _) in enumerate(here):
       nats[clip] += found[0][row]
       counts[clip] += found[1][row]
@@ -155,7 +155,7 @@ def counted(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sums(
+def sums(
   model: TokenLM,
   params: dict[str, Any],
   codes: jax.Array,

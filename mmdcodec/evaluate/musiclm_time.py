@@ -1,0 +1,174 @@
+"""Measures of a MusicLM over time: stories, seams and long pieces."""
+
+from typing import Any
+
+import numpy as np
+
+from mmdcodec.evaluate import adherence, built_in, report, seams
+from mmdcodec.evaluate.musiclm import PROMPTS, Found, Setting, hear, interval
+from mmdcodec.generation import windows
+from mmdcodec.generation.musiclm_stages import Hierarchy
+
+# Lengths in units of that of a clip: a span of a story, a piece in which seams
+# are looked for, a part of a long piece, and how many parts it has.
+SPAN, WHOLE, PART, PARTS = 1.5, 6, 3, 10
+# Prompts of a story.
+SPANS = 3
+
+
+def story(of: Setting, classifiers: Any) -> Found:
+  """Whether each span of a story follows its own prompt.
+
+  Args:
+    of: the setting; a third of its pieces are stories of three prompts.
+    classifiers: those of the traits.
+  """
+  count = max(2, of.pieces // SPANS)
+  texts, told = built_in.prompts(count * SPANS, PROMPTS + 1)
+  span = SPAN * of.seconds
+  stories = [
+    [(k * span, texts[SPANS * i + k]) for k in range(SPANS)]
+    for i in range(count)
+  ]
+  audio = of.generate("stories", stories, SPANS * span)
+  # The end of each span, when the one before has ended for long.
+  size, rate = round(of.seconds * of.music.rate), of.music.rate
+  ends = [round((k + 1) * span * rate) for k in range(SPANS)]
+  cut = np.stack([audio[:, end - size : end] for end in ends], axis=1)
+  flat = cut.reshape(-1, *cut.shape[2:])
+  heard = np.asarray(of.music.joint.embed_audio(flat, rate))
+  asked = np.asarray(of.music.joint.embed_text(texts))
+  split = lambda x: np.asarray(x).reshape(count, SPANS, -1)
+  alike = np.einsum("skd,spd->skp", split(heard), split(asked))
+  rows = {"joint embedding": adherence.story_likeness(alike)}
+  by_ear = hear(classifiers, flat, rate)
+  for name, values in by_ear.items():
+    pairs = adherence.trait_likeness(
+      split(told[name])[..., 0], split(values)[..., 0]
+    )
+    if np.isfinite(pairs).any(2).any():
+      rows[name] = adherence.story_likeness(pairs)
+  return Found(
+    report.Table(
+      "Stories",
+      ["", "own prompt above neighbour's", "p", "stories"],
+      [
+        (name, interval(x.own, x.low, x.high), f"{x.p:.4f}", x.things)
+        for name, x in rows.items()
+      ],
+      f"{SPANS} prompts, {span:g} s each; the last {of.seconds:g} s of each are"
+      " heard. Cosine with the span's own prompt, less that with the prompts of"
+      " the spans beside it; for traits, the share that agrees, less the share"
+      " that agrees with the prompt beside it where that is another one. Chance"
+      " is 0; p by random signs of the stories.",
+    ),
+    {name: each._asdict() for name, each in rows.items()},
+    [
+      (" / ".join(text for _, text in each), x)
+      for each, x in zip(stories, audio, strict=True)
+    ],
+  )
+
+
+def find_seams(of: Setting) -> Found:
+  """Whether the borders of windows are places like any other."""
+  count, seconds = max(2, of.pieces // 4), WHOLE * of.seconds
+  texts: list[Any] = [None] * count
+  if of.music.takes("text"):
+    texts = built_in.prompts(count, PROMPTS + 3)[0]
+  rate, values = of.music.rate, {}
+  show, audio, codes = of.show("pieces with windows"), [], []
+  for i, text in enumerate(texts):
+    options: dict[str, Any] = dict(seconds=seconds, seed=of.seed + i)
+    if text is not None:
+      options["guidance"] = of.guidance
+    tokens = of.music.generate_tokens(text, **options)
+    fine = tokens.get("fine")
+    codes.append(of.music.join(tokens["coarse"], fine)[0])
+    audio.append(np.asarray(of.music.decode(tokens["coarse"], fine))[0])
+    show(i + 1, count)
+  rows = []
+  tracks = {
+    name: ([track(x, rate) for x in audio], rate / round(seams.MOMENT * rate))
+    for name, track in seams.AUDIO.items()
+  }
+  frame_rate = of.music.frame_rate
+  tracks["codes"] = [seams.code_change(x) for x in codes], frame_rate
+  for stage, places in borders(of.music, seconds).items():
+    for name, (track, track_rate) in tracks.items():
+      found = seams.compare(track, track_rate, places)
+      if found is not None:
+        values[f"{stage}: {name}"] = found._asdict()
+        rank = interval(found.rank, found.low, found.high)
+        above = f"{100 * found.above:.1f}%"
+        rows.append((stage, name, rank, above, f"{found.p:.3f}", found.borders))
+  return Found(
+    report.Table(
+      "Seams",
+      ["windows of", "change of", "mean rank", "above 95th", "p", "borders"],
+      rows,
+      f"Pieces of {seconds:g} s. The rank of a border among all other moments"
+      " of its piece: 0.5 on average, and 5% above the 95th percentile, if"
+      " borders are places like any other; p: shifts of all borders with a mean"
+      " rank at least as high.",
+    ),
+    values,
+    [(text or "no prompt", x) for text, x in zip(texts, audio, strict=True)],
+  )
+
+
+def borders(music: Any, seconds: float) -> dict[str, list[float]]:
+  """Seconds at which the windows of each stage end, without the last."""
+  checked = music.check("", seconds=seconds)
+  run = Hierarchy(music.parts, checked)
+  found = {}
+  for name, stage in music.parts.stages.items():
+    rate, total = stage.frame_rate, checked.known[name].shape[1]
+    if name == "fine":
+      ends = [*range(run.fine.size, total, run.fine.size)] if run.fine else []
+    else:
+      stride = checked.stride if name == "semantic" else run.coarse_stride
+      size = stage.model.frames if stride else total
+      plan = windows.plan(total, size, stride or size)
+      ends = [window.end for window, _ in plan[:-1]]
+    found[name] = [end / rate for end in ends]
+  return found
+
+
+def drift(of: Setting, classifiers: Any) -> Found:
+  """Whether long pieces keep to their prompts.
+
+  Args:
+    of: the setting; an eighth of its pieces are as long.
+    classifiers: those of the traits.
+  """
+  count = max(2, of.pieces // 8)
+  texts, told = built_in.prompts(count, PROMPTS + 4)
+  seconds = PARTS * PART * of.seconds
+  rate, size = of.music.rate, round(of.seconds * of.music.rate)
+  audio = of.generate("long pieces", texts, seconds)
+  clips = audio[:, : PARTS * PART * size].reshape(-1, size, audio.shape[-1])
+  heard = {
+    name: np.array(values).reshape(count, PARTS, PART)
+    for name, values in hear(classifiers, clips, rate).items()
+  }
+  parts = adherence.drift(told, heard, PART * of.seconds)
+  first = parts[0]
+  return Found(
+    report.Table(
+      "Long pieces",
+      ["from (s)", "traits as prompted", "within the interval of the first"],
+      [
+        (
+          f"{x.start:g}",
+          interval(x.share, x.low, x.high),
+          "yes" if first.low <= x.share <= first.high else "no",
+        )
+        for x in parts
+      ],
+      f"{count} pieces of {seconds:g} s. Share of the traits"
+      f" {', '.join(heard)} that classifiers hear as prompted.",
+    ),
+    {"parts": [x._asdict() for x in parts]},
+    [*zip(texts, audio, strict=True)][:1],
+  )

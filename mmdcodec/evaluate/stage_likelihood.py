@@ -1,0 +1,98 @@
+"""Bits that each stage of a hierarchy needs for the tokens of held-out music.
+
+This is the training cross-entropy over fixed crops, spread over all records,
+with the conditions of training.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from mmdcodec.data import token_batches
+from mmdcodec.data.aligned_tokens import AlignedTokens
+from mmdcodec.data.record_order import spread
+from mmdcodec.data.token_records import TokenSource
+from mmdcodec.evaluate import likelihood, retrieval
+
+BATCH = 8
+
+
+class StageLikelihood(NamedTuple):
+  """Cross-entropy of crops under a stage.
+
+  Attributes:
+    found: nats and counts of each crop, see `Likelihood`.
+    bits_per_token: mean over all tokens.
+    low: lower end of its 95% bootstrap interval over the crops.
+    high: upper end.
+    bits_per_frame: sum over the codebooks of a frame.
+    frame_rate: frames per second.
+    uniform: bits of a token if all were equally likely.
+    alone: bits of a token for an adaptive coder of each codebook by itself.
+  """
+
+  found: likelihood.Likelihood
+  bits_per_token: float
+  low: float
+  high: float
+  bits_per_frame: float
+  frame_rate: float
+  uniform: float
+  alone: float
+
+
+def measure(
+  stage: Any,
+  sources: Sequence[TokenSource | AlignedTokens],
+  *,
+  crops: int,
+  show: Callable[[int, int], None] = lambda done, total: None,
+) -> StageLikelihood:
+  """Measures a stage on held-out tokens.
+
+  Args:
+    stage: a `Stage`.
+    sources: data sets from `token_sets.of_stage`.
+    crops: number of crops, each as long as in training.
+    show: shows the progress.
+  """
+  model = stage.model.clone(remat="none")
+  params = jax.device_put(stage.variables["params"])
+  books = slice(model.first_codebook, model.first_codebook + model.codebooks)
+  rows = [
+    token_batches.crop(
+      sources[k], record, where, model.frames, stage.conditions, books
+    )
+    for k, record, where in spread(sources, crops)
+  ]
+  nats, counts = [], []
+  for start in range(0, len(rows), BATCH):
+    some = [rows[min(start + i, len(rows) - 1)] for i in range(BATCH)]
+    batch = jax.tree.map(lambda *x: np.stack(x), *some)
+    sums = likelihood.sums(
+      model, params, batch["codes"], batch["lengths"], batch["conditions"]
+    )
+    left = len(rows) - start
+    nats.append(np.asarray(sums[0], np.float64)[:left])
+    counts.append(np.asarray(sums[1])[:left])
+    show(min(start + BATCH, len(rows)), len(rows))
+  found = likelihood.Likelihood(np.concatenate(nats), np.concatenate(counts))
+  bits, tokens = found.nats.sum(1) / math.log(2), found.counts.sum(1)
+  low, high = retrieval.interval(
+    lambda at: bits[at].sum() / max(tokens[at].sum(), 1), len(rows)
+  )
+  codes = [row["codes"][: row["lengths"]] for row in rows]
+  alone = likelihood.counted(codes, model.codebook_size)[0]
+  return StageLikelihood(
+    found=found,
+    bits_per_token=float(bits.sum() / tokens.sum()),
+    low=low,
+    high=high,
+    bits_per_frame=found.bits_per_frame,
+    frame_rate=stage.frame_rate,
+    uniform=math.log2(model.codebook_size),
+    alone=float(alone.mean()),
+  )
