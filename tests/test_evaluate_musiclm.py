@@ -95,13 +95,13 @@ def test_the_command(tokens, tmp_path, capsys, fails, monkeypatch):
     built_in, "captions", lambda tags, balanced: ["drums"] * len(tags)
   )
   out = tmp_path / "out"
-  argv += ["--only", "consistency,melody,seams,likelihood,oracle"]
+  argv += ["--only", "consistency,likelihood,oracle"]
   argv += ["--tokens", str(tokens), "--audio", str(tokens.parent / "in")]
   assert main([*argv, "--prompt", "calm", "--out", str(out)]) == 0
   printed = capsys.readouterr().out
   found = json.loads((out / "results.json").read_text())
   assert [*found] == [
-    "about", "consistency", "melody", "seams", "likelihood", "oracle"
+    "about", "consistency", "likelihood", "oracle"
   ]  # fmt: skip
   assert [*found["likelihood"]] == ["semantic", "coarse", "fine"]
   assert f"{found['consistency']['pieces']['own']:.3f}" in printed

@@ -153,6 +153,26 @@ def test_continuations_are_the_likeliest(tokens):
   assert (moved != made).any()
 
 
+def test_tokens_without_repeats(tokens, monkeypatch):
+  """Catches prompts with repeats for a stage that never saw any."""
+  config, variables = make_stage(collapse=True)
+  config["target"]["token_rate"] = 12.5
+  stage = Stage(config, variables)
+  sources = token_sets.of_stage(stage, token_sets.find([tokens]))
+  original = type(sources[0]).__getitem__
+
+  def held(self, index):
+    found = original(self, index)
+    found["codes"] = np.arange(len(found["codes"]))[:, None] // 2 % 8
+    return found
+
+  monkeypatch.setattr(type(sources[0]), "__getitem__", held)
+  examples = memorization.read(stage, sources, 3, 8)
+  assert (np.diff(examples.codes[:, :8], axis=1) != 0).all()
+  with pytest.raises(UserError, match="in one record"):
+    memorization.read(stage, sources, 3, 15)
+
+
 class Copier:
   """Samples what the crop of the same beginning has next."""
 

@@ -19,7 +19,7 @@ from mmdcodec.data import token_batches
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import transport
+from mmdcodec.evaluate import token_sets, transport
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.models.conditioning import Inputs
 
@@ -186,6 +186,8 @@ def read(
 ) -> Examples:
   """Reads random crops, as in training, that have at least `length` tokens.
 
+  Tokens are those that the stage makes: without repeats if it makes none.
+
   Raises:
     UserError: fewer than two recordings have as many.
   """
@@ -201,13 +203,15 @@ def read(
         sources[k],
         record,
         random.random(),
-        model.frames,
+        token_sets.crop_frames(stage),
         stage.conditions,
         at,
       )
-      if row["lengths"] < length:
+      made, kept = stage.from_frames(row["codes"][None], row["lengths"][None])
+      if kept[0] < length:
         continue
       found = True
+      row["codes"] = made[0]
       rows.append(row)
       paths.append(sources[k][record]["path"])
       if len(rows) == clips:

@@ -118,11 +118,17 @@ def find_seams(of: Setting) -> Found:
 
 
 def borders(music: Any, seconds: float) -> dict[str, list[float]]:
-  """Seconds at which the windows of each stage end, without the last."""
+  """Seconds at which the windows of each stage end, without the last.
+
+  Codes without repeats have no exact place in time, so neither do the windows
+  of a stage that makes them.
+  """
   checked = music.check("", seconds=seconds)
   run = Hierarchy(music.parts, checked)
   found = {}
   for name, stage in music.parts.stages.items():
+    if stage.model.collapse:
+      continue
     rate, total = stage.frame_rate, checked.known[name].shape[1]
     if name == "fine":
       ends = [*range(run.fine.size, total, run.fine.size)] if run.fine else []

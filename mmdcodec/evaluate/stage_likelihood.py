@@ -15,7 +15,7 @@ from mmdcodec.data import token_batches
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import spread
 from mmdcodec.data.token_records import TokenSource
-from mmdcodec.evaluate import likelihood, retrieval
+from mmdcodec.evaluate import likelihood, retrieval, token_sets
 
 BATCH = 8
 
@@ -61,10 +61,11 @@ def measure(
   """
   model = stage.model.clone(remat="none")
   params = jax.device_put(stage.variables["params"])
+  frames = token_sets.crop_frames(stage)
   books = slice(model.first_codebook, model.first_codebook + model.codebooks)
   rows = [
     token_batches.crop(
-      sources[k], record, where, model.frames, stage.conditions, books
+      sources[k], record, where, frames, stage.conditions, books
     )
     for k, record, where in spread(sources, crops)
   ]
@@ -84,7 +85,10 @@ def measure(
   low, high = retrieval.interval(
     lambda at: bits[at].sum() / max(tokens[at].sum(), 1), len(rows)
   )
-  codes = [row["codes"][: row["lengths"]] for row in rows]
+  codes = []
+  for row in rows:
+    made, kept = stage.from_frames(row["codes"][None], row["lengths"][None])
+    codes.append(made[0, : kept[0]])
   alone = likelihood.counted(codes, model.codebook_size)[0]
   return StageLikelihood(
     found=found,

@@ -70,3 +70,11 @@ def of_stage(
   if not streams:
     return [*targets]
   return [*aligned_tokens.match(targets, streams)]
+
+
+def crop_frames(stage: Any) -> int:
+  """Frames of the training crops of a stage, as its tokenizer makes them.
+
+  A stage that makes no repeats sees fewer of them.
+  """
+  return max(1, round(stage.seconds * stage.target["frame_rate"]))
