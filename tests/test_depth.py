@@ -7,6 +7,7 @@ condition the rest; parts that depend on batches, chunks or devices.
 
 import itertools
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,12 @@ from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
+from mmdcodec.models.depth import DepthTransformer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
 from mmdcodec.train.trainable import Trainable
 
+DATA = pathlib.Path(__file__).parent / "data"
 DEPTH = dict(layers=2, width=16, heads=4, kv_heads=2, hidden=24)
 nats_of = jax.jit(nats_of_codes, static_argnums=0)
 PLAIN = SamplingOptions(top_k=0, guidance=1.0)
@@ -120,6 +123,68 @@ def test_levels_against_teacher_forcing(monkeypatch, compile_fast):
     jax.effects_barrier()
     found = np.stack(heard, axis=1)
     np.testing.assert_allclose(found, want, atol=1e-5 * np.abs(want).max())
+
+
+def csm_params(weights, heads):
+  """CSM's depth decoder, in transformers' names, as parameters of ours."""
+
+  def stacked(name, *shape):
+    names = [f"model.layers.{i}.{name}.weight" for i in range(2)]
+    each = [weights[name].T for name in names]
+    return np.stack([x.reshape(*shape) if shape else x for x in each])
+
+  kernel = lambda *args: {"kernel": stacked(*args)}
+  scale = lambda name: {"scale": stacked(name)}
+  inner = weights["model.inputs_embeds_projector.weight"].T
+  size = weights["codebooks_head.weight"].shape[-1]
+  table = (weights["model.embed_tokens.weight"] @ inner).reshape(-1, size, 16)
+  blocks = {
+    "attention_norm": scale("input_layernorm"),
+    "attention": {
+      "query": kernel("self_attn.q_proj", 16, heads, -1),
+      "key": kernel("self_attn.k_proj", 16, heads // 2, -1),
+      "value": kernel("self_attn.v_proj", 16, heads // 2, -1),
+      "out": kernel("self_attn.o_proj", heads, -1, 16),
+    },
+    "feed_norm": scale("post_attention_layernorm"),
+    "inner": kernel("mlp.up_proj"),
+    "gate": kernel("mlp.gate_proj"),
+    "outer": kernel("mlp.down_proj"),
+  }
+  norm = {"scale": weights["model.norm.weight"]}
+  return {
+    # The others see the state through attention alone.
+    "projection": np.pad(inner[None], ((0, 3), (0, 0), (0, 0))),
+    # No special token, and no vector of the last codebook.
+    "embedding": np.pad(table[:3], ((0, 0), (0, 1), (0, 0))),
+    "head": np.pad(weights["codebooks_head.weight"], ((1, 0), (0, 0), (0, 0))),
+    "transformer": {"blocks": blocks, "norm": norm},
+  }
+
+
+def test_the_depth_decoder_of_csm(compile_fast):
+  """Catches a norm, gate, position or order that is not the public one.
+
+  The data are random weights, codes and states, and the logits that
+  transformers 5.24 computes: `CsmDepthDecoderForCausalLM` with 4 codebooks, 4
+  heads that share 2 of keys, and rotary positions of base 10,000.
+  """
+  data = dict(np.load(DATA / "csm_depth_tiny.npz"))
+  weights = {
+    name.removeprefix("weights/"): x
+    for name, x in data.items()
+    if name.startswith("weights/")
+  }
+  depth = DepthTransformer(
+    layers=2, width=16, heads=4, kv_heads=2, hidden=24, activation="swiglu",
+    norms="rms", codebooks=4, codebook_size=11,
+  )  # fmt: skip
+  found = jax.jit(depth.apply)(
+    {"params": csm_params(weights, 4)},
+    data["x"][:, None],
+    data["codes"][:, None],
+  )
+  np.testing.assert_allclose(found[:, 0, 1:], data["logits"], atol=1e-4)
 
 
 def test_known_levels_condition_the_others(compile_fast):

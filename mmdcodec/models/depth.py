@@ -10,8 +10,9 @@ arXiv 2410.00037). The large Transformer still takes one step for all of them.
                 + vector of the code of codebook k - 1
     logits k  = head k of output k
 
-CSM's depth decoder has this form: its projections after the first are zero, and
-the large Transformer, not this one, predicts its first codebook.
+The depth decoder of CSM (Sesame 2025) has this form, with activation "swiglu"
+and norms "rms": its projections after the first are zero, and the first
+codebook is predicted by its large Transformer.
 """
 
 from typing import Annotated, Any
@@ -39,7 +40,8 @@ class DepthTransformer(bounds.Checked, nn.Module):
     heads: query heads of attention.
     kv_heads: key and value heads; 0 means as many as `heads`.
     hidden: width of the feed-forward layers.
-    activation: see `Transformer`, and so for the next two.
+    activation: see `Transformer`, and so for the next three.
+    norms: kind of the norms, "layer" or "rms".
     positions: how codebooks are told apart, besides by their own projections.
     qk_norm: normalises queries and keys of attention.
     codebooks: K, at least 2.
@@ -58,6 +60,7 @@ class DepthTransformer(bounds.Checked, nn.Module):
   kv_heads: Annotated[int, whole(0, 256)] = 0
   hidden: int = 2048
   activation: str = "gelu"
+  norms: str = "layer"
   positions: str = "rotary"
   qk_norm: bool = False
   codebooks: int = 4
@@ -88,6 +91,7 @@ class DepthTransformer(bounds.Checked, nn.Module):
       kv_heads=self.kv_heads or self.heads,
       hidden=self.hidden,
       activation=self.activation,
+      norms=self.norms,
       positions=self.positions,
       qk_norm=self.qk_norm,
       cross=False,

@@ -62,9 +62,9 @@ class TokenLM(bounds.Checked, nn.Module):
       conditions are a prefix to the music.
     conditions: fields of each condition by name, see
       `condition.make_conditions`.
-    depth: fields of the depth transformer (the first eight of
-      `DepthTransformer`); None means that a head per codebook predicts the
-      codes of a step, each independently of the others.
+    depth: fields of the depth transformer, see `DepthTransformer`; None means
+      that a head per codebook predicts the codes of a step, each independently
+      of the others.
     dropout: share of activations dropped in training.
     forget: share of the tokens, conditions included, that training hides from
       all others; see `nn.forgetting`.

@@ -19,12 +19,20 @@ from mmdcodec.nn import sliding
 from mmdcodec.nn.attention import Attention, kernel_init
 
 _gelu = functools.partial(nn.gelu, approximate=False)
-# "geglu" is gated: gelu(x W) * (x V), as in T5 1.1 (Shazeer 2020, arXiv
-# 2002.05202).
+# GATED ones have a second factor: gelu(x W) * (x V), as in T5 1.1, or silu
+# (Shazeer 2020, arXiv 2002.05202).
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu": _gelu,
   "relu": nn.relu,
   "geglu": _gelu,
+  "swiglu": nn.silu,
+}
+GATED = ("geglu", "swiglu")
+# "rms" neither subtracts the mean nor adds a bias (Zhang and Sennrich 2019,
+# arXiv 1910.07467).
+NORMS: dict[str, Callable[..., nn.Module]] = {
+  "layer": nn.LayerNorm,
+  "rms": nn.RMSNorm,
 }
 
 
@@ -76,6 +84,7 @@ class Block(nn.Module):
     kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layer.
     activation: activation of the feed-forward layer, a key of ACTIVATIONS.
+    norms: kind of the norms, a key of NORMS.
     rotary: rotates queries and keys of self-attention by their positions.
     qk_norm: normalises queries and keys, see `Attention`.
     sinks: learned keys and values of self-attention, see `Attention`.
@@ -92,6 +101,7 @@ class Block(nn.Module):
   kv_heads: int
   hidden: int
   activation: str = "gelu"
+  norms: str = "layer"
   rotary: bool = False
   qk_norm: bool = False
   sinks: int = 0
@@ -127,7 +137,7 @@ class Block(nn.Module):
       )
 
     # Norms stay in float32, whatever the dtype of the computation.
-    norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
+    norm = functools.partial(NORMS[self.norms], epsilon=1e-5, dtype=jnp.float32)
     self.attention_norm = norm()
     self.attention = attention(self.kv_heads, self.rotary, self.sinks)
     if self.cross:
@@ -135,7 +145,7 @@ class Block(nn.Module):
       self.cross_attention = attention(self.heads)
     self.feed_norm = norm()
     self.inner = dense(self.hidden)
-    if self.activation == "geglu":
+    if self.activation in GATED:
       self.gate = dense(self.hidden)
     self.outer = dense(self.width, self.out_scale)
     self.drop = nn.Dropout(self.dropout)
@@ -206,7 +216,7 @@ class Block(nn.Module):
       x += drop(y)
     y = self.feed_norm(x)
     activate = ACTIVATIONS[self.activation]
-    if self.activation == "geglu":
+    if self.activation in GATED:
       y = activate(self.gate(y)) * self.inner(y)
     else:
       y = activate(self.inner(y))

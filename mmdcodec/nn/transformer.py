@@ -16,7 +16,7 @@ from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import forgetting, sliding
 from mmdcodec.nn import positions as positions_lib
-from mmdcodec.nn.block import ACTIVATIONS, Block, View
+from mmdcodec.nn.block import ACTIVATIONS, NORMS, Block, View
 from mmdcodec.parallel import rules
 
 REMAT = {
@@ -55,6 +55,7 @@ class Transformer(bounds.Checked, nn.Module):
     kv_heads: key and value heads of self-attention; must divide `heads`.
     hidden: width of the feed-forward layers.
     activation: activation of the feed-forward layers, a key of ACTIVATIONS.
+    norms: kind of the norms, a key of NORMS.
     positions: "sinusoidal", "rotary", "relative" or "none".
     buckets: number of distances that relative positions tell apart.
     max_distance: relative positions treat all longer distances alike.
@@ -80,6 +81,7 @@ class Transformer(bounds.Checked, nn.Module):
   kv_heads: Annotated[int, whole(1, 256)]
   hidden: Annotated[int, whole(1, 1 << 17)]
   activation: Annotated[str, one_of(tuple(ACTIVATIONS))] = "gelu"
+  norms: Annotated[str, one_of(tuple(NORMS))] = "layer"
   positions: Annotated[str, one_of(positions_lib.KINDS)] = "sinusoidal"
   buckets: Annotated[int, whole(2, 1 << 10)] = 32
   max_distance: Annotated[int, whole(2, 1 << 20)] = 128
@@ -119,6 +121,7 @@ class Transformer(bounds.Checked, nn.Module):
       kv_heads=self.kv_heads,
       hidden=self.hidden,
       activation=self.activation,
+      norms=self.norms,
       rotary=self.positions == "rotary",
       qk_norm=self.qk_norm,
       sinks=self.sinks,
@@ -149,7 +152,7 @@ class Transformer(bounds.Checked, nn.Module):
       in_axes=nn.broadcast,
       length=self.layers,
     )(**self.block)
-    self.norm = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)
+    self.norm = NORMS[self.norms](epsilon=1e-5, dtype=jnp.float32)
     self.drop = nn.Dropout(self.dropout)
     if self.positions == "relative":
       self.distance_bias = self.param(
