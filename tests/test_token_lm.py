@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from random_music import random_params
 
+from mmdcodec import platform
 from mmdcodec.errors import UserError
 from mmdcodec.models import conditioning, token_lm
 from mmdcodec.models.conditioning import EncodedConditions
@@ -414,6 +415,28 @@ def test_positions():
   want = at[..., None] * rates
   want = np.concatenate([np.cos(want), np.sin(want)], -1)
   np.testing.assert_allclose(found, want, atol=2e-4)
+
+
+@pytest.mark.parametrize("size, longest", [(32, 128), (8, 6)])
+def test_buckets_without_a_gather(size, longest, monkeypatch):
+  """Catches a bias that is another one on TPUs, at the edge of a bucket too.
+
+  With 8 buckets for distances up to 6, some are empty.
+  """
+  buckets = positions.relative_buckets(
+    -np.arange(longest + 1),
+    buckets=size,
+    max_distance=longest,
+    bidirectional=False,
+  )
+  table = np.random.default_rng(0).normal(size=(size, 3))
+  distance = np.arange(-3, 2 * longest).reshape(1, -1, 1)
+  distance = np.concatenate([distance, distance + 1], axis=2)
+  want = positions.look_up(jnp.asarray(table), buckets, distance)
+  assert want.shape == (1, 3, *distance.shape[1:])
+  monkeypatch.setattr(platform, "traced_for", lambda: "tpu")
+  found = positions.look_up(jnp.asarray(table), buckets, distance)
+  np.testing.assert_array_equal(found, want)
 
 
 @pytest.mark.parametrize(

@@ -197,8 +197,7 @@ class Transformer(bounds.Checked, nn.Module):
       bidirectional=False,
     )
     distance = queries[:, :, None] - keys[:, None, :]
-    bucket = jnp.asarray(buckets)[jnp.clip(distance, 0, self.max_distance)]
-    return jnp.moveaxis(self.distance_bias[bucket], -1, 1)
+    return positions_lib.look_up(self.distance_bias, buckets, distance)
 
   def _view(self, count: int, valid: jax.Array | None, before: int) -> View:
     """What the tokens of whole sequences see; see `__call__`."""
