@@ -6,6 +6,11 @@
 
 It is for codecs with 4 codebooks of 256 codes at 50 Hz, such as the
 quickstart's. Clips are 5 s long, and prompts are encoded as bytes.
+
+A depth transformer in place of the heads predicts the codes of a frame in one
+step without taking them for independent:
+
+    --config.model.depth.layers=2 --config.model.pattern.name=parallel
 """
 
 from ml_collections import ConfigDict

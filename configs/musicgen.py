@@ -10,6 +10,12 @@ have 1.5 and 3.3 B. The published training takes 1 M steps of 192 clips on 32 to
 (`mmdcodec convert facebook/musicgen-small musicgen_small`). `bytes` trains a
 text encoder from scratch instead.
 
+A depth transformer of half the width in place of the heads:
+
+    --config.model.depth.layers=4 --config.model.pattern.name=parallel
+
+For `small` it has 22 M parameters, and the heads 8 M.
+
 Parameters and optimizer state are sharded over all chips. Memory per chip of a
 TPU slice for 192 clips, by the compiler's analysis (`mmdcodec compile`); v5e
 has 16 GB, v5p 95 GB:

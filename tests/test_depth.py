@@ -28,6 +28,8 @@ from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.depth import DepthTransformer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
+from mmdcodec.train import config_files
+from mmdcodec.train.task import make_task
 from mmdcodec.train.trainable import Trainable
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -307,6 +309,20 @@ def test_a_bundle(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again.variables, variables)
   words = info.describe_model(tmp_path / "music")
   assert "depth transformer" in words and "2 x 16, 4 heads" in words
+
+
+@pytest.mark.parametrize("name, width", (("lm_small", 128), ("musicgen", 512)))
+def test_a_run_with_overrides(name, width):
+  """Catches overrides that do not reach the model."""
+  argv = [f"--config={name}"]
+  plain = make_task(config_files.parse(argv).to_dict()).model
+  assert plain.depth is None and len(plain.pattern_of(5).steps) == 8
+  argv += ["--config.model.depth.layers=3"]
+  argv += ["--config.model.pattern.name=parallel"]
+  model = make_task(config_files.parse(argv).to_dict()).model
+  assert len(model.pattern_of(5).steps) == 5
+  made = model.make_depth()
+  assert (made.layers, made.width, made.dtype) == (3, width, model.dtype)
 
 
 def test_which_parameters_train():

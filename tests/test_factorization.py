@@ -10,6 +10,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from mmdcodec.configs import lm_small
 
 import mmdcodec
 from mmdcodec import bundle
@@ -17,6 +18,7 @@ from mmdcodec.cli.main import main
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.evaluate import code_entropy
 from mmdcodec.experiments import factorization
+from mmdcodec.models import token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
 
 
@@ -81,6 +83,23 @@ def test_what_is_finished_is_a_table(
   # What is there is of these settings and of no others.
   assert main([*argv, "--config.steps=11"]) == 2
   assert "other settings" in capsys.readouterr().err
+
+
+def test_the_arm_with_a_depth_transformer():
+  """Catches an arm that has none, and others that have one."""
+  base = lm_small.get_config("tiny").to_dict()
+  made = {
+    name: token_lm.from_config(factorization.with_pattern(base, name)["model"])
+    for name in ("depth", "flatten")
+  }
+  assert made["depth"].depth["layers"] == 2 and made["flatten"].depth is None
+  assert len(made["depth"].pattern_of(5).steps) == 5
+  assert len(made["flatten"].pattern_of(5).steps) == 20
+  base["model"]["depth"]["layers"] = 3
+  again = factorization.with_pattern(base, "depth")["model"]
+  assert again["depth"]["layers"] == 3
+  plain = factorization.with_pattern(base, "delay")["model"]
+  assert token_lm.from_config(plain).depth is None
 
 
 def test_what_is_closed():

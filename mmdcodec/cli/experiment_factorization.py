@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--patterns",
     default="delay,parallel,flatten",
-    help="delay, parallel, flatten (one code a step, exact), coarse_first"
-    " (default: %(default)s)",
+    help="delay, parallel, flatten (one code a step, exact), depth (parallel"
+    " with a depth transformer, exact), coarse_first (default: %(default)s)",
   )
   parser.description = (
     HELP
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     codecs[name] = path
   names = [name.strip() for name in args.patterns.split(",") if name.strip()]
   for name in names:
-    patterns.make(name, 2)
+    if name != factorization.DEPTH:
+      patterns.make(name, 2)
   try:
     found = factorization.run(
       config,

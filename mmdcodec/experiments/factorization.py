@@ -4,8 +4,10 @@
 independent given the past. `flatten` predicts one code at a time without this
 assumption, but with K codebooks it also takes K steps and K times the compute
 per frame. The difference in held-out bits per frame therefore measures compute
-as well as factorization. The speed of generation is measured as well, for
-codecs with and without the independence loss (arXiv 2406.02315, 5).
+as well as factorization. `depth` is `parallel` with a depth transformer, which
+needs no independence either, at one step per frame. The speed of generation is
+measured as well, for codecs with and without the independence loss
+(arXiv 2406.02315, 5).
 
     WORKDIR/CODEC/tokens/{train,valid}    codes
     WORKDIR/CODEC/PATTERN/seed_N          training workdirs
@@ -34,7 +36,9 @@ from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import config_checks, loop, settings
 
-FLAT, RESULT = "flatten", "result.json"
+FLAT, DEPTH, RESULT = "flatten", "depth", "result.json"
+# Layers of the depth transformer, if the config has none.
+DEPTH_LAYERS = 2
 SPEED_ROUNDS, SPEED_SECONDS = 5, 4.0
 
 
@@ -58,7 +62,7 @@ def run(
     codecs: bundles or workdirs by their names in the table.
     train: data set of audio.
     valid: data set of held-out audio.
-    patterns: names from `patterns.MAKERS`.
+    patterns: names from `patterns.MAKERS`, or DEPTH.
     seeds: number of seeds, starting at `config.seed`.
     log: called with one line of text.
 
@@ -86,9 +90,8 @@ def run(
     sets = _token_sets(workdir / name / "tokens", train=train, valid=valid)
     stages.append(_codes_stage(workdir / name / "tokens", path, sets))
     for pattern, seed in itertools.product(patterns, numbers):
-      mine = copy.deepcopy(config)
+      mine = with_pattern(config, pattern)
       mine["seed"] = seed
-      mine["model"]["pattern"] = {"name": pattern}
       run = folder_of(name, pattern, seed)
       stages.append(_run_stage(run, path, mine, sets, log))
   given = dict(config=config, codecs=codecs, train=train, valid=valid)
@@ -107,6 +110,22 @@ def run(
       found[name][pattern] = {"bits_per_frame": bits, **speed}
   compare(found)
   write(workdir, config, found)
+  return found
+
+
+def with_pattern(config: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+  """Adapts the config of a language model to a pattern.
+
+  Args:
+    config: config of a language model.
+    pattern: a name from `patterns.MAKERS`, or DEPTH.
+  """
+  found: dict[str, Any] = copy.deepcopy(dict(config))
+  model, is_deep = found["model"], pattern == DEPTH
+  model["pattern"] = {"name": "parallel" if is_deep else pattern}
+  depth = dict(model["depth"] or {})
+  layers = (depth.get("layers") or DEPTH_LAYERS) if is_deep else 0
+  model["depth"] = depth | {"layers": layers}
   return found
 
 
