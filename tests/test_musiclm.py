@@ -250,6 +250,13 @@ def test_melody_by_time(music):
     calls, (codes[:2], codes[1:3], codes[2:], None, None), strict=True
   ):
     np.testing.assert_array_equal(given(call, "melody"), want)
+  # Its rows overlap: the nearest to a window at 2 s begin at 2.25 s, not 1.5.
+  calls.clear()
+  melody = noise(3.5)
+  music.generate_tokens("a", seconds=3.6, melody=melody, stride=1)
+  assert [call[1].start for call in calls] == [0, 25, 50]
+  want = music.melody.encode(melody)[0, 3:5]
+  np.testing.assert_array_equal(given(calls[2], "melody"), want)
   # A melody that is longer than the music, and none.
   calls.clear()
   music.generate_tokens("a", seconds=1.6, melody=noise(20))
@@ -319,7 +326,9 @@ def test_best_of(music):
   best = music.generate(best_of=4, **options)
   score = lambda audio: sum(
     (music.joint.embed_audio(part) * music.joint.embed_text(texts)).sum(1) / 2
-    for part, (_, texts) in zip(np.split(audio, 2, axis=1), story, strict=True)
+    for part, (_, texts) in zip(
+      np.split(np.clip(audio, -1, 1), 2, axis=1), story, strict=True
+    )
   )
   plain = score(music.generate(**options))
   three = score(music.generate(best_of=3, **options))

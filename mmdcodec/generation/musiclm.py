@@ -241,6 +241,8 @@ class LoadedMusicLM(SingleStages):
     """Cosine [batch] of each piece and its prompts, weighted by their time."""
     joint = self.parts.joint
     assert joint is not None
+    # As it sounds: what exceeds full scale is clipped in files, too.
+    audio = np.clip(audio, -1, 1)
     times = [*request.prompts.times, request.seconds]
     found = np.zeros(request.batch)
     for i, texts in enumerate(request.prompts.values):
