@@ -4,6 +4,7 @@ Must catch: bits that are not those of the stage's predictions, results that do
 not reach the page, and mistakes that are found after the work.
 """
 
+import argparse
 import json
 import math
 
@@ -14,9 +15,12 @@ import random_musiclm
 from known_tokens import Known, songs, write
 
 from mmdcodec import bundle
+from mmdcodec.cli import evaluate_memorization
 from mmdcodec.cli.main import main
 from mmdcodec.data import token_batches
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import built_in, stage_likelihood, token_sets
+from mmdcodec.generation.musiclm import LoadedMusicLM
 from mmdcodec.generation.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -77,6 +81,23 @@ def test_bits_of_a_stage(tokens):
   assert found.bits_per_frame == pytest.approx(bits / (5 * 12), rel=1e-5)
   assert found.low <= found.bits_per_token <= found.high
   assert found.uniform == 5 and found.frame_rate == 40
+
+
+def test_the_semantic_stage_of_a_whole_model():
+  """Catches centres of another tokenizer, and stages that are not found."""
+  args = argparse.Namespace(model="musiclm", semantic=None)
+  music = LoadedMusicLM(*random_musiclm.musiclm())
+  stage, centres = evaluate_memorization.find(args, music)
+  assert stage is music.parts.stages["semantic"]
+  codebook = music.semantic.variables["codebook"]["embed"]
+  np.testing.assert_array_equal(centres, codebook[0])
+  with pytest.raises(UserError, match="no semantic stage"):
+    evaluate_memorization.find(args, music.codec)
+  with pytest.raises(UserError, match="--semantic"):
+    evaluate_memorization.find(args, stage)
+  stage.target["hash"] = "another"
+  with pytest.raises(UserError, match="not of this one"):
+    evaluate_memorization.find(args, music)
 
 
 @pytest.mark.slow

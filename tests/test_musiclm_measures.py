@@ -133,6 +133,7 @@ def test_margins_are_to_the_neighbours():
   # neighbour tells the same.
   found = adherence.story_likeness(pairs)
   assert found.things == 1 and found.own == pytest.approx(np.mean([1, -1]))
+  assert adherence.story_likeness(pairs[1:]) is None
 
 
 def test_melodies():

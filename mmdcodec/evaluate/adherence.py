@@ -15,7 +15,7 @@ from mmdcodec.evaluate import pairing, retrieval
 from mmdcodec.evaluate.pairing import Pairing
 
 
-def story_likeness(alike: np.ndarray) -> Pairing:
+def story_likeness(alike: np.ndarray) -> Pairing | None:
   """Likeness to a span's own prompt, less that to its neighbours'.
 
   Args:
@@ -24,7 +24,7 @@ def story_likeness(alike: np.ndarray) -> Pairing:
 
   Returns:
     See `pairing.sign_test`, over the stories; stories that say nothing do not
-    count.
+    count. None if none of them says anything.
   """
   stories, spans, _ = alike.shape
   better = np.full((stories, spans), np.nan)
@@ -38,7 +38,7 @@ def story_likeness(alike: np.ndarray) -> Pairing:
   known = np.isfinite(better)
   count = known.sum(1)
   means = np.where(known, better, 0).sum(1) / np.maximum(count, 1)
-  return pairing.sign_test(means[count > 0])
+  return pairing.sign_test(means[count > 0]) if count.any() else None
 
 
 def trait_likeness(told: np.ndarray, heard: np.ndarray) -> np.ndarray:

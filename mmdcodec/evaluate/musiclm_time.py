@@ -40,14 +40,14 @@ def story(of: Setting, classifiers: Any) -> Found:
   asked = np.asarray(of.music.joint.embed_text(texts))
   split = lambda x: np.asarray(x).reshape(count, SPANS, -1)
   alike = np.einsum("skd,spd->skp", split(heard), split(asked))
-  rows = {"joint embedding": adherence.story_likeness(alike)}
+  found = {"joint embedding": adherence.story_likeness(alike)}
   by_ear = hear(classifiers, flat, rate)
   for name, values in by_ear.items():
     pairs = adherence.trait_likeness(
       split(told[name])[..., 0], split(values)[..., 0]
     )
-    if np.isfinite(pairs).any(2).any():
-      rows[name] = adherence.story_likeness(pairs)
+    found[name] = adherence.story_likeness(pairs)
+  rows = {name: each for name, each in found.items() if each is not None}
   return Found(
     report.Table(
       "Stories",
