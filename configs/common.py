@@ -276,10 +276,11 @@ def semantic_config(preset: str, **changes: Any) -> ConfigDict:
       noise=0.1,  # deviation of the noise in their place
     )
   )
-  # Those that the objective has; "best_rq" has only the first.
+  # Those that the objective has; "best_rq" has only the first two.
   config.losses = ConfigDict(
     dict(
       prediction=dict(weight=1.0),
+      unmasked=dict(weight=0.0),  # of the codes of frames that are heard
       contrastive=dict(weight=1.0, temperature=0.1),
       diversity=dict(weight=0.1),
     )

@@ -78,6 +78,9 @@ def get_config(arg: str = "") -> ConfigDict:
   if size == "small":
     config = common.semantic_config(size, **changes)
     config.steps, config.batch, config.data.seconds = 1_500, 16, 5.0
+    # An hour is too short for hidden frames alone to teach what a frame says.
+    config.losses.unmasked.weight = 1.0
+    config.model.centered = True
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 100
     config.log_every = 20

@@ -179,3 +179,19 @@ def test_refused(field, value, words):
   """Catches fields that make no model."""
   with pytest.raises(UserError, match=words):
     semantic.from_config(semantic.preset("tiny") | {field: value})
+
+
+def test_centered_codes():
+  """Catches codes that still tell what a whole clip has in common.
+
+  A filter that is the same for all of a clip adds a constant to its spectra in
+  decibels. Padding takes no part in the mean.
+  """
+  x = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
+  valid = np.arange(9) < np.array([[9], [4]])
+  found = jax.jit(semantic.center)(x, valid)
+  again = jax.jit(semantic.center)(x + np.float32([[[1.0, -2.0, 3.0]]]), valid)
+  np.testing.assert_allclose(found, again, atol=1e-6)
+  want = np.float64(x[1, :4]) - np.float64(x[1, :4]).mean(0)
+  np.testing.assert_allclose(found[1, :4], want, atol=1e-6)
+  assert not found[1, 4:].any()

@@ -23,7 +23,7 @@ class BestRQ(Objective):
 
   @nn.compact
   def __call__(self, heard: Heard, key: jax.Array | None = None) -> Losses:
-    """Returns the loss `prediction`.
+    """Returns the losses `prediction` and `unmasked`.
 
     Args:
       heard: output of the network.
@@ -33,9 +33,9 @@ class BestRQ(Objective):
     batch, count = heard.valid.shape
     rows = heard.spectra.reshape(batch, count, -1)
     ids = RandomProjection(self.codes, self.dim, name="projection")(rows)
-    loss, accuracy = predict(self.codes, self.dtype, heard, ids)
+    losses, accuracy = predict(self.codes, self.dtype, heard, ids)
     return Losses(
-      {"prediction": loss},
+      losses,
       {"accuracy": accuracy},
       ids,
       heard.masked,
@@ -45,8 +45,8 @@ class BestRQ(Objective):
 
 def predict(
   codes: int, dtype: jnp.dtype, heard: Heard, ids: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Predicts codes of masked frames by one layer, of the calling module.
+) -> tuple[dict[str, jax.Array], jax.Array]:
+  """Predicts codes by one layer, of the calling module.
 
   Args:
     codes: number of codes.
@@ -55,7 +55,8 @@ def predict(
     ids: int32 [batch, frames].
 
   Returns:
-    (cross-entropy in nats, share of right predictions) of masked frames.
+    (cross-entropy in nats: `prediction` of masked frames, `unmasked` of the
+    others; share of right predictions of masked frames).
   """
   head = nn.Dense(
     codes,
@@ -68,6 +69,10 @@ def predict(
     name="head",
   )
   logits = head(heard.predicted)
-  nats = cross_entropy(logits, ids, heard.masked)
+  nats = cross_entropy(logits, ids, heard.valid)
   right = jnp.argmax(logits, -1) == ids
-  return masked_mean(nats, heard.masked), masked_mean(right, heard.masked)
+  losses = {
+    "prediction": masked_mean(nats, heard.masked),
+    "unmasked": masked_mean(nats, heard.valid & ~heard.masked),
+  }
+  return losses, masked_mean(right, heard.masked)

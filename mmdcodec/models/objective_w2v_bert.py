@@ -39,7 +39,7 @@ class W2vBert(Objective):
     temperature: float = 0.1,
     gumbel_temperature: jax.Array | float = 1.0,
   ) -> Losses:
-    """Returns the losses `contrastive`, `diversity` and `prediction`.
+    """Returns the losses of `predict`, `contrastive` and `diversity`.
 
     Args:
       heard: output of the network.
@@ -57,13 +57,13 @@ class W2vBert(Objective):
     nats, right, others = contrastive(
       context, chosen.vectors, heard.masked, temperature
     )
-    prediction, accuracy = predict(self.codes, self.dtype, heard, chosen.ids)
+    losses, accuracy = predict(self.codes, self.dtype, heard, chosen.ids)
     mean = lambda values: masked_mean(values, heard.masked)
     return Losses(
       {
         "contrastive": mean(nats),
         "diversity": diversity(chosen.logits, heard.valid),
-        "prediction": prediction,
+        **losses,
       },
       {
         "accuracy": accuracy,

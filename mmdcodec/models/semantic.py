@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from mmdcodec import bounds
 from mmdcodec.audio import transforms
-from mmdcodec.bounds import number, one_of, whole
+from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.losses import masking
 from mmdcodec.models import fields
 from mmdcodec.models.mel_front_end import REDUCTION, FrontEnd
@@ -62,6 +62,8 @@ class SemanticModel(bounds.Checked, nn.Module):
     objective: a key of OBJECTIVES.
     codes: number of codes that are predicted.
     code_dim: length of a code's vector.
+    centered: codes are made of what differs from the mean of the clip, so they
+      do not say what all of it has in common, such as its instruments.
     dropout: rate in training.
     remat: "none", "full" or "dots", see `Transformer`.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, spectra,
@@ -88,6 +90,7 @@ class SemanticModel(bounds.Checked, nn.Module):
   objective: Annotated[str, one_of(tuple(OBJECTIVES))] = "w2v_bert"
   codes: Annotated[int, whole(2, 1 << 20)] = 1024
   code_dim: Annotated[int, whole(1, 1 << 14)] = 1024
+  centered: Annotated[bool, flag()] = False
   dropout: Annotated[float, number(0, 1)] = 0.0
   remat: str = "none"
   dtype: Annotated[str, bounds.dtype("float32", "bfloat16")] = "float32"
@@ -235,10 +238,14 @@ class SemanticModel(bounds.Checked, nn.Module):
       self.front(spectra(hidden), ends), valid, train=train
     )
     clean = spectra(x)
+    features = self.front(clean, ends) if self.target.hears else None
+    if self.centered:
+      clean = center(clean, length_mask(ends, clean.shape[1]))
+      features = None if features is None else center(features, valid)
     return self.target(
       Heard(
         spectra=clean,
-        features=self.front(clean, ends) if self.target.hears else None,
+        features=features,
         context=context,
         predicted=self.prediction(context, valid, train=train),
         masked=masked,
@@ -247,6 +254,22 @@ class SemanticModel(bounds.Checked, nn.Module):
       key,
       **settings,
     )
+
+
+def center(x: jax.Array, valid: jax.Array) -> jax.Array:
+  """Subtracts the mean over the valid frames of each clip.
+
+  Args:
+    x: [batch, frames, dim].
+    valid: bool [batch, frames].
+
+  Returns:
+    As x, 0 where a frame is not valid.
+  """
+  seen = valid[..., None]
+  total = jnp.where(seen, x, 0).sum(1, keepdims=True)
+  count = jnp.maximum(seen.sum(1, keepdims=True), 1)
+  return jnp.where(seen, x - total / count, 0)
 
 
 # Fields that differ from those of the paper's network with 600 M parameters.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn.attention import kernel_init
-from mmdcodec.nn.conformer_attention import SelfAttention
+from mmdcodec.nn.conformer_attention import OUT_VARIANCE, SelfAttention
 from mmdcodec.nn.convnext import DepthwiseConv
 from mmdcodec.nn.norms import layer_norm
 from mmdcodec.nn.stacked import run_first
@@ -52,7 +52,10 @@ class FeedForward(nn.Module):
     )
     y = nn.swish(dense(self.hidden, name="inner")(layer_norm(name="norm")(x)))
     y = nn.Dropout(self.dropout)(y, deterministic=not train)
-    return dense(x.shape[-1], name="outer")(y).astype(jnp.float32)
+    outer = dense(
+      x.shape[-1], kernel_init=kernel_init(OUT_VARIANCE), name="outer"
+    )
+    return outer(y).astype(jnp.float32)
 
 
 class Convolution(nn.Module):
@@ -93,7 +96,10 @@ class Convolution(nn.Module):
         use_fast_variance=False,
         name="middle_norm",
       )(y, mask=seen)
-    return dense(width, name="project")(nn.swish(y)).astype(jnp.float32)
+    project = dense(
+      width, kernel_init=kernel_init(OUT_VARIANCE), name="project"
+    )
+    return project(nn.swish(y)).astype(jnp.float32)
 
 
 class ConformerBlock(nn.Module):

@@ -19,6 +19,11 @@ from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.attention import Attention, merge_heads
 from mmdcodec.nn.norms import layer_norm
 
+# Of the initial weights before each residual sum, times their number of inputs.
+# Otherwise what attention finds, at first a mean over the clip, outweighs the
+# frame itself after a few blocks.
+OUT_VARIANCE = 0.1
+
 
 def chunks(x: jax.Array, size: int) -> jax.Array:
   """Cuts frames into chunks, the last of which is filled up with zeros.
@@ -81,6 +86,7 @@ class SelfAttention(nn.Module):
       head_dim=dim,
       rotary=self.positions == "rotary",
       use_bias=True,
+      out_variance=OUT_VARIANCE,
       dtype=self.dtype,
     )
     # Stores its parameters beside the norm.

@@ -194,6 +194,7 @@ SEMANTIC: dict[str, Any] = {
   },
   "losses": {
     "prediction": {"weight": NOT_NEGATIVE},
+    "unmasked": {"weight": NOT_NEGATIVE},
     "contrastive": {"weight": NOT_NEGATIVE, "temperature": ABOVE_0},
     "diversity": {"weight": NOT_NEGATIVE},
   },

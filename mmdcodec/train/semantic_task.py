@@ -208,7 +208,11 @@ class SemanticTask(Task):
     """Adds the losses of the objective by their weights."""
     weights = self.config["losses"]
     return sum(
-      (weights[name]["weight"] * value for name, value in losses.items()),
+      (
+        losses[name] * each["weight"]
+        for name, each in weights.items()
+        if name in losses
+      ),
       jnp.zeros(()),
     )
 
