@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from extension.shape import Shape
 
 from mmdcodec import bundle
@@ -173,10 +174,18 @@ def shape(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command(shape, model, tmp_path, capsys):
+def test_the_command(shape, model, tmp_path, capsys, monkeypatch):
   """Catches results that are not written, and options without effect."""
+  monkeypatch.setattr(tag_probes, "FEWEST", 2)
+  (tmp_path / "music").mkdir()
+  rng = np.random.default_rng(0)
+  for i, word in enumerate(["calm", "loud"] * 5):
+    x = rng.normal(0, 0.01 if word == "calm" else 0.1, 8000)
+    soundfile.write(tmp_path / f"music/{i}.wav", x, 8000)
+    (tmp_path / f"music/{i}.txt").write_text(f"a {word} song")
   words = ["evaluate", "semantic", "--model", shape]
   full = [*words, "--codec", model, "--seconds", "0.5", "--clips", "12"]
+  full += ["--audio", tmp_path / "music"]
   assert not cli.main([str(w) for w in [*full, "--out", tmp_path / "out"]])
   printed = capsys.readouterr().out
   for line in (
@@ -185,6 +194,7 @@ def test_the_command(shape, model, tmp_path, capsys):
     "codec ",
     "chance",
     "mel stat",
+    "mean ",
   ):
     assert f"\n{line}" in printed
   assert (tmp_path / "out" / "report.html").is_file()
@@ -195,6 +205,13 @@ def test_the_command(shape, model, tmp_path, capsys):
   assert set(found["probes"]) == {
     "shape", "mel statistics", "codec latents", "most frequent answer",
   }  # fmt: skip
+  assert set(found["tags"]) == {
+    "shape", "mel statistics", "codec latents", "chance",
+  }  # fmt: skip
+  for words in found["tags"].values():
+    assert set(words) == {"mean", "calm", "loud"}
+  # The tokenizer hears loudness.
+  assert found["tags"]["shape"]["loud"][0] > 0.9
 
 
 def test_what_is_refused(shape, model, tmp_path, fails):

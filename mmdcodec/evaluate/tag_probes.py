@@ -113,7 +113,11 @@ def area(
   draws = rng.multinomial(clips, np.full(clips, 1 / clips), retrieval.DRAWS)
   value, sampled = areas(np.ones(clips)), areas(draws)
   value = np.append(value.mean(), value)
-  sampled = np.column_stack([np.nanmean(sampled, -1), sampled])
+  # A sample may lack clips with a label, or without it.
+  there = np.isfinite(sampled)
+  mean = np.where(there, sampled, 0).sum(-1) / np.maximum(there.sum(-1), 1)
+  mean = np.where(there.any(-1), mean, np.nan)
+  sampled = np.column_stack([mean, sampled])
   out = {}
   for k, name in enumerate(["mean", *known]):
     out[name] = (float(value[k]), *retrieval.middle(sampled[:, k]))
