@@ -75,6 +75,20 @@ class Cross:
 UpdateCache = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+class _Turned(nn.Module):
+  """A dense layer without bias, whose kernel is [outputs, inputs]."""
+
+  features: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (self.features, x.shape[-1])
+    kernel = self.param("kernel", nn.initializers.zeros, shape)
+    kernel = jnp.asarray(kernel, self.dtype)
+    return jnp.einsum("...i,oi->...o", x.astype(self.dtype), kernel)
+
+
 class Block(nn.Module):
   """One layer of the Transformer.
 
@@ -93,6 +107,7 @@ class Block(nn.Module):
       units.
     out_scale: variance of the initial weights before each residual sum, times
       their number of inputs.
+    turned: the kernel `outer` is transposed, see `cache.by_block`.
     dtype: compute dtype; parameters, norms and sums are float32.
   """
 
@@ -108,6 +123,7 @@ class Block(nn.Module):
   cross: bool = True
   dropout: float = 0.0
   out_scale: float = 1.0
+  turned: bool = False
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
@@ -147,7 +163,11 @@ class Block(nn.Module):
     self.inner = dense(self.hidden)
     if self.activation in GATED:
       self.gate = dense(self.hidden)
-    self.outer = dense(self.width, self.out_scale)
+    self.outer = (
+      _Turned(self.width, self.dtype)
+      if self.turned
+      else dense(self.width, self.out_scale)
+    )
     self.drop = nn.Dropout(self.dropout)
 
   def cross_keys(self, states: jax.Array, mask: jax.Array) -> Cross:

@@ -44,11 +44,17 @@ class Cache:
 
 
 def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
-  """Splits a Transformer's stacked parameters into one tree per block."""
-  blocks = tuple(
-    jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(layers)
-  )
-  return {**params, "blocks": blocks}
+  """Splits a Transformer's stacked parameters into one tree per block.
+
+  The last kernel of each block is transposed: XLA's CPU backend multiplies a
+  few rows by [1024, 4096] one and a half times as fast as by [4096, 1024].
+  """
+
+  def one(i: int) -> dict[str, Any]:
+    block = jax.tree.map(lambda a: a[i], params["blocks"])
+    return {**block, "outer": {"kernel": block["outer"]["kernel"].T}}
+
+  return {**params, "blocks": tuple(one(i) for i in range(layers))}
 
 
 def cast_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
@@ -163,7 +169,7 @@ def extend(
   """
   # Flax types the result of `apply` as a union.
   run: Any = model.apply
-  run_block: Any = Block(**model.block).apply
+  run_block: Any = Block(**model.block, turned=_is_by_block(params)).apply
   variables = {"params": {k: v for k, v in params.items() if k != "blocks"}}
   size = cache.keys[0].shape[1]
   plan = ring.plan(model, size, cache.before, at, x.shape[1], valid, stop)
