@@ -1,5 +1,6 @@
 """A tiny MusicLM that has not been trained, for tests of what generates.
 
+Its stages are of three kinds: flattened, with a depth transformer, and delayed.
 Semantic tokens at 25 Hz, codes at 40 Hz, melody tokens at 4/3 Hz. Windows of
 1.6 s (semantic) and 0.8 s (coarse), chunks of 0.3 s (fine).
 """
@@ -115,22 +116,24 @@ STAGES = {
     codebooks=1, codebook_size=16, frames=40, takes=("joint", "melody")
   ),
   "coarse": dict(
-    codebooks=2, codebook_size=32, frames=32, takes=("joint", "semantic")
+    codebooks=2, codebook_size=32, frames=32, takes=("joint", "semantic"),
+    pattern=dict(name="parallel"),
+    depth=dict(width=8, layers=1, heads=1, hidden=8),
   ),
   "fine": dict(
     codebooks=2, codebook_size=32, first_codebook=2, frames=12,
-    takes=("joint", "coarse"),
+    takes=("joint", "coarse"), pattern=dict(name="delay"),
   ),
 }  # fmt: skip
 
 
 def stage(name, seed=0, **changes):
   """Config and variables of one stage."""
-  fields = {**STAGES[name], **changes}
+  fields = {"pattern": dict(name="flatten"), **STAGES[name], **changes}
   takes = fields.pop("takes")
   model = token_lm.preset(
     "tiny", width=8, heads=1, layers=1, hidden=16, cross=False,
-    pattern=dict(name="flatten"), positions="relative",
+    positions="relative",
     conditions={each: CONDITIONS[each] for each in takes}, **fields,
   )  # fmt: skip
   made = tokenizer("semantic" if name == "semantic" else "codec")
