@@ -44,6 +44,16 @@ def test_sinkhorn_comes_near_the_assignment():
     transport.between(one, other[1:], costs)
 
 
+def test_an_unfinished_plan_is_one(monkeypatch):
+  """Catches a cost below the least, of a plan that moves too little."""
+  random = np.random.default_rng(4)
+  costs = transport.distances(random.normal(size=(9, 2)))
+  one, other = np.repeat([0, 1, 2], 4), np.repeat([3, 4, 5], [10, 1, 1])
+  exact = transport.between(one, other, costs)
+  monkeypatch.setattr(transport, "_STEPS", 1)
+  assert transport.between(one, other, costs, 0.02) >= exact
+
+
 def test_assignment_is_the_best_of_all():
   cost = np.random.default_rng(2).random((5, 5))
   at = np.arange(5)
