@@ -6,6 +6,9 @@
         --config.data.train=data/tokens/semantic \
         --config.data.streams=joint=data/tokens/mulan,melody=data/tokens/melody_embedding
 
+Each data set, also that of --config.data.valid, needs streams of its own, in
+any order: joint=A/mulan,joint=B/mulan.
+
 The first of three stages (arXiv 2301.11325, 3.2); the others are musiclm_coarse
 and musiclm_fine. Each is a language model without a codec, trained by itself;
 `mmdcodec export` makes a bundle of it, and one of all three makes music.
