@@ -163,6 +163,33 @@ def test_drift():
   assert second.low < second.share < second.high
 
 
+def test_long_pieces(monkeypatch):
+  """Catches clips that reach the wrong part or piece."""
+  music = Obedient()
+
+  def counts(clips):
+    # Pieces are 30 clips long; drums from the second half of each on.
+    return {"drums": ["with" if i % 30 >= 15 else "without" for i in clips]}
+
+  given = []
+  monkeypatch.setattr(
+    musiclm_time,
+    "hear",
+    lambda classifiers, clips, rate: (
+      given.append(clips) or classifiers(range(len(clips)))
+    ),
+  )
+  setting = Setting(music, 24, 0.5)
+  found = musiclm_time.drift(setting, counts).values["parts"]
+  told = built_in.prompts(3, musiclm.PROMPTS + 4)[1]["drums"]
+  without = told.count("without") / 3
+  assert without != 0.5
+  shares = [part["share"] for part in found]
+  np.testing.assert_allclose(shares, [without] * 5 + [1 - without] * 5)
+  assert [part["start"] for part in found] == [1.5 * k for k in range(10)]
+  assert given[0].shape == (90, RATE // 2, 1)
+
+
 def test_seams():
   """Catches borders at other moments, and ranks that are not uniform."""
   random = np.random.default_rng(0)
