@@ -45,6 +45,7 @@ def log_softmax(x):
   return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_bits_of_a_stage(tokens):
   """Catches padding that counts, other codebooks, bits per step."""
   stage = Stage(*random_musiclm.stage("fine"))

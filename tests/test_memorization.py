@@ -241,6 +241,7 @@ def test_the_data_of_a_stage(tokens, tmp_path):
     token_sets.find([tmp_path])
 
 
+@pytest.mark.slow
 def test_the_command(tokens, tmp_path, monkeypatch, capsys, fails):
   """Catches a table of other numbers than those in results.json."""
   from mmdcodec.cli import evaluate_memorization
