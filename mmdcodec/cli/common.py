@@ -136,7 +136,7 @@ def load_music(path: str | pathlib.Path) -> "LoadedMusic":
 def load_generator(
   path: str | pathlib.Path,
 ) -> "LoadedMusic | LoadedMusicLM":
-  """Loads a model that makes music.
+  """Loads a music model of one language model or of a hierarchy.
 
   Raises:
     UserError: there is no model, or another one, such as a codec.
@@ -159,19 +159,6 @@ def load_generator(
       " --config=lm_small`, or convert one."
     )
   return music
-
-
-def load_prompted(path: str | pathlib.Path) -> Any:
-  """Loads a music model of one stage or of several.
-
-  Raises:
-    UserError: there is no model, or another one.
-  """
-  import mmdcodec
-  from mmdcodec.generation.musiclm import LoadedMusicLM
-
-  music = mmdcodec.load(path)
-  return music if isinstance(music, LoadedMusicLM) else load_music(path)
 
 
 def load_joint(path: str | pathlib.Path) -> Any:

@@ -17,7 +17,7 @@ def load(path: str) -> Any:
   """
   from mmdcodec.cli import common
 
-  music = common.load_prompted(path)
+  music: Any = common.load_generator(path)
   if not hasattr(music, "parts"):
     raise UserError(
       f"{path} has one stage; `mmdcodec evaluate lm` measures such models."

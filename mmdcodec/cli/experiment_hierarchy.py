@@ -1,6 +1,7 @@
 """`mmdcodec experiment hierarchy`: what the levels of a MusicLM carry."""
 
 import argparse
+from typing import Any
 
 from mmdcodec import formatting, progress
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
   if rest:
     raise UserError(f"{rest[0]!r} is not understood here.")
-  music = common.load_prompted(args.model)
+  music: Any = common.load_generator(args.model)
   if not hasattr(music, "parts"):
     raise UserError(
       f"{args.model} has one stage, so no levels; use `mmdcodec experiment"

@@ -1,6 +1,7 @@
 """`mmdcodec experiment prompts`: measure whether music follows its prompts."""
 
 import argparse
+from typing import Any
 
 from mmdcodec import formatting, progress
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
 
   if rest:
     raise UserError(f"{rest[0]!r} is not understood here.")
-  music = common.load_prompted(args.model)
+  music: Any = common.load_generator(args.model)
   found = prompts.run(
     music,
     args.workdir,
