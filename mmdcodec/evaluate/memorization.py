@@ -336,10 +336,11 @@ def _strangers(
   """Draws (prompt, continuation, clip of another recording), all different."""
   names = np.unique(sources, return_inverse=True)[1]
   i, j = np.nonzero(names[:, None] != names)
-  every = [(n, a, b) for n in prompts for a, b in zip(i, j, strict=True)]
   random = np.random.default_rng(seed)
-  chosen = random.permutation(len(every))[:count]
-  return [every[k] for k in chosen]
+  chosen = random.permutation(len(prompts) * len(i))[:count]
+  # Of many clips there are too many pairs for a list of all.
+  at = zip(*np.divmod(chosen, len(i)), strict=True)
+  return [(prompts[n], int(i[k]), int(j[k])) for n, k in at]
 
 
 def calibrate(apart: np.ndarray) -> float:
