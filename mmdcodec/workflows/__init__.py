@@ -2,7 +2,10 @@
 
 quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_job, quickstart_codec, quickstart_preview,
-             quickstart_music and quickstart_report
+             quickstart_music and quickstart_report; with --system musiclm,
+             quickstart_musiclm and its parts quickstart_musiclm_job,
+             quickstart_musiclm_models, quickstart_musiclm_pieces and
+             quickstart_musiclm_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings
 assemble     makes one bundle of the parts of a MusicLM

@@ -18,7 +18,7 @@ CLIP_SECONDS, CLIPS = 5.0, 8
 PIECES, PIECE_SECONDS = 4, 8.0
 FOLDERS = (
   "music", "data", "run", "preview", "bundle", "evaluation",
-  "tokens", "lm", "music_bundle", "generated",
+  "tokens", "lm", "music_bundle", "generated", "musiclm",
 )  # fmt: skip
 
 

@@ -1,0 +1,115 @@
+"""The models of `mmdcodec quickstart --system musiclm`, trained in minutes.
+
+    mmdcodec quickstart --system musiclm
+
+Over the quickstart's codec (50 frames per second, 4 x 256), of whose codebooks
+the coarse stage makes the first half. The argument is the model:
+
+    joint        MuLan of 1 M parameters, windows of 10 s
+    semantic     w2v-BERT of 1 M, 25 frames a second
+    melody       `melody_embedding:small`, fewer steps
+    semantic_lm  stages of 1.2 M, with codes delayed: crops of 10 s,
+    coarse_lm    5 s
+    fine_lm      and 2 s
+
+With `_tiny` added, they are those of tests. Codebooks, their sizes and frame
+rates are those of the tokenizers; see `workflows/quickstart_musiclm_models.py`.
+"""
+
+from ml_collections import ConfigDict
+from mmdcodec.configs import common, melody_embedding, mulan, semantic
+
+STAGES = ("semantic", "coarse", "fine")
+TOKENIZERS = ("semantic", "joint", "melody")
+MODELS = (*TOKENIZERS, *(f"{stage}_lm" for stage in STAGES))
+
+# Training steps of each model, and frames of the stages' crops.
+_STEPS = {
+  "joint": 200,
+  "semantic": 160,
+  "melody": 80,
+  "semantic_lm": 360,
+  "coarse_lm": 260,
+  "fine_lm": 200,
+}
+_FRAMES = {"semantic": 250, "coarse": 250, "fine": 100}
+_TINY_FRAMES = {"semantic": 25, "coarse": 10, "fine": 5}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config.
+
+  Args:
+    arg: a model, as above; "" and "tiny" mean the semantic stage.
+  """
+  names = [f"{name}_tiny" for name in MODELS]
+  common.check_argument(arg, "tiny", *MODELS, *names)
+  tiny = arg.endswith("tiny")
+  name = arg.removesuffix("tiny").removesuffix("_") or "semantic_lm"
+  make = {"joint": _joint, "semantic": _semantic, "melody": _melody}
+  if name in make:
+    config = make[name](tiny)
+  else:
+    config = _stage(name.removesuffix("_lm"), tiny)
+  if not tiny:
+    config.steps = _STEPS[name]
+    config.optimizer.warmup = 20
+    config.log_every = 20
+    # Twice, because each evaluation takes seconds.
+    config.eval_every = config.save_every = _STEPS[name] // 2
+  return config
+
+
+def _joint(tiny: bool) -> ConfigDict:
+  if tiny:
+    config = mulan.get_config("tiny")
+    # Bytes of a prompt; the tiny preset cuts captions short.
+    config.model.text.longest = 200
+    return config
+  config = mulan.get_config("small")
+  config.model.audio.width, config.model.audio.layers = 128, 4
+  config.model.audio.hidden = 512
+  config.model.text.width, config.model.text.layers = 96, 2
+  config.model.text.hidden = 384
+  config.batch = 48
+  config.optimizer.learning_rate = 2e-3
+  return config
+
+
+def _semantic(tiny: bool) -> ConfigDict:
+  if tiny:
+    return semantic.get_config("tiny")
+  config = semantic.get_config("small")
+  config.model.filters, config.model.width = 16, 96
+  config.model.hidden, config.model.heads = 288, 4
+  config.model.contrastive_layers = config.model.prediction_layers = 2
+  config.model.feature_layer = 1
+  config.model.codes, config.model.code_dim = 256, 64
+  config.batch, config.data.seconds = 8, 5.0
+  config.optimizer.learning_rate = 2e-3
+  return config
+
+
+def _melody(tiny: bool) -> ConfigDict:
+  config = melody_embedding.get_config("tiny" if tiny else "small")
+  if not tiny:
+    config.batch = 64
+    config.data.melodies, config.data.renditions = 500, 4
+  return config
+
+
+def _stage(stage: str, tiny: bool) -> ConfigDict:
+  config = common.stage_config(stage, "tiny" if tiny else "small")
+  # One step a frame. The quickstart's codebooks are trained to be independent.
+  config.model.pattern.name = "delay"
+  config.model.frames = (_TINY_FRAMES if tiny else _FRAMES)[stage]
+  if not tiny:
+    config.model.width, config.model.layers = 128, 4
+    config.model.heads, config.model.hidden = 4, 512
+    config.model.dropout = 0.0
+    config.batch = 8
+    config.optimizer.learning_rate = 3e-3
+    if "melody" in config.model.conditions:
+      # Windows of 4 s, every 3 s, in a crop.
+      config.model.conditions.melody.frames = 3
+  return config

@@ -1,0 +1,188 @@
+"""`mmdcodec quickstart --system musiclm`: the hierarchy from music to page.
+
+Catches: a part that does not fit the one before it, a codec that is trained
+again, work done again when the command is repeated, stages that do not follow
+their tokenizers, a page without its players, and configs that cannot train.
+"""
+
+import json
+import re
+
+import pytest
+import soundfile
+from mmdcodec.configs import common, quickstart_musiclm
+from mmdcodec.configs import quickstart as codec_configs
+
+import mmdcodec
+from mmdcodec.cli.main import main
+from mmdcodec.data import record_source
+from mmdcodec.train import config_checks
+from mmdcodec.train.task import make_task
+from mmdcodec.workflows import quickstart_job, quickstart_musiclm_models
+from mmdcodec.workflows import quickstart_musiclm as workflow
+from mmdcodec.workflows.quickstart_musiclm_job import make_job
+
+
+def smallest_codec(arg):
+  """A codec that compiles in seconds: 2 x 32 codes at 50 Hz."""
+  assert arg == "tiny"
+  changes = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=2)
+  changes |= dict(ratios=(10, 16))
+  config = common.shrink(common.codec_config("spectral_tiny", **changes))
+  config.losses.mel.windows = (256,)
+  config.compilation_cache = "off"
+  return config
+
+
+@pytest.mark.slow
+def test_the_whole_job(tmp_path, capsys, monkeypatch, compile_fast):
+  monkeypatch.setattr(codec_configs, "get_config", smallest_codec)
+  argv = ["quickstart", "--tiny", "--steps", "2", "--workdir"]
+  argv.append(str(tmp_path / "job"))
+  # The codec of the plain command, as if it had been interrupted after it.
+  with monkeypatch.context() as patch:
+
+    def interrupt(job):
+      raise KeyboardInterrupt
+
+    patch.setattr("mmdcodec.workflows.quickstart_codec.evaluate", interrupt)
+    assert main(argv) == 130
+  argv += ["--system", "musiclm"]
+  capsys.readouterr()
+
+  assert main(argv) == 0
+  shown = capsys.readouterr().out
+  for number, name in enumerate(workflow.SHARED, 1):
+    assert f"[{number}/18] {name}: done before" in shown
+  assert "3 stages and 4 tokenizers" in shown
+  assert "MuLan cycle consistency" in shown
+  folder = tmp_path / "job" / "musiclm"
+  assert str(folder / "report.html") in shown
+
+  music = mmdcodec.load(folder / "bundle")
+  assert music.takes("text") and music.takes("melody")
+  codec = mmdcodec.load(tmp_path / "job" / "bundle")
+  assert music.codec.hash == codec.hash
+  stages = music.parts.stages
+  made = {
+    name: (stage.model.first_codebook, stage.model.codebooks)
+    for name, stage in stages.items()
+  }
+  assert made == {"semantic": (0, 1), "coarse": (0, 1), "fine": (1, 1)}
+  # Every condition was trained with.
+  assert {name: {*stage.streams} for name, stage in stages.items()} == {
+    "semantic": {"joint", "melody"},
+    "coarse": {"joint", "semantic"},
+    "fine": {"joint", "coarse"},
+  }
+  told, rate = soundfile.read(folder / "generated" / "story.flac")
+  assert len(told) == pytest.approx(3 * 0.2 * rate, abs=1)
+
+  page = (folder / "report.html").read_text()
+  results = json.loads((folder / "measures" / "results.json").read_text())
+  pairs = len(results["prompts"])
+  # A piece and a song for each prompt, the story, a melody and its piece; each
+  # above its spectrogram.
+  assert pairs == 2 and page.count("<audio ") == 2 * pairs + 3
+  found = re.findall(
+    r"<figcaption>([^<]*)</figcaption><audio [^>]*></audio>"
+    r'<img alt="spectrogram: ([^"]*)"',
+    page,
+  )
+  assert [title for title, _ in found[-3:]] == [
+    "generated",
+    "melody",
+    "generated",
+  ]
+  # Six curves, one for each training.
+  assert page.count("Training of the") == 6
+  assert "--system musiclm" in page and not re.search(r'src="(?!data:)', page)
+  for row in ("pieces", "music with these captions"):
+    assert row in results["measures"]["consistency"]
+
+  assert main(argv) == 0
+  assert capsys.readouterr().out.count("done before") == 18
+
+
+@pytest.mark.parametrize("name", quickstart_musiclm.MODELS)
+def test_each_model_can_be_built(name):
+  """Catches sizes that do not go together, before minutes of training."""
+  for arg in (name, f"{name}_tiny"):
+    config = quickstart_musiclm.get_config(arg).to_dict()
+    config_checks.check(config)
+    make_task(config)
+
+
+def test_stages_follow_their_tokenizers(tmp_path, monkeypatch):
+  """Catches crops of another length, and codebooks left out or made twice."""
+  about = {
+    "codec": dict(codebooks=6, codebook_sizes=[128] * 6, frame_rate=75.0),
+    "semantic": dict(codebooks=1, codebook_sizes=[99], frame_rate=50.0),
+    "mulan": dict(codebooks=5, codebook_sizes=[33] * 5, frame_rate=1.0),
+    "melody_embedding": dict(
+      codebooks=7, codebook_sizes=[17] * 7, frame_rate=0.5
+    ),
+  }
+  monkeypatch.setattr(record_source, "describe", lambda path: about[path.name])
+  job = make_job(tmp_path)
+  found = {
+    name: quickstart_musiclm_models.fitted(job, name)
+    for name in quickstart_musiclm.STAGES
+  }
+  coarse, fine = found["coarse"]["model"], found["fine"]["model"]
+  assert (coarse["first_codebook"], coarse["codebooks"]) == (0, 3)
+  assert (fine["first_codebook"], fine["codebooks"]) == (3, 3)
+  assert coarse["frames"] == 5 * 75 and fine["frames"] == 2 * 75
+  assert coarse["codebook_size"] == 128
+  semantic = found["semantic"]["model"]
+  assert semantic["frames"] == 10 * 50 and semantic["codebook_size"] == 99
+  joint = dict(codebooks=5, size=33, frame_rate=0.0)
+  for model in (semantic, coarse, fine):
+    assert joint.items() <= model["conditions"]["joint"].items()
+  for condition, expected in (
+    (semantic["conditions"]["melody"], (7, 17, 3, 0.5)),
+    (coarse["conditions"]["semantic"], (1, 99, 250, 50.0)),
+    (fine["conditions"]["coarse"], (3, 128, 150, 75.0)),
+  ):
+    keys = ("codebooks", "size", "frames", "frame_rate")
+    assert tuple(condition[key] for key in keys) == expected
+  for config in found.values():
+    config_checks.check(config)
+    make_task(config)
+  # The job's own settings stay as they are recorded.
+  assert job.configs == make_job(tmp_path).configs
+
+
+def test_a_codec_that_is_replaced_trains_the_stages_again(tmp_path):
+  """Catches needs that are left out: tokens of a codec that is gone."""
+  stages = workflow.make_stages(make_job(tmp_path, tiny=True))
+  names = [stage.name for stage in stages]
+  needs = {
+    stage.name: names[:i] if stage.needs is None else stage.needs
+    for i, stage in enumerate(stages)
+  }
+
+  def after(name):
+    """Names of the stages that depend on one."""
+    found = {name}
+    for each, needed in needs.items():
+      if found & {*needed}:
+        found.add(each)
+    return found
+
+  kept = {f"{work} {name}" for work in ("train", "cluster")
+          for name in quickstart_musiclm.TOKENIZERS}  # fmt: skip
+  assert after("train") == {*needs} - kept - {"music", "prepare"}
+  assert after("train joint") >= {"tokenize for stages", "page", "measure"}
+  assert len({*needs}) == len(stages) == 18
+  # No name is that of another stage of the plain command in the same folder.
+  plain = quickstart_job.make_job(tmp_path, tiny=True)
+  others = {stage.name for stage in workflow.quickstart.make_stages(plain)}
+  assert others & {*needs} == {*workflow.SHARED}
+
+
+def test_mistakes(tmp_path, fails):
+  argv = ["quickstart", "--system", "musiclm", "--workdir", tmp_path / "job"]
+  assert "leave out --audio" in fails(*argv, "--audio", tmp_path)
+  assert "at least 1" in fails(*argv, "--steps", "0")
+  assert not (tmp_path / "job").exists()
