@@ -32,6 +32,8 @@ _STEPS = {
   "coarse_lm": 260,
   "fine_lm": 200,
 }
+# Bytes of a prompt; captions of built-in music have up to 180.
+_LONGEST = 200
 _FRAMES = {"semantic": 250, "coarse": 250, "fine": 100}
 _TINY_FRAMES = {"semantic": 25, "coarse": 10, "fine": 5}
 
@@ -63,10 +65,10 @@ def get_config(arg: str = "") -> ConfigDict:
 def _joint(tiny: bool) -> ConfigDict:
   if tiny:
     config = mulan.get_config("tiny")
-    # Bytes of a prompt; the tiny preset cuts captions short.
-    config.model.text.longest = 200
+    config.model.text.longest = _LONGEST
     return config
   config = mulan.get_config("small")
+  config.model.text.longest = _LONGEST
   config.model.audio.width, config.model.audio.layers = 128, 4
   config.model.audio.hidden = 512
   config.model.text.width, config.model.text.layers = 96, 2

@@ -16,10 +16,12 @@ from mmdcodec.configs import quickstart as codec_configs
 import mmdcodec
 from mmdcodec.cli.main import main
 from mmdcodec.data import record_source
+from mmdcodec.evaluate import built_in, musiclm
 from mmdcodec.train import config_checks
 from mmdcodec.train.task import make_task
 from mmdcodec.workflows import quickstart_job, quickstart_musiclm_models
 from mmdcodec.workflows import quickstart_musiclm as workflow
+from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
 from mmdcodec.workflows.quickstart_musiclm_job import make_job
 
 
@@ -179,6 +181,19 @@ def test_a_codec_that_is_replaced_trains_the_stages_again(tmp_path):
   plain = quickstart_job.make_job(tmp_path, tiny=True)
   others = {stage.name for stage in workflow.quickstart.make_stages(plain)}
   assert others & {*needs} == {*workflow.SHARED}
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_prompts_are_not_too_long(tmp_path, tiny):
+  """Catches an error after minutes of training."""
+  job = make_job(tmp_path, tiny=tiny)
+  longest = job.configs["joint"]["model"]["text"]["longest"]
+  asked = pieces.story_prompts()
+  for seed in (musiclm.PROMPTS, musiclm.PROMPTS + 2):
+    asked += built_in.prompts(int(job.measured["pieces"]), seed)[0]
+  assert len(asked) == 4 + 2 * job.measured["pieces"]
+  # One more for the end of a text.
+  assert max(len(text.encode()) for text in asked) < longest
 
 
 def test_mistakes(tmp_path, fails):

@@ -38,7 +38,7 @@ def generate(job: MusicLMJob) -> str:
   folder.mkdir()
   music: Any = mmdcodec.load(job.folder / "bundle")
   seconds, guidance = job.story["seconds"], job.story["guidance"]
-  prompts = built_in.prompts(SPANS + 1, _HEARD)[0]
+  prompts = story_prompts()
   story = [(i * seconds, prompt) for i, prompt in enumerate(prompts[:SPANS])]
   told = music.generate(story=story, seconds=SPANS * seconds, guidance=guidance)
   tune = synth.render(_TUNE, seconds=seconds, rate=music.rate, **ALONE).audio
@@ -57,6 +57,11 @@ def generate(job: MusicLMJob) -> str:
     f"a story of {formatting.duration(SPANS * seconds)} and a piece with a"
     " given melody"
   )
+
+
+def story_prompts() -> list[str]:
+  """The prompts of the story, then that of the melody's piece."""
+  return built_in.prompts(SPANS + 1, _HEARD)[0]
 
 
 def measure(job: MusicLMJob) -> str:
