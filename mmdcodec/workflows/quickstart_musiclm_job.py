@@ -10,16 +10,17 @@ from mmdcodec.errors import UserError
 from mmdcodec.workflows import quickstart_job
 from mmdcodec.workflows.quickstart_job import Job
 
-# Levels and codes of each tokenizer's codebooks.
+# Levels and codes of each tokenizer's codebooks, and the rows of features that
+# they are fitted to, at most.
 CODEBOOKS = {
-  "semantic": {"levels": 1, "codes": 256},
-  "joint": {"levels": 12, "codes": 64},
-  "melody": {"levels": 8, "codes": 64},
+  "semantic": {"levels": 1, "codes": 256, "rows": 10_000},
+  "joint": {"levels": 12, "codes": 64, "rows": 10_000},
+  "melody": {"levels": 8, "codes": 64, "rows": 10_000},
 }
 TINY_CODEBOOKS = {
-  "semantic": {"levels": 1, "codes": 16},
-  "joint": {"levels": 2, "codes": 4},
-  "melody": {"levels": 2, "codes": 4},
+  "semantic": {"levels": 1, "codes": 16, "rows": 1000},
+  "joint": {"levels": 2, "codes": 4, "rows": 1000},
+  "melody": {"levels": 2, "codes": 4, "rows": 1000},
 }
 # Weight of the prompt.
 GUIDANCE = 3.0
@@ -33,7 +34,7 @@ class MusicLMJob:
     codec: the plain command's job, whose music, data and codec are used.
     configs: config of each model's training as a dict, without what depends on
       the tokenizers.
-    codebooks: `levels` and `codes` of each tokenizer.
+    codebooks: `levels`, `codes` and `rows` of each tokenizer.
     story: `seconds` of each of the three prompts of a story, of the melody's
       piece, and `guidance`.
     measured: `pieces` that are measured, `seconds` of each, and `guidance`.

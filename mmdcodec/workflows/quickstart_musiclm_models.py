@@ -57,6 +57,7 @@ def cluster(job: MusicLMJob, *, name: str) -> str:
     job.folder / name,
     levels=job.codebooks[name]["levels"],
     codes=job.codebooks[name]["codes"],
+    rows=job.codebooks[name]["rows"],
     force=True,
   )
   used = f"{sum(fit.used)} of {len(fit.used) * fit.codes}"
