@@ -25,12 +25,12 @@ MODELS = (*TOKENIZERS, *(f"{stage}_lm" for stage in STAGES))
 
 # Training steps of each model, and frames of the stages' crops.
 _STEPS = {
-  "joint": 200,
-  "semantic": 160,
+  "joint": 220,
+  "semantic": 120,
   "melody": 80,
-  "semantic_lm": 360,
-  "coarse_lm": 260,
-  "fine_lm": 200,
+  "semantic_lm": 400,
+  "coarse_lm": 320,
+  "fine_lm": 240,
 }
 # Bytes of a prompt; captions of built-in music have up to 180.
 _LONGEST = 200
@@ -73,7 +73,7 @@ def _joint(tiny: bool) -> ConfigDict:
   config.model.audio.hidden = 512
   config.model.text.width, config.model.text.layers = 96, 2
   config.model.text.hidden = 384
-  config.batch = 48
+  config.batch = 32
   config.optimizer.learning_rate = 2e-3
   return config
 
@@ -109,7 +109,7 @@ def _stage(stage: str, tiny: bool) -> ConfigDict:
     config.model.width, config.model.layers = 128, 4
     config.model.heads, config.model.hidden = 4, 512
     config.model.dropout = 0.0
-    config.batch = 8
+    config.batch = 4
     config.optimizer.learning_rate = 3e-3
     if "melody" in config.model.conditions:
       # Windows of 4 s, every 3 s, in a crop.
