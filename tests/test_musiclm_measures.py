@@ -104,6 +104,16 @@ def test_consistency():
   assert [text for text, _ in found.pieces] == [*"abca"]
 
 
+def test_prompts_of_several_pieces():
+  """Catches "other" prompts that are the piece's own."""
+  found = musiclm.consistency(Setting(Obedient(), 8, 1.0), ["a", "b"])
+  assert found.values["pieces"]["own"] == pytest.approx(1)
+  between = float(vector("a") @ vector("b"))
+  assert found.values["pieces"]["chance"] == pytest.approx(between)
+  with pytest.raises(UserError, match="all 8 pieces have the prompt 'a'"):
+    musiclm.consistency(Setting(Obedient(), 8, 1.0), ["a"])
+
+
 def test_stories():
   """Catches spans at other times, and prompts of other stories."""
   music = Obedient()

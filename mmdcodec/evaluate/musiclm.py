@@ -18,6 +18,7 @@ import numpy as np
 
 from mmdcodec.audio import synth
 from mmdcodec.data.token_records import TokenSource
+from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
   built_in,
   chroma,
@@ -128,25 +129,36 @@ def consistency(
       built-in music.
     references: audio [clips, samples, channels] that the prompts describe, for
       comparison.
+
+  Raises:
+    UserError: all prompts are the same.
   """
   texts = built_in.prompts(of.pieces, PROMPTS)[0]
   if prompts is not None:
     texts = [prompts[i % len(prompts)] for i in range(of.pieces)]
+  if len({*texts}) < 2:
+    raise UserError(
+      f"all {of.pieces} pieces have the prompt {texts[0]!r:.60}; consistency"
+      " compares with other prompts, so give --prompt for at least two."
+    )
   audio = of.generate("pieces of prompts", texts, of.seconds)
   embed = of.music.joint.embed_audio
   text = np.asarray(of.music.joint.embed_text(texts), np.float64)
-  rows = {"pieces": pairing.measure(embed(audio, of.music.rate) @ text.T)}
+  alike = embed(audio, of.music.rate) @ text.T
+  rows = {"pieces": pairing.measure(alike, partners=texts)}
   if references is not None and prompts is not None:
     own = np.asarray(of.music.joint.embed_text(list(prompts)), np.float64)
     heard = np.concatenate([embed(x[None], of.music.rate) for x in references])
-    rows["music with these captions"] = pairing.measure(heard @ own.T)
+    rows["music with these captions"] = pairing.measure(
+      heard @ own.T, partners=prompts
+    )
   return Found(
     report.Table(
       "MuLan cycle consistency",
       PAIRING_COLUMNS,
       [pairing_row(name, each) for name, each in rows.items()],
       "Mean cosine of prompt and piece in the joint embedding; others: of the"
-      " prompts of other pieces; p by random pairings.",
+      " other prompts; p by random pairings.",
     ),
     {name: each._asdict() for name, each in rows.items()},
     [*zip(texts, audio, strict=True)],

@@ -92,7 +92,7 @@ def measure(
     audio = np.stack([clip.audio[:length] for clip in clips])
   references = None
   captions = [clip.caption.strip() for clip in clips]
-  if prompts is None and captions and all(captions):
+  if prompts is None and all(captions) and len({*captions}) > 1:
     prompts, references = captions, audio
   # Found now, not after other measures.
   told = {*names} - {"likelihood", "oracle"}

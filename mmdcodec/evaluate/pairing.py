@@ -6,6 +6,8 @@ have in common with the partners of other pieces, and a permutation test says
 how often random partners are as much alike.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +24,8 @@ class Pairing(NamedTuple):
     own: mean over the things.
     low: lower end of its 95% bootstrap interval over the things.
     high: upper end.
-    chance: mean over all pairs of a thing and the partner of another.
+    chance: mean over all pairs of a thing and the partner of another; NaN if
+      there is no other.
     p: share of random pairings (including the actual one) whose mean is at
       least `own`.
     things: how many they are.
@@ -36,17 +39,25 @@ class Pairing(NamedTuple):
   things: int
 
 
-def measure(alike: np.ndarray, *, shuffles: int = SHUFFLES) -> Pairing:
+def measure(
+  alike: np.ndarray,
+  *,
+  partners: Sequence[str] | None = None,
+  shuffles: int = SHUFFLES,
+) -> Pairing:
   """Compares own partners with those of others.
 
   Args:
     alike: float or bool [things, partners], the partner of thing i being i.
+    partners: names of the partners. Those with the same name are one partner,
+      which several things have. None: they are all different.
     shuffles: number of random pairings.
   """
   alike = np.asarray(alike, np.float64)
   count, at = len(alike), np.arange(len(alike))
   own = np.diagonal(alike)
-  strangers = alike.sum() - own.sum()
+  names = np.asarray(at if partners is None else partners)
+  strangers = alike[names[:, None] != names]
   random = np.random.default_rng(0)
   found = [alike[at, random.permutation(count)].sum() for _ in range(shuffles)]
   # Sums of the same numbers in another order round otherwise.
@@ -54,7 +65,7 @@ def measure(alike: np.ndarray, *, shuffles: int = SHUFFLES) -> Pairing:
   return Pairing(
     float(own.mean()),
     *retrieval.interval(lambda some: own[some].mean(), count),
-    float(strangers / max(count * (count - 1), 1)),
+    float(strangers.mean()) if len(strangers) else math.nan,
     float((1 + reached.sum()) / (1 + shuffles)),
     count,
   )
