@@ -361,6 +361,11 @@ def test_progress_names_the_stage(music):
     done = [done for name, done, of in told if name == stage and of == total]
     assert done == sorted(done) and done[-1] == total
     assert stage == "fine" or len(done) >= total // 40
+  # What is given counts, too.
+  told.clear()
+  options = dict(seconds=3.2, audio=noise(1.6))
+  music.generate(progress=lambda *line: told.append(line), **options)
+  assert told[-1] == ("fine", 128, 128)
 
 
 def test_hierarchies_with_fewer_stages():

@@ -206,6 +206,8 @@ class ChunkRun:
       for item in range(batch)
       if (self._part(item, chunk)[: self._valid(chunk)] < 0).any()
     ]
+    # What is given counts as done.
+    self._told += (len(chunks) * batch - len(rows)) * self.size
     calls = max(1, -(-len(rows) // max(ROWS, batch)))
     # Calls of one size need one program; the last one repeats a row.
     each = -(-len(rows) // calls)
