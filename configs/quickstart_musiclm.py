@@ -82,7 +82,8 @@ def _semantic(tiny: bool) -> ConfigDict:
   if tiny:
     return semantic.get_config("tiny")
   config = semantic.get_config("small")
-  config.model.filters, config.model.width = 16, 96
+  # Coarser spectra: most of the time of a small network goes there.
+  config.model.mels, config.model.filters, config.model.width = 64, 16, 96
   config.model.hidden, config.model.heads = 288, 4
   config.model.contrastive_layers = config.model.prediction_layers = 2
   config.model.feature_layer = 1
@@ -95,8 +96,9 @@ def _semantic(tiny: bool) -> ConfigDict:
 def _melody(tiny: bool) -> ConfigDict:
   config = melody_embedding.get_config("tiny" if tiny else "small")
   if not tiny:
-    config.batch = 64
-    config.data.melodies, config.data.renditions = 500, 4
+    config.batch = 50
+    # Rendering takes as long as training: a minute of one core.
+    config.data.melodies, config.data.renditions = 250, 3
   return config
 
 
