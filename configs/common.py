@@ -244,7 +244,8 @@ def mulan_config(preset: str, **changes: Any) -> ConfigDict:
   # Share of examples whose text is a random subset of the tags, if there are a
   # caption and tags.
   config.data.tag_share = 0.5
-  config.data.tags = ()  # names of the tags to use; (): all
+  # Names of the tags to use, also as one text, "speed,drums"; (): all.
+  config.data.tags = ()
 
   config.optimizer.name = "adamw"
   config.optimizer.b1, config.optimizer.b2 = 0.9, 0.98

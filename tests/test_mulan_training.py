@@ -46,6 +46,14 @@ def make_batch(task, rows=8):
   }
 
 
+@pytest.mark.parametrize("given", [("speed", "drums"), ("speed, drums",)])
+def test_names_of_tags(given):
+  """Catches names from a command line taken for one name, which none has."""
+  task = make_task()
+  task.config["data"]["tags"] = given
+  assert task._example_settings()["describe"].tags == ("speed", "drums")
+
+
 @pytest.mark.slow
 def test_eight_devices_are_one():
   """Loss, metrics and gradient of a batch on one device and on eight."""

@@ -125,7 +125,10 @@ class MulanTask(Task):
         ).encode,
         longest=text["longest"],
         share=data["tag_share"],
-        tags=tuple(data["tags"]),
+        # From a command line, names come as one text.
+        tags=tuple(
+          name.strip() for each in data["tags"] for name in each.split(",")
+        ),
       ),
     )
 
