@@ -119,7 +119,9 @@ def test_the_command(tokens, tmp_path, capsys, fails, monkeypatch):
   out = tmp_path / "out"
   argv += ["--only", "consistency,likelihood,oracle"]
   argv += ["--tokens", str(tokens), "--audio", str(tokens.parent / "in")]
-  assert main([*argv, "--prompt", "calm", "--out", str(out)]) == 0
+  assert "for at least two" in fails(*argv, "--prompt", "calm")
+  argv += ["--prompt", "calm", "--prompt", "loud"]
+  assert main([*argv, "--out", str(out)]) == 0
   printed = capsys.readouterr().out
   found = json.loads((out / "results.json").read_text())
   assert [*found] == [

@@ -114,10 +114,10 @@ def test_sampling_on_a_tpu_slice(optimized):
   model = config.model
   # Of both groups of guidance: a half of the items, and of the heads.
   cache = 2 * model.layers * 8 * 53 * model.width // 2 * 4
-  assert cache < found.arguments < 2 * cache
-  assert found.aliased >= cache
-  # What is written is not copied: the cache is updated in place.
-  assert found.temporaries < cache
+  # It is written in place. Undivided it would be four times as much; the rest
+  # is padding to the tiles of the chip.
+  assert cache <= found.aliased < 4 * cache
+  assert found.aliased < found.arguments
   with pytest.raises(UserError, match="sampled from"):
     config = config_files.parse(["--config=soundstream_24khz:tiny"])
     ahead.compile_decode(config, "v5e:2x2")
