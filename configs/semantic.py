@@ -41,6 +41,11 @@ the papers leave open, and what was chosen:
                 which small networks use few codes. Predicted are the most
                 probable ones, without Gumbel noise. The temperature falls from
                 2 to 0.5, as in wav2vec 2.0.
+  small sizes   an hour of one CPU core is too short for hidden frames alone, so
+                frames that are heard are predicted too (losses.unmasked), and
+                codes are made of what differs from the mean of the clip
+                (model.centered). The larger sizes do neither. No recipe for
+                CPUs tells melodies apart yet, see docs/RESULTS.md.
   clips         10 s; the published batch of 2048 and peak learning rate of 2e-3
                 after 25,000 of 400,000 steps are those for speech.
 

@@ -7,6 +7,8 @@ import pytest
 
 from mmdcodec.losses import masking
 from mmdcodec.losses.contrastive_masked import contrastive
+from mmdcodec.models.objective_best_rq import BestRQ
+from mmdcodec.models.semantic_outputs import Heard
 from mmdcodec.quantize import gumbel, random_projection
 
 BATCH, FRAMES, DIM, CODES = 3, 12, 5, 7
@@ -163,3 +165,36 @@ def test_masks(kind):
   assert (runs[ends[:, 1] < 250] >= length).all()
   if kind == "blocks":
     assert (begins[:, 1] % length == 0).all()
+
+
+def test_loss_of_frames_that_are_heard():
+  """Catches a frame in both losses or in none, and padding in either.
+
+  Whatever the mask, the two means times their counts add up to the same.
+  """
+  valid = np.arange(FRAMES) < np.array([[FRAMES], [7], [3]])
+  objective = BestRQ(CODES, DIM, jnp.float32)
+
+  def heard(masked, predicted):
+    spectra = draw(BATCH, 4 * FRAMES, 2)
+    return Heard(spectra, None, predicted, predicted, masked & valid, valid)
+
+  predicted = draw(BATCH, FRAMES, 6, seed=1)
+  none, every = np.zeros_like(valid), np.ones_like(valid)
+  init = jax.jit(lambda key: objective.init(key, heard(none, predicted)))
+  variables = init(jax.random.key(0))
+
+  @jax.jit
+  def run(masked, predicted):
+    return objective.apply(variables, heard(masked, predicted)).losses
+
+  some = np.random.default_rng(2).random(valid.shape) < 0.5
+  count = (some & valid).sum(), (~some & valid).sum()
+  whole = run(none, predicted)
+  assert whole["prediction"] == 0 and whole["unmasked"] > 0
+  assert run(every, predicted)["unmasked"] == 0
+  # Padding says anything.
+  padded = np.where(valid[..., None], predicted, 100).astype(np.float32)
+  parts = run(some, padded)
+  total = count[0] * parts["prediction"] + count[1] * parts["unmasked"]
+  np.testing.assert_allclose(total, valid.sum() * whole["unmasked"], rtol=1e-5)
