@@ -8,6 +8,8 @@ quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_musiclm_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings
+stage_training
+             tokenizes music for the stages of a MusicLM, and trains a stage
 assemble     makes one bundle of the parts of a MusicLM
 cluster      fits the codebooks of a semantic, joint or melody model
 """

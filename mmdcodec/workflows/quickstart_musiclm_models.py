@@ -8,11 +8,12 @@ import copy
 import functools
 from typing import Any
 
-from mmdcodec import bundle, formatting, progress
-from mmdcodec.data import record_source, tokenization
+from mmdcodec import bundle
+from mmdcodec.data import record_source
 from mmdcodec.train import loop
 from mmdcodec.workflows import assemble as assemble_lib
 from mmdcodec.workflows import cluster as cluster_lib
+from mmdcodec.workflows import stage_training
 from mmdcodec.workflows.quickstart_musiclm_job import MusicLMJob
 
 _log = functools.partial(print, flush=True)
@@ -68,36 +69,16 @@ def tokenize(job: MusicLMJob) -> str:
   """Encodes the music with all four tokenizers, each record read once."""
   paths = [job.workdir / "bundle"]
   paths += [job.folder / name for name in ("semantic", "joint", "melody")]
-  tokenizers = [bundle.load_tokenizer(path) for path in paths]
-  (job.folder / "tokens").mkdir(exist_ok=True)
-  for split in ("train", "valid"):
-    found = tokenization.tokenize_all(
-      job.workdir / "data" / split,
-      job.folder / "tokens" / split,
-      tokenizers,
-      batch=4,
-      force=True,
-      show=progress.counter(f"records ({split})"),
-    )
-  assert found is not None
-  rates = ", ".join(
-    f"{each['codebooks']} x {max(each['codebook_sizes'])} at"
-    f" {each['frame_rate']:.3g} Hz ({name})"
-    for name, each in found.items()
+  return stage_training.tokenize(
+    job.workdir / "data",
+    job.folder / "tokens",
+    [bundle.load_tokenizer(path) for path in paths],
   )
-  return rates
 
 
 def train_stage(job: MusicLMJob, *, name: str) -> str:
   """Trains a stage on the tokens, resuming an interrupted run."""
-  config = fitted(job, name)
-  last = _train(job, config, f"{name}_lm")
-  seconds = config["model"]["frames"] / config["data"]["frame_rate"]
-  return (
-    f"{config['steps']} steps on clips of {formatting.duration(seconds)};"
-    f" {last['valid/bits_per_frame']:.2f} bits per frame on music for"
-    " validation"
-  )
+  return stage_training.train(fitted(job, name), job.folder / f"{name}_lm")
 
 
 def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
@@ -138,11 +119,8 @@ def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
       condition["frame_rate"] = given["frame_rate"]
     if key in ("semantic", "coarse"):
       condition["frames"] = max(1, round(seconds * given["frame_rate"]))
-  paths = lambda kind: [
-    str(tokens / split / kind) for split in ("train", "valid")
-  ]
-  data["train"], data["valid"] = [[path] for path in paths(target)]
-  data["streams"] = {key: paths(_SETS[key]) for key in model["conditions"]}
+  streams = {key: _SETS[key] for key in model["conditions"]}
+  stage_training.set_data(config, tokens, target, streams)
   data["frame_rate"] = rate
   return config
 

@@ -1,0 +1,102 @@
+"""Tokenizes music for the stages of a MusicLM, and trains a stage on it.
+
+TOKENS/{train,valid}/{codec,semantic,mulan,...}   token data sets by kind
+"""
+
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmdcodec import formatting, progress
+from mmdcodec.data import record_source, tokenization
+from mmdcodec.tokenizers.interface import Tokenizer
+from mmdcodec.train import loop
+
+SPLITS = ("train", "valid")
+# Records encoded at a time.
+BATCH = 4
+
+_log = functools.partial(print, flush=True)
+
+
+def tokenize(
+  data: pathlib.Path, tokens: pathlib.Path, tokenizers: Sequence[Tokenizer]
+) -> str:
+  """Encodes the music with all tokenizers, each record read once.
+
+  Goes on where an earlier call was interrupted.
+
+  Args:
+    data: folder of the audio data sets; "valid" may be missing.
+    tokens: folder to write.
+    tokenizers: tokenizers of different kinds.
+
+  Returns:
+    A description of the tokens.
+  """
+  tokens.mkdir(exist_ok=True)
+  for split in SPLITS:
+    # It appears when it is complete.
+    if (data / split).exists() and not (tokens / split).exists():
+      tokenization.tokenize_all(
+        data / split,
+        tokens / split,
+        tokenizers,
+        batch=BATCH,
+        show=progress.counter(f"records ({split})"),
+      )
+  found = {
+    each.kind: record_source.describe(tokens / "train" / each.kind)
+    for each in tokenizers
+  }
+  return ", ".join(
+    f"{each['codebooks']} x {max(each['codebook_sizes'])} at"
+    f" {each['frame_rate']:.3g} Hz ({kind})"
+    for kind, each in found.items()
+  )
+
+
+def set_data(
+  config: dict[str, Any],
+  tokens: pathlib.Path,
+  target: str,
+  streams: Mapping[str, str],
+  splits: Sequence[str] = SPLITS,
+) -> None:
+  """Puts the token data sets of a stage into its config.
+
+  Args:
+    config: config of the stage's training; changed.
+    tokens: folder of the data sets.
+    target: kind of the tokenizer whose codes the stage makes.
+    streams: kind of the tokenizer of each condition's tokens.
+    splits: splits that there are.
+  """
+  data = config["data"]
+  data["train"], data["valid"] = (
+    [str(tokens / split / target)] if split in splits else []
+    for split in SPLITS
+  )
+  data["streams"] = {
+    name: [str(tokens / split / kind) for split in splits]
+    for name, kind in streams.items()
+  }
+
+
+def train(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
+  """Trains a stage, resuming an interrupted run.
+
+  Args:
+    config: config of the training, with its data.
+    workdir: folder of the run.
+
+  Returns:
+    A description of the result.
+  """
+  last = loop.train(config, workdir, log=lambda line: _log("  " + line))
+  seconds = config["model"]["frames"] / config["data"]["frame_rate"]
+  words = f"{config['steps']} steps on clips of {formatting.duration(seconds)}"
+  if (bits := last.get("valid/bits_per_frame")) is not None:
+    words += f"; {bits:.2f} bits per frame on music for validation"
+  return words
