@@ -7,6 +7,7 @@ import argparse
 import math
 import pathlib
 import shlex
+from typing import Any
 
 from mmdcodec.errors import UserError
 
@@ -31,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     required=True,
-    help="music model: bundle or workdir, or public weights of MusicGen",
+    help="music model: bundle or workdir, also of a MusicLM, or public weights"
+    " of MusicGen",
   )
   parser.add_argument(
     "--captions",
     metavar="FILE",
     help="a table of captions as for `mmdcodec prepare`; without it, song.txt"
-    " or song.json beside song.wav",
+    " or song.json beside song.wav; a MusicLM needs none",
   )
   parser.add_argument(
     "--lora",
@@ -88,10 +90,10 @@ def run(args: argparse.Namespace) -> int:
   from mmdcodec.audio import files
   from mmdcodec.cli import common
   from mmdcodec.data import audio_folder
+  from mmdcodec.generation.musiclm import LoadedMusicLM
   from mmdcodec.store import jobs
   from mmdcodec.train import preemption
-  from mmdcodec.workflows import finetune
-  from mmdcodec.workflows.finetune_job import Options, make_job
+  from mmdcodec.workflows import finetune, finetune_job, finetune_musiclm
 
   folder = pathlib.Path(args.folder).expanduser()
   if not folder.is_dir():
@@ -104,12 +106,19 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f"{args.folder} has no audio files; expected {' '.join(files.SUFFIXES)}."
     )
+  music = common.load_generator(args.model)
+  work: Any = finetune_job.make_job, finetune.make_stages
+  tokens = workdir / "tokens" / "train"
+  if isinstance(music, LoadedMusicLM):
+    work = finetune_musiclm.make_job, finetune_musiclm.make_stages
+    tokens /= "codec"
+  make_job, make_stages = work
   job = make_job(
     folder,
     workdir,
     model=args.model,
-    music=common.load_music(args.model),
-    options=Options(
+    music=music,
+    options=finetune_job.Options(
       lora=args.lora,
       steps=args.steps,
       learning_rate=args.learning_rate,
@@ -118,16 +127,16 @@ def run(args: argparse.Namespace) -> int:
     ),
     captions=captions,
   )
-  stages = finetune.make_stages(job)
+  stages = make_stages(job)
   try:
     jobs.run_stages(job.workdir, stages, force=args.force)
   except preemption.Preempted:
     return preemption.EXIT_CODE
   bundle = job.workdir / "bundle"
-  prompt = shlex.quote(finetune.a_prompt(job))
+  prompt = finetune.a_prompt(tokens) if music.takes("text") else ""
   print(
     f"\nthe new model: {bundle}\n"
-    f"try: mmdcodec generate {prompt} new.wav --model"
+    f"try: mmdcodec generate {shlex.quote(prompt)} new.wav --model"
     f" {shlex.quote(str(bundle))} --seconds {job.seconds:g}",
     flush=True,
   )

@@ -7,7 +7,7 @@ quickstart   trains a codec and a music model and writes a report; its parts are
              quickstart_musiclm_models, quickstart_musiclm_pieces and
              quickstart_musiclm_report
 finetune     trains a music model on a folder of audio; finetune_job has the
-             settings
+             settings, and finetune_musiclm the stages for a MusicLM
 stage_training
              tokenizes music for the stages of a MusicLM, and trains a stage
 assemble     makes one bundle of the parts of a MusicLM

@@ -1,4 +1,4 @@
-"""The stages of `mmdcodec finetune`.
+"""The stages of `mmdcodec finetune`, for a music model of one language model.
 
     WORKDIR/codec                  the model's codec
     WORKDIR/data/{train,valid}     data sets of audio
@@ -8,7 +8,7 @@
     WORKDIR/results.json           bits per frame of held-out music
 
 A stage is a function that takes the job and returns a description of its
-result.
+result. `finetune_musiclm` has those for a MusicLM.
 """
 
 import collections
@@ -31,7 +31,7 @@ from mmdcodec.data.token_records import TokenSource
 from mmdcodec.evaluate import likelihood
 from mmdcodec.store import atomic, jobs
 from mmdcodec.train import loop
-from mmdcodec.workflows.finetune_job import Job
+from mmdcodec.workflows.finetune_job import FolderJob, Job
 
 SPLITS = ("train", "valid")
 # Records per batch: the codecs of music models need a lot of memory.
@@ -71,10 +71,17 @@ def write_codec(job: Job) -> str:
   return f"{job.rate} Hz, {job.seconds:g} s at a time, of {job.model}"
 
 
-def audio_settings(job: Job) -> dict[str, Any]:
-  """Returns what the records depend on: files, captions and length."""
+def audio_settings(job: FolderJob, *, captioned: bool = True) -> dict[str, Any]:
+  """Returns what the records depend on: files, captions and length.
+
+  Args:
+    job: the job.
+    captioned: whether captions matter.
+  """
   paths = audio_folder.find(job.folder, job.workdir)
   beside = [each for path in paths for each in captions.sidecars(path)]
+  if not captioned:
+    beside = []
   read = paths + sorted({each for each in beside if each.is_file()})
   read += [job.captions] if job.captions else []
   return {
@@ -85,8 +92,13 @@ def audio_settings(job: Job) -> dict[str, Any]:
   }
 
 
-def prepare(job: Job) -> str:
-  """Splits the files and cuts them into records at the codec's rate."""
+def prepare(job: FolderJob, *, captioned: bool = True) -> str:
+  """Splits the files and cuts them into records at the codec's rate.
+
+  Args:
+    job: the job.
+    captioned: whether captions matter.
+  """
   paths, broken = audio_folder.readable_files(
     audio_folder.find(job.folder, job.workdir)
   )
@@ -110,11 +122,11 @@ def prepare(job: Job) -> str:
   for line in report.note_lines(reports.values()):
     print(f"  {line}", flush=True)
   used = sum(made.files for made in reports.values())
-  captioned = sum(made.captioned for made in reports.values())
+  with_caption = sum(made.captioned for made in reports.values())
   words = [
     f"{used} files,"
     f" {formatting.duration(reports['train'].seconds)} to train on",
-    f"{captioned} of {used} have a caption",
+    *([f"{with_caption} of {used} have a caption"] if captioned else []),
     *changes(paths, job),
     f"{reports['valid'].files} held out" if "valid" in reports
     else "none held out: too few files",
@@ -123,7 +135,7 @@ def prepare(job: Job) -> str:
   return "; ".join(words + ([f"{left} left out"] if left else []))
 
 
-def changes(paths: Sequence[pathlib.Path], job: Job) -> list[str]:
+def changes(paths: Sequence[pathlib.Path], job: FolderJob) -> list[str]:
   """Describes how files are converted that differ from the codec."""
   infos = [files.info(path) for path in paths]
   rates = collections.Counter(info.rate for info in infos)
@@ -209,14 +221,14 @@ def compare(job: Job) -> str:
   )
 
 
-def datasets(job: Job, kind: str) -> dict[str, pathlib.Path]:
+def datasets(job: FolderJob, kind: str) -> dict[str, pathlib.Path]:
   """Returns data sets ("data" or "tokens") by split; valid may be missing."""
   found = {name: job.workdir / kind / name for name in SPLITS}
   return {name: path for name, path in found.items() if path.exists()}
 
 
-def a_prompt(job: Job) -> str:
-  """Returns a caption of the music as an example."""
-  tokens = TokenSource(job.workdir / "tokens" / "train")
+def a_prompt(path: pathlib.Path) -> str:
+  """Returns a caption of the music in a token data set as an example."""
+  tokens = TokenSource(path)
   found = (tokens[i]["caption"] for i in range(len(tokens)))
   return next((caption for caption in found if caption.strip()), "")

@@ -9,6 +9,7 @@ import jax
 
 from mmdcodec.configs import common
 from mmdcodec.generation.musicgen import LoadedMusic
+from mmdcodec.generation.stage import Stage
 from mmdcodec.parallel import mesh
 
 # Low-rank additions start at 0 and need larger steps.
@@ -38,8 +39,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-  """Everything the stages depend on.
+class FolderJob:
+  """What the first stages depend on, for a music model of any kind.
 
   Attributes:
     folder: folder of audio.
@@ -48,9 +49,7 @@ class Job:
     model: path of the music model.
     rate: sample rate of its codec in Hz.
     channels: channels of its codec.
-    codec: hash of its codec.
-    config: config of the training run as a dict, without data.
-    seconds: length of a clip.
+    seconds: length of the longest clips.
   """
 
   folder: pathlib.Path
@@ -59,14 +58,25 @@ class Job:
   model: str
   rate: int
   channels: int
-  codec: str
-  config: dict[str, Any]
   seconds: float
 
   @property
   def record_seconds(self) -> float:
     """The length of a record: at least that of a clip."""
     return max(RECORD_SECONDS, self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(FolderJob):
+  """Everything the stages depend on.
+
+  Attributes:
+    codec: hash of the model's codec.
+    config: config of the training run as a dict, without data.
+  """
+
+  codec: str
+  config: dict[str, Any]
 
 
 def make_job(
@@ -92,35 +102,52 @@ def make_job(
     UserError: an option is invalid.
   """
   config = make_config(options, music)
-  # An id on the Hub is not a path.
-  local = pathlib.Path(model).expanduser()
   return Job(
-    folder=pathlib.Path(folder).expanduser().resolve(),
-    workdir=pathlib.Path(workdir).expanduser().resolve(),
+    **common_fields(folder, workdir, model, music),
     captions=captions,
-    model=str(local.resolve()) if local.exists() else model,
-    rate=music.rate,
-    channels=music.channels,
     codec=music.codec.hash,
     config=config,
     seconds=config["model"]["frames"] / music.frame_rate,
   )
 
 
-def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
+def common_fields(
+  folder: str | os.PathLike, workdir: str | os.PathLike, model: str, music: Any
+) -> dict[str, Any]:
+  """Returns fields of a `FolderJob`; for the arguments see `make_job`."""
+  # An id on the Hub is not a path.
+  local = pathlib.Path(model).expanduser()
+  return dict(
+    folder=pathlib.Path(folder).expanduser().resolve(),
+    workdir=pathlib.Path(workdir).expanduser().resolve(),
+    model=str(local.resolve()) if local.exists() else model,
+    rate=music.rate,
+    channels=music.channels,
+  )
+
+
+def make_config(
+  options: Options,
+  music: LoadedMusic | Stage,
+  frames: int | None = None,
+  frame_rate: float | None = None,
+) -> dict[str, Any]:
   """Makes the config of the training run, without paths.
 
   Args:
     options: how to train.
     music: the model to start from.
+    frames: length of its clips, if it is not that of the model's frames.
+    frame_rate: frames per second of the clips, if they are not the model's.
 
   Raises:
     UserError: the batch does not divide over the devices.
   """
   config = common.lm_config("small").to_dict()
-  frames = music.model.frames
+  frames = frames or music.model.frames
+  frame_rate = frame_rate or music.frame_rate
   if options.seconds is not None:
-    frames = min(frames, max(1, round(options.seconds * music.frame_rate)))
+    frames = min(frames, max(1, round(options.seconds * frame_rate)))
   # Keeps matrix products and recomputes the rest: little extra work saves the
   # memory that long clips would need.
   config["model"] = music.config["model"] | dict(frames=frames, remat="dots")
@@ -141,7 +168,7 @@ def make_config(options: Options, music: LoadedMusic) -> dict[str, Any]:
   # A short run that ends at a low learning rate gains little from averaging.
   config["ema"] = 0.0
   config["data"] |= dict(
-    frame_rate=music.frame_rate, text_tokens=256, valid_batches=2
+    frame_rate=frame_rate, text_tokens=256, valid_batches=2
   )
   config["log_every"] = max(1, options.steps // 25)
   config["eval_every"] = config["save_every"] = max(1, options.steps // 10)

@@ -80,8 +80,8 @@ def make_job(
   if audio is not None:
     raise UserError(
       "--system musiclm is for built-in music, whose captions say what is in"
-      " it; leave out --audio, or train the stages on your music with `mmdcodec"
-      " train --config=musiclm_semantic`, musiclm_coarse and musiclm_fine."
+      " it; leave out --audio, and train the result further on your music with"
+      " `mmdcodec finetune`."
     )
   codec = quickstart_job.make_job(workdir, steps=steps, tiny=tiny)
   configs = {}
