@@ -108,10 +108,10 @@ def run(args: argparse.Namespace) -> int:
     )
   music = common.load_generator(args.model)
   work: Any = finetune_job.make_job, finetune.make_stages
-  tokens = workdir / "tokens" / "train"
+  tokens, example = workdir / "tokens" / "train", ""
   if isinstance(music, LoadedMusicLM):
     work = finetune_musiclm.make_job, finetune_musiclm.make_stages
-    tokens /= "codec"
+    tokens, example = tokens / "codec", "calm piano"
   make_job, make_stages = work
   job = make_job(
     folder,
@@ -133,7 +133,9 @@ def run(args: argparse.Namespace) -> int:
   except preemption.Preempted:
     return preemption.EXIT_CODE
   bundle = job.workdir / "bundle"
-  prompt = finetune.a_prompt(tokens) if music.takes("text") else ""
+  prompt = ""
+  if music.takes("text"):
+    prompt = finetune.a_prompt(tokens) or example
   print(
     f"\nthe new model: {bundle}\n"
     f"try: mmdcodec generate {shlex.quote(prompt)} new.wav --model"
