@@ -86,10 +86,12 @@ class FakeStage:
       "frame_rate": maker.frame_rate,
     }  # fmt: skip
     self.streams = {
-      each.name: {"tokenizer": each.name, "hash": None}
+      each.name: {
+        "tokenizer": KINDS[each.name], "hash": f"{KINDS[each.name]}-hash"
+      }
       for each in self.conditions
       if each.name not in deaf
-    }
+    }  # fmt: skip
     # Of three frames, one is left without repeats.
     if self.model.collapse:
       self.frame_rate /= 3
@@ -179,6 +181,11 @@ def _tokens(order, **fields):
   return dict(kind="tokens", order=order, **fields)
 
 
+# The kind of tokenizer that each condition has its tokens from.
+KINDS = {
+  "joint": "mulan", "melody": "melody_embedding", "semantic": "semantic",
+  "coarse": "codec",
+}  # fmt: skip
 CONDITIONS = {
   "joint": _tokens(0, codebooks=3, size=16),
   "melody": _tokens(1, codebooks=2, size=8, frames=2, frame_rate=4 / 3),

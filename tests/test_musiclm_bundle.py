@@ -192,6 +192,14 @@ def test_parts_of_other_kinds():
       " embedding is mulan-hash",
     ),
     (
+      lambda p: p["fine"].streams["coarse"].update(hash=None),
+      "fine stage takes coarse tokens, but its config has no hash of the codec",
+    ),
+    (
+      lambda p: p["semantic"].target.pop("hash"),
+      "makes codes, but its config has no hash of the semantic tokenizer",
+    ),
+    (
       lambda p: p["semantic"].target.update(frame_rate=50.0),
       "makes codes at 50 Hz, but the semantic tokenizer has 25 frames",
     ),
@@ -233,7 +241,11 @@ def test_conditions_that_do_not_fit():
   for key, other, words in (
     ("joint", FakeTokenizer("mulan", 1.0, (9,) * 3), "codebooks of 16, but"),
     ("joint", FakeTokenizer("mulan", 1.0, (16,)), "takes 3 joint tokens a"),
-    ("melody", FakeTokenizer("m", 1.0, (8, 8)), "at 1.33333 Hz, but the"),
+    (
+      "melody",
+      FakeTokenizer("melody_embedding", 1.0, (8, 8)),
+      "at 1.33333 Hz, but the",
+    ),
     ("joint", None, "add the joint embedding"),
     ("semantic", None, "no semantic tokenizer"),
   ):

@@ -262,7 +262,13 @@ def _check_hash(
 ) -> None:
   """Checks that a stage was trained with the tokenizer that is there."""
   trained = told.get("hash")
-  if trained not in (None, language.tokenizer.hash):
+  if trained is None:
+    raise UserError(
+      f"the {called} {does}, but its config has no hash of the"
+      f" {_called(language.key)} that it was trained with: export it again"
+      " from its workdir."
+    )
+  if trained != language.tokenizer.hash:
     raise UserError(
       f"the {called} {does} of the {told.get('tokenizer')} model {trained}, but"
       f" the {_called(language.key)} is {language.tokenizer.hash}: give the one"
