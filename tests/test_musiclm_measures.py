@@ -285,6 +285,9 @@ def test_the_oracle_path():
   assert oracle.COARSE not in oracle.ways(
     fake_musiclm(plain), audio, [5, 6, 7], 1.0
   )
+  # Without a joint embedding, there are no true tokens at the top.
+  audiolm = oracle.ways(fake_musiclm(["joint", "melody"]), audio, [5] * 3, 1.0)
+  assert oracle.EVERY not in audiolm and [*audiolm][-1] == oracle.FREE
 
 
 def test_distances_of_the_oracle_path():

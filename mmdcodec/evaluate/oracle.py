@@ -21,7 +21,8 @@ CODEC, COARSE_ONLY = "codec", "codec, coarse codes only"
 FINE = "fine stage from true coarse codes"
 COARSE = "coarse stage from true semantic tokens, alone"
 BOTH = "coarse and fine stage from true semantic tokens"
-EVERY, CHANCE = "all stages from true joint tokens", "codec, another clip"
+EVERY, FREE = "all stages from true joint tokens", "all stages from nothing"
+CHANCE = "codec, another clip"
 # Clips at a time.
 BATCH = 8
 # Lower is better, but for the last.
@@ -121,7 +122,7 @@ def ways(
     semantic = music.make_semantic(joint, seconds, **options)
   coarse = music.make_coarse(joint, semantic, seconds=seconds, **options)
   made = music.make_fine(joint, coarse, **options) if fine else None
-  found[EVERY] = music.join(coarse, made)
+  found[FREE if joint is None else EVERY] = music.join(coarse, made)
   return found
 
 
