@@ -154,16 +154,22 @@ class FakeJoint(FakeTokenizer):
 
 
 class FakeCodec(FakeTokenizer, AudioCodec):
-  """Audio repeats a number that is made of a frame's codes."""
+  """Audio repeats a number that is made of a frame's codes.
+
+  Attributes:
+    decoded: how often it was asked for audio.
+  """
 
   stride = 20
 
   def __init__(self):
     super().__init__("codec", 40.0, (32,) * 4)
+    self.decoded = 0
 
   def decode(self, codes, *, length=None):
     """See `AudioCodec`."""
     assert codes.min() >= 0 and codes.max() < self.codebook_size
+    self.decoded += 1
     weights = 32.0 ** -np.arange(1, 1 + codes.shape[2])
     values = (codes * weights).sum(2) / 2
     audio = np.repeat(values, self.stride, 1)[..., None].astype(np.float32)

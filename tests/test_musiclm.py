@@ -46,6 +46,7 @@ def test_shapes_and_codes(music):
   }  # fmt: skip
   assert all(codes.min() >= 0 for codes in tokens.values())
   codes = music.generate_codes(["a", "b", "a"], seconds=3.25)
+  assert not music.codec.decoded
   joined = np.concatenate([tokens["coarse"], tokens["fine"]], 2)
   np.testing.assert_array_equal(codes, joined)
   audio = music.generate(["a", "b", "a"], seconds=3.25)

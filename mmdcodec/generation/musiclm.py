@@ -101,8 +101,8 @@ class LoadedMusicLM(SingleStages):
       UserError: an invalid value, or something that this model cannot do.
     """
     if callback is None:
-      checked = self.check(texts, **options)
-      return self._make(checked, progress)[1]
+      tokens = self.generate_tokens(texts, progress=progress, **options)
+      return self.decode(tokens["coarse"], tokens.get("fine"))
     heard = []
     for chunk in self.stream(texts, block=block, progress=progress, **options):
       heard.append(chunk.audio)
@@ -178,7 +178,18 @@ class LoadedMusicLM(SingleStages):
     Raises:
       UserError: see `generate`.
     """
-    return self._make(self.check(texts, **options), progress)[0]
+    request = self.check(texts, **options)
+    tokens = self._piece(request, 0, progress)
+    if request.best_of > 1:
+      best = self._likeness(request, tokens)
+      for number in range(1, request.best_of):
+        others = self._piece(request, number, progress)
+        likeness = self._likeness(request, others)
+        better = np.flatnonzero(likeness > best)
+        best[better] = likeness[better]
+        for name, codes in others.items():
+          tokens[name][better] = codes[better]
+    return {"joint": self.joint_form(request.joint), **tokens}
 
   def generate_codes(
     self, texts: str | Sequence[str | None] | None = None, **options: Any
@@ -210,37 +221,24 @@ class LoadedMusicLM(SingleStages):
 
   # --------------------------------------------------------------- best of n
 
-  def _make(
-    self, request: CheckedRequest, progress: Progress | None
-  ) -> tuple[dict[str, Any], np.ndarray]:
-    """Makes the tokens and the audio of a request, the best of several."""
-    best: tuple[dict[str, np.ndarray], np.ndarray] | None = None
-    least = np.full(request.batch, -np.inf)
-    for number in range(request.best_of):
-      # The first piece is the one that is made without best_of.
-      fold = lambda key: jax.random.fold_in(key, _PIECES + number)  # noqa: B023
-      keys = jax.vmap(fold)(request.keys) if number else request.keys
-      piece = dataclasses.replace(request, keys=keys)
-      tokens = Hierarchy(self.parts, piece, progress=progress).tokens()
-      audio = self.decode(tokens["coarse"], tokens.get("fine"))
-      if best is None:
-        best = tokens, audio
-        if request.best_of > 1:
-          least = self._likeness(request, audio)
-        continue
-      likeness = self._likeness(request, audio)
-      better = np.flatnonzero(likeness > least)
-      least[better] = likeness[better]
-      best[1][better] = audio[better]
-      for name, codes in tokens.items():
-        best[0][name][better] = codes[better]
-    assert best is not None
-    return {"joint": self.joint_form(request.joint), **best[0]}, best[1]
+  def _piece(
+    self, request: CheckedRequest, number: int, progress: Progress | None
+  ) -> dict[str, np.ndarray]:
+    """Makes the tokens of one of the pieces that best_of compares."""
+    # The first piece is the one that is made without best_of.
+    if number:
+      fold = lambda key: jax.random.fold_in(key, _PIECES + number)
+      keys = jax.vmap(fold)(request.keys)
+      request = dataclasses.replace(request, keys=keys)
+    return Hierarchy(self.parts, request, progress=progress).tokens()
 
-  def _likeness(self, request: CheckedRequest, audio: np.ndarray) -> np.ndarray:
+  def _likeness(
+    self, request: CheckedRequest, tokens: dict[str, np.ndarray]
+  ) -> np.ndarray:
     """Cosine [batch] of each piece and its prompts, weighted by their time."""
     joint = self.parts.joint
     assert joint is not None
+    audio = self.decode(tokens["coarse"], tokens.get("fine"))
     # As it sounds: what exceeds full scale is clipped in files, too.
     audio = np.clip(audio, -1, 1)
     times = [*request.prompts.times, request.seconds]
