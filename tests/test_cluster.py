@@ -11,6 +11,7 @@ from mmdcodec.cli import main as cli
 from mmdcodec.data import record_encoder, records
 from mmdcodec.data.record_source import Source
 from mmdcodec.data.token_records import TokenSource
+from mmdcodec.errors import Notice
 from mmdcodec.workflows import cluster
 
 SECONDS, RECORDS = 4, 5
@@ -95,6 +96,21 @@ def test_the_fit_is_of_standardised_features(bare, audio, tmp_path):
   np.testing.assert_allclose(near.sum() / (z**2).sum(), fit.left[0], rtol=1e-3)
   assert fit.left[0] < 0.1 and fit.used == [32]
   assert tokenizer.config["clusters"]["rows"] == len(rows)
+
+
+def test_empty_codes():
+  """Catches codebooks that hardly any row uses, and warnings about others."""
+  fit = cluster.Fit(2000, 10, [0.5] * 3, [16, 8, 16], [0] * 3, 16)
+  assert cluster.warning(fit) is None
+  told = cluster.warning(fit._replace(used=[16, 7, 1]))
+  assert "only 7 of 16 codes of level 2, 1 of 16 codes of level 3: fit" in told
+
+
+def test_a_fit_with_empty_codes(bare, audio, tmp_path):
+  """Catches a warning that nobody gets."""
+  # With nearly as many codes as rows, the second level has nothing to code.
+  with pytest.warns(Notice, match="out: the 190 rows .* level 2"):
+    cluster.cluster(bare, audio, tmp_path / "out", codes=180, levels=2)
 
 
 def test_rows_are_sampled_evenly(bare, audio, monkeypatch):

@@ -10,6 +10,7 @@ captions and tags of the same records.
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from mmdcodec import bundle
 from mmdcodec.data import record_encoder, texts
 from mmdcodec.data.record_source import Source, labels
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Notice, UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize import fit_residual
 from mmdcodec.tokenizers.clustered import Clustered
@@ -61,6 +62,21 @@ class Fit(NamedTuple):
   bridge: dict[str, float] | None = None
 
 
+def warning(fit: Fit) -> str | None:
+  """Returns a sentence about codes that no row chose; None if they are few."""
+  idle = [
+    f"{used:,} of {fit.codes:,} codes of level {level}"
+    for level, used in enumerate(fit.used, start=1)
+    if used < fit.codes / 2
+  ]
+  if not idle:
+    return None
+  return (
+    f"the {fit.rows:,} rows of features use only {', '.join(idle)}: fit fewer"
+    " codes or levels, or take more rows of more varied audio."
+  )
+
+
 def cluster(
   model: str | pathlib.Path,
   dataset: str | pathlib.Path,
@@ -74,6 +90,8 @@ def cluster(
   progress: Callable[[str], Show] = lambda things: lambda done, total: None,
 ) -> Fit:
   """Makes a bundle of a network and of codebooks fitted to its features.
+
+  It warns (`errors.Notice`) if most codes of a level stay empty.
 
   Args:
     model: bundle, workdir or public weights of the network. Codebooks that it
@@ -156,6 +174,8 @@ def cluster(
       fit = fit._replace(bridge=told)
   config["clusters"] = {**fit._asdict(), "seed": seed}
   bundle.save(out, config, variables, assets=found.assets, force=force)
+  if (words := warning(fit)) is not None:
+    warnings.warn(f"{out}: {words}", Notice, stacklevel=2)
   return fit
 
 
