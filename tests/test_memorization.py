@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from known_tokens import Known, songs, write
 from random_music import random_params
+from scipy import stats
 
 from mmdcodec import bundle
 from mmdcodec.cli.main import main
@@ -53,9 +54,9 @@ def test_planted_copies_are_found():
   free, told = found.rows
   assert told.exact.value == 3 / 24 and told.approximate.value == 5 / 24
   assert free.exact.value == free.approximate.value == 0
-  # The interval of 0 of 24: 1 - 0.025 ** (1 / 24).
-  assert free.exact.low == 0
-  assert free.exact.high == pytest.approx(1 - 0.025 ** (1 / 24))
+  # The interval of 0 of 12, the recordings.
+  assert free.exact.low == 0 and found.recordings == 12
+  assert free.exact.high == pytest.approx(1 - 0.025 ** (1 / 12))
   assert told.distance < found.strangers and math.isnan(free.match_entropy)
   bits = [memorization.entropy(row) for row in made[16][:5]]
   assert told.match_entropy == pytest.approx(np.mean(bits))
@@ -69,6 +70,25 @@ def test_planted_copies_are_found():
   )
   assert smooth.rows[0].exact == told.exact
   assert smooth.rows[0].approximate.value >= 3 / 24
+
+
+def test_clips_of_a_recording_count_as_one():
+  """Catches intervals that more crops of the same recordings make narrower."""
+  few, many = memorization.share(3 / 12, 12), memorization.share(3 / 12, 48)
+  for found, total in ((few, 12), (many, 48)):
+    exact = stats.binomtest(total // 4, total).proportion_ci(0.95, "exact")
+    assert found == pytest.approx((0.25, exact.low, exact.high))
+  once = random_examples()
+  made = np.where(np.arange(24)[:, None] < 6, once.codes[:, :CONTINUED], 0)
+  found = []
+  for times in (1, 3):
+    codes = np.tile(once.codes, (times, 1))
+    examples = Examples(codes, {}, times * once.sources)
+    again = {0: np.tile(made, (times, 1))}
+    found.append(
+      memorization.compare(examples, again, COSTS, negatives=20).rows[0].exact
+    )
+  assert found[0] == found[1] and found[0].value == 6 / 24
 
 
 def test_music_that_repeats_itself_is_shown():

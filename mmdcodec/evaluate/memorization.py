@@ -50,7 +50,7 @@ class Examples(NamedTuple):
 
 
 class Share(NamedTuple):
-  """A share of the clips, with its 95% interval (Clopper and Pearson)."""
+  """A share of the clips, with its 95% interval; see `share`."""
 
   value: float
   low: float
@@ -87,6 +87,7 @@ class Result(NamedTuple):
   Attributes:
     rows: by length of the prompt.
     clips: number of clips.
+    recordings: number of recordings that these come from.
     continued: tokens that were continued with.
     threshold: distance below which a continuation matches.
     negatives: pairs of strangers that it was calibrated on.
@@ -99,6 +100,7 @@ class Result(NamedTuple):
 
   rows: list[Row]
   clips: int
+  recordings: int
   continued: int
   threshold: float
   negatives: int
@@ -277,6 +279,7 @@ def compare(
     show: shows progress.
   """
   clips, continued = next(iter(made.values())).shape
+  recordings = len({*examples.sources})
   true = {n: examples.codes[:, n : n + continued] for n in made}
   pairs = _strangers(examples.sources, [*made], negatives, seed)
   total, done = len(pairs) + clips * len(made), 0
@@ -296,18 +299,16 @@ def compare(
     again = None
     if n >= continued:
       before = examples.codes[:, n - continued : n]
-      again = share(
-        sum(
-          transport.between(x, y, costs, epsilon) < threshold
-          for x, y in zip(before, true[n], strict=True)
-        ),
-        clips,
-      )
+      near_before = [
+        transport.between(x, y, costs, epsilon) < threshold
+        for x, y in zip(before, true[n], strict=True)
+      ]
+      again = share(sum(near_before) / clips, recordings)
     rows.append(
       Row(
         prompt=n,
-        exact=share(int((each == true[n]).all(1).sum()), clips),
-        approximate=share(int(matched.sum()), clips),
+        exact=share((each == true[n]).all(1).mean(), recordings),
+        approximate=share(matched.mean(), recordings),
         repeated=again,
         distance=float(np.median(near)),
         entropy=float(bits.mean()),
@@ -320,12 +321,13 @@ def compare(
   return Result(
     rows=rows,
     clips=clips,
+    recordings=recordings,
     continued=continued,
     threshold=threshold,
     negatives=len(apart),
     strangers=float(np.median(apart)),
     false_positives=wrong,
-    false_bound=share(wrong, len(apart)).high,
+    false_bound=share(wrong / len(apart), len(apart)).high,
     left_out=[],
   )
 
@@ -357,7 +359,16 @@ def entropy(tokens: np.ndarray) -> float:
   return float(stats.entropy(counts, base=2))
 
 
-def share(some: int, total: int) -> Share:
-  """A share with its exact interval."""
-  found = stats.binomtest(int(some), total).proportion_ci(0.95, "exact")
-  return Share(some / total, float(found.low), float(found.high))
+def share(value: float, count: int) -> Share:
+  """A share with its 95% interval (Clopper and Pearson 1934).
+
+  Args:
+    value: the share, 0 to 1.
+    count: independent observations. Crops of one recording are not: with
+      several of each, this is the number of recordings, as if all crops of a
+      recording told the same.
+  """
+  some = value * count
+  low = stats.beta.ppf(0.025, some, count - some + 1) if value > 0 else 0.0
+  high = stats.beta.ppf(0.975, some + 1, count - some) if value < 1 else 1.0
+  return Share(float(value), float(low), float(high))

@@ -20,8 +20,8 @@ COLUMNS = [
 def head(result: Result) -> str:
   """What was measured, in words."""
   found = (
-    f"{result.clips} training clips, continued greedily by"
-    f" {result.continued} tokens"
+    f"{result.clips} training clips of {result.recordings} recordings,"
+    f" continued greedily by {result.continued} tokens"
   )
   if result.left_out:
     numbers = ", ".join(map(str, result.left_out))
@@ -65,7 +65,8 @@ def _share(found: Share | None) -> str:
 
 
 NOTE = (
-  "In brackets, exact 95% intervals. Approximate: near by optimal transport of"
+  "In brackets, 95% intervals (Clopper-Pearson) that count the clips of a"
+  " recording as one. Approximate: near by optimal transport of"
   " the tokens, at the distances of their centres. Prompt repeated: approximate"
   " matches if the last tokens of the prompt were the continuation, which is"
   " what music that repeats itself gives away. Distance: the median to the clip"
