@@ -16,10 +16,9 @@ hierarchy itself ("musiclm") has the configs of all its parts under "parts".
 uses only these files and builds no training task.
 """
 
-import contextlib
 import importlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmdcodec
+from mmdcodec import folders
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
 from mmdcodec.store import atomic, inputs, tensors
@@ -102,7 +102,9 @@ def save(
     raise ValueError(f"a bundle has no files {sorted(other)}")
   config = {**config, "mmdcodec": mmdcodec.__version__}
   arrays = {WEIGHTS_FILE: variables, DISCRIMINATORS_FILE: discriminators}
-  with replacing(folder, _REQUIRED, optional=_OPTIONAL, force=force) as fresh:
+  with folders.replacing(
+    folder, _REQUIRED, optional=_OPTIONAL, force=force
+  ) as fresh:
     atomic.write_json(fresh / CONFIG_FILE, config)
     for name, contents in assets.items():
       (fresh / name).write_bytes(contents)
@@ -111,67 +113,9 @@ def save(
         tensors.write(fresh / name, flatten(jax.device_get(tree)))
 
 
-@contextlib.contextmanager
-def replacing(
-  folder: str | pathlib.Path,
-  required: Sequence[str],
-  *,
-  optional: Sequence[str] = (),
-  force: bool = False,
-  what: str = "bundle",
-) -> Iterator[pathlib.Path]:
-  """Writes a folder completely or not at all.
-
-  Args:
-    folder: output folder; it must be empty or absent, unless force.
-    required: names of its files. Only a folder with all of these and no others
-      except the optional ones may be replaced.
-    optional: names of optional files.
-    force: whether to replace the folder.
-    what: what to call such a folder in the error.
-
-  Yields:
-    A folder to write to, which becomes `folder` if the block succeeds.
-
-  Raises:
-    UserError: the folder holds something else, or public weights.
-  """
-  folder = pathlib.Path(folder).resolve()
-  _check_out(folder, required, optional, force, what)
-  with atomic.folder(folder) as fresh:
-    yield fresh
-
-
 def check_out(folder: str | pathlib.Path, *, force: bool) -> None:
   """Raises UserError unless `save` may write to a folder; see there."""
-  folder = pathlib.Path(folder).resolve()
-  _check_out(folder, _REQUIRED, _OPTIONAL, force, "bundle")
-
-
-def _check_out(
-  folder: pathlib.Path,
-  required: Sequence[str],
-  optional: Sequence[str],
-  force: bool,
-  what: str,
-) -> None:
-  """Raises UserError unless a folder may be written; see `replacing`."""
-  from mmdcodec import convert
-
-  atomic.restore_folder(folder)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    convert.spare(folder)
-    found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    ours = {*required} <= found <= {*required, *optional}
-    if not (force and ours):
-      raise UserError(
-        f"{folder} exists already; "
-        + (
-          f"give --force to replace the {what} in it."
-          if ours
-          else f"it is not a {what}, so choose another name."
-        )
-      )
+  folders.check(folder, _REQUIRED, optional=_OPTIONAL, force=force)
 
 
 def export(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmdcodec
-from mmdcodec import bundle
+from mmdcodec import folders
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn import folding
 from mmdcodec.store import atomic
@@ -160,7 +160,7 @@ def export_codec(
   Raises:
     UserError: the folder holds something else.
   """
-  with bundle.replacing(folder, FILES, force=force, what="export") as fresh:
+  with folders.replacing(folder, FILES, force=force, what="export") as fresh:
     for name, program in programs(codec.model, codec.variables).items():
       (fresh / f"{name}.stablehlo").write_bytes(program.serialize())
     weights: dict[str, Any] = loaded_codec.flatten(

@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 import mmdcodec
-from mmdcodec import bundle, convert
+from mmdcodec import bundle, convert, folders
 from mmdcodec.cli.main import main
 from mmdcodec.convert import encodec, hub, weights
 from mmdcodec.errors import UserError
@@ -181,7 +181,7 @@ def test_public_weights_are_never_replaced(tmp_path, folder, fails):
     with pytest.raises(UserError, match="public weights"):
       bundle.save(target, {"kind": "codec"}, {}, force=True)
     with pytest.raises(UserError, match="public weights"):
-      with bundle.replacing(target, ("config.json",), force=True):
+      with folders.replacing(target, ("config.json",), force=True):
         raise AssertionError("it was to be refused")
   # Weights of a release beside a config.json that is nobody's.
   (other / "config.json").write_text("{}")

@@ -27,7 +27,7 @@ LAYERS = (
   ("data", "bitstream"),
   ("generation",),
   ("convert",),
-  ("bundle", "stablehlo"),
+  ("folders", "bundle", "stablehlo"),
   ("evaluate",),
   ("train", "configs"),
   ("experiments", "bench", "workflows"),
