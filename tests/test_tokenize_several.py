@@ -9,7 +9,12 @@ from extension.loudness import Loudness
 
 from mmdcodec import bundle
 from mmdcodec.cli import main as cli
-from mmdcodec.data import record_encoder, record_source, tokenization
+from mmdcodec.data import (
+  record_encoder,
+  record_source,
+  token_shards,
+  tokenization,
+)
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
@@ -34,7 +39,7 @@ def loudness(kind, step, dies_at=99):
 @pytest.fixture(autouse=True)
 def one_at_a_time(monkeypatch):
   """Shards of two records, encoded in their order."""
-  monkeypatch.setattr(tokenization, "_LEAST", 2)
+  monkeypatch.setattr(token_shards, "_LEAST", 2)
   monkeypatch.setattr(record_encoder, "_AT_A_TIME", 1)
   devices = jax.local_devices()[:1]
   monkeypatch.setattr(jax, "local_devices", lambda: devices)

@@ -29,6 +29,7 @@ from mmdcodec.data import (
   records,
   report,
   token_records,
+  token_shards,
   tokenization,
 )
 from mmdcodec.data.record_source import Source, describe
@@ -114,7 +115,7 @@ def few():
   with pytest.MonkeyPatch.context() as patch:
     devices = jax.local_devices()[:2]
     patch.setattr(jax, "local_devices", lambda: devices)
-    patch.setattr(tokenization, "_LEAST", 3)
+    patch.setattr(token_shards, "_LEAST", 3)
     yield
 
 
@@ -275,7 +276,7 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
     tokenization._begin(unfinished, settings).release()
     workers = [Teller() for _ in range(count)]
     for i, codec in reversed(list(enumerate(workers))):
-      tokenization.write_share(
+      token_shards.write_share(
         Source(audio), {"": codec}, unfinished,
         batch=2, process_index=i, process_count=count,
       )  # fmt: skip
@@ -288,7 +289,7 @@ def test_any_number_of_processes_makes_the_same(tmp_path, audio, told):
 
 def test_a_share_that_is_missing_is_noticed(tmp_path, audio, few, monkeypatch):
   """Catches half a data set, of hosts that do not see the same folder."""
-  monkeypatch.setattr(tokenization, "write_share", lambda *_, **__: None)
+  monkeypatch.setattr(token_shards, "write_share", lambda *_, **__: None)
   with pytest.raises(UserError, match="only 0 of 4 shards"):
     tokenization.tokenize(audio, tmp_path / "tokens", Teller(), batch=2)
   assert not (tmp_path / "tokens").exists()
@@ -321,13 +322,13 @@ def test_reading_does_not_run_ahead(audio, few):
 
 def test_shards_share_the_work_and_stay_few(monkeypatch):
   """Catches one shard for many processes, and folders of a million files."""
-  monkeypatch.setattr(tokenization, "_LEAST", 128)
+  monkeypatch.setattr(token_shards, "_LEAST", 128)
   for number in (1, 127, 128, 1000, 200_000, 30_000_000):
-    shards = tokenization._shards(number)
+    shards = token_shards.divide(number)
     assert (shards[0].start, shards[-1].stop) == (0, number)
     assert [s.start for s in shards[1:]] == [s.stop for s in shards[:-1]]
     assert len(shards) <= max(1024, number / 4096 + 1)
-  assert len(tokenization._shards(2000)) >= 8
+  assert len(token_shards.divide(2000)) >= 8
 
 
 @pytest.mark.parametrize(

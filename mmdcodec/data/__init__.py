@@ -8,7 +8,8 @@ records           makes audio data sets from folders, with `prepare`.
 record_source     reads records by index; decodes a part of their audio
 shard_files       opens the shards, and notices missing and damaged ones
 token_records     token data sets: the codes of records, for language models
-tokenization      makes them; record_encoder encodes the records on all devices
+tokenization      makes them; token_shards writes a share of them, and
+                  record_encoder encodes the records on all devices
 aligned_tokens    token data sets of several tokenizers for the same audio
 pipeline          batches of audio: what a crop is, gain, mixing, padding
 melody_clips      clips with the same melody in other acoustics

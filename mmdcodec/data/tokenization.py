@@ -12,14 +12,11 @@ The code below knows the tokenizers by the names of their subfolders; a single
 one has the name "", its data set being the folder itself.
 """
 
-import contextlib
-import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import tensorflow_datasets as tfds
@@ -32,9 +29,9 @@ from mmdcodec.data import (
   report,
   shard_files,
   token_records,
+  token_shards,
 )
 from mmdcodec.data.record_source import SUMMARY, Source
-from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, disk, inputs, locks
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -44,10 +41,6 @@ _NOTE = "settings.json"
 
 # Subfolder in which the shards become data sets.
 _DATA = "data"
-
-# Records per shard: few enough to share a small data set between processes and
-# to lose little work when killed, more if there would be too many files.
-_LEAST, _MOST, _SHARDS = 128, 4096, 1024
 
 
 def tokenize(
@@ -150,7 +143,7 @@ def _tokenize(
       if first:
         held = _begin(unfinished, _settings(source, tokenizers, batch))
       _wait_for_all("begun")
-      write_share(
+      token_shards.write_share(
         source,
         tokenizers,
         unfinished,
@@ -166,111 +159,6 @@ def _tokenize(
       held.release()
 
 
-def write_share(
-  source: Source,
-  tokenizers: Mapping[str, Tokenizer],
-  unfinished: Path,
-  *,
-  batch: int,
-  process_index: int,
-  process_count: int,
-  show: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-  """Writes the missing shards of one process.
-
-  Args:
-    source: the audio data set.
-    tokenizers: tokenizers that make the codes, by the names of their folders.
-    unfinished: folder of the shards.
-    batch: records encoded at a time on each device.
-    process_index: index of the process whose share is written.
-    process_count: number of processes that share the shards.
-    show: see `tokenize`.
-  """
-  shards = _shards(len(source))
-  mine = range(process_index, len(shards), process_count)
-  folders = [unfinished / name for name in tokenizers]
-  for folder in folders:
-    folder.mkdir(exist_ok=True)
-  there = set.intersection(*({*_finished(folder)} for folder in folders))
-  todo = [shard for shard in mine if shard not in there]
-  total = sum(len(shards[shard]) for shard in mine)
-  done = total - sum(len(shards[shard]) for shard in todo)
-  show(done, total)
-  parts = (part for shard in todo for part in _cut(shards[shard], batch))
-  serialize = dataset_folder.serializer(token_records.features())
-  models = [*tokenizers.values()]
-  with contextlib.closing(
-    record_encoder.encoded(source, models, parts, min(batch, len(source)))
-  ) as encoded:
-    for shard in todo:
-      batches = len(_cut(shards[shard], batch))
-      with contextlib.ExitStack() as stack:
-        files = [
-          stack.enter_context(_shard(folder, shard)) for folder in folders
-        ]
-        for made in itertools.islice(encoded, batches):
-          for file, records in zip(files, made, strict=True):
-            for record in records:
-              file.write(serialize(record), record)
-          done += len(made[0])
-          show(done, total)
-
-
-class _Shard:
-  """A shard that is being written.
-
-  Attributes:
-    frames: frames of the records so far.
-    constant: notes of records that encode to one code.
-  """
-
-  def __init__(self, writer: Any):
-    self.writer, self.frames = writer, 0
-    self.constant: list[Note] = []
-
-  def write(self, data: bytes, record: dict) -> None:
-    """Adds a record, given as bytes and as it was."""
-    self.writer.write(data)
-    self.frames += record["frames"]
-    if token_records.is_constant(record):
-      place = f"from {record['position']:.1f} s"
-      self.constant.append(Note(record["path"], place))
-
-
-@contextlib.contextmanager
-def _shard(folder: Path, number: int) -> Iterator[_Shard]:
-  """Opens a shard, which gets its name if the block succeeds."""
-  partial = folder / f"partial-{number:05d}"
-  with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
-    shard = _Shard(writer)
-    yield shard
-  report.write_notes(_notes(folder, number), {"constant": shard.constant})
-  # The name holds the number of frames, so that totals need no reading.
-  os.rename(partial, folder / f"shard-{number:05d}-{shard.frames}")
-
-
-def _shards(records: int) -> list[range]:
-  """Divides records into shards; depends only on their number."""
-  size = min(max(_LEAST, -(-records // _SHARDS)), _MOST)
-  return _cut(range(records), size)
-
-
-def _cut(records: range, size: int) -> list[range]:
-  """Cuts a range into parts of `size` records; the last may be shorter."""
-  return [records[i : i + size] for i in range(0, len(records), size)]
-
-
-def _finished(unfinished: Path) -> dict[int, Path]:
-  """Finds the shards in an unfinished folder, by number."""
-  return {int(p.name.split("-")[1]): p for p in unfinished.glob("shard-*")}
-
-
-def _notes(unfinished: Path, shard: int) -> Path:
-  """Path of the notes on a shard."""
-  return unfinished / f"notes-{shard:05d}.jsonl"
-
-
 def _settings(
   source: Source, tokenizers: Mapping[str, Tokenizer], batch: int
 ) -> dict:
@@ -281,7 +169,7 @@ def _settings(
     "batch": batch,
     "source": source.summary,
     "source_files": [[stat.st_size, stat.st_mtime_ns] for stat in stats],
-    "shards": [len(shard) for shard in _shards(len(source))],
+    "shards": [len(shard) for shard in token_shards.divide(len(source))],
     "version": mmdcodec.__version__,
   }
 
@@ -321,9 +209,9 @@ def _finish(
   out: Path,
 ) -> dict[str, dict]:
   """Assembles the shards of all processes and returns the summaries."""
-  shards, data = _shards(len(source)), unfinished / _DATA
+  shards, data = token_shards.divide(len(source)), unfinished / _DATA
   for name in tokenizers:
-    there = _finished(unfinished / name)
+    there = token_shards.finished(unfinished / name)
     if len(there) < len(shards):
       raise UserError(
         f"{unfinished}: only {len(there)} of {len(shards)} shards are there; do"
@@ -342,7 +230,8 @@ def _assemble(
   source: Source, tokenizer: Tokenizer, folder: Path, data: Path
 ) -> dict:
   """Makes a data set of the shards in a folder and returns its summary."""
-  there, shards = _finished(folder), _shards(len(source))
+  there = token_shards.finished(folder)
+  shards = token_shards.divide(len(source))
   data.mkdir(parents=True)
   template = tfds.core.ShardedFileTemplate(
     data_dir=data,
@@ -375,7 +264,7 @@ def _assemble(
   constant = [
     note
     for shard in sorted(there)
-    for note in report.read_notes(_notes(folder, shard)).get("constant", ())
+    for note in token_shards.constant(folder, shard)
   ]
   report.write_notes(data / report.NOTES, {"constant": constant})
   summary = {
