@@ -15,7 +15,7 @@
 with `_best_rq` added (`semantic:base_best_rq`; `:best_rq` for the largest), the
 simpler objective, predicting codes of a frozen random projection (arXiv
 2202.01855), in the recipe of MusicFM: 4096 codes of 16 dimensions, blocks of
-400 ms hidden with probability 0.6.
+400 ms hidden with probability 0.6. `:small_best_rq` has 512 codes.
 
 MusicLM (arXiv 2301.11325, 4.1) publishes the number of parameters, the layer
 (7, of the masked prediction module), 1024 centres and 25 tokens a second. What
@@ -44,8 +44,9 @@ the papers leave open, and what was chosen:
   small sizes   an hour of one CPU core is too short for hidden frames alone, so
                 frames that are heard are predicted too (losses.unmasked), and
                 codes are made of what differs from the mean of the clip
-                (model.centered). The larger sizes do neither. No recipe for
-                CPUs tells melodies apart yet, see docs/RESULTS.md.
+                (model.centered). 4096 codes are hardly learned in that time,
+                512 are. The larger sizes do none of this. Small batches, and
+                so more steps, see docs/RESULTS.md.
   clips         10 s; the published batch of 2048 and peak learning rate of 2e-3
                 after 25,000 of 400,000 steps are those for speech.
 
@@ -81,13 +82,15 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 3e-3
     return common.shrink_semantic(config)
   if size == "small":
+    if changes:
+      changes["codes"] = 512
     config = common.semantic_config(size, **changes)
-    config.steps, config.batch, config.data.seconds = 1_500, 16, 5.0
+    config.steps, config.batch, config.data.seconds = 1_600, 8, 5.0
     # An hour is too short for hidden frames alone to teach what a frame says.
     config.losses.unmasked.weight = 1.0
     config.model.centered = True
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup = 100
+    config.optimizer.warmup = 60
     config.log_every = 20
     config.eval_every = config.save_every = 200
     return config

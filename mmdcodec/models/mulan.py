@@ -39,10 +39,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     hop=320,
     # A patch is 160 ms of all bands: 63 tokens, which a CPU can afford.
     audio=dict(
-      patch=(8, 64), layers=6, width=192, heads=4, hidden=768, pooling="mean"
+      patch=(8, 64), layers=3, width=128, heads=4, hidden=512, pooling="mean"
     ),
+    # Captions of the built-in music have up to 180 bytes.
     text=dict(
-      longest=160, layers=4, width=128, heads=4, hidden=512, pooling="mean"
+      longest=192, layers=2, width=128, heads=4, hidden=256, pooling="mean"
     ),
   ),
   "tiny": dict(
