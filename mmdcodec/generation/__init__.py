@@ -7,6 +7,7 @@ musiclm         a hierarchy of language models: prompts in, music out.
                 musiclm_request checks requests, musiclm_options has the options
                 of sampling, musiclm_stages runs the stages; single_stages runs
                 them one at a time
+chunks          music in chunks, decoded while later ones are generated
 stage           a language model without codec, one of several in a hierarchy
 stage_runs      runs a stage over music of any length, in windows or in chunks
 story           prompts that change with time

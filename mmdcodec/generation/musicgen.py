@@ -5,7 +5,6 @@ MusicGen, Copet et al. 2023, arXiv 2306.05284. `LoadedMusic` combines the parts:
 decodes them.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.generation import chunks
+from mmdcodec.generation.chunks import Chunk
 from mmdcodec.generation.request import (
   CheckedRequest,
   GenerationRequest,
@@ -23,20 +24,6 @@ from mmdcodec.models import token_lm
 from mmdcodec.store import renamed
 from mmdcodec.tokenizers.interface import AudioCodec
 from mmdcodec.tokenizers.stereo_codec import open_codec
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-  """A part of the music, delivered while it is generated.
-
-  Attributes:
-    codes: int32 [batch, frames, codebooks], the new codes.
-    audio: float32 [batch, samples, channels], the new samples. They may come
-      later than their codes if the codec looks ahead.
-  """
-
-  codes: np.ndarray
-  audio: np.ndarray
 
 
 class LoadedMusic:
@@ -162,12 +149,7 @@ class LoadedMusic:
     if callback is None:
       parts = list(self._parts(self._check(request), None))
       return self.codec.decode(np.concatenate(parts, axis=1))
-    heard = []
-    for chunk in self._stream(request, block):
-      heard.append(chunk.audio)
-      if callback(chunk):
-        break
-    return np.concatenate(heard, axis=1)
+    return chunks.hear(self._stream(request, block), callback)
 
   def stream(
     self,
@@ -259,21 +241,10 @@ class LoadedMusic:
     self, request: GenerationRequest, block: float
   ) -> Iterator[Chunk]:
     """See `stream`."""
-    if not 0 < block < np.inf:
-      raise UserError(f"block is {block} s; it must be above 0.")
-    size = max(1, round(block * self.frame_rate))
-    checked, made = self._check(request), []
-    nothing = checked.codes[:, :0]
-
-    def passing() -> Iterator[np.ndarray]:
-      for codes in self._parts(checked, size):
-        made.append(codes)
-        yield codes
-
-    for audio in self.codec.decode_parts(passing(), size):
-      codes = np.concatenate(made, axis=1) if made else nothing
-      made.clear()
-      yield Chunk(codes, audio)
+    size = chunks.frames_of(block, self.frame_rate)
+    checked = self._check(request)
+    parts = self._parts(checked, size)
+    yield from chunks.decode(self.codec, parts, size, checked.codes[:, :0])
 
   def _parts(
     self, request: CheckedRequest, part: int | None

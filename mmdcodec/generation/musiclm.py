@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation import musiclm_parts
-from mmdcodec.generation.musicgen import Chunk
+from mmdcodec.generation import chunks, musiclm_parts
+from mmdcodec.generation.chunks import Chunk
 from mmdcodec.generation.musiclm_request import (
   CheckedRequest,
   MusicLMRequest,
@@ -103,12 +103,8 @@ class LoadedMusicLM(SingleStages):
     if callback is None:
       tokens = self.generate_tokens(texts, progress=progress, **options)
       return self.decode(tokens["coarse"], tokens.get("fine"))
-    heard = []
-    for chunk in self.stream(texts, block=block, progress=progress, **options):
-      heard.append(chunk.audio)
-      if callback(chunk):
-        break
-    return np.concatenate(heard, axis=1)
+    made = self.stream(texts, block=block, progress=progress, **options)
+    return chunks.hear(made, callback)
 
   def stream(
     self,
@@ -133,28 +129,16 @@ class LoadedMusicLM(SingleStages):
     Raises:
       UserError: see `generate`; best_of needs whole pieces.
     """
-    if not 0 < block < np.inf:
-      raise UserError(f"block is {block} s; it must be above 0.")
+    size = chunks.frames_of(block, self.frame_rate)
     checked = self.check(texts, **options)
     if checked.best_of > 1:
       raise UserError(
         "best_of compares whole pieces, so it cannot be streamed; leave it out."
       )
-    size = max(1, round(block * self.frame_rate))
     run = Hierarchy(self.parts, checked, live=True, progress=progress)
     known = checked.known
     nothing = self.join(known["coarse"], known.get("fine"))[:, :0]
-    made: list[np.ndarray] = []
-
-    def passing() -> Iterator[np.ndarray]:
-      for codes in run.stream(size):
-        made.append(codes)
-        yield codes
-
-    for audio in self.codec.decode_parts(passing(), size):
-      codes = np.concatenate(made, axis=1) if made else nothing
-      made.clear()
-      yield Chunk(codes, audio)
+    yield from chunks.decode(self.codec, run.stream(size), size, nothing)
 
   def generate_tokens(
     self,
