@@ -117,10 +117,10 @@ def run(
     },
   }
   atomic.write_json(workdir / RESULTS, results)
-  text = ""
-  for columns, rows in (prompts.table(judged), table(found)):
-    cells = [[str(cell) for cell in row] for row in rows]
-    text += tables.markdown(columns, cells) + "\n"
+  text = "".join(
+    tables.markdown(*each) + "\n"
+    for each in (prompts.table(judged), table(found))
+  )
   atomic.write_text(workdir / "table.md", text)
   return {"traits": judged, "levels": found}
 

@@ -133,9 +133,7 @@ def run(
     if not balanced or trait in built_in.BALANCED_TRAITS
   }
   atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
-  columns, rows = table(found)
-  cells = [[str(cell) for cell in row] for row in rows]
-  atomic.write_text(workdir / "table.md", tables.markdown(columns, cells))
+  atomic.write_text(workdir / "table.md", tables.markdown(*table(found)))
   return found
 
 

@@ -1,6 +1,7 @@
 """Formats tables of experiments as text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +18,7 @@ def spread(values: ArrayLike, digits: int, sign: str = "") -> str:
   return f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
   """Formats a Markdown table; all columns but the first are right-aligned."""
   lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
