@@ -246,7 +246,7 @@ def test_stages_that_do_not_fit(without, stages, words):
 def test_conditions_that_do_not_fit():
   """Catches conditions of other tokens than those that are made."""
   for key, other, words in (
-    ("joint", FakeTokenizer("mulan", 1.0, (9,) * 3), "codebooks of 16, but"),
+    ("joint", FakeTokenizer("mulan", 1.0, (17,) * 3), "codebooks of 16, but"),
     ("joint", FakeTokenizer("mulan", 1.0, (16,)), "takes 3 joint tokens a"),
     (
       "melody",
@@ -260,6 +260,13 @@ def test_conditions_that_do_not_fit():
     object.__setattr__(parts, key, other)
     with pytest.raises(UserError, match=words):
       check_parts(parts)
+
+
+def test_condition_with_room_for_more_codes():
+  """Catches a model of stages that training accepted and assembly refuses."""
+  parts = fake_musiclm().parts
+  object.__setattr__(parts, "joint", FakeTokenizer("mulan", 1.0, (9,) * 3))
+  check_parts(parts)
 
 
 @pytest.mark.slow
