@@ -74,6 +74,8 @@ def _joint(tiny: bool) -> ConfigDict:
   config.model.text.width, config.model.text.layers = 96, 2
   config.model.text.hidden = 384
   config.batch = 32
+  # Its prompts are captions.
+  config.data.tag_share = 0.5
   config.optimizer.learning_rate = 2e-3
   return config
 

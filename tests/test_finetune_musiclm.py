@@ -8,6 +8,7 @@ do nothing.
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -143,6 +144,17 @@ def test_configs(seconds):
     }
 
 
+def test_conditions_are_dropped_as_before():
+  """Catches a stage whose guidance means something else after finetuning."""
+  config, variables = parts_of.stage("semantic")
+  told = {"condition_dropout": 0.3, "melody_dropout": 0.7}
+  config["training"] = {"config": told}
+  config = finetune_musiclm.stage_config(
+    Options(), "semantic", Stage(config, variables)
+  )
+  assert {key: config[key] for key in told} == told
+
+
 def test_a_stage_without_repeats():
   """Catches clips that are as short as the tokens that are left."""
   config, variables = parts_of.stage("semantic", collapse=True)
@@ -177,3 +189,8 @@ def test_mistakes(tmp_path, model, songs, fails):
   assert "(semantic 1.6 s, coarse 0.8 s, fine 0.3 s)" in error
   assert "multiple" in fails(*argv, "--batch", "3")
   assert not run.exists()
+  inside = tmp_path / "job" / "bundle"
+  shutil.copytree(model, inside)
+  error = fails("finetune", songs, inside.parent, "--model", inside, "--force")
+  assert "inside the workdir" in error
+  assert (inside / "config.json").exists()

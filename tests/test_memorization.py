@@ -91,6 +91,18 @@ def test_clips_of_a_recording_count_as_one():
   assert found[0] == found[1] and found[0].value == 6 / 24
 
 
+def test_many_crops_of_one_recording():
+  """Catches an interval as if uneven crops were of as many recordings."""
+  once = random_examples()
+  sources = ["long"] * 19 + [f"short {i}" for i in range(5)]
+  examples = Examples(once.codes, {}, sources)
+  made = {0: np.zeros((24, CONTINUED), np.int64)}
+  found = memorization.compare(examples, made, COSTS, negatives=20).rows[0]
+  independent = 24**2 / (19**2 + 5)
+  high = 1 - 0.025 ** (1 / independent)  # of no match
+  assert found.exact == pytest.approx((0.0, 0.0, high))
+
+
 def test_music_that_repeats_itself_is_shown():
   """Catches a baseline that is not the last tokens of the prompt."""
   examples = random_examples()

@@ -21,6 +21,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan
 from mmdcodec.nn import norms
 from mmdcodec.tokenizers.mulan import Mulan, is_text
+from mmdcodec.workflows import cluster
 
 TEXTS = ["calm piano", "loud drums and a bass", "", "ä", 40 * "long "]
 
@@ -173,3 +174,19 @@ def test_cluster_fits_codes_and_bridge(tmp_path, dataset, capsys):
   expected = model.embed_text(texts).mean(0)
   np.testing.assert_allclose(bridge["text"], expected, atol=1e-5)
   assert model.encode(texts).shape == (3, 1, 2)
+
+
+def test_cluster_knows_the_tags_of_training(tmp_path, dataset, monkeypatch):
+  """Catches names from a command line that are taken for one name."""
+  config, variables = content()
+  config["training"] = {"config": {"data": {"tags": ["speed,drums"]}}}
+  bundle.save(tmp_path / "bare", config, variables)
+  found = []
+
+  def fit(tokenizer, source, clips, only, seed):
+    found.append(only)
+    return {}, {}
+
+  monkeypatch.setattr(cluster, "_bridge", fit)
+  cluster.cluster(tmp_path / "bare", dataset, tmp_path / "out", codes=4)
+  assert found == [("speed", "drums")]

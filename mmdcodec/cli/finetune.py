@@ -127,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
     ),
     captions=captions,
   )
+  texts = music.takes("text")
+  # Its weights are on the device, which training needs.
+  del music
   stages = make_stages(job)
   try:
     jobs.run_stages(job.workdir, stages, force=args.force)
@@ -134,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     return preemption.EXIT_CODE
   bundle = job.workdir / "bundle"
   prompt = ""
-  if music.takes("text"):
+  if texts:
     prompt = finetune.a_prompt(tokens) or example
   print(
     f"\nthe new model: {bundle}\n"

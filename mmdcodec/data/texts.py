@@ -15,6 +15,11 @@ import numpy as np
 from mmdcodec.models import text_tokens
 
 
+def tag_names(given: Collection[str]) -> tuple[str, ...]:
+  """Names of tags; a command line gives them as one text, "speed,drums"."""
+  return tuple(name.strip() for each in given for name in each.split(","))
+
+
 def phrases(
   tags: Mapping[str, Any], only: Collection[str] = ()
 ) -> dict[str, list[str]]:

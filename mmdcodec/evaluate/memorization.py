@@ -280,6 +280,9 @@ def compare(
   """
   clips, continued = next(iter(made.values())).shape
   recordings = len({*examples.sources})
+  crops = np.unique(examples.sources, return_counts=True)[1]
+  # Recordings, if each has as many crops.
+  independent = clips**2 / float((crops**2).sum())
   true = {n: examples.codes[:, n : n + continued] for n in made}
   pairs = _strangers(examples.sources, [*made], negatives, seed)
   total, done = len(pairs) + clips * len(made), 0
@@ -303,12 +306,12 @@ def compare(
         transport.between(x, y, costs, epsilon) < threshold
         for x, y in zip(before, true[n], strict=True)
       ]
-      again = share(sum(near_before) / clips, recordings)
+      again = share(sum(near_before) / clips, independent)
     rows.append(
       Row(
         prompt=n,
-        exact=share((each == true[n]).all(1).mean(), recordings),
-        approximate=share(matched.mean(), recordings),
+        exact=share((each == true[n]).all(1).mean(), independent),
+        approximate=share(matched.mean(), independent),
         repeated=again,
         distance=float(np.median(near)),
         entropy=float(bits.mean()),
@@ -359,13 +362,13 @@ def entropy(tokens: np.ndarray) -> float:
   return float(stats.entropy(counts, base=2))
 
 
-def share(value: float, count: int) -> Share:
+def share(value: float, count: float) -> Share:
   """A share with its 95% interval (Clopper and Pearson 1934).
 
   Args:
     value: the share, 0 to 1.
-    count: independent observations. Crops of one recording are not: with
-      several of each, this is the number of recordings, as if all crops of a
+    count: independent observations. Crops of one recording are not: with n_i
+      of recording i, this is (sum n_i)^2 / sum n_i^2, as if all crops of a
       recording told the same.
   """
   some = value * count

@@ -19,7 +19,7 @@ import numpy as np
 
 from mmdcodec import bundle
 from mmdcodec.data import pipeline, record_order
-from mmdcodec.data.texts import Describe
+from mmdcodec.data.texts import Describe, tag_names
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import retrieval
 from mmdcodec.losses import contrastive
@@ -125,10 +125,7 @@ class MulanTask(Task):
         ).encode,
         longest=text["longest"],
         share=data["tag_share"],
-        # From a command line, names come as one text.
-        tags=tuple(
-          name.strip() for each in data["tags"] for name in each.split(",")
-        ),
+        tags=tag_names(data["tags"]),
       ),
     )
 

@@ -167,8 +167,9 @@ def cluster(
   config, variables = tokenizer.with_codebooks(statistics, books.embed)
   variables.pop(BRIDGE, None)
   if isinstance(tokenizer, Mulan):
-    tags = config.get("training", {}).get("config", {}).get("data", {})
-    bridge, told = _bridge(tokenizer, source, clips, tags.get("tags", ()), seed)
+    data = config.get("training", {}).get("config", {}).get("data", {})
+    only = texts.tag_names(data.get("tags", ()))
+    bridge, told = _bridge(tokenizer, source, clips, only, seed)
     if bridge:
       variables[BRIDGE] = bridge
       fit = fit._replace(bridge=told)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from mmdcodec.configs import common
+from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.generation.stage import Stage
 from mmdcodec.parallel import mesh
@@ -114,12 +115,22 @@ def make_job(
 def common_fields(
   folder: str | os.PathLike, workdir: str | os.PathLike, model: str, music: Any
 ) -> dict[str, Any]:
-  """Returns fields of a `FolderJob`; for the arguments see `make_job`."""
+  """Returns fields of a `FolderJob`; for the arguments see `make_job`.
+
+  Raises:
+    UserError: the model is inside the workdir.
+  """
   # An id on the Hub is not a path.
   local = pathlib.Path(model).expanduser()
+  place = pathlib.Path(workdir).expanduser().resolve()
+  if local.exists() and local.resolve().is_relative_to(place):
+    raise UserError(
+      f"--model is {model}, which is inside the workdir {workdir}, whose files"
+      " this command may replace; give another workdir."
+    )
   return dict(
     folder=pathlib.Path(folder).expanduser().resolve(),
-    workdir=pathlib.Path(workdir).expanduser().resolve(),
+    workdir=place,
     model=str(local.resolve()) if local.exists() else model,
     rate=music.rate,
     channels=music.channels,

@@ -29,6 +29,7 @@ from mmdcodec.generation.musiclm import LoadedMusicLM
 from mmdcodec.generation.musiclm_parts import KINDS, STAGES
 from mmdcodec.generation.stage import Stage
 from mmdcodec.store import atomic, jobs
+from mmdcodec.tokenizers.loaded_codec import fingerprint
 from mmdcodec.workflows import assemble as assemble_lib
 from mmdcodec.workflows import finetune, stage_training
 from mmdcodec.workflows.finetune_job import (
@@ -45,11 +46,13 @@ class MusicLMJob(FolderJob):
 
   Attributes:
     tokenizers: hashes of the model's tokenizers by their key.
+    weights: hashes of its stages, by part.
     configs: config of each stage's training as a dict, without data, by the
       name of the stage; from the top.
   """
 
   tokenizers: dict[str, str]
+  weights: dict[str, str]
   configs: dict[str, dict[str, Any]]
 
 
@@ -93,6 +96,7 @@ def make_job(
     name: stage_config(options, name, stage) for name, stage in stages.items()
   }
   found = {key: getattr(music.parts, key) for key in KINDS}
+  read = bundle.read(model)
   return MusicLMJob(
     **common_fields(folder, workdir, model, music),
     captions=None,
@@ -102,6 +106,11 @@ def make_job(
     ),
     tokenizers={
       key: each.hash for key, each in found.items() if each is not None
+    },
+    weights={
+      key: fingerprint(part, read.variables[key])
+      for key, part in read.config["parts"].items()
+      if key.endswith("_lm")
     },
     configs=configs,
   )
@@ -126,8 +135,14 @@ def stage_config(options: Options, name: str, stage: Stage) -> dict[str, Any]:
     # Tokens in time are of the same clip; others describe the whole piece.
     if fields.get("frame_rate"):
       fields["frames"] = max(1, round(fields.get("frames", 1) * kept))
-  trained = common.stage_config(name, "small")
-  config["condition_dropout"] = trained.condition_dropout
+  # How often conditions are dropped stays as it was, and what guidance means.
+  trained = stage.config.get("training", {}).get("config", {})
+  usual = common.stage_config(name, "small").to_dict()
+  for key in (
+    "condition_dropout",
+    *(f"{c.name}_dropout" for c in stage.conditions),
+  ):
+    config[key] = trained.get(key, usual.get(key, config.get(key, 0.0)))
   return config
 
 
@@ -148,7 +163,11 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       jobs.Stage(name, run, settings, paths, needs=list(needs), **options)
     )
 
-  model = {"model": job.model, "tokenizers": job.tokenizers}
+  model = {
+    "model": job.model,
+    "tokenizers": job.tokenizers,
+    "weights": job.weights,
+  }
   audio = finetune.audio_settings(job, captioned=False)
   prepare = functools.partial(finetune.prepare, captioned=False)
   stage("parts", write_parts, model, "parts", [])

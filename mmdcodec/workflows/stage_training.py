@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdcodec import formatting, progress
-from mmdcodec.data import record_source, tokenization
+from mmdcodec.data import record_source, report, tokenization
 from mmdcodec.tokenizers.interface import Tokenizer
 from mmdcodec.train import loop
 
@@ -46,6 +46,9 @@ def tokenize(
         batch=BATCH,
         show=progress.counter(f"records ({split})"),
       )
+      for each in tokenizers:
+        for line in report.folder_lines(tokens / split / each.kind):
+          _log(f"  {each.kind}: {line}")
   found = {
     each.kind: record_source.describe(tokens / "train" / each.kind)
     for each in tokenizers
