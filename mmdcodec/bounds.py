@@ -208,10 +208,35 @@ def refused(what: str, value: Any, wanted: Check) -> UserError:
   return UserError(f"{what} is {found}; it must be {wanted.wanted}.")
 
 
+def check_mesh(array: Any) -> None:
+  """Checks the mesh in use, and that of an array that a caller passes.
+
+  Raises:
+    UserError: one of them has Explicit axes.
+  """
+  # The command line imports this file, and is fast without JAX.
+  import jax
+
+  check_axes(jax.sharding.get_abstract_mesh())
+  if isinstance(array, jax.Array):
+    check_axes(jax.typeof(array).sharding.mesh)
+
+
+def check_axes(mesh: Any) -> None:
+  """Raises UserError if a mesh has Explicit axes, which need annotations."""
+  if mesh.explicit_axes:
+    names = ", ".join(mesh.explicit_axes)
+    raise UserError(
+      f"the mesh has the Explicit axes {names} (the default of jax.make_mesh),"
+      " but lookups, scans and caches need Auto ones: make it with"
+      f" axis_types=(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}."
+    )
+
+
 def check_shape(
   what: str, array: Any, /, **axes: int | EllipsisType | None
 ) -> None:
-  """Checks the shape of an array that a caller passes to a module.
+  """Checks shape and mesh of an array that a caller passes to a module.
 
   Args:
     what: name of the argument.
@@ -221,7 +246,9 @@ def check_shape(
 
   Raises:
     ValueError: the array has other axes, or an axis another size.
+    UserError: its mesh has Explicit axes.
   """
+  check_mesh(array)
   fits = len(array.shape) == len(axes) and all(
     want is ... or (size > 0 if want is None else size == want)
     for size, want in zip(array.shape, axes.values(), strict=True)

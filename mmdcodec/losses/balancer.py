@@ -35,7 +35,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped
 
 
 @flax.struct.dataclass
@@ -111,7 +111,7 @@ def balance(
     ValueError: there are no gradients, or a loss has no state or no weight.
     UserError: called inside `jax.shard_map` or `jax.pmap`.
   """
-  rules.check_global("the balancer")
+  mapped.check_global("the balancer")
   missing = [n for n in grads if n not in weights or n not in state.norms]
   if missing or not grads:
     raise ValueError(

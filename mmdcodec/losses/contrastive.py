@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from mmdcodec import bounds
 from mmdcodec.bounds import one_of
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped, rules
 
 KINDS = ("decoupled", "softmax", "sigmoid")
 
@@ -92,7 +92,7 @@ def contrastive(
     ValueError: the embeddings do not have the same shape.
   """
   bounds.check("the contrastive loss", kind, one_of(KINDS))
-  rules.check_global("a contrastive loss")
+  mapped.check_global("a contrastive loss")
   bounds.check_shape("audio", audio, rows=None, dim=None)
   rows, dim = audio.shape
   bounds.check_shape("text", text, rows=rows, dim=dim)

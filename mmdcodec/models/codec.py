@@ -34,6 +34,7 @@ from mmdcodec.models.spectral_networks import (
   SpectralNetwork,
 )
 from mmdcodec.nn.conv import frames, length_mask, mask_after
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize.residual import Quantized, ResidualVectorQuantizer
 
 NO_SCALE = (
@@ -74,6 +75,7 @@ class Codec(CodecFields):
     train: bool = False,
     quantize: bool = True,
     shift: jax.Array | None = None,
+    axis_name: AxisName = None,
   ) -> Output:
     """Encodes, quantizes and decodes.
 
@@ -87,6 +89,8 @@ class Codec(CodecFields):
         codes are those of the codebooks as they are.
       shift: [batch, frames, dim] to add to the latents; its gradient is that of
         the encoder's output.
+      axis_name: mapped axes that divide the batch, for the codebooks; see
+        `ResidualVectorQuantizer`.
 
     Returns:
       Output.
@@ -100,7 +104,7 @@ class Codec(CodecFields):
     else:
       ends = frames(lengths, self.stride)
       mask = length_mask(ends, z.shape[1])
-    q = self.quantizer(z, mask, train=train and quantize)
+    q = self.quantizer(z, mask, train=train and quantize, axis_name=axis_name)
     heard = q.z if quantize else z
     audio = self.synthesize_frames(heard, ends, scale)[:, : x.shape[1]]
     return Output(

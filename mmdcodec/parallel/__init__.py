@@ -1,5 +1,6 @@
 """Parallelism over devices and processes.
 
+mapped     reaches over the devices inside of shard_map and pmap
 mesh       starts processes and builds the device mesh
 peers      connects processes, and ends them if one is gone
 rules      assigns array axes to mesh axes

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mmdcodec.errors import UserError
+from mmdcodec import bounds
 
 Rules = Sequence[tuple[str, P]]
 AnyMesh = Mesh | AbstractMesh
@@ -60,20 +60,35 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def _fit(spec: P, shape: Sequence[int], mesh: AnyMesh) -> P:
-  """Aligns a spec at the last axis and drops mesh axes that do not divide."""
+  """Aligns a spec at the last axis and drops mesh axes that do not divide.
+
+  Axes that the mesh does not have, and those of a mapped function, whose arrays
+  are those of one device already, are dropped too.
+  """
+  auto = auto_axes(mesh)
   missing = max(len(shape) - len(spec), 0)
   aligned = (None,) * missing + tuple(spec)[max(len(spec) - len(shape), 0) :]
 
-  def parts(axis: Any) -> int:
+  def one(axis: Any, size: int) -> Any:
     names = axis if isinstance(axis, tuple) else (axis,)
-    return math.prod(mesh.shape[name] for name in names)
+    names = tuple(name for name in names if name in auto)
+    if not names or size % math.prod(mesh.shape[name] for name in names):
+      return None
+    return names if len(names) > 1 else names[0]
 
-  return P(
-    *(
-      axis if axis and size % parts(axis) == 0 else None
-      for axis, size in zip(aligned, shape, strict=True)
-    )
-  )
+  return P(*map(one, aligned, shape))
+
+
+def auto_axes(mesh: AnyMesh) -> tuple[str, ...]:
+  """Returns the axes over which the compiler divides arrays.
+
+  Those of a mapped function (Manual ones) are not among them.
+
+  Raises:
+    UserError: the mesh has Explicit axes.
+  """
+  bounds.check_axes(mesh)
+  return tuple(mesh.auto_axes)
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
@@ -117,36 +132,20 @@ def activation_spec(
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
   """Constrains the sharding of an activation; does nothing outside a mesh.
 
+  Axes that the mesh does not have are left out, so any mesh will do.
+
   Args:
     x: the activation.
     *axes: one for each axis of x: a mesh axis, a tuple of them, or None.
       "batch" stands for the axes that divide the batch. An axis that the mesh
       axis does not divide evenly stays whole.
+
+  Raises:
+    UserError: the mesh has Explicit axes.
   """
+  bounds.check_mesh(x)
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if not auto_axes(mesh):
     return x
   spec = activation_spec(x.shape, mesh, *axes)
   return jax.lax.with_sharding_constraint(x, spec)
-
-
-def check_global(what: str) -> None:
-  """Checks that arrays are those of all devices, as under `jax.jit`.
-
-  Inside `jax.shard_map` and `jax.pmap` a function sees the arrays of one
-  device, so a statistic of "the batch" may be another one on each of them:
-  which axes divide the batch, it cannot know.
-
-  Args:
-    what: the statistic in words.
-
-  Raises:
-    UserError: the caller is traced for one of several devices.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1:
-    raise UserError(
-      f"{what} needs the whole batch, but inside jax.shard_map or jax.pmap it"
-      " may see only a part: call it outside, in a jax.jit whose batch is"
-      " sharded over the devices."
-    )

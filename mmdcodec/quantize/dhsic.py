@@ -12,6 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import derivatives, pairs, rows
 from mmdcodec.quantize.kernels import GaussianKernel, Kernel
 
@@ -23,6 +25,7 @@ def dhsic(
   valid: jax.Array | None = None,
   unbiased: bool = True,
   block_size: int = pairs.BLOCK,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """The mean MMD^2 over all permutations, dHSIC (Pfister et al. 2018).
 
@@ -33,12 +36,14 @@ def dhsic(
     valid: bool [n], rows that count; None means all.
     unbiased: leave out the pairs of a row with itself.
     block_size: rows in a block of the computation.
+    axis_name: mapped axes that divide the rows, see `independence_loss`.
 
   Returns:
     Scalar float32, differentiable with respect to the streams.
 
   Raises:
     ValueError: the shapes do not fit, or there are too few rows.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
   """
   chex.assert_rank(
     streams,
@@ -46,24 +51,38 @@ def dhsic(
     custom_message="streams must be [n, codebooks, d]",
     exception_type=ValueError,
   )
-  rows.check_rows(len(streams), block_size, unbiased=unbiased)
-  z = rows.replicated(streams)
-  valid = jnp.ones((len(z),), bool) if valid is None else valid
+  valid = jnp.ones((len(streams),), bool) if valid is None else valid
   chex.assert_shape(
     valid,
-    (len(z),),
+    (len(streams),),
     custom_message="valid must have one value per row",
     exception_type=ValueError,
   )
+  streams, valid = (mapped.gather(x, axis_name) for x in (streams, valid))
+  rows.check_rows(len(streams), block_size, unbiased=unbiased)
+  value = dhsic_of_rows(streams, valid, kernel, unbiased, block_size, axis_name)
+  return mapped.mean(value, axis_name)
+
+
+def dhsic_of_rows(
+  z: jax.Array,
+  valid: jax.Array,
+  kernel: Kernel,
+  unbiased: bool,
+  block: int,
+  axis_name: AxisName = None,
+) -> jax.Array:
+  """The same of rows that have been checked and that all devices hold."""
+  z = rows.replicated(z)
   z = jnp.where(valid[:, None, None], z, 0.0)
   if kernel.relative:
     z = z / rows.median_distances(z, valid)[:, None]
   (z,) = rows.centred(kernel, z)
   own = rows.diagonal(kernel, jnp.swapaxes(z, 0, 1))  # [scales, codebooks, n]
-  return _dhsic(z, own, valid, kernel, unbiased, block_size)
+  return _dhsic(z, own, valid, kernel, unbiased, block, axis_name)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5, 6))
 def _dhsic(
   z: jax.Array,
   own: jax.Array,
@@ -71,8 +90,9 @@ def _dhsic(
   kernel: Kernel,
   unbiased: bool,
   block: int,
+  axis_name: AxisName,
 ) -> jax.Array:
-  joint, single = pairs.product_sums(z, valid, kernel, block)
+  joint, single = pairs.product_sums(z, valid, kernel, block, axis_name)
   return _closed_form(joint, single, own, valid, unbiased)
 
 
@@ -81,19 +101,22 @@ def _dhsic_jvp(
   kernel: Kernel,
   unbiased: bool,
   block: int,
+  axis_name: AxisName,
   primals: tuple[jax.Array, ...],
   tangents: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
   z, own, valid = primals
   # The loss is linear in the joint sums, so its gradient does not need them and
   # they can come from the sweep that computes the gradient.
-  single = pairs.single_sums(z, valid, kernel, block)
+  single = pairs.single_sums(z, valid, kernel, block, axis_name)
   of_sums = lambda joint, single, own: _closed_form(
     joint, single, own, valid, unbiased
   )
   _, pull = jax.vjp(of_sums, jnp.zeros_like(single[0, 0]), single, own)
-  *weights, of_own = pull(jnp.float32(1.0))
-  joint, gradient = pairs.product_gradient(z, valid, weights, kernel, block)
+  *weights, of_own = pull(mapped.varying_like(jnp.float32(1.0), z))
+  joint, gradient = pairs.product_gradient(
+    z, valid, weights, kernel, block, axis_name
+  )
   gradient = derivatives.forward_only(gradient)
   change = jnp.sum(gradient * tangents[0]) + jnp.sum(of_own * tangents[1])
   return of_sums(joint, single, own), change

@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.patterns import PatternMaker
 from mmdcodec.quantize import pairs, rows
-from mmdcodec.quantize.dhsic import dhsic
+from mmdcodec.quantize.dhsic import dhsic, dhsic_of_rows
 from mmdcodec.quantize.kernels import (
   KERNELS,
   GaussianKernel,
@@ -64,6 +66,7 @@ def independence_loss(
   mask: jax.Array | None = None,
   standardize: bool = True,
   block_size: int = pairs.BLOCK,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """Dependence between the codebooks that a language model predicts together.
 
@@ -82,6 +85,11 @@ def independence_loss(
     standardize: scale every coordinate to mean 0 and variance 1 over the rows,
       with gradient through both (as the paper's code does).
     block_size: rows in a block of the computation.
+    axis_name: inside `jax.shard_map` or `jax.pmap`, the mapped axes that divide
+      the batch. The rows are then those of all devices, each device computes
+      its share of the pairs, and the first device's key counts. Gradients are
+      averaged over the devices with `lax.pmean` like those of any other loss;
+      see `mmdcodec.parallel.mapped`.
 
   Returns:
     Scalar float32. A pattern with several kinds of steps gives the mean over
@@ -89,6 +97,7 @@ def independence_loss(
 
   Raises:
     ValueError: the estimator is unknown, or the shapes do not fit.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
   """
   if estimator not in ESTIMATORS:
     raise ValueError(f"estimator is {estimator!r}; choose from {ESTIMATORS}")
@@ -99,6 +108,9 @@ def independence_loss(
   batch, frames = streams.shape[:2]
   bounds.check_shape("mask", mask, batch=batch, frames=frames)
   rows.check_block(block_size)
+  mapped.check_global("the independence loss", axis_name, takes_name=True)
+  streams, mask = (mapped.gather(x, axis_name) for x in (streams, mask))
+  key = mapped.first(key, axis_name)
   total, count = jnp.float32(0.0), jnp.int32(0)
   for group, (z, valid) in enumerate(rows.of_streams(streams, mask, pattern)):
     if len(z) < 2:
@@ -108,10 +120,18 @@ def independence_loss(
     else:
       (z,) = rows.centred(kernel, z)
     if estimator == "dhsic":
-      value = dhsic(z, kernel, valid=valid, block_size=block_size)
+      value = dhsic_of_rows(z, valid, kernel, True, block_size, axis_name)
     else:
       value = permuted_mmd2(
-        z, valid, jax.random.fold_in(key, group), kernel, block_size
+        z,
+        valid,
+        jax.random.fold_in(key, group),
+        kernel,
+        block_size,
+        axis_name,
       )
-    total, count = total + value * valid.sum(), count + valid.sum()
-  return total / jnp.maximum(count, 1)
+    mapped.check_global("the independence loss", axis_name, takes_name=True)
+  streams, mask = (mapped.gather(x, axis_name) for x in (streams, mask))
+  key = mapped.first(key, axis_name)
+  total, count = total + value * valid.sum(), count + valid.sum()
+  return mapped.mean(total / jnp.maximum(count, 1), axis_name)

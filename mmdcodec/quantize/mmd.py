@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import derivatives, pairs, rows
 from mmdcodec.quantize.kernels import GaussianKernel, Kernel
 
@@ -21,6 +23,7 @@ def mmd2(
   *,
   unbiased: bool = True,
   block_size: int = pairs.BLOCK,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """Squared MMD between two samples (Gretton et al. 2012, lemma 6).
 
@@ -31,15 +34,18 @@ def mmd2(
     unbiased: leave out the pairs of a row with itself. Otherwise the value is
       that of the empirical distributions and never negative.
     block_size: rows in a block of the computation.
+    axis_name: mapped axes that divide the rows, see `independence_loss`.
 
   Returns:
     Scalar float32, differentiable with respect to x and y.
 
   Raises:
     ValueError: the shapes do not fit, or there are too few rows.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
   """
   bounds.check_shape("x", x, n=..., d=None)
   bounds.check_shape("y", y, m=..., d=x.shape[1])
+  x, y = (mapped.gather(v, axis_name) for v in (x, y))
   rows.check_rows(min(len(x), len(y)), block_size, unbiased=unbiased)
   n, m = len(x), len(y)
   x, y = rows.replicated(x), rows.replicated(y)
@@ -68,14 +74,20 @@ def mmd2(
     weights,
     kernel,
     block_size,
+    axis_name,
   )
   if not unbiased:
     value += sum(rows.diagonal(kernel, v).sum() / len(v) ** 2 for v in (x, y))
-  return value
+  return mapped.mean(value, axis_name)
 
 
 def permuted_mmd2(
-  z: jax.Array, valid: jax.Array, key: jax.Array, kernel: Kernel, block: int
+  z: jax.Array,
+  valid: jax.Array,
+  key: jax.Array,
+  kernel: Kernel,
+  block: int,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """MMD^2 of rows and the same rows with each codebook permuted.
 
@@ -88,6 +100,7 @@ def permuted_mmd2(
     key: random key of the permutations.
     kernel: k of whole rows.
     block: rows in a block of the computation.
+    axis_name: mapped axes whose devices all hold these rows.
 
   Returns:
     Scalar float32, differentiable with respect to z.
@@ -139,4 +152,5 @@ def permuted_mmd2(
     jnp.array([[within, across], [across, within]]),
     kernel,
     block,
+    axis_name,
   )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import derivatives, row_blocks, tiles
 from mmdcodec.quantize.kernels import Kernel
 from mmdcodec.quantize.row_blocks import Blocks
@@ -24,7 +25,11 @@ BLOCK = 512
 
 
 def product_sums(
-  z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
+  z: jax.Array,
+  valid: jax.Array,
+  kernel: Kernel,
+  block: int = BLOCK,
+  axis_name: AxisName = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Sums over the other rows, of the product and of each codebook's kernel.
 
@@ -33,6 +38,7 @@ def product_sums(
     valid: bool [n], rows that count.
     kernel: k = sum_s k_s.
     block: rows in a block.
+    axis_name: mapped axes whose devices all hold these rows; see `sweep`.
 
   Returns:
     joint [n], sum_{j != i} sum_s prod_k k_s(z_i^k, z_j^k), and single
@@ -50,12 +56,16 @@ def product_sums(
 
   blocks = row_blocks.cut(z, row_blocks.own_source(valid), block)
   zeros = _no_joint(blocks), _no_single(blocks, kernel)
-  joint, single = sweep(tile, (blocks, ()), zeros)
+  joint, single = sweep(tile, (blocks, ()), zeros, axis_name=axis_name)
   return row_blocks.joined(joint, len(z)), row_blocks.joined(single, len(z))
 
 
 def single_sums(
-  z: jax.Array, valid: jax.Array, kernel: Kernel, block: int = BLOCK
+  z: jax.Array,
+  valid: jax.Array,
+  kernel: Kernel,
+  block: int = BLOCK,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """Only the second result of `product_sums`, at a lower cost.
 
@@ -64,6 +74,7 @@ def single_sums(
     valid: bool [n], rows that count.
     kernel: k = sum_s k_s.
     block: rows in a block.
+    axis_name: mapped axes whose devices all hold these rows; see `sweep`.
 
   Returns:
     single [scales, codebooks, n].
@@ -74,7 +85,8 @@ def single_sums(
     return tuple(weight * _single(terms, axis) for axis in (1, 0))
 
   blocks = row_blocks.cut(z, row_blocks.own_source(valid), block)
-  single = sweep(tile, (blocks, ()), _no_single(blocks, kernel))
+  zeros = _no_single(blocks, kernel)
+  single = sweep(tile, (blocks, ()), zeros, axis_name=axis_name)
   return row_blocks.joined(single, len(z))
 
 
@@ -84,6 +96,7 @@ def product_gradient(
   weights: tuple[jax.Array, jax.Array],
   kernel: Kernel,
   block: int = BLOCK,
+  axis_name: AxisName = None,
 ) -> tuple[jax.Array, jax.Array]:
   """The first result of `product_sums`, and the gradient with respect to z.
 
@@ -93,6 +106,7 @@ def product_gradient(
     weights: cotangents of the two results, [n] and [scales, codebooks, n].
     kernel: k = sum_s k_s.
     block: rows in a block.
+    axis_name: mapped axes whose devices all hold these rows; see `sweep`.
 
   Returns:
     joint [n] and the gradient [n, codebooks, dim].
@@ -117,7 +131,7 @@ def product_gradient(
     )
 
   zeros = _no_joint(blocks), jnp.zeros_like(blocks.z)
-  joint, gradient = sweep(tile, (blocks, weights), zeros)
+  joint, gradient = sweep(tile, (blocks, weights), zeros, axis_name=axis_name)
   gradient = jnp.swapaxes(gradient, 1, 2)  # [blocks, block, codebooks, dim]
   gradient = gradient.reshape(-1, *z.shape[1:])[: len(z)]
   return row_blocks.joined(joint, len(z)), gradient
@@ -146,6 +160,7 @@ def weighted_sum(
   weights: jax.Array,
   kernel: Kernel,
   block: int = BLOCK,
+  axis_name: AxisName = None,
 ) -> jax.Array:
   """Sum of w k(z_i, z_j) over the pairs of rows that count, each pair once.
 
@@ -161,23 +176,27 @@ def weighted_sum(
       gradient goes through them.
     kernel: k of whole rows.
     block: rows in a block.
+    axis_name: mapped axes whose devices all hold these rows; see `sweep`.
 
   Returns:
     Scalar.
   """
   weights = lax.stop_gradient(weights)[group[:, None], group[None]]
-  return _weighted_sum(z, source, weights, kernel, block)
+  return _weighted_sum(z, source, weights, kernel, block, axis_name)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def _weighted_sum(
   z: jax.Array,
   source: jax.Array,
   weights: jax.Array,
   kernel: Kernel,
   block: int,
+  axis_name: AxisName,
 ) -> jax.Array:
-  return _weighted_sums(z, source, weights, kernel, block, gradient=False)[0]
+  return _weighted_sums(
+    z, source, weights, kernel, block, axis_name, gradient=False
+  )[0]
 
 
 def _weighted_sums(
@@ -186,6 +205,7 @@ def _weighted_sums(
   weights: jax.Array,
   kernel: Kernel,
   block: int,
+  axis_name: AxisName,
   *,
   gradient: bool,
 ) -> tuple[jax.Array, ...]:
@@ -210,7 +230,7 @@ def _weighted_sums(
   zeros: tuple[jax.Array, ...] = (_no_joint(blocks),)
   if gradient:
     zeros += (jnp.zeros_like(blocks.z),)
-  sums, *gradients = sweep(tile, (blocks, ()), zeros, weights)
+  sums, *gradients = sweep(tile, (blocks, ()), zeros, weights, axis_name)
   return sums.sum(), *(g.reshape(-1, g.shape[-1]) for g in gradients)
 
 
@@ -218,12 +238,13 @@ def _weighted_sums(
 def _weighted_sum_jvp(
   kernel: Kernel,
   block: int,
+  axis_name: AxisName,
   primals: tuple[jax.Array, ...],
   tangents: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array]:
   z, source, weights = primals
   value, gradient = _weighted_sums(
-    z, source, weights, kernel, block, gradient=True
+    z, source, weights, kernel, block, axis_name, gradient=True
   )
   gradient = derivatives.forward_only(gradient)
   return value, jnp.sum(gradient * tangents[0])

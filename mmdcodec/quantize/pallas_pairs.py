@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec.parallel import mapped
+
 # Rows in a part. A TPU's vectors have 128 lanes. With twice as many rows,
 # compiling takes twice as long, and three dozen arrays of pairs (dHSIC of four
 # codebooks) hardly fit into the vector memory.
@@ -44,13 +46,15 @@ def by_platform(tile: Callable) -> Callable:
   Returns:
     The same function, as a kernel on TPUs if its results fit into the vector
     memory (up to eight codebooks of 128 for 512 rows), the number of rows is a
-    multiple of `PART`, and there are eight dimensions or more.
+    multiple of `PART`, there are eight dimensions or more, and no `shard_map`
+    with `check_vma` is around.
   """
 
   def choose(a: Any, b: Any, weight: jax.Array) -> tuple[Any, Any]:
     z = a[0].z
     too_large = 2 * z.size * z.dtype.itemsize > _RESULTS
-    if z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
+    tracked = mapped.varies(z)
+    if tracked or z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
       return tile(a, b, weight)
     kernel = lambda a, b, weight: tiled(tile, a, b, weight, part=PART)
     # Pallas kernels have no derivatives.

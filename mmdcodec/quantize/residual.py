@@ -24,7 +24,8 @@ from jax import lax
 from mmdcodec import bounds
 from mmdcodec.bounds import number, one_of, whole
 from mmdcodec.errors import UserError
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import vector
 
 # Count of the random initial codes. It is negligible against the rows of the
@@ -189,7 +190,12 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     return vector.embedding(self.sum.value, self.count.value, self.epsilon)
 
   def __call__(
-    self, z: jax.Array, mask: jax.Array | None = None, *, train: bool = False
+    self,
+    z: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    train: bool = False,
+    axis_name: AxisName = None,
   ) -> Quantized:
     """Quantizes and, in training, updates the codebooks.
 
@@ -198,6 +204,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       mask: [batch, frames] bool, False in padding; None means all valid.
       train: also run k-means in the first call, drop levels, update the
         statistics and replace dead codes.
+      axis_name: mapped axes that divide the batch; codebooks, commitment and
+        metrics are those of all devices. See `mmdcodec.parallel.mapped`.
 
     Returns:
       `Quantized`, with the codes from before this update, except that the first
@@ -205,7 +213,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
 
     Raises:
       ValueError: the shapes do not fit.
-      UserError: `train` inside `jax.shard_map` or `jax.pmap`.
+      UserError: `train` inside `jax.shard_map` or `jax.pmap` without
+        axis_name. Without `train`, codes depend on no other row.
     """
     bounds.check_shape("z", z, batch=None, frames=None, dim=self.dim)
     batch, frames, dim = z.shape
@@ -217,20 +226,28 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     levels = jnp.full((batch,), self.codebooks, jnp.int32)
 
     if train and not self.is_initializing():
-      rules.check_global("the update of the codebooks")
-      key = self.make_rng("quantize")
+      mapped.check_global(
+        "the update of the codebooks", axis_name, takes_name=True
+      )
+      key = mapped.first(self.make_rng("quantize"), axis_name)
       if self.dropout:
         key, drop = jax.random.split(key)
-        levels = sample_levels(drop, batch, self.codebooks, self.dropout)
+        batches = batch * mapped.size(axis_name)
+        levels = sample_levels(drop, batches, self.codebooks, self.dropout)
+        levels = mapped.own(levels, axis_name)
       active = self._active(levels, mask)
-      codes, vectors, counts, replaced = self._train(key, rows, valid, active)
+      codes, vectors, counts, replaced = self._train(
+        key, rows, valid, active, axis_name
+      )
     else:
       active = self._active(levels, mask)
       codes, vectors = encode(rows, self.embed())
       counts = vector.histogram(codes, active, self.size)
+      counts = mapped.total(counts, axis_name)
       replaced = jnp.zeros((self.codebooks,))
 
     lost = (valid & (codes[0] == self.size)).sum().astype(jnp.float32)
+    lost = mapped.total(lost, axis_name)
     # [codebooks, rows, ...] -> [batch, frames, codebooks, ...]
     codes = jnp.where(valid, codes, 0).T.reshape(batch, frames, -1)
     vectors = jnp.where(valid[:, None], vectors, 0.0)
@@ -238,9 +255,9 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     active = active.T.reshape(batch, frames, -1, 1)
 
     residual = z[:, :, None] - jnp.cumsum(vectors, 2)
-    commitment = jnp.sum(jnp.where(active, residual, 0.0) ** 2) / (
-      jnp.maximum(mask.sum(), 1) * self.codebooks * dim
-    )
+    error = jnp.sum(jnp.where(active, residual, 0.0) ** 2)
+    error, number = mapped.total((error, mask.sum()), axis_name)
+    commitment = error / (jnp.maximum(number, 1) * self.codebooks * dim)
     return Quantized(
       z=vector.straight_through(z, jnp.where(active, vectors, 0.0).sum(2)),
       codes=codes,
@@ -309,7 +326,12 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     return (on & mask[None]).reshape(self.codebooks, -1)
 
   def _train(
-    self, key: jax.Array, rows: jax.Array, valid: jax.Array, active: jax.Array
+    self,
+    key: jax.Array,
+    rows: jax.Array,
+    valid: jax.Array,
+    active: jax.Array,
+    axis_name: AxisName,
   ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Runs k-means in the first call, quantizes, and updates the state.
 
@@ -318,13 +340,15 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     counts [codebooks, size], number of replaced codes [codebooks]).
     """
     started = self.started.value
-    any_rows = (valid & jnp.isfinite(rows).all(-1)).any()
+    usable = valid & jnp.isfinite(rows).all(-1)
+    any_rows = mapped.total(usable.sum(), axis_name) > 0
+    whole = lambda x: mapped.gather_constant(x, axis_name)
 
     def start(
       sum: jax.Array, count: jax.Array, key: jax.Array, residual: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
       sum, count = vector.kmeans(
-        key, residual, valid, self.size, self.kmeans_iterations
+        key, whole(residual), whole(valid), self.size, self.kmeans_iterations
       )
       # The first batch counts as one batch. With the weight of a long past,
       # codes that overfit it (too few rows) would starve slowly.
@@ -348,7 +372,9 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       embed = vector.embedding(sum, count, self.epsilon)
       codes = vector.nearest(residual, embed)
       q = vector.lookup(embed, codes)
-      sums, counts = vector.statistics(residual, codes, active, self.size)
+      sums, counts = mapped.total(
+        vector.statistics(residual, codes, active, self.size), axis_name
+      )
       sum, count = vector.ema_update(sum, count, sums, counts, self.decay)
       coded = active & (codes < self.size)
       error = jnp.where(coded, jnp.sum((residual - q) ** 2, -1), 0.0)
@@ -356,9 +382,9 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
         replace_key,
         sum,
         count,
-        residual,
-        error,
-        number=coded.sum(),
+        whole(residual),
+        whole(error),
+        number=mapped.total(coded.sum(), axis_name),
         threshold=self.threshold,
         kind=self.threshold_kind,
       )

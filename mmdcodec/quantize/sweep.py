@@ -8,6 +8,8 @@ chip's share of the products, 53 GFLOP in float32 of six passes, takes more than
 one millisecond. Passing blocks around a ring could hide that tenth at most.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import pallas_pairs
 
 
 def sweep(
-  tile: Callable, blocks: Any, zeros: Any, weights: jax.Array | None = None
+  tile: Callable,
+  blocks: Any,
+  zeros: Any,
+  weights: jax.Array | None = None,
+  axis_name: AxisName = None,
 ) -> Any:
   """Adds up what the tiles contribute to their blocks.
 
@@ -32,14 +39,15 @@ def sweep(
     zeros: arrays [blocks, ...], the initial sums.
     weights: symmetric [blocks, blocks]; None means 1 everywhere. A tile on the
       diagonal covers each of its pairs twice, so its weight is halved.
+    axis_name: mapped axes whose devices all hold these blocks.
 
   Returns:
     The sums, shaped like `zeros`.
 
   Raises:
-    UserError: the caller sees the rows of one device only.
+    UserError: the caller may see the rows of one device only.
   """
-  rules.check_global("an independence loss")
+  mapped.check_global("an independence loss", axis_name, takes_name=True)
   count = len(blocks[0].z)
   meet = pallas_pairs.by_platform(
     lambda a, b, weight: tile(a, b, weight, _live(a[0].source, b[0].source))
@@ -76,6 +84,7 @@ def sweep(
         return jax.tree.map(jnp.add, mine, for_a), _add(sums, j, for_b), after
 
       mine = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), sums)
+      mine = mapped.varying_like(mine, blocks[0].z)
       left = jnp.maximum(count - start + stride - 1, 0) // stride
       carry = (mine, sums, at(jnp.minimum(start, count - 1)))
       mine, sums, _ = lax.fori_loop(0, left, column, carry)
@@ -83,19 +92,24 @@ def sweep(
 
     return lax.fori_loop(0, count, row, sums)
 
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
-    return walk(0, 1, blocks, zeros, weights)
+  def share(names: str | tuple[str, ...], *arrays: Any) -> Any:
+    sums = walk(lax.axis_index(names), lax.axis_size(names), *arrays)
+    return lax.psum(sums, names)
 
-  def share(*arrays: Any) -> Any:
-    return lax.psum(
-      walk(lax.axis_index(mesh.axis_names), mesh.size, *arrays), mesh.axis_names
-    )
+  if axis_name is not None:
+    like = blocks[0].z
+    arrays = mapped.varying_like((blocks, zeros, weights), like)
+    return mapped.varying_like(share(axis_name, *arrays), like)
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(n for n in mesh.axis_names if n not in mesh.manual_axes)
+  if math.prod(mesh.shape[n] for n in axes) == 1:
+    return walk(0, 1, blocks, zeros, weights)
 
   # Every device gets all rows and ends up with the total.
   everything = PartitionSpec()
   return jax.shard_map(
-    share,
+    functools.partial(share, axes),
+    axis_names=set(axes),
     in_specs=everything,
     out_specs=everything,
     # The sums start equal on all devices and then differ.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec.parallel import mapped
 from mmdcodec.quantize.kernels import Kernel
 from mmdcodec.quantize.row_blocks import Blocks
 
@@ -83,7 +84,9 @@ def _stored(compute: Callable, a: Blocks, otherwise: float) -> jax.Array:
 
   def choose() -> jax.Array:
     shape = jax.eval_shape(compute)
-    nothing = lambda: jnp.full(shape.shape, otherwise, shape.dtype)
+    nothing = lambda: mapped.varying_like(
+      jnp.full(shape.shape, otherwise, shape.dtype), a.z
+    )
     return lax.cond((a.source >= 0).any(), compute, nothing)
 
   return lax.platform_dependent(cpu=choose, default=compute)
