@@ -116,6 +116,7 @@ class LSTM(bounds.Checked, nn.Module):
       the same outputs as one call with the whole sequence. In a stream, the
       collection STREAM carries the state (see `mmdcodec.nn.conv`).
     """
+    bounds.check_shape("x", x, batch=..., time=..., features=...)
     if streaming(self):
       zero = lambda: jnp.zeros((x.shape[0], self.dim), jnp.float32)
       carried = self.variable(

@@ -10,7 +10,7 @@ the tiles above the diagonal. XLA writes all logits, float32
 import jax
 import jax.numpy as jnp
 
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped, rules
 
 # Sides of a tile are multiples of the 128 lanes of a TPU's vectors. With sides
 # of 512, logits and their derivatives take a few of the 16 MiB of vector
@@ -26,10 +26,12 @@ def fits(q: jax.Array) -> bool:
   logits of 512 queries, 384 MiB for 1024 (the kernel: 4 MiB) and five times the
   traffic.
 
+  It does not work inside of a `jax.shard_map` with `check_vma`.
+
   Args:
     q: [batch, queries, heads, head_dim], any head_dim.
   """
-  return q.shape[1] >= 2 * _MAX_TILE
+  return q.shape[1] >= 2 * _MAX_TILE and not mapped.varies(q)
 
 
 def attend(
@@ -63,13 +65,20 @@ def attend(
     return _attend(q, k, v, interpret)
 
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  axes = rules.auto_axes(mesh)
+  # Inside of `jax.shard_map` and `jax.pmap` too: no example or head needs
+  # another one.
+  if not axes:
     return local(scaled, k, v)
   # XLA cannot partition a kernel. A split of the key heads also splits the
   # query heads, and matching parts land on the same device.
   spec = rules.activation_spec(k.shape, mesh, "batch", None, "model", None)
   return jax.shard_map(
-    local, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+    local,
+    in_specs=(spec, spec, spec),
+    out_specs=spec,
+    axis_names=set(axes),
+    check_vma=False,
   )(scaled, k, v)
 
 
