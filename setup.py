@@ -34,6 +34,8 @@ CORE = [
   # These come with librosa.
   "scipy>=1.11",
   "scikit-learn>=1.3",
+  # Orbax brings it; it serves URLs in the place of paths.
+  "fsspec>=2025.3",
   # jax.export writes and reads its files with it.
   "flatbuffers>=24",
 ]
@@ -66,10 +68,18 @@ setup(
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
       "tokenizers>=0.20",
+      # Object stores, and servers of them on this machine.
+      "gcsfs>=2025.3",
+      "s3fs>=2025.3",
+      "moto[server]>=5.1",
+      "gcp-storage-emulator>=2024.8",
       "libtpu; platform_machine == 'x86_64'",
     ],
     # Public weights, and the tokenizer that prompts of MusicGen go through.
     "hub": ["huggingface_hub>=0.30", "tokenizers>=0.20"],
+    # URLs in the place of paths.
+    "gcs": ["gcsfs>=2025.3"],
+    "s3": ["s3fs>=2025.3"],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

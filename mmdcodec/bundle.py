@@ -29,7 +29,7 @@ import mmdcodec
 from mmdcodec import folders
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
-from mmdcodec.store import atomic, inputs, tensors
+from mmdcodec.store import atomic, inputs, paths, tensors
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
@@ -145,7 +145,7 @@ def export(
     UserError: there is no such checkpoint, the run does not describe a model
       that can be read, or the folder holds something else.
   """
-  found = _read_workdir(pathlib.Path(workdir), step)
+  found = _read_workdir(paths.of(workdir), step)
   _check(workdir, found)
   save(
     folder,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from mmdcodec import convert
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def replacing(
     UserError: the folder holds something else, or public weights.
   """
   check(folder, required, optional=optional, force=force, what=what)
-  with atomic.folder(pathlib.Path(folder).resolve()) as fresh:
+  with atomic.folder(paths.of(folder).resolve()) as fresh:
     yield fresh
 
 
@@ -52,7 +52,7 @@ def check(
   what: str = "bundle",
 ) -> None:
   """Raises UserError unless a folder may be written; see `replacing`."""
-  folder = pathlib.Path(folder).resolve()
+  folder = paths.of(folder).resolve()
   atomic.restore_folder(folder)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     convert.spare(folder)

@@ -21,7 +21,7 @@ from mmdcodec.audio import formats, levels
 from mmdcodec.audio.decoding import AudioFile, Info, opened, reason_of
 from mmdcodec.audio.resampling import fit_resampled, mix, resampled_length
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, disk
+from mmdcodec.store import atomic, disk, paths
 
 # Samples (of all channels) read at a time.
 _BLOCK = 1 << 18
@@ -214,7 +214,7 @@ def create(
     UserError: unknown suffix, folder missing, or rate or channels that the
       format cannot hold.
   """
-  path = Path(path)
+  path = paths.of(path)
   container, coding, to = formats.encoding_of(
     path, rate=to or rate, subtype=subtype
   )

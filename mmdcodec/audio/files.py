@@ -25,7 +25,7 @@ from mmdcodec.audio.resampling import (
   resampled_length,
 )
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, paths
 
 # Source samples (at the lower rate) decoded on each side of a part before it is
 # resampled. soxr HQ reaches less far, so a part equals the same part of the
@@ -143,7 +143,7 @@ def write(
       samples, or a rate, subtype or number of channels that the format cannot
       hold.
   """
-  path = Path(path)
+  path = paths.of(path)
   *_, to = formats.encoding_of(path, rate=rate, subtype=subtype)
   x = np.asarray(x, np.float32)
   x = x[:, None] if x.ndim == 1 else x
@@ -176,7 +176,7 @@ def find(folder: str | os.PathLike) -> list[Path]:
   Raises:
     UserError: the folder does not exist.
   """
-  folder = Path(folder)
+  folder = paths.of(folder)
   if not folder.exists():
     raise UserError(f"{folder}: no such folder.")
   if not folder.is_dir():
@@ -204,8 +204,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         continue
       seen.add(place)
       folders[:] = sorted(f for f in folders if not f.startswith("."))
-      paths = [os.path.join(root, f) for f in folders]
-      linked += [p for p in paths if os.path.islink(p)]
+      inside = [os.path.join(root, f) for f in folders]
+      linked += [p for p in inside if os.path.islink(p)]
       names = [n for n in names if not n.startswith(".")]
       yield Path(root), list(folders), names
 

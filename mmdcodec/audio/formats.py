@@ -1,10 +1,10 @@
 """Formats of audio files: suffixes, containers, codings and their rates."""
 
 import os
-from pathlib import Path
 
 from mmdcodec.audio.resampling import checked_rate
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 # suffix -> (container, coding) by libsndfile's names
 _FORMATS = {
@@ -58,14 +58,14 @@ def encoding_of(
   Raises:
     UserError: unknown suffix, folder missing, or an impossible rate.
   """
-  path = Path(path)
+  path = paths.of(path)
   suffix = path.suffix.lower()
   if suffix not in _FORMATS:
     raise UserError(
       f"{path}: cannot write {suffix or 'a file without suffix'}; use one of"
       f" {' '.join(SUFFIXES)}."
     )
-  if not path.parent.is_dir():
+  if not paths.has_folder(path):
     raise UserError(f"{path}: the folder {path.parent} does not exist.")
   container, coding = _FORMATS[suffix]
   coding = subtype or coding

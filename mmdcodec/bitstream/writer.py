@@ -5,7 +5,6 @@ It never seeks, so a pipe works as well as a file.
 
 import contextlib
 import os
-import pathlib
 import zlib
 from collections.abc import Iterator
 from typing import IO
@@ -15,7 +14,7 @@ import numpy as np
 from mmdcodec.bitstream import chunk, trailer
 from mmdcodec.bitstream.header import CRC, Header
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 
 class Writer:
@@ -170,7 +169,7 @@ def create(
     yield writer
     writer.check_closed()
     return
-  path = pathlib.Path(target)
+  path = paths.of(target)
   partial = None
   try:
     with atomic.file(path) as partial:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmdcodec import formatting, progress
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
-from mmdcodec.store import disk
+from mmdcodec.store import disk, paths
 
 PIPE = "-"
 
@@ -112,7 +112,7 @@ def check_folders(
   """
   if target == PIPE:
     raise UserError(f"{source} is a folder; its files cannot go to one pipe.")
-  out = Path(target)
+  out = paths.of(target)
   file_name = not out.is_dir() and out.suffix.lower() in suffixes
   if file_name or (out.exists() and not out.is_dir()):
     raise UserError(f"{source} is a folder, so {out} must be one, not a file.")

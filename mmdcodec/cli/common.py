@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, paths
 
 if TYPE_CHECKING:
   from mmdcodec.audio.files import Info
@@ -65,10 +65,10 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
   Raises:
     UserError: it exists (without force), is a folder, or its folder is missing.
   """
-  path = pathlib.Path(path)
+  path = paths.of(path)
   if path.is_dir():
     raise UserError(f"{path} is a folder; expected the name of a file.")
-  if not path.parent.is_dir():
+  if not paths.has_folder(path):
     raise UserError(f"{path}: the folder {path.parent} does not exist.")
   if path.is_symlink() and not path.exists() and not force:
     raise UserError(

@@ -1,9 +1,9 @@
 """`mmdcodec convert`: make a bundle from public weights."""
 
 import argparse
-import pathlib
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = "make a bundle of public weights (EnCodec, MusicGen, CLAP, ...)"
 EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
   convert.spare(args.bundle)
   source = hub.find(args.source)
   folder = source.parent if source.is_file() else source
-  if folder.resolve() == pathlib.Path(args.bundle).resolve():
+  if folder.resolve() == paths.of(args.bundle).resolve():
     raise UserError(
       f"{args.bundle} is where the weights come from: choose another name for"
       " the bundle."

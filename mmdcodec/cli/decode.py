@@ -14,6 +14,7 @@ from typing import Any
 from mmdcodec import formatting, progress
 from mmdcodec.cli import streams
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = "decode .mmdc files to audio"
 EXAMPLE = (
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
   if args.rate is not None and not 1 <= args.rate <= resampling.MAX_RATE:
     raise UserError(f"--rate is {args.rate}; it is in Hz, such as 44100.")
-  source, target = Path(args.input), args.output
+  source, target = paths.of(args.input), args.output
   if args.input != batch.PIPE and source.is_dir():
     return _run_folder(args, source)
   if args.input != batch.PIPE:
@@ -120,7 +121,7 @@ def _check_target(args: argparse.Namespace, source: Path) -> None:
   from mmdcodec.audio import files
 
   target = args.output
-  suffix = Path(target).suffix.lower()
+  suffix = paths.of(target).suffix.lower()
   if source.suffix.lower() != bitstream.SUFFIX and suffix == bitstream.SUFFIX:
     raise UserError(
       f"decode makes audio of a {bitstream.SUFFIX} file; to make the"

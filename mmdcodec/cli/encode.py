@@ -13,6 +13,7 @@ import numpy as np
 from mmdcodec import formatting, progress
 from mmdcodec.cli import streams
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = "encode audio as small .mmdc files"
 EXAMPLE = (
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
       f"--chunk is {args.chunk}; it is in seconds, such as 30, and at most"
       f" {_DAY} (a day)."
     )
-  source, target = Path(args.input), args.output
+  source, target = paths.of(args.input), args.output
   if args.input != batch.PIPE and source.is_dir():
     return _run_folder(args, source)
   if args.input != batch.PIPE:

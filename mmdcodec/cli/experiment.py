@@ -6,10 +6,10 @@ Each experiment is a module `experiment_NAME` with `HELP`, `EXAMPLE`,
 
 import argparse
 import importlib
-import pathlib
 
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = (
   "compare codecs, patterns of language models, prompts and music, or the"
@@ -77,9 +77,9 @@ def check_datasets(train: str, valid: str) -> None:
   measured = list(settings.parse_datasets(valid))
   for folder in (*trained, *measured):
     record_source.describe(folder)
-  trained = {pathlib.Path(folder).resolve() for folder in trained}
+  trained = {paths.of(folder).resolve() for folder in trained}
   for folder in measured:
-    if pathlib.Path(folder).resolve() in trained:
+    if paths.of(folder).resolve() in trained:
       raise UserError(
         f"{folder} is given as --train and as --valid; measure on other music."
       )

@@ -5,11 +5,11 @@ Repeating the command continues an interrupted job.
 
 import argparse
 import math
-import pathlib
 import shlex
 from typing import Any
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = "train a music model further on your own audio and captions"
 EXAMPLE = (
@@ -95,13 +95,14 @@ def run(args: argparse.Namespace) -> int:
   from mmdcodec.train import preemption
   from mmdcodec.workflows import finetune, finetune_job, finetune_musiclm
 
-  folder = pathlib.Path(args.folder).expanduser()
+  folder = paths.on_disk(args.folder, "the audio").expanduser()
   if not folder.is_dir():
     raise UserError(f"{args.folder}: no such folder.")
   captions = None
   if args.captions is not None:
     captions = common.check_input(args.captions).resolve()
-  workdir = pathlib.Path(args.workdir).expanduser().resolve()
+  workdir = paths.on_disk(args.workdir, "the folder of a job")
+  workdir = workdir.expanduser().resolve()
   if not audio_folder.find(folder.resolve(), workdir):
     raise UserError(
       f"{args.folder} has no audio files; expected {' '.join(files.SUFFIXES)}."

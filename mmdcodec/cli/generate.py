@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdcodec import formatting, progress
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 HELP = "make music from a prompt"
 EXAMPLE = (
@@ -221,7 +222,7 @@ def _show_stages() -> Callable[[str, int, int], None]:
 
 def _targets(output: str, count: int) -> list[pathlib.Path]:
   """Returns OUT, or OUT-1 to OUT-count."""
-  path = pathlib.Path(output)
+  path = paths.of(output)
   if count == 1:
     return [path]
   return [

@@ -7,7 +7,7 @@ from typing import Any
 from mmdcodec import bounds, formatting
 from mmdcodec.bounds import LARGEST, list_of, mapping, number, whole
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, paths
 
 HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
 EXAMPLE = "mmdcodec info bundles/small"
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the description."""
-  path = pathlib.Path(args.path)
+  path = paths.of(args.path)
   if not path.is_dir():
     print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():

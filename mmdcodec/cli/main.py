@@ -19,7 +19,7 @@ from mmdcodec import memory, platform
 from mmdcodec.cli import streams
 from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.formatting import is_utf8
-from mmdcodec.store import disk
+from mmdcodec.store import disk, paths
 
 # In the order in which users need them.
 VERBS = (
@@ -115,6 +115,7 @@ def _run(argv: Sequence[str]) -> int:
 def _run_verb(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
   """Runs a verb and turns errors into exit codes; see `main`."""
   try:
+    paths.check_words(argv)
     args, rest = parser.parse_known_args(argv)
     module = importlib.import_module(f"mmdcodec.cli.{args.verb}")
     if getattr(module, "PARSES_REST", False):

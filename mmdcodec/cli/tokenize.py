@@ -5,6 +5,7 @@ import pathlib
 
 from mmdcodec import progress
 from mmdcodec.cli import common
+from mmdcodec.store import paths
 
 HELP = "encode a data set of audio as tokens, which language models train on"
 EXAMPLE = "mmdcodec tokenize data/music data/music_tokens --model bundles/small"
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
       )
       found = None if made is None else {"": made}
   for name, summary in (found or {}).items():
-    _print(pathlib.Path(args.tokens) / name, summary)
+    _print(paths.of(args.tokens) / name, summary)
   return 0
 
 

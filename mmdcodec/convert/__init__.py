@@ -29,6 +29,7 @@ import pathlib
 from typing import Any
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 # transformers' `model_type` -> module of this package with `bundled(arrays,
 # config, preset, folder)`. MusicFM has a release of its authors only.
@@ -76,7 +77,7 @@ def read(
     weights,
   )
 
-  path = pathlib.Path(path)
+  path = paths.of(path)
   arrays: dict[str, Any] | None
   if path.is_file():
     folder, arrays, config = path.parent, weights.read(path), None
@@ -158,7 +159,7 @@ def spare(folder: str | pathlib.Path) -> None:
   from mmdcodec.convert import weights
 
   try:
-    config = weights.read_config(pathlib.Path(folder).resolve())
+    config = weights.read_config(paths.of(folder).resolve())
   except UserError:  # no JSON: damaged, but not public weights
     return
   if is_public(config):

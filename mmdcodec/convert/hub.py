@@ -5,6 +5,7 @@ import re
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec_presets, lm_presets
+from mmdcodec.store import paths
 
 # No pickles, even if the repository has them.
 PATTERNS = [
@@ -26,7 +27,7 @@ def is_id(text: str) -> bool:
   if not re.fullmatch(f"{word}/{word}", text):
     return False
   # "runs/smal" in a folder with "runs" is a typo, not an id.
-  return not pathlib.Path(text).parent.exists()
+  return not paths.of(text).parent.exists()
 
 
 def find(source: str | pathlib.Path) -> pathlib.Path:
@@ -41,7 +42,7 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: the download fails, or huggingface_hub is not installed.
   """
-  path = pathlib.Path(source)
+  path = paths.of(source)
   if path.exists():
     return _check(path)
   if str(source) in (*codec_presets.PRESETS, *lm_presets.PRESETS):

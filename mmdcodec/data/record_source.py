@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from mmdcodec.audio import files
 from mmdcodec.data import shard_files
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, paths
 
 SUMMARY = "mmdcodec.json"
 
@@ -53,7 +53,7 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
   Raises:
     UserError: the folder is not a data set, or has another kind.
   """
-  folder = Path(dataset_dir)
+  folder = paths.of(dataset_dir)
   made_by = _MADE_BY[kind or "audio"]
   try:
     summary = inputs.read_object(folder / SUMMARY)

@@ -33,6 +33,7 @@ from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
+from mmdcodec.store import paths as store_paths
 
 # Bytes per shard: small enough to copy shards in parallel, large enough that a
 # thousand hours make only a few hundred files.
@@ -188,8 +189,11 @@ def prepare(
     ValueError: no file of the folder is among `paths`.
   """
   # Links are followed, so that the folder they point to is replaced.
-  folder, out = Path(folder), Path(os.path.realpath(out))
-  table = Path(captions) if captions is not None else None
+  folder = store_paths.on_disk(folder, "the audio")
+  out = store_paths.real(out)
+  table = None
+  if captions is not None:
+    table = store_paths.on_disk(captions, "the table of captions")
   for name, value, least, most in (
     ("rate", rate, 1000, resampling.MAX_RATE),
     ("channels", channels, 1, 8),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, paths
 
 # Bytes at both ends of a shard that its mark covers.
 _MARKED = 1 << 12
@@ -27,7 +27,7 @@ _PATTERN = "[!.]*-train.array_record-*-of-*"
 
 def find(folder: str | os.PathLike) -> list[Path]:
   """Returns the shards in a folder, in order."""
-  return sorted(Path(folder).glob(_PATTERN))
+  return sorted(paths.of(folder).glob(_PATTERN))
 
 
 def marks(folder: str | os.PathLike) -> list[str]:

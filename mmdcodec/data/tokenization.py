@@ -33,7 +33,7 @@ from mmdcodec.data import (
 )
 from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, disk, inputs, locks
+from mmdcodec.store import atomic, disk, inputs, locks, paths, remote_locks
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # File with the settings of the shards in an unfinished folder.
@@ -131,7 +131,7 @@ def _tokenize(
     raise UserError(f"batch must be more than 0, not {batch}.")
   source = Source(dataset)
   # Links are followed, so that the folder they point to is replaced.
-  out = Path(os.path.realpath(out))
+  out = paths.real(out)
   unfinished = out.with_name(f".{out.name}.unfinished")
   first, held = jax.process_index() == 0, None
   if first:
@@ -174,7 +174,9 @@ def _settings(
   }
 
 
-def _begin(unfinished: Path, settings: dict) -> locks.Lock:
+def _begin(
+  unfinished: Path, settings: dict
+) -> locks.Lock | remote_locks.RemoteLock:
   """Makes the folder, or empties it if its shards have other settings.
 
   Returns:
@@ -274,7 +276,7 @@ def _assemble(
     "seconds": source.seconds,
     "constant": len(constant),
     **token_records.describe_tokenizer(tokenizer),
-    "source": Path(source.path).resolve().name,
+    "source": paths.of(source.path).resolve().name,
     "fingerprint": source.fingerprint(),
     "version": mmdcodec.__version__,
     "shards": shard_files.marks(data),

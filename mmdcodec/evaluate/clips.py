@@ -18,7 +18,7 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate.artefacts import Artefacts
 from mmdcodec.platform import bucket
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, paths
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, how to read it)
@@ -112,18 +112,18 @@ def collect(
   from mmdcodec.audio import files
   from mmdcodec.data import captions
 
-  source = pathlib.Path(source)
+  source = paths.of(source)
   if _is_dataset(source):
     return _crops(source, rate, channels, seconds, count)
-  paths = files.find(source)
-  if not paths:
+  found = files.find(source)
+  if not found:
     raise UserError(
       f"{source} has no audio files; expected {' '.join(files.SUFFIXES)}."
     )
   root = source if source.is_dir() else source.parent
   clips, problem, notes = [], None, captions.Notes()
-  for index in _spread(len(paths), count):
-    path = paths[index]
+  for index in _spread(len(found), count):
+    path = found[index]
     try:
       length = files.info(path).seconds
       start = max(0.0, (length - seconds) / 2)
@@ -234,7 +234,7 @@ def save(result: Reconstruction, folder: str | pathlib.Path) -> None:
   """
   from mmdcodec.audio import files
 
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   try:
     (folder / "audio").mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -273,7 +273,7 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
   """Reads the results that `save` wrote (audio at 16 bits)."""
   from mmdcodec.audio import files
 
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   results = inputs.read_json(folder / "results.json")
   audio = {
     kind: [
@@ -315,7 +315,7 @@ def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
   Raises:
     UserError: it holds results and `force` is False, or it holds other files.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder} is a file; expected the name of a folder.")
   if not folder.exists() or not any(folder.iterdir()):
@@ -331,7 +331,7 @@ def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
 def clean(folder: str | pathlib.Path) -> None:
   """Deletes the files of an earlier evaluation from a folder."""
   for pattern in OUTPUTS:
-    for path in pathlib.Path(folder).glob(pattern):
+    for path in paths.of(folder).glob(pattern):
       path.unlink()
 
 

@@ -19,7 +19,7 @@ from mmdcodec.evaluate import (
 )
 from mmdcodec.evaluate.dependence import Dependence
 from mmdcodec.patterns import Pattern
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
@@ -171,7 +171,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   name = about["pattern"]

@@ -5,10 +5,11 @@ Plots use Matplotlib's Agg canvas without pyplot: no display, no global state.
 
 import io
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
+
+from mmdcodec.store import paths
 
 INK, SOFT, GRID = "#1c2330", "#5b6575", "#e3e7ee"
 TRAIN, VALID = "#2b5fd9", "#e07b39"
@@ -54,7 +55,7 @@ def write_png(figure: Any, path: str | os.PathLike | None = None) -> bytes:
   figure.savefig(file, format="png")
   data = file.getvalue()
   if path is not None:
-    pathlib.Path(path).write_bytes(data)
+    paths.of(path).write_bytes(data)
   return data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import joint, report
 from mmdcodec.evaluate.joint import Measure, Result
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 # How a bridge is called in tables.
 BRIDGES = {"none": "as trained", "shift": "mean shift", "mapper": "mapper"}
@@ -126,7 +126,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   atomic.write_json(folder / "results.json", joint.as_json(result, about))

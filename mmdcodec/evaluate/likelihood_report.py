@@ -16,7 +16,7 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import likelihood, reconstruction_report, report
 from mmdcodec.evaluate.likelihood import Likelihood
 from mmdcodec.generation.musicgen import LoadedMusic
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 # Number of samples on the page, with and without prompts.
 SAMPLES, FREE_SAMPLES = 4, 2
@@ -208,7 +208,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder, rate = pathlib.Path(folder), result.music.rate
+  folder, rate = paths.of(folder), result.music.rate
   (folder / "audio").mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   for index, sample in enumerate(samples):

@@ -19,7 +19,7 @@ from mmdcodec.audio import transforms
 from mmdcodec.data.melody_clips import HELD_OUT, SPEED, Melodies
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import report, retrieval
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.melody_embedding import Melody
 
 # Melodies that training measures itself with come before these.
@@ -193,7 +193,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   results = {**about, "rows": [row._asdict() for row in rows]}

@@ -9,7 +9,7 @@ from mmdcodec import formatting
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.memorization import Result, Share
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 COLUMNS = [
   "tokens given", "exact", "approximate", "prompt repeated", "distance",
@@ -97,7 +97,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   atomic.write_json(folder / "results.json", as_json(result, about))

@@ -15,7 +15,7 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import oracle as oracle_lib
 from mmdcodec.evaluate import reconstruction_report as players
 from mmdcodec.evaluate.musiclm import Found, Setting
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 MEASURES = (
   "consistency", "story", "melody", "seams", "drift", "likelihood", "oracle"
@@ -148,7 +148,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   (folder / "audio").mkdir(parents=True, exist_ok=True)
   clips_lib.clean(folder)
   values = {name: each.values for name, each in found.items()}

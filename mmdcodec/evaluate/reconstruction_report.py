@@ -15,6 +15,7 @@ from mmdcodec.evaluate import (
   training_plots,
 )
 from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
+from mmdcodec.store import paths
 
 # Number of clips with players: 5 s of FLAC at 24 kHz add 0.2 MB to the page.
 LISTEN = 6
@@ -217,7 +218,7 @@ def curves_section(
   workdir: str | pathlib.Path, title: str = "Training"
 ) -> list[report.Figure]:
   """Shows training curves if the folder is a training workdir."""
-  path = pathlib.Path(workdir) / "metrics.jsonl"
+  path = paths.of(workdir) / "metrics.jsonl"
   if not path.is_file():
     return []
   try:
@@ -230,7 +231,7 @@ def curves_section(
 
 def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes FOLDER/report.html and its plots; returns the page's path."""
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   command = ["mmdcodec", "evaluate", "reconstruction"]
   for name in ("model", "audio", "seconds", "clips", "codebooks"):
     command += [f"--{name}", f"{result.about[name]}"]

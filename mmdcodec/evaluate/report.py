@@ -22,7 +22,7 @@ import numpy as np
 from mmdcodec import formatting
 from mmdcodec.evaluate.report_template import PAGE, STYLE
 from mmdcodec.platform import cpus
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 
 # PNG bytes or the path of a PNG file.
 Image = bytes | str | os.PathLike
@@ -146,7 +146,7 @@ def write_report(
   Raises:
     TypeError: a section is of an unknown kind.
   """
-  path = pathlib.Path(path)
+  path = paths.of(path)
   body = "\n".join(_section(section) for section in sections)
   page = PAGE.format(
     title=html.escape(title),

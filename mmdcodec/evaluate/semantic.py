@@ -25,7 +25,7 @@ from mmdcodec.evaluate import (
 )
 from mmdcodec.evaluate.clips import Clip
 from mmdcodec.evaluate.melody_abx import Measured
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 
 RATE = 24000
@@ -257,7 +257,7 @@ def write(result: Result, folder: str | pathlib.Path) -> pathlib.Path:
   Returns:
     The path of the page.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   folder.mkdir(parents=True, exist_ok=True)
   clips.clean(folder)
   melodies, probed = melodies_table(result), probes_table(result)

@@ -18,6 +18,7 @@ from mmdcodec.evaluate.figures import (
   write_png,
 )
 from mmdcodec.store import metrics as metrics_lib
+from mmdcodec.store import paths
 
 # Titles of the plots, in order. Other metrics follow alphabetically.
 TITLES = {
@@ -63,7 +64,7 @@ def curves(
   Raises:
     ValueError: the file holds no metrics yet.
   """
-  series = _series(pathlib.Path(metrics))
+  series = _series(paths.of(metrics))
   names = sorted(
     series, key=lambda n: (list(TITLES).index(n) if n in TITLES else 99, n)
   )

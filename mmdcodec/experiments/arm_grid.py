@@ -21,7 +21,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.experiments import arm_report, arm_run
 from mmdcodec.experiments.arms import ARMS, BASELINE
 from mmdcodec.platform import cpus
-from mmdcodec.store import atomic
+from mmdcodec.store import atomic, paths
 from mmdcodec.store import jobs as job_lib
 from mmdcodec.train import config_checks
 from mmdcodec.train import settings as settings_lib
@@ -65,7 +65,7 @@ def run(
       failed.
   """
   config = json.loads(json.dumps(settings_lib.plain(config)))
-  workdir = pathlib.Path(workdir).absolute()
+  workdir = paths.on_disk(workdir, "the folder of a job").absolute()
   _check(config, arms, seeds, gradient_ratio, clips, clip_seconds)
   jobs = jobs or default_jobs()
   common = dict(held_out=held_out, clips=clips, clip_seconds=clip_seconds)

@@ -7,7 +7,6 @@ the loss, with which it shares its first steps.
 
 import math
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from mmdcodec.experiments import arm_plots, tables
 from mmdcodec.experiments.arm_run import CURVE, RESULT
 from mmdcodec.experiments.arms import ARMS, BASELINE
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, paths
 
 # {arm: {seed: result}}
 Results = dict[str, dict[int, dict]]
@@ -49,7 +48,7 @@ def collect(workdir: str | os.PathLike) -> Results:
   Arms are in the order of `arms.ARMS`, followed by others.
   """
   found: Results = {}
-  for path in pathlib.Path(workdir).glob(f"*/seed_*/{RESULT}"):
+  for path in paths.of(workdir).glob(f"*/seed_*/{RESULT}"):
     result = inputs.read_json(path)
     if "use" in result:  # the older name
       result["usage"] = result.pop("use")
@@ -142,7 +141,7 @@ def write(workdir: str | os.PathLike) -> Results:
   Returns:
     The results, from `collect`.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = paths.of(workdir)
   found = collect(workdir)
   atomic.write_json(workdir / "results.json", found)
   atomic.write_text(

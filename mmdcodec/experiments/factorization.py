@@ -33,7 +33,7 @@ from mmdcodec.data import record_source, tokenization
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import code_entropy, likelihood
 from mmdcodec.experiments import tables
-from mmdcodec.store import atomic, inputs, jobs
+from mmdcodec.store import atomic, inputs, jobs, paths
 from mmdcodec.train import config_checks, loop, settings
 
 FLAT, DEPTH, RESULT = "flatten", "depth", "result.json"
@@ -79,7 +79,7 @@ def run(
   config_checks.check(config)
   if seeds < 1 or not codecs or not patterns:
     raise UserError("expected at least one codec, one pattern and one seed.")
-  workdir = pathlib.Path(workdir).absolute()
+  workdir = paths.on_disk(workdir, "the folder of a job").absolute()
   numbers = range(config["seed"], config["seed"] + seeds)
 
   def folder_of(codec: str, pattern: str, seed: int) -> pathlib.Path:
@@ -134,7 +134,7 @@ def _codes_stage(
 ) -> jobs.Stage:
   """Makes the stage that encodes data sets of audio."""
   datasets = {
-    pathlib.Path(path) / record_source.SUMMARY: dataset
+    paths.of(path) / record_source.SUMMARY: dataset
     for found in sets.values()
     for path, dataset in found.items()
   }
@@ -169,13 +169,13 @@ def _run_stage(
 
   def work() -> str:
     # The token data sets exist only now.
-    paths = {split: list(found) for split, found in sets.items()}
-    made = with_codes(config, paths, codec)
+    by_split = {split: list(found) for split, found in sets.items()}
+    made = with_codes(config, by_split, codec)
     loop.train(made, run, log=lambda line: log("  " + line))
     with tempfile.TemporaryDirectory() as folder:
       bundle.export(run, f"{folder}/bundle", step=made["steps"])
       music = mmdcodec.load(f"{folder}/bundle")
-    records = list(code_entropy.read_records(paths["valid"]))
+    records = list(code_entropy.read_records(by_split["valid"]))
     bits = likelihood.measure(
       music,
       [record["codes"] for record in records],

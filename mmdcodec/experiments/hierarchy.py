@@ -22,7 +22,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import levels
 from mmdcodec.evaluate.levels import Value
 from mmdcodec.experiments import prompts, tables
-from mmdcodec.store import atomic, jobs
+from mmdcodec.store import atomic, jobs, paths
 
 RESULTS = "results.json"
 # What the pieces of a group share, and how a table calls it.
@@ -77,7 +77,7 @@ def run(
       f"{groups} groups of {copies} do not do: at least 2 of each, and no more"
       f" groups than the {pieces} pieces, whose prompts they have."
     )
-  workdir = pathlib.Path(workdir).absolute()
+  workdir = paths.on_disk(workdir, "the folder of a job").absolute()
   judged = prompts.run(
     music, workdir / "prompts", songs=songs, pieces=pieces, seconds=seconds,
     seed=seed, guidance=guidance, name=name, balanced=True, show=show,

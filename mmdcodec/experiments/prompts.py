@@ -26,7 +26,7 @@ from mmdcodec.audio import files, resampling, song_files, song_plan
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import built_in, traits
 from mmdcodec.experiments import tables
-from mmdcodec.store import atomic, inputs, jobs
+from mmdcodec.store import atomic, inputs, jobs, paths
 from mmdcodec.tokenizers.loaded_codec import fingerprint
 
 # Seeds of the songs, used nowhere else.
@@ -82,7 +82,7 @@ def run(
     raise UserError(f"--seconds is {seconds:g}; it must be at least 2.")
   # Invalid options are found now, not after hundreds of songs.
   music.check(["a"], seconds=seconds, seed=seed, guidance=guidance)
-  workdir = pathlib.Path(workdir).absolute()
+  workdir = paths.on_disk(workdir, "the folder of a job").absolute()
   about = dict(
     model=name, codec=music.codec.hash, weights=weights_of(music),
     songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,

@@ -1,5 +1,10 @@
 """Files and folders of runs and jobs.
 
+paths         paths that may be URLs; what replaces locks and renames there
+urls          paths in object stores, by fsspec
+uploads       writes files and folders to object stores
+cached        copies of objects on this machine, for whoever needs a file
+remote_locks  locks of folders in object stores
 inputs        reads files that users give: regular files, texts, JSON
 atomic        writes files and folders completely or not at all
 disk          names full disks in errors

@@ -1,7 +1,8 @@
 """Writes files and folders completely or not at all.
 
 Output goes to a hidden path beside the target and is then renamed, so a reader
-finds the old content or the new one, never a part.
+finds the old content or the new one, never a part. Where the target is a URL,
+it goes to a temporary folder and is then uploaded, see `uploads.py`.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmdcodec.store import disk, locks
+from mmdcodec.store import disk, locks, paths, uploads
 
 _LINUX = sys.platform == "linux"
 
@@ -43,7 +44,11 @@ def file(path: str | os.PathLike) -> Iterator[Path]:
   Raises:
     OSError: the folder cannot be written to.
   """
-  path = Path(path)
+  path = paths.of(path)
+  if isinstance(path, paths.Url):
+    with disk.named(path), uploads.file(path) as partial:
+      yield partial
+    return
   # A list of the folder for each file would take long where thousands go.
   _remove_scratch(path, _scratch_names(Path(os.path.abspath(path.parent))))
   with _scratch(path) as made:
@@ -88,7 +93,7 @@ def folder(path: str | os.PathLike) -> Iterator[Path]:
   Raises:
     OSError: the parent cannot be written to.
   """
-  path = Path(path)
+  path = paths.of(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with scratch(path) as made:
     # Inside, because the scratch folder has a lock file.
@@ -114,6 +119,10 @@ def scratch(path: Path) -> Iterator[Path]:
   Raises:
     OSError: the parent cannot be written to.
   """
+  if isinstance(path, paths.Url):
+    with disk.named(path), uploads.scratch() as made:
+      yield made
+    return
   restore_folder(path)
   with _scratch(path) as made:
     yield made
@@ -149,9 +158,13 @@ def replace_folder(source: Path, path: Path) -> None:
   `restore_folder` puts it back.
 
   Args:
-    source: a finished folder on the same file system.
+    source: a finished folder on the same file system, or, if the target is a
+      URL, of this machine.
     path: target; an existing folder is deleted.
   """
+  if isinstance(path, paths.Url):
+    uploads.folder(source, path)
+    return
   _finish_replacing(path)
   if path.exists() and _exchange(source, path):
     shutil.rmtree(source, ignore_errors=True)
@@ -170,6 +183,8 @@ def restore_folder(path: Path) -> None:
 
   Completes or undoes a `replace_folder`, and removes their `scratch` folders.
   """
+  if isinstance(path, paths.Url):
+    return
   _finish_replacing(path)
   _remove_scratch(path, _list_scratch(path.parent))
 

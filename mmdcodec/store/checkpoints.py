@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import digests, inputs, renamed
+from mmdcodec.store import digests, inputs, paths, renamed
 from mmdcodec.store.checkpoint_folder import Steps, Unfinished
 
 FOLDER = "checkpoints"
@@ -86,7 +86,7 @@ class Checkpoints:
         not in UTF-8.
     """
     inputs.check_name(workdir)
-    folder = pathlib.Path(workdir).absolute() / FOLDER
+    folder = paths.of(workdir).absolute() / FOLDER
     if read_only and not folder.is_dir():
       raise UserError(
         f"{workdir} holds no checkpoints; give the --workdir of a training run."

@@ -11,7 +11,7 @@ import os
 import pathlib
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, paths
 
 FILE = "digest.json"
 
@@ -25,7 +25,7 @@ def write(folder: str | os.PathLike) -> None:
   Raises:
     OSError: a file cannot be read, or the folder cannot be written to.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   files = {
     path.relative_to(folder).as_posix(): path
     for path in sorted(folder.glob("*/**/*"))
@@ -58,7 +58,7 @@ def damage(
   Raises:
     OSError: a file cannot be read, for another reason than being absent.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.of(folder)
   if not (folder / FILE).is_file():
     return None
   try:

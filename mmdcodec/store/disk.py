@@ -7,10 +7,12 @@ which hold the system's words; many errors of Python name no file.
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmdcodec.errors import causes
+from mmdcodec.store import paths
 
 # No room for any file, for this user, for a file of this size.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,7 +37,8 @@ def named(path: str | os.PathLike) -> Iterator[None]:
   """Turns every error of a full disk in the block into one that names it.
 
   Args:
-    path: what the block writes, unless the error says so itself.
+    path: what the block writes, unless the error says so itself; of a URL,
+      the error names the folder of temporary files.
 
   Raises:
     OSError: the disk is full; its `filename` is the path.
@@ -46,7 +49,9 @@ def named(path: str | os.PathLike) -> Iterator[None]:
     code = full(error)
     if code is None or getattr(error, "filename", None) is not None:
       raise
-    raise OSError(code, os.strerror(code), os.fspath(path)) from error
+    # What goes to an object store is made in a temporary folder.
+    place = tempfile.gettempdir() if paths.is_url(path) else os.fspath(path)
+    raise OSError(code, os.strerror(code), place) from error
 
 
 def sentence(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 # Bytes of the largest text that is read at once. Parsed JSON may take twenty
 # times as much memory.
@@ -54,7 +55,7 @@ def check(
   Raises:
     UserError: it is missing, cannot be reached, is something else or larger.
   """
-  path = Path(path)
+  path = paths.of(path)
   try:
     found = path.stat()
   except FileNotFoundError:
@@ -84,7 +85,8 @@ def check_name(folder: str | os.PathLike) -> None:
   Raises:
     UserError: a folder on its path has a name in another encoding.
   """
-  place = os.path.abspath(folder)
+  path = paths.of(folder)
+  place = str(path) if isinstance(path, paths.Url) else os.path.abspath(path)
   if not formatting.is_utf8(place):
     raise UserError(f"{place!r} is not in UTF-8; give the folder another name.")
 

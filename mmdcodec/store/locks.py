@@ -9,6 +9,7 @@ Where `flock` is not available (Windows, and file systems such as gcsfuse, or
 Lustre and NFS without their lock services), the file .lock.owner is the lock.
 It is removed at the end. If its process was killed, the next one takes over,
 provided that it runs on the same host; otherwise the user has to delete it.
+Object stores have locks of another kind, see `remote_locks.py`.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths, remote_locks
 
 FILE, OWNER, REMOVING = ".lock", ".lock.owner", ".lock.removing"
 
@@ -50,7 +52,9 @@ class Lock:
       _mine.discard(self._owner)
 
 
-def take(folder: Path, *, signed: bool = True) -> Lock | None:
+def take(
+  folder: Path, *, signed: bool = True
+) -> Lock | remote_locks.RemoteLock | None:
   """Takes the lock of a folder.
 
   Args:
@@ -64,6 +68,8 @@ def take(folder: Path, *, signed: bool = True) -> Lock | None:
   Raises:
     OSError: there is no such folder, or it cannot be written to.
   """
+  if isinstance(folder, paths.Url):
+    return remote_locks.take(folder)
   handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     import fcntl
@@ -104,6 +110,8 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def refusal(folder: Path) -> str:
   """Says who has the lock of a folder, and what to do."""
+  if isinstance(folder, paths.Url):
+    return remote_locks.refusal(folder)
   file = folder / OWNER
   advice = f" (if that one is dead, delete {file})"
   if not file.exists():

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, paths
 
 FILE = "metrics.jsonl"
 
@@ -41,7 +41,7 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     UserError: the file cannot be read.
   """
-  path = pathlib.Path(workdir) / FILE
+  path = paths.of(workdir) / FILE
   if not path.exists():
     return []
   with inputs.open_file(path) as file:
@@ -86,7 +86,7 @@ class MetricWriter:
     self._board: Any = None
     if jax.process_index() != 0:
       return
-    workdir = pathlib.Path(workdir)
+    workdir = paths.of(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / FILE
     kept = [row for row in read(workdir) if row["step"] <= step]

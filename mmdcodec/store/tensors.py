@@ -1,14 +1,13 @@
 """Reads and writes safetensors files: arrays by name."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import cached, inputs, paths
 
 # Types that stand for numbers by themselves. Smaller floats need scales.
 _TYPES = {"BOOL", "BF16"} | {
@@ -29,7 +28,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
   """
   import safetensors.numpy
 
-  path = pathlib.Path(path)
+  path = paths.of(path)
   # safetensors would give it to its owner alone.
   with path.open("xb") as file:
     rights = os.fstat(file.fileno()).st_mode & 0o777
@@ -54,8 +53,9 @@ def read(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
   import safetensors.numpy
 
   inputs.open_file(path).close()
+  file = cached.local(paths.of(path))
   try:
-    with safetensors.safe_open(path, framework="np") as opened:
+    with safetensors.safe_open(file, framework="np") as opened:
       types = {
         name: opened.get_slice(name).get_dtype() for name in opened.keys()
       }
@@ -65,7 +65,7 @@ def read(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
         f"{path}: {name} is of type {types[name]}; expected floats of 16 bits"
         " or more: get another version of the weights, or convert them."
       )
-    return safetensors.numpy.load_file(path)
+    return safetensors.numpy.load_file(file)
   except safetensors.SafetensorError as error:
     raise UserError(f"{path} is damaged ({error!s:.200}); {advice}.") from None
 

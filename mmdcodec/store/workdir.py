@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, renamed
+from mmdcodec.store import atomic, inputs, paths, renamed
 
 CONFIG_FILE, RUN_FILE = "config.json", "run.json"
 TARGET_FILE, STREAMS_FILE = "target.json", "streams.json"
@@ -68,7 +68,7 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
   Raises:
     UserError: the folder is not a workdir, or the file is damaged.
   """
-  path = pathlib.Path(workdir) / CONFIG_FILE
+  path = paths.of(workdir) / CONFIG_FILE
   if not path.is_file():
     raise UserError(
       f"{workdir} is no --workdir of a training run: it has no {CONFIG_FILE}."
@@ -91,7 +91,7 @@ def read_info(workdir: str | os.PathLike) -> RunInfo:
   Raises:
     UserError: the folder is not a workdir, or has an unknown kind.
   """
-  path = pathlib.Path(workdir) / RUN_FILE
+  path = paths.of(workdir) / RUN_FILE
   if path.is_file():
     found = read_file(path, _ADVICE)
     if not _is_info(found):

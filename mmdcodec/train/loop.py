@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import disk, inputs
+from mmdcodec.store import disk, inputs, paths
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, settings
@@ -61,7 +61,7 @@ def train(
   config = settings.plain(config)
   config_checks.check(config)
   inputs.check_name(workdir)
-  workdir = pathlib.Path(workdir)
+  workdir = paths.of(workdir)
   say = log if jax.process_index() == 0 else (lambda line: None)
   settings.use_compilation_cache(config["compilation_cache"])
 

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import renamed
+from mmdcodec.store import paths, renamed
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train.task import Task
 
@@ -157,5 +157,5 @@ def use_compilation_cache(folder: str) -> None:
   if folder == "off":
     return
   cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  path = pathlib.Path(folder or f"{cache}/mmdcodec/compiled").expanduser()
+  path = paths.of(folder or f"{cache}/mmdcodec/compiled").expanduser()
   jax.config.update("jax_compilation_cache_dir", str(path))

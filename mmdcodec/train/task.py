@@ -24,6 +24,7 @@ import jax
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import rules
+from mmdcodec.store import paths
 from mmdcodec.train.state import TrainState
 
 # The tasks of this package, by their names in configs.
@@ -369,7 +370,7 @@ def _load(place: str) -> types.ModuleType:
   """Imports a module by its name or path."""
   if not place.endswith(".py"):
     return importlib.import_module(place)
-  path = pathlib.Path(place).resolve()
+  path = paths.of(place).resolve()
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)

@@ -12,6 +12,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.generation.stage import Stage
 from mmdcodec.parallel import mesh
+from mmdcodec.store import paths
 
 # Low-rank additions start at 0 and need larger steps.
 LEARNING_RATE, LORA_LEARNING_RATE = 3e-5, 3e-4
@@ -121,15 +122,15 @@ def common_fields(
     UserError: the model is inside the workdir.
   """
   # An id on the Hub is not a path.
-  local = pathlib.Path(model).expanduser()
-  place = pathlib.Path(workdir).expanduser().resolve()
+  local = paths.of(model).expanduser()
+  place = paths.on_disk(workdir, "the folder of a job").expanduser().resolve()
   if local.exists() and local.resolve().is_relative_to(place):
     raise UserError(
       f"--model is {model}, which is inside the workdir {workdir}, whose files"
       " this command may replace; give another workdir."
     )
   return dict(
-    folder=pathlib.Path(folder).expanduser().resolve(),
+    folder=paths.on_disk(folder, "the audio").expanduser().resolve(),
     workdir=place,
     model=str(local.resolve()) if local.exists() else model,
     rate=music.rate,

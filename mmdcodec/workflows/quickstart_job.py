@@ -8,6 +8,7 @@ from typing import Any
 
 from mmdcodec.configs import quickstart, quickstart_lm
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 # Number of built-in songs (train, valid, test), and their length in seconds.
 SONGS, SONG_SECONDS = (320, 8, 8), 20.0
@@ -97,10 +98,11 @@ def make_job(
     # The codec's codebooks too begin within the run.
     begin = min(config["quantizer_start"], steps // 8)
     config["quantizer_start"] = begin
-  workdir = pathlib.Path(workdir).expanduser().resolve()
+  workdir = paths.on_disk(workdir, "the folder of a job")
+  workdir = workdir.expanduser().resolve()
   folder = None
   if audio is not None:
-    folder = pathlib.Path(audio).expanduser().resolve()
+    folder = paths.on_disk(audio, "the audio").expanduser().resolve()
     if not folder.is_dir():
       raise UserError(f"--audio {audio}: no such folder.")
     ours = [workdir / name for name in FOLDERS]
