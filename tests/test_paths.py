@@ -189,10 +189,12 @@ OWN = {
   "store/checkpoint_folder.py": "a path of etils, for Orbax",
   "store/disk.py": "a disk of this machine",
   "store/locks.py": "the type of an annotation",
+  "store/metrics.py": "a temporary folder",
   "store/paths.py": "this is where paths are made",
   "store/remote_locks.py": "/proc",
   "store/uploads.py": "a temporary folder",
   "train/config_files.py": "a file of Python code",
+  "train/reporting.py": "a temporary folder",
 }
 
 

@@ -2,6 +2,10 @@
 
 A checkpoint gets its name when it is complete and has a digest. Checkpoints of
 earlier versions have no digest; their files are checked when they are read.
+
+In an object store it has its name from the beginning, and is one when it has a
+digest and Orbax's `commit_success.txt`, which are written last. What has not,
+a killed run has left, and the next one deletes it.
 """
 
 import asyncio
@@ -14,9 +18,11 @@ from etils import epath
 from orbax.checkpoint import path as ocp_path
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import digests, inputs
+from mmdcodec.store import digests, inputs, paths
 
 STATE, DATA, METRICS = "state", "data", "metrics"
+_STEP = re.compile("0|[1-9][0-9]*")
+_COMMITTED = "commit_success.txt"
 
 
 class Unfinished(ocp_path.atomicity.AtomicRenameTemporaryPath):
@@ -27,6 +33,23 @@ class Unfinished(ocp_path.atomicity.AtomicRenameTemporaryPath):
     # The state and the data position are finished in the same way, inside it.
     inner = ocp_path.atomicity_types.TMP_DIR_SUFFIX in self.get().parent.name
     if not inner:
+      await asyncio.to_thread(digests.write, self.get())
+    await super().finalize()
+
+
+class UnfinishedObjects(ocp_path.atomicity.CommitFileTemporaryPath):
+  """The same in an object store, where nothing can be renamed in one step."""
+
+  @classmethod
+  async def validate(cls, temporary_path: epath.Path) -> None:
+    """Raises an error unless a killed run left a folder."""
+    if not _STEP.fullmatch(temporary_path.name):
+      raise ocp_path.atomicity.ValidationError(f"{temporary_path} is no step")
+    await super().validate(temporary_path)
+
+  async def finalize(self) -> None:
+    """Completes the folder: first the digest, then Orbax's mark."""
+    if _STEP.fullmatch(self.get().name):
       await asyncio.to_thread(digests.write, self.get())
     await super().finalize()
 
@@ -50,12 +73,21 @@ class Steps(ocp_path.step.NameFormat):
 
     A folder with another content is none, whatever its name.
     """
+    if isinstance(self._folder, paths.Url):
+      names = self._folder.files()
+      return sorted(
+        int(step)
+        for step, _, name in (each.partition("/") for each in names)
+        if name == _COMMITTED
+        and _STEP.fullmatch(step)
+        and f"{step}/{digests.FILE}" in names
+      )
     if not self._folder.is_dir():
       return []
     found = [
       int(path.name)
       for path in self._folder.iterdir()
-      if re.fullmatch("0|[1-9][0-9]*", path.name)
+      if _STEP.fullmatch(path.name)
       and any((path / name).exists() for name in (STATE, DATA, digests.FILE))
     ]
     return sorted(found)

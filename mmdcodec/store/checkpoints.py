@@ -5,16 +5,15 @@
 Saving is asynchronous and atomic: a run that is killed while saving resumes
 from the previous checkpoint. A checkpoint that was damaged later is passed over
 in favour of the newest intact one. A state is restored directly onto the mesh
-of the new run, which may have another number of devices or another layout.
+of the new run, which may have another number of devices or another layout. All
+processes write to one folder, which may be in an object store.
 """
 
 import contextlib
 import functools
 import logging
 import math
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -22,12 +21,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import digests, inputs, paths, renamed
-from mmdcodec.store.checkpoint_folder import Steps, Unfinished
+from mmdcodec.store import digests, inputs, orbax_stores, paths, renamed
+from mmdcodec.store.checkpoint_folder import (
+  Steps,
+  Unfinished,
+  UnfinishedObjects,
+)
 
 FOLDER = "checkpoints"
 
@@ -82,11 +86,13 @@ class Checkpoints:
       say: called with a line of text when a damaged checkpoint is passed over.
 
     Raises:
-      UserError: read_only, and there is no checkpoint; or the folder's name is
-        not in UTF-8.
+      UserError: read_only, and there is no checkpoint; the folder's name is not
+        in UTF-8, or it is in a store to which Orbax cannot write.
     """
     inputs.check_name(workdir)
     folder = paths.of(workdir).absolute() / FOLDER
+    orbax_stores.prepare(folder)
+    remote = isinstance(folder, paths.Url)
     if read_only and not folder.is_dir():
       raise UserError(
         f"{workdir} holds no checkpoints; give the --workdir of a training run."
@@ -118,7 +124,7 @@ class Checkpoints:
       raise metadata_damaged
     try:
       self._manager = ocp.CheckpointManager(
-        folder,
+        epath.Path(str(folder)) if remote else folder,
         options=ocp.CheckpointManagerOptions(
           preservation_policy=preservation_policy.AnyPreservationPolicy(
             policies
@@ -132,7 +138,7 @@ class Checkpoints:
           # The training loop decides when to save.
           save_interval_steps=1,
           step_name_format=self._steps,
-          temporary_path_class=Unfinished,
+          temporary_path_class=UnfinishedObjects if remote else Unfinished,
         ),
         # Needed to read a folder before anything is saved.
         item_handlers={
@@ -240,7 +246,7 @@ class Checkpoints:
     for passed in self._passed:
       # Orbax would take later ones for the latest, and this one for a conflict.
       if jax.process_index() == 0:
-        shutil.rmtree(self._folder / str(passed), ignore_errors=True)
+        paths.remove(self._folder / str(passed))
       self._steps.damaged.pop(passed, None)
     self._passed.clear()
     folder = self._folder / str(step)
@@ -365,8 +371,8 @@ class Checkpoints:
     self.wait()
     target = self._folder.parent / f"unsound-{step}"
     if jax.process_index() == 0:
-      shutil.rmtree(target, ignore_errors=True)
-      os.rename(self._folder / str(step), target)
+      paths.remove(target)
+      (self._folder / str(step)).rename(target)
     self._manager.reload()
     return target
 

@@ -2,7 +2,9 @@
 
     FOLDER/digest.json  {"state/_METADATA": [size in bytes, SHA-256], ...}
 
-It covers the files in subfolders; files beside it may change.
+It covers the files in subfolders; files beside it may change. In an object
+store, what the store says about each object takes the place of the SHA-256, so
+that nothing has to be read again: "ETag ..." or "md5Hash ...".
 """
 
 import concurrent.futures
@@ -11,7 +13,7 @@ import os
 import pathlib
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, paths
+from mmdcodec.store import atomic, inputs, paths, urls
 
 FILE = "digest.json"
 
@@ -26,6 +28,14 @@ def write(folder: str | os.PathLike) -> None:
     OSError: a file cannot be read, or the folder cannot be written to.
   """
   folder = paths.of(folder)
+  if isinstance(folder, paths.Url):
+    said = {
+      name: [info["size"], urls.content_of(info)]
+      for name, info in folder.files().items()
+      if "/" in name
+    }
+    atomic.write_json(folder / FILE, said, indent=0)
+    return
   files = {
     path.relative_to(folder).as_posix(): path
     for path in sorted(folder.glob("*/**/*"))
@@ -69,13 +79,25 @@ def damage(
     }
   except (UserError, TypeError, ValueError, OverflowError):
     return f"its {FILE} cannot be read"
+  infos = folder.files() if isinstance(folder, paths.Url) else None
   read = []
   try:
-    for name, (size, _) in expected.items():
-      found = (folder / name).stat().st_size
+    for name, (size, digest) in expected.items():
+      if infos is None:
+        found = (folder / name).stat().st_size
+      elif name in infos:
+        found = infos[name]["size"]
+      else:
+        return f"{name} is missing"
       if found != size:
         return f"{name} has {found} bytes instead of {size}"
-      if complete or size <= _SMALL:
+      if " " in digest or not digest:
+        # It was written to a store. In another one, or on a disk, after a copy,
+        # only the size can be compared.
+        now = urls.content_of(infos[name]) if infos is not None else ""
+        if now.partition(" ")[0] == digest.partition(" ")[0] and now != digest:
+          return f"{name} differs from its digest"
+      elif complete or size <= _SMALL:
         read.append(name)
     with concurrent.futures.ThreadPoolExecutor() as pool:
       hashes = pool.map(_hash, [folder / name for name in read])

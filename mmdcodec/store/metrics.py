@@ -2,12 +2,17 @@
 
 WORKDIR/metrics.jsonl     lines such as {"step": 100, "train/loss": 2.31}
 WORKDIR/tensorboard/      the same, if tensorboardX can be imported
+
+Nothing can be appended to an object. In an object store, both are written on
+this machine, and uploaded before each checkpoint and every minute.
 """
 
 import json
 import math
 import pathlib
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -16,7 +21,10 @@ import numpy as np
 
 from mmdcodec.store import atomic, inputs, paths
 
-FILE = "metrics.jsonl"
+FILE, BOARD = "metrics.jsonl", "tensorboard"
+
+# Seconds between uploads.
+_EVERY = 60.0
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
@@ -84,12 +92,18 @@ class MetricWriter:
     """
     self._file: TextIO | None = None
     self._board: Any = None
+    self._remote: paths.Url | None = None
+    self._sent = time.monotonic()
     if jax.process_index() != 0:
       return
     workdir = paths.of(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / FILE
     kept = [row for row in read(workdir) if row["step"] <= step]
+    if isinstance(workdir, paths.Url):
+      self._remote = workdir
+      self._folder = tempfile.TemporaryDirectory(prefix="mmdcodec-")
+      workdir = pathlib.Path(self._folder.name)
+    path = workdir / FILE
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
     try:
@@ -97,7 +111,7 @@ class MetricWriter:
     except ImportError:
       return
     self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=step + 1
+      str(workdir / BOARD), purge_step=step + 1
     )
 
   def write(self, step: int, values: dict[str, float]) -> None:
@@ -117,6 +131,23 @@ class MetricWriter:
       for name, value in row.items():
         if value is not None:
           self._board.add_scalar(name, value, step)
+    if time.monotonic() > self._sent + _EVERY:
+      self.sync()
+
+  def sync(self) -> None:
+    """Ensures that what was written is in the workdir.
+
+    Raises:
+      UserError: it is in a store that cannot be reached, or refuses.
+    """
+    self._sent = time.monotonic()
+    if self._remote is None:
+      return
+    if self._board is not None:
+      self._board.flush()
+    folder = pathlib.Path(self._folder.name)
+    for path in [folder / FILE, *sorted((folder / BOARD).glob("*"))]:
+      (self._remote / path.relative_to(folder)).upload(path)
 
   def close(self) -> None:
     """Closes the files."""
@@ -124,3 +155,7 @@ class MetricWriter:
       self._file.close()
     if self._board is not None:
       self._board.close()
+      self._board = None
+    if self._remote is not None:
+      self.sync()
+      self._folder.cleanup()

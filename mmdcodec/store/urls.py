@@ -290,6 +290,12 @@ class Url(pathlib.PosixPath):
       ) from error
 
 
+def content_of(info: dict[str, Any]) -> str:
+  """Returns what a store says about the contents of an object, or ""."""
+  names = ("md5Hash", "crc32c", "ETag", "etag")
+  return next((f"{k} {info[k]}" for k in names if info.get(k)), "")
+
+
 def written(info: dict[str, Any]) -> int:
   """Returns when an object was written, in seconds, if the store says so."""
   for name in ("mtime", "LastModified", "last_modified", "created"):

@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import disk, inputs, paths
+from mmdcodec.store import disk, inputs, orbax_stores, paths
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, settings
@@ -62,6 +62,7 @@ def train(
   config_checks.check(config)
   inputs.check_name(workdir)
   workdir = paths.of(workdir)
+  orbax_stores.prepare(workdir)
   say = log if jax.process_index() == 0 else (lambda line: None)
   settings.use_compilation_cache(config["compilation_cache"])
 
@@ -200,6 +201,7 @@ def train(
       # After the evaluation, which decides whether this is the best checkpoint.
       if saver.due(step) or last or stop:
         report.flush()
+        report.sync()
         saver.save(step, state, metrics, data.get_state(), evaluated)
       if stop and not last:
         checkpoints.wait()

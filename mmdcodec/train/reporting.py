@@ -6,6 +6,7 @@ more, add it there.
 
 import contextlib
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 
 from mmdcodec import formatting
 from mmdcodec.store import metrics as metrics_lib
+from mmdcodec.store import paths
 from mmdcodec.train.task import Task
 
 
@@ -110,6 +112,10 @@ class Report:
     left = formatting.duration((steps - step) / max(speed, 1e-9))
     return "  ".join([*parts, f"{left} left"])
 
+  def sync(self) -> None:
+    """Ensures that the metrics so far are in the workdir."""
+    self._writer.sync()
+
   def close(self) -> None:
     """Closes the files."""
     self._writer.close()
@@ -135,7 +141,11 @@ class Profiler:
   def before(self, step: int) -> None:
     """Starts the trace at its first step."""
     if step == self._first < self._end:
-      jax.profiler.start_trace(str(self._folder))
+      folder = self._folder
+      if isinstance(folder, paths.Url):
+        self._made = tempfile.TemporaryDirectory(prefix="mmdcodec-")
+        folder = pathlib.Path(self._made.name)
+      jax.profiler.start_trace(str(folder))
       self._on = True
 
   def after(self, step: int, state: Any) -> None:
@@ -149,3 +159,8 @@ class Profiler:
     if self._on:
       jax.profiler.stop_trace()
       self._on = False
+      if isinstance(self._folder, paths.Url):
+        with self._made as made:
+          for path in pathlib.Path(made).rglob("*.*"):
+            if path.is_file():
+              (self._folder / path.relative_to(made)).upload(path)

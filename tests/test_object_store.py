@@ -1,0 +1,114 @@
+"""Runs, data sets and bundles in object stores, served on this machine."""
+
+import secrets
+
+import jax
+import numpy as np
+import object_stores
+import pytest
+from toy_task import Toy, toy_config
+
+from mmdcodec.errors import UserError
+from mmdcodec.store import metrics, paths
+from mmdcodec.store.checkpoints import Checkpoints
+from mmdcodec.train import loop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+  pytest.importorskip("gcsfs")
+  pytest.importorskip("s3fs")
+  with object_stores.served(
+    tmp_path_factory.mktemp("servers") / "log"
+  ) as variables:
+    yield variables
+
+
+@pytest.fixture(params=object_stores.SCHEMES)
+def url(request, servers, tmp_path, monkeypatch):
+  """A folder in a store, and a cache of its own."""
+  monkeypatch.setenv("MMDCODEC_CACHE", str(tmp_path / "cache"))
+  return paths.of(
+    f"{request.param}://{object_stores.BUCKET}/{secrets.token_hex(4)}"
+  )
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  monkeypatch.setattr(loop, "make_task", Toy)
+
+
+def state_of(step):
+  return {"params": {"w": np.arange(3000.0) + step, "b": np.full((3, 4), step)}}
+
+
+def test_checkpoints(url):
+  """Keeps the newest and the best, restores each, and passes over damage."""
+  said = []
+  with_best = dict(keep=2, best="valid/d", say=said.append)
+  checkpoints = Checkpoints(url, **with_best)
+  for step in (5, 10, 15, 20):
+    checkpoints.save(
+      step, state_of(step), {"index": step}, {"valid/d": abs(step - 10.0)}
+    )
+    checkpoints.wait()
+  checkpoints.close()
+  again = Checkpoints(url, read_only=True, **with_best)
+  assert (again.latest, again.best_step()) == (20, 10)
+  for step in (10, 15, 20):
+    found = again.restore_arrays(step)["params"]
+    for name, array in state_of(step)["params"].items():
+      np.testing.assert_array_equal(found[name], array)
+  again.close()
+  # What a killed run left: no digest, or no mark of Orbax.
+  (url / "checkpoints/25/state/x").write_text("1")
+  (url / "checkpoints/notes/x").write_text("1")
+  (url / "checkpoints/20/digest.json").rename(url / "d.json")
+  assert Checkpoints(url, read_only=True).latest == 15
+  (url / "d.json").rename(url / "checkpoints/20/digest.json")
+  data = next((url / "checkpoints/20").glob("state/d/*"))
+  content = data.read_bytes()
+  data.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+  after = Checkpoints(url, **with_best)
+  assert after.latest == 15 and "20 is damaged" in said[0]
+  assert not (url / "checkpoints/25").exists()
+  assert (url / "checkpoints/notes").exists()
+  after.save(20, state_of(20), {"index": 20})
+  after.wait()
+  assert after.set_aside(20) == url / "unsound-20"
+  assert (after.latest, (url / "unsound-20").is_dir()) == (15, True)
+  after.close()
+
+
+def test_a_run_resumes(url, toy):
+  """Settings, metrics and state of a run are all in the store."""
+  loop.train(toy_config(), url)
+  loop.train(toy_config(steps=10), str(url))
+  assert [row["step"] for row in metrics.read(url) if "train/loss" in row] == [
+    *range(1, 11)
+  ]
+  assert {p.name for p in url.iterdir()} >= {
+    "config.json", "run.json", "metrics.jsonl", "checkpoints"
+  }  # fmt: skip
+  assert not (url / ".lock").exists()
+
+
+def test_one_run_at_a_time(url, toy):
+  """A workdir in a store has a lock, too."""
+  from mmdcodec.store import locks
+
+  held = locks.take(url)
+  with pytest.raises(UserError, match=f"another process .* writes to {url}"):
+    loop.train(toy_config(), url)
+  held.release()
+  loop.train(toy_config(), url)
+
+
+def test_other_stores_have_no_checkpoints(toy):
+  """Orbax cannot write there, which is said before anything is made."""
+  with pytest.raises(UserError, match="to gs:// or to s3://, not to memory"):
+    loop.train(toy_config(), "memory://bucket/run")
+  assert not paths.of("memory://bucket/run").exists()
+  assert jax.process_count() == 1
