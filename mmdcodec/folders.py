@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from mmdcodec import convert
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic, paths, uploads
 
 
 @contextlib.contextmanager
@@ -54,6 +54,8 @@ def check(
   """Raises UserError unless a folder may be written; see `replacing`."""
   folder = paths.of(folder).resolve()
   atomic.restore_folder(folder)
+  if uploads.is_unfinished(folder):
+    return
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     convert.spare(folder)
     found = {p.name for p in folder.iterdir()} if folder.is_dir() else set()

@@ -182,11 +182,13 @@ OWN = {
   "convert/hub.py": "what the Hub's client downloaded",
   "data/captions.py": "beside a file of this machine",
   "data/records.py": "what TFDS made",
+  "data/tokenization.py": "what TFDS names",
   "evaluate/report.py": "pictures that were just drawn",
   "experiments/arm_run.py": "in the folder of a job",
   "store/atomic.py": "the folder of a path of this machine",
   "store/cached.py": "the cache",
   "store/checkpoint_folder.py": "a path of etils, for Orbax",
+  "store/checkpoints.py": "a path of etils, for Orbax",
   "store/disk.py": "a disk of this machine",
   "store/locks.py": "the type of an annotation",
   "store/metrics.py": "a temporary folder",
@@ -198,14 +200,19 @@ OWN = {
 }
 
 
+def _name(node):
+  return getattr(node, "id", getattr(node, "attr", ""))
+
+
 def test_paths_are_made_in_one_place():
   """Catches `pathlib.Path(text)`, which makes a local folder of a URL."""
   package, found = pathlib.Path(mmdcodec.__file__).parent, set()
   for file in package.rglob("*.py"):
     for node in ast.walk(ast.parse(file.read_text())):
       if isinstance(node, ast.Call) and node.args:
-        called = node.func
-        name = getattr(called, "id", getattr(called, "attr", ""))
-        if name == "Path":
+        # Path(text), and map(Path, texts).
+        called = node.args[0] if _name(node.func) == "map" else node.func
+        if _name(called) == "Path":
           found.add(file.relative_to(package).as_posix())
-  assert found <= set(OWN), sorted(found - set(OWN))
+  new = sorted(found - set(OWN))
+  assert not new, f"{new}: make paths with `paths.of`, which takes URLs too"

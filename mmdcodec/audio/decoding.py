@@ -12,7 +12,7 @@ import soundfile
 from mmdcodec.audio import containers, levels
 from mmdcodec.audio.resampling import MAX_RATE
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import cached, inputs, paths
 
 MAX_CHANNELS = 64
 
@@ -204,6 +204,9 @@ def _open(
   name = name_of(path)
   parts: list[bytes | IO[bytes]]
   if isinstance(path, str | os.PathLike):
+    if isinstance(source := paths.of(path), paths.Url):
+      inputs.check(source)
+      path = cached.local(source)
     stream = stack.enter_context(inputs.open_file(path))
     try:
       parts = [*containers.contents(stream, name)]

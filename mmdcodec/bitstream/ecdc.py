@@ -53,7 +53,7 @@ def read(source: str | os.PathLike | IO[bytes]) -> Stream:
   """
   if not isinstance(source, str | os.PathLike):
     return _read(source.read(), name_of(source))
-  return _read(inputs.read_bytes(source, most=_MAX_FILE), os.fspath(source))
+  return _read(inputs.read_bytes(source, most=_MAX_FILE), str(source))
 
 
 def _read(data: bytes, name: str) -> Stream:

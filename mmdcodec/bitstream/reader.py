@@ -348,7 +348,7 @@ def opened(
         shutil.copyfileobj(source, file)
         file.seek(0)
     else:
-      name = os.fspath(source)
+      name = str(source)
       file = stack.enter_context(inputs.open_file(source))
     start = file.read(header_lib.PREFIX.size)
     file.seek(0)

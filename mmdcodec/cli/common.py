@@ -265,8 +265,4 @@ def read_clips(
 
 def folder_size(path: str | pathlib.Path) -> int:
   """Returns the bytes of all files in a folder."""
-  return sum(
-    os.path.getsize(os.path.join(root, name))
-    for root, _, names in os.walk(path)
-    for name in names
-  )
+  return sum(paths.sizes(paths.of(path)).values())

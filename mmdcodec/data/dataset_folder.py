@@ -9,7 +9,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mmdcodec.data.record_source import SUMMARY, describe
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
+from mmdcodec.store import inputs, uploads
 
 
 def check_out(
@@ -28,6 +28,8 @@ def check_out(
   """
   inputs.check_name(out)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return
+  if uploads.is_unfinished(out):
     return
   if several and (inside := members(out)):
     for folder in inside:

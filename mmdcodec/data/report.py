@@ -177,7 +177,5 @@ def _shown(text: str) -> str:
 
 
 def _write_lines(path: Path, rows: Iterator[dict]) -> None:
-  with path.open("w", encoding="utf-8") as lines:
-    for row in rows:
-      # ASCII, because a name that is not UTF-8 must not end a run after hours.
-      lines.write(json.dumps(row) + "\n")
+  # ASCII, because a name that is not UTF-8 must not end a run after hours.
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))

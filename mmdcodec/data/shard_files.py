@@ -9,11 +9,12 @@ import concurrent.futures
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs, paths
+from mmdcodec.store import cached, inputs, paths
 
 # Bytes at both ends of a shard that its mark covers.
 _MARKED = 1 << 12
@@ -31,6 +32,11 @@ def find(folder: str | os.PathLike) -> list[Path]:
 
 
 def marks(folder: str | os.PathLike) -> list[str]:
+  """Returns a mark for each shard in a folder; see `marks_of`."""
+  return marks_of(find(folder))
+
+
+def marks_of(shards: Sequence[Path]) -> list[str]:
   """Returns a mark for each shard, from its size and both ends.
 
   Raises:
@@ -38,12 +44,13 @@ def marks(folder: str | os.PathLike) -> list[str]:
   """
   # Files in the network are slow to open.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
-    return list(pool.map(_mark, find(folder)))
+    return list(pool.map(_mark, shards))
 
 
 def _mark(shard: Path) -> str:
   with inputs.open_file(shard) as file:
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     digest = hashlib.sha256(b"%d " % size)
     digest.update(file.read(_MARKED))
     file.seek(max(0, size - _MARKED))
@@ -55,7 +62,7 @@ class Shards:
   """Serialised examples by index, over all shards; thread-safe.
 
   Attributes:
-    paths: the files.
+    paths: the files; of a data set in an object store, copies of them.
   """
 
   def __init__(
@@ -83,9 +90,10 @@ class Shards:
     self._folder, self._made_by = folder, made_by
     self.paths = find(folder)
     self._check_names()
+    self.paths = cached.local_files(self.paths)
     if marked is not None:
       for path, mark, expected in zip(
-        self.paths, marks(folder), marked, strict=False
+        self.paths, marks_of(self.paths), marked, strict=False
       ):
         if mark != expected:
           self._refuse(path.name, "is not the one that was written")

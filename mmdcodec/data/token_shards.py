@@ -7,7 +7,6 @@ name, which says how many frames it holds; beside it is a file with notes.
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmdcodec.data import (
 )
 from mmdcodec.data.record_source import Source
 from mmdcodec.data.tables import Note
+from mmdcodec.store import paths, uploads
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # Records per shard: few enough to share a small data set between processes and
@@ -102,13 +102,17 @@ class _Shard:
 @contextlib.contextmanager
 def _shard(folder: Path, number: int) -> Iterator[_Shard]:
   """Opens a shard, which gets its name if the block succeeds."""
-  partial = folder / f"partial-{number:05d}"
-  with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
-    shard = _Shard(writer)
-    yield shard
-  report.write_notes(_notes(folder, number), {"constant": shard.constant})
-  # The name holds the number of frames, so that totals need no reading.
-  os.rename(partial, folder / f"shard-{number:05d}-{shard.frames}")
+  with contextlib.ExitStack() as stack:
+    place = folder
+    if paths.is_url(folder):
+      place = stack.enter_context(uploads.scratch())
+    partial = place / f"partial-{number:05d}"
+    with contextlib.closing(dataset_folder.shard_writer(partial)) as writer:
+      shard = _Shard(writer)
+      yield shard
+    report.write_notes(_notes(folder, number), {"constant": shard.constant})
+    # The name holds the number of frames, so that totals need no reading.
+    paths.move(partial, folder / f"shard-{number:05d}-{shard.frames}")
 
 
 def divide(records: int) -> list[range]:

@@ -12,6 +12,7 @@ The code below knows the tokenizers by the names of their subfolders; a single
 one has the name "", its data set being the folder itself.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,7 +34,15 @@ from mmdcodec.data import (
 )
 from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, disk, inputs, locks, paths, remote_locks
+from mmdcodec.store import (
+  atomic,
+  disk,
+  inputs,
+  locks,
+  paths,
+  remote_locks,
+  uploads,
+)
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # File with the settings of the shards in an unfinished folder.
@@ -196,7 +205,7 @@ def _begin(
       continue
     if path.is_dir():
       if not same or path.name == _DATA:
-        shutil.rmtree(path)
+        paths.remove(path)
     elif not same:
       path.unlink()
   if not same:
@@ -211,7 +220,7 @@ def _finish(
   out: Path,
 ) -> dict[str, dict]:
   """Assembles the shards of all processes and returns the summaries."""
-  shards, data = token_shards.divide(len(source)), unfinished / _DATA
+  shards = token_shards.divide(len(source))
   for name in tokenizers:
     there = token_shards.finished(unfinished / name)
     if len(there) < len(shards):
@@ -219,34 +228,57 @@ def _finish(
         f"{unfinished}: only {len(there)} of {len(shards)} shards are there; do"
         " all processes write to one folder? The same command again goes on."
       )
-  made = {
-    name: _assemble(source, tokenizer, unfinished / name, data / name)
-    for name, tokenizer in tokenizers.items()
-  }
-  atomic.replace_folder(data, out)
-  shutil.rmtree(unfinished)
+  with contextlib.ExitStack() as stack:
+    data = unfinished / _DATA
+    if isinstance(out, paths.Url):
+      data = stack.enter_context(uploads.scratch())
+    made, objects = {}, {}
+    for name, tokenizer in tokenizers.items():
+      made[name], shards = _assemble(
+        source, tokenizer, unfinished / name, data / name
+      )
+      for path, shard in shards.items():
+        objects[path.relative_to(data).as_posix()] = shard
+    if isinstance(out, paths.Url):
+      uploads.folder(data, out, objects)
+    else:
+      atomic.replace_folder(data, out)
+  _discard(unfinished)
   return made
 
 
 def _assemble(
   source: Source, tokenizer: Tokenizer, folder: Path, data: Path
-) -> dict:
-  """Makes a data set of the shards in a folder and returns its summary."""
+) -> tuple[dict, dict[Path, paths.Url]]:
+  """Makes a data set of the shards in a folder.
+
+  Returns:
+    Its summary, and those shards that are in an object store and have not been
+    moved, by the paths at which they belong.
+  """
   there = token_shards.finished(folder)
   shards = token_shards.divide(len(source))
-  data.mkdir(parents=True)
+  data.mkdir(parents=True, exist_ok=True)
   template = tfds.core.ShardedFileTemplate(
     data_dir=data,
     dataset_name="tokens",
     split="train",
     filetype_suffix="array_record",
   )
-  size = sum(path.stat().st_size for path in there.values())
+  bytes_of = paths.sizes(folder)
+  size = sum(bytes_of[path.name] for path in there.values())
   length = sum(int(path.name.split("-")[2]) for path in there.values())
+  objects = {}
+  marks = shard_files.marks_of([there[i] for i in sorted(there)])
   for i, path in there.items():
-    os.rename(
-      path, template.sharded_filepath(shard_index=i, num_shards=len(shards))
+    target = Path(
+      template.sharded_filepath(shard_index=i, num_shards=len(shards))
     )
+    if isinstance(path, paths.Url):
+      objects[target] = path
+      target.touch()  # TFDS looks for names
+    else:
+      os.rename(path, target)
   tfds.folder_dataset.write_metadata(
     data_dir=data,
     features=token_records.features(),
@@ -263,6 +295,8 @@ def _assemble(
     description=f"Codes of the {tokenizer.kind} {tokenizer.hash}.",
     disable_shuffling=True,
   )
+  for target in objects:
+    target.unlink()
   constant = [
     note
     for shard in sorted(there)
@@ -279,18 +313,36 @@ def _assemble(
     "source": paths.of(source.path).resolve().name,
     "fingerprint": source.fingerprint(),
     "version": mmdcodec.__version__,
-    "shards": shard_files.marks(data),
+    "shards": marks,
   }
   (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-  return summary
+  return summary, objects
 
 
 def _remove_emptied(unfinished: Path) -> None:
   """Removes a folder whose shards became a data set before a kill."""
+  if isinstance(unfinished, paths.Url):
+    # Shards were copied, and the note is the first to go.
+    if unfinished.is_dir() and not (unfinished / _NOTE).exists():
+      if (held := locks.take(unfinished)) is not None:
+        _discard(unfinished)
+        held.release()
+    return
   if unfinished.is_dir() and not any(unfinished.rglob("*-*")):
     if (held := locks.take(unfinished)) is not None:
       shutil.rmtree(unfinished)
       held.release()
+
+
+def _discard(unfinished: Path) -> None:
+  """Removes the folder of the shards, of which this process has the lock."""
+  if not isinstance(unfinished, paths.Url):
+    shutil.rmtree(unfinished)
+    return
+  (unfinished / _NOTE).unlink(missing_ok=True)
+  for name in unfinished.files():
+    if name != locks.FILE:
+      (unfinished / name).unlink(missing_ok=True)
 
 
 def _wait_for_all(what: str) -> None:

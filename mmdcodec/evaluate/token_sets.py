@@ -8,6 +8,7 @@ from mmdcodec.data import aligned_tokens, record_source
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
+from mmdcodec.store import paths
 
 # Conditions that a stage can do without; it learned so.
 OPTIONAL = ("melody",)
@@ -24,7 +25,7 @@ def find(folders: Sequence[str | pathlib.Path]) -> list[TokenSource]:
     UserError: a folder holds no token data set.
   """
   found = []
-  for folder in map(pathlib.Path, folders):
+  for folder in map(paths.of, folders):
     inside = sorted(folder.glob(f"*/{record_source.SUMMARY}"))
     if inside and not (folder / record_source.SUMMARY).exists():
       found += [TokenSource(each.parent) for each in inside]

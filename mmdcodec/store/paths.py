@@ -125,6 +125,24 @@ def real(where: str | os.PathLike) -> pathlib.Path:
   return path if isinstance(path, Url) else pathlib.Path(os.path.realpath(path))
 
 
+def move(file: pathlib.Path, target: pathlib.Path) -> None:
+  """Renames a file of this machine, or uploads it if the target is a URL."""
+  if isinstance(target, Url):
+    target.upload(file)
+  else:
+    os.rename(file, target)
+
+
+def sizes(folder: pathlib.Path) -> dict[str, int]:
+  """Returns the bytes of all files in a folder and below, by relative name."""
+  if isinstance(folder, Url):
+    return {name: int(info["size"]) for name, info in folder.files().items()}
+  found = (path for path in folder.rglob("*") if path.is_file())
+  return {
+    path.relative_to(folder).as_posix(): path.stat().st_size for path in found
+  }
+
+
 def remove(folder: pathlib.Path) -> None:
   """Removes a folder with all that is in it, if it is there."""
   if isinstance(folder, Url):

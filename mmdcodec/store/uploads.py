@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mmdcodec.store.urls import Url
 
@@ -53,21 +53,23 @@ def file(target: Url) -> Iterator[pathlib.Path]:
     target.upload(partial)
 
 
-def folder(source: pathlib.Path, target: Url) -> None:
-  """Moves a finished folder to an object store, in place of what is there.
+def folder(
+  source: pathlib.Path, target: Url, more: Mapping[str, Url] | None = None
+) -> None:
+  """Copies a finished folder to an object store, in place of what is there.
 
   Args:
-    source: a folder of this machine or of the same store.
-    target: the folder to replace, which gets no other files.
+    source: a folder of this machine.
+    target: the folder to replace, which gets no other files than these.
+    more: objects of the store that are to be copied there too, by the names
+      that they get.
 
   Raises:
     UserError: the store cannot be reached, or refuses.
   """
-  if isinstance(source, Url):
-    new = {name: source / name for name in source.files()}
-  else:
-    found = sorted(path for path in source.rglob("*") if path.is_file())
-    new = {path.relative_to(source).as_posix(): path for path in found}
+  found = sorted(path for path in source.rglob("*") if path.is_file())
+  new = {path.relative_to(source).as_posix(): path for path in found}
+  new |= more or {}
   (target / MARK).write_text("this folder is being written\n")
   old = [name for name in target.files() if name != MARK]
   # First, so that nobody reads a mixture.
@@ -88,8 +90,6 @@ def folder(source: pathlib.Path, target: Url) -> None:
   for name in sorted(last, key=lambda name: -name.count("/")):
     send(name)
   (target / MARK).unlink(missing_ok=True)
-  if isinstance(source, Url):
-    source.remove()
 
 
 def _is_last(name: str) -> bool:
