@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# MusicGen large, 3.3 B parameters, over the codes of a codec at 50 Hz.
+#
+#   DATA=TOKENS CODEC=BUNDLE WORKDIR=FOLDER launch/recipes/musicgen_large.sh \
+#       [LAUNCHER ...]
+#   COMPILE=1 launch/recipes/musicgen_large.sh
+#
+# SLICE is v5e:4x4, v5e:8x8 or v5p:2x2x4. T5=google-t5/t5-base is the model that
+# reads the prompts (a name like that needs --extras tpu,hub), or a MusicGen to
+# train further.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
+case ${SLICE:=v5e:4x4} in
+  v5e:4x4) sized=(--config.accumulate=6) ;;
+  v5e:8x8)
+    sized=(--config.accumulate=3 --config.mesh.data=4 --config.mesh.fsdp=16)
+    ;;
+  v5p:2x2x4) sized=() ;;
+  *) other_slice v5e:4x4, v5e:8x8 or v5p:2x2x4 ;;
+esac
+needs DATA CODEC WORKDIR
+
+recipe musicgen:large "${sized[@]}" -- --config.codec="$CODEC" \
+  --config.init_from="${T5:-google-t5/t5-base}"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# MusicLM's coarse stage, 430 M parameters, over tokens made with
+# `mmdcodec tokenize`.
+#
+#   DATA=TOKENS/codec JOINT=TOKENS/mulan SEMANTIC=TOKENS/semantic \
+#       WORKDIR=FOLDER launch/recipes/musiclm_coarse.sh [LAUNCHER ...]
+#   COMPILE=1 launch/recipes/musiclm_coarse.sh
+#
+# SLICE is v5e:4x4.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
+case ${SLICE:=v5e:4x4} in
+  v5e:4x4) sized=(--config.accumulate=2) ;;
+  *) other_slice v5e:4x4 ;;
+esac
+needs DATA JOINT SEMANTIC WORKDIR
+
+recipe musiclm_coarse "${sized[@]}" -- \
+  --config.data.streams="joint=$JOINT,semantic=$SEMANTIC"

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# MusicLM's fine stage, 430 M parameters, over tokens made with
+# `mmdcodec tokenize`.
+#
+#   DATA=TOKENS/codec JOINT=TOKENS/mulan \
+#       WORKDIR=FOLDER launch/recipes/musiclm_fine.sh [LAUNCHER ...]
+#   COMPILE=1 launch/recipes/musiclm_fine.sh
+#
+# SLICE is v5e:4x4.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
+case ${SLICE:=v5e:4x4} in
+  v5e:4x4) sized=(--config.accumulate=2) ;;
+  *) other_slice v5e:4x4 ;;
+esac
+needs DATA JOINT WORKDIR
+
+recipe musiclm_fine "${sized[@]}" -- \
+  --config.data.streams="joint=$JOINT,coarse=$DATA"

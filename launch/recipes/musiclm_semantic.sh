@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# MusicLM's semantic stage, 430 M parameters, over tokens made with
+# `mmdcodec tokenize`.
+#
+#   DATA=TOKENS/semantic JOINT=TOKENS/mulan \
+#       WORKDIR=FOLDER launch/recipes/musiclm_semantic.sh [LAUNCHER ...]
+#   COMPILE=1 launch/recipes/musiclm_semantic.sh
+#
+# SLICE is v5e:4x4. With MELODY=TOKENS/melody_embedding it also learns to follow
+# melodies.
+
+source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
+case ${SLICE:=v5e:4x4} in
+  v5e:4x4) sized=() ;;
+  *) other_slice v5e:4x4 ;;
+esac
+needs DATA JOINT WORKDIR
+
+recipe musiclm_semantic "${sized[@]}" -- \
+  --config.data.streams="joint=$JOINT${MELODY:+,melody=$MELODY}"

@@ -1,0 +1,123 @@
+"""The recipes in `launch/recipes`: their commands, and the files around."""
+
+import math
+import re
+import shlex
+
+import pytest
+from fake_cloud import LAUNCH, Cloud
+
+from mmdcodec.train import config_checks, config_files, settings
+
+RECIPES = [
+  (path.stem, slice)
+  for path in sorted(LAUNCH.glob("recipes/*.sh"))
+  for slice in sorted(set(re.findall(r"v\w+:[\dx]+", path.read_text())))
+]
+GIVEN = dict(
+  DATA="data/x", CODEC="codec", WORKDIR="runs/x", JOINT="joint", SEMANTIC="s"
+)
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  cloud = Cloud(tmp_path)
+  cloud.fake("mmdcodec")
+  return cloud
+
+
+def parse(words):
+  """The config of a command line."""
+  config = settings.plain(config_files.parse(words))
+  config_checks.check(config)
+  return config
+
+
+def test_every_model_has_a_recipe():
+  assert {name for name, _ in RECIPES} == {
+    "codec", "mulan", "semantic", "musicgen_small", "musicgen_medium",
+    "musicgen_large", "musiclm_semantic", "musiclm_coarse", "musiclm_fine",
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("name, slice", RECIPES)
+def test_recipe(cloud, name, slice):
+  """Catches settings that do not exist, or do not fit the slice."""
+  cloud.environment |= dict(COMPILE="1", SLICE=slice)
+  done = cloud.run(f"recipes/{name}.sh -- --config.steps=7")
+  assert done.returncode == 0, done.stderr
+  cloud.environment |= dict(COMPILE="", **GIVEN)
+  done = cloud.run(f"recipes/{name}.sh -- --config.steps=7")
+  ahead, train = map(shlex.split, cloud.calls)
+  assert ahead[:2] == ["mmdcodec", "compile"] and train[1] == "train"
+  assert f"--topology={slice}" in ahead and "--workdir=runs/x" in train
+  compiled = parse([w for w in ahead if w.startswith("--config")])
+  trained = parse([w for w in train if w.startswith("--config")])
+  for config in (compiled, trained):
+    assert config["steps"] == 7
+    chips = math.prod(map(int, slice.partition(":")[2].split("x")))
+    sizes = [config["mesh"][axis] for axis in ("data", "fsdp", "model")]
+    known = math.prod(size for size in sizes if size > 0)
+    assert chips % known == 0 and (-1 in sizes or known == chips)
+    parts = config["accumulate"] * chips // config["mesh"]["model"]
+    assert config["batch"] % parts == 0
+  # The two differ in what is read only.
+  for key in ("data", "codec", "init_from"):
+    compiled.pop(key, None)
+    trained.pop(key, None)
+  assert compiled == trained
+
+
+@pytest.mark.parametrize(
+  "name, sentence",
+  [
+    ("musicgen_small", "launch: DATA is not set; see --help.\n"),
+    ("mulan", "there are no settings for SLICE=v5p:2x2x1; expected v5e:8x8."),
+  ],
+)
+def test_mistakes_are_one_sentence(cloud, name, sentence):
+  if name == "mulan":
+    cloud.environment |= dict(SLICE="v5p:2x2x1", **GIVEN)
+  done = cloud.run(f"recipes/{name}.sh")
+  assert done.returncode == 2 and sentence in done.stderr
+  assert len(done.stderr.splitlines()) == 1 and not cloud.calls
+
+
+def test_launcher_gets_the_slice_and_the_command(cloud):
+  """Catches a recipe that runs here although a launcher was named."""
+  cloud.environment |= dict(SLICE="v5e:8x8", **GIVEN)
+  launcher = cloud.folder / "sources/launch/tpu_queued_resource.sh"
+  done = cloud.run(
+    f"recipes/musicgen_large.sh {launcher} up --dry-run --name n --zone z"
+  )
+  assert done.returncode == 0, done.stderr
+  assert "--accelerator-type=v5litepod-64" in done.stdout
+  words = done.stdout.replace("\\", "")
+  assert "mmdcodec train --config=musicgen:large --workdir=runs/x" in words
+  assert "--config.accumulate=3 --config.mesh.data=4" in words
+
+
+def test_melody_is_a_stream_if_it_is_given(cloud):
+  cloud.environment |= dict(MELODY="m", **GIVEN)
+  cloud.run("recipes/musiclm_semantic.sh")
+  streams = "--config.data.streams=joint=joint,melody=m"
+  assert streams in shlex.split(cloud.calls[0])
+
+
+def test_sources_are_complete():
+  """Catches an image, or a set-up host, that cannot be installed."""
+  root = LAUNCH.parent
+  copied = re.findall(
+    r"^COPY (.*) \S+$", (LAUNCH / "Dockerfile").read_text(), re.M
+  )
+  image = set(" ".join(copied).split())
+  script = (LAUNCH / "tpu_queued_resource.sh").read_text()
+  (packed,) = re.findall(r"\n +(mmdcodec configs .*)\n", script)
+  assert image == set(packed.split())
+  ignore = (LAUNCH / "Dockerfile.dockerignore").read_text().split()
+  assert image == {word[1:] for word in ignore if word.startswith("!")}
+  # What setup.py reads and installs.
+  setup = (root / "setup.py").read_text()
+  read = re.findall(r'HERE / "(\w[\w.]*)', setup)
+  assert read and {*read, "setup.py", "pyproject.toml", "configs"} <= image
+  assert all((root / name).exists() for name in image)
