@@ -2,7 +2,7 @@
 # Installs mmdcodec on a host of a cluster and runs it there; called by other
 # scripts, on each host.
 #
-#   host.sh setup               installs mmdcodec into a virtual environment
+#   host.sh setup EXTRAS        installs mmdcodec into a virtual environment
 #   host.sh run COMMAND ...     runs it
 #   host.sh start COMMAND ...   runs it in the background, after an earlier one
 #                               has ended
@@ -46,7 +46,7 @@ case $verb in
     # the system, which a package in the user's folder does not harm.
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --clear --python 3.12 .venv
-    python3 -m uv pip install --quiet --python .venv/bin/python ".[${1:-tpu}]"
+    python3 -m uv pip install --quiet --python .venv/bin/python ".[$1]"
     touch .ready
     ;;
   start)

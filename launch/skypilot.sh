@@ -10,7 +10,7 @@
 #   --spot          true or false (true)
 #   --restarts      how often to start again after a failure (0); after exit
 #                   code 75, or preemption, SkyPilot always does
-#   --extras        of mmdcodec to install (tpu, or cuda)
+#   --extras        of mmdcodec to install (tpu,gcs, or cuda,gcs)
 #   --dry-run       only print the job and the command
 #
 # Any other option goes to `sky jobs launch`, written in one word: --async,
@@ -24,11 +24,11 @@ require_count NODES RESTARTS
 require_command
 
 if [[ $ACCELERATORS ]]; then
-  EXTRAS=${EXTRAS:-cuda}
+  EXTRAS=${EXTRAS:-cuda,gcs}
 else
   require slice
   read_slice "$SLICE"
-  ACCELERATORS=tpu-$ACCELERATOR EXTRAS=${EXTRAS:-tpu}
+  ACCELERATORS=tpu-$ACCELERATOR EXTRAS=${EXTRAS:-tpu,gcs}
   ((NODES == 1)) || die "--nodes is for GPUs; a slice has its own machines."
 fi
 command=$(quoted "${COMMAND[@]}")

@@ -20,16 +20,17 @@
 #   --slices    how many of them, connected by the data-centre network (1)
 #   --project   (default: that of gcloud's configuration)
 #   --restarts  how often to run again after an exit code other than 75 (0)
-#   --extras    of mmdcodec to install (tpu), such as tpu,gcs
+#   --extras    of mmdcodec to install (tpu,gcs)
 #   --keep      1: do not delete the slice when the run has ended
 #   --dry-run   only print the commands
 #
 # Any other option goes to `gcloud ... queued-resources create`, written in one
 # word: --spot, --reserved, --service-account=NAME. The workdir and the data
-# must be where all hosts reach them. POLL=30 is the seconds between two looks.
+# must be where all hosts reach them, such as gs://BUCKET/FOLDER. POLL=30 is the
+# seconds between two looks.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-SLICE=${SLICE:-} SLICES=1 PROJECT='' RESTARTS=0 EXTRAS=tpu KEEP=''
+SLICE=${SLICE:-} SLICES=1 PROJECT='' RESTARTS=0 EXTRAS=tpu,gcs KEEP=''
 verb=${1:---help}
 [[ $verb == -* ]] || shift
 read_options "name zone slice slices project restarts extras keep" "$@"

@@ -6,7 +6,7 @@
 #   COMPILE=1 launch/recipes/musicgen_large.sh
 #
 # SLICE is v5e:4x4, v5e:8x8 or v5p:2x2x4. T5=google-t5/t5-base is the model that
-# reads the prompts (a name like that needs --extras tpu,hub), or a MusicGen to
+# reads the prompts (such a name needs --extras tpu,gcs,hub), or a MusicGen to
 # train further.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
