@@ -121,3 +121,18 @@ def test_sources_are_complete():
   read = re.findall(r'HERE / "(\w[\w.]*)', setup)
   assert read and {*read, "setup.py", "pyproject.toml", "configs"} <= image
   assert all((root / name).exists() for name in image)
+
+
+def test_readme_names_scripts_and_options_that_exist(cloud):
+  """Catches a table that scripts have moved on from."""
+  readme = (LAUNCH.parent / "README.md").read_text()
+  lines = re.findall(r"\| `(?:COMPILE=1 )?launch/(.*?)` \|", readme)
+  assert len(lines) == 6
+  for line in lines:
+    name, _, options = line.partition(" ")
+    assert (LAUNCH / name).exists()
+    usage = cloud.run(f"{name} --help").stdout
+    own = options.replace("--spot", "").replace("--time=", "")
+    assert set(re.findall(r"--[a-z-]{2,}", own)) <= set(
+      re.findall(r"--[a-z-]{2,}", usage)
+    )
