@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import time
 
+HERE = pathlib.Path(__file__).parent
 BUCKET = "music"
 SCHEMES = ("gs", "s3")
 
@@ -30,10 +32,7 @@ def served(log):
   """Runs both servers; yields the variables that lead clients to them."""
   ports = {scheme: _free_port() for scheme in SCHEMES}
   commands = {
-    "gs": [
-      "-m", "gcp_storage_emulator", "start", "--host=127.0.0.1",
-      f"--port={ports['gs']}", "--in-memory", f"--default-bucket={BUCKET}",
-    ],
+    "gs": [str(HERE / "gcs_server.py"), str(ports["gs"]), BUCKET],
     "s3": ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports["s3"])],
   }  # fmt: skip
   variables = dict(_VARIABLES)

@@ -180,7 +180,6 @@ OWN = {
   "cli/decode.py": "a temporary folder",
   "convert/bert.py": "a name",
   "convert/hub.py": "what the Hub's client downloaded",
-  "data/captions.py": "beside a file of this machine",
   "data/records.py": "what TFDS made",
   "data/tokenization.py": "what TFDS names",
   "evaluate/report.py": "pictures that were just drawn",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import fast_xla
 import jax
 import numpy as np
 
-from mmdcodec.store import metrics
+from mmdcodec.store import metrics, paths
 from mmdcodec.store.checkpoints import Checkpoints
 
 # A codec with discriminators and balancer: all that a state can hold. Rate and
@@ -92,7 +91,7 @@ def final(workdir):
     state = checkpoints.restore_arrays()
   finally:
     checkpoints.close()
-  folder = pathlib.Path(workdir) / "checkpoints" / str(STEPS)
+  folder = paths.of(workdir) / "checkpoints" / str(STEPS)
   (position,) = (folder / "data").glob("metadata")
   flat = jax.tree_util.tree_flatten_with_path(state)[0]
   arrays = {jax.tree_util.keystr(path): value for path, value in flat}

@@ -181,6 +181,9 @@ def find(folder: str | os.PathLike) -> list[Path]:
     raise UserError(f"{folder}: no such folder.")
   if not folder.is_dir():
     return [inputs.check(folder)]
+  if isinstance(folder, paths.Url):
+    names = [name for name in folder.files() if not f"/{name}".count("/.")]
+    return [folder / n for n in names if n.lower().endswith(SUFFIXES)]
   return sorted(
     root / name
     for root, _, names in walk(folder)

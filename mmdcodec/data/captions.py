@@ -10,7 +10,6 @@ noted, and `prepare` reports the notes.
 """
 
 import json
-import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmdcodec.data.tables import Note, read_rows, reason_of
 from mmdcodec.errors import UserError
 from mmdcodec.formatting import is_utf8
 from mmdcodec.store import inputs
+from mmdcodec.store import paths as paths_lib
 
 # Names of these columns in published data sets; the first one found is used.
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path")
@@ -213,7 +213,7 @@ def sidecar(path: Path, notes: Notes | None = None) -> Label:
   """
   notes = notes or Notes()
   for beside in sidecars(path):
-    if not os.path.lexists(beside):
+    if not paths_lib.lexists(beside):
       continue
     try:
       if beside.suffix.lower() != ".json":
@@ -237,10 +237,13 @@ def sidecars(path: Path) -> list[Path]:
   """
   found = []
   for suffix in (".json", ".txt"):
-    for beside in (path.with_suffix(suffix), Path(str(path) + suffix)):
+    for beside in (
+      path.with_suffix(suffix),
+      path.with_name(path.name + suffix),
+    ):
       capitals = beside.with_suffix(suffix.upper())
       # Both names may mean one file.
-      is_small = os.path.lexists(beside) or not os.path.lexists(capitals)
+      is_small = paths_lib.lexists(beside) or not paths_lib.lexists(capitals)
       found.append(beside if is_small else capitals)
   return found
 

@@ -95,6 +95,11 @@ def check_words(words: Iterable[str]) -> None:
         of(text)
 
 
+def lexists(path: pathlib.Path) -> bool:
+  """Returns whether there is anything of this name, a broken link included."""
+  return path.exists() if isinstance(path, Url) else os.path.lexists(path)
+
+
 def has_folder(path: pathlib.Path) -> bool:
   """Returns whether a file of this name can be made: its folder is there."""
   return isinstance(path, Url) or path.parent.is_dir()

@@ -1,6 +1,7 @@
 """Kills a training at random moments, resumes it, and compares the end.
 
     python tests/soak/killed_runs.py --seed 0 --kills 100
+    python tests/soak/killed_runs.py --seed 0 --kills 20 --store gs
 
 Every chain has up to five kills before its run may finish. The end must equal
 that of a run without kills to the last bit: parameters, codebooks, optimizers,
@@ -8,6 +9,8 @@ running averages, losses of all steps and the position in the data.
 """
 
 import argparse
+import contextlib
+import os
 import pathlib
 import random
 import signal
@@ -18,8 +21,11 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import object_stores  # noqa: E402
 import training_runs as runs  # noqa: E402
 from tunes import prepare_tunes  # noqa: E402
+
+from mmdcodec.store import paths  # noqa: E402
 
 
 def kill_after(seconds, workdir, dataset):
@@ -41,11 +47,21 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--seed", type=int, default=0, help="of the moments")
   parser.add_argument("--kills", type=int, default=100)
+  parser.add_argument(
+    "--store",
+    choices=object_stores.SCHEMES,
+    help="runs and data set are in an object store, served on this machine",
+  )
   options = parser.parse_args()
   random.seed(options.seed)
-  with tempfile.TemporaryDirectory() as folder:
-    folder = pathlib.Path(folder)
-    dataset = prepare_tunes(folder / "tunes", folder / "dataset")
+  with contextlib.ExitStack() as stack:
+    made = stack.enter_context(tempfile.TemporaryDirectory())
+    folder = pathlib.Path(made)
+    if options.store:
+      stack.enter_context(object_stores.served(folder / "log"))
+      os.environ["MMDCODEC_CACHE"] = str(folder / "cache")
+      folder = paths.of(f"{options.store}://{object_stores.BUCKET}/soak")
+    dataset = prepare_tunes(pathlib.Path(made) / "tunes", folder / "dataset")
     runs.finish(folder / "whole", dataset)  # compiles
     start = time.monotonic()
     runs.finish(folder / "uninterrupted", dataset)
