@@ -29,7 +29,7 @@ import mmdcodec
 from mmdcodec import folders
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
-from mmdcodec.store import atomic, inputs, paths, tensors
+from mmdcodec.store import atomic, inputs, paths, tensors, uploads
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import flatten
@@ -292,6 +292,7 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
     raise UserError(f"{path} has no {WEIGHTS_FILE}; {_AGAIN}.")
   if config is not None:
     return _read_workdir(path)
+  uploads.check_finished(path)
   raise UserError(
     f"{path} holds no model: expected a bundle (a folder with {CONFIG_FILE} and"
     f" {WEIGHTS_FILE}) or the --workdir of a training run."

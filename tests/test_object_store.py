@@ -1,7 +1,10 @@
 """Runs, data sets and bundles in object stores, served on this machine."""
 
 import importlib.util
+import os
 import secrets
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -110,6 +113,51 @@ def test_one_run_at_a_time(url, toy):
     loop.train(toy_config(), url)
   held.release()
   loop.train(toy_config(), url)
+
+
+TOY = """
+import sys
+from toy_task import Toy, toy_config
+from mmdcodec.train import loop
+loop.make_task = Toy
+every = dict(save_every=1, eval_every=100, keep=2)
+loop.train(toy_config(steps=12, **every), sys.argv[1])
+"""
+
+
+def test_killed_runs_end_alike(servers, tmp_path):
+  """Killed at any moment, the next run goes on from a whole checkpoint.
+
+  `soak/killed_runs.py --store` does this many times, with a codec.
+  """
+  root = paths.of(f"gs://{object_stores.BUCKET}/{secrets.token_hex(4)}")
+  start = lambda name: subprocess.Popen(
+    [sys.executable, "-c", TOY, str(root / name)],
+    cwd=object_stores.HERE,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+  whole = start("whole")
+  for step in (2, 6):
+    process = start("killed")
+    while not (root / f"killed/checkpoints/{step}").exists():
+      assert process.poll() is None
+    process.kill()
+    process.wait()
+  for process in (whole, start("killed")):
+    assert process.wait() == 0
+  ends = []
+  for name in ("whole", "killed"):
+    rows = metrics.read(root / name)
+    checkpoints = Checkpoints(root / name, read_only=True)
+    ends.append(
+      (
+        [(row["step"], row.get("train/loss")) for row in rows],
+        checkpoints.latest,
+        checkpoints.restore_arrays()["params"]["w"].tolist(),
+      )
+    )
+    checkpoints.close()
+  assert ends[0] == ends[1] and ends[0][1] == 12
 
 
 def run(*words, code=0):

@@ -101,7 +101,7 @@ def test_an_interrupted_upload(url, dataset, tmp_path, monkeypatch):
     prepare_tunes(tmp_path / "music", out)
   monkeypatch.setattr(paths.Url, "upload", upload)
   assert uploads.is_unfinished(out)
-  with pytest.raises(UserError, match="is not a data set"):
+  with pytest.raises(UserError, match=f"{out} is not complete: its upload was"):
     Source(out)
   prepare_tunes(tmp_path / "music", out)
   same_records(Source(out), Source(dataset))

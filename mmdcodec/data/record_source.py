@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from mmdcodec.audio import files
 from mmdcodec.data import shard_files
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs, paths
+from mmdcodec.store import inputs, paths, uploads
 
 SUMMARY = "mmdcodec.json"
 
@@ -58,6 +58,7 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
   try:
     summary = inputs.read_object(folder / SUMMARY)
   except UserError as error:
+    uploads.check_finished(folder)
     what = "no such folder" if not folder.is_dir() else "is not a data set"
     if (folder / SUMMARY).exists():
       what = f"is damaged ({str(error).removesuffix('.')})"

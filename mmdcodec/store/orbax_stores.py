@@ -1,7 +1,9 @@
 """Prepares Orbax for the object stores to which it writes: gs:// and s3://.
 
 Orbax 0.12 hands arrays to TensorStore, which can write to both, but it knows
-how to ask for the first one only: it makes a local path of an s3://.
+how to ask for the first one only: it makes a local path of an s3://. Before it
+deletes a checkpoint at gs://, it asks for the kind of the bucket, which needs
+the right storage.buckets.get besides those on objects.
 """
 
 import functools

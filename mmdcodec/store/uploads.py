@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from mmdcodec.errors import UserError
 from mmdcodec.store.urls import Url
 
 MARK = ".unfinished"
@@ -94,6 +95,15 @@ def folder(
 
 def _is_last(name: str) -> bool:
   return name.rpartition("/")[2] in _LAST
+
+
+def check_finished(folder: pathlib.Path) -> None:
+  """Raises UserError if a folder in an object store is not complete."""
+  if is_unfinished(folder):
+    raise UserError(
+      f"{folder} is not complete: its upload was interrupted, or is under way;"
+      " wait for the command that writes it, or run it again."
+    )
 
 
 def is_unfinished(folder: pathlib.Path) -> bool:
