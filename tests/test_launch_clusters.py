@@ -103,8 +103,9 @@ def test_any_word_reaches_a_container(cloud, word):
   text = (cloud.folder / "applied.yaml").read_text()
   pod = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
   (container,) = pod["template"]["spec"]["containers"]
-  # Kubernetes replaces $(NAME), and makes $$ a $.
-  read = re.sub(r"\$\$", "$", container["args"][1])
+  # As Kubernetes reads it: $(NAME) is a variable, $$ a $.
+  variable = lambda found: "" if found.group(1) else "$"
+  read = re.sub(r"\$(?:\((\w+)\)|\$)", variable, container["args"][1])
   assert read == word
 
 
