@@ -21,6 +21,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -31,6 +32,8 @@ from mmdcodec.store import paths, urls
 from mmdcodec.store.urls import Url
 
 _THREADS = 16
+# Bytes of a download of which the user is told.
+_MENTIONED = 64 << 20
 # In this process.
 _one_at_a_time = threading.RLock()
 
@@ -107,7 +110,15 @@ def _missing(
       else:
         missing.append(path)
     if missing:
-      _make_room(sum(infos[path]["size"] for path in missing))
+      size = sum(infos[path]["size"] for path in missing)
+      _make_room(size)
+      if size > _MENTIONED:
+        print(
+          f"copying {formatting.file_size(size)} from {missing[0].parent} to"
+          f" {_folder()}",
+          file=sys.stderr,
+          flush=True,
+        )
   return missing
 
 
@@ -199,11 +210,15 @@ def _in_use() -> set[str]:
 
 
 def _lock(file: IO[str], *, wait: bool = True) -> bool:
-  """Locks a file until it is closed; returns whether it was free."""
+  """Locks a file until it is closed; returns whether it was free.
+
+  Where the disk has no locks, processes do not wait for one another, and
+  whatever is listed counts as used.
+  """
   import fcntl
 
   try:
     fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-  except BlockingIOError:
-    return False
+  except OSError:
+    return wait
   return True
