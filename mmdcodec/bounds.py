@@ -208,15 +208,23 @@ def refused(what: str, value: Any, wanted: Check) -> UserError:
   return UserError(f"{what} is {found}; it must be {wanted.wanted}.")
 
 
-def check_mesh(array: Any) -> None:
-  """Checks the mesh in use, and that of an array that a caller passes.
+def check_jax(array: Any) -> None:
+  """Checks the modes of JAX in which a caller passes an array.
 
   Raises:
-    UserError: one of them has Explicit axes.
+    UserError: the mesh in use or the array's has Explicit axes, or dtypes are
+      promoted strictly.
   """
   # The command line imports this file, and is fast without JAX.
   import jax
 
+  modes: Any = jax.config
+  if modes.jax_numpy_dtype_promotion == "strict":
+    raise UserError(
+      "jax_numpy_dtype_promotion is 'strict', which Flax's layers and those of"
+      " mmdcodec do not support: call them, and take their gradients, inside"
+      " `with jax.numpy_dtype_promotion('standard')`."
+    )
   check_axes(jax.sharding.get_abstract_mesh())
   if isinstance(array, jax.Array):
     check_axes(jax.typeof(array).sharding.mesh)
@@ -236,7 +244,7 @@ def check_axes(mesh: Any) -> None:
 def check_shape(
   what: str, array: Any, /, **axes: int | EllipsisType | None
 ) -> None:
-  """Checks shape and mesh of an array that a caller passes to a module.
+  """Checks the shape of an array that a caller passes, and JAX's modes.
 
   Args:
     what: name of the argument.
@@ -246,9 +254,9 @@ def check_shape(
 
   Raises:
     ValueError: the array has other axes, or an axis another size.
-    UserError: its mesh has Explicit axes.
+    UserError: see `check_jax`.
   """
-  check_mesh(array)
+  check_jax(array)
   fits = len(array.shape) == len(axes) and all(
     want is ... or (size > 0 if want is None else size == want)
     for size, want in zip(array.shape, axes.values(), strict=True)

@@ -5,6 +5,8 @@ not have, another result than without a mesh, and JAX's errors about shardings
 where one sentence belongs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,7 @@ def test_splash_of_one_device(check_vma):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@functools.cache
 def calls():
   """Functions of a batch [8, ...], by name, with the batch."""
   model = codec.from_config(codec.preset("encodec_tiny"))

@@ -76,7 +76,9 @@ def test_loss_of_all_rows(name, check_vma):
   agree(found[1], wanted[1], np.abs(wanted[1]).max())
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+  "name", ["mmd", pytest.param("dhsic", marks=pytest.mark.slow)]
+)
 def test_gradient_of_parameters(name):
   """Catches a data-parallel step of pmap with another gradient than jit's.
 
@@ -135,7 +137,11 @@ SHARED = (P(), P(), P(), P())
 
 @pytest.mark.parametrize(
   "mapper",
-  ["check_vma", "pmap", pytest.param("shard_map", marks=pytest.mark.slow)],
+  [
+    "pmap",
+    pytest.param("check_vma", marks=pytest.mark.slow),
+    pytest.param("shard_map", marks=pytest.mark.slow),
+  ],
 )
 def test_quantizer(mapper):
   """Catches codebooks, k-means and dead codes of one device's rows."""

@@ -103,7 +103,9 @@ def sample(
     logits = jnp.where(share < least, -jnp.inf, logits)
   # The argmax of logits plus Gumbel noise is a sample of the softmax. Scaling
   # the noise instead of the logits makes temperature 0 no special case.
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+  noise = jax.vmap(
+    lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32)
+  )(keys)
   sampled = jnp.argmax(logits + temperature * noise, axis=-1)
   if kept is not None:
     sampled = jnp.take_along_axis(kept, sampled[..., None], axis=-1)[..., 0]

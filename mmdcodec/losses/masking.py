@@ -26,7 +26,7 @@ def spans(
   Returns:
     bool [batch, frames], False where not valid.
   """
-  begins = jax.random.uniform(key, valid.shape) < share
+  begins = jax.random.uniform(key, valid.shape, jnp.float32) < share
   count = jnp.cumsum(begins, axis=1)
   before = jnp.pad(count, ((0, 0), (length, 0)))[:, : valid.shape[1]]
   return (count > before) & valid
@@ -47,7 +47,7 @@ def blocks(
     bool [batch, frames], False where not valid.
   """
   batch, count = valid.shape
-  drawn = jax.random.uniform(key, (batch, frames(count, length)))
+  drawn = jax.random.uniform(key, (batch, frames(count, length)), jnp.float32)
   return jnp.repeat(drawn < share, length, axis=1)[:, :count] & valid
 
 

@@ -230,7 +230,7 @@ def _frame_weight(mask: jax.Array | None, frames: int, hop: int) -> jax.Array:
   t * hop.
   """
   if mask is None:
-    return jnp.ones((1, 1, frames))
+    return jnp.ones((1, 1, frames), jnp.float32)
   # A clip of n samples has frames at 0, hop, ... up to n itself: a frame
   # counts if the sample at its centre or the one before it does.
   mask = mask.astype(bool)

@@ -144,7 +144,7 @@ class Clap(bounds.Checked, nn.Module):
     # Logarithms of 1 / temperature, for a clip among texts and a text among
     # clips.
     self.log_scale = self.param(
-      "log_scale", nn.initializers.constant(np.log(1 / 0.07)), (2,)
+      "log_scale", nn.initializers.constant(np.log(1 / 0.07)), (2,), jnp.float32
     )
 
   def project_audio(self, levels: jax.Array) -> jax.Array:

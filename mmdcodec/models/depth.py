@@ -128,16 +128,19 @@ class DepthTransformer(bounds.Checked, nn.Module):
       "projection",
       normal(x.shape[-1] ** -0.5),
       (count, x.shape[-1], self.width),
+      jnp.float32,
     )
     embedding = self.param(
       "embedding",
       normal(self.width**-0.5),
       (count - 1, self.codebook_size + 1, self.width),
+      jnp.float32,
     )
     head = self.param(
       "head",
       normal(self.width**-0.5),
       (count, self.width, self.codebook_size),
+      jnp.float32,
     )
     cast = lambda a: a.astype(self.dtype)
     y = jnp.einsum(

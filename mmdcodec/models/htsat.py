@@ -124,6 +124,7 @@ class SwinBlock(nn.Module):
       "distance_bias",
       nn.initializers.normal(0.02),
       ((2 * window - 1) ** 2, self.heads),
+      jnp.float32,
     )
     bias = jnp.moveaxis(table[distances(window)], -1, 0)[None]
     mask = None
@@ -229,8 +230,12 @@ class HTSAT(bounds.Checked, nn.Module):
     if not 2 <= frames <= self.frames:
       raise ValueError(f"{frames} frames; expected 2 to {self.frames}")
     # The statistics of a batch norm, and its affine part.
-    x = levels * self.param("mel_scale", nn.initializers.ones, (self.mels,))
-    x += self.param("mel_bias", nn.initializers.zeros, (self.mels,))
+    x = levels * self.param(
+      "mel_scale", nn.initializers.ones, (self.mels,), jnp.float32
+    )
+    x += self.param(
+      "mel_bias", nn.initializers.zeros, (self.mels,), jnp.float32
+    )
     if frames < self.frames:
       resize = resize_matrix(frames, self.frames)
       x = jnp.einsum("btf,st->bsf", x, resize, precision="highest")

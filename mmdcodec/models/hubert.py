@@ -66,7 +66,7 @@ class WaveFrontEnd(nn.Module):
       zip(self.sizes, self.kernels, self.strides, strict=True)
     ):
       kernel = self.param(
-        f"kernel_{i}", kernel_init(2.0), (taps, y.shape[-1], size)
+        f"kernel_{i}", kernel_init(2.0), (taps, y.shape[-1], size), jnp.float32
       )
       y = conv_nd(
         y.astype(self.dtype),
@@ -77,15 +77,19 @@ class WaveFrontEnd(nn.Module):
       )
       ends = (ends - taps) // stride + 1
       if self.use_bias:
-        bias = self.param(f"bias_{i}", nn.initializers.zeros, (size,))
+        bias = self.param(
+          f"bias_{i}", nn.initializers.zeros, (size,), jnp.float32
+        )
         y = y + bias.astype(self.dtype)
       if self.norm == "layer":
         y = nn.LayerNorm(
           epsilon=1e-5, use_fast_variance=False, name=f"norm_{i}"
         )(y)
       elif i == 0:
-        scale = self.param("scale", nn.initializers.ones, (size,))
-        offset = self.param("offset", nn.initializers.zeros, (size,))
+        scale = self.param("scale", nn.initializers.ones, (size,), jnp.float32)
+        offset = self.param(
+          "offset", nn.initializers.zeros, (size,), jnp.float32
+        )
         valid = jnp.arange(y.shape[1]) < ends[:, None]
         y = standardise(y.astype(jnp.float32), valid, 1e-5) * scale + offset
       y = nn.gelu(y, approximate=False)
@@ -109,9 +113,9 @@ class PositionConvolution(nn.Module):
     batch, count, width = x.shape
     size = width // self.groups
     kernel = self.param(
-      "kernel", kernel_init(), (self.taps, size, width)
+      "kernel", kernel_init(), (self.taps, size, width), jnp.float32
     ).reshape(self.taps, size, self.groups, size)
-    bias = self.param("bias", nn.initializers.zeros, (width,))
+    bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
 
     # Group by group: the columns of all groups at once take too much memory,
     # and XLA's own groups are slow on CPUs.

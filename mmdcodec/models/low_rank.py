@@ -38,8 +38,11 @@ def init(
   # Only [layers, heads, head_dim, out] has two axes of inputs.
   ends = 3 if path.endswith("/out/kernel") else 2
   inputs, outputs = math.prod(w.shape[1:ends]), math.prod(w.shape[ends:])
-  a = jax.random.normal(key, (w.shape[0], inputs, rank)) * inputs**-0.5
-  return {"a": a, "b": jnp.zeros((w.shape[0], rank, outputs))}
+  a = (
+    jax.random.normal(key, (w.shape[0], inputs, rank), jnp.float32)
+    * inputs**-0.5
+  )
+  return {"a": a, "b": jnp.zeros((w.shape[0], rank, outputs), jnp.float32)}
 
 
 def join(

@@ -55,7 +55,7 @@ class Melody(Condition):
   ) -> tuple[jax.Array, jax.Array]:
     """See the base class."""
     classes = jnp.where(arrays["given"][:, None], arrays["classes"], 0)
-    x = jax.nn.one_hot(classes, self.classes)
+    x = jax.nn.one_hot(classes, self.classes, dtype=jnp.float32)
     x = dense(module, f"{self.name}_projection")(x)
     return x, jnp.ones(x.shape[:2], bool)
 

@@ -176,8 +176,12 @@ class MelodyEmbedding(bounds.Checked, nn.Module):
       )
       return nn.LayerNorm(name="norm")(found), valid
     zeros, ones = jnp.zeros, jnp.ones
-    mean = self.variable("input", "mean", zeros, (self.mels,)).value
-    scale = self.variable("input", "scale", ones, (self.mels,)).value
+    mean = self.variable(
+      "input", "mean", zeros, (self.mels,), jnp.float32
+    ).value
+    scale = self.variable(
+      "input", "scale", ones, (self.mels,), jnp.float32
+    ).value
     levels, valid = self.spectrogram(x, lengths)
     return (levels - mean) * scale, valid
 
@@ -246,7 +250,9 @@ def from_config(config: Mapping[str, Any]) -> MelodyEmbedding:
 def initial(model: MelodyEmbedding, key: jax.Array) -> dict[str, Any]:
   """Initializes the variables."""
   lengths = jnp.full(1, model.samples)
-  return dict(model.init(key, jnp.zeros((1, model.samples, 1)), lengths))
+  return dict(
+    model.init(key, jnp.zeros((1, model.samples, 1), jnp.float32), lengths)
+  )
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:

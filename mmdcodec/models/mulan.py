@@ -150,11 +150,19 @@ class Mulan(bounds.Checked, nn.Module):
     )
     self.audio_out, self.text_out = dense(), dense()
     raw = contrastive.raw_of_scale(self.scale, self.least, self.most)
-    self.raw_scale = self.param("scale", nn.initializers.constant(raw), ())
+    self.raw_scale = self.param(
+      "scale", nn.initializers.constant(raw), (), jnp.float32
+    )
     # Only the sigmoid loss uses it; the start is SigLIP's.
-    self.bias = self.param("bias", nn.initializers.constant(-10.0), ())
-    self.mean = self.variable("input", "mean", jnp.zeros, (self.mels,))
-    self.deviation = self.variable("input", "scale", jnp.ones, (self.mels,))
+    self.bias = self.param(
+      "bias", nn.initializers.constant(-10.0), (), jnp.float32
+    )
+    self.mean = self.variable(
+      "input", "mean", jnp.zeros, (self.mels,), jnp.float32
+    )
+    self.deviation = self.variable(
+      "input", "scale", jnp.ones, (self.mels,), jnp.float32
+    )
 
   def spectrogram(
     self, x: jax.Array, lengths: jax.Array
@@ -281,7 +289,7 @@ def bundle_shapes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def initial(model: Mulan, key: jax.Array) -> dict[str, Any]:
   """Initializes the variables."""
-  x = jnp.zeros((1, model.samples, 1))
+  x = jnp.zeros((1, model.samples, 1), jnp.float32)
   one = jnp.ones(1, jnp.int32)
   tokens = jnp.zeros((1, 4), jnp.int32)
   return dict(model.init(key, x, one * model.samples, tokens, one * 4))

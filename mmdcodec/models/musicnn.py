@@ -53,8 +53,10 @@ class Affine(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., channels] -> the same shape."""
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-    return x * scale + self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+    return x * scale + self.param(
+      "bias", nn.initializers.zeros, x.shape[-1:], jnp.float32
+    )
 
 
 class Musicnn(bounds.Checked, nn.Module):

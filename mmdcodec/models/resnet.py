@@ -61,8 +61,8 @@ class Norm(nn.Module):
     variance = (y * y).sum(axes, keepdims=True) / count
     y = (y * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
     start = nn.initializers.zeros if self.zero else nn.initializers.ones
-    y *= self.param("scale", start, (channels,))
-    y += self.param("bias", nn.initializers.zeros, (channels,))
+    y *= self.param("scale", start, (channels,), jnp.float32)
+    y += self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
     return _masked(y, valid).astype(self.dtype)
 
 

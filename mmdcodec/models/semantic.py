@@ -147,9 +147,11 @@ class SemanticModel(bounds.Checked, nn.Module):
   def setup(self) -> None:
     """Builds the network and its objective."""
     dtype = jnp.dtype(self.dtype)
-    self.mean = self.variable("statistics", "mean", jnp.zeros, self.mels)
+    self.mean = self.variable(
+      "statistics", "mean", jnp.zeros, self.mels, jnp.float32
+    )
     self.deviation = self.variable(
-      "statistics", "deviation", jnp.ones, self.mels
+      "statistics", "deviation", jnp.ones, self.mels, jnp.float32
     )
     self.front = FrontEnd(self.filters, self.width, dtype)
     self.contrastive = self.make_stack(self.contrastive_layers)
@@ -337,7 +339,7 @@ def from_config(config: Mapping[str, Any]) -> SemanticModel:
 
 def init(model: SemanticModel, key: jax.Array) -> dict[str, Any]:
   """Initializes the variables, whose shapes do not depend on clip length."""
-  x = jnp.zeros((1, 2 * model.stride, 1))
+  x = jnp.zeros((1, 2 * model.stride, 1), jnp.float32)
   lengths = jnp.full((1,), x.shape[1])
   return dict(model.init(key, x, lengths, jnp.ones((1, 2), bool), x))
 

@@ -61,7 +61,9 @@ class Profile(nn.Module):
   def __call__(self) -> jax.Array:
     """Returns float32 [channels, hop], 1 until it is measured."""
     shape = self.channels, self.hop
-    return self.variable(STATISTICS, "magnitude", jnp.ones, shape).value
+    return self.variable(
+      STATISTICS, "magnitude", jnp.ones, shape, jnp.float32
+    ).value
 
 
 def level_sums(
@@ -207,7 +209,8 @@ class Synthesis(nn.Module):
     """[batch, channels, frames, hop] -> [..., frames * hop + hop / 2]."""
     shape = *bins.shape[:2], self.hop // 2
     overlap = [
-      self.variable(STREAM, name, jnp.zeros, shape) for name in ("half", "next")
+      self.variable(STREAM, name, jnp.zeros, shape, jnp.float32)
+      for name in ("half", "next")
     ]
     seen = self.variable(STREAM, "seen", jnp.zeros, (len(bins),), bool)
     if ends is not None:

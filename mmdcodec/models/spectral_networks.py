@@ -116,14 +116,19 @@ class LatentNorm(nn.Module):
   def __call__(self, z: jax.Array, ends: jax.Array | None) -> jax.Array:
     """[batch, frames, dim] -> the same shape."""
     shape = z.shape[-1:]
-    mean = self.variable(STATISTICS, "mean", jnp.zeros, shape)
-    variance = self.variable(STATISTICS, "variance", jnp.ones, shape)
+    mean = self.variable(STATISTICS, "mean", jnp.zeros, shape, jnp.float32)
+    variance = self.variable(
+      STATISTICS, "variance", jnp.ones, shape, jnp.float32
+    )
     if self.is_initializing() or not self.is_mutable_collection(STATISTICS):
       return (z - mean.value) * jax.lax.rsqrt(variance.value + 1e-6)
     valid = (
-      jnp.ones(z.shape[:2]) if ends is None else length_mask(ends, z.shape[1])
+      jnp.ones(z.shape[:2], jnp.float32)
+      if ends is None
+      else length_mask(ends, z.shape[1])
     )
-    weight = (valid / jnp.maximum(valid.sum(), 1))[..., None]
+    weight = valid.astype(jnp.float32) / jnp.maximum(valid.sum(), 1)
+    weight = weight[..., None]
     now = jnp.sum(weight * z, (0, 1))
     spread = jnp.sum(weight * (z - now) ** 2, (0, 1))
     some = valid.any()

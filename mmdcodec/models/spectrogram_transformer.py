@@ -101,13 +101,13 @@ class SpectrogramTransformer(bounds.Checked, nn.Module):
       self.width, dtype=self.dtype, kernel_init=kernel_init(), name="patches"
     )(x).astype(jnp.float32)
     small = nn.initializers.normal(0.02)
-    x += self.param("times", small, (times, 1, self.width))
-    x += self.param("bands", small, (heights, self.width))
+    x += self.param("times", small, (times, 1, self.width), jnp.float32)
+    x += self.param("bands", small, (heights, self.width), jnp.float32)
     x = x.reshape(batch, times * heights, self.width)
     # A patch counts if any frame of it does.
     valid = jnp.repeat(valid.reshape(batch, times, long).any(-1), heights, 1)
     if self.pooling == "class":
-      first = self.param("class", small, (self.width,))
+      first = self.param("class", small, (self.width,), jnp.float32)
       first = jnp.broadcast_to(first, (batch, 1, self.width))
       x = jnp.concatenate([first, x], 1)
       valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)

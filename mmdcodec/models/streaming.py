@@ -149,7 +149,7 @@ def encoder_state(model: Codec, variables: Any, batch: int) -> State:
   """
   check(model)
   samples = model.stride + overlap(model)
-  x = jnp.zeros((batch, samples, model.channels))
+  x = jnp.zeros((batch, samples, model.channels), jnp.float32)
   return zero_state(model, variables, _encode, x, None)
 
 

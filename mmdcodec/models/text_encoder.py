@@ -160,6 +160,7 @@ class T5Encoder(bounds.Checked, nn.Module):
       "distance_bias",
       nn.initializers.normal(self.width**-0.5),
       (self.buckets, self.heads),
+      jnp.float32,
     )
     count = tokens.shape[1]
     at = relative_buckets(

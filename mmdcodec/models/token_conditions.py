@@ -84,6 +84,7 @@ class Tokens(Condition):
       f"{self.name}_embedding",
       nn.initializers.normal(1.0),
       (self.codebooks, self.size, module.width),
+      jnp.float32,
     )
     tokens, lengths = arrays["tokens"], arrays["lengths"]
     if self.collapse:

@@ -194,6 +194,7 @@ class TokenLM(bounds.Checked, nn.Module):
       "embedding",
       nn.initializers.normal(self.width**-0.5),
       (self.codebooks, self.codebook_size + 1, self.width),
+      jnp.float32,
     )
     self.transformer = Transformer(**self.transformer_fields())
     if self.depth is None:
@@ -201,6 +202,7 @@ class TokenLM(bounds.Checked, nn.Module):
         "head",
         nn.initializers.normal(self.width**-0.5),
         (self.codebooks, self.width, self.codebook_size),
+        jnp.float32,
       )
     else:
       self.depth_transformer = self.make_depth()

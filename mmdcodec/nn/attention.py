@@ -201,9 +201,13 @@ class Attention(bounds.Checked, nn.Module):
       self.key_norm = nn.RMSNorm(epsilon=1e-6, dtype=jnp.float32)
     if self.sinks:
       shape = (self.sinks, self.kv_heads, self.head_dim)
-      self.sink_keys = self.param("sink_keys", nn.initializers.normal(), shape)
+      self.sink_keys = self.param(
+        "sink_keys", nn.initializers.normal(), shape, jnp.float32
+      )
       # At first, attending to a sink means attending to nothing.
-      self.sink_values = self.param("sink_values", nn.initializers.zeros, shape)
+      self.sink_values = self.param(
+        "sink_values", nn.initializers.zeros, shape, jnp.float32
+      )
 
   def keys_and_values(
     self, x: jax.Array, positions: jax.Array | None = None

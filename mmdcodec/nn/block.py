@@ -84,7 +84,7 @@ class _Turned(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.features, x.shape[-1])
-    kernel = self.param("kernel", nn.initializers.zeros, shape)
+    kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
     kernel = jnp.asarray(kernel, self.dtype)
     return jnp.einsum("...i,oi->...o", x.astype(self.dtype), kernel)
 

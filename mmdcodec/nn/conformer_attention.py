@@ -101,7 +101,9 @@ class SelfAttention(nn.Module):
       keys, _ = attention.keys_and_values(x, at)
     elif self.positions == "relative_key":
       shape = self.left + self.right + 1, dim
-      table = self.param("distances", nn.initializers.normal(1.0), shape)
+      table = self.param(
+        "distances", nn.initializers.normal(1.0), shape, jnp.float32
+      )
 
       bias = functools.partial(self._distance_logits, table)
     if self.chunk:

@@ -282,7 +282,9 @@ class Conv(bounds.Checked, nn.Module):
     shape = (self.kernel_size, x.shape[-1], self.features)
     init = nn.initializers.lecun_uniform()
     kernel = kernel_param(self, self.norm, shape, init, axis=2)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = self.param(
+      "bias", nn.initializers.zeros, (self.features,), jnp.float32
+    )
     x = x.astype(self.dtype)
     steps: dict[str, Any] = dict(stride=self.stride, dilation=self.dilation)
     if streaming(self):
@@ -363,13 +365,15 @@ class ConvTranspose(bounds.Checked, nn.Module):
       x = folding.unfold(x)  # statistics run over all of time
     shape = (self.kernel_size, x.shape[-1], self.features)
 
-    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
       # kernel / stride taps meet in one output sample: variance 1 / fan in.
       fan_in = shape[1] * self.kernel_size / self.stride
-      return jax.random.uniform(key, shape, minval=-1) * (3 / fan_in) ** 0.5
+      return jax.random.uniform(key, shape, dtype, -1) * (3 / fan_in) ** 0.5
 
     kernel = kernel_param(self, self.norm, shape, init, axis=1)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = self.param(
+      "bias", nn.initializers.zeros, (self.features,), jnp.float32
+    )
     left, right = trimming(
       self.kernel_size, self.stride, self.causal, self.trim_right_ratio
     )

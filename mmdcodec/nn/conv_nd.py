@@ -281,11 +281,13 @@ class ConvNd(bounds.Checked, nn.Module):
     )
     shape = (*self.taps, x.shape[-1] // self.groups, self.features)
     bound = math.prod(shape[:-1]) ** -0.5
-    init = lambda key, shape: jax.random.uniform(
-      key, shape, minval=-bound, maxval=bound
+    init = lambda key, shape, dtype: jax.random.uniform(
+      key, shape, dtype, minval=-bound, maxval=bound
     )
     kernel = kernel_param(self, self.norm, shape, init, axis=len(shape) - 1)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    bias = self.param(
+      "bias", nn.initializers.zeros, (self.features,), jnp.float32
+    )
     y = conv_nd(
       x.astype(self.dtype),
       kernel,

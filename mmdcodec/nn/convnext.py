@@ -38,7 +38,7 @@ class DepthwiseConv(nn.Module):
     batch, count, channels = x.shape
     shape = self.kernel_size, channels
     init = nn.initializers.normal(self.kernel_size**-0.5)
-    kernel = self.param("kernel", init, shape).astype(self.dtype)
+    kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
     left, right = padding(self.kernel_size, 1, 1, self.causal)
     x = x.astype(self.dtype)
     if streaming(self):
@@ -81,7 +81,7 @@ class Block(nn.Module):
     y = nn.Dense(self.expansion * width, dtype=self.dtype, name="expand")(y)
     y = nn.Dense(width, dtype=self.dtype, name="reduce")(nn.gelu(y))
     init = nn.initializers.constant(self.gamma)
-    gamma = self.param("gamma", init, (width,)).astype(self.dtype)
+    gamma = self.param("gamma", init, (width,), jnp.float32).astype(self.dtype)
     return mask_after(x + gamma * y, ends)
 
 

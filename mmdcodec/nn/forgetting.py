@@ -26,7 +26,7 @@ def kept(key: jax.Array, valid: jax.Array, share: float) -> jax.Array:
     bool [batch, tokens], True for padding and for the first valid token.
   """
   first = jnp.cumsum(valid, axis=1) == 1
-  scores = jax.random.uniform(key, valid.shape)
+  scores = jax.random.uniform(key, valid.shape, jnp.float32)
   scores = jnp.where(valid & ~first, scores, 2.0)
   rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
   count = jnp.floor(share * valid.sum(axis=1, keepdims=True))

@@ -78,9 +78,13 @@ class LSTMLayer(nn.Module):
     """[batch, time, in] -> ([batch, time, dim], state); None starts at zero."""
     dim = self.dim
     bound = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    inner = self.param("input_kernel", bound, (x.shape[-1], 4 * dim))
-    recurrent = self.param("recurrent_kernel", bound, (dim, 4 * dim))
-    bias = self.param("bias", nn.initializers.zeros, (4 * dim,))
+    inner = self.param(
+      "input_kernel", bound, (x.shape[-1], 4 * dim), jnp.float32
+    )
+    recurrent = self.param(
+      "recurrent_kernel", bound, (dim, 4 * dim), jnp.float32
+    )
+    bias = self.param("bias", nn.initializers.zeros, (4 * dim,), jnp.float32)
     if state is None:
       zero = jnp.zeros((x.shape[0], dim), jnp.float32)
       state = (zero, zero)

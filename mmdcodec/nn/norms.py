@@ -77,8 +77,8 @@ def kernel_param(
   if norm not in NORMS:
     raise ValueError(f"norm must be one of {NORMS}, not {norm!r}")
   if norm != "weight":
-    return module.param("kernel", init, shape)
-  v = module.param("v", init, shape)
+    return module.param("kernel", init, shape, jnp.float32)
+  v = module.param("v", init, shape, jnp.float32)
   others = tuple(i for i in range(v.ndim) if i != axis)
   # g starts as the norm of v, so that the kernel starts as v.
   g = module.param("g", lambda _: jnp.sqrt(jnp.sum(v * v, others)))
@@ -132,6 +132,6 @@ class TimeGroupNorm(nn.Module):
     self, x: jax.Array, lengths: jax.Array | None = None
   ) -> jax.Array:
     """[batch, time, channels] -> the same shape."""
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
     return time_group_norm(x, scale, bias, lengths)

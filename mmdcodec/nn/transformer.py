@@ -159,6 +159,7 @@ class Transformer(bounds.Checked, nn.Module):
         "distance_bias",
         nn.initializers.normal(self.width**-0.5),
         (self.buckets, self.heads),
+        jnp.float32,
       )
 
   def place(self, x: jax.Array, positions: jax.Array) -> jax.Array:

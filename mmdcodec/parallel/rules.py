@@ -143,7 +143,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
   Raises:
     UserError: the mesh has Explicit axes.
   """
-  bounds.check_mesh(x)
+  bounds.check_jax(x)
   mesh = jax.sharding.get_abstract_mesh()
   if not auto_axes(mesh):
     return x

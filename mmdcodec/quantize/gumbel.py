@@ -128,7 +128,10 @@ class GumbelQuantizer(nn.Module):
     # Not from 0 to 1, as in wav2vec 2.0: those vectors all point one way, and
     # the cosines of the contrastive loss hardly differ.
     codebook = self.param(
-      "codebook", nn.initializers.normal(1.0), (self.codes, self.dim)
+      "codebook",
+      nn.initializers.normal(1.0),
+      (self.codes, self.dim),
+      jnp.float32,
     )
     logits = nn.Dense(
       self.codes,
@@ -137,11 +140,13 @@ class GumbelQuantizer(nn.Module):
       dtype=jnp.float32,
       name="logits",
     )(x)
-    scale = self.param("scale", nn.initializers.constant(SHARPNESS), ())
+    scale = self.param(
+      "scale", nn.initializers.constant(SHARPNESS), (), jnp.float32
+    )
     logits = scale * standardise(logits, mask)
     noisy = logits
     if key is not None:
-      noisy = logits + jax.random.gumbel(key, logits.shape)
+      noisy = logits + jax.random.gumbel(key, logits.shape, jnp.float32)
     vectors, drawn = choose(noisy, codebook, temperature)
     ids = jnp.argmax(logits, -1).astype(jnp.int32)
     return Chosen(vectors, drawn, ids, logits)

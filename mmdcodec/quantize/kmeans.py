@@ -218,7 +218,9 @@ def _start(
   ) -> tuple[jax.Array, jax.Array]:
     embed, least = state
     sums = jnp.cumsum(least)
-    where = jax.random.uniform(jax.random.fold_in(key, i), (trials,))
+    where = jax.random.uniform(
+      jax.random.fold_in(key, i), (trials,), jnp.float32
+    )
     # A row at distance 0 adds nothing, so it is not chosen.
     index = jnp.sum(sums[:, None] <= where * sums[-1], 0)
     some = rows[jnp.minimum(index, len(rows) - 1)]
@@ -226,9 +228,13 @@ def _start(
     best = left.sum(0).argmin()
     return embed.at[i].set(some[best]), left[:, best]
 
-  first = rows[jax.random.randint(jax.random.fold_in(key, 0), (), 0, len(rows))]
-  embed = jnp.zeros((centres, rows.shape[1])).at[0].set(first)
-  state = embed, distances(first[None])[:, 0]
+  first = jax.random.randint(
+    jax.random.fold_in(key, 0), (), 0, len(rows), jnp.int32
+  )
+  embed = (
+    jnp.zeros((centres, rows.shape[1]), jnp.float32).at[0].set(rows[first])
+  )
+  state = embed, distances(rows[first][None])[:, 0]
   return lax.fori_loop(1, centres, add, state)[0]
 
 
@@ -254,7 +260,8 @@ def _lloyd(
     added = (sums, counts, errors.sum())
     return jax.tree.map(jnp.add, total, added), errors
 
-  zero = (jnp.zeros_like(embed), jnp.zeros(size), jnp.zeros(()))
+  zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+  zero = (jnp.zeros_like(embed), zeros(size), zeros())
   total, errors = lax.scan(one, zero, (blocks, weight))
   sums, counts, inertia = total
   empty = (counts == 0)[:, None]

@@ -124,8 +124,8 @@ def sample_levels(
     int32 [batch].
   """
   key, dropped = jax.random.split(key)
-  fewer = jax.random.randint(key, (batch,), 1, codebooks + 1)
-  dropped = jax.random.bernoulli(dropped, dropout, (batch,))
+  fewer = jax.random.randint(key, (batch,), 1, codebooks + 1, jnp.int32)
+  dropped = jax.random.bernoulli(dropped, jnp.float32(dropout), (batch,))
   return jnp.where(dropped, fewer, codebooks).astype(jnp.int32)
 
 
@@ -174,7 +174,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       "codebook",
       "sum",
       lambda: (
-        jax.random.normal(self.make_rng("params"), shape)
+        jax.random.normal(self.make_rng("params"), shape, jnp.float32)
         * (FAINT / self.dim**0.5)
       ),
     )
@@ -244,7 +244,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       codes, vectors = encode(rows, self.embed())
       counts = vector.histogram(codes, active, self.size)
       counts = mapped.total(counts, axis_name)
-      replaced = jnp.zeros((self.codebooks,))
+      replaced = jnp.zeros((self.codebooks,), jnp.float32)
 
     lost = (valid & (codes[0] == self.size)).sum().astype(jnp.float32)
     lost = mapped.total(lost, axis_name)

@@ -122,7 +122,7 @@ def statistics(
   def matmul(
     rows: jax.Array, codes: jax.Array, weight: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    chosen = jax.nn.one_hot(codes, size)
+    chosen = jax.nn.one_hot(codes, size, dtype=jnp.float32)
     sums = jnp.matmul(chosen.T, rows, precision=HIGHEST)
     return sums, jnp.sum(chosen * weight[:, None], 0)
 
@@ -183,7 +183,7 @@ def choose_rows(
   """
   available = rows.shape[0]
   scores = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)), 0)
-  scores = scores + jax.random.gumbel(key, (available,))
+  scores = scores + jax.random.gumbel(key, (available,), jnp.float32)
   scores = jnp.where(weight > 0, scores, -jnp.inf)
   scores, index = lax.top_k(scores, min(number, available))
   missing = (0, number - index.shape[0])
@@ -341,7 +341,7 @@ def histogram(codes: jax.Array, weight: jax.Array, size: int) -> jax.Array:
     float32 [codebooks, size].
   """
   level = jnp.broadcast_to(jnp.arange(codes.shape[0])[:, None], codes.shape)
-  counts = jnp.zeros((codes.shape[0], size))
+  counts = jnp.zeros((codes.shape[0], size), jnp.float32)
   return counts.at[level, codes].add(weight.astype(jnp.float32))
 
 

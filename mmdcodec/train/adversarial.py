@@ -99,7 +99,7 @@ class Adversary:
       key: random key.
       samples: length of a clip.
     """
-    x = jnp.zeros((1, samples, self._channels))
+    x = jnp.zeros((1, samples, self._channels), jnp.float32)
     params = self.model.init(key, x)["params"]
     return AdversaryState(
       params=params,

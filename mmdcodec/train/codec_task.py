@@ -140,7 +140,7 @@ class CodecTask(Task):
 
   def init(self, key: jax.Array) -> dict[str, Any]:
     """Initializes the variables, whose shapes do not depend on clip length."""
-    x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels))
+    x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels), jnp.float32)
     return dict(self.codec.init(key, x))
 
   def measure_data(

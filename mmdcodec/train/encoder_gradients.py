@@ -103,7 +103,7 @@ def loss_norms(
       found["independence"] = term.value(z, streams, valid, key)
     return found
 
-  here = jnp.zeros((*valid.shape, codec.dim))
+  here = jnp.zeros((*valid.shape, codec.dim), jnp.float32)
   found = gradients.norms(forward, losses, here)
   if len(batches) == term.history > 1:
     _, _, pull = independence_of_batches(

@@ -222,7 +222,7 @@ class LMTask(Task):
     """
 
     def keep(key: jax.Array, given: jax.Array, share: float) -> jax.Array:
-      return jax.random.uniform(key, given.shape) >= share
+      return jax.random.uniform(key, given.shape, jnp.float32) >= share
 
     dropped = {}
     for key, each in zip(keys[1:], self.conditions[::-1], strict=True):

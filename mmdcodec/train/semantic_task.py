@@ -156,7 +156,7 @@ class SemanticTask(Task):
       how["share"],
       how["frames"],
     )
-    loud = how["noise"] * jax.random.normal(noise, x.shape)
+    loud = how["noise"] * jax.random.normal(noise, x.shape, x.dtype)
     found: Any = self.model.apply(variables, x, lengths, mask, loud, **options)
     return found
 
@@ -213,7 +213,7 @@ class SemanticTask(Task):
         for name, each in weights.items()
         if name in losses
       ),
-      jnp.zeros(()),
+      jnp.zeros((), jnp.float32),
     )
 
   def _objective_settings(self, step: jax.Array | int) -> dict[str, Any]:
@@ -283,5 +283,5 @@ class SemanticTask(Task):
 
 def _shares(found: Losses, codes: int) -> jax.Array:
   """Shares of all codes among valid frames: [codes]."""
-  counts = jnp.zeros((codes,)).at[found.ids].add(found.valid)
+  counts = jnp.zeros((codes,), jnp.float32).at[found.ids].add(found.valid)
   return counts / jnp.maximum(found.valid.sum(), 1)
