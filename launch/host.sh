@@ -28,16 +28,20 @@ running() {
     kill -0 -- "-$group" 2>/dev/null
 }
 
-stop() {
-  local waited=0
-  running || return 0
-  kill -TERM -- "-$group"
-  while running && ((waited++ < 5 * PATIENCE)); do
+# Sends a signal to the run and waits: end SIGNAL SECONDS.
+end() {
+  local looks=$((5 * $2))
+  ! running || kill -"$1" -- "-$group"
+  while running && ((looks-- > 0)); do
     sleep 0.2
   done
+}
+
+stop() {
+  end TERM "$PATIENCE"
   running || return 0
   say "the run is still there $PATIENCE s after SIGTERM; it is killed."
-  kill -KILL -- "-$group"
+  end KILL 10
 }
 
 case $verb in

@@ -219,3 +219,42 @@ def test_several_slices(cloud):
   assert done.returncode == 0
   assert "--node-count=4 --node-prefix=try" in done.stdout
   assert "--node-id" not in done.stdout and not cloud.calls
+
+
+@pytest.fixture
+def host(cloud):
+  """A host that is set up, and a function that says how it is."""
+  assert cloud.run("host.sh status").stdout == "status: new\n"
+  assert cloud.run("host.sh setup tpu").returncode == 0
+  return lambda: cloud.run("host.sh status").stdout.strip()
+
+
+def test_a_rebooted_host_has_no_run(cloud, host):
+  """Catches a number of a process that another one has after a reboot."""
+  assert host() == "status: gone"
+  prepare(cloud, [], "wait")
+  (cloud.folder / "codes.0").rename(cloud.folder / "codes.work")
+  assert cloud.run("host.sh start mmdcodec train").returncode == 0
+  until(lambda: started(cloud))
+  assert host() == "status: running"
+  group = cloud.folder / "sources/run.group"
+  number, boot = group.read_text().split()
+  group.write_text(f"{number} another-boot\n")
+  assert host() == "status: gone"
+  group.write_text(f"{number} {boot}\n")
+  assert cloud.run("host.sh stop").returncode == 0
+  assert host() == "status: 75"
+
+
+def test_a_run_that_does_not_stop_is_killed(cloud, host):
+  """Catches a stop that waits forever, and then two runs at once."""
+  cloud.environment["PATIENCE"] = "1"
+  program = cloud.folder / "sources/.venv/bin/mmdcodec"
+  program.write_text(
+    "#!/usr/bin/env bash\ntrap '' TERM\ntouch ready\nsleep 60\n"
+  )
+  assert cloud.run("host.sh start mmdcodec train").returncode == 0
+  until((cloud.folder / "sources/ready").exists)
+  stopped = cloud.run("host.sh stop")
+  assert stopped.returncode == 0 and "it is killed" in stopped.stderr
+  assert host() == "status: gone"
