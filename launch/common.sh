@@ -92,8 +92,13 @@ require() {
   done
 }
 
+# Dies unless the command is one of mmdcodec, perhaps after NAME=VALUE words.
 require_command() {
-  [[ ${COMMAND[0]:-} == mmdcodec ]] ||
+  local word
+  for word in "${COMMAND[@]}"; do
+    [[ $word =~ ^[A-Za-z_][A-Za-z0-9_]*= ]] || break
+  done
+  [[ ${word:-} == mmdcodec ]] ||
     die "the command is missing; give it last, as in: -- mmdcodec train" \
       "--config=codec_small --workdir=runs/small."
 }

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Sets what XLA needs to know and runs a command: flags.sh COMMAND ...
+# Sets what XLA needs to know and runs a command:
 #
-# All launch scripts end here, so this is the place for your own flags, or set
-# LIBTPU_INIT_ARGS (TPUs) and XLA_FLAGS (GPUs) where you call them.
+#   flags.sh [NAME=VALUE ...] COMMAND ...
+#
+# All launch scripts end here. Give your own flags with the command, as in
+# `-- LIBTPU_INIT_ARGS=--xla_... mmdcodec train ...` (XLA_FLAGS for GPUs).
 #
 # For TPUs there are none. Of those that are often recommended, these leave the
 # compiled step as it is, because libtpu 0.0.52 has them on (a step of MusicGen
@@ -22,4 +24,4 @@
 # By default JAX takes 75% of a GPU's memory; a training has it for itself.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
 
-exec "$@"
+exec env "$@"

@@ -68,6 +68,15 @@ def test_processes_know_each_other(cloud):
     assert f"[{i}] process {i} ends with 0" in done.stdout
 
 
+def test_variables_of_the_command(cloud):
+  """Catches flags that do not reach the process."""
+  cloud.script("mmdcodec", 'echo "$LIBTPU_INIT_ARGS|$XLA_FLAGS"')
+  line = "LIBTPU_INIT_ARGS='--a=1 --b' XLA_FLAGS=--c=2 mmdcodec train"
+  assert cloud.run(f"local.sh -- {line}").stdout == "--a=1 --b|--c=2\n"
+  refused = cloud.run("local.sh -- X=1 python train.py")
+  assert refused.returncode == 2 and "command is missing" in refused.stderr
+
+
 def test_one_process_is_not_a_cluster(cloud):
   codes(cloud, "0")
   done = cloud.run("local.sh -- mmdcodec evaluate codec --seconds 3")
