@@ -54,6 +54,7 @@ def check(
   """Raises UserError unless a folder may be written; see `replacing`."""
   folder = paths.of(folder).resolve()
   atomic.restore_folder(folder)
+  uploads.check_writable(folder)
   if uploads.is_unfinished(folder):
     return
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

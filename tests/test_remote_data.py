@@ -107,6 +107,24 @@ def test_an_interrupted_upload(url, dataset, tmp_path, monkeypatch):
   same_records(Source(out), Source(dataset))
 
 
+def test_a_store_that_refuses(url, tmp_path, monkeypatch, fails):
+  """It is found out before the work, not at the end of it."""
+
+  def refuse(self, place, data, **kwargs):
+    raise PermissionError("forbidden")
+
+  music = tmp_path / "music"
+  prepare_tunes(music, url / "a")
+  monkeypatch.setattr(type(url.system), "pipe_file", refuse)
+  monkeypatch.setattr(records, "_build", None)
+  for words in (
+    ("prepare", music, url / "b"),
+    ("evaluate", "--model", "m", "--audio", music, "--out", url / "b"),
+    ("encode", music / "tune0.wav", url / "b.mmdc", "--model", "m"),
+  ):
+    assert "cannot be written (forbidden); check its name" in fails(*words)
+
+
 def test_a_missing_shard(url, tmp_path):
   """Is named, as on a disk."""
   out = prepare_tunes(tmp_path / "music", url / "tunes")

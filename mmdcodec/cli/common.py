@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs, paths
+from mmdcodec.store import inputs, paths, uploads
 
 if TYPE_CHECKING:
   from mmdcodec.audio.files import Info
@@ -82,6 +82,7 @@ def check_output(path: str | os.PathLike, *, force: bool) -> pathlib.Path:
     )
   if path.exists() and not force:
     raise UserError(f"{path} exists already; give --force to replace it.")
+  uploads.check_writable(path.parent)
   return path
 
 

@@ -27,6 +27,7 @@ def check_out(
     several: whether `out` is to hold a data set in each of its subfolders.
   """
   inputs.check_name(out)
+  uploads.check_writable(out)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if uploads.is_unfinished(out):

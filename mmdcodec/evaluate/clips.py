@@ -18,7 +18,7 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate.artefacts import Artefacts
 from mmdcodec.platform import bucket
-from mmdcodec.store import atomic, inputs, paths
+from mmdcodec.store import atomic, inputs, paths, uploads
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, how to read it)
@@ -318,6 +318,7 @@ def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
   folder = paths.of(folder)
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder} is a file; expected the name of a folder.")
+  uploads.check_writable(folder)
   if not folder.exists() or not any(folder.iterdir()):
     return
   if not (folder / "results.json").is_file():

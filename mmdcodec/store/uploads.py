@@ -11,6 +11,7 @@ neither the old nor the new.
 import concurrent.futures
 import contextlib
 import pathlib
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -95,6 +96,21 @@ def folder(
 
 def _is_last(name: str) -> bool:
   return name.rpartition("/")[2] in _LAST
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Writes an object to a folder of a store and deletes it, before long work.
+
+  Args:
+    folder: the folder; one of this machine is not touched.
+
+  Raises:
+    UserError: the store cannot be reached, or refuses.
+  """
+  if isinstance(folder, Url):
+    probe = folder / f".mmdcodec-{secrets.token_hex(8)}"
+    probe.write_bytes(b"")
+    probe.unlink()
 
 
 def check_finished(folder: pathlib.Path) -> None:
