@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from extension.loudness import Loudness
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from tunes import prepare_tunes
 
 from mmdcodec.audio import files
@@ -24,6 +25,7 @@ from mmdcodec.store import (
   atomic,
   cached,
   locks,
+  orbax_stores,
   paths,
   remote_locks,
   tensors,
@@ -292,3 +294,21 @@ def test_a_lost_lock_is_noticed(url, monkeypatch, capfd):
   assert "was taken over by elsewhere/0" in capfd.readouterr().err
   held.release()
   assert remote_locks.read(url / remote_locks.FILE) == other
+
+
+def test_orbax_asks_for_s3(monkeypatch):
+  """What is asked of TensorStore, and an Orbax that is built differently."""
+  monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
+  for name in ("AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+    monkeypatch.delenv(name, raising=False)
+  build = tensorstore_utils.build_kvstore_tspec
+  monkeypatch.setattr(tensorstore_utils, "build_kvstore_tspec", build)
+  orbax_stores._teach_s3.__wrapped__()
+  base = {"driver": "s3", "bucket": "b", "path": "run/5/state"}
+  made = tensorstore_utils.build_kvstore_tspec("s3://b/run/5/state", "w")
+  assert made["base"] == base | {"endpoint": "http://here:1"}
+  local = tensorstore_utils.build_kvstore_tspec("/run/5/state", "w")
+  assert local == build("/run/5/state", "w")
+  monkeypatch.delattr(tensorstore_utils, "build_kvstore_tspec")
+  with pytest.raises(UserError, match="cannot write to s3://"):
+    orbax_stores._teach_s3.__wrapped__()
