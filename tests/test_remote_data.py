@@ -284,6 +284,17 @@ def test_a_live_owner_elsewhere(url, monkeypatch):
   assert locks.take(url) is None
 
 
+def test_a_lock_in_a_store_that_is_gone(url, monkeypatch):
+  """To release it must not hide why the run ended."""
+  held = locks.take(url)
+
+  def gone(self, *args, **kwargs):
+    raise ConnectionError("gone")
+
+  monkeypatch.setattr(type(url.system), "cat_file", gone)
+  held.release()
+
+
 def test_a_lost_lock_is_noticed(url, monkeypatch, capfd):
   """Whoever was held up must not go on to write."""
   monkeypatch.setattr(remote_locks, "BEAT", 0.02)

@@ -98,8 +98,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
   """Runs one verb and reports errors; see `main`."""
-  # Checkpoint and data libraries log even errors that they then raise.
-  for name in ("absl", "asyncio"):
+  # Libraries of checkpoints, data and object stores log even errors that they
+  # then raise.
+  for name in ("absl", "asyncio", "fsspec", "gcsfs", "s3fs"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
   streams.forgive()
   # Import only the verb that runs: `mmdcodec info` must not wait for the data

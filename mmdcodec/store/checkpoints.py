@@ -239,7 +239,8 @@ class Checkpoints:
       metrics: metrics of the evaluation at this step, for the best checkpoint.
 
     Raises:
-      UserError: the folder of the step holds something else.
+      UserError: the folder of the step holds something else, or the store of
+        the last checkpoint could not be reached.
     """
     if step in self._manager.all_steps():
       return
@@ -258,14 +259,15 @@ class Checkpoints:
         " checkpoint before it."
       )
     self._intact.add(step)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
-      ),
-      metrics=metrics,
-      force=True,
-    )
+    with orbax_stores.errors_of(self._folder):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
+        ),
+        metrics=metrics,
+        force=True,
+      )
 
   def restore(
     self, abstract: Any, step: int | None = None
@@ -378,7 +380,8 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
+    with orbax_stores.errors_of(self._folder):
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Finishes saving and closes the folder."""

@@ -7,6 +7,7 @@ Nothing can be appended to an object. In an object store, both are written on
 this machine, and uploaded before each checkpoint and every minute.
 """
 
+import contextlib
 import json
 import math
 import pathlib
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, paths
 
 FILE, BOARD = "metrics.jsonl", "tensorboard"
@@ -132,7 +134,10 @@ class MetricWriter:
         if value is not None:
           self._board.add_scalar(name, value, step)
     if time.monotonic() > self._sent + _EVERY:
-      self.sync()
+      # A store that cannot be reached for a while ends no training: the next
+      # checkpoint finds out whether it is gone.
+      with contextlib.suppress(UserError):
+        self.sync()
 
   def sync(self) -> None:
     """Ensures that what was written is in the workdir.

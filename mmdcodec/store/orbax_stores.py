@@ -6,9 +6,11 @@ deletes a checkpoint at gs://, it asks for the kind of the bucket, which needs
 the right storage.buckets.get besides those on objects.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from mmdcodec.errors import UserError
@@ -36,6 +38,31 @@ def prepare(folder: pathlib.Path) -> None:
     )
   if scheme == "s3":
     _teach_s3()
+
+
+@contextlib.contextmanager
+def errors_of(folder: pathlib.Path) -> Iterator[None]:
+  """Gives errors of a store in the block a form that commands can print.
+
+  Args:
+    folder: where checkpoints are written; nothing is changed for one of this
+      machine.
+
+  Raises:
+    UserError: the store cannot be reached, or refuses.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if not isinstance(folder, paths.Url):
+      raise
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    raise UserError(
+      f"{folder}: a checkpoint could not be written ({reason:.200}); check the"
+      " store, and start again: the run goes on from the one before."
+    ) from error
 
 
 @functools.cache

@@ -8,6 +8,7 @@ that, and finds the lock in other hands, ends its command: what it would write
 is another's by now.
 """
 
+import contextlib
 import os
 import pathlib
 import secrets
@@ -73,12 +74,16 @@ class RemoteLock:
     self._thread.start()
 
   def release(self) -> None:
-    """Lets other processes have the lock."""
+    """Lets other processes have the lock.
+
+    If the store cannot be reached, they have it after `PATIENCE` seconds.
+    """
     self._ended.set()
     self._thread.join()
-    found = read(self._place)
-    if found is not None and found.token == self._owner.token:
-      self._place.unlink(missing_ok=True)
+    with contextlib.suppress(UserError):
+      found = read(self._place)
+      if found is not None and found.token == self._owner.token:
+        self._place.unlink(missing_ok=True)
     _mine.discard(self._owner.token)
 
   def _beat(self) -> None:
