@@ -94,6 +94,12 @@ class Pattern:
     table[self.frame_of[step, codebook], codebook] = step
     return table
 
+  @functools.cached_property
+  def newest(self) -> np.ndarray:
+    """The last frame that any step up to each one has, int32 [steps]."""
+    last = np.maximum.accumulate(self.frame_of[1:].max(axis=1))
+    return np.maximum(last, 0)
+
   def build(self, codes: jax.Array, special: int) -> jax.Array:
     """Arranges codes in steps.
 

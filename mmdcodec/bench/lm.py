@@ -192,6 +192,7 @@ def sampling(
     encoded=EncodedConditions(
       *((vectors, mask) if model.cross else (None, None, vectors, mask))
     ),
+    frames=jnp.zeros(steps, jnp.int32),
     given=jnp.asarray(given),
     keys=jax.random.split(jax.random.key(0), batch),
     temperature=jnp.float32(1.0),

@@ -3,6 +3,7 @@
 `record_order.py` orders the records, as for audio in `pipeline.py`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,8 +136,10 @@ def crop(
   """
   record = source[index]
   start = int(where * max(1, len(record["codes"]) - frames + 1))
-  if isinstance(source, AlignedTokens):
-    start -= start % source.grid
+  # Where a frame of each stream begins.
+  grid = source.grid if isinstance(source, AlignedTokens) else 1
+  grid = math.lcm(grid, *(each.added for each in conditions if each.added))
+  start -= start % grid
   codes = record["codes"][start : start + frames, codebooks]
   record["seconds"] = len(codes) / source.frame_rate
   seconds = start / source.frame_rate

@@ -45,6 +45,8 @@ class DecodeRequest:
 
   Attributes:
     encoded: conditions of groups * batch items.
+    frames: int32 [steps], the last frame of the music in each step that is
+      predicted; see `Pattern.newest`.
     given: int32 [batch, steps + 1, codebooks], the known tokens: those of a
       prompt, and the special token where the pattern has no code. -1 marks
       tokens to sample.
@@ -57,6 +59,7 @@ class DecodeRequest:
   """
 
   encoded: EncodedConditions
+  frames: jax.Array
   given: jax.Array
   keys: jax.Array
   temperature: jax.Array
@@ -122,6 +125,32 @@ def _places(
   return valid, positions, mask.shape[1]
 
 
+def _embed(
+  params: dict[str, Any],
+  request: DecodeRequest,
+  tokens: jax.Array,
+  start: int | jax.Array,
+  groups: int,
+) -> jax.Array:
+  """Vectors of the steps from `start` on, with the conditions added to them.
+
+  Args:
+    params: as for `prefill`.
+    request: the request.
+    tokens: int [batch, steps, codebooks].
+    start: int32 scalar.
+    groups: see `DecodeRequest`.
+
+  Returns:
+    float32 [groups * batch, steps, width].
+  """
+  x = token_lm.embed(jnp.tile(tokens, (groups, 1, 1)), params["embedding"])
+  if request.encoded.added is None:
+    return x
+  frames = jax.lax.dynamic_slice_in_dim(request.frames, start, x.shape[1])
+  return x + request.encoded.at(frames)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "count", "groups"))
 def prefill(
   model: TokenLM,
@@ -158,9 +187,6 @@ def prefill(
     )
   tokens = jnp.where(request.given < 0, model.special, request.given)
 
-  def embed(tokens: jax.Array) -> jax.Array:
-    return token_lm.embed(jnp.tile(tokens, (groups, 1, 1)), params["embedding"])
-
   def put(
     x: jax.Array, at: Any, cache: cache_lib.Cache, room: int = 0
   ) -> cache_lib.Cache:
@@ -178,7 +204,7 @@ def prefill(
 
   prefix = encoded.prefix
   if not model.window:
-    x = embed(tokens[:, :count])
+    x = _embed(params, request, tokens[:, :count], 0, groups)
     x = x if prefix is None else jnp.concatenate([prefix, x], axis=1)
     cache = put(x, 0, cache) if x.shape[1] else cache
   else:
@@ -192,7 +218,8 @@ def prefill(
 
       def put_block(i: jax.Array, cache: cache_lib.Cache) -> cache_lib.Cache:
         part = jax.lax.dynamic_slice_in_dim(known, i * size, size, axis=1)
-        return put(embed(part), before + i * size, cache, room=size)
+        x = _embed(params, request, part, i * size, groups)
+        return put(x, before + i * size, cache, room=size)
 
       blocks = (jnp.asarray(start) - 2) // size + 1
       cache = jax.lax.fori_loop(0, blocks, put_block, cache)
@@ -236,7 +263,7 @@ def advance(
     x, cache = cache_lib.extend(
       transformer,
       model_params,
-      token_lm.embed(jnp.tile(last, (groups, 1, 1)), params["embedding"]),
+      _embed(params, request, last, state.at - 1, groups),
       state.cache,
       place,
       jax.lax.dynamic_slice_in_dim(positions, place, 1, axis=1),

@@ -141,6 +141,9 @@ class TokenSampler:
       groups, encoded = self._encode_groups(inputs, options, len(codes))
       request = decoding.DecodeRequest(
         encoded=encoded,
+        frames=jnp.asarray(
+          np.pad(pattern.newest, (0, steps - len(pattern.newest)), mode="edge")
+        ),
         given=jnp.asarray(given),
         keys=jax.vmap(lambda key: jax.random.fold_in(key, window.start))(
           state.keys

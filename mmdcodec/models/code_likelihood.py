@@ -51,7 +51,12 @@ def nats_of_codes(
   targets = tokens[:, 1:]
   logits = jnp.asarray(
     model.apply(
-      {"params": params}, tokens[:, :-1], inputs, targets=targets, **options
+      {"params": params},
+      tokens[:, :-1],
+      inputs,
+      targets=targets,
+      frames=pattern.newest,
+      **options,
     )
   )
   mask = jnp.asarray((pattern.frame_of[1:] >= 0) & (targets != special))

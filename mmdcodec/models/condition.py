@@ -89,6 +89,7 @@ class Condition(bounds.Checked, abc.ABC):
     Returns:
       (float32 [batch, length, width], bool [batch, length], False for positions
       that must not be attended to). Where `given` is False the vectors are 0.
+      Vectors that are added to the music are 0 wherever the mask is False.
     """
 
   def example(self, batch: int) -> Arrays:
@@ -112,6 +113,11 @@ class Condition(bounds.Checked, abc.ABC):
   def in_time(self) -> bool:
     """Whether the condition follows the music, so that windows differ."""
     return False
+
+  @property
+  def added(self) -> int:
+    """Frames of music that each vector is added to; 0 if they are not added."""
+    return 0
 
   def drop(self, arrays: Arrays, kept: jax.Array | np.ndarray) -> Arrays:
     """Removes the condition from the items where `kept` is False."""

@@ -1,8 +1,9 @@
 """Turns conditions into the vectors that a language model attends to.
 
 Conditions of all kinds become vectors of the language model's width. They reach
-it in one of two ways (MusicGen, Copet et al. 2023, arXiv 2306.05284, 2.4 and
-3.3): through cross-attention, or as a prefix to the music.
+it in one of three ways: through cross-attention, as a prefix to the music
+(MusicGen, Copet et al. 2023, arXiv 2306.05284, 2.4 and 3.3), or added to the
+music at the same time (SoundStorm, Borsos et al. 2023, arXiv 2305.09636, 3.1).
 
 A missing condition is replaced by an empty one. Training drops conditions from
 some of the examples, which classifier-free guidance requires (Ho and Salimans
@@ -42,12 +43,26 @@ class EncodedConditions:
     states_mask: bool [batch, length].
     prefix: float32 [batch, length, width] before the music, or None.
     prefix_mask: bool [batch, length], False for padding.
+    added: float32 [batch, frames, width], the sum for each frame of the music,
+      or None.
   """
 
   states: Any = None
   states_mask: Any = None
   prefix: Any = None
   prefix_mask: Any = None
+  added: Any = None
+
+  def at(self, frames: jax.Array | np.ndarray) -> jax.Array:
+    """What is added to steps.
+
+    Args:
+      frames: int [steps], the frame of the music that each of them predicts.
+
+    Returns:
+      float32 [batch, steps, width]; 0 after the last frame.
+    """
+    return jnp.take(self.added, frames, axis=1, mode="fill", fill_value=0)
 
 
 class Conditioner(nn.Module):
@@ -68,11 +83,14 @@ class Conditioner(nn.Module):
   @nn.compact
   def __call__(self, inputs: Inputs) -> EncodedConditions:
     """Vectors of the inputs; those of an item do not depend on others."""
-    cross, prefix = [], []
+    cross, prefix, added = [], [], []
     for condition in make_conditions(self.conditions):
       part = condition.encode(self, inputs[condition.name])
-      (cross if self.cross and condition.cross else prefix).append(part)
-    return EncodedConditions(*_joined(cross), *_joined(prefix))
+      if condition.added:
+        added.append(jnp.repeat(part[0], condition.added, axis=1))
+      else:
+        (cross if self.cross and condition.cross else prefix).append(part)
+    return EncodedConditions(*_joined(cross), *_joined(prefix), _sum(added))
 
 
 def drop(
@@ -95,6 +113,17 @@ def drop(
     else inputs[each.name]
     for each in conditions
   }
+
+
+def _sum(parts: Sequence[jax.Array]) -> jax.Array | None:
+  """Adds vectors [batch, frames, width] of any lengths; None without any."""
+  if not parts:
+    return None
+  frames = max(part.shape[1] for part in parts)
+  return sum(
+    jnp.pad(part, ((0, 0), (0, frames - part.shape[1]), (0, 0)))
+    for part in parts
+  )
 
 
 def _joined(

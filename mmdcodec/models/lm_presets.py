@@ -76,8 +76,10 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   """Fields of MusicLM's three stages.
 
   Conditions are tokens, before the music: joint, melody, then semantic or
-  coarse. In the small sizes codecs have codebooks of 256, as `codec_small`, and
-  in the tiny one there are 32 codes of everything.
+  coarse. In the small size those in time are added to the music instead: with
+  so little training no attention learns to find them (docs/RESULTS.md). In the
+  small sizes codecs have codebooks of 256, as `codec_small`, and in the tiny
+  one there are 32 codes of everything.
 
   Args:
     size: a key of `STAGE_SIZES`.
@@ -91,12 +93,22 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   lengths = (1, 1, 0.3) if tiny else (30, 10, 3)
 
   def tokens(
-    order: int, books: int, size: int, frames: float, rate: float
+    order: int,
+    books: int,
+    size: int,
+    frames: float,
+    rate: float,
+    per_frame: int = 0,
   ) -> dict[str, Any]:
     return dict(
-      kind="tokens", order=order, codebooks=books, size=size,
-      frames=round(frames), frame_rate=rate,
-    )  # fmt: skip
+      kind="tokens",
+      order=order,
+      codebooks=books,
+      size=size,
+      frames=round(frames),
+      frame_rate=rate,
+      added_to=per_frame if small and not tiny else 0,
+    )
 
   shared = dict(
     width=width,
@@ -111,7 +123,7 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   )
   joint = tokens(0, 12, codes, 1, 0.0)
   # Windows of 4 s, one every 3 s, of which 9 are within 30 s.
-  melody = tokens(1, 24, codes if tiny else 512, 1 if tiny else 9, 1 / 3)
+  melody = tokens(1, 24, codes if tiny else 512, 1 if tiny else 9, 1 / 3, 75)
   return {
     "semantic": shared
     | dict(
@@ -127,7 +139,7 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
       frames=round(50 * lengths[1]),
       conditions={
         "joint": joint,
-        "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0)
+        "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0, 2)
         | {"collapse": False},
       },
     ),
@@ -139,7 +151,7 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
       frames=round(50 * lengths[2]),
       conditions={
         "joint": joint,
-        "coarse": tokens(2, coarse, acoustic, 50 * lengths[2], 50.0),
+        "coarse": tokens(2, coarse, acoustic, 50 * lengths[2], 50.0, 1),
       },
     ),
   }

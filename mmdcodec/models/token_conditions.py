@@ -32,7 +32,10 @@ class Tokens(Condition):
 
   For example the 12 tokens of a joint music-text embedding, or the semantic or
   coarse acoustic tokens of MusicLM (Agostinelli et al. 2023, arXiv 2301.11325,
-  3.2). Each token becomes a vector; those of a frame are adjacent.
+  3.2). Each token becomes a vector; those of a frame are adjacent. Or the
+  vectors of a frame are summed, and added to the music at the same time
+  (SoundStorm, Borsos et al. 2023, arXiv 2305.09636, 3.1): no attention has to
+  find which tokens belong to a step, and the sequence is shorter.
   Arrays: `tokens` int [batch, frames, codebooks] and `lengths` [batch], the
   frames that are not padding.
 
@@ -43,6 +46,8 @@ class Tokens(Condition):
     frame_rate: Hz; 0 means that the tokens describe a whole piece.
     collapse: the model sees one of each run of equal frames, and so not how
       long it lasts; see `quantize.repeats`.
+    added_to: frames of music that each frame of tokens is added to, which is
+      the ratio of their frame rates; 0 means that it is not added.
   """
 
   kind = "tokens"
@@ -52,10 +57,15 @@ class Tokens(Condition):
   frames: Annotated[int, whole(1, 1 << 20)] = 1
   frame_rate: Annotated[float, number(0, 1e6)] = 0.0
   collapse: Annotated[bool, flag()] = False
+  added_to: Annotated[int, whole(0, 1 << 16)] = 0
 
   @property
   def problem(self) -> str | None:
     """See the base class."""
+    if self.added_to and not self.frame_rate:
+      return "added_to needs a frame_rate: the tokens describe a whole piece"
+    if self.added_to and self.collapse:
+      return "added_to and collapse exclude each other: set one of them"
     if (count := self.frames * self.codebooks) > MOST_TOKENS:
       return f"its {count} tokens are more than {MOST_TOKENS}"
     return None
@@ -64,6 +74,11 @@ class Tokens(Condition):
   def in_time(self) -> bool:
     """See the base class."""
     return self.frame_rate > 0
+
+  @property
+  def added(self) -> int:
+    """See the base class."""
+    return self.added_to
 
   def shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
     """See the base class."""
@@ -82,7 +97,8 @@ class Tokens(Condition):
     """See the base class."""
     table = module.param(
       f"{self.name}_embedding",
-      nn.initializers.normal(1.0),
+      # Added vectors are as large as those of the music's own codes.
+      nn.initializers.normal(module.width**-0.5 if self.added_to else 1.0),
       (self.codebooks, self.size, module.width),
       jnp.float32,
     )
@@ -93,6 +109,8 @@ class Tokens(Condition):
     x = jnp.asarray(table)[np.arange(self.codebooks), tokens]
     x = jnp.where(arrays["given"][:, None, None, None], x, 0)
     mask = length_mask(lengths, self.frames)
+    if self.added_to:
+      return jnp.where(mask[..., None], x.sum(axis=2), 0), mask
     return (
       x.reshape(len(x), -1, module.width),
       jnp.repeat(mask, self.codebooks, axis=1),

@@ -221,6 +221,7 @@ class TokenLM(bounds.Checked, nn.Module):
     inputs: Inputs | None = None,
     *,
     targets: jax.Array | None = None,
+    frames: jax.Array | np.ndarray | None = None,
     encoded: EncodedConditions | None = None,
     train: bool = False,
   ) -> jax.Array:
@@ -232,6 +233,8 @@ class TokenLM(bounds.Checked, nn.Module):
       targets: int [batch, steps, codebooks], the next step of each. The depth
         transformer needs them: its logits of a codebook also see the targets
         of the codebooks before it. Without one they are ignored.
+      frames: int [steps], `Pattern.newest` of the steps that are predicted.
+        Conditions that are added to the music need them.
       encoded: vectors of the conditions, instead of inputs.
       train: applies dropout, with the random key "dropout".
 
@@ -240,7 +243,7 @@ class TokenLM(bounds.Checked, nn.Module):
 
     Raises:
       ValueError: the tokens have another shape, or are not integers; or the
-        targets are missing.
+        targets or the frames are missing.
     """
     bounds.check_integers("tokens", tokens)
     bounds.check_shape(
@@ -251,6 +254,10 @@ class TokenLM(bounds.Checked, nn.Module):
     if encoded is None:
       encoded = self.encode_conditions(inputs or {})
     x, valid, before = embed(tokens, self.embedding), None, 0
+    if encoded.added is not None:
+      if frames is None:
+        raise ValueError("a model with added conditions needs the frames")
+      x = x + encoded.at(frames)
     if encoded.prefix is not None:
       before = encoded.prefix.shape[1]
       x = jnp.concatenate([encoded.prefix, x], axis=1)
@@ -388,7 +395,12 @@ def shapes(
   inputs = model.no_conditions(1)
   return jax.eval_shape(
     lambda key, tokens: model.init(
-      key, tokens, inputs, targets=tokens, encoded=encoded
+      key,
+      tokens,
+      inputs,
+      targets=tokens,
+      frames=np.zeros(1, np.int32),
+      encoded=encoded,
     ),
     jax.random.key(0),
     tokens,

@@ -144,6 +144,7 @@ def _decode_request(
   number: Any = jax.ShapeDtypeStruct((), jnp.float32)
   request = decoding.DecodeRequest(
     encoded=encoded,
+    frames=jax.ShapeDtypeStruct((steps,), jnp.int32),
     given=given,
     keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch)),
     temperature=number,

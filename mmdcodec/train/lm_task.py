@@ -196,7 +196,11 @@ class LMTask(Task):
     )
     tokens = jnp.zeros((1, 2, self.model.codebooks), jnp.int32)
     variables = self.model.init(
-      key, tokens, batch["conditions"], targets=tokens
+      key,
+      tokens,
+      batch["conditions"],
+      targets=tokens,
+      frames=np.zeros(2, np.int32),
     )
     return self.to_trained(dict(variables), key)
 

@@ -83,11 +83,30 @@ def check(
         f"{path} has {source.codebooks} codebooks, but the model needs"
         f" {last}: set --config.model.codebooks={source.codebooks}."
       )
+  for each in conditions:
+    if each.added and isinstance(each, Tokens):
+      _check_added(each, config["data"]["frame_rate"])
   by_name = {each.name: each for each in conditions}
   for name, paths in streams(config, conditions).items():
     if isinstance(condition := by_name[name], Tokens):
       for path in paths:
         _check_stream(condition, TokenSource(path))
+
+
+def _check_added(condition: Tokens, frame_rate: float) -> None:
+  """Raises a UserError if a condition would be added at the wrong times."""
+  ratio = frame_rate / condition.frame_rate
+  if math.isclose(ratio, condition.added):
+    return
+  name = f"--config.model.conditions.{condition.name}.added_to"
+  change = f"{name}=0, which makes it a prefix"
+  if round(ratio) and math.isclose(ratio, round(ratio)):
+    change = f"{name}={round(ratio)}"
+  raise UserError(
+    f"each frame of the condition {condition.name!r}, {condition.frame_rate:g}"
+    f" a second, is added to {condition.added} frames of the music,"
+    f" {frame_rate:g} a second: set {change}."
+  )
 
 
 def _check_stream(condition: Tokens, source: TokenSource) -> None:
