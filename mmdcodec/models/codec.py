@@ -60,7 +60,7 @@ class Codec(CodecFields):
     self.encoder: Encoder | SpectralEncoder
     self.decoder: Decoder | SpectralDecoder
     if isinstance(n, SpectralNetwork):
-      self.profile = Profile(n.channels, n.hop)
+      self.profile = Profile(n.channels, n.bins)
       self.encoder = SpectralEncoder(n, self.profile)
       self.decoder = SpectralDecoder(n, self.profile)
     else:
@@ -78,6 +78,9 @@ class Codec(CodecFields):
     axis_name: AxisName = None,
   ) -> Output:
     """Encodes, quantizes and decodes.
+
+    Where codes hold no phases, training takes those of x: what is learned are
+    magnitudes, and no gradient goes through the search for phases.
 
     Args:
       x: [batch, samples, channels] float32.
@@ -106,7 +109,8 @@ class Codec(CodecFields):
       mask = length_mask(ends, z.shape[1])
     q = self.quantizer(z, mask, train=train and quantize, axis_name=axis_name)
     heard = q.z if quantize else z
-    audio = self.synthesize_frames(heard, ends, scale)[:, : x.shape[1]]
+    audio = self.synthesize_frames(heard, ends, scale, x if train else None)
+    audio = audio[:, : x.shape[1]]
     return Output(
       audio=mask_after(audio, lengths),
       z=z,
@@ -244,11 +248,19 @@ class Codec(CodecFields):
     return self.encoder(x, lengths), scale
 
   def synthesize_frames(
-    self, z: jax.Array, ends: jax.Array | None, scale: jax.Array | None
+    self,
+    z: jax.Array,
+    ends: jax.Array | None,
+    scale: jax.Array | None,
+    phases_of: jax.Array | None = None,
   ) -> jax.Array:
     """`synthesize`, for `ends` [batch] valid frames, not cut inside a frame."""
     bounds.check_shape("z", z, batch=..., frames=..., dim=self.dim)
-    x = self.decoder(mask_after(z, ends), ends)
+    z = mask_after(z, ends)
+    if isinstance(self.decoder, SpectralDecoder):
+      x = self.decoder(z, ends, phases_of=phases_of)
+    else:
+      x = self.decoder(z, ends)
     return x if scale is None else x * scale[..., None]
 
   def _check_audio(self, x: jax.Array, size: Any = ...) -> None:

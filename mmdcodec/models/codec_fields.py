@@ -46,12 +46,14 @@ class CodecFields(bounds.Checked, nn.Module):
     norm: "none", "weight" or "time_group".
     pad_mode: "constant" or "reflect".
     trim_right_ratio: as in `ConvTranspose`.
-    width: channels of the blocks. This and all to `compression` are of spectral
-      codecs alone.
+    width: channels of the blocks. This and all to `phase_iterations` are of
+      spectral codecs alone.
     expansion: width inside the blocks, in widths of the blocks.
     encoder_blocks: ConvNeXt blocks of the encoder.
     decoder_blocks: those of the decoder.
     compression: exponent of the magnitudes that the encoder sees.
+    phase_iterations: 0 means that the codes hold phases too; otherwise the
+      decoder finds them with so many iterations of `nn.griffin_lim`.
     normalize: divide the input by its loudness (`Encoded.scale`).
     chunk_seconds: `encode` and `decode` work in chunks of this length; 0 means
       whole clips. Training never cuts its crops into chunks.
@@ -96,6 +98,7 @@ class CodecFields(bounds.Checked, nn.Module):
   encoder_blocks: int = 3
   decoder_blocks: int = 4
   compression: float = 0.3
+  phase_iterations: int = 0
   normalize: Annotated[bool, flag()] = False
   chunk_seconds: Annotated[float, number(0, 3600)] = 0.0
   overlap: Annotated[float, number(0, 0.99)] = 0.01

@@ -36,9 +36,7 @@ def contexts(
     a spectral codec, one pair for the encoder and one for the decoder.
   """
   if isinstance(n, SpectralNetwork):
-    # The transform overlaps with the neighbours of a frame.
-    sides = map(n.context, (n.encoder_blocks, n.decoder_blocks))
-    return tuple((before + 1, after + 1) for before, after in sides)
+    return n.contexts
   stride = math.prod(n.ratios)
   parts = (*encoder_layers(n), *decoder_layers(n))
   return tuple(

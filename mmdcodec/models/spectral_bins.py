@@ -17,11 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.nn import mdct
+from mmdcodec.nn import griffin_lim, mdct
 from mmdcodec.nn.conv import STREAM, length_mask, mask_after, streaming
 
 # Arrays of the model without a gradient, beside the codebooks.
 STATISTICS = "codebook"
+
+# Log of the loudest bin that a decoder makes, in units of the profile: louder
+# than clipping.
+LOUDEST = 7.0
 
 # Squared magnitude, in units of the profile, below which a bin counts as
 # silent: there, compression is linear, and its gradient finite.
@@ -51,23 +55,23 @@ class Profile(nn.Module):
 
   Attributes:
     channels: number of audio channels.
-    hop: bins per frame.
+    bins: bins of a spectrum.
   """
 
   channels: int
-  hop: int
+  bins: int
 
   @nn.compact
   def __call__(self) -> jax.Array:
-    """Returns float32 [channels, hop], 1 until it is measured."""
-    shape = self.channels, self.hop
+    """Returns float32 [channels, bins], 1 until it is measured."""
+    shape = self.channels, self.bins
     return self.variable(
       STATISTICS, "magnitude", jnp.ones, shape, jnp.float32
     ).value
 
 
 def level_sums(
-  x: jax.Array, ends: jax.Array, hop: int
+  x: jax.Array, ends: jax.Array, hop: int, *, magnitudes: bool = False
 ) -> tuple[jax.Array, jax.Array]:
   """Sums of log magnitudes of a batch, for `profile_of`.
 
@@ -75,17 +79,24 @@ def level_sums(
     x: float32 [batch, samples, channels], zero after the end of a clip.
     ends: [batch] frames of each clip.
     hop: samples per frame.
+    magnitudes: of the spectra of `griffin_lim`, not of MDCT and MDST.
 
   Returns:
-    (sums of log magnitudes [channels, hop], number of frames [channels]).
-    Silent frames do not count.
+    (sums of log magnitudes [channels, bins], number of spectra [channels]).
+    Silent ones do not count.
   """
   x = matrixed(jnp.swapaxes(x, 1, 2))
   x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % hop)))
-  re, im = mdct.mclt(x, hop, ends[:, None])
-  power = (re**2 + im**2) / 2
+  if magnitudes:
+    power = jnp.abs(griffin_lim.spectra(x, hop)) ** 2
+    ends = griffin_lim.PER_HOP * ends
+    # As loud as the bins of an orthonormal transform.
+    audible = AUDIBLE * griffin_lim.energy(hop)
+  else:
+    re, im = mdct.mclt(x, hop, ends[:, None])
+    power, audible = (re**2 + im**2) / 2, AUDIBLE
   heard = length_mask(ends, power.shape[2])[:, None]
-  heard &= power.mean(-1) > AUDIBLE
+  heard &= power.mean(-1) > audible
   levels = jnp.log(power + FLOOR) / 2
   levels = jnp.where(heard[..., None], levels, 0)
   return levels.sum((0, 2)), heard.sum((0, 2))
@@ -99,7 +110,7 @@ def profile_of(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     counts: likewise.
 
   Returns:
-    float32 [channels, hop]; 1 for a channel that is silent throughout.
+    float32 [channels, bins]; 1 for a channel that is silent throughout.
   """
   levels = np.asarray(sums, np.float64)
   levels = levels / np.maximum(counts, 1)[:, None]

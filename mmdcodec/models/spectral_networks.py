@@ -19,6 +19,12 @@ and SpectroStream (arXiv 2508.05207), with the ConvNeXt blocks of Vocos.
                the batch in training, by running statistics otherwise. The
                commitment loss cannot shrink them.
 
+With `phase_iterations` the codes hold magnitudes alone, and the decoder finds
+phases for them (`mmdcodec.models.spectral_magnitudes`). A steady tone then has
+steady codes: its phase, which turns differently in every frame, no longer takes
+up most of the codebooks, and a language model has far less to predict. What is
+lost is the waveform; such a codec does not stream.
+
 Profile and running statistics are arrays of the collection "codebook": part of
 the model, without a gradient. Stereo is coded as middle and side.
 
@@ -37,16 +43,19 @@ import jax.numpy as jnp
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, list_of, number, whole
 from mmdcodec.models.spectral_bins import (
+  LOUDEST,
   STATISTICS,
   Analysis,
   Profile,
   Synthesis,
 )
+from mmdcodec.models.spectral_magnitudes import (
+  MagnitudeAnalysis,
+  MagnitudeSynthesis,
+)
+from mmdcodec.nn import griffin_lim
 from mmdcodec.nn.conv import frames, length_mask, mask_after, padding
 from mmdcodec.nn.convnext import ConvNeXt
-
-# Largest m of the head: e^7 times the usual magnitude is louder than clipping.
-LOUDEST = 7.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +76,21 @@ class SpectralNetwork(bounds.Checked):
   compression: Annotated[float, number(0.01, 1)]
   dtype: Annotated[str, bounds.dtype("float32", "bfloat16")]
   remat: Annotated[bool, flag()]
+  phase_iterations: Annotated[int, whole(0, 1000)]
 
   @property
   def problem(self) -> str | None:
     """See the base class."""
+    if self.phase_iterations and self.hop % 4:
+      return (
+        f"the product of the ratios {self.ratios} is {self.hop}; without coded"
+        " phases it must be a multiple of 4"
+      )
+    if self.phase_iterations and self.causal:
+      return (
+        "phase_iterations finds phases from later frames too, which a causal"
+        " codec cannot: set causal=False, or phase_iterations=0"
+      )
     if self.hop % 2 or self.hop > 1 << 14:
       return (
         f"the product of the ratios {self.ratios} is {self.hop}; a spectral"
@@ -82,6 +102,11 @@ class SpectralNetwork(bounds.Checked):
   def hop(self) -> int:
     """Samples and bins per frame."""
     return math.prod(self.ratios)
+
+  @property
+  def bins(self) -> int:
+    """Bins of a spectrum."""
+    return griffin_lim.bins(self.hop) if self.phase_iterations else self.hop
 
   def convnext(self, blocks: int, out: int, out_scale: float = 1.0) -> ConvNeXt:
     """A stack of blocks with the common options."""
@@ -97,10 +122,20 @@ class SpectralNetwork(bounds.Checked):
       remat=self.remat,
     )
 
-  def context(self, blocks: int) -> tuple[int, int]:
-    """Frames (before, after) that an output of `blocks` blocks depends on."""
+  @property
+  def contexts(self) -> tuple[tuple[int, int], ...]:
+    """Frames (before, after) that outputs of encoder and decoder depend on."""
     left, right = padding(self.kernel, 1, 1, self.causal)
-    return blocks * left, blocks * right
+    # Windows of the transform overlap with the neighbours of a frame.
+    around = (1, 1)
+    if self.phase_iterations:
+      around = tuple(map(griffin_lim.context, (0, self.phase_iterations)))
+    return tuple(
+      (blocks * left + more, blocks * right + more)
+      for blocks, more in zip(
+        (self.encoder_blocks, self.decoder_blocks), around, strict=True
+      )
+    )
 
 
 class LatentNorm(nn.Module):
@@ -153,7 +188,8 @@ class SpectralEncoder(nn.Module):
   def setup(self) -> None:
     """Builds the layers."""
     n = self.network
-    self.analysis = Analysis(n.hop, self.profile, n.compression)
+    kind = MagnitudeAnalysis if n.phase_iterations else Analysis
+    self.analysis = kind(n.hop, self.profile, n.compression)
     self.blocks = n.convnext(n.encoder_blocks, n.dim)
     self.norm = LatentNorm()
 
@@ -184,19 +220,31 @@ class SpectralDecoder(nn.Module):
     """Builds the layers."""
     n = self.network
     # Half the usual deviation: untrained, the audio is quiet noise.
-    self.blocks = n.convnext(n.decoder_blocks, 2 * n.channels * n.hop, 0.5)
-    self.synthesis = Synthesis(n.hop, self.profile)
+    self.blocks = n.convnext(n.decoder_blocks, 2 * n.channels * n.bins, 0.5)
+    if n.phase_iterations:
+      self.synthesis = MagnitudeSynthesis(
+        n.hop, self.profile, n.phase_iterations
+      )
+    else:
+      self.synthesis = Synthesis(n.hop, self.profile)
 
   def __call__(
-    self, z: jax.Array, lengths: jax.Array | None = None
+    self,
+    z: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    phases_of: jax.Array | None = None,
   ) -> jax.Array:
     """[batch, frames, dim] -> [batch, frames * hop, channels] float32.
 
-    In streaming, the audio is half a hop longer, see `Synthesis`.
+    In streaming, the audio is half a hop longer, see `Synthesis`. Without coded
+    phases, those of `phases_of` [batch, samples, channels] are taken, if given.
     """
     n = self.network
     x = mask_after(self.blocks(z, lengths), lengths)
-    x = x.reshape(*x.shape[:2], 2, n.channels, n.hop)
+    x = x.reshape(*x.shape[:2], 2, n.channels, n.bins)
+    if isinstance(self.synthesis, MagnitudeSynthesis):
+      return self.synthesis(x, lengths, phases_of)
     level, sign = x[:, :, 0], x[:, :, 1]
     bins = 2 * jnp.exp(jnp.minimum(level, LOUDEST)) * sign
     return self.synthesis(bins, lengths)

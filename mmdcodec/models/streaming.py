@@ -112,7 +112,8 @@ def check(model: Codec) -> None:
 
 def overlap(model: Codec) -> int:
   """Samples by which steps of a stream overlap: 0, or half a frame."""
-  return model.stride // 2 if model.topology == "spectral" else 0
+  spectral = model.topology == "spectral" and not model.phase_iterations
+  return model.stride // 2 if spectral else 0
 
 
 def latency(model: Codec) -> dict[str, Latency]:

@@ -6,7 +6,8 @@ norms             weight norm, norms over time, unit vectors
 reflect_padding   reflection at the ends of clips
 folding           time folded into channels, for narrow layers on TPUs;
                   folded_conv convolves such signals
-mdct              lapped transforms of spectral codecs
+mdct              lapped transforms of spectral codecs; griffin_lim finds
+                  phases for those that code magnitudes
 convnext          their blocks
 lstm              LSTM layers with explicit state
 attention         attention and its projections; splash is its TPU kernel,

@@ -40,7 +40,12 @@ def measure(
   @jax.jit
   def sums(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     ends = frames(batch["lengths"], codec.stride)
-    found = spectral_bins.level_sums(batch["audio"], ends, codec.stride)
+    found = spectral_bins.level_sums(
+      batch["audio"],
+      ends,
+      codec.stride,
+      magnitudes=codec.phase_iterations > 0,
+    )
     return jax.tree.map(rules.constrain, found)
 
   first = next(batches)
