@@ -55,6 +55,7 @@ def random_variables(model, seed=0):
     ("encodec_stereo_tiny", {}),
     ("spectral_tiny", dict(causal=True)),
     ("spectral_tiny", dict(channels=2)),
+    ("spectral_tiny", dict(channels=2, phase_iterations=2)),
   ],
 )
 def test_batch_of_different_lengths_is_each_alone(name, changes):

@@ -331,6 +331,7 @@ def together(k, x, rng, length=None):
     (dict(causal=False, dilations=(2,), lstm_layers=1), [233, 190, 97, 3]),
     (dict(preset="spectral_tiny"), [233, 190, 97, 3]),
     (dict(preset="spectral_tiny", causal=True), [233, 190, 97, 3]),
+    (dict(preset="spectral_tiny", phase_iterations=2), [233, 190, 97, 3]),
     (dict(), [233, 190, 97, 3]),
     # Chunks of 96 samples every 67: ends in an overlap, and just after it.
     (
