@@ -55,7 +55,7 @@ def random_variables(model, seed=0):
     ("encodec_stereo_tiny", {}),
     ("spectral_tiny", dict(causal=True)),
     ("spectral_tiny", dict(channels=2)),
-    ("spectral_tiny", dict(channels=2, phase_iterations=2)),
+    ("spectral_tiny", dict(channels=2, phase_iterations=2, compression=1.0)),
   ],
 )
 def test_batch_of_different_lengths_is_each_alone(name, changes):
@@ -80,7 +80,8 @@ def test_batch_of_different_lengths_is_each_alone(name, changes):
 
   # What lies after the end must not matter, not even garbage.
   together, audio = run(variables, x, jnp.array(lengths))
-  assert len(np.unique(together.codes[..., 0])) > 8
+  # Magnitudes of noise differ less than its bins.
+  assert len(np.unique(together.codes[..., 0])) > 5
   for i, length in list(enumerate(lengths))[1:]:
     alone, y = run(variables, x[i : i + 1, :length])
     n = int(alone.lengths[0])

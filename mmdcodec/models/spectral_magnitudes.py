@@ -85,7 +85,7 @@ class MagnitudeSynthesis(nn.Module):
     Returns:
       float32 [batch, frames * hop, channels], zero after the end of a clip.
     """
-    hop, batch = self.hop, len(levels)
+    hop, batch = self.hop, levels.shape[0]
     m = jnp.exp(jnp.minimum(levels, LOUDEST))
     # [batch, frames, 2, channels, bins] -> [batch, channels, spectra, bins]
     m = jnp.moveaxis(m, 3, 1).reshape(batch, levels.shape[3], -1, m.shape[-1])

@@ -95,7 +95,7 @@ def overlap_add(
     valid = length_mask(PER_HOP * ends, count).astype(jnp.float32)
   power = (window**2).reshape(OVERLAP, step) * valid[..., None, None]
   total = _add(y) / jnp.maximum(
-    _add(power).reshape(len(valid), *(1,) * (y.ndim - 4), -1), 1e-3
+    _add(power).reshape(valid.shape[0], *(1,) * (y.ndim - 4), -1), 1e-3
   )
   margin = _margin(hop)
   return total[..., margin : total.shape[-1] - margin]
@@ -130,7 +130,7 @@ def griffin_lim(
     y = audio(unit)
     if ends is not None:
       heard = length_mask(ends * hop, samples)
-      heard = heard.reshape(len(y), *(1,) * (y.ndim - 2), samples)
+      heard = heard.reshape(y.shape[0], *(1,) * (y.ndim - 2), samples)
       y = jnp.where(heard, y, 0)
     now = spectra(y, hop)
     ahead = now + MOMENTUM * (now - before)
