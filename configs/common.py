@@ -48,7 +48,9 @@ def run_config(task: str) -> ConfigDict:
   # run ends (checked when metrics are logged).
   config.max_skipped = 20
 
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1))
+  # Devices along each axis, -1 for the rest; dcn_data is the number of slices
+  # that data reaches over, -1 for as many as there are.
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, model=1, dcn_data=-1))
   # Bundle or workdir to start from; for a language model also just a T5.
   config.init_from = ""
   config.log_every = 100

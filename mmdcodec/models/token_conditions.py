@@ -19,6 +19,7 @@ from mmdcodec.models.condition import (
   first,
 )
 from mmdcodec.nn.conv import length_mask
+from mmdcodec.parallel import rules
 from mmdcodec.quantize.repeats import collapse_repeats
 from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
 
@@ -107,6 +108,8 @@ class Tokens(Condition):
       tokens, lengths = collapse_repeats(tokens, lengths)
     # Parameters may be NumPy arrays, which traced values cannot index.
     x = jnp.asarray(table)[np.arange(self.codebooks), tokens]
+    # Tables are divided along the width, activations along the batch.
+    x = rules.constrain(x, "batch", None, None, None)
     x = jnp.where(arrays["given"][:, None, None, None], x, 0)
     mask = length_mask(lengths, self.frames)
     if self.added_to:

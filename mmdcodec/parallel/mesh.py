@@ -3,6 +3,10 @@
 One mesh with three named axes serves every model: `data` divides the batch,
 `fsdp` the batch and the parameters, `model` only the parameters (tensor
 parallelism). `rules.py` decides how each array is divided.
+
+Several TPU slices are one mesh, too: links between slices are slow, so only
+`data` reaches over them, and what crosses them in a step is one sum of the
+gradients.
 """
 
 import contextlib
@@ -22,6 +26,8 @@ from mmdcodec.store import locks
 AXES = ("data", "fsdp", "model")
 # The axes that do not divide the computation of one example.
 BATCH_AXES = ("data", "fsdp")
+# The attribute of a TPU that tells its slice.
+_SLICE = "slice_index"
 
 
 def start(
@@ -91,7 +97,9 @@ def make_mesh(
   Args:
     shape: sizes of the axes `data`, `fsdp` and `model`. One of them may be -1,
       which stands for the remaining devices. The default is -1 for `data` and 1
-      for the others.
+      for the others. `dcn_data`, a divisor of `data`, is the number of slices
+      that it reaches over; -1, the default, finds the TPU slices. On other
+      devices, each process counts as a slice, if it is above 1.
     devices: devices to use; all by default.
 
   Returns:
@@ -100,10 +108,11 @@ def make_mesh(
     caches.
 
   Raises:
-    UserError: the sizes do not fit the number of devices.
+    UserError: the sizes do not fit the number of devices or of slices.
   """
   devices = jax.devices() if devices is None else devices
   shape = dict(shape or {})
+  wanted = shape.pop("dcn_data", -1)
   if unknown := set(shape) - set(AXES):
     raise UserError(
       f"mesh has no axis {sorted(unknown)}; its axes are {list(AXES)}."
@@ -118,13 +127,49 @@ def make_mesh(
       f" fit {len(devices)} devices; the product must be {len(devices)}, and"
       " at most one size may be -1 (the rest)."
     )
+  grid = _grid(sizes, _slices(devices, wanted), devices)
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: Sequence[jax.Device], wanted: int) -> int:
+  """The number of slices that the devices are in, if it is as wanted."""
+  on_tpus = devices[0].platform == "tpu"
+  if not on_tpus and wanted in (-1, 1):
+    return 1
+  place = _SLICE if on_tpus else "process_index"
+  found = len({getattr(device, place, 0) for device in devices})
+  if wanted not in (-1, found):
+    kind = "TPU slices" if on_tpus else "processes"
+    raise UserError(
+      f"mesh.dcn_data is {wanted}, but the devices are in {found} {kind}; set"
+      f" it to {found}, or to -1 to have the slices found."
+    )
+  return found
+
+
+def _grid(
+  sizes: Sequence[int], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """Devices in the shape of the mesh, near ones along its last axes."""
   if len(devices) == 1:
-    grid = np.asarray(devices).reshape(sizes)
-  else:
-    grid = mesh_utils.create_device_mesh(
+    return np.asarray(devices).reshape(sizes)
+  if slices == 1:
+    return mesh_utils.create_device_mesh(
       sizes, devices, allow_split_physical_axes=True
     )
-  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  data, *others = sizes
+  if data % slices:
+    raise UserError(
+      f"mesh.data is {data}, but the devices are in {slices} slices, and only"
+      f" data reaches over them: make it a multiple of {slices}."
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, *others),
+    (slices, *(1 for _ in others)),
+    devices,
+    process_is_granule=devices[0].platform != "tpu",
+    allow_split_physical_axes=True,
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -132,11 +177,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
+def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
   """Checks that every device and every process gets rows of its own.
 
+  Args:
+    batch: rows of the global batch.
+    mesh: the mesh, also one of devices that are not there.
+    accumulate: parts of the batch that are computed one after the other.
+
   Raises:
-    UserError: the mesh does not divide the global batch this way.
+    UserError: the mesh does not divide the global batch, or its parts, this
+      way.
   """
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if batch % parts:
@@ -144,15 +195,25 @@ def check_batch(batch: int, mesh: Mesh) -> None:
       f"batch is {batch}, but the mesh divides it into {parts} parts (data x"
       " fsdp); make it a multiple of that."
     )
-  places = batch_sharding(mesh).addressable_devices_indices_map((batch,))
-  cuts = [index[0] for index in places.values() if index is not None]
-  rows = {row for cut in cuts for row in range(batch)[cut]}
-  if len(rows) * jax.process_count() != batch:
+  if batch % (parts * accumulate):
     raise UserError(
-      f"the mesh gives {len(rows)} of {batch} rows to one of"
-      f" {jax.process_count()} processes, but each must read rows of its own:"
-      " make data x fsdp a multiple of the number of processes."
+      f"batch is {batch} and accumulate {accumulate}, so that at a time"
+      f" {batch // accumulate} rows are for {parts} devices (data x fsdp), and"
+      " some get none or fewer than others; make batch a multiple of"
+      f" {parts * accumulate}."
     )
+  cuts: dict[int, set] = {}
+  places: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((batch,))
+  for device, (rows,) in places.items():
+    cuts.setdefault(device.process_index, set()).add(rows.indices(batch)[:2])
+  for mine in cuts.values():
+    count = sum(stop - start for start, stop in mine)
+    if count * len(cuts) != batch:
+      raise UserError(
+        f"the mesh gives {count} of {batch} rows to one of {len(cuts)}"
+        " processes, but each must read rows of its own: make data x fsdp a"
+        " multiple of the number of processes."
+      )
 
 
 def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:

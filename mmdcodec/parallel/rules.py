@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmdcodec import bounds
+from mmdcodec.errors import UserError
 
 Rules = Sequence[tuple[str, P]]
 AnyMesh = Mesh | AbstractMesh
@@ -23,8 +24,8 @@ AnyMesh = Mesh | AbstractMesh
 # rules are for wide ones. Kernels are [taps, in, out]. A codebook [levels,
 # codes, dim] is divided along its codes, and each device searches its share.
 CODEC_RULES: Rules = (
-  (r"(^|/)codebook/.*sum$", P(None, "model", None)),
-  (r"(^|/)codebook/.*count$", P(None, "model")),
+  (r"(^|/)codebook/.*sum$", P(None, ("fsdp", "model"), None)),
+  (r"(^|/)codebook/.*count$", P(None, ("fsdp", "model"))),
   (r"/(kernel|v|input_kernel|recurrent_kernel)$", P(None, "fsdp", "model")),
   (r".*", P()),
 )
@@ -32,14 +33,15 @@ CODEC_RULES: Rules = (
 # Language models: heads and hidden units over `model`, as in Megatron-LM
 # (arXiv 1909.08053), the width over `fsdp`. Attention kernels are [..., in,
 # heads, head_dim] and [..., heads, head_dim, out]. Token embeddings have one
-# row more than there are codes, so they are divided along the width.
+# row more than there are codes, so they are divided along the width, as are
+# those of conditions.
 LM_RULES: Rules = (
   (r"/(query|key|value)/kernel$", P("fsdp", "model", None)),
   (r"/out/kernel$", P("model", None, "fsdp")),
   (r"/(inner|gate)/kernel$", P("fsdp", "model")),
   (r"/outer/kernel$", P("model", "fsdp")),
-  (r"(^|/)embedding$", P(None, ("fsdp", "model"))),
-  (r"(^|/)(head|projection)$", P("fsdp", "model")),
+  (r"(^|[/_])embedding$", P(None, ("fsdp", "model"))),
+  (r"(^|/)(head|projection|\w+_projection/kernel)$", P("fsdp", "model")),
   (r".*", P()),
 )
 
@@ -48,10 +50,24 @@ LM_RULES: Rules = (
 SEMANTIC_RULES: Rules = (
   *LM_RULES[:4],
   (r"/(expand|context|head|logits)/kernel$", P("fsdp", "model")),
-  (r"/project/kernel$", P("model", "fsdp")),
-  (r"/quantizer/codebook$", P("model", "fsdp")),
+  (r"/(project/kernel|quantizer/codebook)$", P("model", "fsdp")),
   (r".*", P()),
 )
+
+# The joint embedding: two towers, of transformers or of convolutions [height,
+# width, in, out], each with a projection.
+MULAN_RULES: Rules = (
+  *LM_RULES[:4],
+  (r"/(audio_out|text_out|conv\w*)/kernel$", P("fsdp", "model")),
+  (r"/embedding$", P(None, ("fsdp", "model"))),
+  (r".*", P()),
+)
+
+# The melody embedding: one transformer, and small layers around it.
+MELODY_RULES: Rules = (*LM_RULES[:4], (r".*", P()))
+
+# Bytes from which an array must not stay whole where `fsdp` could divide it.
+_LARGE = 8 * 2**20
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -113,6 +129,43 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     raise ValueError(f"no sharding rule matches {name}")
 
   return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def check(tree: Any, layout: Any, rules: Rules) -> None:
+  """Checks that rules fit a model: all are used, and nothing large stays whole.
+
+  Args:
+    tree: arrays or `jax.ShapeDtypeStruct`s.
+    layout: their shardings, from `shardings`.
+    rules: the rules that it was made with.
+
+  Raises:
+    UserError: a rule besides ".*" is the first to match no path, or an array of
+      more than 8 MiB is on every device of a mesh with fsdp > 1.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  names = [path_name(path) for path, _ in leaves]
+  used = {
+    next(p for p, _ in rules if re.search(p, name)) for name in set(names)
+  }
+  for pattern, _ in rules:
+    if pattern not in used | {".*"}:
+      raise UserError(
+        f"the sharding rule {pattern!r} is the first to match no parameter (one"
+        f" of them is {names[0]}); mend it or take it out."
+      )
+  for name, (_, leaf), where in zip(
+    names, leaves, jax.tree.leaves(layout), strict=True
+  ):
+    parts = where.mesh.shape.get("fsdp", 1)
+    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+    if parts > 1 and size > _LARGE and where.is_fully_replicated:
+      raise UserError(
+        f"{name}, {list(leaf.shape)} of {size / 2**20:.0f} MiB, would be whole"
+        f" on every device, though mesh.fsdp is {parts}: choose sizes that it"
+        " divides, or give the task a sharding rule for this path, or set"
+        " mesh.fsdp=1."
+      )
 
 
 def activation_spec(

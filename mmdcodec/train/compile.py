@@ -44,10 +44,14 @@ def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
   Args:
     config: as for `train.loop.train`.
     topology: see `topology_devices`.
+
+  Raises:
+    UserError: the topology cannot divide the mesh, the batch or its parts.
   """
   config = settings.plain(config)
   config_checks.check(config)
   mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
+  mesh_lib.check_batch(config["batch"], mesh, config.get("accumulate", 1))
   task = make_task(config)
   program = program_lib.make_program(task, config, mesh)
   sharding = mesh_lib.batch_sharding(mesh)

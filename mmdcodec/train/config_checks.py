@@ -98,7 +98,7 @@ RUN: dict[str, Any] = {
   "ema": DECAY,
   "accumulate": COUNT,
   "max_skipped": COUNT,
-  "mesh": {"data": AXIS, "fsdp": AXIS, "model": AXIS},
+  "mesh": {"data": AXIS, "fsdp": AXIS, "model": AXIS, "dcn_data": AXIS},
   "init_from": ANY,
   "log_every": COUNT,
   "eval_every": COUNT,

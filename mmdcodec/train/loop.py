@@ -74,7 +74,8 @@ def train(
 
     # -------------------------------------------------------------- mesh, data
     mesh = mesh_lib.make_mesh(config["mesh"])
-    mesh_lib.check_batch(config["batch"], mesh)
+    accumulate = config.get("accumulate", 1)
+    mesh_lib.check_batch(config["batch"], mesh, accumulate)
     stack.enter_context(jax.set_mesh(mesh))
     task = make_task(config)
     task.workdir = workdir

@@ -36,7 +36,7 @@ class MelodyTask(Task):
   """
 
   kind = "melody_embedding"
-  rules = rules.LM_RULES
+  rules = rules.MELODY_RULES
   best_metric, best_mode = "valid/r1", "max"
   progress_metrics = ("train/loss", "train/accuracy", "train/gradient_norm")
   free_model_keys = ("dtype", "remat")

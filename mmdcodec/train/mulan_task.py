@@ -43,7 +43,7 @@ class MulanTask(Task):
   """
 
   kind = "mulan"
-  rules = rules.LM_RULES
+  rules = rules.MULAN_RULES
   best_metric, best_mode = "valid/r10", "max"
   progress_metrics = ("train/loss", "train/accuracy", "train/gradient_norm")
   free_model_keys = ("dtype", "remat")

@@ -51,7 +51,8 @@ def make_program(
     mesh: mesh of the run.
 
   Raises:
-    UserError: an optimizer setting is invalid.
+    UserError: an optimizer setting is invalid, or the sharding rules do not fit
+      the model.
   """
   optimizer, schedule = optimizer_lib.make_optimizer(
     config["optimizer"], config["steps"]
@@ -116,6 +117,7 @@ def make_program(
 
   shapes = jax.eval_shape(init, jax.random.key(0))
   layout = rules.shardings(shapes, mesh, task.rules)
+  rules.check(shapes, layout, task.rules)
   return Program(
     abstract=jax.tree.map(
       lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),

@@ -165,7 +165,11 @@ def make_config(
   config["model"] = music.config["model"] | dict(frames=frames, remat="dots")
   devices = jax.device_count()
   config["batch"] = options.batch or -(-8 // devices) * devices
-  mesh.check_batch(config["batch"], mesh.make_mesh(config["mesh"]))
+  mesh.check_batch(
+    config["batch"],
+    mesh.make_mesh(config["mesh"]),
+    config.get("accumulate", 1),
+  )
   config["steps"] = options.steps
   config["lora"]["rank"] = options.lora
   config["freeze"] = "|".join(
