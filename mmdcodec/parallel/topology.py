@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -81,10 +82,10 @@ class Compiled:
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-  """Returns the devices of a described TPU slice.
+  """Returns the devices of a described TPU slice, or of several.
 
   Args:
-    name: `v5e:2x2`, `v5p:2x2x2`, `v4:2x2x4`, ...
+    name: `v5e:2x2`, `v5p:2x2x2`, `v4:2x2x4`, ...; `2xv5e:16x16` is two slices.
 
   Raises:
     UserError: libtpu is not installed, or does not support the topology.
@@ -92,18 +93,23 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
   from jax.experimental import topologies
 
   platform.only_compile_for_tpu()
-  kind = name.partition(":")[0]
-  if not re.fullmatch(r"v\w+:\d+(x\d+){1,2}", name):
+  parsed = re.fullmatch(
+    r"(?:([1-9]\d*) ?x ?)?((v\w+):(\d+(?:x\d+){1,2}))", name
+  )
+  if parsed is None:
     raise UserError(
       f"{name!r} is not a topology; expected a name such as v5e:2x2, v5p:2x2x2"
-      " or v4:2x2x4."
+      " or v4:2x2x4, or 2xv5e:16x16 for two slices."
     )
-  sides = tuple(int(n) for n in name.partition(":")[2].split("x"))
-  extra = dict(_EXTRA.get(kind, {}))
+  slices, one, kind, shape = parsed.groups()
+  sides = tuple(map(int, shape.split("x")))
+  extra: dict[str, Any] = dict(_EXTRA.get(kind, {}))
   if math.prod(sides) == 1:
     extra["chips_per_host_bounds"] = (1, 1, 1)
+  if slices is not None and int(slices) > 1:
+    extra["num_slices"] = int(slices)
   try:
-    return topologies.get_topology_desc(name, platform="tpu", **extra).devices
+    return topologies.get_topology_desc(one, platform="tpu", **extra).devices
   except Exception as error:  # jaxlib raises several kinds.
     reason = " ".join(str(error).split())[:200]
     raise UserError(
