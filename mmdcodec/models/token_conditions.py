@@ -96,10 +96,11 @@ class Tokens(Condition):
     self, module: nn.Module, arrays: Arrays
   ) -> tuple[jax.Array, jax.Array]:
     """See the base class."""
+    # The sum that is added to a step is as large as the vector of a code.
+    size = (self.codebooks * module.width) ** -0.5 if self.added_to else 1.0
     table = module.param(
       f"{self.name}_embedding",
-      # Added vectors are as large as those of the music's own codes.
-      nn.initializers.normal(module.width**-0.5 if self.added_to else 1.0),
+      nn.initializers.normal(size),
       (self.codebooks, self.size, module.width),
       jnp.float32,
     )
