@@ -7,6 +7,10 @@
 3.2 kbps, 2.0 M parameters. All layers run at the frame rate
 (mmdcodec/models/spectral_networks.py), so a step costs a fraction of that of
 `codec_small`.
+
+With --config.model.phase_iterations=16 the codes hold magnitudes alone, and the
+decoder finds phases: easier for language models to predict, but the waveform is
+lost, and it takes many times longer to decode.
 """
 
 from ml_collections import ConfigDict
