@@ -53,7 +53,7 @@ on_hosts() {
 
 create() {
   local nodes=(--node-id="$NAME")
-  ((SLICES == 1)) || nodes=(--node-count="$SLICES" --node-prefix="$NAME")
+  ((SLICES == 1)) || nodes=(--node-count="$SLICES")
   tpus create "$NAME" "${nodes[@]}" --accelerator-type="$ACCELERATOR" \
     --runtime-version="$RUNTIME" "${EXTRA[@]}"
 }
