@@ -120,6 +120,31 @@ def test_a_signal_reaches_all_processes(cloud, number):
   assert len(cloud.calls) == 2
 
 
+@pytest.mark.slow
+def test_libtpu_knows_the_flags():
+  """Catches flags that a later libtpu ends the process for."""
+  pytest.importorskip("libtpu")
+  text = (LAUNCH / "flags.sh").read_text()
+  names = sorted(set(re.findall(r"xla_\w*[a-z]\b", text)) - {"xla_"})
+  assert len(names) >= 8
+  value = lambda name: "98304" if name.endswith("kib") else "true"
+  flags = " ".join(f"--{name}={value(name)}" for name in names)
+  look = (
+    "from mmdcodec.parallel.topology import topology_devices as devices\n"
+    "print(len(devices('v5e:2x2')))"
+  )
+  run = lambda flags: subprocess.run(
+    [sys.executable, "-c", look],
+    env=os.environ | dict(JAX_PLATFORMS="cpu", LIBTPU_INIT_ARGS=flags),
+    capture_output=True,
+    text=True,
+  )
+  done = run(flags)
+  assert done.stdout == "4\n", done.stderr
+  # And the test notices one.
+  assert run("--xla_no_such_flag=true").returncode != 0
+
+
 def test_shellcheck():
   """Catches unquoted words, and much else."""
   shellcheck = shutil.which(
