@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 from small_quantizer import small
 
 from mmdcodec import UserError
-from mmdcodec.losses import balancer
-from mmdcodec.quantize import independence
+from mmdcodec.losses import balancer, triplet
+from mmdcodec.quantize import gumbel, independence
 
 KEY = jax.random.key(0)
 ROWS = jax.random.normal(KEY, (2, 4, 2, 3))
@@ -78,7 +78,19 @@ def balance(s):
   return balancer.balance(balancer.init(grads), grads, {"a": 1.0, "b": 1.0})[0]
 
 
-@pytest.mark.parametrize("call", [*LOSSES.values(), train_quantizer, balance])
+def compare(s):
+  """Compares the items of a batch."""
+  return triplet.semi_hard(s.reshape(len(s), -1), jnp.arange(len(s)) % 2)[0]
+
+
+def draw(s):
+  """Chooses codes by logits that are relative to those of the batch."""
+  return gumbel.standardise(s[:, :, 0], jnp.ones(s.shape[:2], bool))
+
+
+@pytest.mark.parametrize(
+  "call", [*LOSSES.values(), train_quantizer, balance, compare, draw]
+)
 def test_parts_of_a_batch(call):
   """Catches statistics of the rows of one device, silently."""
   rows = jnp.concatenate([ROWS] * 4)

@@ -76,7 +76,12 @@ def dtypes(tree):
 
 @pytest.mark.parametrize(
   "preset",
-  ["soundstream_tiny", "encodec_tiny", "encodec_stereo_tiny", "spectral_tiny"],
+  [
+    "encodec_stereo_tiny",
+    "spectral_tiny",
+    pytest.param("soundstream_tiny", marks=pytest.mark.slow),
+    pytest.param("encodec_tiny", marks=pytest.mark.slow),
+  ],
 )
 def test_codecs_in_64_bits(preset):
   """Catches scans of the codecs that end in another dtype, and parameters."""

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from small_quantizer import latents, small
 
 from mmdcodec.errors import UserError
+from mmdcodec.models import codec
 from mmdcodec.quantize import independence
 
 KEY = jax.random.key(0)
@@ -60,7 +61,7 @@ def agree(found, wanted, scale=1.0):
   ("name", "check_vma"),
   [
     ("mmd", True),
-    ("dhsic", False),
+    pytest.param("dhsic", False, marks=pytest.mark.slow),
     pytest.param("mmd", False, marks=pytest.mark.slow),
     pytest.param("dhsic", True, marks=pytest.mark.slow),
   ],
@@ -181,6 +182,50 @@ def test_quantizer(mapper):
       found, wanted = (x[:1] + x[2:] for x in (found, wanted))
     jax.tree.map(agree, found, wanted)
     variables = {"codebook": wanted[-3]["codebook"]}
+
+
+@pytest.mark.slow
+def test_codec():
+  """Catches statistics of one device's latents beside the codebooks."""
+  model = codec.from_config(codec.preset("spectral_tiny"))
+  x = np.random.default_rng(0).normal(size=(4, 8 * model.stride, 1))
+  x = x.astype(np.float32)
+  variables = jax.jit(model.init)(KEY, x)
+
+  def step(x, axis=None):
+    out, changed = model.apply(
+      variables,
+      x,
+      train=True,
+      axis_name=axis,
+      mutable=["codebook"],
+      rngs={"quantize": KEY},
+    )
+    return out.commitment, changed
+
+  wanted = jax.jit(step)(x)
+  mesh = grid(4)
+  found = jax.jit(
+    jax.shard_map(
+      functools.partial(step, axis="x"),
+      mesh=mesh,
+      in_specs=P("x"),
+      out_specs=P(),
+    )
+  )(x)
+  jax.tree.map(lambda a, b: agree(a, b, 10), found, wanted)
+  apart = jax.shard_map(
+    lambda x: (
+      model.apply(
+        variables, x, train=True, quantize=False, mutable=["codebook"]
+      )[0].z
+    ),
+    mesh=mesh,
+    in_specs=P("x"),
+    out_specs=P("x"),
+  )
+  with pytest.raises(UserError, match="norm of the latents"):
+    jax.eval_shape(apart, x)
 
 
 def test_refused_without_names():

@@ -46,7 +46,7 @@ def trained(name):
   "name",
   [
     name
-    if name in ("spectral_48khz", "musiclm_fine", "melody_embedding")
+    if name in ("spectral_48khz", "musiclm_fine", "mulan:minilm")
     else pytest.param(name, marks=pytest.mark.slow)
     for name in CONFIGS
   ],

@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology",
     default="v5e:2x2",
-    help="v5e:2x2, v5e:4x4, v5p:2x2x2, v4:2x2x4, ... (default: %(default)s)",
+    help="v5e:2x2, v5e:4x4, v5p:2x2x2, v4:2x2x4, ..., or 2xv5e:16x16 for two"
+    " slices (default: %(default)s)",
   )
 
   parser.add_argument(

@@ -13,6 +13,8 @@ al. 2017, arXiv 1703.07737, 3.1).
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.parallel import mapped
+
 
 def semi_hard(
   x: jax.Array, labels: jax.Array, *, margin: float = 0.2
@@ -33,7 +35,11 @@ def semi_hard(
     (loss, metrics: `accuracy`, share of anchors whose nearest other item is of
     their class; `active`, share of pairs with a loss). The loss is 0 if the
     batch has no pair or no negative.
+
+  Raises:
+    UserError: called inside `jax.shard_map` or `jax.pmap`.
   """
+  mapped.check_global("the triplet loss")
   x = x.astype(jnp.float32)
   square = jnp.sum(x * x, -1)
   product = jnp.matmul(x, x.T, precision="highest")

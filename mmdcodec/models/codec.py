@@ -92,14 +92,14 @@ class Codec(CodecFields):
         codes are those of the codebooks as they are.
       shift: [batch, frames, dim] to add to the latents; its gradient is that of
         the encoder's output.
-      axis_name: mapped axes that divide the batch, for the codebooks; see
-        `ResidualVectorQuantizer`.
+      axis_name: mapped axes that divide the batch, for codebooks and other
+        statistics; see `ResidualVectorQuantizer`.
 
     Returns:
       Output.
     """
     self._check_audio(x, None)
-    z, scale = self.analyse(x, lengths)
+    z, scale = self.analyse(x, lengths, axis_name)
     if shift is not None:
       z = z + shift
     if lengths is None:
@@ -228,13 +228,17 @@ class Codec(CodecFields):
     return self.synthesize(self.quantizer.decode(codes), lengths, scale=scale)
 
   def analyse(
-    self, x: jax.Array, lengths: jax.Array | None
+    self,
+    x: jax.Array,
+    lengths: jax.Array | None,
+    axis_name: AxisName = None,
   ) -> tuple[jax.Array, jax.Array | None]:
     """Latents before quantization and the removed loudness, without chunks.
 
     Args:
       x: [batch, samples, channels].
       lengths: [batch] valid samples, or None.
+      axis_name: see `__call__`.
 
     Returns:
       (z [batch, frames, dim], scale [batch, 1] or None).
@@ -245,6 +249,8 @@ class Codec(CodecFields):
     if self.normalize:
       scale = loudness(x, lengths)
       x = x / scale[..., None]
+    if isinstance(self.encoder, SpectralEncoder):
+      return self.encoder(x, lengths, axis_name), scale
     return self.encoder(x, lengths), scale
 
   def synthesize_frames(

@@ -56,6 +56,8 @@ from mmdcodec.models.spectral_magnitudes import (
 from mmdcodec.nn import griffin_lim
 from mmdcodec.nn.conv import frames, length_mask, mask_after, padding
 from mmdcodec.nn.convnext import ConvNeXt
+from mmdcodec.parallel import mapped
+from mmdcodec.parallel.mapped import AxisName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +150,12 @@ class LatentNorm(nn.Module):
   decay: float = 0.95
 
   @nn.compact
-  def __call__(self, z: jax.Array, ends: jax.Array | None) -> jax.Array:
+  def __call__(
+    self,
+    z: jax.Array,
+    ends: jax.Array | None,
+    axis_name: AxisName = None,
+  ) -> jax.Array:
     """[batch, frames, dim] -> the same shape."""
     shape = z.shape[-1:]
     mean = self.variable(STATISTICS, "mean", jnp.zeros, shape, jnp.float32)
@@ -162,11 +169,14 @@ class LatentNorm(nn.Module):
       if ends is None
       else length_mask(ends, z.shape[1])
     )
-    weight = valid.astype(jnp.float32) / jnp.maximum(valid.sum(), 1)
+    mapped.check_global("the norm of the latents", axis_name, takes_name=True)
+    count = mapped.total(valid.sum(), axis_name)
+    weight = valid.astype(jnp.float32) / jnp.maximum(count, 1)
     weight = weight[..., None]
-    now = jnp.sum(weight * z, (0, 1))
-    spread = jnp.sum(weight * (z - now) ** 2, (0, 1))
-    some = valid.any()
+    mean_of = lambda x: mapped.total(jnp.sum(weight * x, (0, 1)), axis_name)
+    now = mean_of(z)
+    spread = mean_of((z - now) ** 2)
+    some = count > 0
     for running, value in (mean, now), (variance, spread):
       moved = self.decay * running.value + (1 - self.decay) * value
       moved = jax.lax.stop_gradient(moved)
@@ -194,14 +204,18 @@ class SpectralEncoder(nn.Module):
     self.norm = LatentNorm()
 
   def __call__(
-    self, x: jax.Array, lengths: jax.Array | None = None
+    self,
+    x: jax.Array,
+    lengths: jax.Array | None = None,
+    axis_name: AxisName = None,
   ) -> jax.Array:
     """[batch, samples, channels] -> [batch, frames, dim] float32.
 
-    In streaming, x is half a hop longer than its frames, see `Analysis`.
+    In streaming, x is half a hop longer than its frames, see `Analysis`. For
+    axis_name see `Codec`.
     """
     ends = None if lengths is None else frames(lengths, self.network.hop)
-    z = self.norm(self.blocks(self.analysis(x, ends), ends), ends)
+    z = self.norm(self.blocks(self.analysis(x, ends), ends), ends, axis_name)
     return mask_after(z, ends)
 
 

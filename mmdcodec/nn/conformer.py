@@ -25,7 +25,7 @@ from mmdcodec.nn.convnext import DepthwiseConv
 from mmdcodec.nn.norms import layer_norm
 from mmdcodec.nn.stacked import run_first
 from mmdcodec.nn.transformer import REMAT
-from mmdcodec.parallel import rules
+from mmdcodec.parallel import mapped, rules
 
 POSITIONS = ("none", "rotary", "rotary_input", "relative_key")
 NORMS = ("layer", "batch")
@@ -88,6 +88,8 @@ class Convolution(nn.Module):
     if self.norm == "layer":
       y = layer_norm(name="middle_norm")(y)
     else:
+      if train:
+        mapped.check_global("batch normalization")
       y = nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec.nn.attention import kernel_init
+from mmdcodec.parallel import mapped
 
 # Deviation of the logits at first. With 1024 codes, half of the noisy choices
 # are those without noise.
@@ -91,7 +92,11 @@ def standardise(logits: jax.Array, mask: jax.Array) -> jax.Array:
   Args:
     logits: float32 [batch, frames, codes].
     mask: bool [batch, frames], frames that count.
+
+  Raises:
+    UserError: called inside `jax.shard_map` or `jax.pmap`.
   """
+  mapped.check_global("the Gumbel quantizer")
   weight = mask[..., None] / jnp.maximum(mask.sum(), 1)
   mean = jnp.sum(weight * logits, (0, 1))
   variance = jnp.sum(weight * (logits - mean) ** 2, (0, 1))
