@@ -151,13 +151,14 @@ combine() {
   echo "$result"
 }
 
-# Reads the name of a slice, as for `mmdcodec compile --topology`: KIND, SIDES
-# and CHIPS, HOSTS with CHIPS_PER_HOST each, and its names elsewhere.
+# Reads the name of a slice, as for `mmdcodec compile --topology`: SLICES, KIND,
+# SIDES and CHIPS, HOSTS with CHIPS_PER_HOST each, and its names elsewhere.
 read_slice() {
-  [[ $1 =~ ^(v4|v5e|v5p|v6e):([0-9]+(x[0-9]+){1,2})$ ]] ||
-    die "'$1' is not a slice; expected a name such as v5e:4x4 or v5p:2x2x4" \
-      "(kinds: v4, v5e, v5p, v6e)."
-  KIND=${BASH_REMATCH[1]} SIDES=${BASH_REMATCH[2]}
+  [[ $1 =~ ^(([1-9][0-9]*)x)?(v4|v5e|v5p|v6e):([0-9]+(x[0-9]+){1,2})$ ]] ||
+    die "'$1' is not a slice; expected a name such as v5e:4x4, v5p:2x2x4 or" \
+      "2xv5e:4x4 (kinds: v4, v5e, v5p, v6e)."
+  SLICES=${BASH_REMATCH[2]:-1}
+  KIND=${BASH_REMATCH[3]} SIDES=${BASH_REMATCH[4]}
   CHIPS=$((${SIDES//x/*}))
   case $KIND in
     # v4 and v5p are counted in cores, of which a chip has two.

@@ -10,8 +10,8 @@
 #   logs     follows the output of host 0
 #   delete   ends and deletes it
 #
-#   --slice      v5e:4x4, v5p:2x2x4, ..., as for `mmdcodec compile --topology`
-#   --slices     how many of them, connected by the data-centre network (1)
+#   --slice      v5e:4x4, v5p:2x2x4, 2xv5e:4x4, ..., as for `mmdcodec compile
+#                --topology`
 #   --image      made with launch/Dockerfile
 #   --restarts   how often Kubernetes starts it again after a failure (0); after
 #                exit code 75, or when a node is gone, it always does
@@ -24,14 +24,14 @@
 # one. POLL=30 is the seconds between two looks.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-SLICE=${SLICE:-} SLICES=1 IMAGE='' RESTARTS=0 QUEUE=multislice-queue
+SLICE=${SLICE:-} IMAGE='' RESTARTS=0 QUEUE=multislice-queue
 NAMESPACE=default
 verb=${1:---help}
 [[ $verb == -* ]] || shift
-read_options "name slice slices image restarts queue namespace" "$@"
+read_options "name slice image restarts queue namespace" "$@"
 ((${#EXTRA[@]} == 0)) || die "unknown option ${EXTRA[0]}; see --help."
 require name
-require_count SLICES RESTARTS
+require_count RESTARTS
 # shellcheck disable=SC2153 # read_options sets it
 pods=jobset.sigs.k8s.io/jobset-name=$NAME
 

@@ -29,6 +29,7 @@ else
   require slice
   read_slice "$SLICE"
   ACCELERATORS=tpu-$ACCELERATOR EXTRAS=${EXTRAS:-tpu,gcs}
+  ((SLICES == 1)) || die "SkyPilot connects no slices; give a single one."
   ((NODES == 1)) || die "--nodes is for GPUs; a slice has its own machines."
 fi
 command=$(quoted "${COMMAND[@]}")

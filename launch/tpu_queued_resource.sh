@@ -15,9 +15,9 @@
 #   stop     has the run save its state and end
 #   delete   deletes the slice
 #
-#   --slice     v5e:4x4, v5p:2x2x4, ..., as for `mmdcodec compile --topology`;
-#               of v4 and v5p in the default shape for its number of chips
-#   --slices    how many of them, connected by the data-centre network (1)
+#   --slice     v5e:4x4, v5p:2x2x4, 2xv5e:4x4, ..., as for `mmdcodec compile
+#               --topology`; of v4 and v5p in the default shape for its number
+#               of chips
 #   --project   (default: that of gcloud's configuration)
 #   --restarts  how often to run again after an exit code other than 75 (0)
 #   --extras    of mmdcodec to install (tpu,gcs)
@@ -30,12 +30,12 @@
 # seconds between two looks.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-SLICE=${SLICE:-} SLICES=1 PROJECT='' RESTARTS=0 EXTRAS=tpu,gcs KEEP=''
+SLICE=${SLICE:-} PROJECT='' RESTARTS=0 EXTRAS=tpu,gcs KEEP=''
 verb=${1:---help}
 [[ $verb == -* ]] || shift
-read_options "name zone slice slices project restarts extras keep" "$@"
+read_options "name zone slice project restarts extras keep" "$@"
 require "name zone"
-require_count SLICES RESTARTS
+require_count RESTARTS
 # shellcheck disable=SC2153 # read_options sets it
 readonly NAME
 

@@ -23,7 +23,7 @@ def cloud(tmp_path):
   "options, hosts, chips, slices, kind, sides",
   [
     ("", 4, 4, 1, "tpu-v5-lite-podslice", "4x4"),
-    ("--slice=v5e:2x4 --slices 3", 1, 8, 3, "tpu-v5-lite-podslice", "2x4"),
+    ("--slice=3xv5e:2x4", 1, 8, 3, "tpu-v5-lite-podslice", "2x4"),
     ("--slice=v6e:1x1", 1, 1, 1, "tpu-v6e-slice", "1x1"),
     ("--slice=v5p:2x2x4", 4, 4, 1, "tpu-v5p-slice", "2x2x4"),
     ("--slice=v4:2x2x1", 1, 4, 1, "tpu-v4-podslice", "2x2x1"),

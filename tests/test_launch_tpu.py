@@ -196,7 +196,7 @@ def test_a_request_that_is_refused_ends_at_once(cloud):
   "line, sentence",
   [
     (f"{UP} -- mmdcode train", "the command is missing"),
-    (f"{UP} --slices two {TRAIN}", "--slices is 'two'; expected a number."),
+    (f"{UP} --restarts two {TRAIN}", "--restarts is 'two'; expected a number"),
     (f"{UP} --slice v5e:3x {TRAIN}", "'v5e:3x' is not a slice"),
     (f"{UP} --slice v5e:3x3 {TRAIN}", "9 chips"),
     (f"{UP} --zone", "--zone needs a value"),
@@ -215,9 +215,9 @@ def test_mistakes_are_one_sentence(cloud, line, sentence):
 
 def test_several_slices(cloud):
   """Catches slices that are not asked for together."""
-  done = cloud.run(f"{UP} --dry-run --slices 4 {TRAIN}")
+  done = cloud.run(f"{UP} --dry-run --slice 4xv5e:4x4 {TRAIN}")
   assert done.returncode == 0
-  assert "--node-count=4 " in done.stdout
+  assert "--node-count=4 --accelerator-type=v5litepod-16" in done.stdout
   assert "--node-id" not in done.stdout and not cloud.calls
 
 
