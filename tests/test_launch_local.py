@@ -188,13 +188,13 @@ def test_two_processes_train_through_a_crash(tmp_path, dataset):
     env=environment, text=True,
     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
   )  # fmt: skip
-  deadline = time.time() + 300
+  deadline = time.time() + 600
   while not any(row["step"] > 6 for row in metrics.read(workdir)):
     assert time.time() < deadline and run.poll() is None
     time.sleep(0.05)
   (victim,) = children(run.pid, "--process_id=1")
   os.kill(victim, signal.SIGKILL)
-  output = run.communicate(timeout=300)[0]
+  output = run.communicate(timeout=600)[0]
   assert run.returncode == 0, output
   assert "failed with exit code 137; restart 1 of 1" in output
   assert f"[0] resumed {workdir} at step" in output
