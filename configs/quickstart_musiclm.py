@@ -117,5 +117,5 @@ def _stage(stage: str, tiny: bool) -> ConfigDict:
     config.optimizer.learning_rate = 3e-3
     if "melody" in config.model.conditions:
       # Windows of 4 s, every 3 s, in a crop.
-      config.model.conditions.melody.frames = 3
+      config.model.conditions.melody.frames = 4
   return config

@@ -95,10 +95,14 @@ class Pattern:
     return table
 
   @functools.cached_property
-  def newest(self) -> np.ndarray:
-    """The last frame that any step up to each one has, int32 [steps]."""
-    last = np.maximum.accumulate(self.frame_of[1:].max(axis=1))
-    return np.maximum(last, 0)
+  def frame_of_step(self) -> np.ndarray:
+    """The last frame of each step, int32 [steps].
+
+    Of a step without any, that of the step before.
+    """
+    last = self.frame_of[1:].max(axis=1)
+    steps = np.where(last >= 0, np.arange(len(last)), 0)
+    return np.maximum(last[np.maximum.accumulate(steps)], 0)
 
   def build(self, codes: jax.Array, special: int) -> jax.Array:
     """Arranges codes in steps.

@@ -5,6 +5,8 @@ loop; the tokens of a frame that no step has yet; crops that begin within a
 frame of tokens; ratios of frame rates that are not those of the data.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from random_music import random_params
 from mmdcodec import patterns
 from mmdcodec.data import token_batches
 from mmdcodec.errors import UserError
+from mmdcodec.generation import windows
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import token_lm
@@ -58,7 +61,7 @@ def test_a_step_gets_the_tokens_of_the_frame_it_predicts(pattern):
       {"params": params["conditioner"]}, inputs
     )
     return model.apply(
-      {"params": params}, tokens[:, :-1], frames=arranged.newest,
+      {"params": params}, tokens[:, :-1], frames=arranged.frame_of_step,
       encoded=encoded.replace(added=encoded.added + vectors),
     )  # fmt: skip
 
@@ -68,8 +71,6 @@ def test_a_step_gets_the_tokens_of_the_frame_it_predicts(pattern):
   reached = np.abs(slopes).max((1, 3)) > 1e-9
   for step, entries in enumerate(arranged.steps):
     frame = max(frame for frame, _ in entries)
-    # The delay pattern's last steps have codes of later codebooks alone.
-    frame = 7 if step >= len(arranged.steps) - 1 else frame
     assert reached[step, : frame + 1].all()
     assert not reached[step, frame + 1 :].any()
 
@@ -94,15 +95,19 @@ def test_both_frames_of_a_token_get_its_vector():
   np.testing.assert_array_equal(encoded.at(np.array([8, 100])), 0)
 
 
-@pytest.mark.parametrize("window", (0, 3))
+@pytest.mark.parametrize(
+  # The last block of a prompt of 7 frames reaches beyond the last step.
+  "window, prompt",
+  ((0, 3), (3, 3), (6, 7)),
+)
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_sampling_is_that_of_training(pattern, window, compile_fast):
+def test_sampling_is_that_of_training(pattern, window, prompt, compile_fast):
   """Catches a loop that adds the vectors of other steps, also to a prompt."""
   model, params = make(pattern, window=window)
   inputs = some_inputs(model)
   codes = np.full((2, 8, 3), -1, np.int32)
-  codes[:, :3] = np.random.default_rng(1).integers(
-    0, model.codebook_size, (2, 3, 3)
+  codes[:, :prompt] = np.random.default_rng(1).integers(
+    0, model.codebook_size, (2, prompt, 3)
   )
   sampler = TokenSampler(model, params)
   state = sampler.start(codes, jax.random.split(jax.random.key(0), 2))
@@ -113,14 +118,14 @@ def test_sampling_is_that_of_training(pattern, window, compile_fast):
   arranged = model.pattern_of(8)
   tokens = arranged.build(state.codes, model.special)
   logits = jax.jit(model.apply)(
-    {"params": params}, tokens[:, :-1], inputs, frames=arranged.newest
+    {"params": params}, tokens[:, :-1], inputs, frames=arranged.frame_of_step
   )
   want = np.asarray(arranged.revert_logits(logits)).argmax(-1)
-  np.testing.assert_array_equal(state.codes[:, 3:], want[:, 3:])
+  np.testing.assert_array_equal(state.codes[:, prompt:], want[:, prompt:])
   # And the condition matters.
   nothing = model.no_conditions(2)
   other = jax.jit(model.apply)(
-    {"params": params}, tokens[:, :-1], nothing, frames=arranged.newest
+    {"params": params}, tokens[:, :-1], nothing, frames=arranged.frame_of_step
   )
   assert np.abs(other - logits).max() > 1e-3
 
@@ -128,18 +133,21 @@ def test_sampling_is_that_of_training(pattern, window, compile_fast):
 def test_without_frames():
   """Catches a model that leaves out its condition."""
   model, params = make()
-  with pytest.raises(ValueError, match="needs the frames"):
+  with pytest.raises(ValueError, match="give frames"):
     model.apply(
       {"params": params}, jnp.zeros((2, 3, 3), int), some_inputs(model)
     )
 
 
-def test_newest_frames():
-  """Catches a frame of the step before, or of an empty step."""
+def test_frames_of_steps():
+  """Catches frames of other steps, and of empty ones."""
   delayed = patterns.make("delay", 3, delays=(1, 2, 2))(3)
-  np.testing.assert_array_equal(delayed.newest, [0, 0, 1, 2, 2])
+  np.testing.assert_array_equal(delayed.frame_of_step, [0, 0, 1, 2, 2])
   flat = patterns.make("flatten", 2)(2)
-  np.testing.assert_array_equal(flat.newest, [0, 0, 1, 1])
+  np.testing.assert_array_equal(flat.frame_of_step, [0, 0, 1, 1])
+  # Out of the order of time, a step has the time of its own frame.
+  first = patterns.make("coarse_first", 2)(3)
+  np.testing.assert_array_equal(first.frame_of_step, [0, 1, 2] * 2)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,32 @@ def test_ratios_of_frame_rates(rate, added_to, advice):
   config = {"data": {"frame_rate": rate, "streams": ""}}
   with pytest.raises(UserError, match=advice):
     token_data.check(config, make()[0], conditions, [])
+
+
+def test_codes_without_repeats_have_no_time():
+  with pytest.raises(UserError, match="conditions.semantic.added_to=0"):
+    make(collapse=True)
+
+
+@pytest.mark.parametrize("grid", (1, 2, 3))
+def test_windows_begin_with_a_frame_of_tokens(grid):
+  """Catches vectors that are shifted within a window, and lost music."""
+  found = windows.plan(40, 8, 5, (11, 25), grid)
+  new = 0
+  for window, first in found:
+    assert window.start % grid == 0 and window.end - window.start <= 8
+    assert first == new and window.start <= new < window.end
+    new = window.end
+  assert new == 40 and {11, 25} <= {window.end for window, _ in found}
+  # With a grid that no window can keep, there is still music.
+  assert windows.plan(40, 8, 5, (), 64)[-1][0].end == 40
+  model, params = make()
+  state = TokenSampler(model, params).start(
+    np.full((1, 30, 3), -1, np.int32), jax.random.split(jax.random.key(0), 1)
+  )
+  assert model.grid == 2
+  state = dataclasses.replace(state, done=8)
+  assert TokenSampler(model, params).next_window(state, 5).start == 4
 
 
 def test_crops_begin_with_a_frame_of_tokens():

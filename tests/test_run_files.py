@@ -8,6 +8,7 @@ import pytest
 from mmdcodec.errors import UserError
 from mmdcodec.store import metrics, workdir
 from mmdcodec.store.checkpoints import Checkpoints
+from mmdcodec.train import settings
 
 
 def test_lines_of_lost_steps_are_written_once(tmp_path):
@@ -97,3 +98,16 @@ def test_damaged_files_of_a_run_are_refused(tmp_path, name, content, words):
   }
   with pytest.raises(UserError, match=words):
     read[name](tmp_path)
+
+
+@pytest.mark.parametrize(
+  "added_to, same",
+  ((0, True), (2, False)),
+)
+def test_a_new_field_that_is_off_changes_no_condition(added_to, same):
+  """Catches runs of earlier versions that cannot be resumed, or change."""
+  before = {"semantic": {"kind": "tokens", "size": 5}, "joint": {}}
+  now = {"semantic": {**before["semantic"], "added_to": added_to}, "joint": {}}
+  assert settings.unchanged(now, before) is same
+  other = {**before, "joint": {"size": 3}}
+  assert not settings.unchanged(other, before)

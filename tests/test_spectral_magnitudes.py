@@ -113,6 +113,24 @@ def test_gradients_are_finite_at_silence_and_not_zero():
     assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
 
 
+def test_silence_is_learned():
+  """Catches silent bins without a phase, whose levels would get no gradient."""
+  bins = griffin_lim.bins(HOP)
+  model = MagnitudeSynthesis(HOP, Profile(1, bins), 2)
+  levels = jnp.zeros((1, 4, 2, 1, bins))
+
+  @jax.jit
+  def gradient(levels):
+    variables = model.init(jax.random.key(0), levels)
+    silence = jnp.zeros((1, 4 * HOP, 1))
+    loss = lambda levels: jnp.abs(
+      model.apply(variables, levels, None, silence)
+    ).mean()
+    return jax.grad(loss)(levels)
+
+  assert (np.abs(gradient(levels)).max(-1) > 0).all()
+
+
 def test_the_profile_is_that_of_magnitudes():
   """Of white noise it is the usual magnitude, for every bin."""
   x = 0.1 * noise(8, 100 * HOP, 1)

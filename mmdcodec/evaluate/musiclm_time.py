@@ -135,7 +135,7 @@ def borders(music: Any, seconds: float) -> dict[str, list[float]]:
     else:
       stride = checked.stride if name == "semantic" else run.coarse_stride
       size = stage.model.frames if stride else total
-      plan = windows.plan(total, size, stride or size)
+      plan = windows.plan(total, size, stride or size, (), stage.model.grid)
       ends = [window.end for window, _ in plan[:-1]]
     found[name] = [end / rate for end in ends]
   return found

@@ -45,8 +45,8 @@ class DecodeRequest:
 
   Attributes:
     encoded: conditions of groups * batch items.
-    frames: int32 [steps], the last frame of the music in each step that is
-      predicted; see `Pattern.newest`.
+    frames: int32 [steps], the frame of each step that is predicted; see
+      `Pattern.frame_of_step`.
     given: int32 [batch, steps + 1, codebooks], the known tokens: those of a
       prompt, and the special token where the pattern has no code. -1 marks
       tokens to sample.
@@ -147,8 +147,9 @@ def _embed(
   x = token_lm.embed(jnp.tile(tokens, (groups, 1, 1)), params["embedding"])
   if request.encoded.added is None:
     return x
-  frames = jax.lax.dynamic_slice_in_dim(request.frames, start, x.shape[1])
-  return x + request.encoded.at(frames)
+  # A block of a prompt may reach beyond the last step.
+  steps = start + jnp.arange(x.shape[1])
+  return x + request.encoded.at(jnp.take(request.frames, steps, mode="clip"))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count", "groups"))

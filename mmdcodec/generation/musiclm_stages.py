@@ -157,7 +157,7 @@ class Hierarchy:
       stage,
       codes,
       self._keys(name),
-      windows=windows.plan(total, size, stride or size, at),
+      windows=windows.plan(total, size, stride or size, at, stage.model.grid),
       values=values,
       options=self._request.options[name],
       part=self._part(stage.frame_rate),

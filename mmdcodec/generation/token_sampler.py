@@ -104,6 +104,10 @@ class TokenSampler:
         `model.frames`. None samples music of any length in one window, for
         models whose attention has one.
     """
+    if stride is not None:
+      # As training crops, windows begin with a frame of added conditions.
+      grid = self.model.grid
+      stride = max(stride - stride % grid, min(stride, grid))
     left = windows.windows(
       state.codes.shape[1], state.done, self.model.frames, stride
     )
@@ -142,7 +146,11 @@ class TokenSampler:
       request = decoding.DecodeRequest(
         encoded=encoded,
         frames=jnp.asarray(
-          np.pad(pattern.newest, (0, steps - len(pattern.newest)), mode="edge")
+          np.pad(
+            pattern.frame_of_step,
+            (0, steps - len(pattern.frame_of_step)),
+            mode="edge",
+          )
         ),
         given=jnp.asarray(given),
         keys=jax.vmap(lambda key: jax.random.fold_in(key, window.start))(

@@ -58,7 +58,11 @@ def windows(
 
 
 def plan(
-  total: int, size: int, stride: int, borders: Sequence[int] = ()
+  total: int,
+  size: int,
+  stride: int,
+  borders: Sequence[int] = (),
+  grid: int = 1,
 ) -> list[tuple[Window, int]]:
   """Returns windows that begin anew at borders.
 
@@ -71,6 +75,9 @@ def plan(
     size: maximum number of frames in a window.
     stride: new frames of a window after the first; at most size.
     borders: ascending frames, each above 0.
+    grid: windows begin at its multiples, as training crops do
+      (`TokenLM.grid`), and repeat so many frames more; except where one would
+      have no new frames.
 
   Returns:
     (window, its first new frame) in order; the new frames cover all.
@@ -79,6 +86,8 @@ def plan(
   for border in [*(each for each in borders if each < total), total]:
     while new < border:
       start = max(0, new - (size - stride))
+      if start - start % grid + size > new:
+        start -= start % grid
       end = min(start + size, border)
       found.append((Window(start, end), new))
       new = end

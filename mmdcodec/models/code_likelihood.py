@@ -55,7 +55,7 @@ def nats_of_codes(
       tokens[:, :-1],
       inputs,
       targets=targets,
-      frames=pattern.newest,
+      frames=pattern.frame_of_step,
       **options,
     )
   )

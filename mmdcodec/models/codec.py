@@ -75,12 +75,10 @@ class Codec(CodecFields):
     train: bool = False,
     quantize: bool = True,
     shift: jax.Array | None = None,
+    own_phases: bool | None = None,
     axis_name: AxisName = None,
   ) -> Output:
     """Encodes, quantizes and decodes.
-
-    Where codes hold no phases, training takes those of x: what is learned are
-    magnitudes, and no gradient goes through the search for phases.
 
     Args:
       x: [batch, samples, channels] float32.
@@ -92,6 +90,9 @@ class Codec(CodecFields):
         codes are those of the codebooks as they are.
       shift: [batch, frames, dim] to add to the latents; its gradient is that of
         the encoder's output.
+      own_phases: where codes hold no phases, take those of x, so that only
+        magnitudes differ and no gradient goes through the search for phases.
+        None means in training.
       axis_name: mapped axes that divide the batch, for codebooks and other
         statistics; see `ResidualVectorQuantizer`.
 
@@ -109,7 +110,9 @@ class Codec(CodecFields):
       mask = length_mask(ends, z.shape[1])
     q = self.quantizer(z, mask, train=train and quantize, axis_name=axis_name)
     heard = q.z if quantize else z
-    audio = self.synthesize_frames(heard, ends, scale, x if train else None)
+    own_phases = train if own_phases is None else own_phases
+    phases_of = mask_after(x, lengths) if own_phases else None
+    audio = self.synthesize_frames(heard, ends, scale, phases_of)
     audio = audio[:, : x.shape[1]]
     return Output(
       audio=mask_after(audio, lengths),
@@ -151,6 +154,7 @@ class Codec(CodecFields):
     lengths: jax.Array | None = None,
     *,
     scale: jax.Array | None = None,
+    phases_of: jax.Array | None = None,
   ) -> jax.Array:
     """Decodes latents to audio, without chunks.
 
@@ -158,12 +162,15 @@ class Codec(CodecFields):
       z: [batch, frames, dim].
       lengths: [batch] valid samples, or None.
       scale: [batch, 1] loudness to multiply by, or None.
+      phases_of: [batch, samples, channels], audio whose phases are taken where
+        codes hold none; None means that they are found.
 
     Returns:
       [batch, frames * stride, channels] float32.
     """
     ends = None if lengths is None else frames(lengths, self.stride)
-    return mask_after(self.synthesize_frames(z, ends, scale), lengths)
+    audio = self.synthesize_frames(z, ends, scale, phases_of)
+    return mask_after(audio, lengths)
 
   def encode(
     self,

@@ -120,10 +120,11 @@ def _sum(parts: Sequence[jax.Array]) -> jax.Array | None:
   if not parts:
     return None
   frames = max(part.shape[1] for part in parts)
-  return sum(
+  padded = [
     jnp.pad(part, ((0, 0), (0, frames - part.shape[1]), (0, 0)))
     for part in parts
-  )
+  ]
+  return sum(padded[1:], padded[0])
 
 
 def _joined(

@@ -76,10 +76,11 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   """Fields of MusicLM's three stages.
 
   Conditions are tokens, before the music: joint, melody, then semantic or
-  coarse. In the small size those in time are added to the music instead: with
-  so little training no attention learns to find them (docs/RESULTS.md). In the
-  small sizes codecs have codebooks of 256, as `codec_small`, and in the tiny
-  one there are 32 codes of everything.
+  coarse. In the small size those in time are added to the music instead
+  (docs/RESULTS.md, "MusicLM"): relative positions treat all distances over 128
+  alike, so attention must learn by other means which of them belong to a step.
+  In the small sizes codecs have codebooks of 256, as `codec_small`, and in the
+  tiny one there are 32 codes of everything.
 
   Args:
     size: a key of `STAGE_SIZES`.
@@ -122,8 +123,9 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
     pattern={"name": "flatten"},
   )
   joint = tokens(0, 12, codes, 1, 0.0)
-  # Windows of 4 s, one every 3 s, of which 9 are within 30 s.
-  melody = tokens(1, 24, codes if tiny else 512, 1 if tiny else 9, 1 / 3, 75)
+  # Windows of 4 s, one every 3 s: 9 are within 30 s, and 10 begin there.
+  windows = {"small": 10, "tiny": 1}.get(size, 9)
+  melody = tokens(1, 24, codes if tiny else 512, windows, 1 / 3, 75)
   return {
     "semantic": shared
     | dict(

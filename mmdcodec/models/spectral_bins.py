@@ -88,16 +88,16 @@ def level_sums(
   x = matrixed(jnp.swapaxes(x, 1, 2))
   x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % hop)))
   if magnitudes:
-    power = jnp.abs(griffin_lim.spectra(x, hop)) ** 2
-    ends = griffin_lim.PER_HOP * ends
     # As loud as the bins of an orthonormal transform.
-    audible = AUDIBLE * griffin_lim.energy(hop)
+    energy = griffin_lim.energy(hop)
+    power = jnp.abs(griffin_lim.spectra(x, hop)) ** 2 / energy
+    ends = griffin_lim.PER_HOP * ends
   else:
     re, im = mdct.mclt(x, hop, ends[:, None])
-    power, audible = (re**2 + im**2) / 2, AUDIBLE
+    power, energy = (re**2 + im**2) / 2, 1.0
   heard = length_mask(ends, power.shape[2])[:, None]
-  heard &= power.mean(-1) > audible
-  levels = jnp.log(power + FLOOR) / 2
+  heard &= power.mean(-1) > AUDIBLE
+  levels = jnp.log(power + FLOOR) / 2 + math.log(energy) / 2
   levels = jnp.where(heard[..., None], levels, 0)
   return levels.sum((0, 2)), heard.sum((0, 2))
 

@@ -20,6 +20,9 @@ from mmdcodec.models.spectral_bins import (
 from mmdcodec.nn import griffin_lim
 from mmdcodec.nn.conv import length_mask, mask_after
 
+# Power of a bin below which it has no phase.
+FAINTEST = 1e-20
+
 
 class MagnitudeAnalysis(nn.Module):
   """Magnitudes of audio, whitened and compressed.
@@ -98,7 +101,9 @@ class MagnitudeSynthesis(nn.Module):
     else:
       spectra = _spectra(phases_of, hop)
       power = spectra.real**2 + spectra.imag**2
-      unit = spectra * jax.lax.rsqrt(power + 1e-20)
+      unit = spectra * jax.lax.rsqrt(power + FAINTEST)
+      # Silence has no phase. With 0, it would teach nothing.
+      unit = jnp.where(power > FAINTEST, unit, griffin_lim.start(hop))
       y = griffin_lim.overlap_add(m * jax.lax.stop_gradient(unit), hop, ends)
     ends = None if ends is None else ends * hop
     return mask_after(jnp.swapaxes(matrixed(y), 1, 2), ends)

@@ -86,7 +86,8 @@ class SpectralNetwork(bounds.Checked):
     if self.phase_iterations and self.hop % 4:
       return (
         f"the product of the ratios {self.ratios} is {self.hop}; without coded"
-        " phases it must be a multiple of 4"
+        " phases it must be a multiple of 4: change ratios, or set"
+        " phase_iterations=0"
       )
     if self.phase_iterations and self.causal:
       return (
@@ -102,7 +103,7 @@ class SpectralNetwork(bounds.Checked):
 
   @property
   def hop(self) -> int:
-    """Samples and bins per frame."""
+    """Samples per frame."""
     return math.prod(self.ratios)
 
   @property
@@ -233,8 +234,10 @@ class SpectralDecoder(nn.Module):
   def setup(self) -> None:
     """Builds the layers."""
     n = self.network
-    # Half the usual deviation: untrained, the audio is quiet noise.
+    # Half the usual deviation: untrained, the audio is quiet noise, or music
+    # of the usual magnitudes.
     self.blocks = n.convnext(n.decoder_blocks, 2 * n.channels * n.bins, 0.5)
+    self.synthesis: Synthesis | MagnitudeSynthesis
     if n.phase_iterations:
       self.synthesis = MagnitudeSynthesis(
         n.hop, self.profile, n.phase_iterations

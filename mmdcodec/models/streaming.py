@@ -90,6 +90,9 @@ class Latency:
 def obstacle(model: Codec) -> str | None:
   """Why a codec can't be streamed, as words to follow "it", or None."""
   reasons = {
+    "finds phases from later frames (phase_iterations is not 0)": (
+      model.topology == "spectral" and model.phase_iterations > 0
+    ),
     "looks ahead (causal=False)": not model.causal,
     "looks ahead (trim_right_ratio is not 1)": model.trim_right_ratio != 1,
     "works in chunks": model.chunk is not None,

@@ -9,6 +9,7 @@ token where a step has no code.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -110,7 +111,13 @@ class TokenLM(bounds.Checked, nn.Module):
     # Their own checks come first.
     Transformer(**self.transformer_fields(), parent=None)
     self.pattern_of(1)
-    self.make_conditions()
+    added = [each.name for each in self.make_conditions() if each.added]
+    if self.collapse and added:
+      # Its steps are not the music's frames.
+      return (
+        f"collapse leaves out repeats, so that the condition {added[0]!r}"
+        f" cannot be added to the music: set conditions.{added[0]}.added_to=0"
+      )
     if self.depth is not None:
       self.make_depth()
     return None
@@ -137,6 +144,12 @@ class TokenLM(bounds.Checked, nn.Module):
       assets: files of the model's bundle by name, to tokenize texts.
     """
     return make_conditions(self.conditions, assets)
+
+  @property
+  def grid(self) -> int:
+    """Frames of the music at whose multiples all added conditions begin one."""
+    added = (each.added for each in self.make_conditions() if each.added)
+    return math.lcm(*added)
 
   def no_conditions(self, batch: int) -> Inputs:
     """Inputs without conditions, for a number of items."""
@@ -233,8 +246,8 @@ class TokenLM(bounds.Checked, nn.Module):
       targets: int [batch, steps, codebooks], the next step of each. The depth
         transformer needs them: its logits of a codebook also see the targets
         of the codebooks before it. Without one they are ignored.
-      frames: int [steps], `Pattern.newest` of the steps that are predicted.
-        Conditions that are added to the music need them.
+      frames: int [steps], `Pattern.frame_of_step` of the steps that are
+        predicted. Conditions that are added to the music need them.
       encoded: vectors of the conditions, instead of inputs.
       train: applies dropout, with the random key "dropout".
 
@@ -256,7 +269,10 @@ class TokenLM(bounds.Checked, nn.Module):
     x, valid, before = embed(tokens, self.embedding), None, 0
     if encoded.added is not None:
       if frames is None:
-        raise ValueError("a model with added conditions needs the frames")
+        raise ValueError(
+          "conditions are added to the music: give frames, such as"
+          " model.pattern_of(count).frame_of_step"
+        )
       x = x + encoded.at(frames)
     if encoded.prefix is not None:
       before = encoded.prefix.shape[1]

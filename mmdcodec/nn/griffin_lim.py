@@ -1,14 +1,14 @@
 """Spectra of overlapping frames, and audio from their magnitudes alone.
 
 A clip of n * hop samples has 2 n spectra, one for every half hop: Hann windows
-of 3 * hop samples around the middle of each half. Each sample lies in six
+of 4 * hop samples around the middle of each half. Each sample lies in eight
 windows, so the magnitudes nearly determine the audio, and the phases need not
 be coded.
 
 `griffin_lim` finds phases by alternating projections (Griffin and Lim, IEEE
 TASSP 1984) with the momentum of Perraudin, Balazs and Sondergaard (WASPAA
 2013). It starts with all windows in phase at their middles, not at random, so a
-spectrum depends on nothing but the magnitudes around it: five spectra more in
+spectrum depends on nothing but the magnitudes around it: seven spectra more in
 each direction for every iteration (`context`). A long clip may therefore be
 synthesized piece by piece.
 """
@@ -39,8 +39,13 @@ def energy(hop: int) -> float:
 
 def context(iterations: int) -> int:
   """Whole frames on each side of one that its audio depends on."""
-  spectra = (OVERLAP - 1) * (iterations + 1)
-  return -(-spectra // PER_HOP)
+  reach = (OVERLAP - 1) * iterations + OVERLAP // 2
+  return -(-reach // PER_HOP)
+
+
+def start(hop: int) -> np.ndarray:
+  """Phases to start with, complex64 [bins]: 0 in the middle of the window."""
+  return np.where(np.arange(bins(hop)) % 2, -1, 1).astype(np.complex64)
 
 
 def spectra(x: jax.Array, hop: int) -> jax.Array:
@@ -93,7 +98,7 @@ def overlap_add(
   valid = jnp.ones((1, count))
   if ends is not None:
     valid = length_mask(PER_HOP * ends, count).astype(jnp.float32)
-  power = (window**2).reshape(OVERLAP, step) * valid[..., None, None]
+  power = jnp.reshape(window**2, (OVERLAP, step)) * valid[..., None, None]
   total = _add(y) / jnp.maximum(
     _add(power).reshape(valid.shape[0], *(1,) * (y.ndim - 4), -1), 1e-3
   )
@@ -137,9 +142,7 @@ def griffin_lim(
     # 1e-20: neither 0 / 0 nor, squared, the end of float32.
     return ahead * jax.lax.rsqrt(jnp.abs(ahead) ** 2 + 1e-20), now
 
-  # A phase of 0 in the middle of the window.
-  signs = np.where(np.arange(bins(hop)) % 2, -1, 1).astype(np.complex64)
-  unit = jnp.broadcast_to(signs, magnitudes.shape)
+  unit = jnp.broadcast_to(start(hop), magnitudes.shape)
   unit, _ = jax.lax.fori_loop(
     0, iterations, improve, (unit, jnp.zeros_like(unit))
   )

@@ -30,7 +30,11 @@ def flatten(variables: dict) -> dict[str, np.ndarray]:
 
 def fingerprint(config: dict, variables: dict) -> str:
   """Hashes settings and weights: the first 16 hex digits of SHA-256."""
-  digest = hashlib.sha256(json.dumps(config["model"], sort_keys=True).encode())
+  # Bundles of earlier versions lack this field, and are the same without it.
+  fields = dict(config["model"])
+  if fields.get("phase_iterations") == 0:
+    del fields["phase_iterations"]
+  digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
   for name, value in flatten(jax.device_get(variables)).items():
     digest.update(f"{name} {value.shape} {value.dtype}".encode())
     digest.update(value.tobytes())

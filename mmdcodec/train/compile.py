@@ -118,7 +118,13 @@ def compile_decode(config: Mapping, topology: str) -> Compiled:
     traced = decoding.advance.trace(
       model,
       place(params, rules.shardings(params, mesh, rules.LM_RULES)),
-      place(request, jax.tree.map(per_item, request)),
+      place(
+        request,
+        # All but the frames of steps are of items.
+        jax.tree.map(per_item, request).replace(
+          frames=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        ),
+      ),
       place(state, decoding.shardings(state, mesh)),
       jax.ShapeDtypeStruct((), jnp.int32),
       groups=groups,
@@ -142,13 +148,14 @@ def _decode_request(
       params,
     )
   steps = len(model.pattern_of(model.frames).steps)
+  frames: Any = jax.ShapeDtypeStruct((steps,), jnp.int32)
   given: Any = jax.ShapeDtypeStruct(
     (batch, steps + 1, model.codebooks), jnp.int32
   )
   number: Any = jax.ShapeDtypeStruct((), jnp.float32)
   request = decoding.DecodeRequest(
     encoded=encoded,
-    frames=jax.ShapeDtypeStruct((steps,), jnp.int32),
+    frames=frames,
     given=given,
     keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch)),
     temperature=number,

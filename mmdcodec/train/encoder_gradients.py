@@ -91,7 +91,11 @@ def loss_norms(
 
   def forward(shift: jax.Array) -> tuple[jax.Array, ...]:
     out: Any = codec.apply(
-      {"params": params, **collections}, x, lengths, shift=shift
+      {"params": params, **collections},
+      x,
+      lengths,
+      shift=shift,
+      own_phases=True,
     )
     return out.audio, out.commitment, out.z, out.streams
 

@@ -67,7 +67,7 @@ def _check_same(
     f"model.{key}"
     for key, value in now["model"].items()
     if key not in task.free_model_keys
-    and before["model"].get(key, value) != value
+    and not unchanged(value, before["model"].get(key, value))
   ]
   if now["optimizer"]["name"] != before["optimizer"]["name"]:
     changed.append("optimizer.name")
@@ -91,6 +91,18 @@ def _check_same(
     )
   raise UserError(
     f"{workdir} holds a run with another {', '.join(sorted(changed))}; {hint}"
+  )
+
+
+def unchanged(now: Any, before: Any) -> bool:
+  """Whether a setting is unchanged; a new field that is off changes nothing."""
+  if not (isinstance(now, Mapping) and isinstance(before, Mapping)):
+    return now == before
+  return all(
+    unchanged(now[key], before[key])
+    if key in now and key in before
+    else not (now.get(key) or before.get(key))
+    for key in {*now, *before}
   )
 
 

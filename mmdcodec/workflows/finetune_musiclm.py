@@ -16,6 +16,7 @@ music take the place of its text in training (Agostinelli et al. 2023, arXiv
 import copy
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -134,7 +135,7 @@ def stage_config(options: Options, name: str, stage: Stage) -> dict[str, Any]:
   for fields in config["model"]["conditions"].values():
     # Tokens in time are of the same clip; others describe the whole piece.
     if fields.get("frame_rate"):
-      fields["frames"] = max(1, round(fields.get("frames", 1) * kept))
+      fields["frames"] = max(1, math.ceil(fields.get("frames", 1) * kept))
   # How often conditions are dropped stays as it was, and what guidance means.
   trained = stage.config.get("training", {}).get("config", {})
   usual = common.stage_config(name, "small").to_dict()

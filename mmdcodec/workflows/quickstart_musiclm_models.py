@@ -6,6 +6,7 @@ one bundle. Each function takes the job and describes its result.
 
 import copy
 import functools
+import math
 from typing import Any
 
 from mmdcodec import bundle
@@ -119,6 +120,10 @@ def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
       condition["frame_rate"] = given["frame_rate"]
     if key in ("semantic", "coarse"):
       condition["frames"] = max(1, round(seconds * given["frame_rate"]))
+    if condition.get("added_to"):
+      ratio = rate / given["frame_rate"]
+      whole = math.isclose(ratio, round(ratio))
+      condition["added_to"] = round(ratio) if whole else 0
   streams = {key: _SETS[key] for key in model["conditions"]}
   stage_training.set_data(config, tokens, target, streams)
   data["frame_rate"] = rate
