@@ -70,6 +70,7 @@ def greedy(model, params, inputs, *, frames, guidance):
   given = np.where(pattern.frame_of < 0, model.special, -1)
   request = decoding.DecodeRequest(
     encoded=jax.tree.map(lambda *x: jnp.concatenate(x), *found),
+    frames=jnp.asarray(pattern.frame_of_step),
     given=np.repeat(given[None], batch, axis=0),
     keys=jax.random.split(jax.random.key(0), batch),
     temperature=jnp.float32(0),

@@ -142,7 +142,7 @@ def test_stages_follow_their_tokenizers(tmp_path, monkeypatch):
   for model in (semantic, coarse, fine):
     assert joint.items() <= model["conditions"]["joint"].items()
   for condition, expected in (
-    (semantic["conditions"]["melody"], (7, 17, 3, 0.5)),
+    (semantic["conditions"]["melody"], (7, 17, 4, 0.5)),
     (coarse["conditions"]["semantic"], (1, 99, 250, 50.0)),
     (fine["conditions"]["coarse"], (3, 128, 150, 75.0)),
   ):

@@ -130,8 +130,5 @@ def independence_loss(
         block_size,
         axis_name,
       )
-    mapped.check_global("the independence loss", axis_name, takes_name=True)
-  streams, mask = (mapped.gather(x, axis_name) for x in (streams, mask))
-  key = mapped.first(key, axis_name)
-  total, count = total + value * valid.sum(), count + valid.sum()
+    total, count = total + value * valid.sum(), count + valid.sum()
   return mapped.mean(total / jnp.maximum(count, 1), axis_name)
