@@ -3,8 +3,8 @@
 codec                 the codec: encoder, residual quantizer, decoder. Its parts
                       are codec_fields, codec_presets, codec_outputs, its
                       networks (seanet, or spectral_networks with
-                      spectral_bins or spectral_magnitudes) and chunks (coding in chunks, for the
-                      48 kHz EnCodec)
+                      spectral_bins or spectral_magnitudes) and chunks (coding
+                      in chunks, for the 48 kHz EnCodec)
 streaming             the codec step by step, with explicit state;
                       receptive_field computes which inputs an output needs
 discriminators        sets of spectrum_discriminators and wave_discriminators
