@@ -11,6 +11,9 @@ What is published: clips of 10 s; the first 4 of the codec's 12 codebooks of
 1024 at 50 Hz, flattened, so 2000 steps; before them joint tokens and semantic
 tokens of the same 10 s; sampling at a temperature of 0.95.
 
+In `:small` the semantic tokens are added to the steps at the same time
+(added_to), and are no prefix.
+
 Without the stream of semantic tokens, this is the paper's ablation, coarse
 codes from the joint tokens directly. `--config.model.pattern.name=delay` takes
 one step for each frame. `:small` is for codecs with codebooks of 256; another

@@ -13,6 +13,9 @@ temperature of 0.4. Chosen here: joint tokens come first and there are no
 semantic tokens, as in the open re-implementations; clips are generated side by
 side, and none sees the one before.
 
+In `:small` the coarse codes are added to the steps at the same time
+(added_to), and are no prefix.
+
 `:small` is for codecs with 8 codebooks of 256, of which 4 are coarse. For
 another codec set the stage's own codebooks, --config.model.first_codebook,
 .codebooks and .codebook_size, and the coarse ones before,

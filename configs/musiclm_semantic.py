@@ -28,7 +28,8 @@ concatenated to the joint ones. What is not, and was chosen here:
                 425 and 436 M parameters, and with a plain one 317 to 336 M.
   prefix        12 joint tokens, then 9 x 24 melody tokens, each with a table of
                 its own, no separators. A condition that is absent is as many
-                vectors of 0.
+                vectors of 0. In `:small` the melody tokens are added to the
+                steps at the same time instead (added_to).
   joint tokens  of the window of 10 s nearest the clip's middle in training, of
                 the prompt at use; with the melody dropped in a tenth of the
                 examples, for guidance.
@@ -37,7 +38,8 @@ concatenated to the joint ones. What is not, and was chosen here:
                 --config.model.conditions.melody.frames=1 to save computation.
   repeats       kept, as in the open re-implementations. AudioLM drops them:
                 --config.model.collapse=True here, and in the coarse stage
-                --config.model.conditions.semantic.collapse=True. The stage then
+                --config.model.conditions.semantic.collapse=True; in `:small`
+                with added_to=0 for melody and semantic. The stage then
                 makes as many tokens for a second as training had on average,
                 all equally long: how long each lasts is lost, and with it what
                 keeps coarse codes in time with them.
