@@ -69,9 +69,14 @@ def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
     cotangent = jax.tree.map(_cotangent, (ones, zeros[1]))
     return out, changed, pull(cotangent)
 
-  def decoder(params: Any, z: Any) -> Any:
+  def decoder(params: Any, z: Any, x: Any) -> Any:
+    # A training step takes the phases of x where codes hold none.
     run = lambda p, z: codec.apply(
-      {"params": p, **state.collections}, z, lengths, method="synthesize"
+      {"params": p, **state.collections},
+      z,
+      lengths,
+      phases_of=x,
+      method="synthesize",
     )
     audio, pull = jax.vjp(run, params, z)
     return audio, pull(audio)
@@ -92,7 +97,7 @@ def parts(task: Any, optimizer: Any, state: Any, batch: Any) -> dict:
   return {
     "encoder": (encoder, (state.params, x)),
     "quantizer": (quantizer, (state.collections, z)),
-    "decoder": (decoder, (state.params, z)),
+    "decoder": (decoder, (state.params, z, x)),
     "losses": (losses, (x, y)),
     "optimizer": (optimize, (state.params, state.opt_state, state.params)),
   }
