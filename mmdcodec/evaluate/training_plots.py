@@ -87,7 +87,7 @@ def _series(path: pathlib.Path) -> dict:
   for row in metrics_lib.read(path if path.is_dir() else path.parent):
     for key, value in row.items():
       kind, _, name = key.partition("/")
-      if not name or value is None:
+      if kind not in KINDS or not name or value is None:
         continue
       name, _, level = name.partition("/")
       if name in HIDDEN or (level and not level.isdigit()):

@@ -6,6 +6,7 @@
     streams.json   the tokenizers whose codes are its conditions
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
+    goodput.json   see `store/goodput.py`
 
 Reading them does not need `mmdcodec.train`.
 """

@@ -20,6 +20,7 @@ from mmdcodec.store import disk, inputs, orbax_stores, paths
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, settings
+from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.preemption import PreemptionNotice
 from mmdcodec.train.program import make_program
 from mmdcodec.train.reporting import Profiler, Report
@@ -58,6 +59,7 @@ def train(
     KeyboardInterrupt: the same for a SIGINT (Ctrl-C); a second one ends the
       command at once, or raises this error without saving.
   """
+  goodput = Goodput()
   config = settings.plain(config)
   config_checks.check(config)
   inputs.check_name(workdir)
@@ -110,6 +112,7 @@ def train(
       )
       _stop_if_asked(notice, step)
       return _last_evaluation(workdir)
+    stack.enter_context(goodput.kept(workdir, step, say))
     # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
     if step:
@@ -120,7 +123,8 @@ def train(
       recent.extend(mesh_lib.place(next(data), mesh) for _ in range(back))
       say(f"resumed {workdir} at step {step}")
     else:
-      state = program.init(jax.random.key(config["seed"]))
+      with goodput.on("compile"):  # it runs once
+        state = program.init(jax.random.key(config["seed"]))
       whole = False
       if path := config["init_from"]:
         state, whole = start_from(task, state, path, program.layout, say)
@@ -140,17 +144,25 @@ def train(
     # ------------------------------------------------------------------- steps
     saver = Saver(checkpoints, config, step=step or None)
     report = Report(
-      task, config, workdir, step=step, say=say, check=saver.check
+      task,
+      config,
+      workdir,
+      step=step,
+      goodput=goodput,
+      say=say,
+      check=saver.check,
     )
     stack.callback(report.close)
     profiler = Profiler(step, config["profile"], workdir / "profile")
     stack.callback(profiler.close)
     metrics, evaluation = None, {}
     compiled: set[tuple[Any, str | None]] = set()
+    goodput.begin()
     while step < config["steps"]:
       profiler.before(step)
       # The device is still computing the previous step while the host reads.
-      recent.append(mesh_lib.place(next(data), mesh))
+      with goodput.reading():
+        recent.append(mesh_lib.place(next(data), mesh))
       before, phase = metrics, task.phase(step)
       full = len(recent) == task.history
       if program.long_step and full and task.uses_history(step):
@@ -164,8 +176,9 @@ def train(
         if (take, phase) not in compiled:
           # The first call compiles, which must not count as training time.
           compiled.add((take, phase))
-          around.enter_context(report.paused())
+          around.enter_context(report.paused("compile"))
         state, metrics = take(state, given, phase)
+      goodput.dispatched(metrics["loss"])
       # Only one step is queued while another runs: more would keep their
       # batches in memory and would have to finish before the run could stop.
       jax.block_until_ready(before)
@@ -186,31 +199,37 @@ def train(
       evaluated = None
       if due and task.inspects:
         report.flush()
-        with report.paused():
-          report.write(step, "train", task.inspect(state, tuple(recent)))
+        with report.paused("evaluation"):
+          report.write(step, {"train": task.inspect(state, tuple(recent))})
       if due and held_out:
         report.flush()
-        with report.paused():
+        with report.paused("evaluation"):
           found = task.evaluate(state.released(), held_out)
-        evaluation = evaluated = report.write(step, "valid", found)
+        evaluation = evaluated = report.write(step, {"valid": found})
         report.say_evaluation(evaluated)
         if on_evaluation is not None:
-          with report.paused():
+          with report.paused("evaluation"):
             on_evaluation(step, state.released())
 
       # ------------------------------------------------------------------- save
       # After the evaluation, which decides whether this is the best checkpoint.
       if saver.due(step) or last or stop:
         report.flush()
-        report.sync()
-        saver.save(step, state, metrics, data.get_state(), evaluated)
+        jax.block_until_ready(state.step)
+        with goodput.on("saving"):
+          report.sync()
+          saver.save(step, state, metrics, data.get_state(), evaluated)
+        if not saver.owed:
+          goodput.checkpoint(step)
       if stop and not last:
-        checkpoints.wait()
+        with goodput.on("saving"):
+          checkpoints.wait()
         cause = "interrupted" if notice.interrupted else "preempted"
         say(f"{cause}: {saver.outcome(step)}")
         raise notice.error(step)
     saver.finish(step)
-    checkpoints.wait()
+    with goodput.on("saving"):
+      checkpoints.wait()
     _stop_if_asked(notice, step)
     return evaluation
 

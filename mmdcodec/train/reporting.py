@@ -16,6 +16,7 @@ import jax
 from mmdcodec import formatting
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store import paths
+from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.task import Task
 
 
@@ -29,6 +30,7 @@ class Report:
     workdir: pathlib.Path,
     *,
     step: int,
+    goodput: Goodput,
     say: Callable[[str], None],
     check: Callable[[int, int], None],
   ):
@@ -39,12 +41,13 @@ class Report:
       config: config of the run.
       workdir: folder of the run.
       step: step at which the run starts or resumes.
+      goodput: where the run's time goes.
       say: called with a line of text.
       check: called with each step that is logged, and the number of steps since
         the last sound one.
     """
     self._task, self._config, self._say = task, config, say
-    self._check = check
+    self._check, self._goodput = check, goodput
     self._writer = metrics_lib.MetricWriter(workdir, step=step)
     self._pending: tuple[int, Any] | None = None
     # Step and time of the last report, from which the next speed is measured.
@@ -66,25 +69,39 @@ class Report:
     values = jax.device_get(metrics)
     values["steps_per_second"] = speed
     values["audio_per_second"] = speed * audio
-    values = self.write(step, "train", values)
+    values = self.write(
+      step, {"train": values, "goodput": self._goodput.shares()}
+    )
     self._say(self._line(step, values))
     for warning in self._task.warnings(values):
       self._say(f"WARNING: {warning}")
     self._check(step, round(values["train/skipped_in_a_row"]))
 
   def write(
-    self, step: int, prefix: str, values: Mapping[str, Any]
+    self, step: int, values: Mapping[str, Mapping[str, Any]]
   ) -> dict[str, float]:
-    """Logs metrics, and returns them by full name, such as "train/loss"."""
-    flat = metrics_lib.flatten(values, prefix)
+    """Logs metrics, and returns them by full name, such as "train/loss".
+
+    Args:
+      step: number of updates done.
+      values: metrics by group ("train") and name ("loss").
+    """
+    flat: dict[str, float] = {}
+    for prefix, group in values.items():
+      flat |= metrics_lib.flatten(group, prefix)
     self._writer.write(step, flat)
     return flat
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Excludes the time spent in this block from the speed."""
+  def paused(self, kind: str) -> Iterator[None]:
+    """Excludes the time spent in this block from the speed.
+
+    Args:
+      kind: what it is spent on, see `store/goodput.py`.
+    """
     start = time.perf_counter()
-    yield
+    with self._goodput.on(kind):
+      yield
     self._time += time.perf_counter() - start
 
   def say_evaluation(self, values: Mapping[str, float]) -> None:
