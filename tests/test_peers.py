@@ -2,16 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import jax
 import pytest
+from peer_processes import free_port
 
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
-from mmdcodec.parallel import mesh, peers
+from mmdcodec.parallel import mesh, peers, roll
 
 
 @pytest.mark.parametrize("verb", ["train", "tokenize"])
@@ -69,29 +69,86 @@ def test_errors_of_a_process(monkeypatch, processes, error, lost):
   ended, leaves = [], []
   monkeypatch.setattr(jax, "process_count", lambda: processes)
   monkeypatch.setattr(peers, "_end", lambda *given: ended.append(given))
+  monkeypatch.setattr(roll, "missing", lambda: "process 1 on x")
   register = lambda *given: leaves.append(given)
   monkeypatch.setattr(peers.atexit, "register", register)
   with pytest.raises(type(error)), peers.together():
     raise error
-  assert ended == [(peers.LOST, peers.GONE)] * (lost and processes > 1)
+  sentence = peers.LOST.format("process 1 on x")
+  assert ended == [(sentence, peers.GONE)] * (lost and processes > 1)
   code = 2 if isinstance(error, UserError | OSError) else 1
   assert leaves == [(peers._leave, code)] * (processes > 1)
+
+
+@pytest.mark.parametrize("timeout", [0, -5])
+def test_a_time_limit_that_is_not_possible(tmp_path, capsys, timeout):
+  """Catches a value that JAX takes for another."""
+  assert (
+    main(
+      [
+        "train",
+        "--config=codec_small:tiny",
+        f"--workdir={tmp_path}",
+        "--coordinator=localhost:1234",
+        "--num_processes=2",
+        "--process_id=0",
+        f"--initialization-timeout={timeout}",
+      ]
+    )
+    == 2
+  )
+  said = capsys.readouterr().err
+  assert f"--initialization_timeout is {timeout}; expected" in said
+
+
+@pytest.mark.parametrize(
+  "error, words",
+  [
+    ("coordinator_address should be defined.", None),
+    ("process_id and num_processes must be nonnegative, with", "with"),
+    ("Number of processes must be defined.", "Number of processes"),
+  ],
+)
+def test_what_a_cluster_says(monkeypatch, error, words):
+  """Catches a process of a cluster that trains alone."""
+
+  def initialize(**_):
+    raise ValueError(error)
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  if words is None:
+    mesh.start()
+    return
+  with pytest.raises(UserError, match=f"is not possible .*{words}"):
+    mesh.start()
+
+
+def test_who_is_missing(monkeypatch):
+  """Catches a blocked port that is taken for a process that has ended."""
+  entries = [roll._Entry(i, f"host{i}", "", 1) for i in range(9)]
+  monkeypatch.setattr(roll, "_entries", entries)
+  monkeypatch.setattr(roll, "_mine", 3)
+  gone = set()
+  monkeypatch.setattr(roll, "_is_there", lambda e: e.process not in gone)
+  assert roll.missing() == ""
+  gone |= {3, 5}
+  assert roll.missing() == "process 5 on host5"
+  gone |= {0}
+  assert roll.missing() == "process 0 on host0 and process 5 on host5"
+  gone |= {1, 2, 4}
+  assert roll.missing().endswith("2 on host2, process 4 on host4 and 1 more")
+  gone |= set(range(9))
+  assert roll.missing() == ""
 
 
 CONNECT = """
 import sys, time
 from mmdcodec.parallel import peers
-peers.PATIENCE, peers.SILENCE = int(sys.argv[3]), 10
-peers.connect(sys.argv[1], 2, int(sys.argv[2]))
+peers.SILENCE = 10
+peers.connect(sys.argv[1], 2, int(sys.argv[2]), int(sys.argv[3]))
 print("ready", flush=True)
 time.sleep(600)
 """
-
-
-def free_port():
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    return free.getsockname()[1]
 
 
 def start(port, process, patience):
@@ -108,10 +165,12 @@ def start(port, process, patience):
 @pytest.mark.slow
 def test_a_process_that_never_comes():
   """Catches SIGABRT and a stack trace of C++ code."""
-  process = start(free_port(), 1, patience=2)
-  _, said = process.communicate(timeout=120)
-  assert process.returncode == 2
-  assert "process 1 of 2 found no run" in said and said.count("\n") == 1
+  processes = [start(free_port(), i, patience=2) for i in range(2)]
+  for i, process in enumerate(processes):
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert f"process {i} of 2 did not meet all" in said
+    assert "within 2 s" in said and said.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -127,5 +186,5 @@ def test_a_process_that_dies(dead):
   left = processes[1 - dead]
   _, said = left.communicate(timeout=120)
   assert left.returncode == peers.GONE
-  assert "because another process is gone" in said
+  assert f"mmdcodec: process {dead} on " in said
   assert said.count("\n") == 1

@@ -188,6 +188,13 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--num_processes", type=int)
   parser.add_argument("--process_id", type=int)
+  parser.add_argument(
+    "--initialization_timeout",
+    "--initialization-timeout",
+    type=int,
+    metavar="SECONDS",
+    help="in which all processes must have been started (default: 300)",
+  )
 
 
 def quiet_processes(args: argparse.Namespace) -> None:
@@ -210,7 +217,12 @@ def processes(args: argparse.Namespace) -> Iterator[None]:
   """
   from mmdcodec.parallel import mesh, peers
 
-  mesh.start(args.coordinator, args.num_processes, args.process_id)
+  mesh.start(
+    args.coordinator,
+    args.num_processes,
+    args.process_id,
+    args.initialization_timeout,
+  )
   with peers.together():
     yield
 

@@ -1,9 +1,11 @@
 """Parallelism over devices and processes.
 
+agreement  checks that all processes see the same files
 chips      published figures of TPUs and GPUs: memory, peak, bandwidth
 mapped     reaches over the devices inside of shard_map and pmap
 mesh       starts processes and builds the device mesh
 peers      connects processes, and ends them if one is gone
+roll       what processes tell one another, and which of them is gone
 rules      assigns array axes to mesh axes
 topology   compiles for a TPU slice without having one
 """

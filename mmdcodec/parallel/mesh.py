@@ -34,6 +34,7 @@ def start(
   coordinator: str | None = None,
   num_processes: int | None = None,
   process_id: int | None = None,
+  timeout: int | None = None,
 ) -> None:
   """Connects the processes of a run; call it before any use of JAX.
 
@@ -44,6 +45,8 @@ def start(
     coordinator: `host:port` of process 0, for processes started by hand.
     num_processes: number of processes.
     process_id: index of this process, from 0.
+    timeout: seconds in which all processes must have been started; 300 by
+      default.
 
   Raises:
     UserError: an argument is not possible, or only some are given.
@@ -51,14 +54,10 @@ def start(
   if jax.distributed.is_initialized():
     return
   if not (coordinator is num_processes is process_id is None):
-    peers.connect(coordinator, num_processes, process_id)
+    peers.connect(coordinator, num_processes, process_id, timeout)
     return
   try:
-    jax.distributed.initialize()
-    peers.watch()
-  except ValueError:
-    # Not a cluster.
-    pass
+    peers.detect(timeout)
   except RuntimeError as error:
     # A program that used JAX before this call is a single process. Any other
     # failure must end the run: otherwise each host would train alone.

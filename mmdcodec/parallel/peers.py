@@ -2,33 +2,38 @@
 
 When a process dies or cannot be reached, the coordination service of
 `jax.distributed` ends the others: C++ code calls abort(), with a stack trace.
-Here a handler of that signal says in one sentence what happened, and ends the
-process with an exit code.
+Here a handler of that signal says in one sentence what happened, with the name
+of the process if `roll.py` finds it, and ends the process with an exit code.
 """
 
 import atexit
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from mmdcodec.errors import UserError
+from mmdcodec.parallel import agreement, roll
 
 # Seconds in which all processes must have been started.
 PATIENCE = 300
-# Seconds without a sign of life after which a process counts as dead.
-SILENCE = 100
+# Seconds without a sign of life after which a process counts as dead. The
+# others have ended within a minute.
+SILENCE = 45
 # Like every mistake of the user.
 NOT_CONNECTED = 2
 # EX_TEMPFAIL of sysexits.h: it makes a supervisor restart the run.
 GONE = 75
 LOST = (
-  "another process of this run has died or cannot be reached; see its output"
+  "{} of this run has died or cannot be reached; see its output"
   " (TF_CPP_MIN_LOG_LEVEL=0 shows more), and start all of them again: they go"
   " on where they were."
 )
@@ -38,15 +43,22 @@ ABORTED = (
   " is gone; see the output of all (TF_CPP_MIN_LOG_LEVEL=0 shows more), and"
   " start all of them again: they go on where they were."
 )
+# Seconds in which others, which have lost the same process, can still call.
+_STAY = 1.0
 # Words in the errors of collective operations whose peer is gone.
 _SIGNS = ("gloo", "coordination service", "heartbeat", "barrier", "connection")
 
 # The handlers that C code may call: ctypes does not keep them alive.
 _handlers: list[Any] = []
+# Taken by the thread that ends the process.
+_ending = threading.Lock()
 
 
 def connect(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  timeout: int | None = None,
 ) -> None:
   """Connects this process to the others; ends it if that fails.
 
@@ -54,6 +66,8 @@ def connect(
     coordinator: `host:port` of process 0.
     num_processes: number of processes.
     process_id: index of this process, from 0.
+    timeout: seconds in which all processes must have been started; `PATIENCE`
+      by default.
 
   Raises:
     UserError: an argument is missing or not possible.
@@ -61,26 +75,82 @@ def connect(
   coordinator, num_processes, process_id = check(
     coordinator, num_processes, process_id
   )
-  _on_abort(
-    f"process {process_id} of {num_processes} found no run at {coordinator}"
-    f" within {PATIENCE} s, or another one took its place; start all within"
-    " that time, each with its own --process_id, from 0 to"
-    f" {num_processes - 1}.",
-    NOT_CONNECTED,
+  timeout = check_timeout(timeout)
+  _initialize(
+    f"process {process_id} of {num_processes} did not meet all others at"
+    f" {coordinator} within {timeout} s, or another one took its place; start"
+    " all within that time (--initialization_timeout=SECONDS), each with its"
+    f" own --process_id, from 0 to {num_processes - 1}.",
+    timeout,
+    coordinator_address=coordinator,
+    num_processes=num_processes,
+    process_id=process_id,
   )
-  jax.distributed.initialize(
-    coordinator,
-    num_processes,
-    process_id,
-    initialization_timeout=PATIENCE,
-    heartbeat_timeout_seconds=SILENCE,
-  )
-  watch()
 
 
-def watch() -> None:
-  """Prepares a connected process for the loss of another one."""
-  _on_abort(ABORTED, GONE)
+def detect(timeout: int | None = None) -> None:
+  """Connects this process to the others if it is one of a cluster.
+
+  Args:
+    timeout: as for `connect`.
+
+  Raises:
+    UserError: what the cluster says about this process is not possible.
+  """
+  timeout = check_timeout(timeout)
+  try:
+    _initialize(
+      "this process did not meet all others of its cluster within"
+      f" {timeout} s; start all within that time"
+      " (--initialization_timeout=SECONDS).",
+      timeout,
+    )
+  except ValueError as error:
+    # Not a cluster.
+    if "coordinator_address" in str(error):
+      return
+    raise UserError(
+      f"what this cluster says about its processes is not possible ({error});"
+      " mend its variables, or give --coordinator, --num_processes and"
+      " --process_id."
+    ) from None
+
+
+def _initialize(failure: str, timeout: int, **arguments: Any) -> None:
+  """Connects this process, and prepares it for the loss of another one.
+
+  Args:
+    failure: what to say if it cannot be connected.
+    timeout: seconds in which all processes must have been started.
+    **arguments: of `jax.distributed.initialize`.
+  """
+  undo = _on_abort(functools.partial(_end, failure, NOT_CONNECTED))
+  try:
+    jax.distributed.initialize(
+      initialization_timeout=timeout,
+      heartbeat_timeout_seconds=SILENCE,
+      **arguments,
+    )
+  except (ValueError, RuntimeError):
+    undo()
+    raise
+  roll.open_line()
+  _on_abort(functools.partial(_lost, ABORTED))
+
+
+def check_timeout(timeout: int | None) -> int:
+  """Checks a time limit of the start, and returns it or the default.
+
+  Raises:
+    UserError: it is not positive.
+  """
+  if timeout is None:
+    return PATIENCE
+  if timeout < 1:
+    raise UserError(
+      f"--initialization_timeout is {timeout}; expected seconds, at least 1."
+    )
+  return timeout
 
 
 def check(
@@ -119,7 +189,8 @@ def together() -> Iterator[None]:
 
   Collective operations fail in some processes before the coordination service
   notices, and an ordinary exit waits minutes for a process that is gone. If
-  this process fails by itself, its exit does not wait for the others.
+  this process fails by itself, its exit does not wait for the others; if all
+  fail with one error, none leaves before the others have said it.
   """
   try:
     yield
@@ -127,7 +198,9 @@ def together() -> Iterator[None]:
     if jax.process_count() > 1:
       lost = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
       if lost and any(sign in str(error).lower() for sign in _SIGNS):
-        _end(LOST, GONE)
+        _lost(LOST.format("another process"))
+      if isinstance(error, agreement.Disagreement):
+        raise
       # Runs before the function of JAX that waits for the others.
       mistake = isinstance(error, UserError | OSError)
       atexit.register(_leave, 2 if mistake else 1)
@@ -142,24 +215,39 @@ def _leave(code: int) -> None:
   os._exit(code)
 
 
-def _on_abort(sentence: str, code: int) -> None:
-  """Replaces the next abort() of C++ code by a sentence and an exit code."""
+def _on_abort(end: Callable[[], None]) -> Callable[[], None]:
+  """Replaces the next abort() of C++ code; returns what undoes that."""
   if os.name != "posix":
-    return
-
-  def end(signum: int) -> None:
-    _end(sentence, code)
-
-  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+    return lambda: None
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda signum: end())
   _handlers.append(handler)
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
   libc.signal.restype = ctypes.c_void_p
   # Not `signal.signal`: its handlers run in the main thread, after abort().
-  libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+  before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+  return lambda: libc.signal(signal.SIGABRT, before)
+
+
+def _lost(otherwise: str) -> None:
+  """Ends the process because another one is gone.
+
+  Args:
+    otherwise: what to say if nobody knows which one.
+  """
+  who = roll.missing()
+  if not who:
+    # It may not have ended entirely.
+    time.sleep(_STAY)
+    who = roll.missing()
+  _end(LOST.format(who) if who else otherwise, GONE)
 
 
 def _end(sentence: str, code: int) -> None:
-  """Ends the process at once, from any thread."""
+  """Ends the process, from any thread; only the first one speaks."""
+  if not _ending.acquire(blocking=False):
+    time.sleep(60)
   os.write(2, f"mmdcodec: {sentence}\n".encode())
+  if code == GONE:
+    time.sleep(_STAY)
   _leave(code)

@@ -9,6 +9,7 @@ settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile
                compiles the step for a TPU slice without having one
 state          the training state, and one guarded update of it
+same_data      checks that all hosts of a run see the same data sets
 saving         saves sound states alone; ends a run that has become unsound
 gradients      gradients that take several backward passes
 optimizer      optimizers and learning-rate schedules

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmdcodec.parallel import agreement
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import disk, inputs, orbax_stores, paths
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import config_checks, settings
+from mmdcodec.train import config_checks, same_data, settings
 from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.preemption import PreemptionNotice
 from mmdcodec.train.program import make_program
@@ -75,6 +76,8 @@ def train(
     stack.callback(notice.close)
 
     # -------------------------------------------------------------- mesh, data
+    agreement.check_shared(workdir)
+    same_data.check(config)
     mesh = mesh_lib.make_mesh(config["mesh"])
     accumulate = config.get("accumulate", 1)
     mesh_lib.check_batch(config["batch"], mesh, accumulate)

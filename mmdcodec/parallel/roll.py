@@ -1,0 +1,138 @@
+"""What the processes of a run tell one another, and which of them is gone.
+
+Texts go through the coordination service of `jax.distributed`, not through
+devices: it waits for a bounded time, and the processes may have come by
+different ways. It ends all processes when one is gone, but says in its log
+alone which one. So each process listens at a port and lets all others know:
+whoever refuses to be called has ended.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import socket
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax._src import distributed
+
+from mmdcodec.errors import UserError
+
+# Seconds in which all processes must come to an exchange.
+PATIENCE = 300
+# Seconds in which a process that is there can be called.
+_RING = 2.0
+# Names of processes in one sentence.
+_MOST = 4
+
+
+class _Entry(NamedTuple):
+  """Where a process can be called."""
+
+  process: int
+  host: str
+  address: str
+  port: int
+
+  @property
+  def name(self) -> str:
+    return f"process {self.process} on {self.host}"
+
+
+_numbers = itertools.count()
+_entries: list[_Entry] = []
+# Is closed by the system when the process ends in any way. Nobody has to
+# accept calls: the system does.
+_line: socket.socket | None = None
+_mine = 0
+
+
+def me() -> str:
+  """Names this process: "process 1 on HOST"."""
+  return f"process {jax.process_index()} on {socket.gethostname()}"
+
+
+def exchange(topic: str, text: str) -> list[str]:
+  """Tells all processes a text, and returns those of all, in their order.
+
+  All processes must call this the same number of times, in the same order.
+
+  Args:
+    topic: what it is about, the same for all.
+    text: what this process has to say.
+
+  Raises:
+    JaxRuntimeError: not all came within `PATIENCE` seconds.
+    UserError: the processes were not connected by `mesh.start`.
+  """
+  if jax.process_count() == 1:
+    return [text]
+  client: Any = distributed.global_state.client
+  if client is None:
+    raise UserError(
+      "the processes of this run are not connected; call"
+      " mmdcodec.parallel.mesh.start() before JAX is used."
+    )
+  folder = f"mmdcodec/{next(_numbers)}-{topic}"
+  client.key_value_set(f"{folder}/{jax.process_index():08d}", text)
+  client.wait_at_barrier(folder, PATIENCE * 1000)
+  return [text for _, text in sorted(client.key_value_dir_get(f"{folder}/"))]
+
+
+def open_line() -> None:
+  """Lets all processes know where each can be called.
+
+  Raises:
+    JaxRuntimeError: not all came within `PATIENCE` seconds.
+  """
+  global _line, _mine
+  state: Any = distributed.global_state
+  if jax.process_count() == 1 or state.client is None:
+    return
+  address, port = "", 0
+  # Without a line, a process cannot be called, and is not named.
+  with contextlib.suppress(OSError):
+    host, _, at = state.coordinator_address.rpartition(":")
+    # The address that this machine has in the network of the run.
+    with socket.create_connection((host.strip("[]"), int(at)), _RING) as call:
+      address, family = call.getsockname()[0], call.family
+    _line = socket.create_server((address, 0), family=family)
+    port = _line.getsockname()[1]
+  found = exchange("lines", f"{socket.gethostname()} {address or '-'} {port}")
+  _mine = jax.process_index()
+  _entries[:] = [
+    _Entry(process, host, address, int(port))
+    for process, (host, address, port) in enumerate(map(str.split, found))
+  ]
+
+
+def missing() -> str:
+  """Names the processes that have ended; "" if that cannot be known."""
+  with contextlib.suppress(Exception):
+    others = [entry for entry in _entries if entry.process != _mine]
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+      there = list(pool.map(_is_there, others))
+    gone = [e.name for e, found in zip(others, there, strict=True) if not found]
+    # Where nobody can be called, calls are forbidden.
+    if len(gone) < max(2, len(others)):
+      return listed(gone)
+  return ""
+
+
+def listed(names: Sequence[str]) -> str:
+  """Lists names, the first ones of many."""
+  shown = [*names[:_MOST]]
+  if len(names) > _MOST:
+    shown.append(f"{len(names) - _MOST} more")
+  return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+def _is_there(entry: _Entry) -> bool:
+  if not entry.port:
+    return True
+  try:
+    socket.create_connection((entry.address, entry.port), _RING).close()
+  except OSError:
+    return False
+  return True
