@@ -1,5 +1,7 @@
 """Where the wall-clock time of a run goes."""
 
+import argparse
+import contextlib
 import json
 import threading
 import time
@@ -7,6 +9,8 @@ import time
 import pytest
 from toy_task import Same, Toy, toy_config
 
+from mmdcodec.cli import info
+from mmdcodec.errors import UserError
 from mmdcodec.store import goodput as kept
 from mmdcodec.store import metrics
 from mmdcodec.train import loop
@@ -70,7 +74,7 @@ def test_what_a_crash_costs():
   )
 
 
-def test_a_run_and_its_next_start(tmp_path, monkeypatch):
+def test_a_run_and_its_next_start(tmp_path, monkeypatch, capsys):
   """Catches kinds that the loop forgets, and sums that begin anew."""
 
   class Late(Same):
@@ -114,6 +118,11 @@ def test_a_run_and_its_next_start(tmp_path, monkeypatch):
     shares = [row[f"goodput/{kind}"] for kind in kept.KINDS]
     assert sum(shares) == pytest.approx(1)
   assert len(rows) == 5
+  # A toy is no model, but the run is described.
+  with contextlib.suppress(UserError):
+    info.run(argparse.Namespace(path=str(tmp_path)))
+  told = capsys.readouterr().out
+  assert kept.describe(second) in told and "at step 2\n" in told
   # Nothing to do: no account of it.
   before = (tmp_path / kept.FILE).read_text()
   loop.train(config, tmp_path, log=lines.append)

@@ -1,12 +1,15 @@
 """What a run leaves in its workdir: metrics and checkpoints."""
 
 import json
+import re
+import subprocess
 
+import jax
 import numpy as np
 import pytest
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import metrics, workdir
+from mmdcodec.store import metrics, starts, workdir
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import settings
 
@@ -67,6 +70,51 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path, capsys, line):
   metrics.MetricWriter(tmp_path, step=3).close()
   capsys.readouterr()
   assert len(metrics.read(tmp_path)) == 2 and not capsys.readouterr().err
+
+
+def test_every_start_of_a_run_is_recorded(tmp_path, monkeypatch):
+  """Catches starts that replace one another, and what nobody can repeat."""
+  monkeypatch.setattr("sys.argv", ["mmdcodec", "train", "--x=a b"])
+  first = starts.append(tmp_path, 0)
+  assert starts.append(tmp_path, 20) == first == starts.read(tmp_path)[0]
+  assert first["devices"] == {"cpu": 8} and first["processes"] == 1
+  rows = dict(starts.rows(tmp_path))
+  assert re.fullmatch(r"2, the last \S+Z at step 20", rows["starts"])
+  assert f"jax {jax.__version__}, jaxlib" in rows["versions"]
+  assert rows["command"] == "mmdcodec train '--x=a b'"
+  (tmp_path / starts.FILE).write_text('{"starts": [{"step": "x"}]}')
+  with pytest.warns(match="earlier starts are not known"):
+    assert starts.append(tmp_path, 40)["step"] == 40
+  assert len(starts.read(tmp_path)) == 1
+
+
+def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
+  """Catches the commit of another repository around an installed package."""
+
+  def git(*words):
+    person = ("-c", "user.name=x", "-c", "user.email=x@y")
+    return subprocess.run(
+      ["git", "-C", root, *person, *words],
+      check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+
+  root = tmp_path / "checkout"
+  module = root / "mmdcodec/__init__.py"
+  module.parent.mkdir(parents=True)
+  module.touch()
+  monkeypatch.setattr("mmdcodec.__file__", str(module))
+  assert starts._commit() is None
+  git("init", "-q")
+  git("add", ".")
+  git("commit", "-qm", "x")
+  assert starts._commit() == git("rev-parse", "HEAD")
+  module.write_text("x = 1")
+  assert starts._commit() == git("rev-parse", "HEAD") + " with changes"
+  module = root / "venv/mmdcodec/__init__.py"
+  module.parent.mkdir(parents=True)
+  module.touch()
+  monkeypatch.setattr("mmdcodec.__file__", str(module))
+  assert starts._commit() is None
 
 
 INFO = {"kind": "codec", "best_metric": None, "best_mode": "min"}

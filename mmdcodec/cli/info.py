@@ -6,6 +6,7 @@ from typing import Any
 
 from mmdcodec import bounds, formatting
 from mmdcodec.bounds import LARGEST, list_of, mapping, number, whole
+from mmdcodec.cli import info_run
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, paths
 
@@ -24,7 +25,11 @@ def run(args: argparse.Namespace) -> int:
   if not path.is_dir():
     print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():
-    print(describe_model(path))
+    try:
+      print(describe_model(path))
+    finally:  # even if there is no checkpoint yet
+      if run := info_run.describe(path):
+        print("\n" + run)
   else:
     from mmdcodec.data import dataset_folder
 

@@ -16,6 +16,7 @@ orbax_stores  prepares Orbax for the object stores to which it writes
 digests       digests of the files in a folder
 tensors       reads and writes safetensors files
 metrics       logs the metrics of a run: metrics.jsonl, TensorBoard
+starts        when, how and on what a run was started
 goodput       where the time of a run went, over all its starts
 renamed       renamed keys, so that files of earlier versions still load
 """

@@ -7,6 +7,7 @@
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
     goodput.json   see `store/goodput.py`
+    starts.json    see `store/starts.py`
 
 Reading them does not need `mmdcodec.train`.
 """

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mmdcodec.parallel import agreement
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import disk, inputs, orbax_stores, paths
+from mmdcodec.store import disk, inputs, orbax_stores, paths, starts
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, same_data, settings
@@ -116,6 +116,8 @@ def train(
       _stop_if_asked(notice, step)
       return _last_evaluation(workdir)
     stack.enter_context(goodput.kept(workdir, step, say))
+    if jax.process_index() == 0:
+      starts.append(workdir, step)
     # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
     if step:
