@@ -68,7 +68,7 @@ def test_errors_of_a_process(monkeypatch, processes, error, lost):
   """Catches an error of its own taken for that of another, and a long wait."""
   ended, leaves = [], []
   monkeypatch.setattr(jax, "process_count", lambda: processes)
-  monkeypatch.setattr(peers, "_end", lambda *given: ended.append(given))
+  monkeypatch.setattr(peers, "end", lambda *given: ended.append(given))
   monkeypatch.setattr(roll, "missing", lambda: "process 1 on x")
   register = lambda *given: leaves.append(given)
   monkeypatch.setattr(peers.atexit, "register", register)

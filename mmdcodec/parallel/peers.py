@@ -124,7 +124,7 @@ def _initialize(failure: str, timeout: int, **arguments: Any) -> None:
     timeout: seconds in which all processes must have been started.
     **arguments: of `jax.distributed.initialize`.
   """
-  undo = _on_abort(functools.partial(_end, failure, NOT_CONNECTED))
+  undo = _on_abort(functools.partial(end, failure, NOT_CONNECTED))
   try:
     jax.distributed.initialize(
       initialization_timeout=timeout,
@@ -215,11 +215,11 @@ def _leave(code: int) -> None:
   os._exit(code)
 
 
-def _on_abort(end: Callable[[], None]) -> Callable[[], None]:
+def _on_abort(act: Callable[[], None]) -> Callable[[], None]:
   """Replaces the next abort() of C++ code; returns what undoes that."""
   if os.name != "posix":
     return lambda: None
-  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda signum: end())
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda signum: act())
   _handlers.append(handler)
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
@@ -240,10 +240,10 @@ def _lost(otherwise: str) -> None:
     # It may not have ended entirely.
     time.sleep(_STAY)
     who = roll.missing()
-  _end(LOST.format(who) if who else otherwise, GONE)
+  end(LOST.format(who) if who else otherwise, GONE)
 
 
-def _end(sentence: str, code: int) -> None:
+def end(sentence: str, code: int) -> None:
   """Ends the process, from any thread; only the first one speaks."""
   if not _ending.acquire(blocking=False):
     time.sleep(60)

@@ -20,6 +20,7 @@ warm_start     starting from the weights of a trained model
 level_statistics  mean and deviation of the bands of spectra, for models that
                standardise them
 audio_crops    the batches of tasks that train on random crops of audio
+watchdog       ends a run in which no step finishes any more
 preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
 reporting      prints and logs the metrics that a task returns, speed and time

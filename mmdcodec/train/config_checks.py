@@ -98,6 +98,7 @@ RUN: dict[str, Any] = {
   "ema": DECAY,
   "accumulate": COUNT,
   "max_skipped": COUNT,
+  "hang_timeout": NOT_NEGATIVE,
   "mesh": {"data": AXIS, "fsdp": AXIS, "model": AXIS, "dcn_data": AXIS},
   "init_from": ANY,
   "log_every": COUNT,

@@ -94,6 +94,13 @@ class Goodput:
       self._account.seconds["data"] -= busy
       self._account.seconds["steps"] += busy
 
+  def stepping_since(self) -> float | None:
+    """When the clock last turned, by `time.perf_counter`.
+
+    None while it counts anything but training steps and waiting for data.
+    """
+    return self._since if self._kind in ("steps", "data") else None
+
   def dispatched(self, result: jax.Array) -> None:
     """A step has been given to the device.
 

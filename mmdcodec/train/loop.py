@@ -28,6 +28,7 @@ from mmdcodec.train.reporting import Profiler, Report
 from mmdcodec.train.saving import Saver
 from mmdcodec.train.task import Batch, make_task
 from mmdcodec.train.warm_start import start_from
+from mmdcodec.train.watchdog import DEFAULT, Watchdog
 
 # Flushed, so that the log can be followed during the run.
 _log = functools.partial(print, flush=True)
@@ -162,6 +163,8 @@ def train(
     stack.callback(profiler.close)
     metrics, evaluation = None, {}
     compiled: set[tuple[Any, str | None]] = set()
+    limit = config.get("hang_timeout", DEFAULT)
+    stack.callback(Watchdog(goodput, limit, workdir).close)
     goodput.begin()
     while step < config["steps"]:
       profiler.before(step)
