@@ -174,10 +174,11 @@ def lm_config(preset: str, **changes: Any) -> ConfigDict:
 
   # Shares of examples trained without any condition (for guidance), without
   # text, and without melody (arXiv 2306.05284, 4.2; the melody's share is from
-  # the released recipe).
+  # the released recipe); chroma: the melody that stages of MusicLM hear.
   config.condition_dropout = 0.2
   config.text_dropout = 0.0
   config.melody_dropout = 0.5
+  config.chroma_dropout = 0.5
 
   # Explained in mmdcodec/train/trainable.py.
   config.freeze = ""  # regular expression for parameter paths

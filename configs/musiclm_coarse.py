@@ -12,7 +12,8 @@ What is published: clips of 10 s; the first 4 of the codec's 12 codebooks of
 tokens of the same 10 s; sampling at a temperature of 0.95.
 
 In `:small` the semantic tokens are added to the steps at the same time
-(added_to), and are no prefix.
+(added_to), and are no prefix; so are the pitch classes of a melody (chroma),
+which are given in half of the examples.
 
 Without the stream of semantic tokens, this is the paper's ablation, coarse
 codes from the joint tokens directly. `--config.model.pattern.name=delay` takes

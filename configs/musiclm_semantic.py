@@ -36,6 +36,12 @@ concatenated to the joint ones. What is not, and was chosen here:
   melody        given in half of the examples, so that one model works with and
                 without. Without melody tokens, leave the stream out and set
                 --config.model.conditions.melody.frames=1 to save computation.
+  chroma        in `:small`, the strongest pitch class of each frame (MusicGen,
+                arXiv 2306.05284, 3.1) is added to the steps too, also in the
+                coarse stage, and given in half of the examples: a small model
+                does not learn from tokens of seconds which note is when. It
+                needs no tokenizer. For crops of other lengths:
+                --config.model.conditions.chroma.frames.
   repeats       kept, as in the open re-implementations. AudioLM drops them:
                 --config.model.collapse=True here, and in the coarse stage
                 --config.model.conditions.semantic.collapse=True; in `:small`

@@ -16,7 +16,7 @@ from mmdcodec.generation.musiclm_parts import Parts, check_parts
 from mmdcodec.generation.single_stages import SingleStages
 from mmdcodec.generation.stage import Stage
 from mmdcodec.generation.token_sampler import SamplerState, TokenSampler
-from mmdcodec.models import token_lm
+from mmdcodec.models import lm_presets, token_lm
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.mulan import is_text
 
@@ -47,8 +47,8 @@ class FakeSampler:
     """See `TokenSampler`."""
     self.calls.append((state, window, inputs, options))
     for arrays in inputs.values():
-      assert arrays["tokens"].min() >= 0
-      assert len(arrays["tokens"]) == len(state.codes)
+      assert arrays.get("tokens", np.zeros(1)).min() >= 0
+      assert len(arrays["given"]) == len(state.codes)
     assert window.end - window.start <= self.model.frames or self.model.window
     assert window.start <= state.done < window.end
     keys = np.asarray(jax.random.key_data(state.keys))
@@ -190,11 +190,21 @@ def _tokens(order, **fields):
 # The kind of tokenizer that each condition has its tokens from.
 KINDS = {
   "joint": "mulan", "melody": "melody_embedding", "semantic": "semantic",
-  "coarse": "codec",
+  "coarse": "codec", "chroma": "melody",
 }  # fmt: skip
 CONDITIONS = {
   "joint": _tokens(0, codebooks=3, size=16),
   "melody": _tokens(1, codebooks=2, size=8, frames=2, frame_rate=4 / 3),
+  "chroma": lm_presets.CHROMA
+  | dict(
+    kind="melody",
+    frames=32,
+    frame_rate=40.0,
+    added_to=1,
+    rate=800,
+    window=64,
+    hop=32,
+  ),
   "semantic": _tokens(2, size=16, frames=20, frame_rate=25.0),
   "coarse": _tokens(2, codebooks=2, size=32, frames=12, frame_rate=40.0),
 }

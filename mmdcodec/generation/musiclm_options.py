@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdcodec.errors import UserError
-from mmdcodec.generation.musiclm_parts import STAGES, Parts
+from mmdcodec.generation.musiclm_parts import CHROMA, STAGES, Parts
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.story import Story
 
@@ -13,7 +13,7 @@ from mmdcodec.generation.story import Story
 TEMPERATURE = {"semantic": 1.0, "coarse": 0.95, "fine": 0.4}
 # What guidance weighs. Without the tokens of the stage above, a stage has
 # nothing to say.
-_GUIDED = ("joint", "melody")
+_GUIDED = ("joint", "melody", CHROMA)
 # Options that may differ by stage, and their values.
 OPTIONS = {
   "temperature": (lambda x: 0 <= x < math.inf, "0 or above"),
@@ -33,13 +33,13 @@ def stage_options(
     given: values of the options by name, each a number, a mapping from stages
       to numbers, or None.
     joint: joint tokens; guidance is off if no item has any, nor a melody.
-    melody: melody tokens, or None.
+    melody: melodies, or None.
 
   Raises:
     UserError: a value is out of bounds, or of a stage that is not there.
   """
   has_joint = any(item is not None for each in joint.values for item in each)
-  has = {"joint": has_joint, "melody": melody is not None}
+  has = dict.fromkeys(_GUIDED, melody is not None) | {"joint": has_joint}
   values = {name: _by_stage(name, given.get(name), parts) for name in OPTIONS}
   found = {}
   for name in parts.stages:

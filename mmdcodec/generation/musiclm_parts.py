@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mmdcodec import bounds
 from mmdcodec.errors import UserError
 from mmdcodec.generation.stage import Stage
+from mmdcodec.models import melody_condition
 from mmdcodec.models.token_conditions import Tokens
 from mmdcodec.tokenizers.clap import Clap
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
@@ -40,12 +41,15 @@ KINDS = {
   "joint": ("mulan", "clap"),
   "melody": ("melody_embedding",),
 }
-# Conditions that each stage may have.
+# Conditions that each stage may have. All are tokens, but for the pitch classes
+# of a melody.
+CHROMA = "chroma"
 _TAKES = {
-  "semantic": ("joint", "melody"),
-  "coarse": ("joint", "semantic"),
+  "semantic": ("joint", "melody", CHROMA),
+  "coarse": ("joint", "semantic", CHROMA),
   "fine": ("joint", "coarse"),
 }
+_KINDS = {CHROMA: melody_condition.Melody}
 _TOLERANCE = 1e-6
 
 
@@ -72,7 +76,9 @@ class Parts:
     if stage not in self.stages:
       return False
     found = self.stages[stage]
-    return found.takes(condition) and condition in found.streams
+    # All token data sets have pitch classes; other conditions are streams.
+    seen = condition == CHROMA or condition in found.streams
+    return found.takes(condition) and seen
 
   def takes(self, condition: str) -> bool:
     """Returns whether any stage was trained with a condition."""
@@ -230,11 +236,15 @@ def _check_condition(
 ) -> None:
   """Checks a condition of a stage against the part that makes its tokens."""
   called, what = _called(f"{name}_lm"), condition.name
-  if what not in _TAKES[name] or not isinstance(condition, Tokens):
+  kind = _KINDS.get(what, Tokens)
+  if what not in _TAKES[name] or not isinstance(condition, kind):
     raise UserError(
       f"the {called} has a condition {what!r} of kind {condition.kind!r}; it"
-      f" may have the tokens {', '.join(_TAKES[name])}."
+      f" may have {', '.join(_TAKES[name])}, of kind 'tokens', and {CHROMA!r}"
+      f" of kind {_KINDS[CHROMA].kind!r}."
     )
+  if not isinstance(condition, Tokens):
+    return  # Pitch classes need no tokenizer.
   # Half of the clips of training have no melody.
   if what == "melody" and what not in spoken:
     return

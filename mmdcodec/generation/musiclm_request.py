@@ -12,9 +12,9 @@ from mmdcodec.audio.clip_list import clip_list
 from mmdcodec.errors import UserError
 from mmdcodec.generation import request as request_lib
 from mmdcodec.generation.musiclm_options import OPTIONS, stage_options
-from mmdcodec.generation.musiclm_parts import Parts
+from mmdcodec.generation.musiclm_parts import CHROMA, Parts
 from mmdcodec.generation.sampling import SamplingOptions
-from mmdcodec.generation.stage_runs import frames_at
+from mmdcodec.generation.stage_runs import Values, frames_at
 from mmdcodec.generation.story import Story, check_story
 from mmdcodec.models.text_condition import text_list
 
@@ -75,7 +75,9 @@ class CheckedRequest:
     prompts: a `Story` of texts, one for each item; "" for none.
     joint: a `Story` of joint tokens, for each item int32 [1, codebooks] or
       None.
-    melody: for each item int32 [windows, codebooks] or None.
+    melody: what each stage hears of the melody, by stage and condition: for
+      each item int32 [windows, codebooks], or pitch classes int32 [frames], or
+      None.
     known: int32 [batch, frames, codebooks] by stage, -1 for codes to make.
     semantic: int32 [batch, frames, codebooks] of the semantic tokenizer, if
       they are all given; otherwise the semantic stage makes them.
@@ -89,7 +91,7 @@ class CheckedRequest:
   keys: jax.Array
   prompts: Story
   joint: Story
-  melody: list[np.ndarray | None]
+  melody: Mapping[str, Values]
   known: dict[str, np.ndarray]
   options: dict[str, SamplingOptions]
   semantic: np.ndarray | None = None
@@ -121,13 +123,15 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
   clips = None
   if request.audio is not None:
     clips = clip_list(request.audio, "audio")
-  melody = _melody(request, parts)
+  tunes = None
+  if request.melody is not None:
+    tunes = clip_list(request.melody, "melody")
   joint = None
   if request.joint is not None:
     joint = joint_items(request.joint, parts)
   seed: Any = request.seed
   seeds = list(seed) if np.ndim(seed) else None
-  given: dict[str, Any] = {"audio": clips, "melody": melody, "seed": seeds}
+  given: dict[str, Any] = {"audio": clips, "melody": tunes, "seed": seeds}
   given |= {"joint": None if joint is None else joint.values[0]}
   longest = max(prompts.values, key=len)
   batch = request_lib.count_items({"texts": longest or None, **given})
@@ -141,7 +145,7 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
     prompts=prompts,
     joint=Story.of([None] * batch),
-    melody=request_lib.repeat(melody or [None], batch),
+    melody=_melody(request, tunes, batch, parts),
     known=known_codes(parts, request.seconds, batch),
     options={},
     best_of=request.best_of,
@@ -156,12 +160,12 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
   else:
     found = _joint(prompts, parts, clips, request.rate)
   asked = {name: getattr(request, name) for name in OPTIONS}
-  options = stage_options(parts, asked, found, melody)
+  options = stage_options(parts, asked, found, tunes)
   return dataclasses.replace(
     checked,
     joint=found,
     options=options,
-    stride=stride_frames(request.stride, parts, found, melody),
+    stride=stride_frames(request.stride, parts, found, tunes),
   )
 
 
@@ -252,19 +256,32 @@ def _joint_rows(joint: Any, model: Any) -> list[np.ndarray | None]:
 
 
 def _melody(
-  request: MusicLMRequest, parts: Parts
-) -> list[np.ndarray | None] | None:
-  """Melody tokens of each clip."""
-  if request.melody is None:
-    return None
-  if parts.melody is None or not parts.hears("semantic", "melody"):
-    raise UserError(
-      "this model takes no melody: it has no melody embedding, or its semantic"
-      " stage was trained without."
-    )
-  clips = clip_list(request.melody, "melody")
+  request: MusicLMRequest,
+  tunes: Sequence[np.ndarray] | None,
+  batch: int,
+  parts: Parts,
+) -> Mapping[str, Values]:
+  """What stages hear of each melody; see `CheckedRequest.melody`."""
+  if tunes is None:
+    return {}
   rate = request.melody_rate or request.rate or parts.codec.rate
-  return [parts.melody.encode(clip, rate)[0] for clip in clips]
+  found: dict[str, dict[str, Any]] = {}
+  if parts.melody is not None and parts.hears("semantic", "melody"):
+    tokens = [parts.melody.encode(clip, rate)[0] for clip in tunes]
+    found["semantic"] = {"melody": request_lib.repeat(tokens, batch)}
+  for name, stage in parts.stages.items():
+    for each in stage.conditions:
+      if each.name == CHROMA:
+        classes = each.check([*tunes], rate)
+        of_stage = found.setdefault(name, {})
+        of_stage[CHROMA] = request_lib.repeat(classes, batch)
+  if not found:
+    raise UserError(
+      "this model takes no melody: no stage was trained with pitch classes"
+      f" ({CHROMA}), and it has no melody embedding, or its semantic stage was"
+      " trained without."
+    )
+  return found
 
 
 def _check_best_of(checked: CheckedRequest, parts: Parts) -> None:

@@ -169,7 +169,7 @@ class Hierarchy:
 
     def values(window: Window, new: int) -> Values:
       joint = self._joint(new / rate, window.end / rate)
-      return {"joint": joint, "melody": self._request.melody}
+      return {"joint": joint, **self._request.melody.get("semantic", {})}
 
     at = tuple(borders(self._request.joint, rate))
     return self._windows("semantic", self._request.stride, at, values)
@@ -182,11 +182,13 @@ class Hierarchy:
       (heard,) = (each for each in stage.conditions if each.name == "semantic")
 
     def values(window: Window, new: int) -> Values:
-      found = {"joint": self._joint(new / rate, window.end / rate)}
+      found: dict[str, Any] = {
+        "joint": self._joint(new / rate, window.end / rate)
+      }
       if heard is not None:
         at = math.floor(window.start / rate * heard.frame_rate + 1e-6)
         found["semantic"] = list(self._semantic_until(at + heard.frames))
-      return found
+      return {**found, **self._request.melody.get("coarse", {})}
 
     return self._windows("coarse", self.coarse_stride, (), values)
 

@@ -17,7 +17,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation import musiclm_request
 from mmdcodec.generation import request as request_lib
 from mmdcodec.generation.musiclm_options import stage_options
-from mmdcodec.generation.musiclm_parts import Parts
+from mmdcodec.generation.musiclm_parts import CHROMA, Parts
 from mmdcodec.generation.musiclm_request import CheckedRequest
 from mmdcodec.generation.musiclm_stages import Hierarchy, Progress
 from mmdcodec.generation.story import Story
@@ -45,7 +45,8 @@ class SingleStages:
 
   def takes(self, condition: str) -> bool:
     """Returns whether the model has a condition: "text", "melody", ..."""
-    return self.parts.takes("joint" if condition == "text" else condition)
+    names = {"text": ("joint",), "melody": ("melody", CHROMA)}
+    return any(map(self.parts.takes, names.get(condition, (condition,))))
 
   def joint_tokens(
     self,
@@ -270,7 +271,7 @@ class SingleStages:
       keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
       prompts=Story.of([""] * batch),
       joint=items.map(repeat),
-      melody=repeat(tunes),
+      melody={name: {"melody": repeat(tunes)}} if tunes else {},
       known=codes,
       semantic=given.get("semantic"),
       options=stage_options(parts, options, items, tunes),

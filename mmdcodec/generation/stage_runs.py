@@ -24,9 +24,11 @@ from mmdcodec.generation.token_sampler import SamplerState
 from mmdcodec.generation.windows import Window
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.conditioning import Inputs
+from mmdcodec.models.token_conditions import Tokens
 
 # Values of the conditions of a batch: name -> for each item tokens [frames,
-# codebooks] from the beginning of the music on, or None.
+# codebooks] or pitch classes [frames] from the beginning of the music on, or
+# None.
 Values = Mapping[str, Sequence[np.ndarray | None]]
 # Called with (frames done, total).
 Tell = Callable[[int, int], None]
@@ -50,7 +52,7 @@ def inputs_at(
   """The inputs of windows that begin at any times.
 
   Args:
-    conditions: conditions of a stage, all of kind "tokens".
+    conditions: conditions of a stage, of kinds "tokens" and "melody".
     values: their tokens; a condition may be missing. More codebooks than it has
       are left out. Where an item's tokens have ended, as those of a short
       melody, it is without the condition.
@@ -69,6 +71,15 @@ def inputs_at(
   found = {}
   for each in conditions:
     of_items = values.get(each.name) or [None] * len(starts)
+    if not isinstance(each, Tokens):
+      rows = [
+        each.arrays([item], start)
+        for item, start in zip(of_items, starts, strict=True)
+      ]
+      found[each.name] = {
+        name: np.concatenate([row[name] for row in rows]) for name in rows[0]
+      }
+      continue
     items = [
       seen(each, tokens, start)
       for tokens, start in zip(of_items, starts, strict=True)

@@ -79,6 +79,9 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   coarse. In the small size those in time are added to the music instead
   (docs/RESULTS.md, "MusicLM"): relative positions treat all distances over 128
   alike, so attention must learn by other means which of them belong to a step.
+  There the pitch classes of a melody are a condition too, `chroma`: tokens of a
+  melody embedding describe seconds, and a small model does not learn from them
+  which note is when.
   In the small sizes codecs have codebooks of 256, as `codec_small`, and in the
   tiny one there are 32 codes of everything.
 
@@ -126,13 +129,24 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
   # Windows of 4 s, one every 3 s: 9 are within 30 s, and 10 begin there.
   windows = {"small": 10, "tiny": 1}.get(size, 9)
   melody = tokens(1, 24, codes if tiny else 512, windows, 1 / 3, 75)
+
+  def chroma(frames: int, rate: float) -> dict[str, Any]:
+    if not small or tiny:
+      return {}
+    of_step = dict(kind="melody", frames=frames, frame_rate=rate, added_to=1)
+    return {"chroma": CHROMA | of_step}
+
   return {
     "semantic": shared
     | dict(
       codebooks=1,
       codebook_size=codes,
       frames=round(25 * lengths[0]),
-      conditions={"joint": joint, "melody": melody},
+      conditions={
+        "joint": joint,
+        "melody": melody,
+        **chroma(25 * lengths[0], 25.0),
+      },
     ),
     "coarse": shared
     | dict(
@@ -143,6 +157,7 @@ def musiclm_stages(size: str) -> dict[str, dict[str, Any]]:
         "joint": joint,
         "semantic": tokens(2, 1, codes, 25 * lengths[1], 25.0, 2)
         | {"collapse": False},
+        **chroma(50 * lengths[1], 50.0),
       },
     ),
     "fine": shared

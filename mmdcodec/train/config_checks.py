@@ -169,6 +169,7 @@ LM: dict[str, Any] = {
   "condition_dropout": SHARE,
   "text_dropout": SHARE,
   "melody_dropout": SHARE,
+  "chroma_dropout": SHARE,
   "freeze": ANY,
   "lora": {"rank": STEPS, "alpha": ABOVE_0, "on": ANY},
 }

@@ -14,6 +14,7 @@ from mmdcodec import bundle
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.models.condition import Condition
+from mmdcodec.models.melody_condition import Melody
 from mmdcodec.models.token_conditions import Tokens
 from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.quantize import repeats
@@ -84,7 +85,7 @@ def check(
         f" {last}: set --config.model.codebooks={source.codebooks}."
       )
   for each in conditions:
-    if each.added and isinstance(each, Tokens):
+    if each.added and isinstance(each, Tokens | Melody):
       _check_added(each, config["data"]["frame_rate"])
   by_name = {each.name: each for each in conditions}
   for name, paths in streams(config, conditions).items():
@@ -93,7 +94,7 @@ def check(
         _check_stream(condition, TokenSource(path))
 
 
-def _check_added(condition: Tokens, frame_rate: float) -> None:
+def _check_added(condition: Tokens | Melody, frame_rate: float) -> None:
   """Raises a UserError if a condition would be added at the wrong times."""
   ratio = frame_rate / condition.frame_rate
   if math.isclose(ratio, condition.added):

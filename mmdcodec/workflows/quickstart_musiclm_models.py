@@ -95,9 +95,10 @@ def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
   config = copy.deepcopy(job.configs[f"{name}_lm"])
   model, data, tokens = config["model"], config["data"], job.folder / "tokens"
   target = "semantic" if name == "semantic" else "codec"
+  streams = {key: _SETS[key] for key in model["conditions"] if key in _SETS}
   about = {
     kind: record_source.describe(tokens / "train" / kind)
-    for kind in {target, *(_SETS[each] for each in model["conditions"])}
+    for kind in {target, *streams.values()}
   }
   half = max(1, about["codec"]["codebooks"] // 2) if "codec" in about else 1
   seconds = model["frames"] / data["frame_rate"]
@@ -113,6 +114,9 @@ def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
       half,
     )
   for key, condition in model["conditions"].items():
+    if key not in streams:  # Pitch classes have the rate that they are given.
+      condition["frames"], condition["frame_rate"] = model["frames"], rate
+      continue
     given = about[_SETS[key]]
     condition["codebooks"] = half if key == "coarse" else given["codebooks"]
     condition["size"] = max(given["codebook_sizes"])
@@ -124,7 +128,6 @@ def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:
       ratio = rate / given["frame_rate"]
       whole = math.isclose(ratio, round(ratio))
       condition["added_to"] = round(ratio) if whole else 0
-  streams = {key: _SETS[key] for key in model["conditions"]}
   stage_training.set_data(config, tokens, target, streams)
   data["frame_rate"] = rate
   return config
