@@ -118,7 +118,7 @@ def test_a_store_that_refuses(url, tmp_path, monkeypatch, fails):
   music = tmp_path / "music"
   prepare_tunes(music, url / "a")
   monkeypatch.setattr(type(url.system), "pipe_file", refuse)
-  monkeypatch.setattr(records, "_build", None)
+  monkeypatch.setattr(records, "build", None)
   for words in (
     ("prepare", music, url / "b"),
     ("evaluate", "--model", "m", "--audio", music, "--out", url / "b"),

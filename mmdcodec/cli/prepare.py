@@ -57,14 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="files processed at a time (default: one for each CPU)",
   )
   parser.add_argument(
+    "--shards",
+    type=_share,
+    metavar="I/N",
+    help="make only part I of N (1/N to N/N), each by a command of its own with"
+    " the same other arguments, on any machine that reaches both folders; the"
+    " last one to end makes the data set, which is that of one command. Each"
+    " may be run again after a kill",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace a data set that exists"
   )
   parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
 def run(args: argparse.Namespace) -> int:
-  """Makes the data set and prints a summary."""
-  from mmdcodec.data.records import prepare
+  """Makes the data set, or a part of it, and prints a summary."""
+  from mmdcodec.data import record_shares, records
   from mmdcodec.errors import UserError
 
   only = {}
@@ -73,17 +82,20 @@ def run(args: argparse.Namespace) -> int:
     if not equals or not tag:
       raise UserError(f"--only expects TAG=VALUE, not {pair!r}.")
     only[tag] = value
-  report = prepare(
-    args.folder,
-    args.dataset,
-    rate=args.rate,
-    channels=args.channels,
-    seconds=args.seconds,
-    captions=args.captions,
-    only=only,
-    workers=args.workers,
-    progress=not args.quiet,
-    force=args.force,
-  )
-  print(report)
+  names = ("rate", "channels", "seconds", "captions", "force")
+  options = {name: getattr(args, name) for name in names} | {"only": only}
+  how = dict(workers=args.workers, progress=not args.quiet)
+  if args.shards is not None:
+    job = records.plan(args.folder, args.dataset, **options)
+    print(record_shares.make_share(job, *args.shards, **how))
+    return 0
+  print(records.prepare(args.folder, args.dataset, **options, **how))
   return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+  """Parses I/N."""
+  index, slash, count = text.partition("/")
+  if not (slash and index.isdecimal() and count.isdecimal()):
+    raise argparse.ArgumentTypeError(f"expected I/N, such as 2/8, not {text!r}")
+  return int(index), int(count)

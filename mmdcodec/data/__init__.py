@@ -1,10 +1,13 @@
 """Data sets: records on disk, random crops, batches.
 
 records           makes audio data sets from folders, with `prepare`.
-                  audio_folder, file_pieces and record_writer find, cut and
-                  encode the files; captions, fma and musiccaps read labels
-                  from tables, file_names finds the files that a row names;
-                  report says what was made and what was left out
+                  record_job says of what; audio_folder, audio_sources,
+                  file_pieces and record_writer find, cut and encode the files;
+                  captions, fma and musiccaps read labels from tables,
+                  file_names finds the files that a row names; report says what
+                  was made and what was left out
+record_shares     makes them in several commands, of blocks of records
+                  (record_blocks)
 record_source     reads records by index; decodes a part of their audio
 shard_files       opens the shards, and notices missing and damaged ones
 token_records     token data sets: the codes of records, for language models

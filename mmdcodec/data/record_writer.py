@@ -11,16 +11,16 @@ import collections
 import concurrent.futures
 import io
 import json
-import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import soundfile
+import tensorflow_datasets as tfds
 
 from mmdcodec import formatting
 from mmdcodec.data import captions, file_pieces
@@ -42,23 +42,42 @@ _SILENT = 20
 
 @dataclass(frozen=True)
 class Source:
-  """An audio file, its name in the data set, and its label."""
+  """An audio file, its name in the data set, its label, and its bytes."""
 
   path: Path
   name: str
   label: captions.Label = captions.Label()
+  size: int = 0
+
+
+def features() -> tfds.features.FeaturesDict:
+  """Describes a record to TFDS."""
+  return tfds.features.FeaturesDict(
+    {
+      "audio": tfds.features.Tensor(shape=(), dtype=np.object_),
+      "rate": np.int32,
+      "channels": np.int32,
+      "samples": np.int64,
+      "path": tfds.features.Text(),
+      "position": np.float32,
+      "caption": tfds.features.Text(),
+      "tags": tfds.features.Text(),
+    }
+  )
 
 
 def records(
-  sources: list[Source],
+  sources: Sequence[Source],
   report: Report,
   *,
   seconds: float,
   workers: int,
   scratch: Path,
   progress: bool,
-) -> Iterator[dict]:
-  """Yields the records of files, in order, and fills in the report.
+) -> Generator[Iterator[dict], None, None]:
+  """Yields the records of each file, in order, and fills in the report.
+
+  The records of a file are to be taken before those of the next one.
 
   Args:
     sources: the files.
@@ -70,7 +89,7 @@ def records(
     progress: whether to show a progress line on stderr.
 
   Yields:
-    dicts with the features of a record (see `records`).
+    dicts with the `features` of a record; none for a file that is skipped.
   """
   stop = threading.Event()
   meter = _Meter(sources, report, progress)
@@ -99,10 +118,11 @@ def records(
       with future.result() as encoded:
         if encoded.reason:
           report.skipped.append((source.name, encoded.reason))
+          yield iter(())
         else:
           report.files += 1
           report.captioned += bool(source.label.caption)
-          yield from _features(source, encoded, report)
+          yield _records(source, encoded, report)
       meter.done(source)
   finally:
     stop.set()
@@ -182,7 +202,7 @@ def _encode(
   return encoded
 
 
-def _features(
+def _records(
   source: Source, encoded: _Encoded, report: Report
 ) -> Iterator[dict]:
   encoded.spool.seek(0)
@@ -216,16 +236,16 @@ def _features(
 class _Meter:
   """The progress line: files, hours of audio, speed, time left."""
 
-  def __init__(self, sources: list[Source], report: Report, enabled: bool):
+  def __init__(self, sources: Sequence[Source], report: Report, enabled: bool):
     self._enabled = enabled
     self._report = report
-    self._sizes = {s.name: _size(s.path) for s in sources}
-    self._bytes, self._files = 0, 0
+    self._total = max(1, sum(source.size for source in sources))
+    self._bytes, self._files, self._count = 0, 0, len(sources)
     self._line = ProgressLine()
 
   def done(self, source: Source) -> None:
     self._files += 1
-    self._bytes += self._sizes[source.name]
+    self._bytes += source.size
     self.show()
 
   def show(self) -> None:
@@ -239,18 +259,11 @@ class _Meter:
 
   def _words(self) -> str:
     spent = self._line.spent
-    total = max(1, sum(self._sizes.values()))
-    left = spent * (total - self._bytes) / self._bytes if self._bytes else 0
+    rest = self._total - self._bytes
+    left = spent * rest / self._bytes if self._bytes else 0
     return (
-      f"{self._files}/{len(self._sizes)} files,"
+      f"{self._files}/{self._count} files,"
       f" {self._report.seconds / 3600:.2f} h of audio,"
       f" {self._report.seconds / spent:.0f} x real time,"
       f" {len(self._report.skipped)} skipped, {formatting.duration(left)} left"
     )
-
-
-def _size(path: Path) -> int:
-  try:
-    return os.path.getsize(path)
-  except OSError:
-    return 0

@@ -10,26 +10,31 @@ summary in `mmdcodec.json`, the skipped files in `skipped.jsonl`, and in
 `notes.jsonl` the captions that were left out and the silent records.
 """
 
-import json
+import contextlib
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-import mmdcodec
-from mmdcodec.audio import files, formats, resampling
-from mmdcodec.data import captions, fma, musiccaps, record_writer, shard_files
+from mmdcodec.audio import files, resampling
+from mmdcodec.data import (
+  audio_sources,
+  captions,
+  fma,
+  musiccaps,
+  record_writer,
+  shard_files,
+)
 from mmdcodec.data.dataset_folder import (
   check_out,
   serializer,
   shard_writer,
 )
-from mmdcodec.data.record_source import SUMMARY
+from mmdcodec.data.record_job import Job
 from mmdcodec.data.report import Report
-from mmdcodec.data.tables import Note
 from mmdcodec.errors import UserError
 from mmdcodec.platform import cpus
 from mmdcodec.store import atomic
@@ -40,19 +45,7 @@ from mmdcodec.store import paths as store_paths
 _SHARD = 256 << 20
 
 
-def _features() -> tfds.features.FeaturesDict:
-  return tfds.features.FeaturesDict(
-    {
-      "audio": tfds.features.Tensor(shape=(), dtype=np.object_),
-      "rate": np.int32,
-      "channels": np.int32,
-      "samples": np.int64,
-      "path": tfds.features.Text(),
-      "position": np.float32,
-      "caption": tfds.features.Text(),
-      "tags": tfds.features.Text(),
-    }
-  )
+Serialize = Callable[[dict], bytes]
 
 
 class AudioFolder(tfds.core.GeneratorBasedBuilder):
@@ -68,16 +61,29 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
   url_infos: dict = {}
   _log_download_bytes = _log_download_done = lambda self: None
 
-  def __init__(self, *, records: Callable[[], Iterator[dict]], **kwargs: Any):
-    """Takes the records to write; other arguments go to TFDS."""
-    self._records = records
+  def __init__(
+    self,
+    *,
+    examples: Callable[[Serialize], Iterator[bytes]],
+    finished: Callable[[Path], None] = lambda shard: None,
+    **kwargs: Any,
+  ):
+    """Takes what to write.
+
+    Args:
+      examples: makes the serialised records, given a function from a record to
+        bytes.
+      finished: called with each shard, which it may empty.
+      **kwargs: other arguments go to TFDS.
+    """
+    self._examples, self._finished = examples, finished
     super().__init__(file_format="array_record", **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
       description=" ".join((type(self).__doc__ or "").split()),
-      features=_features(),
+      features=record_writer.features(),
       disable_shuffling=True,
     )
 
@@ -85,8 +91,8 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     return {"train": self._generate_examples()}
 
-  def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-    yield from enumerate(self._records())
+  def _generate_examples(self) -> Iterator[tuple[int, bytes]]:
+    yield from enumerate(self._examples(serializer(self.info.features)))
 
   def _download_and_prepare(
     self, dl_manager: Any, download_config: Any
@@ -97,12 +103,10 @@ class AudioFolder(tfds.core.GeneratorBasedBuilder):
     training pipeline shuffles anyway.
     """
     del download_config
-    serialize = serializer(self.info.features)
     splits = []
     for split, generator in self._split_generators(dl_manager).items():
       lengths, sizes = _write_shards(
-        self.data_path,
-        (serialize(record) for _, record in generator),
+        self.data_path, (data for _, data in generator), self._finished
       )
       template = self._get_filename_template(split_name=split)
       for i, shard in enumerate(_shards(self.data_path, len(lengths))):
@@ -188,161 +192,129 @@ def prepare(
       exists.
     ValueError: no file of the folder is among `paths`.
   """
+  workers = check_workers(workers)
+  atomic.restore_folder(store_paths.real(out))
+  check_out(store_paths.real(out), force, "audio")
+  job = plan(
+    folder,
+    out,
+    rate=rate,
+    channels=channels,
+    seconds=seconds,
+    captions=captions,
+    only=only,
+    paths=paths,
+    force=force,
+  )
+  job.out.parent.mkdir(parents=True, exist_ok=True)
+  with atomic.scratch(job.out) as scratch:
+
+    def examples(serialize: Serialize) -> Iterator[bytes]:
+      with contextlib.closing(
+        record_writer.records(
+          job.sources,
+          job.report,
+          seconds=job.seconds,
+          workers=workers,
+          scratch=scratch,
+          progress=progress,
+        )
+      ) as found:
+        for record in itertools.chain.from_iterable(found):
+          yield serialize(record)
+
+    data = build(job, scratch, examples)
+    job.summarise(data, shard_files.marks(data))
+    atomic.replace_folder(data, job.out)
+  return job.report
+
+
+def plan(
+  folder: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  rate: int,
+  channels: int,
+  seconds: float,
+  captions: str | os.PathLike | None = None,
+  only: dict[str, str] | None = None,
+  paths: Collection[Path] | None = None,
+  force: bool = False,
+) -> Job:
+  """Finds the audio and its labels; see `prepare`."""
   # Links are followed, so that the folder they point to is replaced.
   folder = store_paths.on_disk(folder, "the audio")
   out = store_paths.real(out)
   table = None
   if captions is not None:
     table = store_paths.on_disk(captions, "the table of captions")
-  for name, value, least, most in (
-    ("rate", rate, 1000, resampling.MAX_RATE),
-    ("channels", channels, 1, 8),
-    ("seconds", seconds, 0.1, 3600),
-    ("workers", workers or 1, 1, 1024),
-  ):
-    if not least <= value <= most:
-      raise UserError(f"{name} must be from {least} to {most}, not {value}.")
-  atomic.restore_folder(out)
-  check_out(out, force, "audio")
+  _check("rate", rate, 1000, resampling.MAX_RATE)
+  _check("channels", channels, 1, 8)
+  _check("seconds", seconds, 0.1, 3600)
   builder = builder_for(table)
   report = Report(rate=rate, channels=channels, path=str(out))
-  sources = _sources(folder, table, builder, report)
+  sources = audio_sources.find(folder, table, builder.labels, report)
   if paths is not None:
     sources, report.skipped = [s for s in sources if s.path in paths], []
     if not sources:
       raise ValueError(f"none of the paths is an audio file of {folder}")
-  sources = _only(sources, only)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with atomic.scratch(out) as scratch:
-    data = _build(
-      builder,
-      scratch,
-      lambda: record_writer.records(
-        sources,
-        report,
-        seconds=seconds,
-        workers=workers or cpus(),
-        scratch=scratch,
-        progress=progress,
-      ),
-    )
-    if not report.records:
-      reasons = "; ".join(f"{p}: {r}" for p, r in report.skipped[:3])
-      raise UserError(
-        f"{folder}: no audio file could be read ({reasons}); expected"
-        f" {' '.join(files.SUFFIXES)}."
-      )
-    _summarise(data, report, folder, seconds)
-    atomic.replace_folder(data, out)
-  return report
+  sources = audio_sources.with_tags(sources, only)
+  return Job(folder, out, builder, sources, report, seconds, force)
 
 
-def _build(
-  builder: type[AudioFolder],
+def check_workers(workers: int | None) -> int:
+  """Returns the number of files in progress at a time."""
+  _check("workers", workers or 1, 1, 1024)
+  return workers or cpus()
+
+
+def build(
+  job: Job,
   scratch: Path,
-  records: Callable[[], Iterator[dict]],
+  examples: Callable[[Serialize], Iterator[bytes]],
+  finished: Callable[[Path], None] = lambda shard: None,
 ) -> Path:
-  """Runs a builder inside `scratch` and returns the folder it made."""
-  made = builder(data_dir=scratch / "tfds", records=records)
+  """Runs a builder inside `scratch` and returns the folder it made.
+
+  Args:
+    job: the data set; `examples` fills in its report.
+    scratch: folder of this machine.
+    examples: see `AudioFolder`.
+    finished: see `AudioFolder`.
+
+  Raises:
+    UserError: there is no record.
+  """
+  made = job.builder(
+    data_dir=scratch / "tfds", examples=examples, finished=finished
+  )
   made.download_and_prepare(download_dir=scratch / "downloads")
+  if not job.report.records:
+    skipped = job.report.skipped[:3]
+    reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
+    raise UserError(
+      f"{job.folder}: no audio file could be read ({reasons}); expected"
+      f" {' '.join(files.SUFFIXES)}."
+    )
   return Path(made.data_path)
 
 
-def _sources(
-  folder: Path,
-  table: Path | None,
-  builder: type[AudioFolder],
-  report: Report,
-) -> list[record_writer.Source]:
-  """Finds audio files with their labels, and reports unusable files."""
-  if not folder.exists():
-    raise UserError(f"{folder}: no such folder.")
-  root = folder.parent if folder.is_file() else folder
-  paths = files.find(folder)
-  labels = builder.labels(folder, table, paths)
-  found = {
-    p: record_writer.Source(
-      p, record_writer.valid_text(str(p.relative_to(root))), labels(p)
-    )
-    for p in paths
-  }
-  # Labels of another builder may be any function, which takes no notes.
-  report.notes = _relative(getattr(labels, "notes", captions.Notes()), root)
-  report.skipped += [
-    (record_writer.valid_text(str(p.relative_to(root))), reason)
-    for p, reason in _unusable(folder)
-  ]
-  if not found:
-    others = "".join(f" ({p}: {r})" for p, r in report.skipped[:1])
-    raise UserError(
-      f"{folder}: no audio files{others}; expected {' '.join(files.SUFFIXES)}."
-    )
-  # `named` excludes captions from sidecar files, which are not in the table.
-  labelled = {p for p, s in found.items() if s.label != captions.Label()}
-  if table and not getattr(labels, "named", labelled):
-    unread = next((f" ({w}: {r})" for w, r in report.notes.unread), "")
-    raise UserError(
-      f"{table}: no row names any of the {len(found)} audio files in {folder},"
-      f" such as {next(iter(found)).relative_to(root)}{unread}; paths may be"
-      " relative to either."
-    )
-  return list(found.values())
-
-
-def _relative(notes: captions.Notes, root: Path) -> captions.Notes:
-  """Shortens the paths in notes to names in the data set."""
-
-  def short(note: Note) -> Note:
-    where = note.where.removeprefix(f"{root}{os.sep}")
-    return Note(*map(record_writer.valid_text, (where, note.what)))
-
-  kinds = {kind: list(map(short, found)) for kind, found in vars(notes).items()}
-  return captions.Notes(**kinds)
-
-
-def _unusable(folder: Path) -> list[tuple[Path, str]]:
-  """Finds paths that look like audio but cannot be read, with the reason."""
-  found: list[tuple[Path, str]] = []
-  for root, folders, names in files.walk(folder):
-    # A folder named x.wav is a mistake that the user should see.
-    found += [
-      (root / name, "is a folder, not an audio file")
-      for name in folders
-      if name.lower().endswith(files.SUFFIXES)
-    ]
-    found += [
-      (root / name, f"{suffix[1:]} is not supported; convert it to flac")
-      for name in names
-      if (suffix := Path(name).suffix.lower()) in formats.UNSUPPORTED
-    ]
-  return sorted(found)
-
-
-def _only(sources: list, only: dict[str, str] | None) -> list:
-  """Selects the files with the given tags."""
-  kept = [
-    s
-    for s in sources
-    if all(str(s.label.tags.get(k)) == str(v) for k, v in (only or {}).items())
-  ]
-  if not kept:
-    raise UserError(
-      f"none of the {len(sources)} audio files has the tags {only}; the first"
-      f" has {sources[0].label.tags}."
-    )
-  return kept
+def _check(name: str, value: float, least: float, most: float) -> None:
+  if not least <= value <= most:
+    raise UserError(f"{name} must be from {least} to {most}, not {value}.")
 
 
 def _write_shards(
-  folder: Path, examples: Iterator[bytes]
+  folder: Path, examples: Iterator[bytes], finished: Callable[[Path], None]
 ) -> tuple[list[int], list[int]]:
   """Writes shards of about `_SHARD` bytes; returns their counts and sizes."""
-  lengths, sizes, writer = [], [], None
+  lengths, sizes, writer, path = [], [], None, folder
   try:
     for example in examples:
       if writer is None or sizes[-1] + len(example) > _SHARD:
         if writer is not None:
           writer.close()
+          finished(path)
         path = next(_shards(folder, 1, first=len(lengths)))
         writer = shard_writer(path)
         lengths.append(0)
@@ -353,6 +325,8 @@ def _write_shards(
   finally:
     if writer is not None:
       writer.close()
+  if lengths:
+    finished(path)
   return lengths, sizes
 
 
@@ -360,16 +334,3 @@ def _shards(folder: Path, count: int, first: int = 0) -> Iterator[Path]:
   """Yields names for shards while their total number is unknown."""
   for i in range(first, first + count):
     yield folder / f"shard-{i:05d}"
-
-
-def _summarise(
-  data: Path, report: Report, folder: Path, seconds: float
-) -> None:
-  summary = report.summary() | {
-    "record_seconds": seconds,
-    "source": folder.resolve().name,
-    "version": mmdcodec.__version__,
-    "shards": shard_files.marks(data),
-  }
-  (data / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
-  report.write(data)
