@@ -41,6 +41,8 @@ HIDDEN = (
   "not_finite",
   "steps_per_second",
   "audio_per_second",
+  "audio_per_second_per_device",
+  "tokens_per_second_per_device",
   "skipped_steps",
   "skipped_in_a_row",
 )

@@ -2,6 +2,7 @@
 
 agreement  checks that all processes see the same files
 chips      published figures of TPUs and GPUs: memory, peak, bandwidth
+flops      counts the matrix products and convolutions of a program
 mapped     reaches over the devices inside of shard_map and pmap
 mesh       starts processes and builds the device mesh
 peers      connects processes, and ends them if one is gone

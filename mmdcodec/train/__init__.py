@@ -23,6 +23,7 @@ audio_crops    the batches of tasks that train on random crops of audio
 watchdog       ends a run in which no step finishes any more
 preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
+speed          speed per device, use of its arithmetic and memory
 reporting      prints and logs the metrics that a task returns, speed and time
                left; takes profiles
 

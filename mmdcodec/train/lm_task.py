@@ -90,6 +90,11 @@ class LMTask(Task):
     """Seconds of audio in one example."""
     return self.model.frames / self.config["data"]["frame_rate"]
 
+  @property
+  def positions(self) -> int:
+    """Steps of the pattern in one example."""
+    return len(self.model.pattern_of(self.model.frames).steps)
+
   @classmethod
   def fixed_settings(cls, config: Mapping) -> dict:
     """Returns which parameters are trained; see `Task.fixed_settings`."""

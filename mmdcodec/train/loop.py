@@ -26,6 +26,7 @@ from mmdcodec.train.preemption import PreemptionNotice
 from mmdcodec.train.program import make_program
 from mmdcodec.train.reporting import Profiler, Report
 from mmdcodec.train.saving import Saver
+from mmdcodec.train.speed import Speed
 from mmdcodec.train.task import Batch, make_task
 from mmdcodec.train.warm_start import start_from
 from mmdcodec.train.watchdog import DEFAULT, Watchdog
@@ -149,12 +150,14 @@ def train(
 
     # ------------------------------------------------------------------- steps
     saver = Saver(checkpoints, config, step=step or None)
+    speed = Speed(task, config, program, mesh)
     report = Report(
       task,
       config,
       workdir,
       step=step,
       goodput=goodput,
+      speed=speed,
       say=say,
       check=saver.check,
     )
@@ -186,6 +189,7 @@ def train(
           compiled.add((take, phase))
           around.enter_context(report.paused("compile"))
         state, metrics = take(state, given, phase)
+        speed.add(given, phase)
       goodput.dispatched(metrics["loss"])
       # Only one step is queued while another runs: more would keep their
       # batches in memory and would have to finish before the run could stop.

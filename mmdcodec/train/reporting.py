@@ -17,6 +17,7 @@ from mmdcodec import formatting
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store import paths
 from mmdcodec.train.goodput import Goodput
+from mmdcodec.train.speed import Speed
 from mmdcodec.train.task import Task
 
 
@@ -31,6 +32,7 @@ class Report:
     *,
     step: int,
     goodput: Goodput,
+    speed: Speed,
     say: Callable[[str], None],
     check: Callable[[int, int], None],
   ):
@@ -42,33 +44,36 @@ class Report:
       workdir: folder of the run.
       step: step at which the run starts or resumes.
       goodput: where the run's time goes.
+      speed: what its steps do.
       say: called with a line of text.
       check: called with each step that is logged, and the number of steps since
         the last sound one.
     """
     self._task, self._config, self._say = task, config, say
-    self._check, self._goodput = check, goodput
+    self._check, self._goodput, self._speed = check, goodput, speed
     self._writer = metrics_lib.MetricWriter(workdir, step=step)
-    self._pending: tuple[int, Any] | None = None
-    # Step and time of the last report, from which the next speed is measured.
-    self._step, self._time = step, time.perf_counter()
+    # Step, metrics, and operations up to it.
+    self._pending: tuple[int, Any, float | None] | None = None
+    # Those of the last report, from which the next speed is measured.
+    self._step, self._flops, self._time = step, 0.0, time.perf_counter()
 
   def later(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Queues the metrics of a step that may still be running."""
-    self._pending = (step, metrics)
+    self._pending = (step, metrics, self._speed.flops)
 
   def flush(self) -> None:
     """Reports what `later` queued, if anything; waits for the device."""
     if self._pending is None:
       return
-    (step, metrics), self._pending = self._pending, None
+    (step, metrics, flops), self._pending = self._pending, None
     now = time.perf_counter()
-    speed = (step - self._step) / max(now - self._time, 1e-9)
-    self._step, self._time = step, now
-    audio = self._config["batch"] * self._task.audio_seconds
-    values = jax.device_get(metrics)
-    values["steps_per_second"] = speed
-    values["audio_per_second"] = speed * audio
+    seconds = max(now - self._time, 1e-9)
+    measures = self._speed.values(
+      (step - self._step) / seconds,
+      None if flops is None else (flops - self._flops) / seconds,
+    )
+    self._step, self._flops, self._time = step, flops or 0.0, now
+    values = jax.device_get(metrics) | measures
     values = self.write(
       step, {"train": values, "goodput": self._goodput.shares()}
     )
@@ -126,6 +131,8 @@ class Report:
     ]
     parts.append(f"{speed:.2f} steps/s")
     parts.append(f"{values['train/audio_per_second']:.0f} s audio/s")
+    if (mfu := values.get("train/mfu")) is not None:
+      parts.append(f"MFU {formatting.share(mfu)}")
     left = formatting.duration((steps - step) / max(speed, 1e-9))
     return "  ".join([*parts, f"{left} left"])
 

@@ -110,6 +110,14 @@ class Task(abc.ABC):
     """
     self.config = config
 
+  @property
+  def positions(self) -> int | None:
+    """Positions of the sequence in one example, for a language model's speed.
+
+    A position holds all codes that are predicted together.
+    """
+    return None
+
   # ------------------------------------------------------ every task has these
 
   @property
