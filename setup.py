@@ -84,6 +84,8 @@ setup(
     # URLs in the place of paths.
     "gcs": ["gcsfs>=2025.3"],
     "s3": ["s3fs>=2025.3"],
+    # Not among those of the tests: it needs older versions of four packages.
+    "beam": ["apache-beam>=2.60"],
     "tensorboard": ["tensorboardX>=2.6"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

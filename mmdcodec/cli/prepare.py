@@ -6,8 +6,11 @@ HELP = "cut a folder of audio into a data set of FLAC records"
 EXAMPLE = (
   "mmdcodec prepare ~/music data/music --captions ~/music/captions.csv\n"
   "  mmdcodec prepare fma_small data/fma --captions fma_metadata/tracks.csv"
-  " --only split=training"
+  " --only split=training\n"
+  "  mmdcodec prepare ~/music gs://bucket/music --runner=DataflowRunner"
+  " --project=P --region=R --temp_location=gs://bucket/tmp"
 )
+PARSES_REST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--workers",
     type=int,
     metavar="N",
-    help="files processed at a time (default: one for each CPU)",
+    help="files processed at a time (default: one for each CPU; with --runner,"
+    " one in each of its workers)",
   )
   parser.add_argument(
     "--shards",
@@ -66,16 +70,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " may be run again after a kill",
   )
   parser.add_argument(
+    "--runner",
+    metavar="NAME",
+    help="make the parts with this runner of Apache Beam, such as DirectRunner;"
+    " options that are not listed here go to Beam",
+  )
+  parser.add_argument(
     "--force", action="store_true", help="replace a data set that exists"
   )
   parser.add_argument("--quiet", action="store_true", help="no progress line")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Makes the data set, or a part of it, and prints a summary."""
   from mmdcodec.data import record_shares, records
   from mmdcodec.errors import UserError
 
+  if rest and args.runner is None:
+    raise UserError(
+      f"unknown arguments: {' '.join(rest)}; `mmdcodec prepare --help` lists"
+      " what there is (with --runner, others go to Apache Beam)."
+    )
+  if args.runner is not None and args.shards is not None:
+    raise UserError("--runner divides the work by itself: omit --shards.")
   only = {}
   for pair in args.only:
     tag, equals, value = pair.partition("=")
@@ -84,6 +101,13 @@ def run(args: argparse.Namespace) -> int:
     only[tag] = value
   names = ("rate", "channels", "seconds", "captions", "force")
   options = {name: getattr(args, name) for name in names} | {"only": only}
+  if args.runner is not None:
+    from mmdcodec.data import beam
+
+    job = records.plan(args.folder, args.dataset, **options)
+    arguments = [f"--runner={args.runner}", *rest]
+    print(beam.make(job, arguments, workers=args.workers))
+    return 0
   how = dict(workers=args.workers, progress=not args.quiet)
   if args.shards is not None:
     job = records.plan(args.folder, args.dataset, **options)

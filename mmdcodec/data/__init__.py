@@ -7,7 +7,7 @@ records           makes audio data sets from folders, with `prepare`.
                   file_names finds the files that a row names; report says what
                   was made and what was left out
 record_shares     makes them in several commands, of blocks of records
-                  (record_blocks)
+                  (record_blocks); beam makes the blocks with Apache Beam
 record_source     reads records by index; decodes a part of their audio
 shard_files       opens the shards, and notices missing and damaged ones
 token_records     token data sets: the codes of records, for language models

@@ -46,7 +46,7 @@ def make_share(
     )
   workers = records.check_workers(workers)
   if (blocks := begin(job)) is None:
-    return _done(job)
+    return done(job)
   mine, there = range(index - 1, len(blocks), count), blocks.finished()
   todo = [number for number in mine if number not in there]
   with disk.named(job.out):
@@ -87,7 +87,7 @@ def finish(job: Job, blocks: Blocks, count: int) -> str:
   """
   if _is_done(job):
     _tidy(blocks)
-    return _done(job)
+    return done(job)
   if words := _missing(job, blocks, count):
     return words
   lock = _take(blocks)
@@ -96,7 +96,7 @@ def finish(job: Job, blocks: Blocks, count: int) -> str:
   try:
     if _is_done(job):  # Another command was faster.
       blocks.remove()
-      return _done(job)
+      return done(job)
     if words := _missing(job, blocks, count):
       return words
     job.check_out()
@@ -105,6 +105,14 @@ def finish(job: Job, blocks: Blocks, count: int) -> str:
   finally:
     lock.release()
   return str(job.report)
+
+
+def done(job: Job) -> str:
+  """What to print of a data set that is there already."""
+  return (
+    f"{job.out}: is complete, made of this audio with these options; delete it"
+    " to make it again."
+  )
 
 
 def _join(job: Job, blocks: Blocks) -> None:
@@ -166,13 +174,6 @@ def _is_done(job: Job) -> bool:
   except UserError:
     return False
   return found.get("made_from") == job.digest
-
-
-def _done(job: Job) -> str:
-  return (
-    f"{job.out}: is complete, made of this audio with these options; delete it"
-    " to make it again."
-  )
 
 
 def _missing(job: Job, blocks: Blocks, count: int) -> str:
