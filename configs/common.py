@@ -60,7 +60,8 @@ def run_config(task: str) -> ConfigDict:
   config.eval_every = 5_000
   config.save_every = 5_000
   config.keep = 3  # latest checkpoints; the best one is kept too
-  # Traces this many steps, beginning `start` steps after the run (re)starts.
+  # Traces this many steps, beginning `start` steps after the run (re)starts; or
+  # on demand, see mmdcodec/train/profiling.py.
   config.profile = ConfigDict(dict(start=10, steps=0))
   config.compilation_cache = ""  # a folder, "off", or "": the user's cache
   return config

@@ -25,7 +25,8 @@ preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
 speed          speed per device, use of its arithmetic and memory
 reporting      prints and logs the metrics that a task returns, speed and time
-               left; takes profiles
+               left
+profiling      traces steps for xprof, as planned or on demand
 
 The codec's task also uses reconstruction_losses, adversarial (a step of the
 discriminators), independence_term, encoder_gradients, codec_evaluation and

@@ -23,8 +23,9 @@ from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, same_data, settings
 from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.preemption import PreemptionNotice
+from mmdcodec.train.profiling import Profiler
 from mmdcodec.train.program import make_program
-from mmdcodec.train.reporting import Profiler, Report
+from mmdcodec.train.reporting import Report
 from mmdcodec.train.saving import Saver
 from mmdcodec.train.speed import Speed
 from mmdcodec.train.task import Batch, make_task
@@ -76,6 +77,8 @@ def train(
     # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
+    profiler = Profiler(config["profile"], workdir, say)
+    stack.callback(profiler.close)
 
     # -------------------------------------------------------------- mesh, data
     agreement.check_shared(workdir)
@@ -162,8 +165,7 @@ def train(
       check=saver.check,
     )
     stack.callback(report.close)
-    profiler = Profiler(step, config["profile"], workdir / "profile")
-    stack.callback(profiler.close)
+    profiler.begin(step)
     metrics, evaluation = None, {}
     compiled: set[tuple[Any, str | None]] = set()
     limit = config.get("hang_timeout", DEFAULT)

@@ -1,4 +1,4 @@
-"""Reports on training: metrics, speed, time left and profiles.
+"""Reports on training: metrics, speed and time left.
 
 The metrics come from `loss`, `inspect` and `evaluate` of a task; to log one
 more, add it there.
@@ -6,7 +6,6 @@ more, add it there.
 
 import contextlib
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,6 @@ import jax
 
 from mmdcodec import formatting
 from mmdcodec.store import metrics as metrics_lib
-from mmdcodec.store import paths
 from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.speed import Speed
 from mmdcodec.train.task import Task
@@ -143,48 +141,3 @@ class Report:
   def close(self) -> None:
     """Closes the files."""
     self._writer.close()
-
-
-class Profiler:
-  """Traces a few steps for TensorBoard's profiler."""
-
-  def __init__(
-    self, step: int, config: Mapping[str, int], folder: pathlib.Path
-  ):
-    """Plans the trace.
-
-    Args:
-      step: step at which the run starts or resumes.
-      config: `start`, steps to wait from there, and `steps` to trace; 0: none.
-      folder: folder for the trace.
-    """
-    self._first = step + config["start"]
-    self._end = self._first + config["steps"]
-    self._folder, self._on = folder, False
-
-  def before(self, step: int) -> None:
-    """Starts the trace at its first step."""
-    if step == self._first < self._end:
-      folder = self._folder
-      if isinstance(folder, paths.Url):
-        self._made = tempfile.TemporaryDirectory(prefix="mmdcodec-")
-        folder = pathlib.Path(self._made.name)
-      jax.profiler.start_trace(str(folder))
-      self._on = True
-
-  def after(self, step: int, state: Any) -> None:
-    """Stops the trace once the device has finished its last step."""
-    if self._on and step == self._end:
-      jax.block_until_ready(state)
-      self.close()
-
-  def close(self) -> None:
-    """Writes the trace."""
-    if self._on:
-      jax.profiler.stop_trace()
-      self._on = False
-      if isinstance(self._folder, paths.Url):
-        with self._made as made:
-          for path in pathlib.Path(made).rglob("*.*"):
-            if path.is_file():
-              (self._folder / path.relative_to(made)).upload(path)
