@@ -43,6 +43,11 @@ HIDDEN = (
   "audio_per_second",
   "audio_per_second_per_device",
   "tokens_per_second_per_device",
+  "mfu",
+  "hbm_gib",
+  "hbm_peak_gib",
+  "host_seconds",
+  "slowest_host",
   "skipped_steps",
   "skipped_in_a_row",
 )

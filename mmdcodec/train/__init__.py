@@ -24,6 +24,7 @@ watchdog       ends a run in which no step finishes any more
 preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
 speed          speed per device, use of its arithmetic and memory
+hosts          which process of a run is the slowest
 reporting      prints and logs the metrics that a task returns, speed and time
                left
 profiling      traces steps for xprof, as planned or on demand

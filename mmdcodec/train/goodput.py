@@ -28,7 +28,7 @@ class Goodput:
     """Starts the clock; the time until `begin` is that of starting."""
     self._kind, self._since = "start", time.perf_counter()
     self._started, self._account = time.time(), kept.Account()
-    self._device = _Device()
+    self._device, self._waited = _Device(), 0.0
     self._workdir: pathlib.Path | None = None
     self._written, self._say = 0.0, lambda line: None
 
@@ -100,6 +100,20 @@ class Goodput:
     None while it counts anything but training steps and waiting for data.
     """
     return self._since if self._kind in ("steps", "data") else None
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """The host only waits for the device in the block."""
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  @property
+  def host_seconds(self) -> float:
+    """Time that the steps so far took the host itself."""
+    self._turn(self._kind)
+    seconds = self._account.seconds
+    return seconds["steps"] + seconds["data"] - self._waited
 
   def dispatched(self, result: jax.Array) -> None:
     """A step has been given to the device.

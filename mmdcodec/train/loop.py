@@ -22,6 +22,7 @@ from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, same_data, settings
 from mmdcodec.train.goodput import Goodput
+from mmdcodec.train.hosts import Hosts
 from mmdcodec.train.preemption import PreemptionNotice
 from mmdcodec.train.profiling import Profiler
 from mmdcodec.train.program import make_program
@@ -161,6 +162,7 @@ def train(
       step=step,
       goodput=goodput,
       speed=speed,
+      hosts=Hosts(mesh, goodput, step) if jax.process_count() > 1 else None,
       say=say,
       check=saver.check,
     )
@@ -190,12 +192,16 @@ def train(
           # The first call compiles, which must not count as training time.
           compiled.add((take, phase))
           around.enter_context(report.paused("compile"))
+        else:
+          # Where devices are CPUs, sums over processes end in this call.
+          around.enter_context(goodput.waiting())
         state, metrics = take(state, given, phase)
         speed.add(given, phase)
       goodput.dispatched(metrics["loss"])
       # Only one step is queued while another runs: more would keep their
       # batches in memory and would have to finish before the run could stop.
-      jax.block_until_ready(before)
+      with goodput.waiting():
+        jax.block_until_ready(before)
       saver.watch(step, before)
       step += 1
       last = step == config["steps"]

@@ -15,8 +15,12 @@ import jax
 from mmdcodec import formatting
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.train.goodput import Goodput
+from mmdcodec.train.hosts import Hosts
 from mmdcodec.train.speed import Speed
 from mmdcodec.train.task import Task
+
+# What processes tell one another, among the metrics of a step.
+_HOSTS = "hosts"
 
 
 class Report:
@@ -31,6 +35,7 @@ class Report:
     step: int,
     goodput: Goodput,
     speed: Speed,
+    hosts: Hosts | None = None,
     say: Callable[[str], None],
     check: Callable[[int, int], None],
   ):
@@ -43,12 +48,14 @@ class Report:
       step: step at which the run starts or resumes.
       goodput: where the run's time goes.
       speed: what its steps do.
+      hosts: compares processes, if there are several.
       say: called with a line of text.
       check: called with each step that is logged, and the number of steps since
         the last sound one.
     """
     self._task, self._config, self._say = task, config, say
-    self._check, self._goodput, self._speed = check, goodput, speed
+    self._check, self._goodput = check, goodput
+    self._speed, self._hosts = speed, hosts
     self._writer = metrics_lib.MetricWriter(workdir, step=step)
     # Step, metrics, and operations up to it.
     self._pending: tuple[int, Any, float | None] | None = None
@@ -57,6 +64,8 @@ class Report:
 
   def later(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Queues the metrics of a step that may still be running."""
+    if self._hosts is not None:
+      metrics = {**metrics, _HOSTS: self._hosts.gather(step)}
     self._pending = (step, metrics, self._speed.flops)
 
   def flush(self) -> None:
@@ -71,7 +80,10 @@ class Report:
       None if flops is None else (flops - self._flops) / seconds,
     )
     self._step, self._flops, self._time = step, flops or 0.0, now
-    values = jax.device_get(metrics) | measures
+    with self._goodput.waiting():
+      values = jax.device_get(metrics) | measures
+    if self._hosts is not None:
+      values |= self._hosts.values(values.pop(_HOSTS))
     values = self.write(
       step, {"train": values, "goodput": self._goodput.shares()}
     )
@@ -131,6 +143,9 @@ class Report:
     parts.append(f"{values['train/audio_per_second']:.0f} s audio/s")
     if (mfu := values.get("train/mfu")) is not None:
       parts.append(f"MFU {formatting.share(mfu)}")
+    if (slowest := values.get("train/slowest_host")) is not None:
+      own = values[f"train/host_seconds/{slowest:.0f}"]
+      parts.append(f"slowest host {slowest:.0f} ({own:.3g} s)")
     left = formatting.duration((steps - step) / max(speed, 1e-9))
     return "  ".join([*parts, f"{left} left"])
 

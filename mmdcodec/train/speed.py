@@ -15,6 +15,8 @@ from mmdcodec.parallel import chips, flops
 from mmdcodec.train.program import Program, make_program
 from mmdcodec.train.task import Task, make_task
 
+# Measures of memory, and what devices call them.
+MEMORY = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
 # How models that recompute nothing say so.
 _NO_REMAT = {bool: False, str: "none"}
 
@@ -111,9 +113,8 @@ def memory() -> dict[str, float]:
   Empty where devices do not say, such as CPUs.
   """
   known = [s for d in jax.local_devices() if (s := d.memory_stats())]
-  names = {"hbm_gib": "bytes_in_use", "hbm_peak_gib": "peak_bytes_in_use"}
   return {
     name: max(stats[key] for stats in known) / 2**30
-    for name, key in names.items()
+    for name, key in MEMORY.items()
     if known and all(key in stats for stats in known)
   }
