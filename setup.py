@@ -87,6 +87,7 @@ setup(
     # Not among those of the tests: it needs older versions of four packages.
     "beam": ["apache-beam>=2.60"],
     "tensorboard": ["tensorboardX>=2.6"],
+    "wandb": ["wandb>=0.19"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},
 )

@@ -63,6 +63,7 @@ def run_config(task: str) -> ConfigDict:
   # Traces this many steps, beginning `start` steps after the run (re)starts; or
   # on demand, see mmdcodec/train/profiling.py.
   config.profile = ConfigDict(dict(start=10, steps=0))
+  config.wandb_project = ""  # of Weights & Biases; ENTITY/PROJECT too
   config.compilation_cache = ""  # a folder, "off", or "": the user's cache
   return config
 

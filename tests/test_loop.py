@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from toy_task import Same, Toy, toy_config
 
-from mmdcodec.store import metrics
+from mmdcodec.store import metrics, starts, weights_and_biases
 from mmdcodec.train import loop
 
 
@@ -71,3 +71,32 @@ def test_what_is_called_after_each_evaluation(tmp_path, monkeypatch):
   assert [step for step, _ in called] == [2, 4, 5]
   for (_, found), expected in zip(called, evaluated, strict=True):
     np.testing.assert_array_equal(found, expected)
+
+
+def test_all_starts_of_a_run_are_one_on_a_board(tmp_path, monkeypatch):
+  """Catches a resumed run that begins a new one, or is not asked for."""
+  opened = []
+
+  class Board:
+    def __init__(self, project, run, **options):
+      opened.append((project, run, options["name"]))
+
+    def write(self, step, values):
+      opened.append(step)
+
+    def close(self):
+      """Nothing to close."""
+
+  monkeypatch.setattr(weights_and_biases, "Board", Board)
+  monkeypatch.setattr(loop, "make_task", Toy)
+  config, run = toy_config(wandb_project="music"), None
+  for steps in (5, 10):
+    config.steps = steps
+    loop.train(config, tmp_path / "first", log=lambda line: None)
+    (project, run, name), *written = opened
+    assert (project, name) == ("music", "first")
+    assert written == list(range(steps - 4, steps + 1))
+    assert run == starts.read(tmp_path / "first")[-1]["run"]
+    opened.clear()
+  loop.train(toy_config(), tmp_path / "second", log=lambda line: None)
+  assert not opened

@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import sys
+import types
 
 import jax
 import numpy as np
@@ -72,11 +74,47 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path, capsys, line):
   assert len(metrics.read(tmp_path)) == 2 and not capsys.readouterr().err
 
 
+def test_metrics_go_to_weights_and_biases(tmp_path, monkeypatch):
+  """Catches a resumed run that becomes another one, and NaN that it refuses."""
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  wandb = dict(project="team/music", run="12ab", name="x", config={"a": 1})
+  with pytest.raises(UserError, match=r"pip install 'mmdcodec\[wandb\]'"):
+    metrics.MetricWriter(tmp_path, wandb=wandb)
+  made, sent = [], []
+
+  def init(**options):
+    made.append(options)
+    return types.SimpleNamespace(
+      log=lambda values, step: sent.append((step, values)),
+      finish=lambda: sent.append("finished"),
+    )
+
+  fake = types.SimpleNamespace(init=init)
+  monkeypatch.setitem(sys.modules, "wandb", fake)
+  writer = metrics.MetricWriter(tmp_path, wandb=wandb)
+  writer.write(3, {"train/loss": 1.5, "train/x": float("nan")})
+  writer.close()
+  assert sent == [(3, {"train/loss": 1.5}), "finished"]
+  expected = dict(entity="team", project="music", id="12ab", resume="allow")
+  assert expected.items() <= made[0].items()
+
+  def refuse(**options):
+    raise RuntimeError("no API key.")
+
+  fake.init = refuse
+  with pytest.raises(UserError, match="no API key; log in"):
+    metrics.MetricWriter(tmp_path, wandb=wandb)
+  # Whoever does not ask for it needs no package.
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  metrics.MetricWriter(tmp_path).close()
+
+
 def test_every_start_of_a_run_is_recorded(tmp_path, monkeypatch):
   """Catches starts that replace one another, and what nobody can repeat."""
   monkeypatch.setattr("sys.argv", ["mmdcodec", "train", "--x=a b"])
-  first = starts.append(tmp_path, 0)
-  assert starts.append(tmp_path, 20) == first == starts.read(tmp_path)[0]
+  run = starts.append(tmp_path, 0)
+  assert starts.append(tmp_path, 20) == run
+  first = starts.read(tmp_path)[0]
   assert first["devices"] == {"cpu": 8} and first["processes"] == 1
   rows = dict(starts.rows(tmp_path))
   assert re.fullmatch(r"2, the last \S+Z at step 20", rows["starts"])
@@ -84,7 +122,7 @@ def test_every_start_of_a_run_is_recorded(tmp_path, monkeypatch):
   assert rows["command"] == "mmdcodec train '--x=a b'"
   (tmp_path / starts.FILE).write_text('{"starts": [{"step": "x"}]}')
   with pytest.warns(match="earlier starts are not known"):
-    assert starts.append(tmp_path, 40)["step"] == 40
+    assert starts.append(tmp_path, 40) != run
   assert len(starts.read(tmp_path)) == 1
 
 

@@ -15,7 +15,8 @@ checkpoints   checkpoints of a run; checkpoint_folder finds them and the damage
 orbax_stores  prepares Orbax for the object stores to which it writes
 digests       digests of the files in a folder
 tensors       reads and writes safetensors files
-metrics       logs the metrics of a run: metrics.jsonl, TensorBoard
+metrics       logs the metrics of a run: metrics.jsonl, TensorBoard, and
+              weights_and_biases
 starts        when, how and on what a run was started
 goodput       where the time of a run went, over all its starts
 renamed       renamed keys, so that files of earlier versions still load

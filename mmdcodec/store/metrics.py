@@ -1,7 +1,8 @@
-"""Logs the metrics of a run: JSON lines, and TensorBoard if it is installed.
+"""Logs the metrics of a run: JSON lines, TensorBoard, Weights & Biases.
 
 WORKDIR/metrics.jsonl     lines such as {"step": 100, "train/loss": 2.31}
 WORKDIR/tensorboard/      the same, if tensorboardX can be imported
+WORKDIR/wandb/            what goes to Weights & Biases, if it is asked for
 
 Nothing can be appended to an object. In an object store, both are written on
 this machine, and uploaded before each checkpoint and every minute.
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, paths
+from mmdcodec.store import atomic, inputs, paths, weights_and_biases
 
 FILE, BOARD = "metrics.jsonl", "tensorboard"
 
@@ -84,14 +85,25 @@ def _row(line: bytes) -> dict[str, Any] | None:
 class MetricWriter:
   """Appends to the metrics of a run; only process 0 writes."""
 
-  def __init__(self, workdir: str | pathlib.Path, *, step: int = 0):
+  def __init__(
+    self,
+    workdir: str | pathlib.Path,
+    *,
+    step: int = 0,
+    wandb: Mapping[str, Any] | None = None,
+  ):
     """Opens the files.
 
     Args:
       workdir: the run's workdir.
       step: step from which the run continues. Later lines are removed: they
         were written after the last checkpoint and will be written again.
+      wandb: what `weights_and_biases.Board` takes besides a folder, or None.
+
+    Raises:
+      UserError: Weights & Biases cannot be used.
     """
+    self._wandb: weights_and_biases.Board | None = None
     self._file: TextIO | None = None
     self._board: Any = None
     self._remote: paths.Url | None = None
@@ -105,6 +117,8 @@ class MetricWriter:
       self._remote = workdir
       self._folder = tempfile.TemporaryDirectory(prefix="mmdcodec-")
       workdir = pathlib.Path(self._folder.name)
+    if wandb is not None:
+      self._wandb = weights_and_biases.Board(**wandb, folder=workdir)
     path = workdir / FILE
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
@@ -122,17 +136,19 @@ class MetricWriter:
     Args:
       step: number of updates done at the time of measurement.
       values: values by flat name. NaN and infinities, which JSON lacks, become
-        null and are not sent to TensorBoard.
+        null and are not sent elsewhere.
     """
     if self._file is None:
       return
     row = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps({"step": step, **row}) + "\n")
     self._file.flush()
+    finite = {k: v for k, v in row.items() if v is not None}
     if self._board is not None:
-      for name, value in row.items():
-        if value is not None:
-          self._board.add_scalar(name, value, step)
+      for name, value in finite.items():
+        self._board.add_scalar(name, value, step)
+    if self._wandb is not None:
+      self._wandb.write(step, finite)
     if time.monotonic() > self._sent + _EVERY:
       # A store that cannot be reached for a while ends no training: the next
       # checkpoint finds out whether it is gone.
@@ -161,6 +177,8 @@ class MetricWriter:
     if self._board is not None:
       self._board.close()
       self._board = None
+    if self._wandb is not None:
+      self._wandb.close()
     if self._remote is not None:
       self.sync()
       self._folder.cleanup()

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import secrets
 import shlex
 import subprocess
 import sys
@@ -28,7 +29,7 @@ FILE = "starts.json"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def append(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+def append(workdir: pathlib.Path, step: int) -> str:
   """Records that this process starts or resumes a run.
 
   Args:
@@ -36,11 +37,13 @@ def append(workdir: pathlib.Path, step: int) -> dict[str, Any]:
     step: step at which it starts.
 
   Returns:
-    The entry of the first start.
+    A random id of the run, the same for all of its starts.
   """
-  entries = [*read(workdir), _entry(step)]
+  before = read(workdir)
+  run = before[0]["run"] if before else secrets.token_hex(6)
+  entries = [*before, {"run": run, **_entry(step)}]
   atomic.write_json(workdir / FILE, {"starts": entries})
-  return entries[0]
+  return run
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -135,7 +138,7 @@ def _is_entry(value: Any) -> bool:
   """Whether an entry holds what `rows` shows."""
   return (
     isinstance(value, Mapping)
-    and isinstance(value.get("time"), str)
+    and all(isinstance(value.get(k), str) for k in ("run", "time"))
     and all(isinstance(value.get(k), int) for k in ("step", "processes"))
     and all(isinstance(value.get(k), dict) for k in ("versions", "devices"))
     and isinstance(value.get("command"), list)

@@ -107,6 +107,7 @@ RUN: dict[str, Any] = {
   "keep": COUNT,
   "profile": {"start": STEPS, "steps": STEPS},
   "compilation_cache": ANY,
+  "wandb_project": TEXT,
 }
 
 CODEC: dict[str, Any] = {

@@ -122,8 +122,7 @@ def train(
       _stop_if_asked(notice, step)
       return _last_evaluation(workdir)
     stack.enter_context(goodput.kept(workdir, step, say))
-    if jax.process_index() == 0:
-      starts.append(workdir, step)
+    run = starts.append(workdir, step) if jax.process_index() == 0 else ""
     # The most recent batches, the newest last.
     recent: collections.deque[Batch] = collections.deque(maxlen=task.history)
     if step:
@@ -160,6 +159,7 @@ def train(
       config,
       workdir,
       step=step,
+      run=run,
       goodput=goodput,
       speed=speed,
       hosts=Hosts(mesh, goodput, step) if jax.process_count() > 1 else None,

@@ -33,6 +33,7 @@ class Report:
     workdir: pathlib.Path,
     *,
     step: int,
+    run: str,
     goodput: Goodput,
     speed: Speed,
     hosts: Hosts | None = None,
@@ -46,6 +47,7 @@ class Report:
       config: config of the run.
       workdir: folder of the run.
       step: step at which the run starts or resumes.
+      run: id of the run, see `store/starts.py`.
       goodput: where the run's time goes.
       speed: what its steps do.
       hosts: compares processes, if there are several.
@@ -56,7 +58,11 @@ class Report:
     self._task, self._config, self._say = task, config, say
     self._check, self._goodput = check, goodput
     self._speed, self._hosts = speed, hosts
-    self._writer = metrics_lib.MetricWriter(workdir, step=step)
+    wandb = None
+    if project := config.get("wandb_project"):
+      shown = workdir.absolute().name
+      wandb = dict(project=project, run=run, name=shown, config=config)
+    self._writer = metrics_lib.MetricWriter(workdir, step=step, wandb=wandb)
     # Step, metrics, and operations up to it.
     self._pending: tuple[int, Any, float | None] | None = None
     # Those of the last report, from which the next speed is measured.
