@@ -12,6 +12,7 @@ locks         locks that keep other processes out of a folder
 jobs          jobs in stages that can resume
 workdir       the configuration files in the workdir of a training run
 checkpoints   checkpoints of a run; checkpoint_folder finds them and the damage
+replicas      restores a large checkpoint on one replica for all
 orbax_stores  prepares Orbax for the object stores to which it writes
 digests       digests of the files in a folder
 tensors       reads and writes safetensors files

@@ -6,7 +6,7 @@ Saving is asynchronous and atomic: a run that is killed while saving resumes
 from the previous checkpoint. A checkpoint that was damaged later is passed over
 in favour of the newest intact one. A state is restored directly onto the mesh
 of the new run, which may have another number of devices or another layout. All
-processes write to one folder, which may be in an object store.
+processes write to one folder, perhaps in an object store.
 """
 
 import contextlib
@@ -26,7 +26,14 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import digests, inputs, orbax_stores, paths, renamed
+from mmdcodec.store import (
+  digests,
+  inputs,
+  orbax_stores,
+  paths,
+  renamed,
+  replicas,
+)
 from mmdcodec.store.checkpoint_folder import (
   Steps,
   Unfinished,
@@ -147,7 +154,6 @@ class Checkpoints:
         },
       )
     except RecursionError:
-      # Orbax bears with other damage of these files.
       raise metadata_damaged from None
 
   @property
@@ -251,9 +257,8 @@ class Checkpoints:
       self._steps.damaged.pop(passed, None)
     self._passed.clear()
     folder = self._folder / str(step)
-    # The first process, because it alone knows that damaged ones are removed.
+    # Orbax would delete it. The first process alone knows what was removed.
     if jax.process_index() == 0 and folder.is_dir() and any(folder.iterdir()):
-      # Orbax would delete it.
       raise UserError(
         f"{folder} is no checkpoint; move it away and start again, from the"
         " checkpoint before it."
@@ -295,13 +300,14 @@ class Checkpoints:
         for name, value in vars(abstract).items()
         if name in old or jax.tree.leaves(value)
       }
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(fields), data=ocp.args.JsonRestore()
-        ),
-      )
-      return abstract.replace(**_todays(restored.state)), dict(restored.data)
+      items: dict[str, Any] = {"data": ocp.args.JsonRestore()}
+      folder = self._manager.directory / str(step) / "state"
+      state = replicas.restore(folder, fields)
+      if state is None:
+        items["state"] = ocp.args.StandardRestore(fields)
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      state = _todays(state or restored.state)
+      return abstract.replace(**state), dict(restored.data)
 
   def restore_arrays(self, step: int | None = None) -> dict[str, Any]:
     """Reads the state of a checkpoint as nested dicts of whole NumPy arrays.
@@ -385,7 +391,8 @@ class Checkpoints:
 
   def close(self) -> None:
     """Finishes saving and closes the folder."""
-    self._manager.close()
+    with orbax_stores.errors_of(self._folder):
+      self._manager.close()
 
 
 def _todays(state: dict[str, Any]) -> dict[str, Any]:
