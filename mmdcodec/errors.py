@@ -1,4 +1,4 @@
-"""The error and the warning for mistakes of the user; causes of any error."""
+"""Errors and the warning that users read; causes of any error."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,30 @@ from mmdcodec import formatting
 class UserError(Exception):
   """A mistake in the input; the message tells the user what to do.
 
-  The command line prints the message without a traceback and exits with 2.
+  The command line prints the message without a traceback.
+
+  Attributes:
+    exit_code: with which the command then ends.
   """
+
+  exit_code = 2
 
   def __str__(self) -> str:
     """Returns the message; the middle of a very long one is left out."""
     return formatting.shortened(super().__str__())
+
+
+class Unreachable(UserError):
+  """A store does not answer; perhaps it does later."""
+
+
+class StoreGone(UserError):
+  """A store that a run had used does not answer any more.
+
+  The exit code makes a supervisor start the run again.
+  """
+
+  exit_code = 75
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

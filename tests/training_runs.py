@@ -98,17 +98,14 @@ def final(workdir):
   return arrays, json.loads(position.read_text())
 
 
-def assert_same_end(one, other):
+# What the state of a run with `CONFIG` holds.
+KINDS = ("params", "codebook", "opt_state", "ema", "adversary", "balancer")
+
+
+def assert_same_end(one, other, kinds=KINDS):
   (arrays, position), (others, other_position) = final(one), final(other)
   assert arrays.keys() == others.keys()
-  for kind in (
-    "params",
-    "codebook",
-    "opt_state",
-    "ema",
-    "adversary",
-    "balancer",
-  ):
+  for kind in kinds:
     assert any(kind in name for name in arrays), kind
   for name, value in arrays.items():
     np.testing.assert_array_equal(value, others[name], err_msg=name)

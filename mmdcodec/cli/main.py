@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 
   Returns:
     The exit code: 0; 1 if some files of a folder failed; 2 for a user error; 75
-    if a run was preempted (and can be resumed); 130 if interrupted; 141 if the
-    reader of the output is gone.
+    if a run was preempted, or lost its store, and can be resumed; 130 if
+    interrupted; 141 if the reader of the output is gone.
   """
   if argv is not None:
     return _run(argv)
@@ -128,7 +128,7 @@ def _run_verb(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return code
   except UserError as error:
     streams.say(str(error))
-    return 2
+    return error.exit_code
   except KeyboardInterrupt:
     streams.say("interrupted")
     return 130

@@ -202,8 +202,8 @@ def together() -> Iterator[None]:
       if isinstance(error, agreement.Disagreement):
         raise
       # Runs before the function of JAX that waits for the others.
-      mistake = isinstance(error, UserError | OSError)
-      atexit.register(_leave, 2 if mistake else 1)
+      code = 2 if isinstance(error, OSError) else 1
+      atexit.register(_leave, getattr(error, "exit_code", code))
     raise
 
 

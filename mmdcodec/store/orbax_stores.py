@@ -13,8 +13,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from mmdcodec.errors import UserError
-from mmdcodec.store import paths
+from mmdcodec.errors import Unreachable, UserError
+from mmdcodec.store import paths, urls
 
 _SCHEMES = ("gs", "s3")
 
@@ -49,7 +49,8 @@ def errors_of(folder: pathlib.Path) -> Iterator[None]:
       machine.
 
   Raises:
-    UserError: the store cannot be reached, or refuses.
+    Unreachable: the store does not answer as it should.
+    UserError: it refuses.
   """
   try:
     yield
@@ -59,7 +60,8 @@ def errors_of(folder: pathlib.Path) -> Iterator[None]:
     if not isinstance(folder, paths.Url):
       raise
     reason = (str(error).strip() or repr(error)).splitlines()[0]
-    raise UserError(
+    kind = UserError if urls.refused(error) else Unreachable
+    raise kind(
       f"{folder}: a checkpoint could not be written ({reason:.200}); check the"
       " store, and start again: the run goes on from the one before."
     ) from error

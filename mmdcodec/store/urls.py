@@ -5,11 +5,17 @@ import functools
 import io
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Generator, Iterator
 from typing import IO, Any
 
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Unreachable, UserError, causes
+
+# Words of stores that let nobody in, or not this user.
+_REFUSAL = re.compile(
+  r"\b40[13]\b|forbidden|denied|unauthor|unauthenticated|credential", re.I
+)
 
 # The extras of this package with the file systems.
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
@@ -269,7 +275,8 @@ class Url(pathlib.PosixPath):
 
     Raises:
       FileNotFoundError: there is no such object, or no bucket.
-      UserError: the store cannot be reached, or refuses.
+      Unreachable: the store does not answer as it should.
+      UserError: it refuses, or there is no bucket to write to.
     """
     try:
       yield
@@ -284,10 +291,19 @@ class Url(pathlib.PosixPath):
     except IsADirectoryError:
       raise
     except Exception as error:
-      raise UserError(
+      kind = UserError if refused(error) else Unreachable
+      raise kind(
         f"{self}: cannot be {what} ({_reason(error)}); check its name, your"
         " credentials and your rights, and try again."
       ) from error
+
+
+def refused(error: BaseException) -> bool:
+  """Whether a store answered that something is not allowed."""
+  return any(
+    isinstance(cause, PermissionError) or _REFUSAL.search(str(cause))
+    for cause in causes(error)
+  )
 
 
 def content_of(info: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from mmdcodec.errors import UserError
+from mmdcodec.errors import StoreGone, Unreachable, UserError
 from mmdcodec.store import goodput as kept
 
 # Seconds between writes of the file, besides those at checkpoints.
@@ -30,6 +30,7 @@ class Goodput:
     self._started, self._account = time.time(), kept.Account()
     self._device, self._waited = _Device(), 0.0
     self._workdir: pathlib.Path | None = None
+    self._begun = False
     self._written, self._say = 0.0, lambda line: None
 
   @contextlib.contextmanager
@@ -56,6 +57,8 @@ class Goodput:
     try:
       yield
       self._account.ended = True
+    except Unreachable:
+      raise
     except (KeyboardInterrupt, UserError):
       # The user wanted it, or has to mend something first.
       self._account.ended = True
@@ -68,7 +71,22 @@ class Goodput:
 
   def begin(self) -> None:
     """The training steps begin."""
+    self._begun = True
     self._turn("steps")
+
+  @contextlib.contextmanager
+  def restarting(self) -> Iterator[None]:
+    """Has a run started again that loses its store after its first step.
+
+    Raises:
+      StoreGone: an error in the block said that a store does not answer.
+    """
+    try:
+      yield
+    except Unreachable as error:
+      if not self._begun:
+        raise
+      raise StoreGone(str(error)) from error
 
   @contextlib.contextmanager
   def on(self, kind: str) -> Iterator[None]:

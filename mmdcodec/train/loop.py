@@ -60,6 +60,7 @@ def train(
   Raises:
     UserError: a setting is invalid, or loss or parameters were not finite for
       too many steps, or after the last one.
+    StoreGone: the store of the workdir does not answer any more.
     Preempted: a SIGTERM ended the run; the state was saved.
     KeyboardInterrupt: the same for a SIGINT (Ctrl-C); a second one ends the
       command at once, or raises this error without saving.
@@ -75,6 +76,7 @@ def train(
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(disk.named(workdir))
+    stack.enter_context(goodput.restarting())
     # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
