@@ -313,9 +313,9 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
 
 def test_a_loss_is_not_called_a_gain():
   def result(value):
-    return types.SimpleNamespace(summary={"si_sdr": (value, 0.0)})
+    return types.SimpleNamespace(summary={"mel_distance": (value, 0.0)})
 
-  words = quickstart_report.margin(result(-3.0), result(1.0))
-  assert "SI-SDR -3.0 dB, 4.0 dB below" in words
-  words = quickstart_report.margin(result(1.0), result(-3.0))
-  assert "SI-SDR 1.0 dB, 4.0 dB above" in words and "(-3.0 dB)" in words
+  words = quickstart_report.margin(result(9.0), result(5.0))
+  assert "mel distance 9.0 dB, 4.0 dB more" in words
+  words = quickstart_report.margin(result(5.0), result(9.0))
+  assert "mel distance 5.0 dB, 4.0 dB less" in words and "(9.0 dB)" in words

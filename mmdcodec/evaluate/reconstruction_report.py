@@ -119,7 +119,9 @@ def players_section(
     if baseline is not None:
       audio["untrained"] = baseline.audio[index]
     words = [(details or {}).get(clip.name, "")]
-    words.append(f"SI-SDR {result.rows[index]['si_sdr']:.1f} dB")
+    row = result.rows[index]
+    words.append(f"mel distance {row['mel_distance']:.1f} dB")
+    words.append(f"SI-SDR {row['si_sdr']:.1f} dB")
     detail = " · ".join(filter(None, words))
     rows.append(compared(clip.name, audio, result.rate, detail))
   return report.Players("Listen", rows)

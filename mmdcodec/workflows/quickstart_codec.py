@@ -159,9 +159,10 @@ def evaluate(job: Job) -> str:
     }
     found[name] = clips_lib.reconstruct(codec, clips, about=about)
     clips_lib.save(found[name], folder / name)
-  a, b = (found[name].summary["si_sdr"][0] for name in found)
+  a, b = (found[name].summary["mel_distance"][0] for name in found)
   return (
-    f"SI-SDR {a:.1f} dB on {len(clips)} held-out clips (untrained: {b:.1f} dB)"
+    f"mel distance {a:.1f} dB on {len(clips)} held-out clips (untrained:"
+    f" {b:.1f} dB)"
   )
 
 

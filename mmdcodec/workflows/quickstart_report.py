@@ -86,12 +86,15 @@ def music_section(workdir: pathlib.Path) -> report.Players:
 
 
 def margin(trained: Reconstruction, untrained: Reconstruction) -> str:
-  """Describes how much training changed SI-SDR."""
-  a, b = (each.summary["si_sdr"][0] for each in (trained, untrained))
-  word = "above" if a >= b else "below"
+  """Describes how much training changed the mel distance.
+
+  Codes without phases lose the waveform, so SI-SDR says nothing here.
+  """
+  a, b = (each.summary["mel_distance"][0] for each in (trained, untrained))
+  word = "less" if a <= b else "more"
   return (
-    f"SI-SDR {a:.1f} dB, {abs(a - b):.1f} dB {word} the same codec untrained"
-    f" ({b:.1f} dB)"
+    f"mel distance {a:.1f} dB, {abs(a - b):.1f} dB {word} than that of the same"
+    f" codec untrained ({b:.1f} dB)"
   )
 
 
