@@ -127,6 +127,14 @@ def test_a_run_and_its_next_start(tmp_path, monkeypatch, capsys):
   before = (tmp_path / kept.FILE).read_text()
   loop.train(config, tmp_path, log=lines.append)
   assert (tmp_path / kept.FILE).read_text() == before
+  # More steps: it had ended as it should, so nothing is lost.
+  config.steps = 6
+  loop.train(config, tmp_path, log=lines.append)
+  third = kept.read(tmp_path).seconds
+  assert [third[k] for k in ("repeated", "down")] == [
+    second[k] for k in ("repeated", "down")
+  ]
+  assert third["steps"] > second["steps"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ class Goodput:
     self._kind, self._since = "start", time.perf_counter()
     self._started, self._account = time.time(), kept.Account()
     self._device, self._waited = _Device(), 0.0
+    # The checkpoint that holds all steps so far, if there is one.
+    self._newest: int | None = None
     self._workdir: pathlib.Path | None = None
     self._begun = False
     self._written, self._say = 0.0, lambda line: None
@@ -140,11 +142,12 @@ class Goodput:
       result: one of its outputs, which no later step overwrites.
     """
     self._device.watch(result)
+    self._newest = None
 
   def checkpoint(self, step: int) -> None:
     """Notes that a checkpoint holds all training steps so far."""
     self._turn(self._kind)
-    self._account.mark(step)
+    self._newest = step
     self.write()
 
   def shares(self) -> dict[str, float]:
@@ -159,6 +162,8 @@ class Goodput:
   def write(self) -> None:
     """Writes the account to the workdir."""
     self._turn(self._kind)
+    if self._newest is not None:
+      self._account.mark(self._newest)
     self._written, self._account.updated = time.monotonic(), time.time()
     if self._workdir is not None:
       self._account.write(self._workdir)
