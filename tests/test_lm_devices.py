@@ -10,6 +10,7 @@ from random_music import random_params
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
+from mmdcodec.parallel.analysis import account
 from mmdcodec.train import compile as ahead
 from mmdcodec.train import config_files, optimizer, program
 from mmdcodec.train.state import TrainState
@@ -93,7 +94,7 @@ def test_the_step_on_a_tpu_slice(optimized):
   )
   config.batch, config.mesh = 14, dict(data=1, fsdp=2, model=2)
   config.model.activation, config.ema = "relu", 0.0
-  text = ahead.lower_step(config, "v5e:2x2").compile().as_text()
+  text = ahead.plan(config, "v5e:2x2").lowered.compile().as_text()
   for kernel in ("fwd", "dq", "dkv"):
     assert f"splash_mha_{kernel}" in text
   reduced = re.findall(r" = (.*?) all-reduce(?:-start)?\(", text)
@@ -110,7 +111,7 @@ def test_sampling_on_a_tpu_slice(optimized):
   pytest.importorskip("libtpu")
   config = config_files.parse([TINY, "--config.model.layers=1"])
   config.batch, config.mesh = 8, dict(data=1, fsdp=2, model=2)
-  found = ahead.compile_decode(config, "v5e:2x2")
+  found = account(ahead.plan(config, "v5e:2x2", "generate").lowered)
   model = config.model
   # Of both groups of guidance: a half of the items, and of the heads.
   cache = 2 * model.layers * 8 * 53 * model.width // 2 * 4
@@ -118,6 +119,6 @@ def test_sampling_on_a_tpu_slice(optimized):
   # is padding to the tiles of the chip.
   assert cache <= found.aliased < 4 * cache
   assert found.aliased < found.arguments
-  with pytest.raises(UserError, match="sampled from"):
+  with pytest.raises(UserError, match="task 'codec'.*generate"):
     config = config_files.parse(["--config=soundstream_24khz:tiny"])
-    ahead.compile_decode(config, "v5e:2x2")
+    ahead.plan(config, "v5e:2x2", "generate")

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules, topology
-from mmdcodec.train import compile as ahead
+from mmdcodec.train import compile_report
 
 
 def test_mesh_takes_the_rest():
@@ -89,12 +89,13 @@ def test_train_step_compiles_for_a_tpu_slice(optimized):
   from mmdcodec.train import config_files
 
   config = config_files.parse(["--config=soundstream_24khz:tiny"])
-  found = ahead.compile_step(config, "v5e:2x2")
-  print(found)
-  assert found.chips == 4
+  report = compile_report.make(config, "v5e:2x2")
+  print(report)
+  assert report.plan.mesh.size == 4 and report.fits
   # Data parallel: the gradients are summed over the chips.
-  assert found.collectives.get("all-reduce", 0) > 0
-  assert 0 < found.memory < 2**30
+  summed = report.found.collectives["all-reduce"].bytes
+  assert summed >= report.plan.sizes["parameters"]
+  assert sum(report.plan.sizes.values()) < report.needed < 2**30
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:9999x2", "tpu:2x2", "v5e:2"])

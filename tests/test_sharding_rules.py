@@ -118,4 +118,4 @@ def test_compile_refuses_what_training_would(topology, changes, match):
   words = [f"--config.{change}" for change in changes]
   config = config_files.parse(["--config=lm_small:tiny", *words])
   with pytest.raises(UserError, match=match):
-    ahead.lower_step(config, topology)
+    ahead.plan(config, topology)

@@ -65,7 +65,7 @@ def test_a_step_for_two_slices(devices, optimized):
   config = config_files.parse(
     ["--config=lm_small:tiny", "--config.mesh.fsdp=4", "--config.batch=8"]
   )
-  text = ahead.lower_step(config, TWO).compile().as_text()
+  text = ahead.plan(config, TWO).lowered.compile().as_text()
   # One program a slice, which sends to the other one what `data` adds up.
   assert "num_partitions=4" in text and "SliceId" in text
   assert re.search(r" send\(", text) and re.search(r" recv\(", text)

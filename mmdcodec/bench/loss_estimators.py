@@ -237,7 +237,7 @@ def _slice(args: argparse.Namespace, estimators: Sequence[str]) -> None:
     )
     # Without operations: the compiler does not know how often a loop runs.
     collectives = ", ".join(
-      f"{n} {kind}" for kind, n in (found.collectives or {}).items()
+      f"{one.number} {kind}" for kind, one in (found.collectives or {}).items()
     )
     print(
       f"  {estimator:<12}{found.memory / 2**20:12,.1f} MiB per chip, of them"

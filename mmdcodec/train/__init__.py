@@ -7,7 +7,8 @@ config_files   configs on a command line
 config_checks  every setting of a config, and the numbers that it may have
 settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile
-               compiles the step for a TPU slice without having one
+               lowers them, and other programs of a config, for a TPU slice
+               without having one, and compile_report says whether they fit
 state          the training state, and one guarded update of it
 same_data      checks that all hosts of a run see the same data sets
 saving         saves sound states alone; ends a run that has become unsound

@@ -1,99 +1,127 @@
 """Ahead-of-time compilation for a TPU slice, without having one.
 
-Compiles a training step, a step of sampling from a language model, or the
-independence loss alone, for a topology; see `parallel/topology.py`.
+`plan` lowers a program of a config: the training step, a step of sampling from
+a language model, or encoding or decoding with a codec. `compile_report` has it
+compiled and says whether it fits. See `parallel/topology.py` for the devices.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
+from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions
+from mmdcodec.parallel import flops, rules
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.parallel import rules
-from mmdcodec.parallel.topology import Compiled, account, topology_devices
+from mmdcodec.parallel.analysis import Compiled, account
+from mmdcodec.parallel.topology import topology_devices
 from mmdcodec.quantize import independence
 from mmdcodec.train import config_checks, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.task import make_task
 
 
-def compile_step(config: Mapping, topology: str) -> Compiled:
-  """Compiles the training step of a config for a TPU slice.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A lowered program, and what is known of it without a compiler.
 
-  Args:
-    config: as for `train.loop.train`; no data set is read.
-    topology: see `topology_devices`.
-
-  Returns:
-    The compiler's analysis, per chip.
+  Attributes:
+    program: one of `PROGRAMS`.
+    config: the config, as nested dicts.
+    mesh: the devices.
+    sizes: bytes on each device by kind ("parameters", "batch", ...), by the
+      shapes and shardings of the arguments, without padding.
+    operations: of matrix products and convolutions, on all devices together,
+      with all turns of loops; see `flops`.
+    lowered: the program.
   """
-  chips = len(topology_devices(topology))
-  return account(topology, chips, lower_step(config, topology))
+
+  program: str
+  config: dict[str, Any]
+  mesh: Mesh
+  sizes: dict[str, int]
+  operations: float
+  lowered: jax.stages.Lowered
 
 
-def lower_step(config: Mapping, topology: str) -> jax.stages.Lowered:
-  """Lowers the training step of a config for a TPU slice without compiling it.
+def plan(
+  config: Mapping, topology: str | None = None, program: str = "train"
+) -> Plan:
+  """Lowers a program of a config without compiling it.
 
   Args:
-    config: as for `train.loop.train`.
-    topology: see `topology_devices`.
+    config: as for `train.loop.train`; no data set is read. Its batch is also
+      the number of pieces that are made, or of clips of `data.seconds` that are
+      encoded or decoded.
+    topology: see `topology_devices`; None for the devices that are there.
+    program: one of `PROGRAMS`.
 
   Raises:
-    UserError: the topology cannot divide the mesh, the batch or its parts.
+    UserError: the config has no such program, or its mesh, batch or parts of a
+      batch do not fit the devices.
   """
+  devices = jax.devices() if topology is None else topology_devices(topology)
   config = settings.plain(config)
   config_checks.check(config)
-  mesh = mesh_lib.make_mesh(config["mesh"], topology_devices(topology))
-  mesh_lib.check_batch(config["batch"], mesh, config.get("accumulate", 1))
+  mesh = mesh_lib.make_mesh(config["mesh"], devices)
+  parts = config.get("accumulate", 1) if program == "train" else 1
+  mesh_lib.check_batch(config["batch"], mesh, parts)
+  kind, trace = PROGRAMS[program]
+  if kind not in (None, config["task"]):
+    raise UserError(
+      f"the config has the task {config['task']!r}; a program to {program} is"
+      f" that of the task {kind!r}."
+    )
+  traced, arguments = trace(config, mesh)
+  with jax.set_mesh(mesh):
+    lowered = traced.lower(lowering_platforms=(devices[0].platform,))
+  return Plan(
+    program=program,
+    config=config,
+    mesh=mesh,
+    sizes={name: _local_bytes(tree) for name, tree in arguments.items()},
+    operations=flops.count(traced.jaxpr),
+    lowered=lowered,
+  )
+
+
+# A traced program, and its arguments by kind, with shardings.
+_Traced = tuple[jax.stages.Traced, dict[str, Any]]
+
+
+def _train(config: dict[str, Any], mesh: Mesh) -> _Traced:
+  """Traces the largest program of a run."""
   task = make_task(config)
   program = program_lib.make_program(task, config, mesh)
-  sharding = mesh_lib.batch_sharding(mesh)
-  batch = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-    task.batch_shapes(config["batch"]),
+  batch: Any = _place(
+    task.batch_shapes(config["batch"]), mesh_lib.batch_sharding(mesh)
   )
-  # The largest program of the run.
   step = program.step
   if program.long_step is not None:
     step, batch = program.long_step, (batch,) * task.history
+  state = program.abstract
+  arguments = {
+    "parameters": state.params,
+    "optimizer": state.opt_state,
+    "averages": state.ema,
+    "other state": (state.collections, state.extra),
+    "batch": batch,
+  }
   with jax.set_mesh(mesh):
-    return step.trace(program.abstract, batch).lower(
-      lowering_platforms=("tpu",)
-    )
+    return step.trace(state, batch), arguments
 
 
-def compile_decode(config: Mapping, topology: str) -> Compiled:
-  """Compiles sampling from a language model for a TPU slice.
-
-  Args:
-    config: as for `train.loop.train`; no data set is read. Its batch is the
-      number of pieces, each with guidance if the model has conditions, and its
-      `model.frames` their length.
-    topology: see `topology_devices`.
-
-  Returns:
-    The compiler's analysis, per chip; operations and traffic are those of one
-    step, because the compiler counts the content of a loop once.
-
-  Raises:
-    UserError: the config is not that of a language model.
-  """
-  devices = topology_devices(topology)
-  config = settings.plain(config)
-  config_checks.check(config)
-  if config["task"] != "lm":
-    raise UserError(
-      f"the config has the task {config['task']!r}; only a language model (lm)"
-      " is sampled from."
-    )
-  mesh = mesh_lib.make_mesh(config["mesh"], devices)
+def _generate(config: dict[str, Any], mesh: Mesh) -> _Traced:
+  """Traces a step of sampling, with guidance if there are conditions."""
   model, batch = token_lm.from_config(config["model"]), config["batch"]
   params = token_lm.shapes(model)["params"]
   request, groups = _decode_request(model, params, batch)
@@ -103,35 +131,85 @@ def compile_decode(config: Mapping, topology: str) -> Compiled:
       functools.partial(decoding.prefill, model, count=0, groups=groups),
       params, request, 1,
     )  # fmt: skip
-    per_item = lambda x: jax.sharding.NamedSharding(
+    per_item = lambda x: NamedSharding(
       mesh,
       rules.activation_spec(
         x.shape, mesh, *("batch", *(None,) * x.ndim)[: x.ndim]
       ),
     )
-    place = functools.partial(
-      jax.tree.map,
-      lambda x, sharding: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding
-      ),
+    # All but the frames of steps are of items.
+    layout = jax.tree.map(per_item, request).replace(
+      frames=NamedSharding(mesh, PartitionSpec())
     )
+    params = _place(params, rules.shardings(params, mesh, rules.LM_RULES))
+    request = _place(request, layout)
+    state = _place(state, decoding.shardings(state, mesh))
     traced = decoding.advance.trace(
       model,
-      place(params, rules.shardings(params, mesh, rules.LM_RULES)),
-      place(
-        request,
-        # All but the frames of steps are of items.
-        jax.tree.map(per_item, request).replace(
-          frames=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        ),
-      ),
-      place(state, decoding.shardings(state, mesh)),
+      params,
+      request,
+      state,
       jax.ShapeDtypeStruct((), jnp.int32),
       groups=groups,
       top_k=250,
     )
-    lowered = traced.lower(lowering_platforms=("tpu",))
-  return account(topology, len(devices), lowered)
+  arguments = {"parameters": params, "cache": state, "batch": request}
+  return traced, arguments
+
+
+def _code(method: str, config: dict[str, Any], mesh: Mesh) -> _Traced:
+  """Traces encoding or decoding with a codec."""
+  task = make_task(config)
+  model = codec_model.from_config(config["model"])
+  variables = jax.eval_shape(task.init, jax.random.key(0))
+  variables = _place(variables, rules.shardings(variables, mesh, task.rules))
+  divided = mesh_lib.batch_sharding(mesh)
+  batch: Any = _place(task.batch_shapes(config["batch"]), divided)
+  encode = lambda v, audio, lengths: model.apply(
+    v, audio, lengths, method="encode"
+  )
+  call, inputs = encode, (batch["audio"], batch["lengths"])
+  if method == "decode":
+    with jax.set_mesh(mesh):
+      out = jax.eval_shape(encode, variables, *inputs)
+    inputs = _place((out.codes, out.scale, out.lengths), divided)
+    call = lambda v, codes, scale, lengths: model.apply(
+      v, codes, scale=scale, lengths=lengths, method="decode"
+    )
+  params = variables.pop("params")
+  arguments = {"parameters": params, "other state": variables, "batch": inputs}
+  variables = {"params": params, **variables}
+  with jax.set_mesh(mesh):
+    jitted = jax.jit(call, out_shardings=divided)
+    return jitted.trace(variables, *inputs), arguments
+
+
+# The task that has the program (None: every one), and what traces it.
+PROGRAMS: dict[str, tuple[str | None, Callable[[dict, Mesh], _Traced]]] = {
+  "train": (None, _train),
+  "generate": ("lm", _generate),
+  "encode": ("codec", functools.partial(_code, "encode")),
+  "decode": ("codec", functools.partial(_code, "decode")),
+}
+
+
+def _place(tree: Any, layout: Any) -> Any:
+  """Adds shardings, one for all or a tree of them, to a tree of shapes."""
+  if isinstance(layout, NamedSharding):
+    layout = jax.tree.map(lambda _: layout, tree)
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    layout,
+  )
+
+
+def _local_bytes(tree: Any) -> int:
+  """Bytes of a tree of shapes on each device."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def _decode_request(
@@ -181,6 +259,9 @@ def compile_independence(
 
   Returns:
     The compiler's analysis, per chip.
+
+  Raises:
+    UserError: a chip has too little memory.
   """
   devices = topology_devices(topology)
   mesh = mesh_lib.make_mesh({}, devices)
@@ -198,4 +279,7 @@ def compile_independence(
       jax.ShapeDtypeStruct((), "int32", sharding=whole),
     )
     lowered = traced.lower(lowering_platforms=("tpu",))
-  return account(topology, len(devices), lowered)
+  found = account(lowered)
+  if not isinstance(found, Compiled):
+    raise UserError(f"the independence loss does not fit: {found.message}")
+  return found

@@ -1,0 +1,124 @@
+"""What a compiler says of a program: memory, operations, collectives.
+
+Nothing is timed, and no device need be there (see `topology`).
+"""
+
+import dataclasses
+import re
+
+import jax
+
+from mmdcodec.parallel import collectives
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """The compiler's analysis of one program, per device.
+
+  Attributes:
+    arguments, outputs, temporaries, aliased, code: bytes. Donated arguments,
+      such as the state of a run, are aliased and count once.
+    flops: floating-point operations; bytes_accessed: memory traffic; of both,
+      the content of a loop counts once.
+    collectives: by kind; None if the program cannot be printed.
+    kernels: number of Pallas kernels in the program.
+  """
+
+  arguments: int
+  outputs: int
+  temporaries: int
+  aliased: int
+  code: int
+  flops: float
+  bytes_accessed: float
+  collectives: dict[str, collectives.Traffic] | None
+  kernels: int
+
+  @property
+  def memory(self) -> int:
+    """Peak memory of one device, in bytes."""
+    return (
+      self.arguments
+      + self.outputs
+      - self.aliased
+      + self.temporaries
+      + self.code
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OutOfMemory:
+  """The compiler's refusal of a program.
+
+  Attributes:
+    temporaries: bytes that it needs on a device besides arguments; None if the
+      message does not tell.
+    available: bytes that a device has, according to the compiler, or None.
+    message: the first line of what it said.
+  """
+
+  temporaries: int | None
+  available: int | None
+  message: str
+
+
+def account(lowered: jax.stages.Lowered) -> Compiled | OutOfMemory:
+  """Compiles a lowered program and returns the compiler's analysis.
+
+  Args:
+    lowered: the program.
+
+  Returns:
+    The analysis, or the refusal if a device has too little memory.
+  """
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return _refusal(str(error))
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  assert memory is not None and cost is not None
+  return Compiled(
+    arguments=memory.argument_size_in_bytes,
+    outputs=memory.output_size_in_bytes,
+    temporaries=memory.temp_size_in_bytes,
+    aliased=memory.alias_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
+    flops=cost.get("flops", 0.0),
+    bytes_accessed=cost.get("bytes accessed", 0.0),
+    collectives=_collectives(compiled),
+    kernels=lowered.as_text().count("@tpu_custom_call"),
+  )
+
+
+def _refusal(message: str) -> OutOfMemory:
+  """Reads the figures of a compiler that ran out of memory.
+
+  libtpu says "... for HLO temporaries (96.72G) exceeds available HBM (15.75G)",
+  earlier versions "Used 20.10G of 15.75G hbm".
+  """
+
+  def size(pattern: str) -> int | None:
+    found = re.search(pattern + r"([\d.]+)([KMGT]?)", message)
+    return found and int(float(found.group(1)) * _UNITS[found.group(2)])
+
+  return OutOfMemory(
+    temporaries=size(r"HLO temporaries \(") or size(r"Used "),
+    available=size(r"available HBM \(") or size(r"Used \S+ of "),
+    message=message.splitlines()[0],
+  )
+
+
+def _collectives(
+  compiled: jax.stages.Compiled,
+) -> dict[str, collectives.Traffic] | None:
+  """Reads the collectives of a program, if it can be printed."""
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    # jaxlib cannot print some asynchronous operations of libtpu.
+    return None
+  return None if text is None else collectives.read(text)
