@@ -19,7 +19,7 @@ import soundfile
 from mmdcodec.cli import main as cli
 from mmdcodec.data import record_blocks, record_shares, record_writer, records
 from mmdcodec.errors import UserError
-from mmdcodec.store import locks, paths
+from mmdcodec.store import locks, paths, uploads
 
 RATE = 8000
 OPTIONS = dict(rate=RATE, channels=1, seconds=0.7)
@@ -232,6 +232,19 @@ def test_a_finished_data_set_of_other_audio(music, out):
   assert json.loads((out / "mmdcodec.json").read_text())["made_from"] == before
   share(music, out, 2, 2, force=True)
   assert json.loads((out / "mmdcodec.json").read_text())["made_from"] != before
+
+
+def test_another_command_probes_the_store(music, tmp_path):
+  """Its object is no reason to refuse the folder, nor is it when it goes."""
+  folder = paths.of(f"memory://bucket/{secrets.token_hex(4)}")
+  probe = folder / "out" / f"{uploads.PROBE}0"
+  probe.write_bytes(b"")
+  assert "missing: " in share(music, folder / "out", 1, 2)
+  other = folder / "out" / "notes.txt"
+  other.write_bytes(b"mine")
+  with pytest.raises(UserError, match="is not a data set"):
+    share(music, folder / "out", 1, 2)
+  paths.remove(folder)
 
 
 def test_nothing_can_be_read(tmp_path):

@@ -28,7 +28,7 @@ def check_out(
   """
   inputs.check_name(out)
   uploads.check_writable(out)
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+  if _is_vacant(out):
     return
   if uploads.is_unfinished(out):
     return
@@ -50,6 +50,18 @@ def check_out(
       f"{out}: is a finished data set already; use it, choose another name, or"
       " replace it with --force."
     )
+
+
+def _is_vacant(out: Path) -> bool:
+  """Whether nothing is there but what other commands probe a store with."""
+  try:
+    inside = [*out.iterdir()]
+  except FileNotFoundError:
+    return True
+  except NotADirectoryError:
+    return False
+  probes = all(path.name.startswith(uploads.PROBE) for path in inside)
+  return probes and not out.is_file()
 
 
 def members(folder: Path) -> list[Path]:

@@ -19,6 +19,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.store.urls import Url
 
 MARK = ".unfinished"
+# Begins the name of what `check_writable` writes and deletes again.
+PROBE = ".mmdcodec-"
 # What makes a folder a bundle, a workdir or a data set.
 _LAST = ("config.json", "mmdcodec.json")
 # Requests under way at a time.
@@ -108,7 +110,7 @@ def check_writable(folder: pathlib.Path) -> None:
     UserError: the store cannot be reached, or refuses.
   """
   if isinstance(folder, Url):
-    probe = folder / f".mmdcodec-{secrets.token_hex(8)}"
+    probe = folder / f"{PROBE}{secrets.token_hex(8)}"
     probe.write_bytes(b"")
     probe.unlink()
 
