@@ -227,6 +227,29 @@ def processes(args: argparse.Namespace) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def one_voice() -> Iterator[bool]:
+  """Silences all processes of a run but the first, and waits for all after it.
+
+  Yields:
+    Whether this process is the first, which is the one to write files.
+  """
+  import jax
+
+  from mmdcodec.parallel import shares
+
+  first = jax.process_index() == 0
+  with contextlib.ExitStack() as stack:
+    if not first:
+      nowhere = stack.enter_context(open(os.devnull, "w"))
+      stack.enter_context(contextlib.redirect_stdout(nowhere))
+      stack.enter_context(contextlib.redirect_stderr(nowhere))
+    yield first
+  # The first may still write, and nobody may leave before.
+  with shares.together("end"):
+    pass
+
+
 def audio_line(source: Any, info: "Info", codec: "LoadedCodec") -> str:
   """Describes audio, and how it is converted for a codec, in one line.
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 
+from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 from mmdcodec.store import disk
 
@@ -142,13 +143,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"
   )
+  common.add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates, prints tables, and writes results to --out."""
-  from mmdcodec.cli import common
-  from mmdcodec.evaluate import clips as clips_lib
-
+  common.quiet_processes(args)
   measure = importlib.import_module(f"mmdcodec.cli.evaluate_{args.measure}")
   args.clips = measure.CLIPS if args.clips is None else args.clips
   if args.seconds <= 0 or args.clips < 1:
@@ -171,9 +171,15 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f"--codebooks is for codecs; {args.measure} needs them all."
     )
-  if args.out:
-    clips_lib.check_folder(args.out, force=args.force)
-  model = getattr(measure, "load", common.load_codec)(args.model)
-  with disk.named(args.out) if args.out else contextlib.nullcontext():
-    measure.run(args, model)
+  with common.processes(args), common.one_voice() as first:
+    from mmdcodec.evaluate import clips as clips_lib
+    from mmdcodec.parallel import shares
+
+    args.out = args.out if first else None
+    with shares.together("folder"):
+      if args.out:
+        clips_lib.check_folder(args.out, force=args.force)
+    model = getattr(measure, "load", common.load_codec)(args.model)
+    with disk.named(args.out) if args.out else contextlib.nullcontext():
+      measure.run(args, model)
   return 0

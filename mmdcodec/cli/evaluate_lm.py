@@ -45,9 +45,12 @@ def check_prompts(args: argparse.Namespace, music: "LoadedMusic") -> None:
   Raises:
     UserError: they cannot.
   """
+  import jax
+
   if args.prompt is None:
     return
-  if not args.out:
+  # Of several processes, the first one makes them.
+  if not args.out and jax.process_index() == 0:
     raise UserError("--prompt makes samples: say with --out where they go.")
   if not music.takes("text"):
     raise UserError(f"{args.model} takes no text, so no --prompt.")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmdcodec import formatting, progress
+from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
@@ -53,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=1,
     metavar="N",
-    help="pieces to make, each with the next seed: OUT-1, OUT-2, ...",
+    help="pieces to make, each with the next seed: OUT-1, OUT-2, ...; several"
+    " processes share them",
   )
   parser.add_argument(
     "--temperature",
@@ -119,13 +121,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"
   )
+  common.add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Generates one or more pieces."""
+  """Generates one or more pieces, each in one of the processes."""
+  common.quiet_processes(args)
+  with common.processes(args), common.one_voice():
+    return _generate(args)
+
+
+def _generate(args: argparse.Namespace) -> int:
+  """Generates the pieces of this process; the first one prints all."""
   from mmdcodec.audio import files
-  from mmdcodec.cli import common
   from mmdcodec.generation.musiclm import LoadedMusicLM
+  from mmdcodec.parallel import agreement, shares
 
   if args.count < 1:
     raise UserError(f"--count is {args.count}; it must be at least 1.")
@@ -134,10 +144,13 @@ def run(args: argparse.Namespace) -> int:
       f"{args.output}: cannot tell the audio format; the name must end in one"
       f" of {' '.join(files.SUFFIXES)}."
     )
-  targets = [
-    common.check_output(path, force=args.force)
-    for path in _targets(args.output, args.count)
-  ]
+  # Before any process writes one of them.
+  with shares.together("targets"):
+    targets = [
+      common.check_output(path, force=args.force)
+      for path in _targets(args.output, args.count)
+    ]
+  agreement.check_shared(paths.real(targets[0]).parent)
   for path in (args.audio, args.melody, args.story):
     if path is not None:
       common.check_input(path)
@@ -148,19 +161,27 @@ def run(args: argparse.Namespace) -> int:
       x, rate = files.read(path)
       # Both need one rate: the model's.
       given[name] = files.resample(x, rate=rate, to=music.rate)
-  codes = music.generate_codes(
-    [args.prompt] * args.count,
-    seconds=args.seconds,
-    seed=[args.seed + i for i in range(args.count)],
-    **given,
-  )
-  for path, each in zip(targets, codes, strict=True):
-    y = music.codec.decode(each)[0]
-    files.write(path, y, rate=music.rate)
-    print(
-      f"{path}: {formatting.duration(len(y) / music.rate)} at {music.rate} Hz,"
-      f" seed {args.seed + targets.index(path)}"
-    )
+  mine, codes = shares.mine(args.count), []
+  lines: dict[int, str] = {}
+  with shares.together("pieces"):
+    if mine:
+      codes = music.generate_codes(
+        [args.prompt] * len(mine),
+        seconds=args.seconds,
+        seed=[args.seed + i for i in mine],
+        **given,
+      )
+    for i, each in zip(mine, codes, strict=True):
+      y = music.codec.decode(each)[0]
+      files.write(targets[i], y, rate=music.rate)
+      lines[i] = (
+        f"{targets[i]}: {formatting.duration(len(y) / music.rate)} at"
+        f" {music.rate} Hz, seed {args.seed + i}"
+      )
+  for theirs in shares.gather(lines):
+    lines |= theirs
+  for _, line in sorted(lines.items()):
+    print(line)
   return 0
 
 

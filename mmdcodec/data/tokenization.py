@@ -21,7 +21,6 @@ from pathlib import Path
 
 import jax
 import tensorflow_datasets as tfds
-from jax.experimental import multihost_utils
 
 import mmdcodec
 from mmdcodec.data import (
@@ -34,6 +33,7 @@ from mmdcodec.data import (
 )
 from mmdcodec.data.record_source import SUMMARY, Source
 from mmdcodec.errors import UserError
+from mmdcodec.parallel import agreement, roll, shares
 from mmdcodec.store import (
   atomic,
   disk,
@@ -143,6 +143,7 @@ def _tokenize(
   out = paths.real(out)
   unfinished = out.with_name(f".{out.name}.unfinished")
   first, held = jax.process_index() == 0, None
+  agreement.check_shared(out.parent)
   if first:
     atomic.restore_folder(out)
     _remove_emptied(unfinished)
@@ -347,5 +348,4 @@ def _discard(unfinished: Path) -> None:
 
 def _wait_for_all(what: str) -> None:
   """Waits until every process has reached this point."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f"mmdcodec tokenize: {what}")
+  roll.exchange(f"tokenize {what}", "", patience=shares.PATIENCE)

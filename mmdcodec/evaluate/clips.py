@@ -17,6 +17,7 @@ import numpy as np
 
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate.artefacts import Artefacts
+from mmdcodec.parallel import shares
 from mmdcodec.platform import bucket
 from mmdcodec.store import atomic, inputs, paths, uploads
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -178,11 +179,9 @@ def reconstruct(
     return np.pad(x, ((0, 0), (0, longest - x.shape[1]), (0, 0)))
 
   size = codec.codebook_size
-  rows: list[dict] = []
-  audio, frames, samples = [], 0, 0
   used = codec.codebooks if codebooks is None else codebooks
-  counts = np.zeros((used, size), np.float32)
-  for clip in clips:
+
+  def measure(clip: Clip) -> tuple[np.ndarray, dict, np.ndarray, int]:
     codes, scale = codec.encode(
       clip.audio[None], codebooks=codebooks, return_scale=True
     )
@@ -193,17 +192,23 @@ def reconstruct(
       codec.rate,
       np.array([len(clip.audio)]),
     )
-    audio.append(np.asarray(y[0]))
     seconds = len(clip.audio) / codec.rate
     measured = {name: float(found[name][0]) for name in COLUMNS}
-    rows.append({"clip": clip.name, "seconds": seconds, **measured})
+    row = {"clip": clip.name, "seconds": seconds, **measured}
     here = codes.shape[1]
     more = bucket(here) - here
     codes = np.pad(codes, ((0, 0), (0, more), (0, 0)))
     valid = np.arange(here + more) < here
-    counts = counts + np.asarray(usage.histogram(codes, size, valid))
-    frames += here
-    samples += len(clip.audio)
+    chosen = np.asarray(usage.histogram(codes, size, valid))
+    return np.asarray(y[0]), row, chosen, here
+
+  measured = shares.apply(measure, clips)
+  rows = [row for _, row, _, _ in measured]
+  counts = np.zeros((used, size), np.float32)
+  for _, _, chosen, _ in measured:
+    counts = counts + chosen
+  frames = sum(here for *_, here in measured)
+  samples = sum(len(clip.audio) for clip in clips)
   statistics = usage.statistics(counts)
   # Measured, because chunks overlap and last frames are not full.
   frame_rate = frames * codec.rate / samples
@@ -214,7 +219,7 @@ def reconstruct(
   return Reconstruction(
     rate=codec.rate,
     clips=list(clips),
-    audio=audio,
+    audio=[y for y, *_ in measured],
     rows=rows,
     summary=summary,
     counts=counts,

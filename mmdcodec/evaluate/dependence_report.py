@@ -18,6 +18,7 @@ from mmdcodec.evaluate import (
   report,
 )
 from mmdcodec.evaluate.dependence import Dependence
+from mmdcodec.parallel import shares
 from mmdcodec.patterns import Pattern
 from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -50,11 +51,7 @@ def measure(
   # before encoding the others.
   longest = max(clips, key=lambda clip: len(clip.audio))
   code_rows.gather(encode(longest)[None], size, pattern=pattern)
-  show = progress.counter("clips encoded")
-  coded = []
-  for done, clip in enumerate(clips, 1):
-    coded.append(encode(clip))
-    show(done, len(clips))
+  coded = shares.apply(encode, clips, progress.counter("clips encoded"))
   codes, mask = code_rows.pad(coded)
   return dependence.measure(
     codes,

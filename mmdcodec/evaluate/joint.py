@@ -17,6 +17,7 @@ from mmdcodec.data import texts
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import retrieval, traits
 from mmdcodec.evaluate.clips import Clip
+from mmdcodec.parallel import shares
 from mmdcodec.tokenizers import mulan
 
 # A tag is measured if so many clips have it, and so many do not.
@@ -129,7 +130,8 @@ def measure(model: Joint, clips: Sequence[Clip]) -> Result:
     )
   clips = [clips[i] for i in told]
   words, said = [words[i] for i in told], [said[i] for i in told]
-  audio = np.concatenate([model.embed_audio(clip.audio) for clip in clips])
+  heard = shares.apply(lambda clip: model.embed_audio(clip.audio), clips)
+  audio = np.concatenate(heard)
   audio = audio.astype(np.float64)
   right, alike = _alike(clips, said)
   bridges: dict[str, dict[str, str]] = {"none": {}}

@@ -21,6 +21,7 @@ from mmdcodec.losses import cross_entropy
 from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.models.token_lm import TokenLM
+from mmdcodec.parallel import shares
 from mmdcodec.platform import bucket
 
 # Windows per batch.
@@ -71,7 +72,7 @@ def measure(
     texts: text of each clip, cut to the length that the model takes; None for
       no texts.
     seconds: length of a window; the model's by default and at most.
-    progress: called with (windows done, total).
+    progress: called with (windows done, total) of this process.
 
   Returns:
     See `Likelihood`.
@@ -102,21 +103,28 @@ def measure(
   inputs = _inputs(music, texts)
   params = jax.device_put(music.variables["params"])
   shape = (len(codes), model.codebooks)
-  nats, counts = np.zeros(shape), np.zeros(shape, np.int64)
-  for done in range(0, len(windows), BATCH):
-    here = windows[done : done + BATCH]
+
+  def measure_batch(start: int) -> list[np.ndarray]:
+    here = windows[start : start + BATCH]
     batch = np.zeros((BATCH, size, model.codebooks), np.int32)
     lengths, rows = np.zeros(BATCH, np.int32), np.zeros(BATCH, np.int32)
     for row, (clip, start) in enumerate(here):
       part = codes[clip][start : start + most]
       batch[row, : len(part)], lengths[row], rows[row] = part, len(part), clip
     mine = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
-    found = jax.device_get(sums(model, params, batch, lengths, mine))
-    for row, (clip, _) in enumerate(here):
-      nats[clip] += found[0][row]
-      counts[clip] += found[1][row]
-    if progress is not None:
-      progress(done + len(here), len(windows))
+    return list(jax.device_get(sums(model, params, batch, lengths, mine)))
+
+  found = shares.apply(
+    measure_batch,
+    range(0, len(windows), BATCH),
+    progress or (lambda done, total: None),
+    size=BATCH,
+  )
+  nats, counts = np.zeros(shape), np.zeros(shape, np.int64)
+  for index, (clip, _) in enumerate(windows):
+    batch, row = divmod(index, BATCH)
+    nats[clip] += found[batch][0][row]
+    counts[clip] += found[batch][1][row]
   return Likelihood(nats, counts)
 
 

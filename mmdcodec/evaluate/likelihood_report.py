@@ -16,6 +16,7 @@ from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import likelihood, reconstruction_report, report
 from mmdcodec.evaluate.likelihood import Likelihood
 from mmdcodec.generation.musicgen import LoadedMusic
+from mmdcodec.parallel import shares
 from mmdcodec.store import atomic, paths
 
 # Number of samples on the page, with and without prompts.
@@ -89,10 +90,11 @@ def measure(
     clips: clips with its rate and channels.
     about: what was run, to keep with the results.
   """
-  show, codes = progress.counter("clips encoded"), []
-  for done, clip in enumerate(clips, 1):
-    codes.append(music.codec.encode(clip.audio[None])[0])
-    show(done, len(clips))
+  codes = shares.apply(
+    lambda clip: np.asarray(music.codec.encode(clip.audio[None])[0]),
+    clips,
+    progress.counter("clips encoded"),
+  )
   captions, found = [clip.caption.strip() for clip in clips], {}
   if music.takes("text") and any(captions):
     found[WITH] = likelihood.measure(

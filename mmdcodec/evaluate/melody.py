@@ -19,6 +19,7 @@ from mmdcodec.audio import transforms
 from mmdcodec.data.melody_clips import HELD_OUT, SPEED, Melodies
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import report, retrieval
+from mmdcodec.parallel import shares
 from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.melody_embedding import Melody
 
@@ -73,15 +74,16 @@ def measure(
     rate=model.rate,
     seconds=model.window or 1.0,
   )
-  embedded, mean, classes = [], [], []
-  for i in range(melodies):
-    show(i, melodies)
+
+  def hear(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = np.stack([source.clip(i, which) for which in range(2)])
     rows, _ = model.embed(x)
-    embedded.append(rows[:, 0])
-    mean.append(_mean_level(x[..., 0], model.rate))
-    classes.append(_chroma(x[..., 0], model.rate))
-  show(melodies, melodies)
+    mono = x[..., 0]
+    level, chroma = _mean_level(mono, model.rate), _chroma(mono, model.rate)
+    return np.asarray(rows[:, 0]), level, chroma
+
+  heard = shares.apply(hear, range(melodies), show)
+  embedded, mean, classes = map(list, zip(*heard, strict=True))
   right = np.eye(melodies, dtype=bool)
   return [
     _row("melody embedding", _products(embedded), right),

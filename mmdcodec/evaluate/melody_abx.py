@@ -7,6 +7,7 @@ import numpy as np
 from mmdcodec.evaluate import retrieval
 from mmdcodec.evaluate.melody_pairs import Groups
 from mmdcodec.evaluate.token_distance import abx_errors, edit_distances
+from mmdcodec.parallel import shares
 from mmdcodec.tokenizers.interface import Tokenizer
 
 # Songs encoded, and pairs compared, at a time.
@@ -54,12 +55,14 @@ def encode(
     codebooks: number of codebooks to keep, from the first; None: all.
   """
   songs = [song for group in groups for songs in group for song in songs]
-  flat: list[np.ndarray] = []
-  for start in range(0, len(songs), _BATCH):
+
+  def encode_batch(start: int) -> list[np.ndarray]:
     some = songs[start : start + _BATCH]
     x = np.stack([song.audio for song in some])
-    flat += [*tokenizer.encode(x, some[0].rate)[..., :codebooks]]
-  return _grouped(flat, groups)
+    return [*tokenizer.encode(x, some[0].rate)[..., :codebooks]]
+
+  found = shares.apply(encode_batch, range(0, len(songs), _BATCH))
+  return _grouped([codes for each in found for codes in each], groups)
 
 
 def shuffled(codes: Codes, seed: int = 0) -> Codes:

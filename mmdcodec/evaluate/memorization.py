@@ -22,6 +22,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import token_sets, transport
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.models.conditioning import Inputs
+from mmdcodec.parallel import shares
 
 # The paper's: tokens given, and tokens to continue with.
 PROMPTS, CONTINUED = (0, 50, 125, 250), 125
@@ -240,9 +241,10 @@ def continue_greedily(
   show: Progress = lambda done, total: None,
 ) -> np.ndarray:
   """Continues the first `prompt` tokens: int32 [clips, continued]."""
-  count, found = len(examples.codes), []
+  count = len(examples.codes)
   options = SamplingOptions(temperature=0.0, top_k=0, guidance=1.0)
-  for start in range(0, count, BATCH):
+
+  def continue_batch(start: int) -> np.ndarray:
     # Always as many, for one compiled program.
     rows = np.minimum(start + np.arange(BATCH), count - 1)
     codes = np.full((BATCH, prompt + continued, 1), -1, np.int32)
@@ -252,9 +254,10 @@ def continue_greedily(
     inputs = jax.tree.map(lambda x, rows=rows: x[rows], examples.conditions)
     while window := stage.sampler.next_window(state, stage.model.frames // 2):
       *_, state = stage.sampler.sample_window(state, window, inputs, options)
-    found.append(np.asarray(state.codes)[: count - start, prompt:, 0])
-    show(min(start + BATCH, count), count)
-  return np.concatenate(found)
+    return np.asarray(state.codes)[: count - start, prompt:, 0]
+
+  starts = range(0, count, BATCH)
+  return np.concatenate(shares.apply(continue_batch, starts, show, size=BATCH))
 
 
 def compare(

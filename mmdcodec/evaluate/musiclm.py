@@ -29,6 +29,7 @@ from mmdcodec.evaluate import (
   traits,
 )
 from mmdcodec.evaluate.pairing import Pairing
+from mmdcodec.parallel import shares
 
 # Pieces made at a time.
 BATCH = 16
@@ -65,8 +66,8 @@ class Setting(NamedTuple):
     Values of options that are lists have one item for each piece. Texts that
     are lists are stories.
     """
-    show, made = self.show(what), []
-    for start in range(0, len(texts), BATCH):
+
+    def make_batch(start: int) -> np.ndarray:
       some = list(texts[start : start + BATCH])
       given = {
         name: value[start : start + BATCH] if isinstance(value, list) else value
@@ -83,9 +84,10 @@ class Setting(NamedTuple):
       else:
         given["texts"] = some
       # As in a file: the embeddings take no samples far beyond full scale.
-      made.append(np.clip(self.music.generate(**given), -1, 1))
-      show(min(start + BATCH, len(texts)), len(texts))
-    return np.concatenate(made)
+      return np.clip(self.music.generate(**given), -1, 1)
+
+    starts, show = range(0, len(texts), BATCH), self.show(what)
+    return np.concatenate(shares.apply(make_batch, starts, show, size=BATCH))
 
 
 class Found(NamedTuple):

@@ -8,6 +8,7 @@ from mmdcodec.evaluate import adherence, built_in, report, seams
 from mmdcodec.evaluate.musiclm import PROMPTS, Found, Setting, hear, interval
 from mmdcodec.generation import windows
 from mmdcodec.generation.musiclm_stages import Hierarchy
+from mmdcodec.parallel import shares
 
 # Lengths in units of that of a clip: a span of a story, a piece in which seams
 # are looked for, a part of a long piece, and how many parts it has.
@@ -77,16 +78,20 @@ def find_seams(of: Setting) -> Found:
   if of.music.takes("text"):
     texts = built_in.prompts(count, PROMPTS + 3)[0]
   rate, values = of.music.rate, {}
-  show, audio, codes = of.show("pieces with windows"), [], []
-  for i, text in enumerate(texts):
+
+  def make(i: int) -> tuple[np.ndarray, np.ndarray]:
+    text = texts[i]
     options: dict[str, Any] = dict(seconds=seconds, seed=of.seed + i)
     if text is not None:
       options["guidance"] = of.guidance
     tokens = of.music.generate_tokens(text, **options)
     fine = tokens.get("fine")
-    codes.append(of.music.join(tokens["coarse"], fine)[0])
-    audio.append(np.asarray(of.music.decode(tokens["coarse"], fine))[0])
-    show(i + 1, count)
+    codes = of.music.join(tokens["coarse"], fine)[0]
+    audio = np.asarray(of.music.decode(tokens["coarse"], fine))[0]
+    return np.asarray(codes), audio
+
+  made = shares.apply(make, range(count), of.show("pieces with windows"))
+  codes, audio = map(list, zip(*made, strict=True))
   rows = []
   tracks = {
     name: ([track(x, rate) for x in audio], rate / round(seams.MOMENT * rate))

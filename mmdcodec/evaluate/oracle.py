@@ -15,6 +15,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import chroma, reconstruction, report, retrieval
 from mmdcodec.evaluate.joint import Measure
 from mmdcodec.evaluate.musiclm import Found, Setting, interval
+from mmdcodec.parallel import shares
 
 # Names of the ways, from the bottom to the top.
 CODEC, COARSE_ONLY = "codec", "codec, coarse codes only"
@@ -75,15 +76,20 @@ def measure(
       f"there is {len(audio)} clip; the oracle path needs two, to compare with"
       " another."
     )
-  found: dict[str, list[np.ndarray]] = {}
-  for start in range(0, len(audio), BATCH):
+
+  def make_batch(start: int) -> dict[str, np.ndarray]:
     some = audio[start : start + BATCH]
     seeds = [seed + start + i for i in range(len(some))]
-    for name, codes in ways(music, some, seeds, guidance).items():
-      y = np.asarray(music.codec.decode(codes, length=audio.shape[1]))
-      found.setdefault(name, []).append(y)
-    show(start + len(some), len(audio))
-  made = {name: np.concatenate(parts) for name, parts in found.items()}
+    return {
+      name: np.asarray(music.codec.decode(codes, length=audio.shape[1]))
+      for name, codes in ways(music, some, seeds, guidance).items()
+    }
+
+  starts = range(0, len(audio), BATCH)
+  found = shares.apply(make_batch, starts, show, size=BATCH)
+  made = {
+    name: np.concatenate([each[name] for each in found]) for name in found[0]
+  }
   made[CHANCE] = np.roll(made[CODEC], 1, axis=0)
   return [
     Way(name, compare(audio, y, music.rate), y) for name, y in made.items()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.evaluate import codebooks, retrieval, traits
+from mmdcodec.parallel import shares
 from mmdcodec.tokenizers.clustered import Clustered
 from mmdcodec.tokenizers.interface import Tokenizer
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -41,8 +42,8 @@ def describe(
     vectors = codebooks.vectors(tokenizer)
   elif not isinstance(tokenizer, Clustered):
     return None
-  found = []
-  for song in songs:
+
+  def describe_one(song: np.ndarray) -> np.ndarray:
     if vectors is None:
       assert isinstance(tokenizer, Clustered)
       frames, valid = tokenizer.features(*tokenizer.prepare(song, rate))
@@ -51,8 +52,9 @@ def describe(
       codes = tokenizer.encode(song, rate)[0]
       levels = range(codes.shape[1])
       rows = np.sum([vectors[k][codes[:, k]] for k in levels], 0)
-    found.append(np.concatenate([rows.mean(0), rows.std(0)]))
-  return np.stack(found)
+    return np.concatenate([rows.mean(0), rows.std(0)])
+
+  return np.stack(shares.apply(describe_one, songs))
 
 
 def accuracy(

@@ -16,6 +16,7 @@ from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import spread
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.evaluate import likelihood, retrieval, token_sets
+from mmdcodec.parallel import shares
 
 BATCH = 8
 
@@ -69,18 +70,22 @@ def measure(
     )
     for k, record, where in spread(sources, crops)
   ]
-  nats, counts = [], []
-  for start in range(0, len(rows), BATCH):
+
+  def measure_batch(start: int) -> tuple[np.ndarray, np.ndarray]:
     some = [rows[min(start + i, len(rows) - 1)] for i in range(BATCH)]
     batch = jax.tree.map(lambda *x: np.stack(x), *some)
     sums = likelihood.sums(
       model, params, batch["codes"], batch["lengths"], batch["conditions"]
     )
     left = len(rows) - start
-    nats.append(np.asarray(sums[0], np.float64)[:left])
-    counts.append(np.asarray(sums[1])[:left])
-    show(min(start + BATCH, len(rows)), len(rows))
-  found = likelihood.Likelihood(np.concatenate(nats), np.concatenate(counts))
+    nats = np.asarray(sums[0], np.float64)
+    return nats[:left], np.asarray(sums[1])[:left]
+
+  starts = range(0, len(rows), BATCH)
+  measured = shares.apply(measure_batch, starts, show, size=BATCH)
+  found = likelihood.Likelihood(
+    *map(np.concatenate, zip(*measured, strict=True))
+  )
   bits, tokens = found.nats.sum(1) / math.log(2), found.counts.sum(1)
   low, high = retrieval.interval(
     lambda at: bits[at].sum() / max(tokens[at].sum(), 1), len(rows)

@@ -53,7 +53,7 @@ def me() -> str:
   return f"process {jax.process_index()} on {socket.gethostname()}"
 
 
-def exchange(topic: str, text: str) -> list[str]:
+def exchange(topic: str, text: str, *, patience: float = PATIENCE) -> list[str]:
   """Tells all processes a text, and returns those of all, in their order.
 
   All processes must call this the same number of times, in the same order.
@@ -61,9 +61,10 @@ def exchange(topic: str, text: str) -> list[str]:
   Args:
     topic: what it is about, the same for all.
     text: what this process has to say.
+    patience: seconds in which all must come.
 
   Raises:
-    JaxRuntimeError: not all came within `PATIENCE` seconds.
+    JaxRuntimeError: not all came within that time.
     UserError: the processes were not connected by `mesh.start`.
   """
   if jax.process_count() == 1:
@@ -76,7 +77,7 @@ def exchange(topic: str, text: str) -> list[str]:
     )
   folder = f"mmdcodec/{next(_numbers)}-{topic}"
   client.key_value_set(f"{folder}/{jax.process_index():08d}", text)
-  client.wait_at_barrier(folder, PATIENCE * 1000)
+  client.wait_at_barrier(folder, round(patience * 1000))
   return [text for _, text in sorted(client.key_value_dir_get(f"{folder}/"))]
 
 
