@@ -1,0 +1,65 @@
+"""`mmdcodec train --dry-run`: what a run would do."""
+
+import pathlib
+
+import pytest
+import toy_task
+
+from mmdcodec.cli.main import main
+from mmdcodec.train import loop
+
+CONFIG = f"""
+from toy_task import toy_config
+def get_config():
+  config = toy_config()
+  config.task = "{pathlib.Path(toy_task.__file__)}:Toy"
+  return config
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+  """Returns the words of a dry run in WORKDIR."""
+  file = tmp_path / "toy_run.py"
+  file.write_text(CONFIG)
+  workdir = tmp_path / "run"
+  return [
+    "train", f"--config={file}", f"--workdir={workdir}", "--dry-run",
+  ]  # fmt: skip
+
+
+def contents(folder):
+  """Names of all files, and when they were changed."""
+  return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_dry_run_says_all_and_writes_nothing(tmp_path, command, capsys):
+  """Catches checks that leave something, and a run that is not noticed."""
+  assert main([*command, "--config.steps=7"]) == 0
+  told = capsys.readouterr().out
+  for line in ("steps = 7", "optimizer.b2 = 0.9", "ema = 0.99"):
+    assert line in told.splitlines()
+  assert "a batch: audio float32[8, 4]" in told
+  assert "a new run of 7 steps" in told
+  assert "memory of the device is not known" in told
+  assert not (tmp_path / "run").exists()
+  config = toy_task.toy_config(task=f"{toy_task.__file__}:Toy")
+  loop.train(config, tmp_path / "run", log=lambda line: None)
+  before = contents(tmp_path / "run")
+  assert main([*command, "--config.steps=7"]) == 0
+  assert "goes on at step 5 of 7" in capsys.readouterr().out
+  assert main([*command, "--config.ema=0.0"]) == 2
+  error = capsys.readouterr().err
+  assert f"{tmp_path / 'run'} holds a run with another ema" in error
+  assert contents(tmp_path / "run") == before
+
+
+def test_mistakes_are_found(tmp_path, command, fails):
+  """Catches data and devices that only the run itself would miss."""
+  assert "batch is 12" in fails(*command, "--config.batch=12")
+  codec = ["--config=codec_small:tiny", *command[2:]]
+  assert "no training data" in fails("train", *codec)
+  missing = f"--config.data.train={tmp_path / 'nowhere'}"
+  assert "nowhere" in fails("train", *codec, missing)
+  topology = "--topology=v5e:2x2"
+  assert "--dry-run" in fails(*command[:-1], topology)
