@@ -1,5 +1,6 @@
 """What a run leaves in its workdir: metrics and checkpoints."""
 
+import copy
 import json
 import re
 import subprocess
@@ -197,3 +198,26 @@ def test_a_new_field_that_is_off_changes_no_condition(added_to, same):
   assert settings.unchanged(now, before) is same
   other = {**before, "joint": {"size": 3}}
   assert not settings.unchanged(other, before)
+
+
+def test_a_run_keeps_the_conditions_that_it_was_begun_with(tmp_path):
+  """Catches runs that end because their preset has gained a condition."""
+  told = []
+  joint, chroma = {"kind": "tokens"}, {"kind": "melody"}
+  now = {
+    "model": {"conditions": {"joint": joint, "chroma": chroma}, "layers": 1}
+  }
+  config = copy.deepcopy(now)
+  settings.as_begun(config, tmp_path, told.append)
+  assert config == now and not told
+  file = tmp_path / workdir.CONFIG_FILE
+  file.write_text(
+    json.dumps({"task": "lm", "model": {"conditions": {"joint": joint}}})
+  )
+  settings.as_begun(config, tmp_path, told.append)
+  assert config["model"] == {"conditions": {"joint": joint}, "layers": 1}
+  assert len(told) == 1 and "without the conditions chroma" in told[0]
+  # One that the run has and the config lacks is still refused later.
+  config = {"model": {"conditions": {}}}
+  settings.as_begun(config, tmp_path, told.append)
+  assert config == {"model": {"conditions": {}}} and len(told) == 1

@@ -90,6 +90,7 @@ def train(
     accumulate = config.get("accumulate", 1)
     mesh_lib.check_batch(config["batch"], mesh, accumulate)
     stack.enter_context(jax.set_mesh(mesh))
+    settings.as_begun(config, workdir, say)
     task = make_task(config)
     task.workdir = workdir
     data = task.batches(seed=config["seed"])

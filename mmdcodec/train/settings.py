@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,34 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
   config = copy.deepcopy(dict(config))
   renamed.update(config)
   return config
+
+
+def as_begun(
+  config: dict[str, Any], workdir: pathlib.Path, say: Callable[[str], None]
+) -> None:
+  """Leaves out conditions that the workdir's run was begun without.
+
+  Presets may gain conditions; a run goes on with those that it has.
+
+  Args:
+    config: config of the run; changed.
+    workdir: folder of the run.
+    say: called with a line of text if something is left out.
+  """
+  if not (workdir / run_files.CONFIG_FILE).exists():
+    return
+  before = run_files.read_config(workdir)["model"].get("conditions")
+  now = config["model"].get("conditions")
+  if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+    return
+  new = sorted(now.keys() - before.keys())
+  if new:
+    kept = {name: of for name, of in now.items() if name in before}
+    config["model"] = {**config["model"], "conditions": kept}
+    say(
+      f"{workdir} was begun without the conditions {', '.join(new)}, and goes"
+      " on without"
+    )
 
 
 def record_config(
