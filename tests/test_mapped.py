@@ -104,6 +104,36 @@ def test_gradient_of_parameters(name):
     agree(found[1][device], wanted[1], np.abs(wanted[1]).max())
 
 
+@pytest.mark.parametrize("name", ["loss", "quantizer"])
+def test_one_device_beside_others(name):
+  """Catches an internal error of XLA where one sentence belongs."""
+  module, z = small(), latents(0, (8, 5, 8))
+  calls = {
+    "loss": lambda s, z: LOSSES["mmd"](s, KEY, axis_name="x"),
+    "quantizer": lambda s, z: train(
+      module, "x", jax.eval_shape(module.init, KEY, z), z, None, KEY
+    )[0],
+  }
+  call = jax.shard_map(
+    calls[name],
+    mesh=grid(1, 4),
+    in_specs=P("x"),
+    out_specs=P(),
+    axis_names={"x"},
+  )
+  with pytest.raises(UserError, match=r"\['x'\].*one device.*\['y'\]"):
+    jax.eval_shape(call, ROWS, z)
+  # Without a name, one device has all rows.
+  alone = jax.shard_map(
+    lambda s: LOSSES["mmd"](s, KEY)[None],
+    mesh=grid(1, 4),
+    in_specs=P("x"),
+    out_specs=P("x"),
+    axis_names={"x"},
+  )
+  assert jax.eval_shape(alone, ROWS).shape == (1,)
+
+
 def test_two_samples():
   """Catches samples that are not gathered."""
   x, y = ROWS[:, :, 0].reshape(-1, 3), ROWS[:, :, 1].reshape(-1, 3) + 1

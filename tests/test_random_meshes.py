@@ -77,7 +77,7 @@ def test_any_mesh(seed):
   count = rng.integers(1, len(mesh.axis_names) + 1)
   axes = tuple(map(str, rng.permutation(mesh.axis_names)[:count]))
   call = functools.partial(total, estimator)
-  # XLA fails on some sums over an axis of one device beside divided ones.
+  # One device beside several is refused: XLA fails on some sums.
   several = int(np.prod([mesh.shape[axis] for axis in axes])) > 1
   if (
     seed % 2 and several

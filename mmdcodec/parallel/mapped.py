@@ -38,12 +38,20 @@ def check_global(
 
   Raises:
     UserError: the caller is traced for one of several devices, and no axis is
-      named.
+      named; or all mapped axes have one device, beside others of several.
   """
-  if axis_name is not None:
-    return
   mesh = jax.sharding.get_abstract_mesh()
-  if math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1:
+  several = math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1
+  if axis_name is not None:
+    others = [axis for axis in mesh.auto_axes if mesh.shape[axis] > 1]
+    if mesh.manual_axes and others and not several:
+      raise UserError(
+        f"{what} is inside a jax.shard_map over {list(mesh.manual_axes)}, which"
+        f" is one device, beside {others} with several, and XLA cannot add up"
+        " over such an axis: map an axis of several devices, all axes, or none."
+      )
+    return
+  if several:
     named = "name the axes that divide it (axis_name=), or " * takes_name
     raise UserError(
       f"{what} needs the whole batch, but inside jax.shard_map or jax.pmap it"
