@@ -1,0 +1,173 @@
+"""Writes docs/SCALING.md from the rows in docs/results/scaling.
+
+    mmdcodec compile ... --json > docs/results/scaling/NAME.json
+    python docs/scaling.py
+
+Each row is the output of the command that it names. Those with a `source` were
+made by an earlier form of the command, and copied from there.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+DOCS = pathlib.Path(__file__).parent
+ROWS = DOCS / "results" / "scaling"
+PROGRAMS = ("train", "generate", "encode", "decode")
+
+HEAD = """\
+# What fits which slice
+
+Written by `docs/scaling.py` from `docs/results/scaling/*.json`, the output of
+`mmdcodec compile ... --json`. All figures are from the TPU compiler's own
+analysis (libtpu 0.0.52, JAX 0.10.2), per chip; no TPU ran. A v5e chip has 15.75
+GiB for programs, a v5p chip 95.73.
+
+**Mesh** is data x fsdp x model. **Parts** are those of the batch that are
+computed one after the other (`accumulate`). **State** is parameters, optimizer,
+averages and other state as the chip holds them, with the batch and the padding
+to its tiles. **Temporaries** are activations and what the compiler needs.
+**GFLOP** are those of matrix products and convolutions of a step, of all turns
+of its loops, divided among the chips. **Sent** is the size of the arrays that
+are gathered, summed or exchanged in a step, also of all turns.
+"""
+
+EARLIER = """
+## Compiled earlier
+
+With the same commands, before they told operations and traffic between chips.
+The figures are those of `docs/RESULTS.md`.
+"""
+
+
+def read() -> list[dict[str, Any]]:
+  """The rows, training first and then by model and number of devices."""
+  rows = [
+    json.loads(path.read_text()) | {"name": path.stem}
+    for path in sorted(ROWS.glob("*.json"))
+  ]
+  return sorted(
+    rows,
+    key=lambda row: (
+      PROGRAMS.index(row["program"]), model(row), row["devices"], row["name"]
+    ),
+  )  # fmt: skip
+
+
+def model(row: dict[str, Any]) -> str:
+  """The config of a row."""
+  words = row["command"].split()
+  return next(w for w in words if w.startswith("--config="))[9:]
+
+
+def gib(size: float | None) -> str:
+  """Formats bytes."""
+  return "-" if size is None else f"{size / 2**30:.2f}"
+
+
+def sent(row: dict[str, Any]) -> str:
+  """Formats the collectives of a row."""
+  found = row.get("collectives")
+  if found is None:
+    return "-"
+  return "; ".join(
+    f"{kind} {gib(one['bytes'])} GiB in {one['number']}"
+    for kind, one in found.items()
+  )
+
+
+def line(row: dict[str, Any]) -> str:
+  """One row of the table."""
+  memory = row["memory"]
+  total, most = memory["total"], memory["available"]
+  rest = {"temporaries", "code", "results", "total", "available"}
+  state = sum(v for k, v in memory.items() if k not in rest) or None
+  verdict = "fits" if row["fits"] else f"{gib(total - most)} too much"
+  operations = row.get("operations")
+  cells = [
+    f"`{model(row)}`",
+    row["topology"],
+    " x ".join(str(row["mesh"][axis]) for axis in ("data", "fsdp", "model")),
+    str(row["batch"]),
+    str(row["accumulate"]),
+    gib(state),
+    gib(memory.get("temporaries")),
+    gib(total),
+    f"{verdict}, {total / most:.0%}",
+    f"{operations / 1e9:,.0f}" if operations else "-",
+    sent(row),
+  ]
+  return f"| {' | '.join(cells)} |"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+  """The rows as a table of Markdown."""
+  names = (
+    "config", "slice", "mesh", "batch", "parts", "state, GiB",
+    "temporaries, GiB", "memory, GiB", "verdict", "GFLOP", "sent",
+  )  # fmt: skip
+  marks = ["---"] * 3 + ["---:"] * 5 + ["---", "---:", "---"]
+  lines = [f"| {' | '.join(names)} |", f"|{'|'.join(marks)}|"]
+  return "\n".join([*lines, *map(line, rows)])
+
+
+def constant(rows: list[dict[str, Any]]) -> str:
+  """Operations per chip of data parallelism, as the compiler counts them."""
+  found = [
+    row
+    for row in rows
+    if model(row) == "lm_small" and row["mesh"]["data"] == row["devices"]
+  ]
+  lines = [
+    f"| {row['topology']} | {row['devices']} | {row['batch']} |"
+    f" {row['compiler']['flops'] / 1e9:,.2f} | {gib(row['memory']['total'])} |"
+    f" {sent(row)} |"
+    for row in found
+  ]
+  return "\n".join(
+    [
+      "| slice | chips | batch | GFLOP per chip | memory, GiB | sent |",
+      "|---|---:|---:|---:|---:|---|",
+      *lines,
+    ]
+  )
+
+
+def render() -> str:
+  """The content of docs/SCALING.md."""
+  every = read()
+  rows = [row for row in every if "source" not in row]
+  earlier = [row for row in every if "source" in row]
+  parts = [HEAD]
+  for program, title in (
+    ("train", "Training steps"),
+    ("generate", "Sampling: one step of all pieces, with guidance"),
+    ("encode", "Encoding"),
+    ("decode", "Decoding"),
+  ):
+    some = [row for row in rows if row["program"] == program]
+    if some:
+      parts.append(f"\n## {title}\n\n{table(some)}\n")
+  if earlier:
+    parts.append(f"{EARLIER}\n{table(earlier)}\n")
+  advised = [row for row in rows if row.get("advice")]
+  if advised:
+    parts.append("\n## What did not fit, and what the command says of it\n\n")
+    for row in advised:
+      tried = "; ".join(each for each in row["advice"])
+      parts.append(f"- `{model(row)}` on {row['topology']}: {tried}.\n")
+  if any(model(row) == "lm_small" for row in rows):
+    parts.append(
+      "\n## Data parallelism\n\nThe same 8 clips a chip, `lm_small`, whole on"
+      " every chip. Operations\nare as the compiler counts them after it has"
+      " divided the program (the content\nof a loop once), so that work that"
+      f" every chip repeats would show.\n\n{constant(rows)}\n"
+    )
+  parts.append("\n## Commands\n\n```\n")
+  parts += [f"{row['command']}\n" for row in every]
+  parts.append("```\n")
+  return "".join(parts)
+
+
+if __name__ == "__main__":
+  (DOCS / "SCALING.md").write_text(render())
