@@ -96,7 +96,7 @@ def test_all_starts_of_a_run_are_one_on_a_board(tmp_path, monkeypatch):
     (project, run, name), *written = opened
     assert (project, name) == ("music", "first")
     assert written == list(range(steps - 4, steps + 1))
-    assert run == starts.read(tmp_path / "first")[-1]["run"]
+    assert run == starts.read(tmp_path / "first")[0]["run"]
     opened.clear()
   loop.train(toy_config(), tmp_path / "second", log=lambda line: None)
   assert not opened

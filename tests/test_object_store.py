@@ -99,7 +99,8 @@ def test_a_run_resumes(url, toy):
     *range(1, 11)
   ]
   assert {p.name for p in url.iterdir()} >= {
-    "config.json", "run.json", "metrics.jsonl", "checkpoints"
+    "config.json", "run.json", "metrics.jsonl", "checkpoints", "goodput.json",
+    "starts.json",
   }  # fmt: skip
   assert not (url / ".lock").exists()
 

@@ -18,7 +18,7 @@ from mmdcodec.errors import StoreGone, Unreachable, UserError
 from mmdcodec.store import goodput as kept
 
 # Seconds between writes of the file, besides those at checkpoints.
-_EVERY = 30.0
+_EVERY = 60.0
 
 
 class Goodput:
