@@ -229,7 +229,9 @@ def processes(args: argparse.Namespace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[bool]:
-  """Silences all processes of a run but the first, and waits for all after it.
+  """Only the first process of a run prints results; all end together.
+
+  What concerns a piece of work, such as its progress, goes to stderr in any.
 
   Yields:
     Whether this process is the first, which is the one to write files.
@@ -243,7 +245,6 @@ def one_voice() -> Iterator[bool]:
     if not first:
       nowhere = stack.enter_context(open(os.devnull, "w"))
       stack.enter_context(contextlib.redirect_stdout(nowhere))
-      stack.enter_context(contextlib.redirect_stderr(nowhere))
     yield first
   # The first may still write, and nobody may leave before.
   with shares.together("end"):
