@@ -7,6 +7,7 @@ similar name, and a figure with another unit than its neighbours.
 import pytest
 
 from mmdcodec.parallel import chips
+from mmdcodec.parallel import topology as topologies
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,20 @@ def test_names(kind, name, tera):
   """Catches v5p for v5e, and L4 for L40S."""
   found = chips.find(kind)
   assert found.name == name and found.peak == tera * 1e12
+
+
+@pytest.mark.parametrize(
+  ("topology", "devices"),
+  [("v4:2x2x1", 4), ("v5e:2x2", 4), ("v5p:2x2x1", 4), ("v6e:2x2", 4),
+   ("tpu7x:2x2x1", 8), ("2xv6e:2x2", 8)],
+)  # fmt: skip
+def test_names_of_topologies(topology, devices):
+  """Catches a chip that the compiler knows and the table does not."""
+  pytest.importorskip("libtpu")
+  found = topologies.topology_devices(topology)
+  name = topology.split(":")[0].removeprefix("2x")
+  assert chips.find(found[0].device_kind).name == name
+  assert len(found) == devices
 
 
 def test_sizes_of_one_name():

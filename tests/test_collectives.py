@@ -89,7 +89,7 @@ def test_of_what_is_compiled_here():
 
 
 @pytest.mark.parametrize(
-  ("message", "temporaries", "available"),
+  ("message", "needed", "available"),
   [
     (
       "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM,"
@@ -107,7 +107,7 @@ def test_of_what_is_compiled_here():
     ("RESOURCE_EXHAUSTED: something new", None, None),
   ],
 )
-def test_a_refusal(message, temporaries, available):
+def test_a_refusal(message, needed, available):
   """Catches a compiler's figures that are lost, or end in a traceback."""
 
   class Program:
@@ -116,7 +116,7 @@ def test_a_refusal(message, temporaries, available):
 
   found = analysis.account(Program())
   scale = lambda gib: None if gib is None else int(gib * 2**30)
-  assert found.temporaries == scale(temporaries)
+  assert found.needed == scale(needed)
   assert found.available == scale(available)
   assert "\n" not in found.message
 

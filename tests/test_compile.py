@@ -120,8 +120,8 @@ def advice(*words, sizes=None, program="train"):
 def test_a_program_that_does_not_fit():
   """Catches advice that does not help, and figures that are left out."""
   found, tried = advice()
-  assert "32.00 GiB or more, of 15.75 GiB (16.25 GiB too much)" in found.verdict
-  # Two rows a chip; half of 30 GiB beside 2 would not be enough, one row is all
+  assert "30.00 GiB or more, of 15.75 GiB (14.25 GiB too much)" in found.verdict
+  # Two rows a chip; half of 28 GiB beside 2 would not be enough, one row is all
   # there is.
   assert tried == [
     "--config.accumulate=2",

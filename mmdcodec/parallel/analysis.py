@@ -53,13 +53,12 @@ class OutOfMemory:
   """The compiler's refusal of a program.
 
   Attributes:
-    temporaries: bytes that it needs on a device besides arguments; None if the
-      message does not tell.
+    needed: bytes that it needs on a device; None if the message does not tell.
     available: bytes that a device has, according to the compiler, or None.
     message: the first line of what it said.
   """
 
-  temporaries: int | None
+  needed: int | None
   available: int | None
   message: str
 
@@ -98,7 +97,8 @@ def _refusal(message: str) -> OutOfMemory:
   """Reads the figures of a compiler that ran out of memory.
 
   libtpu says "... for HLO temporaries (96.72G) exceeds available HBM (15.75G)",
-  earlier versions "Used 20.10G of 15.75G hbm".
+  and means arguments and results too; earlier versions "Used 20.10G of 15.75G
+  hbm".
   """
 
   def size(pattern: str) -> int | None:
@@ -106,7 +106,7 @@ def _refusal(message: str) -> OutOfMemory:
     return found and int(float(found.group(1)) * _UNITS[found.group(2)])
 
   return OutOfMemory(
-    temporaries=size(r"HLO temporaries \(") or size(r"Used "),
+    needed=size(r"HLO temporaries \(") or size(r"Used "),
     available=size(r"available HBM \(") or size(r"Used \S+ of "),
     message=message.splitlines()[0],
   )

@@ -50,7 +50,7 @@ class Report:
     """Memory that the program takes; if it was refused, at least."""
     if isinstance(self.found, Compiled):
       return self.found.memory
-    return sum(self.plan.sizes.values()) + (self.found.temporaries or 0)
+    return max(self.found.needed or 0, sum(self.plan.sizes.values()))
 
   @property
   def fits(self) -> bool | None:
@@ -65,7 +65,7 @@ class Report:
     sizes = {name: size for name, size in self.plan.sizes.items() if size}
     found = self.found
     if isinstance(found, OutOfMemory):
-      more = {"temporaries": found.temporaries or 0}
+      more = {"temporaries": self.needed - sum(sizes.values())}
     else:
       more = {
         # Tiles of TPUs, whose last side is 128 numbers.
