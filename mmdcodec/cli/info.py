@@ -25,11 +25,12 @@ def run(args: argparse.Namespace) -> int:
   if not path.is_dir():
     print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():
+    about_run = info_run.describe(path)
     try:
-      print(describe_model(path))
+      print(describe_model(path), end="\n\n" if about_run else "\n")
     finally:  # even if there is no checkpoint yet
-      if run := info_run.describe(path):
-        print("\n" + run)
+      if about_run:
+        print(about_run)
   else:
     from mmdcodec.data import dataset_folder
 
