@@ -164,6 +164,20 @@ def run(*words, code=0):
   assert main([str(word) for word in words]) == code
 
 
+def test_several_commands_prepare_a_data_set(url, tmp_path, capsys):
+  """Its files are those that one command makes on a disk."""
+  one = prepare_tunes(tmp_path / "tunes", tmp_path / "one")
+  prepare = ("prepare", tmp_path / "tunes", url / "audio", "--seconds=10")
+  run(*prepare, "--quiet", "--shards=2/2")
+  assert "missing: those of --shards 1/2" in capsys.readouterr().out
+  run(*prepare, "--quiet", "--shards=1/2")
+  made = {
+    n: (url / "audio" / n).read_bytes() for n in paths.sizes(url / "audio")
+  }
+  assert made == {n: (one / n).read_bytes() for n in paths.sizes(one)}
+  assert not [name for name in url.files() if not name.startswith("audio/")]
+
+
 def test_from_music_to_music(url, tmp_path, compile_fast, capsys):
   """Every step of a music model, with all that it reads and writes in a store.
 
