@@ -60,6 +60,19 @@ def test_rules_of_every_model(name):
     rules.check(shapes, layout, task.rules)
 
 
+def test_low_rank_additions():
+  """Catches additions that are whole on every device, and large for a model."""
+  words = ["--config=lm_small:tiny", "--config.lora.rank=3"]
+  task = make_task(config_files.parse(words).to_dict())
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  for sizes in (dict(fsdp=8), dict(data=2, fsdp=2, model=2)):
+    mesh = mesh_lib.make_mesh(dict(data=1) | sizes)
+    layout = rules.shardings(shapes, mesh, task.rules)
+    rules.check(shapes, layout, task.rules)
+    added = jax.tree.leaves(layout["params"]["lora"])
+    assert added and not any(where.is_fully_replicated for where in added)
+
+
 def check(table, shape, **sizes):
   tree = {"a": {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}}
   mesh = mesh_lib.make_mesh(sizes)

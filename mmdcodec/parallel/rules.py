@@ -45,6 +45,13 @@ LM_RULES: Rules = (
   (r".*", P()),
 )
 
+# What is added to a language model's kernels, [layers, inputs, rank] and
+# [layers, rank, outputs].
+LOW_RANK_RULES: Rules = (
+  (r"(^|/)lora/.*/a$", P(None, ("fsdp", "model"), None)),
+  (r"(^|/)lora/.*/b$", P(None, None, ("fsdp", "model"))),
+)
+
 # The semantic network: as above, with the conformers' convolution modules. The
 # statistics and the frozen targets are small.
 SEMANTIC_RULES: Rules = (

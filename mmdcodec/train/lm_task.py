@@ -76,6 +76,8 @@ class LMTask(Task):
       on=lora["on"],
     )
     self.low_rank_scale = self.trainable.scale
+    if lora["rank"]:
+      self.rules = (*rules.LOW_RANK_RULES, *rules.LM_RULES)
     self.conditions = tuple(
       each.in_training(config["data"]) for each in self.model.make_conditions()
     )
