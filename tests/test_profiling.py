@@ -55,6 +55,21 @@ def test_traces_as_planned_and_on_demand(tmp_path, traces, monkeypatch):
   assert lines[1] == f"profile: steps 12 to 13, to {folder}"
 
 
+def test_a_full_disk_ends_no_run(tmp_path, traces, monkeypatch):
+  """Catches a run that dies of its profile."""
+
+  def refuse():
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(jax.profiler, "stop_trace", refuse)
+  lines = []
+  profiler = profiling.Profiler(dict(start=0, steps=1), tmp_path, lines.append)
+  profiler.begin(0)
+  steps(profiler, 0, 3, traces)
+  profiler.close()
+  assert lines[1:] == ["no profile: No space left on device"]
+
+
 def test_another_profiler_ends_no_run(tmp_path, monkeypatch):
   """Catches a run that dies of being looked at."""
 

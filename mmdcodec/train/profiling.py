@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
 FILE, FOLDER = "PROFILE", "profile"
@@ -108,9 +109,16 @@ class Profiler:
       self._write()
 
   def _write(self) -> None:
-    """Writes the trace."""
-    jax.profiler.stop_trace()
+    """Writes the trace; no training ends because that fails."""
     self._on = False
+    try:
+      jax.profiler.stop_trace()
+      self._upload()
+    except (RuntimeError, OSError, UserError) as error:
+      self._say(f"no profile: {error}")
+
+  def _upload(self) -> None:
+    """Copies a trace of a remote workdir there."""
     if self._remote:
       with self._made as made:
         for path in pathlib.Path(made).rglob("*.*"):
