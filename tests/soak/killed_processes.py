@@ -6,55 +6,107 @@ Every other kill waits until a checkpoint is being written; the rest are at any
 moment, the start included. The other processes must end within a minute, with
 one sentence and a code that makes a supervisor start the run again. The end
 must equal that of a run without kills to the last bit, see `killed_runs.py`.
+
+The processes are forks of one that has imported everything, which takes longer
+than all else that they do. So this one must not use JAX.
 """
 
 import argparse
+import atexit
 import collections
+import os
 import pathlib
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import known_tokens  # noqa: E402
 import training_runs as runs  # noqa: E402
 from peer_processes import free_port  # noqa: E402
 from tunes import prepare_tunes  # noqa: E402
 
+from mmdcodec.cli import main as cli  # noqa: E402
+from mmdcodec.train import loop  # noqa: E402, F401
+
 # Seconds within which the others end.
 LIMIT = 60
-CONFIG = ("--config=codec_small:tiny",)
-KINDS = ("params", "codebook", "opt_state", "ema")
+# Configs, and what their states hold.
+MODELS = {
+  "codec": ("codec_small:tiny", ("params", "codebook", "opt_state", "ema")),
+  "lm": ("lm_small:tiny", ("params", "opt_state", "ema")),
+}
 # 75, and 2 of those who have not yet met a process that is gone.
 CODES = (75, 2)
+
+
+class Fork:
+  """A process that calls a function; its code is what that returns."""
+
+  def __init__(self, function, output=os.devnull):
+    """Starts it; what it says goes to a file."""
+    self.output, self.returncode = pathlib.Path(output), None
+    self.pid = os.fork()
+    if self.pid:
+      return
+    code = 1
+    try:
+      file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+      os.dup2(file, 1)
+      os.dup2(file, 2)
+      code = function()
+      threading._shutdown()
+      atexit._run_exitfuncs()
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      os._exit(code)
+
+  def poll(self):
+    """Returns its code, once it has ended."""
+    if self.returncode is None:
+      pid, status = os.waitpid(self.pid, os.WNOHANG)
+      if pid:
+        self.returncode = os.waitstatus_to_exitcode(status)
+    return self.returncode
+
+  def wait(self, seconds):
+    """Waits for the end; returns the code and what it said."""
+    end = time.monotonic() + seconds
+    while self.poll() is None:
+      assert time.monotonic() < end, self.output.read_text(errors="replace")
+      time.sleep(0.02)
+    return self.returncode, self.output.read_text(errors="replace")
 
 
 class Run:
   """The processes of a run, from their start to their end."""
 
-  def __init__(self, workdir, dataset, count):
+  def __init__(self, workdir, dataset, config, count):
     """Starts them."""
-    port = free_port()
     self.workdir = workdir
+    argv = runs.command(
+      workdir,
+      dataset,
+      "--config.data.valid=",
+      "--config.eval_every=1000",
+      f"--coordinator=localhost:{free_port()}",
+      f"--num_processes={count}",
+      f"--initialization_timeout={LIMIT // 2}",
+      config=(f"--config={config}",),
+    )[3:]
+    if config != MODELS["codec"][0]:
+      argv = [word for word in argv if ".adversarial." not in word]
     self.processes = [
-      subprocess.Popen(
-        runs.command(
-          workdir,
-          dataset,
-          "--config.data.valid=",
-          f"--coordinator=localhost:{port}",
-          f"--num_processes={count}",
-          f"--process_id={i}",
-          f"--initialization_timeout={LIMIT // 2}",
-          config=CONFIG,
-        ),
-        env={**runs.environment(), "TF_CPP_MIN_LOG_LEVEL": "4"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+      Fork(
+        lambda i=i: cli.main([*argv, f"--process_id={i}"]),
+        f"{workdir}.{i}.txt",
       )
       for i in range(count)
     ]
@@ -75,33 +127,56 @@ class Run:
   def finish(self):
     """Waits for the end of an undisturbed run."""
     for process in self.processes:
-      said = process.communicate(timeout=3600)[1]
-      assert process.returncode == 0, said
+      code, said = process.wait(3600)
+      assert code == 0, said
 
   def kill(self, victim):
     """Kills one, and waits for the others.
 
     Returns:
-      Seconds until the last one had ended, and their codes with what they said;
-      None if the run had ended by itself.
+      Seconds until the last one had ended, and of each the code, and whether it
+      named the dead one; None if the run had ended by itself.
     """
     if any(process.poll() is not None for process in self.processes):
       self.finish()
       return None
-    start = time.monotonic()
-    self.processes[victim].send_signal(signal.SIGKILL)
-    self.processes[victim].communicate()
-    found = []
-    for process in self.processes:
-      if process is self.processes[victim]:
-        continue
-      left = LIMIT - (time.monotonic() - start)
-      said = process.communicate(timeout=max(left, 0.1))[1]
-      assert process.returncode in CODES, f"{process.returncode}: {said}"
-      lines = [line for line in said.splitlines() if "mmdcodec: " in line]
-      assert len(lines) == 1 and "Traceback" not in said, said
-      found.append((process.returncode, f"process {victim} " in lines[0]))
+    start, found = time.monotonic(), []
+    os.kill(self.processes[victim].pid, signal.SIGKILL)
+    for i, process in enumerate(self.processes):
+      code, said = process.wait(LIMIT - (time.monotonic() - start))
+      if i != victim:
+        lines = [x for x in said.splitlines() if x.startswith("mmdcodec: ")]
+        assert code in CODES and "Traceback" not in said, f"{code}: {said}"
+        assert len(lines) == 1, said
+        found.append((code, f"process {victim} " in lines[0]))
     return time.monotonic() - start, found
+
+
+def prepare(folder, model):
+  """Makes the data set of a model, in a process of its own."""
+  out = folder / "data" / model
+
+  def make():
+    if model == "codec":
+      prepare_tunes(folder / "tunes", out)
+    else:
+      (folder / "songs").mkdir()
+      songs = known_tokens.songs(folder / "songs")
+      tokenizer = known_tokens.Known("lm", 50.0, (32,) * 4)
+      known_tokens.write(songs, out.parent, tokenizer)
+    return 0
+
+  code, said = Fork(make, folder / "prepared.txt").wait(600)
+  assert code == 0, said
+  return out
+
+
+def equal(one, other, kinds):
+  """Compares two ends, in a process of its own."""
+  code, said = Fork(
+    lambda: runs.assert_same_end(one, other, kinds) or 0, f"{one}.compared.txt"
+  ).wait(600)
+  assert code == 0, said
 
 
 def main():
@@ -109,46 +184,55 @@ def main():
   parser.add_argument("--seed", type=int, default=0, help="of the moments")
   parser.add_argument("--kills", type=int, default=30)
   parser.add_argument("--processes", type=int, default=2)
-  parser.add_argument("--steps", type=int, default=150)
+  parser.add_argument("--model", choices=MODELS, default="codec")
+  parser.add_argument("--steps", type=int, default=40)
   options = parser.parse_args()
   random.seed(options.seed)
   runs.STEPS = options.steps
-  with tempfile.TemporaryDirectory() as made:
-    folder = pathlib.Path(made)
-    dataset = prepare_tunes(folder / "tunes", folder / "dataset")
-    begin = lambda name: Run(folder / name, dataset, options.processes)
-    start = time.monotonic()
-    begin("uninterrupted").finish()  # and compiles
-    print(f"uninterrupted: {time.monotonic() - start:.0f} s", flush=True)
-    counts, slowest, chain, kills = collections.Counter(), 0.0, 0, 0
-    while kills < options.kills:
-      run = begin(f"chain{chain}")
-      if kills % 2:
-        run.wait(600, lambda run=run: run.saving)
-        run.wait(random.uniform(0, 0.3))
-      else:
-        run.wait(random.uniform(0, 30))
-      saving = run.saving
-      ended = run.kill(random.randrange(options.processes))
-      if ended is None:
-        runs.assert_same_end(run.workdir, folder / "uninterrupted", KINDS)
-        print(f"chain {chain} ended equal", flush=True)
-        chain += 1
-        continue
-      seconds, found = ended
-      kills, slowest = kills + 1, max(slowest, seconds)
-      counts["while saving"] += saving
-      counts.update(f"code {code}" for code, _ in found)
-      counts["named"] += sum(named for _, named in found)
-      print(
-        f"{kills} kills: the others ended after {seconds:.1f} s, at most"
-        f" {slowest:.1f} s; {dict(counts)}",
-        flush=True,
-      )
+  # A `TemporaryDirectory` would go with the first fork that ends.
+  folder = pathlib.Path(tempfile.mkdtemp())
+  os.environ.update(runs.environment(), TF_CPP_MIN_LOG_LEVEL="4")
+  dataset = prepare(folder, options.model)
+  config, kinds = MODELS[options.model]
+  begin = lambda name: Run(folder / name, dataset, config, options.processes)
+  start = time.monotonic()
+  begin("uninterrupted").finish()  # and compiles
+  print(f"compiled: {time.monotonic() - start:.0f} s", flush=True)
+  start = time.monotonic()
+  begin("again").finish()
+  equal(folder / "again", folder / "uninterrupted", kinds)
+  duration = time.monotonic() - start
+  print(f"uninterrupted: {duration:.0f} s", flush=True)
+  counts, slowest, chain, kills = collections.Counter(), 0.0, 0, 0
+  while kills < options.kills:
     run = begin(f"chain{chain}")
-    run.finish()
-    runs.assert_same_end(run.workdir, folder / "uninterrupted", KINDS)
-    print(f"{kills} kills in {chain + 1} runs: all equal", flush=True)
+    if kills % 2:
+      run.wait(600, lambda run=run: run.saving)
+      run.wait(random.uniform(0, 0.3))
+    else:
+      run.wait(random.uniform(0, duration))
+    saving = run.saving
+    ended = run.kill(random.randrange(options.processes))
+    if ended is None:
+      equal(run.workdir, folder / "uninterrupted", kinds)
+      print(f"chain {chain} ended equal", flush=True)
+      chain += 1
+      continue
+    seconds, found = ended
+    kills, slowest = kills + 1, max(slowest, seconds)
+    counts["while saving"] += saving
+    counts.update(f"code {code}" for code, _ in found)
+    counts["named"] += sum(named for _, named in found)
+    print(
+      f"{kills} kills: the others ended after {seconds:.1f} s, at most"
+      f" {slowest:.1f} s; {dict(counts)}",
+      flush=True,
+    )
+  run = begin(f"chain{chain}")
+  run.finish()
+  equal(run.workdir, folder / "uninterrupted", kinds)
+  print(f"{kills} kills in {chain + 1} runs: all equal", flush=True)
+  shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
