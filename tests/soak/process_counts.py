@@ -27,7 +27,15 @@ from tunes import prepare_tunes  # noqa: E402
 from mmdcodec.store import metrics  # noqa: E402
 from mmdcodec.store.checkpoints import Checkpoints  # noqa: E402
 
-CONFIGS = {"codec": "codec_small:tiny", "lm": "lm_small:tiny"}
+CONFIGS = {
+  "lm": (
+    "--config=lm_small:tiny",
+    "--config.model.layers=1",
+    "--config.model.width=16",
+    "--config.model.hidden=32",
+  ),
+  "codec": ("--config=codec_small:tiny",),
+}
 LOSS, PARAMETERS = 1e-4, 1e-3
 
 
@@ -37,7 +45,7 @@ def train(kind, data, workdir, *, steps, processes, devices=1):
   port, started = free_port(), []
   for i in range(processes):
     command = [
-      sys.executable, "-m", "mmdcodec", "train", f"--config={CONFIGS[kind]}",
+      sys.executable, "-m", "mmdcodec", "train", *CONFIGS[kind],
       f"--workdir={workdir}", f"--config.data.train={data}",
       f"--config.steps={steps}", "--config.log_every=1",
       "--config.save_every=1000", "--config.eval_every=1000",
@@ -77,18 +85,18 @@ def results(workdir):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--steps", type=int, default=50)
-  steps = parser.parse_args().steps
+  parser.add_argument("--models", nargs="+", choices=CONFIGS, default=CONFIGS)
+  options = parser.parse_args()
+  steps = options.steps
   with tempfile.TemporaryDirectory() as made:
     folder = pathlib.Path(made)
     (folder / "songs").mkdir()
     songs = known_tokens.songs(folder / "songs")
     tokenizer = known_tokens.Known("codec", 50.0, (32,) * 4)
     tokens = known_tokens.write(songs, folder / "tokens", tokenizer)["codec"]
-    data = {
-      "codec": prepare_tunes(folder / "tunes", folder / "dataset"),
-      "lm": tokens,
-    }
-    for kind in CONFIGS:
+    tunes = prepare_tunes(folder / "tunes", folder / "dataset")
+    data = {"codec": tunes, "lm": tokens}
+    for kind in options.models:
       place = lambda name, kind=kind: folder / f"{kind} {name}"
       go = lambda name, *, to=steps, kind=kind, **how: train(
         kind, data[kind], folder / f"{kind} {name}", steps=to, **how
