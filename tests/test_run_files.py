@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import metrics, starts, workdir
+from mmdcodec.store import (
+  metrics,
+  paths,
+  starts,
+  weights_and_biases,
+  workdir,
+)
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import settings
 
@@ -108,6 +114,28 @@ def test_metrics_go_to_weights_and_biases(tmp_path, monkeypatch):
   # Whoever does not ask for it needs no package.
   monkeypatch.setitem(sys.modules, "wandb", None)
   metrics.MetricWriter(tmp_path).close()
+
+
+def test_a_remote_workdir_gets_the_files_of_weights_and_biases(monkeypatch):
+  """Catches an offline run that is deleted with the folder it is made in."""
+
+  class Board:
+    def __init__(self, *, folder):
+      self.folder = folder / "wandb/offline-run-1"
+
+    def close(self):
+      self.folder.mkdir(parents=True)
+      (self.folder / "run-1.wandb").write_bytes(b"all")
+      (self.folder.parent / "latest-run").symlink_to(self.folder)
+
+  monkeypatch.setattr(weights_and_biases, "Board", Board)
+  target = paths.of("memory://bucket/offline")
+  writer = metrics.MetricWriter(target, wandb={})
+  writer.close()
+  found = [name for name in target.files() if name.startswith("wandb")]
+  assert found == ["wandb/offline-run-1/run-1.wandb"]
+  assert (target / found[0]).read_bytes() == b"all"
+  paths.remove(target)
 
 
 def test_every_start_of_a_run_is_recorded(tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ WORKDIR/metrics.jsonl     lines such as {"step": 100, "train/loss": 2.31}
 WORKDIR/tensorboard/      the same, if tensorboardX can be imported
 WORKDIR/wandb/            what goes to Weights & Biases, if it is asked for
 
-Nothing can be appended to an object. In an object store, both are written on
-this machine, and uploaded before each checkpoint and every minute.
+Nothing can be appended to an object. For an object store, all are written on
+this machine. The first two are uploaded before each checkpoint and every
+minute, the last one when the run ends.
 """
 
 import contextlib
@@ -166,9 +167,16 @@ class MetricWriter:
       return
     if self._board is not None:
       self._board.flush()
+    self._upload(FILE)
+    self._upload(f"{BOARD}/*")
+
+  def _upload(self, pattern: str) -> None:
+    """Copies files to a remote workdir, links aside."""
+    assert self._remote is not None
     folder = pathlib.Path(self._folder.name)
-    for path in [folder / FILE, *sorted((folder / BOARD).glob("*"))]:
-      (self._remote / path.relative_to(folder)).upload(path)
+    for path in sorted(folder.glob(pattern)):
+      if path.is_file() and not path.is_symlink():
+        (self._remote / path.relative_to(folder)).upload(path)
 
   def close(self) -> None:
     """Closes the files."""
@@ -181,4 +189,6 @@ class MetricWriter:
       self._wandb.close()
     if self._remote is not None:
       self.sync()
+      # Before the folder goes: offline, the run is nowhere else.
+      self._upload(f"{weights_and_biases.FOLDER}/**/*")
       self._folder.cleanup()

@@ -10,6 +10,9 @@ from typing import Any
 
 from mmdcodec.errors import UserError
 
+# Where `wandb` puts its files, in the folder that it is given.
+FOLDER = "wandb"
+
 
 class Board:
   """A run of Weights & Biases, with which all starts of a run here go on."""
