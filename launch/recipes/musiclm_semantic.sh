@@ -6,13 +6,16 @@
 #       WORKDIR=FOLDER launch/recipes/musiclm_semantic.sh [LAUNCHER ...]
 #   COMPILE=1 launch/recipes/musiclm_semantic.sh
 #
-# SLICE is v5e:4x4. With MELODY=TOKENS/melody_embedding it also learns to follow
-# melodies.
+# SLICE is v5e:4x4, or v5e:16x16 with four times the batch. With
+# MELODY=TOKENS/melody_embedding it also learns to follow melodies.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
 case ${SLICE:=v5e:4x4} in
   v5e:4x4) sized=() ;;
-  *) other_slice v5e:4x4 ;;
+  v5e:16x16)
+    sized=(--config.batch=1024 --config.mesh.data=16 --config.mesh.fsdp=16)
+    ;;
+  *) other_slice v5e:4x4 or v5e:16x16 ;;
 esac
 needs DATA JOINT WORKDIR
 
