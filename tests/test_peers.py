@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
@@ -139,6 +141,32 @@ def test_who_is_missing(monkeypatch):
   assert roll.missing().endswith("2 on host2, process 4 on host4 and 1 more")
   gone |= set(range(9))
   assert roll.missing() == ""
+
+
+@pytest.fixture
+def first(monkeypatch):
+  """This process is the first of two, which meet at localhost."""
+  with socket.create_server(("127.0.0.1", 0)) as coordinator:
+    state = types.SimpleNamespace(
+      client=1,
+      coordinator_address=f"localhost:{coordinator.getsockname()[1]}",
+    )
+    monkeypatch.setattr(roll.distributed, "global_state", state)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for name in ("_entries", "_line"):
+      monkeypatch.setattr(roll, name, [])
+    yield
+    roll._line.close()
+
+
+def test_many_calls(monkeypatch, first):
+  """Catches a process that counts as gone because many call it at once."""
+  monkeypatch.setattr(roll, "exchange", lambda topic, text: [text, "other - 0"])
+  roll.open_line()
+  entry = roll._entries[0]
+  assert all(roll._is_there(entry) for _ in range(200))
+  with socket.create_connection((entry.address, entry.port), 9) as call:
+    assert call.recv(1) == b""
 
 
 CONNECT = """

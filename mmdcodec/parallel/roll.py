@@ -11,6 +11,8 @@ import concurrent.futures
 import contextlib
 import itertools
 import socket
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,8 +44,7 @@ class _Entry(NamedTuple):
 
 _numbers = itertools.count()
 _entries: list[_Entry] = []
-# Is closed by the system when the process ends in any way. Nobody has to
-# accept calls: the system does.
+# Is closed by the system when the process ends in any way.
 _line: socket.socket | None = None
 _mine = 0
 
@@ -98,14 +99,24 @@ def open_line() -> None:
     # The address that this machine has in the network of the run.
     with socket.create_connection((host.strip("[]"), int(at)), _RING) as call:
       address, family = call.getsockname()[0], call.family
-    _line = socket.create_server((address, 0), family=family)
+    _line = socket.create_server((address, 0), family=family, backlog=4096)
     port = _line.getsockname()[1]
+    threading.Thread(target=_answer, args=(_line,), daemon=True).start()
   found = exchange("lines", f"{socket.gethostname()} {address or '-'} {port}")
   _mine = jax.process_index()
   _entries[:] = [
     _Entry(process, host, address, int(port))
     for process, (host, address, port) in enumerate(map(str.split, found))
   ]
+
+
+def _answer(line: socket.socket) -> None:
+  """Takes calls for ever: the system holds few that nobody has taken."""
+  while True:
+    try:
+      line.accept()[0].close()
+    except OSError:  # of too many open files
+      time.sleep(1)
 
 
 def missing() -> str:
