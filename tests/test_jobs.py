@@ -122,6 +122,17 @@ def test_settings_of_an_earlier_version_are_the_same(job):
     job()
 
 
+def test_a_config_may_have_new_keys(job):
+  """Catches a training that cannot go on, because configs have gained a key."""
+  job.settings["b"] = {"task": "lm", "steps": 5, "old": 1}
+  job()
+  job.settings["b"] = {"task": "lm", "steps": 5, "hang_timeout": 9.0}
+  assert job() == []
+  job.settings["b"] = {"task": "lm", "steps": 6}
+  with pytest.raises(UserError, match="b: steps was 5, is 6"):
+    job()
+
+
 def test_an_experiment_of_version_0_1_goes_on(job):
   """Catches old experiments refused, done again, or mixed with others."""
   job.folder.mkdir()

@@ -209,7 +209,8 @@ def test_a_workdir_of_an_earlier_version(tmp_path, fails):
   path = tmp_path / "stages.json"
   path.write_text(json.dumps(old))
   line = fails("quickstart", "--tiny", "--workdir", tmp_path)
-  assert "earlier version" in line and "seanet, now spectral" in line
+  words = "seanet, codes with phases, now spectral, codes without phases"
+  assert "earlier version" in line and words in line
   assert "--workdir" in line and "--force" in line
   assert json.loads(path.read_text()) == old
   # Settings that only the user can have changed are named as before.
@@ -221,7 +222,7 @@ def test_a_workdir_of_an_earlier_version(tmp_path, fails):
 
 
 def test_the_quantizer_starts_within_a_short_run(tmp_path):
-  for steps, expected in ((4, 0), (16, 2), (5000, 70)):
+  for steps, expected in ((4, 0), (16, 2), (5000, 60)):
     job = quickstart_job.make_job(tmp_path, steps=steps)
     assert job.config["quantizer_start"] == expected
 

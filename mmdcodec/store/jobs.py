@@ -320,11 +320,12 @@ def _timed(run: Callable[[], str]) -> tuple[float, str]:
 def _difference(before: Mapping, now: Mapping, prefix: str = "") -> str:
   """Describes the first three differences, as in `steps was 600, is 100`.
 
-  Nested keys that only one side has are ignored: a new version of the program
-  added or removed them, not the user.
+  Keys that only one side has are ignored where settings are a config, and in
+  nested ones: a new version of the program added or removed them, not the user.
   """
   found = []
-  keys = {*before} & {*now} if prefix else {*before, *now}
+  config = "task" in before and "task" in now
+  keys = {*before} & {*now} if prefix or config else {*before, *now}
   for key in sorted(keys):
     old, new = before.get(key), now.get(key)
     if isinstance(old, dict) and isinstance(new, dict):

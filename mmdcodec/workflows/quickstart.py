@@ -23,18 +23,25 @@ def check_version(job: Job) -> None:
   """Checks that the workdir's codec is of the kind that the job trains.
 
   Raises:
-    UserError: an earlier version of the command began it, with a SEANet.
+    UserError: an earlier version of the command began it, with a SEANet or with
+      phases in the codes.
   """
   before = jobs.settings_of(job.workdir).get("train") or {}
   model = before.get("model") or {}
-  now = job.config["model"]["topology"]
-  if model and model.get("topology") != now:
+  now = _kind(job.config["model"])
+  if model and _kind(model) != now:
     raise UserError(
       f"{job.workdir} was begun by an earlier version of this command, whose"
-      f" codec was of another kind ({model.get('topology')}, now {now}); what"
-      " is in it can be used as before, but to run the command again give"
-      " another --workdir, or --force to do everything over."
+      f" codec was of another kind ({_kind(model)}, now {now}); what is in it"
+      " can be used as before, but to run the command again give another"
+      " --workdir, or --force to do everything over."
     )
+
+
+def _kind(model: Mapping[str, Any]) -> str:
+  """What kind of codec a config makes, in words."""
+  phases = "without" if model.get("phase_iterations") else "with"
+  return f"{model.get('topology')}, codes {phases} phases"
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
