@@ -72,8 +72,15 @@ def test_the_ratio_of_frame_rates():
   """Catches notes that drift away from the music."""
   config = {"data": {"frame_rate": 75.0, "streams": ""}}
   model = LMTask(musiclm_coarse.get_config("tiny").to_dict()).model
-  with pytest.raises(UserError, match="added_to=3"):
-    token_data.check(config, model, [condition()], [])
+  check = lambda **changes: token_data.check(
+    config, model, [condition(**changes)], []
+  )
+  with pytest.raises(UserError, match=r"chroma.frame_rate=37\.5"):
+    check()
+  assert model.frames == 50
+  with pytest.raises(UserError, match="chroma.frames=25"):
+    check(frame_rate=37.5, frames=24)
+  check(frame_rate=37.5, frames=25)
 
 
 def test_small_stages_have_the_condition():

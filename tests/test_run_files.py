@@ -245,7 +245,10 @@ def test_a_run_keeps_the_conditions_that_it_was_begun_with(tmp_path):
   settings.as_begun(config, tmp_path, told.append)
   assert config["model"] == {"conditions": {"joint": joint}, "layers": 1}
   assert len(told) == 1 and "without the conditions chroma" in told[0]
-  # One that the run has and the config lacks is still refused later.
+  # What a user adds or takes away is refused later.
+  config = {"model": {"conditions": {"joint": joint, "text": {}}}}
+  settings.as_begun(config, tmp_path, told.append)
+  assert "text" in config["model"]["conditions"] and len(told) == 1
   config = {"model": {"conditions": {}}}
   settings.as_begun(config, tmp_path, told.append)
   assert config == {"model": {"conditions": {}}} and len(told) == 1

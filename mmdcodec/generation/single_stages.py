@@ -237,7 +237,10 @@ class SingleStages:
     tunes = None
     if melody is not None:
       if not parts.hears(name, "melody"):
-        raise UserError(f"the {name} stage takes no melody.")
+        raise UserError(
+          f"the {name} stage takes no melody tokens; a model that hears pitch"
+          " classes takes a melody's audio, in `generate`."
+        )
       by_name = {each.name: each for each in stage.conditions}
       tunes = by_name["melody"].check(melody, 0)
     seeds = list(seed) if np.ndim(seed) else None

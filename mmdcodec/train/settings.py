@@ -16,6 +16,9 @@ from mmdcodec.store import paths, renamed
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train.task import Task
 
+# Conditions that presets did not have in earlier versions.
+_GAINED = {"chroma"}
+
 
 def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
   """Converts a config to nested dicts and renames old keys."""
@@ -29,9 +32,9 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 def as_begun(
   config: dict[str, Any], workdir: pathlib.Path, say: Callable[[str], None]
 ) -> None:
-  """Leaves out conditions that the workdir's run was begun without.
+  """Leaves out conditions that presets have gained since a run was begun.
 
-  Presets may gain conditions; a run goes on with those that it has.
+  The run goes on with those that it has.
 
   Args:
     config: config of the run; changed.
@@ -44,9 +47,9 @@ def as_begun(
   now = config["model"].get("conditions")
   if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
     return
-  new = sorted(now.keys() - before.keys())
+  new = sorted(_GAINED & now.keys() - before.keys())
   if new:
-    kept = {name: of for name, of in now.items() if name in before}
+    kept = {name: of for name, of in now.items() if name not in new}
     config["model"] = {**config["model"], "conditions": kept}
     say(
       f"{workdir} was begun without the conditions {', '.join(new)}, and goes"

@@ -87,6 +87,8 @@ def check(
   for each in conditions:
     if each.added and isinstance(each, Tokens | Melody):
       _check_added(each, config["data"]["frame_rate"])
+    if each.added and isinstance(each, Melody):
+      _check_length(each, model.frames)
   by_name = {each.name: each for each in conditions}
   for name, paths in streams(config, conditions).items():
     if isinstance(condition := by_name[name], Tokens):
@@ -99,15 +101,28 @@ def _check_added(condition: Tokens | Melody, frame_rate: float) -> None:
   ratio = frame_rate / condition.frame_rate
   if math.isclose(ratio, condition.added):
     return
-  name = f"--config.model.conditions.{condition.name}.added_to"
-  change = f"{name}=0, which makes it a prefix"
-  if round(ratio) and math.isclose(ratio, round(ratio)):
-    change = f"{name}={round(ratio)}"
+  name = f"--config.model.conditions.{condition.name}"
+  change = f"{name}.added_to=0, which makes it a prefix"
+  if isinstance(condition, Melody):  # which may have any rate
+    change = f"{name}.frame_rate={frame_rate / condition.added!r}"
+  elif round(ratio) and math.isclose(ratio, round(ratio)):
+    change = f"{name}.added_to={round(ratio)}"
   raise UserError(
     f"each frame of the condition {condition.name!r}, {condition.frame_rate:g}"
     f" a second, is added to {condition.added} frames of the music,"
     f" {frame_rate:g} a second: set {change}."
   )
+
+
+def _check_length(condition: Melody, frames: int) -> None:
+  """Raises a UserError if a melody is shorter than the music."""
+  wanted = -(-frames // condition.added)
+  if condition.frames < wanted:
+    raise UserError(
+      f"the condition {condition.name!r} has {condition.frames} frames, each"
+      f" for {condition.added} of the music, which has {frames}: set"
+      f" --config.model.conditions.{condition.name}.frames={wanted}."
+    )
 
 
 def _check_stream(condition: Tokens, source: TokenSource) -> None:
