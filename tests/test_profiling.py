@@ -10,6 +10,7 @@ import threading
 import jax
 import pytest
 
+from mmdcodec.errors import Unreachable
 from mmdcodec.train import profiling
 
 
@@ -55,11 +56,12 @@ def test_traces_as_planned_and_on_demand(tmp_path, traces, monkeypatch):
   assert lines[1] == f"profile: steps 12 to 13, to {folder}"
 
 
-def test_a_full_disk_ends_no_run(tmp_path, traces, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, ValueError, Unreachable])
+def test_a_full_disk_ends_no_run(tmp_path, traces, monkeypatch, kind):
   """Catches a run that dies of its profile."""
 
   def refuse():
-    raise OSError("No space left on device")
+    raise kind("No space left on device")
 
   monkeypatch.setattr(jax.profiler, "stop_trace", refuse)
   lines = []
@@ -70,11 +72,12 @@ def test_a_full_disk_ends_no_run(tmp_path, traces, monkeypatch):
   assert lines[1:] == ["no profile: No space left on device"]
 
 
-def test_another_profiler_ends_no_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ValueError])
+def test_a_profile_that_cannot_begin_ends_no_run(tmp_path, monkeypatch, kind):
   """Catches a run that dies of being looked at."""
 
   def refuse(folder):
-    raise RuntimeError("Only one profile may be run at a time.")
+    raise kind("Only one profile may be run at a time.")
 
   monkeypatch.setattr(jax.profiler, "start_trace", refuse)
   lines = []

@@ -81,7 +81,7 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path, capsys, line):
   assert len(metrics.read(tmp_path)) == 2 and not capsys.readouterr().err
 
 
-def test_metrics_go_to_weights_and_biases(tmp_path, monkeypatch):
+def test_metrics_go_to_weights_and_biases(tmp_path, monkeypatch, capsys):
   """Catches a resumed run that becomes another one, and NaN that it refuses."""
   monkeypatch.setitem(sys.modules, "wandb", None)
   wandb = dict(project="team/music", run="12ab", name="x", config={"a": 1})
@@ -105,9 +105,16 @@ def test_metrics_go_to_weights_and_biases(tmp_path, monkeypatch):
   expected = dict(entity="team", project="music", id="12ab", resume="allow")
   assert expected.items() <= made[0].items()
 
-  def refuse(**options):
+  def refuse(*values, **options):
     raise RuntimeError("no API key.")
 
+  fake.init = lambda **_: types.SimpleNamespace(log=refuse, finish=refuse)
+  writer = metrics.MetricWriter(tmp_path, wandb=wandb)
+  for step in (4, 5):
+    writer.write(step, {"train/loss": 1.5})
+  writer.close()  # no training ends for it
+  assert metrics.read(tmp_path)[-1]["step"] == 5
+  assert capsys.readouterr().err.count("lacks metrics of this run (no API") == 1
   fake.init = refuse
   with pytest.raises(UserError, match="no API key; log in"):
     metrics.MetricWriter(tmp_path, wandb=wandb)

@@ -4,8 +4,10 @@
 and so on.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdcodec.errors import UserError
@@ -45,6 +47,7 @@ class Board:
         f"wandb_project is {project!r}, but the package of Weights & Biases is"
         " not installed: `pip install 'mmdcodec[wandb]'`."
       ) from None
+    self._told = False
     entity, _, project = project.rpartition("/")
     try:
       self._run = wandb.init(
@@ -57,16 +60,38 @@ class Board:
         resume="allow",
       )
     except Exception as error:  # of several kinds
-      reason = " ".join(str(error).split()).removesuffix(".")
       raise UserError(
-        f"Weights & Biases refuses: {reason}; log in with `wandb login`, set"
-        " WANDB_MODE=offline, or leave out wandb_project."
+        f"Weights & Biases refuses: {_reason(error)}; log in with `wandb"
+        " login`, set WANDB_MODE=offline, or leave out wandb_project."
       ) from None
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Sends the metrics of a step."""
-    self._run.log(dict(values), step=step)
+    with self._forgiven():
+      self._run.log(dict(values), step=step)
 
   def close(self) -> None:
     """Ends the run, with what is still to be sent."""
-    self._run.finish()
+    with self._forgiven():
+      self._run.finish()
+
+  @contextlib.contextmanager
+  def _forgiven(self) -> Iterator[None]:
+    """Says once that metrics are missing; no training ends because of that."""
+    try:
+      yield
+    except Exception as error:  # of several kinds
+      if not self._told:
+        print(
+          f"Weights & Biases lacks metrics of this run ({_reason(error)});"
+          " metrics.jsonl has all.",
+          file=sys.stderr,
+          flush=True,
+        )
+      self._told = True
+
+
+def _reason(error: Exception) -> str:
+  """What an error says, in one line."""
+  words = " ".join(str(error).split()).removesuffix(".")
+  return words or type(error).__name__

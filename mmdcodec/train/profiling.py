@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
 FILE, FOLDER = "PROFILE", "profile"
@@ -75,12 +74,13 @@ class Profiler:
       return
     self._asked = False
     folder = self._workdir / FOLDER
-    if self._remote:
-      self._made = tempfile.TemporaryDirectory(prefix="mmdcodec-")
-      folder = pathlib.Path(self._made.name)
     try:
+      if self._remote:
+        self._made = tempfile.TemporaryDirectory(prefix="mmdcodec-")
+        folder = pathlib.Path(self._made.name)
       jax.profiler.start_trace(str(folder))
-    except RuntimeError as error:  # another profiler of this process is on
+    # Such as a full disk, or another profiler that is on in this process.
+    except Exception as error:
       self._say(f"no profile: {error}")
       return
     self._on, self._end = True, step + (self._config["steps"] or _STEPS)
@@ -114,7 +114,7 @@ class Profiler:
     try:
       jax.profiler.stop_trace()
       self._upload()
-    except (RuntimeError, OSError, UserError) as error:
+    except Exception as error:
       self._say(f"no profile: {error}")
 
   def _upload(self) -> None:
