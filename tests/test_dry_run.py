@@ -1,6 +1,7 @@
 """`mmdcodec train --dry-run`: what a run would do."""
 
 import pathlib
+import sys
 
 import pytest
 import toy_task
@@ -54,8 +55,13 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path, command, capsys):
   assert contents(tmp_path / "run") == before
 
 
-def test_mistakes_are_found(tmp_path, command, fails):
-  """Catches data and devices that only the run itself would miss."""
+def test_mistakes_are_found(tmp_path, command, fails, monkeypatch):
+  """Catches what only the run itself would miss, perhaps hours later."""
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  for words in (command, command[:-1]):
+    told = fails(*words, "--config.wandb_project=music")
+    assert "pip install 'mmdcodec[wandb]'" in told
+  assert not (tmp_path / "run").exists()
   assert "batch is 12" in fails(*command, "--config.batch=12")
   codec = ["--config=codec_small:tiny", *command[2:]]
   assert "no training data" in fails("train", *codec)

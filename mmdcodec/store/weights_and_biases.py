@@ -5,6 +5,7 @@ and so on.
 """
 
 import contextlib
+import importlib.util
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,19 @@ from mmdcodec.errors import UserError
 
 # Where `wandb` puts its files, in the folder that it is given.
 FOLDER = "wandb"
+
+
+def check(project: str) -> None:
+  """Checks, before long work, that the package is installed if it is wanted.
+
+  Args:
+    project: the project; "" if metrics go nowhere.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  if project and importlib.util.find_spec("wandb") is None:
+    raise _not_installed(project)
 
 
 class Board:
@@ -43,10 +57,7 @@ class Board:
     try:
       import wandb
     except ImportError:
-      raise UserError(
-        f"wandb_project is {project!r}, but the package of Weights & Biases is"
-        " not installed: `pip install 'mmdcodec[wandb]'`."
-      ) from None
+      raise _not_installed(project) from None
     self._told = False
     entity, _, project = project.rpartition("/")
     try:
@@ -89,6 +100,13 @@ class Board:
           flush=True,
         )
       self._told = True
+
+
+def _not_installed(project: str) -> UserError:
+  return UserError(
+    f"wandb_project is {project!r}, but the package of Weights & Biases is not"
+    " installed: `pip install 'mmdcodec[wandb]'`."
+  )
 
 
 def _reason(error: Exception) -> str:

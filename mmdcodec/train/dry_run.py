@@ -17,7 +17,13 @@ from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import checkpoints, inputs, orbax_stores, paths
+from mmdcodec.store import (
+  checkpoints,
+  inputs,
+  orbax_stores,
+  paths,
+  weights_and_biases,
+)
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import (
   compile_report,
@@ -52,6 +58,7 @@ def check(
   """
   config = settings.plain(config)
   config_checks.check(config)
+  weights_and_biases.check(config.get("wandb_project", ""))
   inputs.check_name(workdir)
   workdir = paths.of(workdir)
   orbax_stores.prepare(workdir)

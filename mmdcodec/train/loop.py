@@ -17,7 +17,14 @@ from ml_collections import ConfigDict
 
 from mmdcodec.parallel import agreement
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import disk, inputs, orbax_stores, paths, starts
+from mmdcodec.store import (
+  disk,
+  inputs,
+  orbax_stores,
+  paths,
+  starts,
+  weights_and_biases,
+)
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
 from mmdcodec.train import config_checks, same_data, settings
@@ -68,6 +75,7 @@ def train(
   goodput = Goodput()
   config = settings.plain(config)
   config_checks.check(config)
+  weights_and_biases.check(config.get("wandb_project", ""))
   inputs.check_name(workdir)
   workdir = paths.of(workdir)
   orbax_stores.prepare(workdir)
