@@ -60,6 +60,8 @@ def test_arguments_of_start_belong_together(monkeypatch, given):
   [
     (jax.errors.JaxRuntimeError("Gloo: Connection closed by peer"), True),
     (jax.errors.JaxRuntimeError("INTERNAL: Barrier failed"), True),
+    (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset"), True),
+    (ValueError("the connection of two layers"), False),
     (TimeoutError("waiting for async_write_complete barrier"), True),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
     (UserError("no training data"), False),

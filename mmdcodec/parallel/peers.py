@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -196,8 +197,7 @@ def together() -> Iterator[None]:
     yield
   except Exception as error:
     if jax.process_count() > 1:
-      lost = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
-      if lost and any(sign in str(error).lower() for sign in _SIGNS):
+      if _is_loss(error):
         _lost(LOST.format("another process"))
       if isinstance(error, agreement.Disagreement):
         raise
@@ -205,6 +205,15 @@ def together() -> Iterator[None]:
       code = 2 if isinstance(error, OSError) else 1
       atexit.register(_leave, getattr(error, "exit_code", code))
     raise
+
+
+def _is_loss(error: Exception) -> bool:
+  """Whether an error says that another process is gone."""
+  words = str(error)
+  # JAX makes a ValueError of some errors of devices, which begin like UNKNOWN:.
+  status = isinstance(error, ValueError) and re.match("[A-Z_]{5,}: ", words)
+  known = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
+  return bool(known or status) and any(s in words.lower() for s in _SIGNS)
 
 
 def _leave(code: int) -> None:
