@@ -7,7 +7,7 @@ import pytest
 import toy_task
 
 from mmdcodec.cli.main import main
-from mmdcodec.train import loop
+from mmdcodec.train import loop, settings
 
 CONFIG = f"""
 from toy_task import toy_config
@@ -53,6 +53,21 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path, command, capsys):
   error = capsys.readouterr().err
   assert f"{tmp_path / 'run'} holds a run with another ema" in error
   assert contents(tmp_path / "run") == before
+
+
+def test_a_run_goes_on_as_it_was_begun(tmp_path, command, capsys):
+  """Catches an old run that is refused here, although `train` resumes it."""
+  config = settings.plain(toy_task.toy_config())
+  config["model"]["conditions"] = {}
+  (tmp_path / "run").mkdir()
+  settings.record_config(config, tmp_path / "run", toy_task.Toy(config))
+  file = tmp_path / "toy_run.py"
+  gained = """with config.model.unlocked():
+    config.model.conditions = {"chroma": {"kind": "melody"}}
+  return"""
+  file.write_text(CONFIG.replace("return", gained))
+  assert main(command) == 0
+  assert "was begun without the conditions chroma" in capsys.readouterr().out
 
 
 def test_mistakes_are_found(tmp_path, command, fails, monkeypatch):

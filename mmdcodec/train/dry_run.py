@@ -69,6 +69,7 @@ def check(
   if topology is None:
     mesh = mesh_lib.make_mesh(config["mesh"])
     mesh_lib.check_batch(config["batch"], mesh, config.get("accumulate", 1))
+  settings.as_begun(config, workdir, say)
   _check_data(config, workdir, say)
   say(f"workdir: {_describe(workdir, config)}")
   report = compile_report.make(config, topology)
