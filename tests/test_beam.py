@@ -13,7 +13,7 @@ import soundfile
 from test_record_shares import contents
 
 from mmdcodec.cli import main as cli
-from mmdcodec.data import beam, record_blocks, records
+from mmdcodec.data import beam, record_blocks, record_shares, records
 
 RATE = 8000
 INSTALLED = importlib.util.find_spec("apache_beam") is not None
@@ -57,6 +57,22 @@ def test_what_workers_read_is_what_was_planned(music, tmp_path):
   found = beam._blocks(str(place))._job
   assert found.digest == job.digest and found.sources == job.sources
   assert (found.out, found.builder) == (job.out, job.builder)
+
+
+def test_a_worker_asks_for_its_block_alone(music, tmp_path, monkeypatch):
+  """Catches lists of all blocks, one for each, and work done again."""
+  job = records.plan(
+    music, tmp_path / "out", rate=RATE, channels=1, seconds=0.7
+  )
+  blocks = record_shares.begin(job)
+  place = tmp_path / "job.jsonl"
+  place.write_text(beam._described(job))
+  with monkeypatch.context() as patch:
+    patch.setattr(record_blocks.Blocks, "finished", None)
+    assert beam._make_block(1, place=str(place), workers=1) == 1
+    patch.setattr(record_blocks.Blocks, "write", None)
+    assert beam._make_block(1, place=str(place), workers=1) == 1
+  assert blocks.finished() == {1}
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def make(
 def _make_block(number: int, *, place: str, workers: int) -> int:
   """Makes a block, unless it is there; runs in the workers."""
   blocks = _blocks(place)
-  if number not in blocks.finished():
+  if not blocks.has(number):
     blocks.write([number], workers=workers, progress=False)
   return number
 

@@ -100,6 +100,10 @@ class Blocks:
     found = self.folder.glob(f"{self._job.digest}-*.json")
     return {int(path.stem.rpartition("-")[2]) for path in found}
 
+  def has(self, number: int) -> bool:
+    """Whether a block is there."""
+    return self._note(number).exists()
+
   def write(
     self, numbers: Sequence[int], *, workers: int, progress: bool
   ) -> None:
