@@ -171,6 +171,18 @@ def test_many_calls(monkeypatch, first):
     assert call.recv(1) == b""
 
 
+def test_a_name_that_is_loopback_on_its_own_machine(monkeypatch, first):
+  """Catches processes that call themselves, and cannot call another one."""
+  said = []
+  monkeypatch.setattr(
+    roll, "exchange", lambda topic, text: [text, said.append(text) or text]
+  )
+  roll.open_line()
+  host, port = roll._line.getsockname()
+  assert said[0].split()[1:] == ["localhost", str(port)]
+  assert host == "0.0.0.0"
+
+
 CONNECT = """
 import sys, time
 from mmdcodec.parallel import peers

@@ -9,6 +9,7 @@ whoever refuses to be called has ended.
 
 import concurrent.futures
 import contextlib
+import ipaddress
 import itertools
 import socket
 import threading
@@ -93,16 +94,23 @@ def open_line() -> None:
   if jax.process_count() == 1 or state.client is None:
     return
   address, port = "", 0
+  meeting, _, at = state.coordinator_address.rpartition(":")
+  meeting = meeting.strip("[]")
   # Without a line, a process cannot be called, and is not named.
   with contextlib.suppress(OSError):
-    host, _, at = state.coordinator_address.rpartition(":")
     # The address that this machine has in the network of the run.
-    with socket.create_connection((host.strip("[]"), int(at)), _RING) as call:
+    with socket.create_connection((meeting, int(at)), _RING) as call:
       address, family = call.getsockname()[0], call.family
+    # The name of a machine may stand for a loopback address there. The others
+    # call it by the name then.
+    if ipaddress.ip_address(address).is_loopback:
+      address = ""
     _line = socket.create_server((address, 0), family=family, backlog=4096)
     port = _line.getsockname()[1]
     threading.Thread(target=_answer, args=(_line,), daemon=True).start()
-  found = exchange("lines", f"{socket.gethostname()} {address or '-'} {port}")
+  found = exchange(
+    "lines", f"{socket.gethostname()} {address or meeting} {port}"
+  )
   _mine = jax.process_index()
   _entries[:] = [
     _Entry(process, host, address, int(port))
