@@ -127,6 +127,30 @@ def test_what_a_cluster_says(monkeypatch, error, words):
     mesh.start()
 
 
+def test_a_process_that_is_gone_after_the_meeting(monkeypatch):
+  """Catches the code of a mistake, and a sentence about the meeting."""
+  acts, ended = [], []
+
+  def fail():
+    # As the coordination service may, in C++ code.
+    acts[-1]()
+    raise jax.errors.JaxRuntimeError("Barrier timed out")
+
+  monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(peers, "_on_abort", acts.append)
+  monkeypatch.setattr(peers, "end", lambda *given: ended.append(given))
+  monkeypatch.setattr(peers.atexit, "register", lambda *given: None)
+  monkeypatch.setattr(roll, "missing", lambda: "process 1 on x")
+  monkeypatch.setattr(roll, "open_line", fail)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    peers.connect("localhost:1234", 2, 0)
+  assert ended == [(peers.LOST.format("process 1 on x"), peers.GONE)] * 2
+  acts[0]()
+  sentence, code = ended[-1]
+  assert "did not meet all others" in sentence and code == peers.GONE
+
+
 def test_who_is_missing(monkeypatch):
   """Catches a blocked port that is taken for a process that has ended."""
   entries = [roll._Entry(i, f"host{i}", "", 1) for i in range(9)]
@@ -210,7 +234,7 @@ def test_a_process_that_never_comes():
   processes = [start(free_port(), i, patience=2) for i in range(2)]
   for i, process in enumerate(processes):
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == peers.GONE
     assert f"process {i} of 2 did not meet all" in said
     assert "within 2 s" in said and said.count("\n") == 1
 

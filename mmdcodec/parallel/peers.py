@@ -29,9 +29,8 @@ PATIENCE = 300
 # Seconds without a sign of life after which a process counts as dead. The
 # others have ended within a minute.
 SILENCE = 45
-# Like every mistake of the user.
-NOT_CONNECTED = 2
-# EX_TEMPFAIL of sysexits.h: it makes a supervisor restart the run.
+# EX_TEMPFAIL of sysexits.h: it makes a supervisor restart the run, in which a
+# machine that came late is there.
 GONE = 75
 LOST = (
   "{} of this run has died or cannot be reached; see its output"
@@ -125,7 +124,7 @@ def _initialize(failure: str, timeout: int, **arguments: Any) -> None:
     timeout: seconds in which all processes must have been started.
     **arguments: of `jax.distributed.initialize`.
   """
-  undo = _on_abort(functools.partial(end, failure, NOT_CONNECTED))
+  undo = _on_abort(functools.partial(end, failure, GONE))
   try:
     jax.distributed.initialize(
       initialization_timeout=timeout,
@@ -135,8 +134,9 @@ def _initialize(failure: str, timeout: int, **arguments: Any) -> None:
   except (ValueError, RuntimeError):
     undo()
     raise
-  roll.open_line()
   _on_abort(functools.partial(_lost, ABORTED))
+  with together():
+    roll.open_line()
 
 
 def check_timeout(timeout: int | None) -> int:
