@@ -54,6 +54,23 @@ def test_groups_of_processes(monkeypatch, fsdp, spec, process, count):
   assert replicas.mesh_of(state) is None
 
 
+def test_processes_with_different_memory(monkeypatch):
+  """Catches parts that each process chooses by the memory that it has free."""
+
+  class Stop(Exception):
+    """The handler has been made."""
+
+  def handler(broadcast_memory_limit_bytes=None):
+    raise Stop(broadcast_memory_limit_bytes)
+
+  monkeypatch.setattr(replicas, "mesh_of", lambda abstract: "mesh")
+  monkeypatch.setattr(
+    replicas.ocp.type_handlers, "SingleReplicaArrayHandler", handler
+  )
+  with pytest.raises(Stop, match="^1073741824$"):
+    replicas.restore("folder", [])
+
+
 RESTORE = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np

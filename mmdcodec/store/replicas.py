@@ -17,6 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 # Bytes of a state from which on this is faster.
 SMALLEST = 256 << 20
 _AXIS = "replica"
+# Bytes that each device receives at once. Orbax would ask each process for its
+# memory, and processes that differ in it would wait for one another for ever.
+_AT_ONCE = 1 << 30
 
 
 def mesh_of(abstract: Any) -> Mesh | None:
@@ -66,8 +69,11 @@ def restore(folder: epath.Path, abstract: Any) -> Any:
   if (mesh := mesh_of(abstract)) is None:
     return None
   # Orbax's handlers of arrays are global, but for those of a registry.
+  handler = ocp.type_handlers.SingleReplicaArrayHandler(
+    broadcast_memory_limit_bytes=_AT_ONCE
+  )
   registry = ocp.type_handlers.create_type_handler_registry(
-    (jax.Array, ocp.type_handlers.SingleReplicaArrayHandler())
+    (jax.Array, handler)
   )
   arguments = jax.tree.map(
     lambda x: ocp.type_handlers.SingleReplicaArrayRestoreArgs(
