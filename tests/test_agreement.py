@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from peer_processes import free_port
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import agreement, roll
+from mmdcodec.store import paths
 from mmdcodec.train import same_data
 
 
@@ -58,6 +60,22 @@ def test_process_0_makes_the_folder(tmp_path, monkeypatch, second):
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="process 0 cannot write .*file: File ex"):
     agreement.check_shared(tmp_path / "file")
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_files_of_starts_that_were_killed(tmp_path, monkeypatch, second, where):
+  """Catches files that stay for ever, and those of a start under way."""
+  folder = tmp_path if where == "disk" else paths.of("memory://meetings")
+  monkeypatch.setattr(jax, "process_index", lambda: 0)
+  monkeypatch.setattr(roll, "exchange", lambda topic, text: [text, ""])
+  for name in (".meeting-a", "config.json"):
+    (folder / name).write_text("")
+  agreement.check_shared(folder)
+  assert {x.name for x in folder.iterdir()} == {".meeting-a", "config.json"}
+  now = time.time()
+  monkeypatch.setattr(agreement.time, "time", lambda: now + 7200)
+  agreement.check_shared(folder)
+  assert {x.name for x in folder.iterdir()} == {"config.json"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from mmdcodec.parallel import roll
 # Seconds after which what one machine wrote is seen by all. NFS may remember
 # for a minute what was in a folder.
 PATIENCE = 75.0
+# Seconds after which the file of a start, which was killed, is deleted.
+_OLD = 3600
 _ADVICE = "give all processes a folder of a disk that they share, or a URL"
 
 
@@ -45,6 +47,7 @@ def check_shared(folder: pathlib.Path) -> None:
   if first:
     try:
       folder.mkdir(parents=True, exist_ok=True)
+      _tidy(folder)
       _file(folder, token).write_text(token)
     except OSError as error:
       reason = f"{folder}: {error.strerror or error}."
@@ -71,6 +74,14 @@ def check_shared(folder: pathlib.Path) -> None:
 
 def _file(folder: pathlib.Path, token: str) -> pathlib.Path:
   return folder / f".meeting-{token}"
+
+
+def _tidy(folder: pathlib.Path) -> None:
+  """Deletes the files of starts that were killed."""
+  for file in folder.glob(_file(folder, "*").name):
+    with contextlib.suppress(FileNotFoundError):
+      if file.stat().st_mtime < time.time() - _OLD:
+        file.unlink()
 
 
 def check_same(found: Mapping[str, str]) -> None:
