@@ -7,7 +7,8 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from typing import IO, Any
 
 from mmdcodec.errors import Unreachable, UserError, causes
@@ -16,6 +17,9 @@ from mmdcodec.errors import Unreachable, UserError, causes
 _REFUSAL = re.compile(
   r"\b40[13]\b|forbidden|denied|unauthor|unauthenticated|credential", re.I
 )
+
+# Seconds for which a run waits for its store at the start, and between tries.
+PATIENCE, _PAUSE = 600.0, 5.0
 
 # The extras of this package with the file systems.
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
@@ -155,9 +159,9 @@ class Url(pathlib.PosixPath):
     """Returns kind, size and time of writing, like `os.stat`."""
     info = self.info()
     kind = stat.S_IFREG if info["type"] == "file" else stat.S_IFDIR
-    time = written(info)
+    at = written(info)
     return os.stat_result(
-      (kind | 0o644, 0, 0, 1, 0, 0, int(info["size"] or 0), time, time, time)
+      (kind | 0o644, 0, 0, 1, 0, 0, int(info["size"] or 0), at, at, at)
     )
 
   def open(  # type: ignore[override]
@@ -298,6 +302,35 @@ class Url(pathlib.PosixPath):
       ) from error
 
 
+def wait_for(
+  path: pathlib.Path, say: Callable[[str], None], check: Callable[[], None]
+) -> None:
+  """Waits until the store of a path answers, for `PATIENCE` seconds.
+
+  Args:
+    path: any path; there is nothing to wait for if it is one of this machine.
+    say: called with a line of text if the store does not answer at once.
+    check: called before each further try; its errors end the wait.
+
+  Raises:
+    Unreachable: the store still does not answer.
+    UserError: it refuses.
+  """
+  end, told = time.monotonic() + PATIENCE, False
+  while isinstance(path, Url):
+    try:
+      path.exists()
+      return
+    except Unreachable as error:
+      if time.monotonic() > end:
+        raise
+      if not told:
+        say(f"waiting up to {PATIENCE:g} s for a store: {error}")
+      told = True
+    time.sleep(_PAUSE)
+    check()
+
+
 def refused(error: BaseException) -> bool:
   """Whether a store answered that something is not allowed."""
   return any(
@@ -315,8 +348,8 @@ def content_of(info: dict[str, Any]) -> str:
 def written(info: dict[str, Any]) -> int:
   """Returns when an object was written, in seconds, if the store says so."""
   for name in ("mtime", "LastModified", "last_modified", "created"):
-    if (time := info.get(name)) is not None:
-      return int(time.timestamp() if hasattr(time, "timestamp") else time)
+    if (at := info.get(name)) is not None:
+      return int(at.timestamp() if hasattr(at, "timestamp") else at)
   return 0
 
 

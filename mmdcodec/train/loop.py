@@ -23,6 +23,7 @@ from mmdcodec.store import (
   orbax_stores,
   paths,
   starts,
+  urls,
   weights_and_biases,
 )
 from mmdcodec.store import metrics as metrics_lib
@@ -88,6 +89,8 @@ def train(
     # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
+    # A run that a supervisor starts again may meet the same outage.
+    urls.wait_for(workdir, say, lambda: _stop_if_asked(notice, 0))
     profiler = Profiler(config["profile"], workdir, say)
     stack.callback(profiler.close)
 
@@ -266,7 +269,7 @@ def train(
 
 
 def _stop_if_asked(notice: PreemptionNotice, step: int) -> None:
-  """Raises after the last step: what follows this run must not begin."""
+  """Raises before or after the steps: what would follow must not begin."""
   if notice.asked:
     raise notice.error(step)
 
