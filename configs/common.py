@@ -47,8 +47,8 @@ def run_config(task: str) -> ConfigDict:
   # Consecutive steps with a loss or weights that are not finite after which the
   # run ends (checked when metrics are logged).
   config.max_skipped = 20
-  # Seconds after which a run ends, to be started again, if no training step has
-  # finished; 0: never. One host may compile while the others wait for it.
+  # Seconds after which a run ends, to be started again, if a training step has
+  # not finished; 0: never. One host may compile while the others wait for it.
   config.hang_timeout = 1800.0
 
   # Devices along each axis, -1 for the rest; dcn_data is the number of slices

@@ -22,7 +22,7 @@ warm_start     starting from the weights of a trained model
 level_statistics  mean and deviation of the bands of spectra, for models that
                standardise them
 audio_crops    the batches of tasks that train on random crops of audio
-watchdog       ends a run in which no step finishes any more
+watchdog       ends a run whose step does not finish
 preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
 speed          speed per device, use of its arithmetic and memory

@@ -1,11 +1,12 @@
-"""Ends a run in which no training step finishes any more.
+"""Ends a run whose training step does not finish.
 
-A lost device, a deadlock or a store that never answers would leave a slice
+A lost device, a deadlock or a batch that never comes would leave a slice
 waiting for ever. A thread watches the clock of `goodput.py`, which turns
 several times in each step: if it has stood still for `hang_timeout` seconds,
 the stacks of all threads are written, and the process ends with the code that
-makes a supervisor start the run again. Compiling, evaluating and saving are
-other kinds of time, which may take as long as they need.
+makes a supervisor start the run again. Only training steps and waiting for
+their data are watched: starting, compiling, evaluating and saving are other
+kinds of time, which may take as long as they need.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ _LOOK, _WRITE = 5.0, 30.0
 
 
 class Watchdog:
-  """Watches the clock of a run until `close`."""
+  """Watches the training steps of a run until `close`."""
 
   def __init__(self, goodput: Goodput, seconds: float, workdir: pathlib.Path):
     """Starts the thread.
