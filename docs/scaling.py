@@ -30,6 +30,9 @@ to its tiles. **Temporaries** are activations and what the compiler needs.
 **GFLOP** are those of matrix products and convolutions of a step, of all turns
 of its loops, divided among the chips. **Sent** is the size of the arrays that
 are gathered, summed or exchanged in a step, also of all turns.
+
+Training steps of codecs take a quarter of an hour or more to compile; those of
+`soundstream_24khz` and `encodec_32khz` on v5e:2x2 are in `docs/RESULTS.md`.
 """
 
 EARLIER = """
