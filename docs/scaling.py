@@ -114,23 +114,29 @@ def table(rows: list[dict[str, Any]]) -> str:
   return "\n".join([*lines, *map(line, rows)])
 
 
+def parallel(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Data-parallel rows that differ in the number of chips alone."""
+  groups: dict[Any, list[dict[str, Any]]] = {}
+  for row in rows:
+    if row["mesh"]["data"] == row["devices"] and "compiler" in row:
+      share = row["batch"] / row["devices"]
+      key = row["program"], model(row), row["chip"]["name"], share
+      groups.setdefault(key, []).append(row)
+  return [row for group in groups.values() if len(group) > 1 for row in group]
+
+
 def constant(rows: list[dict[str, Any]]) -> str:
   """Operations per chip of data parallelism, as the compiler counts them."""
-  found = [
-    row
-    for row in rows
-    if model(row) == "lm_small" and row["mesh"]["data"] == row["devices"]
-  ]
   lines = [
-    f"| {row['topology']} | {row['devices']} | {row['batch']} |"
-    f" {row['compiler']['flops'] / 1e9:,.2f} | {gib(row['memory']['total'])} |"
-    f" {sent(row)} |"
-    for row in found
+    f"| `{model(row)}`, {row['program']} | {row['topology']} |"
+    f" {row['devices']} | {row['batch']} |"
+    f" {row['compiler']['flops'] / 1e9:,.3f} | {gib(row['memory']['total'])} |"
+    for row in rows
   ]
   return "\n".join(
     [
-      "| slice | chips | batch | GFLOP per chip | memory, GiB | sent |",
-      "|---|---:|---:|---:|---:|---|",
+      "| program | slice | chips | batch | GFLOP a chip | memory, GiB |",
+      "|---|---|---:|---:|---:|---:|",
       *lines,
     ]
   )
@@ -159,12 +165,12 @@ def render() -> str:
     for row in advised:
       tried = "; ".join(each for each in row["advice"])
       parts.append(f"- `{model(row)}` on {row['topology']}: {tried}.\n")
-  if any(model(row) == "lm_small" for row in rows):
+  if same := parallel(rows):
     parts.append(
-      "\n## Data parallelism\n\nThe same 8 clips a chip, `lm_small`, whole on"
-      " every chip. Operations\nare as the compiler counts them after it has"
-      " divided the program (the content\nof a loop once), so that work that"
-      f" every chip repeats would show.\n\n{constant(rows)}\n"
+      "\n## Data parallelism\n\nThe same rows of the batch on each chip, and"
+      " the whole model. Operations are as\nthe compiler counts them after it"
+      " has divided the program (the content of a\nloop once), so that work"
+      f" that every chip repeats would show.\n\n{constant(same)}\n"
     )
   parts.append("\n## Commands\n\n```\n")
   parts += [f"{row['command']}\n" for row in every]
