@@ -74,7 +74,7 @@ def sent(row: dict[str, Any]) -> str:
   if found is None:
     return "-"
   return "; ".join(
-    f"{kind} {gib(one['bytes'])} GiB in {one['number']}"
+    f"{kind} {one['bytes'] / 2**20:,.2f} MiB in {one['number']}"
     for kind, one in found.items()
   )
 
