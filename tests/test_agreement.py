@@ -11,6 +11,8 @@ import jax
 import pytest
 from peer_processes import free_port
 
+from mmdcodec.cli import common
+from mmdcodec.cli.main import make_parser
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import agreement, roll
 from mmdcodec.store import paths
@@ -115,6 +117,29 @@ def test_fingerprints(tmp_path):
   (b / "mmdcodec.json").write_text(json.dumps({**summary, "shards": ["2"]}))
   assert same_data.fingerprint(b) != marked
   assert "no such folder" in same_data.fingerprint(tmp_path / "none")
+
+
+def test_processes_share_one_command(monkeypatch, second):
+  """Catches a run that makes one piece of each of several commands."""
+  first = []
+
+  def exchange(topic, text, **_):
+    first.append(text)
+    return [first[0] if topic == "same" else "", text]
+
+  monkeypatch.setattr(roll, "exchange", exchange)
+
+  def run(*words):
+    words = ["generate", "--model=music", "--num_processes=2", *words]
+    with common.one_voice(make_parser(("generate",)).parse_args(words)):
+      pass
+
+  run("calm", "a.wav", "--process_id=0")
+  run("calm", "a.wav", "--process_id=1")
+  with pytest.raises(UserError, match="argument prompt .*'calm'.* has 'wild'"):
+    run("wild", "a.wav", "--process_id=1")
+  with pytest.raises(UserError, match="argument seed .* add --num_processes=1"):
+    run("calm", "a.wav", "--process_id=1", "--seed=1")
 
 
 TRAIN = """

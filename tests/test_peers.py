@@ -151,6 +151,12 @@ def test_a_process_that_is_gone_after_the_meeting(monkeypatch):
   assert "did not meet all others" in sentence and code == peers.GONE
 
 
+def test_one_process_of_a_cluster_by_itself(monkeypatch):
+  """Catches commands of one launcher that cannot be kept apart."""
+  monkeypatch.setattr(jax.distributed, "initialize", None)
+  mesh.start(num_processes=1)
+
+
 def test_who_is_missing(monkeypatch):
   """Catches a blocked port that is taken for a process that has ended."""
   entries = [roll._Entry(i, f"host{i}", "", 1) for i in range(9)]

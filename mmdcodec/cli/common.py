@@ -20,6 +20,10 @@ if TYPE_CHECKING:
   from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
+# What each process is given by itself.
+_OWN = ("coordinator", "num_processes", "process_id", "initialization_timeout")
+
+
 def add_subjects(
   parser: argparse.ArgumentParser,
   dest: str,
@@ -186,7 +190,12 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="HOST:PORT",
     help="of process 0, for processes started by hand (clusters are detected)",
   )
-  parser.add_argument("--num_processes", type=int)
+  parser.add_argument(
+    "--num_processes",
+    type=int,
+    metavar="N",
+    help="of the run; 1 by itself: this one is alone, even under SLURM",
+  )
   parser.add_argument("--process_id", type=int)
   parser.add_argument(
     "--initialization_timeout",
@@ -228,18 +237,33 @@ def processes(args: argparse.Namespace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[bool]:
+def one_voice(args: argparse.Namespace) -> Iterator[bool]:
   """Only the first process of a run prints results; all end together.
 
   What concerns a piece of work, such as its progress, goes to stderr in any.
 
+  Args:
+    args: arguments of the command, which all must have been given.
+
   Yields:
     Whether this process is the first, which is the one to write files.
+
+  Raises:
+    UserError: the processes were given different commands.
   """
   import jax
 
-  from mmdcodec.parallel import shares
+  from mmdcodec.parallel import agreement, shares
 
+  agreement.check_same(
+    {
+      f"the argument {name}": repr(value)
+      for name, value in vars(args).items()
+      if name not in _OWN
+    },
+    advice="processes of one launcher share one command: give all the same, or"
+    " add --num_processes=1 to run each by itself",
+  )
   first = jax.process_index() == 0
   with contextlib.ExitStack() as stack:
     if not first:

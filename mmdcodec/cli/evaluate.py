@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f"--codebooks is for codecs; {args.measure} needs them all."
     )
-  with common.processes(args), common.one_voice() as first:
+  with common.processes(args), common.one_voice(args) as first:
     from mmdcodec.evaluate import clips as clips_lib
     from mmdcodec.parallel import shares
 

@@ -127,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Generates one or more pieces, each in one of the processes."""
   common.quiet_processes(args)
-  with common.processes(args), common.one_voice():
+  with common.processes(args), common.one_voice(args):
     return _generate(args)
 
 

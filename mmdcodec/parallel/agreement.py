@@ -84,12 +84,15 @@ def _tidy(folder: pathlib.Path) -> None:
         file.unlink()
 
 
-def check_same(found: Mapping[str, str]) -> None:
+def check_same(
+  found: Mapping[str, str], *, advice: str = f"{_ADVICE}, and the same command"
+) -> None:
   """Checks that all processes found the same.
 
   Args:
     found: what this process found at each path: a digest, or a sentence that
       says why there is none.
+    advice: what to do if they differ.
 
   Raises:
     Disagreement: two processes found different things, or at different paths.
@@ -105,7 +108,7 @@ def check_same(found: Mapping[str, str]) -> None:
         raise Disagreement(
           f"{path} is not the same for all processes: {who} has"
           f" {one or 'no such path'}, {name} has {other or 'no such path'};"
-          f" {_ADVICE}, and the same command."
+          f" {advice}."
         )
 
 

@@ -39,7 +39,8 @@ def start(
   """Connects the processes of a run; call it before any use of JAX.
 
   On Cloud TPU, GKE, SLURM and Open MPI, `jax.distributed` finds the arguments.
-  Elsewhere, a process without arguments runs alone.
+  Elsewhere, a process without arguments runs alone, as does one of SLURM
+  or Open MPI with `num_processes=1` and no other argument.
 
   Args:
     coordinator: `host:port` of process 0, for processes started by hand.
@@ -52,6 +53,8 @@ def start(
     UserError: an argument is not possible, or only some are given.
   """
   if jax.distributed.is_initialized():
+    return
+  if num_processes == 1 and coordinator is process_id is None:
     return
   if not (coordinator is num_processes is process_id is None):
     peers.connect(coordinator, num_processes, process_id, timeout)
