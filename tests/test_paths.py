@@ -180,6 +180,8 @@ OWN = {
   "cli/decode.py": "a temporary folder",
   "convert/bert.py": "a name",
   "convert/hub.py": "what the Hub's client downloaded",
+  "data/audio_sources.py": "a name",
+  "data/beam.py": "files of a folder of this machine",
   "data/records.py": "what TFDS made",
   "data/tokenization.py": "what TFDS names",
   "evaluate/report.py": "pictures that were just drawn",
@@ -193,9 +195,11 @@ OWN = {
   "store/metrics.py": "a temporary folder",
   "store/paths.py": "this is where paths are made",
   "store/remote_locks.py": "/proc",
+  "store/starts.py": "the folder of the program",
   "store/uploads.py": "a temporary folder",
   "train/config_files.py": "a file of Python code",
-  "train/reporting.py": "a temporary folder",
+  "train/dry_run.py": "a temporary folder",
+  "train/profiling.py": "a temporary folder",
 }
 
 
