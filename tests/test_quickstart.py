@@ -117,7 +117,9 @@ def test_quickstart_interrupted_then_continued_then_repeated(
       expected = soundfile.read(song)[0][rate : 2 * rate]
       np.testing.assert_allclose(found, expected, atol=1e-4)
   margin = trained["mel_distance"]["mean"] - untrained["mel_distance"]["mean"]
-  line = next(s for s in second.splitlines() if s.startswith("mel distance"))
+  line = next(
+    s for s in second.splitlines() if s.startswith("mel distance (dB)")
+  )
   assert float(line.split()[-1]) == pytest.approx(margin, abs=0.006)
   assert "the same codec untrained" in second
   # k-means on real latents: even the untrained codec uses its codebooks.
