@@ -34,7 +34,8 @@ class Stage:
       `token_rate`, frames that are left in a second, if it makes them without
       repeats.
     streams: `tokenizer` and `hash` of the codes of each condition, by its name;
-      a condition that training never saw is missing.
+      a condition that training never saw is missing, and so are pitch classes,
+      which have no tokenizer.
     frame_rate: frames of codes that it makes for a second: the tokenizer's, or
       `token_rate`.
     seconds: length of the training clips.
