@@ -15,6 +15,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
   adherence,
   built_in,
+  multiple,
   musiclm,
   musiclm_report,
   musiclm_time,
@@ -241,16 +242,30 @@ def test_borders_are_those_of_the_stages():
   """Catches borders of another stage, or at the wrong rate."""
   music = fake_musiclm()
   found = musiclm_time.borders(music, 4.0)
-  # Windows of 1.6 s and 0.8 s that overlap by half, and chunks of 0.3 s.
+  # Windows of 1.6 s and 0.8 s that overlap by half, and chunks of 0.3 s,
+  # of which 0.075 s are made twice.
   np.testing.assert_allclose(found["semantic"], [1.6, 2.4, 3.2])
   np.testing.assert_allclose(found["coarse"][:3], [0.8, 1.2, 1.6], atol=0.05)
-  np.testing.assert_allclose(found["fine"][:3], [0.3, 0.6, 0.9])
+  np.testing.assert_allclose(found["fine"][:3], [0.3, 0.525, 0.75])
   music.generate("a", seconds=4.0)
   calls = music.parts.stages["semantic"].sampler.calls
   ends = [window.end / 25 for _, window, _, _ in calls]
   np.testing.assert_allclose(ends[:-1], found["semantic"])
   values = musiclm_time.find_seams(Setting(music, 8, 0.6)).values
   assert {"coarse: level", "fine: codes"} <= {*values}
+  single = [each["p"] for each in values.values()]
+  found = [each["p_holm"] for each in values.values()]
+  assert found == multiple.holm(single) != single
+  # Chunks that overlap more have other borders.
+  more = musiclm_time.borders(music, 4.0, 0.15)["fine"]
+  np.testing.assert_allclose(more[:3], [0.3, 0.45, 0.6])
+
+
+def test_several_tests_at_once():
+  """Catches a correction that is not that of R's `p.adjust(..., "holm")`."""
+  p = [0.01, 0.04, 0.03, 0.005]
+  np.testing.assert_allclose(multiple.holm(p), [0.03, 0.06, 0.06, 0.02])
+  assert multiple.holm([0.9, 0.8]) == [1.0, 1.0] and multiple.holm([]) == []
 
 
 def noise(count=3, seconds=2.0):

@@ -53,6 +53,7 @@ _ONLY = {
   "semantic": ("memorization",),
   "only": ("musiclm",),
   "guidance": ("musiclm",),
+  "overlap": ("musiclm",),
 }
 
 
@@ -139,6 +140,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--guidance",
     type=float,
     help="weight of the prompts of musiclm (default: 1, none extra)",
+  )
+  parser.add_argument(
+    "--overlap",
+    type=float,
+    metavar="S",
+    help="seconds that chunks of musiclm's fine stage overlap, see `mmdcodec"
+    " generate`",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace, music: Any) -> None:
     music.check(args.prompt)
   if args.guidance is not None:
     music.check([""], guidance=args.guidance)
+  if args.overlap is not None:
+    music.check([""], overlap=args.overlap)
   only = None
   if args.only is not None:
     only = [name.strip() for name in args.only.split(",")]
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace, music: Any) -> None:
     args.clips,
     args.seconds,
     guidance=guidance,
+    overlap=args.overlap,
     show=progress.counter,
   )
   found = musiclm_report.measure(
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace, music: Any) -> None:
   if args.out:
     kept = (
       "model", "audio", "tokens", "seconds", "clips", "prompt", "only",
-      "guidance",
+      "guidance", "overlap",
     )  # fmt: skip
     about = {name: getattr(args, name) for name in kept}
     page = musiclm_report.write(found, args.out, about, music)

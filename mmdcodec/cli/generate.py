@@ -20,7 +20,7 @@ EXAMPLE = (
   " --seconds 60"
 )
 # Options that only one of the two kinds of models has.
-_OF_HIERARCHIES = ("story", "best_of")
+_OF_HIERARCHIES = ("story", "best_of", "overlap")
 _OF_ONE_STAGE = ("text_guidance",)
 # Values for a music model of one stage; a hierarchy has its own.
 _DEFAULTS: dict[str, Any] = dict(temperature=1.0, top_k=250, guidance=3.0)
@@ -117,6 +117,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="S",
     help="music longer than the model's window is made in windows that begin"
     " S seconds apart (default: 60 %% of a window; for MusicLM 50 %%)",
+  )
+  parser.add_argument(
+    "--overlap",
+    type=float,
+    metavar="S",
+    help="seconds that chunks of the fine stage make twice, so that each goes on"
+    " from codes (MusicLM; default: 0.5, or a quarter of a chunk)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"

@@ -22,6 +22,7 @@ traits                traits of built-in music, and their classifiers;
 levels                what pieces that share tokens have in common; chroma
                       compares melodies
 pairing               whether things are like their own partners, with p
+multiple              p-values of several tests at once
 transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results
 musiclm               whether pieces of a MusicLM are what was asked for;

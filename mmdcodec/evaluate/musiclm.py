@@ -49,6 +49,7 @@ class Setting(NamedTuple):
     seed: seed of the pieces.
     guidance: weight of the prompt.
     show: what is counted -> a function that shows progress.
+    overlap: seconds that chunks of the fine stage overlap; None: the default.
   """
 
   music: Any
@@ -57,6 +58,7 @@ class Setting(NamedTuple):
   seed: int = 0
   guidance: float = 1.0
   show: Show = lambda what: lambda done, total: None
+  overlap: float | None = None
 
   def generate(
     self, what: str, texts: Sequence[Any], seconds: float, **options: Any
@@ -74,6 +76,7 @@ class Setting(NamedTuple):
         for name, value in options.items()
       }
       given |= dict(seconds=seconds, seed=self.seed + start)
+      given |= dict(overlap=self.overlap)
       if some[0] is not None:
         given |= dict(guidance=self.guidance)
       if isinstance(some[0], list):

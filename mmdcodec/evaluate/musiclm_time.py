@@ -4,8 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.evaluate import adherence, built_in, report, seams
-from mmdcodec.evaluate.musiclm import PROMPTS, Found, Setting, hear, interval
+from mmdcodec.evaluate import adherence, built_in, multiple, report, seams
+from mmdcodec.evaluate.musiclm import (
+  BATCH,
+  PROMPTS,
+  Found,
+  Setting,
+  hear,
+  interval,
+)
 from mmdcodec.generation import windows
 from mmdcodec.generation.musiclm_stages import Hierarchy
 from mmdcodec.parallel import shares
@@ -79,56 +86,73 @@ def find_seams(of: Setting) -> Found:
     texts = built_in.prompts(count, PROMPTS + 3)[0]
   rate, values = of.music.rate, {}
 
-  def make(i: int) -> tuple[np.ndarray, np.ndarray]:
-    text = texts[i]
-    options: dict[str, Any] = dict(seconds=seconds, seed=of.seed + i)
-    if text is not None:
+  def make(start: int) -> tuple[np.ndarray, np.ndarray]:
+    some = texts[start : start + BATCH]
+    options: dict[str, Any] = dict(seconds=seconds, overlap=of.overlap)
+    options["seed"] = [of.seed + start + i for i in range(len(some))]
+    if some[0] is not None:
       options["guidance"] = of.guidance
-    tokens = of.music.generate_tokens(text, **options)
-    fine = tokens.get("fine")
-    codes = of.music.join(tokens["coarse"], fine)[0]
-    audio = np.asarray(of.music.decode(tokens["coarse"], fine))[0]
-    return np.asarray(codes), audio
+    codes = of.music.generate_codes(some, **options)
+    # One by one: a minute of audio is large.
+    audio = [np.asarray(of.music.codec.decode(each[None]))[0] for each in codes]
+    return np.asarray(codes), np.stack(audio)
 
-  made = shares.apply(make, range(count), of.show("pieces with windows"))
-  codes, audio = map(list, zip(*made, strict=True))
-  rows = []
+  show = of.show("pieces with windows")
+  made = shares.apply(make, range(0, count, BATCH), show, size=BATCH)
+  codes, audio = map(np.concatenate, zip(*made, strict=True))
+  kinds, seen = [], []
   tracks = {
     name: ([track(x, rate) for x in audio], rate / round(seams.MOMENT * rate))
     for name, track in seams.AUDIO.items()
   }
   frame_rate = of.music.frame_rate
   tracks["codes"] = [seams.code_change(x) for x in codes], frame_rate
-  for stage, places in borders(of.music, seconds).items():
+  for stage, places in borders(of.music, seconds, of.overlap).items():
     for name, (track, track_rate) in tracks.items():
       found = seams.compare(track, track_rate, places)
       if found is not None:
-        values[f"{stage}: {name}"] = found._asdict()
-        rank = interval(found.rank, found.low, found.high)
-        above = f"{100 * found.above:.1f}%"
-        rows.append((stage, name, rank, above, f"{found.p:.3f}", found.borders))
+        kinds.append((stage, name))
+        seen.append(found)
+  rows = []
+  corrected = multiple.holm([found.p for found in seen])
+  for (stage, name), found, holm in zip(kinds, seen, corrected, strict=True):
+    values[f"{stage}: {name}"] = found._asdict() | {"p_holm": holm}
+    rank = interval(found.rank, found.low, found.high)
+    above = f"{100 * found.above:.1f}%"
+    p = f"{found.p:.3f}", f"{holm:.3f}"
+    rows.append((stage, name, rank, above, *p, found.borders))
   return Found(
     report.Table(
       "Seams",
-      ["windows of", "change of", "mean rank", "above 95th", "p", "borders"],
+      [
+        "windows of", "change of", "mean rank", "above 95th", "p", "p (Holm)",
+        "borders",
+      ],
       rows,
       f"Pieces of {seconds:g} s. The rank of a border among all other moments"
       " of its piece: 0.5 on average, and 5% above the 95th percentile, if"
       " borders are places like any other; p: shifts of all borders with a mean"
-      " rank at least as high.",
+      " rank at least as high, and corrected for the number of rows.",
     ),
     values,
     [(text or "no prompt", x) for text, x in zip(texts, audio, strict=True)],
-  )
+  )  # fmt: skip
 
 
-def borders(music: Any, seconds: float) -> dict[str, list[float]]:
+def borders(
+  music: Any, seconds: float, overlap: float | None = None
+) -> dict[str, list[float]]:
   """Seconds at which the windows of each stage end, without the last.
 
   Codes without repeats have no exact place in time, so neither do the windows
   of a stage that makes them.
+
+  Args:
+    music: the `LoadedMusicLM`.
+    seconds: length of the music.
+    overlap: see `MusicLMRequest`.
   """
-  checked = music.check("", seconds=seconds)
+  checked = music.check("", seconds=seconds, overlap=overlap)
   run = Hierarchy(music.parts, checked)
   found = {}
   for name, stage in music.parts.stages.items():
@@ -136,12 +160,13 @@ def borders(music: Any, seconds: float) -> dict[str, list[float]]:
       continue
     rate, total = stage.frame_rate, checked.known[name].shape[1]
     if name == "fine":
-      ends = [*range(run.fine.size, total, run.fine.size)] if run.fine else []
+      assert run.fine is not None
+      plan = run.fine.plan
     else:
       stride = checked.stride if name == "semantic" else run.coarse_stride
       size = stage.model.frames if stride else total
       plan = windows.plan(total, size, stride or size, (), stage.model.grid)
-      ends = [window.end for window, _ in plan[:-1]]
+    ends = [window.end for window, _ in plan[:-1]]
     found[name] = [end / rate for end in ends]
   return found
 

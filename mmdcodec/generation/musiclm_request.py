@@ -18,6 +18,9 @@ from mmdcodec.generation.stage_runs import Values, frames_at
 from mmdcodec.generation.story import Story, check_story
 from mmdcodec.models.text_condition import text_list
 
+# Seconds that chunks of the fine stage overlap.
+OVERLAP = 0.5
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MusicLMRequest:
@@ -46,6 +49,9 @@ class MusicLMRequest:
       joint embedding, is kept.
     stride: seconds that each window of the semantic stage adds; None: half of a
       window, or no windows if its attention has one and the prompt stays.
+    overlap: seconds of each chunk of the fine stage, but the first, that are
+      made in the one before, too, so that it goes on from codes (`ChunkRun`);
+      None: `OVERLAP`, or a quarter of a chunk where that is less.
   """
 
   texts: str | Sequence[str | None] | None = None
@@ -63,6 +69,7 @@ class MusicLMRequest:
   guidance: float | Mapping[str, float] = 1.0
   best_of: int = 1
   stride: float | None = None
+  overlap: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +91,7 @@ class CheckedRequest:
     options: how each stage samples.
     stride: frames that each window of the semantic stage adds; 0 for music of
       any length in one go.
+    overlap: frames that a chunk of the fine stage and the next have in common.
     best_of: see `MusicLMRequest`.
   """
 
@@ -96,6 +104,7 @@ class CheckedRequest:
   options: dict[str, SamplingOptions]
   semantic: np.ndarray | None = None
   stride: int = 0
+  overlap: int = 0
   best_of: int = 1
 
   @property
@@ -166,6 +175,7 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     joint=found,
     options=options,
     stride=stride_frames(request.stride, parts, found, tunes),
+    overlap=overlap_frames(request.overlap, parts),
   )
 
 
@@ -401,3 +411,36 @@ def stride_frames(
       f" {semantic.seconds:g} s, the length of a window."
     )
   return frames
+
+
+def overlap_frames(overlap: float | None, parts: Parts) -> int:
+  """Frames that a chunk of the fine stage and the next have in common.
+
+  Args:
+    overlap: seconds; None: `OVERLAP`, or a quarter of a chunk.
+    parts: parts of the model.
+
+  Returns:
+    The frames; 0 without a fine stage.
+
+  Raises:
+    UserError: they are no part of a chunk, or there is no fine stage.
+  """
+  fine = parts.stages.get("fine")
+  if fine is None:
+    if overlap is not None:
+      raise UserError(
+        "overlap is that of the fine stage's chunks, and this model has no such"
+        " stage."
+      )
+    return 0
+  size = fine.model.frames
+  if overlap is None:
+    return min(round(OVERLAP * fine.frame_rate), size // 4)
+  found = round(overlap * fine.frame_rate) if 0 <= overlap < math.inf else size
+  if found >= size:
+    raise UserError(
+      f"overlap is {overlap} s; it must be 0 or above, and below"
+      f" {fine.seconds:g} s, the length of a chunk of the fine stage."
+    )
+  return found

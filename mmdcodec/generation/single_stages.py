@@ -153,6 +153,7 @@ class SingleStages:
     *,
     seed: int | Sequence[int] = 0,
     known: Any = None,
+    overlap: float | None = None,
     **options: Any,
   ) -> np.ndarray:
     """Makes the other codebooks of the codec.
@@ -162,6 +163,7 @@ class SingleStages:
       coarse: int [batch, frames, codebooks], the first codebooks.
       seed: see the class.
       known: int [batch, frames, codebooks], the first codes, to go on from.
+      overlap: see `MusicLMRequest`.
       **options: see the class.
 
     Returns:
@@ -172,8 +174,9 @@ class SingleStages:
     """
     seconds = np.shape(coarse)[1] / self.frame_rate
     given = {"coarse": coarse}
+    options["overlap"] = overlap
     run = self._run("fine", joint, seconds, seed, given, known, **options)
-    return run.fine.make(range(run.fine.count))
+    return run.fine.make(range(len(run.fine.plan)))
 
   def join(self, coarse: Any, fine: Any = None) -> np.ndarray:
     """The codes of both stages side by side."""
@@ -216,6 +219,7 @@ class SingleStages:
     known: Any = None,
     melody: Any = None,
     stride: float | None = None,
+    overlap: float | None = None,
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -279,6 +283,7 @@ class SingleStages:
       semantic=given.get("semantic"),
       options=stage_options(parts, options, items, tunes),
       stride=musiclm_request.stride_frames(stride, parts, items, tunes),
+      overlap=musiclm_request.overlap_frames(overlap, parts),
     )
     return Hierarchy(parts, request, progress=progress)
 

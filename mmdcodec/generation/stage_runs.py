@@ -2,11 +2,12 @@
 
 A stage sees no more than the length of its training clips. `WindowRun` makes
 its codes window after window, each of which begins with the last codes of the
-one before; `ChunkRun` makes them in chunks that do not overlap, many at a time.
-Both work on demand, so that a stage can begin before the one above has ended.
+one before; `ChunkRun` makes them in chunks, many at a time, each of which makes
+the last codes of the one before once more. Both work on demand, so that a stage
+can begin before the one above has ended.
 
-The random key of an item is folded with the place of its window or chunk, and
-the codes of one depend on nothing but what they are given. So it makes no
+Random numbers depend on the item's key and on the place in the music, and the
+codes of a window or chunk on nothing but what it is given. So it makes no
 difference how many are made at a time, or when.
 """
 
@@ -15,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.generation import windows
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.stage import Stage
 from mmdcodec.generation.token_sampler import SamplerState
@@ -160,12 +161,18 @@ class WindowRun:
 
 
 class ChunkRun:
-  """The codes of a batch, made by a stage in chunks that do not overlap.
+  """The codes of a batch, made by a stage in chunks, many at a time.
+
+  A chunk knows nothing of the codes of the others. To go on from codes
+  nevertheless, each chunk after the first begins in the one before, and what it
+  makes of that time is dropped. Both draw the same noise there, and are given
+  the same tokens of the stage above, so they soon make the same codes: the next
+  chunk goes on from those that are kept, or nearly so.
 
   Attributes:
     total: frames of the music.
-    size: frames of a chunk.
-    count: number of chunks.
+    stride: frames that a chunk after the first adds.
+    plan: (window, its first new frame) of each chunk, from `windows.plan`.
   """
 
   def __init__(
@@ -174,6 +181,7 @@ class ChunkRun:
     codes: np.ndarray,
     keys: jax.Array,
     *,
+    overlap: int,
     values: Callable[[float, float], Values],
     options: SamplingOptions,
     tell: Tell | None = None,
@@ -184,41 +192,45 @@ class ChunkRun:
       stage: the stage.
       codes: int32 [batch, frames, codebooks], -1 for those to make.
       keys: random keys [batch], the stage's own.
-      values: start and end of a chunk in seconds -> values of the conditions.
+      overlap: frames of a chunk that the one before makes too; below the
+        stage's own. They are more where chunks would not begin on its grid.
+      values: start and end of a chunk's new frames in seconds -> values of the
+        conditions, from the beginning of the music on.
       options: how to sample.
       tell: hears of progress.
     """
     self._stage, self._keys = stage, keys
     self._values, self._options, self._tell = values, options, tell
     self.total = codes.shape[1]
-    self.size = min(stage.model.frames, self.total)
-    self.count = -(-self.total // self.size)
+    self._size = min(stage.model.frames, self.total)
+    self.stride = max(1, self._size - overlap)
+    self.plan = windows.plan(
+      self.total, self._size, self.stride, (), stage.model.grid
+    )
     # All chunks are as long as the first: what is too much is cut off.
-    missing = self.count * self.size - self.total
-    self._codes = np.pad(
+    missing = self.plan[-1][0].start + self._size - self.total
+    self._given = np.pad(
       codes, ((0, 0), (0, missing), (0, 0)), constant_values=-1
     )
+    self._codes = self._given[:, : self.total].copy()
     self._told = 0
-
-  def end_of(self, chunk: int) -> int:
-    """Returns the frame after the last one of a chunk."""
-    return min((chunk + 1) * self.size, self.total)
 
   def make(self, chunks: range) -> np.ndarray:
     """Makes adjacent chunks of all items.
 
     Returns:
-      int32 [batch, frames, codebooks], the frames of these chunks.
+      int32 [batch, frames, codebooks], the new frames of these chunks.
     """
     batch = len(self._codes)
     rows = [
       (chunk, item)
       for chunk in chunks
       for item in range(batch)
-      if (self._part(item, chunk)[: self._valid(chunk)] < 0).any()
+      if (self._codes[item, self._new(chunk)] < 0).any()
     ]
     # What is given counts as done.
-    self._told += (len(chunks) * batch - len(rows)) * self.size
+    new = sum(self._length(chunk) for chunk in chunks) * batch
+    self._told += new - sum(self._length(chunk) for chunk, _ in rows)
     calls = max(1, -(-len(rows) // max(ROWS, batch)))
     # Calls of one size need one program; the last one repeats a row.
     each = -(-len(rows) // calls)
@@ -226,46 +238,53 @@ class ChunkRun:
       some = rows[at : at + each]
       made = self._sample([*some, *some[-1:] * (each - len(some))])
       for (chunk, item), codes in zip(some, made, strict=False):
-        self._part(item, chunk)[:] = codes
+        kept, window = self._new(chunk), self.plan[chunk][0]
+        self._codes[item, kept] = codes[
+          kept.start - window.start : kept.stop - window.start
+        ]
       if self._tell is not None:
-        self._told += len(some) * self.size
-        done = round(self._told / batch)
-        self._tell(min(done, self.total), self.total)
-    start, end = chunks.start * self.size, self.end_of(chunks.stop - 1)
-    return self._codes[:, start:end]
+        self._told += sum(self._length(chunk) for chunk, _ in some)
+        self._tell(self._told // batch, self.total)
+    first, last = self._new(chunks.start), self._new(chunks.stop - 1)
+    return self._codes[:, first.start : last.stop]
 
-  def _part(self, item: int, chunk: int) -> np.ndarray:
-    """A view of one chunk [frames, codebooks]."""
-    return self._codes[item, chunk * self.size : (chunk + 1) * self.size]
+  def _new(self, chunk: int) -> slice:
+    """The frames that a chunk adds."""
+    window, new = self.plan[chunk]
+    return slice(new, window.end)
 
-  def _valid(self, chunk: int) -> int:
-    return self.end_of(chunk) - chunk * self.size
+  def _length(self, chunk: int) -> int:
+    new = self._new(chunk)
+    return new.stop - new.start
 
   def _sample(self, rows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Codes [rows, frames, codebooks] of (chunk, item)."""
+    """Codes [rows, frames, codebooks] of (chunk, item), with the overlap."""
     rate = self._stage.frame_rate
-    starts = [chunk * self.size / rate for chunk, _ in rows]
+    starts = np.array([self.plan[chunk][0].start for chunk, _ in rows])
     values: dict[str, list[np.ndarray | None]] = {
       each.name: [] for each in self._stage.conditions
     }
     of_chunk = {
-      chunk: self._values(chunk * self.size / rate, self.end_of(chunk) / rate)
+      chunk: self._values(
+        self._new(chunk).start / rate, self._new(chunk).stop / rate
+      )
       for chunk in {chunk for chunk, _ in rows}
     }
     for chunk, item in rows:
       for name, items in values.items():
         of_items = of_chunk[chunk].get(name)
         items.append(of_items[item] if of_items else None)
-    codes = np.stack([self._part(item, chunk) for chunk, item in rows])
-    keys = jnp.stack(
+    # What other chunks have made by now is none of a chunk's business.
+    codes = np.stack(
       [
-        jax.random.fold_in(self._keys[item], chunk * self.size)
-        for chunk, item in rows
+        self._given[item, start : start + self._size]
+        for start, (_, item) in zip(starts, rows, strict=True)
       ]
     )
-    inputs = inputs_at(self._stage.conditions, values, starts)
-    sampler, window = self._stage.sampler, Window(0, self.size)
+    keys = self._keys[np.array([item for _, item in rows])]
+    inputs = inputs_at(self._stage.conditions, values, [*(starts / rate)])
+    sampler, window = self._stage.sampler, Window(0, self._size)
     *_, state = sampler.sample_window(
-      sampler.start(codes, keys), window, inputs, self._options
+      sampler.start(codes, keys), window, inputs, self._options, places=starts
     )
     return state.codes
