@@ -17,7 +17,10 @@ CONFIGS = pathlib.Path(mmdcodec.configs.__file__).parent
 # Lowest first. A module imports from its own layer and from those below. The
 # entry with the longest matching name says where a module belongs.
 LAYERS = (
-  ("errors", "bounds", "formatting", "memory", "platform", "progress", ""),
+  (
+    "errors", "bounds", "formatting", "memory", "platform", "precision",
+    "progress", "",
+  ),  # fmt: skip
   ("store",),
   ("parallel",),
   ("audio", "nn", "patterns"),
@@ -30,7 +33,7 @@ LAYERS = (
   ("folders", "bundle", "stablehlo"),
   ("evaluate",),
   ("train", "configs"),
-  ("experiments", "bench", "workflows"),
+  ("experiments", "bench", "selftest", "workflows"),
   ("cli", "__main__"),
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}

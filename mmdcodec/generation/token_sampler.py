@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import platform, precision
 from mmdcodec.generation import decoding, windows
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.windows import Window
@@ -52,6 +53,10 @@ class SamplerState:
 class TokenSampler:
   """Samples codes from a language model.
 
+  Greedy decoding (temperature 0) is true float32 on every backend, also of a
+  model that computes in bfloat16, see `mmdcodec.precision`. Sampling computes
+  as the model does.
+
   Attributes:
     model: the language model.
     conditions: the model's conditions.
@@ -62,12 +67,17 @@ class TokenSampler:
     self.model, self.conditions = model, model.make_conditions()
     self._mesh: jax.sharding.Mesh | None = None
     self._params = decoding.prepare(model, jax.device_put(params))
+    # Of models in bfloat16, parameters for greedy decoding, once they are
+    # needed.
+    self._given = params
+    self._exact: dict[str, Any] | None = None
     # Not `model.encode_conditions`, because flax rejects the shape of prepared
     # heads.
     self._encode = jax.jit(
-      lambda params, inputs: Conditioner(**model.conditioner_fields()).apply(
-        {"params": params["conditioner"]}, inputs
-      )
+      lambda model, params, inputs: Conditioner(
+        **model.conditioner_fields()
+      ).apply({"params": params["conditioner"]}, inputs),
+      static_argnums=0,
     )
 
   def place(self, params: dict[str, Any], mesh: jax.sharding.Mesh) -> None:
@@ -78,8 +88,24 @@ class TokenSampler:
       mesh: from `mmdcodec.parallel.mesh.make_mesh`.
     """
     self._mesh = mesh
-    where = rules.shardings(params, mesh, rules.LM_RULES)
-    self._params = decoding.prepare(self.model, jax.device_put(params, where))
+    self._given, self._exact = params, None
+    self._params = decoding.prepare(self.model, self._placed(params))
+
+  def _placed(self, params: dict[str, Any]) -> dict[str, Any]:
+    """Puts parameters on the devices."""
+    if self._mesh is None:
+      return jax.device_put(params)
+    where = rules.shardings(params, self._mesh, rules.LM_RULES)
+    return jax.device_put(params, where)
+
+  def _form(self, options: SamplingOptions) -> tuple[TokenLM, dict[str, Any]]:
+    """The model, and its parameters, to sample with these options."""
+    exact = precision.in_float32(self.model)
+    if options.temperature or exact is self.model:
+      return self.model, self._params
+    if self._exact is None:
+      self._exact = decoding.prepare(exact, self._placed(self._given))
+    return exact, self._exact
 
   def start(self, codes: np.ndarray, keys: jax.Array) -> SamplerState:
     """Returns the state before anything is sampled.
@@ -137,7 +163,7 @@ class TokenSampler:
     Yields:
       States, the last of which is complete up to `window.end`.
     """
-    model = self.model
+    model, params = self._form(options)
     codes = state.codes[:, window.start : window.end]
     frames, done = codes.shape[1], state.done - window.start
     pattern = windows.pattern_of(model, frames)
@@ -150,8 +176,10 @@ class TokenSampler:
       apart = np.asarray(places)
     elif places is not None:
       offsets = jnp.asarray(places * pattern.stride, jnp.int32)
-    with self._on_mesh():
-      groups, encoded = self._encode_groups(inputs, options, len(codes))
+    with self._scope(options):
+      groups, encoded = self._encode_groups(
+        model, params, inputs, options, len(codes)
+      )
       request = decoding.DecodeRequest(
         encoded=encoded,
         frames=jnp.asarray(
@@ -171,7 +199,7 @@ class TokenSampler:
       )
       decoded = decoding.prefill(
         model,
-        self._params,
+        params,
         request,
         first,
         count=min(bucket(first - 1), steps) if first > 1 else 0,
@@ -180,10 +208,10 @@ class TokenSampler:
     complete = windows.complete_frames(pattern)
     stops = range(frames, done, -part) if part else [frames]
     for stop in reversed(stops):
-      with self._on_mesh():
+      with self._scope(options):
         decoded = decoding.advance(
           model,
-          self._params,
+          params,
           request,
           decoded,
           # The first step before which `stop` frames are complete.
@@ -199,12 +227,24 @@ class TokenSampler:
       done = stop
       yield state
 
-  def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
-    mesh = self._mesh
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+  @contextlib.contextmanager
+  def _scope(self, options: SamplingOptions) -> Iterator[None]:
+    """The mesh and the precision of the programs."""
+    with contextlib.ExitStack() as stack:
+      if self._mesh is not None:
+        stack.enter_context(jax.set_mesh(self._mesh))
+      # CPUs know nothing else than float32: one program serves both there.
+      if not options.temperature and platform.traced_for() != "cpu":
+        stack.enter_context(precision.exact())
+      yield
 
   def _encode_groups(
-    self, inputs: Inputs, options: SamplingOptions, batch: int
+    self,
+    model: TokenLM,
+    params: dict[str, Any],
+    inputs: Inputs,
+    options: SamplingOptions,
+    batch: int,
   ) -> tuple[int, EncodedConditions]:
     """Encodes the conditions of all groups for guidance; counts the groups."""
     if not self.conditions:
@@ -215,5 +255,5 @@ class TokenSampler:
       groups.append(without(options.doubled))
     if options.guidance != 1 or options.double_guidance is not None:
       groups.append(without(*(options.removed or ())))
-    found = [self._encode(self._params, each) for each in groups]
+    found = [self._encode(model, params, each) for each in groups]
     return len(groups), jax.tree.map(lambda *x: jnp.concatenate(x), *found)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmdcodec import bounds
+from mmdcodec import bounds, precision
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks, fields
 from mmdcodec.models.codec_fields import CodecFields, network_kind
@@ -172,6 +172,7 @@ class Codec(CodecFields):
     audio = self.synthesize_frames(z, ends, scale, phases_of)
     return mask_after(audio, lengths)
 
+  @precision.exactly
   def encode(
     self,
     x: jax.Array,
@@ -179,7 +180,7 @@ class Codec(CodecFields):
     *,
     codebooks: int | None = None,
   ) -> Encoded:
-    """Encodes audio to codes.
+    """Encodes audio to codes, see `mmdcodec.precision`.
 
     Args:
       x: [batch, samples, channels].

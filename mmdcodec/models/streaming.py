@@ -38,6 +38,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import precision
 from mmdcodec.errors import UserError
 from mmdcodec.models import receptive_field
 from mmdcodec.models.codec import Codec
@@ -226,6 +227,7 @@ def decode_step(
   return _step(model, variables, state, lengths, start, _decode, codes)
 
 
+@precision.exactly
 def _encode(
   model: Codec, x: jax.Array, lengths: jax.Array, codebooks: int | None
 ) -> jax.Array:

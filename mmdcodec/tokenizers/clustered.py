@@ -24,7 +24,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from mmdcodec import bounds
+from mmdcodec import bounds, precision
 from mmdcodec.bounds import mapping
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import residual
@@ -202,6 +202,7 @@ class Clustered(Tokenizer):
     return other
 
 
+@precision.exactly
 def _codes(codebook: Mapping[str, jax.Array], rows: jax.Array) -> jax.Array:
   """Codes [rows, levels] of features [rows, dim]."""
   z = (rows - codebook["mean"]) * codebook["scale"]

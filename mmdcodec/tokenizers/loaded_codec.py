@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.errors import UserError
 from mmdcodec.models import chunks
 from mmdcodec.models import codec as codec_model
@@ -75,8 +76,9 @@ class LoadedCodec(AudioCodec):
     """
     del assets
     self.config = config
-    self.model = codec_model.from_config(config["model"])
-
+    self.model = precision.in_float32(
+      codec_model.from_config(config["model"])
+    )
     self.variables = owned(variables)
     self.rate, self.channels = self.model.rate, self.model.channels
     self.stride, self.frame_rate = self.model.stride, self.model.frame_rate
@@ -103,7 +105,9 @@ class LoadedCodec(AudioCodec):
     lengths: Any = None,
     return_scale: bool = False,
   ) -> Any:
-    """Turns audio into codes.
+    """Turns audio into codes, the same on every backend.
+
+    `mmdcodec.precision` says what that costs, and how to ask for speed.
 
     Args:
       x: NumPy or JAX float audio in [-1, 1]: [samples], [samples, channels] or

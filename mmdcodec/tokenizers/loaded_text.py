@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.models import bert, text_tokens
 from mmdcodec.models.text_condition import text_list
 from mmdcodec.nn import norms
@@ -40,7 +41,7 @@ class LoadedText:
     self.config = config
     self.hash = fingerprint(config, dict(variables))
     self.variables = owned(dict(variables))
-    self.model = bert.from_config(config["model"])
+    self.model = precision.in_float32(bert.from_config(config["model"]))
     self.width = self.model.width
     self.tokenizer = text_tokens.make_tokenizer(
       config.get("tokenizer", "word_pieces"), assets
@@ -70,6 +71,7 @@ class LoadedText:
       out[at] = found[: len(at)]
     return validation.text_vectors(out)
 
+  @precision.exactly
   def _embed_tokens(
     self, variables: Any, tokens: jax.Array, mask: jax.Array
   ) -> jax.Array:

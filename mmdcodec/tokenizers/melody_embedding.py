@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.models import melody_embedding
 from mmdcodec.tokenizers import long_features
 from mmdcodec.tokenizers.clustered import Clustered
@@ -47,11 +48,13 @@ class Melody(Clustered):
     """
     del assets
     super().__init__(config, variables)
-    self.model = melody_embedding.from_config(config["model"])
+    self.model = precision.in_float32(
+      melody_embedding.from_config(config["model"])
+    )
     self.rate, self.window = self.model.rate, self.model.seconds
     self._hop = max(1, round(STRIDE * self.model.samples))
     self.frame_rate = self.rate / self._hop
-    self._apply = jax.jit(self.model.apply)
+    self._apply = jax.jit(precision.exactly(self.model.apply))
 
   def frames_of(self, samples: int) -> int:
     """Returns the number of windows; see the top of this file."""

@@ -12,14 +12,13 @@ What is fitted after training by `mmdcodec cluster` is in two collections:
               `mmdcodec.models.embedding_mapper`.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mmdcodec import bounds
+from mmdcodec import bounds, precision
 from mmdcodec.bounds import mapping, one_of
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan, text_tokens
@@ -65,7 +64,7 @@ class Mulan(Clustered):
         tower's tokenizer is missing.
     """
     super().__init__(config, variables)
-    self.model = self.build(config["model"])
+    self.model = precision.in_float32(self.build(config["model"]))
     self.rate, self.window = self.model.rate, self.model.seconds
     if (bridge := variables.get(BRIDGE)) is not None:
       _check_bridge(bridge, self.model.dim)
@@ -74,17 +73,25 @@ class Mulan(Clustered):
     self._tokenizer = text_tokens.make_tokenizer(text["tokenizer"], self.assets)
     self._longest = text["longest"]
     self._audio = jax.jit(
-      functools.partial(self.model.apply, method="embed_audio")
+      precision.exactly(
+        lambda v, x, lengths: self.model.apply(
+          v, x, lengths, method="embed_audio"
+        )
+      )
     )
     self._text = jax.jit(
-      lambda v, tokens, mask: self.model.apply(
-        v, tokens, mask.sum(1), method="embed_text"
+      precision.exactly(
+        lambda v, tokens, mask: self.model.apply(
+          v, tokens, mask.sum(1), method="embed_text"
+        )
       )
     )
     self._bridges = {
       "shift": jax.jit(embedding_mapper.shift),
       "mapper": jax.jit(
-        lambda bridge, x: embedding_mapper.apply(bridge["mapper"], x)
+        precision.exactly(
+          lambda bridge, x: embedding_mapper.apply(bridge["mapper"], x)
+        )
       ),
     }
 

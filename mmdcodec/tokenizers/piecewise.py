@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.models import chunks, streaming
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import frames, mask_after
@@ -190,6 +191,7 @@ def _encode_chunks(
 ) -> Any:
   """Returns codes [chunks, per_chunk, codebooks], scale [chunks, 1] or None."""
 
+  @precision.exactly
   def run(model: Codec, x: jax.Array, lengths: jax.Array) -> Any:
     z, scale = model.analyse(x, lengths)
     codes = model.quantizer.encode(z, codebooks)

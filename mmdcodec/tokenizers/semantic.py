@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.models import semantic_networks
 from mmdcodec.nn.conv import frames
 from mmdcodec.platform import bucket
@@ -54,13 +55,17 @@ class SemanticTokenizer(Clustered):
     """
     del assets
     super().__init__(config, variables)
-    self.model = semantic_networks.from_config(config["model"])
+    self.model = precision.in_float32(
+      semantic_networks.from_config(config["model"])
+    )
     self.rate, self.channels = self.model.rate, 1
     self.stride = self.model.stride
     self.frame_rate = self.rate / self.stride
     self._features = jax.jit(
-      lambda variables, x, lengths: self.model.apply(
-        variables, x, lengths, method="features"
+      precision.exactly(
+        lambda variables, x, lengths: self.model.apply(
+          variables, x, lengths, method="features"
+        )
       )
     )
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from mmdcodec import precision
 from mmdcodec.models import receptive_field, streaming
 from mmdcodec.models.codec import Codec
 from mmdcodec.nn.conv import STREAM, frames, mask_after
@@ -137,6 +138,7 @@ def _run_recurrent(
   return y, kept.get(STREAM, {})
 
 
+@precision.exactly
 def _encoder(
   model: Codec, x: jax.Array, lengths: jax.Array, codebooks: int | None
 ) -> jax.Array:
@@ -150,16 +152,19 @@ def _decoder(model: Codec, codes: jax.Array, lengths: jax.Array) -> jax.Array:
   return model.decoder(z, lengths)
 
 
+@precision.exactly
 def _encoder_front(model: Codec, x: jax.Array, lengths: jax.Array) -> jax.Array:
   return model.encoder.front(mask_after(x, lengths), lengths)
 
 
+@precision.exactly
 def _encoder_recurrent(
   model: Codec, x: jax.Array, lengths: jax.Array
 ) -> jax.Array:
   return model.encoder.recurrent(x, lengths)
 
 
+@precision.exactly
 def _encoder_back(
   model: Codec, x: jax.Array, lengths: jax.Array, codebooks: int | None
 ) -> jax.Array:

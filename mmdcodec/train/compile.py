@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mmdcodec import precision
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.models import codec as codec_model
@@ -160,7 +161,8 @@ def _generate(config: dict[str, Any], mesh: Mesh) -> _Traced:
 def _code(method: str, config: dict[str, Any], mesh: Mesh) -> _Traced:
   """Traces encoding or decoding with a codec."""
   task = make_task(config)
-  model = codec_model.from_config(config["model"])
+  # As a loaded codec computes.
+  model = precision.in_float32(codec_model.from_config(config["model"]))
   variables = jax.eval_shape(task.init, jax.random.key(0))
   variables = _place(variables, rules.shardings(variables, mesh, task.rules))
   divided = mesh_lib.batch_sharding(mesh)
