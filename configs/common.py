@@ -49,6 +49,7 @@ def run_config(task: str) -> ConfigDict:
   config.max_skipped = 20
   # Seconds after which a run ends, to be started again, if a training step has
   # not finished; 0: never. One host may compile while the others wait for it.
+  # Starting, compiling, an evaluation and saving have eight times as long.
   config.hang_timeout = 1800.0
 
   # Devices along each axis, -1 for the rest; dcn_data is the number of slices

@@ -25,8 +25,12 @@ class Unreachable(UserError):
   """A store does not answer; perhaps it does later."""
 
 
+class UnknownServer(Unreachable):
+  """Nobody knows the name of a store's server; perhaps it is misspelt."""
+
+
 class StoreGone(UserError):
-  """A store that a run had used does not answer any more.
+  """A store that a run uses does not answer.
 
   The exit code makes a supervisor start the run again.
   """

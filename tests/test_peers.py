@@ -173,6 +173,12 @@ def test_who_is_missing(monkeypatch):
   assert roll.missing().endswith("2 on host2, process 4 on host4 and 1 more")
   gone |= set(range(9))
   assert roll.missing() == ""
+  gone.clear()
+  stopped = {2}
+  monkeypatch.setattr(roll, "_hangs_up", lambda e: e.process not in stopped)
+  assert roll.missing() == "process 2 on host2"
+  gone.add(4)
+  assert roll.missing() == "process 4 on host4"
 
 
 @pytest.fixture
@@ -197,8 +203,18 @@ def test_many_calls(monkeypatch, first):
   roll.open_line()
   entry = roll._entries[0]
   assert all(roll._is_there(entry) for _ in range(200))
-  with socket.create_connection((entry.address, entry.port), 9) as call:
-    assert call.recv(1) == b""
+  assert roll._hangs_up(entry)
+
+
+def test_a_process_that_has_been_stopped(monkeypatch):
+  """Catches one that is not named, although it holds up all others."""
+  monkeypatch.setattr(roll, "_HANG_UP", 0.1)
+  with socket.create_server(("127.0.0.1", 0)) as line:
+    stopped = roll._Entry(1, "x", *line.getsockname())
+    monkeypatch.setattr(roll, "_entries", [stopped])
+    # The system takes calls; nobody hangs up.
+    assert roll.missing() == "process 1 on x"
+  assert roll._hangs_up(stopped)  # Whoever has ended has not been stopped.
 
 
 def test_a_name_that_is_loopback_on_its_own_machine(monkeypatch, first):
@@ -246,17 +262,20 @@ def test_a_process_that_never_comes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dead", [0, 1])
-def test_a_process_that_dies(dead):
+@pytest.mark.parametrize(
+  "dead, signum", [(0, signal.SIGKILL), (1, signal.SIGSTOP)]
+)
+def test_a_process_that_dies_or_stops(dead, signum):
   """Catches the same for the processes that are left."""
   port = free_port()
   processes = [start(port, i, patience=120) for i in range(2)]
   for process in processes:
     assert process.stdout.readline() == "ready\n"
-  processes[dead].send_signal(signal.SIGKILL)
-  processes[dead].communicate()
+  processes[dead].send_signal(signum)
   left = processes[1 - dead]
   _, said = left.communicate(timeout=120)
+  processes[dead].kill()
+  processes[dead].communicate()
   assert left.returncode == peers.GONE
   assert f"mmdcodec: process {dead} on " in said
   assert said.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -142,6 +143,33 @@ def test_a_remote_workdir_gets_the_files_of_weights_and_biases(monkeypatch):
   found = [name for name in target.files() if name.startswith("wandb")]
   assert found == ["wandb/offline-run-1/run-1.wandb"]
   assert (target / found[0]).read_bytes() == b"all"
+  paths.remove(target)
+
+
+def test_what_killed_runs_have_left_is_deleted(tmp_path, monkeypatch):
+  """Catches a disk that fills, and files of a run that goes on."""
+  monkeypatch.setattr(metrics.tempfile, "tempdir", str(tmp_path))
+  target = paths.of("memory://bucket/left")
+  running = metrics.MetricWriter(target)
+  (at,) = tmp_path.iterdir()
+  names = ("killed", "new", "offline")
+  left = [tmp_path / f"{metrics._PREFIX}{name}" for name in names]
+  for folder in left:
+    folder.mkdir()
+  (left[2] / weights_and_biases.FOLDER).mkdir()
+  for folder in (at, left[0], left[2]):
+    os.utime(folder, (0, 0))
+  another = metrics.MetricWriter(target)
+  assert at.is_dir() and [x.is_dir() for x in left] == [False, True, True]
+  another.close()
+
+  def gone(*_):
+    raise UserError("no answer")
+
+  monkeypatch.setattr(paths.Url, "upload", gone)
+  with pytest.raises(UserError):
+    running.close()
+  assert sorted(tmp_path.iterdir()) == sorted(left[1:])
   paths.remove(target)
 
 

@@ -7,6 +7,7 @@ import pytest
 from toy_task import Same, Toy, toy_config
 
 from mmdcodec import platform
+from mmdcodec.store import goodput as kept
 from mmdcodec.train import loop, watchdog
 
 
@@ -32,57 +33,90 @@ def test_a_batch_that_does_not_come(tmp_path, monkeypatch, capsys, command):
     ends.append((sentence, code))
     released.set()
 
+  def write(self, stacks):
+    written(self, stacks)
+    if not command:
+      released.set()
+
   class Hanging(Toy):
     def batches(self, *, seed):
       return Waiting(released)
 
   monkeypatch.setattr(loop, "make_task", Hanging)
   monkeypatch.setattr(platform, "one_command", command)
+  monkeypatch.setattr(watchdog, "LONGER", 1000)  # A busy machine compiles.
   monkeypatch.setattr(watchdog.peers, "end", end)
-  if not command:
-    threading.Timer(1.5, released.set).start()
+  written = watchdog.Watchdog._write
+  monkeypatch.setattr(watchdog.Watchdog, "_write", write)
   loop.train(toy_config(hang_timeout=0.5), tmp_path, log=str)
   stacks = (tmp_path / "hang-0.txt").read_text()
   assert "test_watchdog.py" in stacks and "in __next__" in stacks
   assert stacks in (said := capsys.readouterr().err)
   if not command:
-    assert said.count("mmdcodec: no training step has finished for 0.5 s") == 1
+    assert said.count("mmdcodec: no batch has come for 0.5 s") == 1
     return
   ((sentence, code),) = ends
-  assert code == 75 and "no training step has finished for 0.5 s" in sentence
+  assert code == 75 and "no batch has come for 0.5 s" in sentence
   assert str(tmp_path / "hang-0.txt") in sentence
 
 
 class Clock:
-  """Stands still, in one kind of time or none."""
+  """Shows what it is told to."""
 
-  def __init__(self, *times):
-    self.times = list(times)
+  def __init__(self, *turns):
+    self.turns = list(turns)
 
-  def stepping_since(self):
+  def turned(self):
     """The next one; the last one stays."""
-    return self.times.pop(0) if len(self.times) > 1 else self.times[0]
+    return self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
 
 
-@pytest.mark.parametrize("seconds, barks", [(0.1, 1), (100.0, 0), (0, 0)])
-def test_a_clock_that_stands_still(tmp_path, monkeypatch, seconds, barks):
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+  """Returns a function: what a watchdog of a time limit says of a clock."""
+
+  def watch(clock, seconds):
+    barks = []
+    bark = lambda self, hang: barks.append(hang)
+    monkeypatch.setattr(watchdog.Watchdog, "_bark", bark)
+    dog = watchdog.Watchdog(clock, seconds, tmp_path)
+    time.sleep(0.3)
+    dog.close()
+    return barks
+
+  return watch
+
+
+@pytest.mark.parametrize(
+  "kind, seconds, bark",
+  [
+    ("steps", 0.1, "no training step has finished for 0.1 s"),
+    ("data", 0.1, "no batch has come for 0.1 s"),
+    ("steps", 100.0, None),
+    ("steps", 0, None),
+    # As long as a step may take, and eight times as long.
+    ("saving", 0.2, None),
+    ("saving", 0.1, "saving has not finished for 0.8 s"),
+    ("evaluation", 0.1, "the evaluation has not finished for 0.8 s"),
+    ("start", 0.1, "starting has not finished for 0.8 s"),
+    ("compile", 0, None),
+  ],
+)
+def test_a_clock_that_stands_still(watched, kind, seconds, bark):
   """Catches a limit that is not kept, and stacks that are written again."""
-  count = []
-  monkeypatch.setattr(watchdog.Watchdog, "_bark", lambda self: count.append(1))
-  dog = watchdog.Watchdog(Clock(time.perf_counter() - 1), seconds, tmp_path)
-  time.sleep(0.3)
-  dog.close()
-  assert len(count) == barks
+  clock = Clock((kind, time.perf_counter() - 1))
+  assert watched(clock, seconds) == [bark] * (bark is not None)
 
 
-def test_other_kinds_of_time(tmp_path, monkeypatch):
-  """Catches a long evaluation that ends a run, and one just before a step."""
-  count = []
-  monkeypatch.setattr(watchdog.Watchdog, "_bark", lambda self: count.append(1))
+def test_all_kinds_of_a_run_have_words():
+  """Catches a watchdog that ends with a KeyError in its own thread."""
+  assert {*watchdog._HANGS} == {*kept.KINDS} - {"repeated", "down"}
+
+
+def test_a_clock_that_turns(watched):
+  """Catches a long evaluation that ends a run just before a step."""
   now = time.perf_counter()
-  # None: compiling, evaluating or saving, and the clock turns twice.
-  clock = Clock(None, None, now - 9, now + 9, None, now - 9, None)
-  dog = watchdog.Watchdog(clock, 0.1, tmp_path)
-  time.sleep(0.3)
-  dog.close()
-  assert not count and len(clock.times) == 1
+  # The clock turns in two steps, and a look may come between them.
+  torn, sound = ("steps", now - 9), ("evaluation", now + 9)
+  clock = Clock(sound, torn, ("steps", now + 9), sound, torn, sound)
+  assert not watched(clock, 0.1) and len(clock.turns) == 1

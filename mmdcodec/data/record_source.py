@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from mmdcodec.audio import files
 from mmdcodec.data import shard_files
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Unreachable, UserError
 from mmdcodec.store import inputs, paths, uploads
 
 SUMMARY = "mmdcodec.json"
@@ -57,6 +57,8 @@ def describe(dataset_dir: str | os.PathLike, kind: str | None = None) -> dict:
   made_by = _MADE_BY[kind or "audio"]
   try:
     summary = inputs.read_object(folder / SUMMARY)
+  except Unreachable:
+    raise
   except UserError as error:
     uploads.check_finished(folder)
     what = "no such folder" if not folder.is_dir() else "is not a data set"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import jax
 
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Unreachable, UserError
 from mmdcodec.parallel import roll
 
 # Seconds after which what one machine wrote is seen by all. NFS may remember
@@ -39,6 +39,7 @@ def check_shared(folder: pathlib.Path) -> None:
   Raises:
     Disagreement: process 0 cannot write there, or another one does not see what
       it wrote.
+    Unreachable: the store of the folder does not answer process 0.
   """
   if jax.process_count() == 1:
     return
@@ -49,6 +50,9 @@ def check_shared(folder: pathlib.Path) -> None:
       folder.mkdir(parents=True, exist_ok=True)
       _tidy(folder)
       _file(folder, token).write_text(token)
+    except Unreachable:
+      # Perhaps it answers later: the others notice that this process has gone.
+      raise
     except OSError as error:
       reason = f"{folder}: {error.strerror or error}."
     except UserError as error:

@@ -4,7 +4,8 @@ Texts go through the coordination service of `jax.distributed`, not through
 devices: it waits for a bounded time, and the processes may have come by
 different ways. It ends all processes when one is gone, but says in its log
 alone which one. So each process listens at a port and lets all others know:
-whoever refuses to be called has ended.
+whoever refuses to be called has ended, and whoever is called and does not hang
+up has been stopped, as by SIGSTOP.
 """
 
 import concurrent.futures
@@ -24,8 +25,9 @@ from mmdcodec.errors import UserError
 
 # Seconds in which all processes must come to an exchange.
 PATIENCE = 300
-# Seconds in which a process that is there can be called.
-_RING = 2.0
+# Seconds in which a process that is there can be called, and in which it hangs
+# up: a thread of it has to run for that, which others may delay.
+_RING, _HANG_UP = 2.0, 5.0
 # Names of processes in one sentence.
 _MOST = 4
 
@@ -128,15 +130,21 @@ def _answer(line: socket.socket) -> None:
 
 
 def missing() -> str:
-  """Names the processes that have ended; "" if that cannot be known."""
+  """Names the processes that have ended; "" if that cannot be known.
+
+  If none has, those that have been stopped.
+  """
   with contextlib.suppress(Exception):
     others = [entry for entry in _entries if entry.process != _mine]
-    with concurrent.futures.ThreadPoolExecutor(64) as pool:
-      there = list(pool.map(_is_there, others))
-    gone = [e.name for e, found in zip(others, there, strict=True) if not found]
-    # Where nobody can be called, calls are forbidden.
-    if len(gone) < max(2, len(others)):
-      return listed(gone)
+    for answers in (_is_there, _hangs_up):
+      with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        there = list(pool.map(answers, others))
+      gone = [e.name for e, yes in zip(others, there, strict=True) if not yes]
+      # Where nobody can be called, calls are forbidden.
+      if len(gone) >= max(2, len(others)):
+        return ""
+      if gone:
+        return listed(gone)
   return ""
 
 
@@ -149,10 +157,26 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _is_there(entry: _Entry) -> bool:
+  """Whether the system of a process takes calls for it."""
   if not entry.port:
     return True
   try:
     socket.create_connection((entry.address, entry.port), _RING).close()
   except OSError:
     return False
+  return True
+
+
+def _hangs_up(entry: _Entry) -> bool:
+  """Whether a process that can be called runs."""
+  if not entry.port:
+    return True
+  place = entry.address, entry.port
+  try:
+    with socket.create_connection(place, _HANG_UP) as call:
+      call.recv(1)
+  except TimeoutError:
+    return False
+  except OSError:  # It has ended since, or was in a hurry.
+    pass
   return True

@@ -6,13 +6,16 @@ WORKDIR/wandb/            what goes to Weights & Biases, if it is asked for
 
 Nothing can be appended to an object. For an object store, all are written on
 this machine. The first two are uploaded before each checkpoint and every
-minute, the last one when the run ends.
+minute, the last one when the run ends. What a run that was killed has left here
+is deleted by a later one, unless it goes to Weights & Biases: offline, it is
+nowhere else.
 """
 
 import contextlib
 import json
 import math
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
@@ -23,12 +26,16 @@ import jax
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import atomic, inputs, paths, weights_and_biases
+from mmdcodec.store import atomic, inputs, locks, paths, weights_and_biases
 
 FILE, BOARD = "metrics.jsonl", "tensorboard"
 
 # Seconds between uploads.
 _EVERY = 60.0
+
+# Begins the names of folders for what is uploaded. Seconds after which one that
+# nobody has locked is left over, rather than about to be locked.
+_PREFIX, _OLD = "mmdcodec-metrics-", 60.0
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
@@ -116,8 +123,9 @@ class MetricWriter:
     kept = [row for row in read(workdir) if row["step"] <= step]
     if isinstance(workdir, paths.Url):
       self._remote = workdir
-      self._folder = tempfile.TemporaryDirectory(prefix="mmdcodec-")
-      workdir = pathlib.Path(self._folder.name)
+      _delete_left()
+      workdir = self._folder = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX))
+      self._lock = locks.take(workdir)
     if wandb is not None:
       self._wandb = weights_and_biases.Board(**wandb, folder=workdir)
     path = workdir / FILE
@@ -173,10 +181,9 @@ class MetricWriter:
   def _upload(self, pattern: str) -> None:
     """Copies files to a remote workdir, links aside."""
     assert self._remote is not None
-    folder = pathlib.Path(self._folder.name)
-    for path in sorted(folder.glob(pattern)):
+    for path in sorted(self._folder.glob(pattern)):
       if path.is_file() and not path.is_symlink():
-        (self._remote / path.relative_to(folder)).upload(path)
+        (self._remote / path.relative_to(self._folder)).upload(path)
 
   def close(self) -> None:
     """Closes the files."""
@@ -188,7 +195,32 @@ class MetricWriter:
     if self._wandb is not None:
       self._wandb.close()
     if self._remote is not None:
-      self.sync()
-      # Before the folder goes: offline, the run is nowhere else.
-      self._upload(f"{weights_and_biases.FOLDER}/**/*")
-      self._folder.cleanup()
+      try:
+        self.sync()
+        self._upload(f"{weights_and_biases.FOLDER}/**/*")
+      except UserError:
+        _delete(self._folder)
+        raise
+      finally:
+        if self._lock is not None:
+          self._lock.release()
+      shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _delete(folder: pathlib.Path) -> None:
+  """Deletes what was not uploaded, unless it is nowhere else."""
+  if not (folder / weights_and_biases.FOLDER).exists():
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_left() -> None:
+  """Deletes what runs that were killed have left on this machine."""
+  for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    with contextlib.suppress(OSError):
+      if time.time() < folder.stat().st_mtime + _OLD:
+        continue
+      lock = locks.take(folder)
+      if lock is None:
+        continue
+      lock.release()
+      _delete(folder)

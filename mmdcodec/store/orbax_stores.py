@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from mmdcodec.errors import Unreachable, UserError
+from mmdcodec.errors import UserError
 from mmdcodec.store import paths, urls
 
 _SCHEMES = ("gs", "s3")
@@ -60,8 +60,7 @@ def errors_of(folder: pathlib.Path) -> Iterator[None]:
     if not isinstance(folder, paths.Url):
       raise
     reason = (str(error).strip() or repr(error)).splitlines()[0]
-    kind = UserError if urls.refused(error) else Unreachable
-    raise kind(
+    raise urls.kind_of(error)(
       f"{folder}: a checkpoint could not be written ({reason:.200}); check the"
       " store, and start again: the run goes on from the one before."
     ) from error

@@ -6,17 +6,23 @@ import io
 import os
 import pathlib
 import re
+import socket
 import stat
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any
 
-from mmdcodec.errors import Unreachable, UserError, causes
+from mmdcodec.errors import Unreachable, UnknownServer, UserError, causes
 
-# Words of stores that let nobody in, or not this user.
+# Words of stores that let nobody in, or not this user, and of clients that do
+# not even ask.
 _REFUSAL = re.compile(
-  r"\b40[13]\b|forbidden|denied|unauthor|unauthenticated|credential", re.I
+  r"\b40[13]\b|forbidden|denied|unauthor|unauthenticated|credential"
+  r"|validation failed|invalid bucket",
+  re.I,
 )
+# There is no such name, unlike EAI_AGAIN: no server of names has answered.
+_NAMELESS = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
 
 # Seconds for which a run waits for its store at the start, and between tries.
 PATIENCE, _PAUSE = 600.0, 5.0
@@ -279,7 +285,8 @@ class Url(pathlib.PosixPath):
 
     Raises:
       FileNotFoundError: there is no such object, or no bucket.
-      Unreachable: the store does not answer as it should.
+      Unreachable: the store does not answer as it should; UnknownServer if
+        there is none of its name.
       UserError: it refuses, or there is no bucket to write to.
     """
     try:
@@ -295,32 +302,39 @@ class Url(pathlib.PosixPath):
     except IsADirectoryError:
       raise
     except Exception as error:
-      kind = UserError if refused(error) else Unreachable
-      raise kind(
+      raise kind_of(error)(
         f"{self}: cannot be {what} ({_reason(error)}); check its name, your"
         " credentials and your rights, and try again."
       ) from error
 
 
 def wait_for(
-  path: pathlib.Path, say: Callable[[str], None], check: Callable[[], None]
+  paths: Iterable[pathlib.Path],
+  say: Callable[[str], None],
+  check: Callable[[], None],
 ) -> None:
-  """Waits until the store of a path answers, for `PATIENCE` seconds.
+  """Waits until the stores of paths answer, for `PATIENCE` seconds.
 
   Args:
-    path: any path; there is nothing to wait for if it is one of this machine.
-    say: called with a line of text if the store does not answer at once.
+    paths: any paths; there is nothing to wait for at those of this machine.
+    say: called with a line of text if a store does not answer at once.
     check: called before each further try; its errors end the wait.
 
   Raises:
-    Unreachable: the store still does not answer.
+    Unreachable: a store still does not answer; UnknownServer at once if there
+      is none of its name.
     UserError: it refuses.
   """
   end, told = time.monotonic() + PATIENCE, False
-  while isinstance(path, Url):
+  # One path of each bucket.
+  left = list({p.parts[:2]: p for p in paths if isinstance(p, Url)}.values())
+  while left:
     try:
-      path.exists()
-      return
+      left[-1].exists()
+      left.pop()
+      continue
+    except UnknownServer:
+      raise
     except Unreachable as error:
       if time.monotonic() > end:
         raise
@@ -331,12 +345,24 @@ def wait_for(
     check()
 
 
-def refused(error: BaseException) -> bool:
-  """Whether a store answered that something is not allowed."""
-  return any(
+def kind_of(error: BaseException) -> type[UserError]:
+  """What an error of a store is to users.
+
+  Returns:
+    UserError if the store, or its client, said that something is not allowed;
+    UnknownServer if there is no server of its name; otherwise Unreachable.
+  """
+  found = [*causes(error)]
+  if any(
     isinstance(cause, PermissionError) or _REFUSAL.search(str(cause))
-    for cause in causes(error)
+    for cause in found
+  ):
+    return UserError
+  nameless = any(
+    isinstance(cause, socket.gaierror) and cause.errno in _NAMELESS
+    for cause in found
   )
+  return UnknownServer if nameless else Unreachable
 
 
 def content_of(info: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile
                lowers them, and other programs of a config, for a TPU slice
                without having one, and compile_report says whether they fit
+opening        what a run does first, before it reads files or uses devices
 dry_run        checks a run without starting it
 state          the training state, and one guarded update of it
 same_data      checks that all hosts of a run see the same data sets
@@ -22,7 +23,7 @@ warm_start     starting from the weights of a trained model
 level_statistics  mean and deviation of the bands of spectra, for models that
                standardise them
 audio_crops    the batches of tasks that train on random crops of audio
-watchdog       ends a run whose step does not finish
+watchdog       ends a run that hangs
 preemption     stops all processes at the same step after a signal
 goodput        measures where the wall-clock time of a run goes
 speed          speed per device, use of its arithmetic and memory

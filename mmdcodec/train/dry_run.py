@@ -11,23 +11,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import (
-  checkpoints,
-  inputs,
-  orbax_stores,
-  paths,
-  weights_and_biases,
-)
+from mmdcodec.store import checkpoints
 from mmdcodec.store import workdir as run_files
 from mmdcodec.train import (
   compile_report,
-  config_checks,
+  opening,
   same_data,
   settings,
   task,
@@ -56,14 +49,7 @@ def check(
   Raises:
     UserError: a setting, a data set or the workdir does not fit.
   """
-  config = settings.plain(config)
-  config_checks.check(config)
-  weights_and_biases.check(config.get("wandb_project", ""))
-  inputs.check_name(workdir)
-  workdir = paths.of(workdir)
-  orbax_stores.prepare(workdir)
-  say = log if jax.process_index() == 0 else (lambda line: None)
-  settings.use_compilation_cache(config["compilation_cache"])
+  config, workdir, say = opening.open_run(config, workdir, log)
   say("\n".join(f"{name} = {value!r}" for name, value in _flat(config)))
   same_data.check(config)
   if topology is None:

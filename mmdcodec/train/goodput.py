@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from mmdcodec.errors import StoreGone, Unreachable, UserError
+from mmdcodec.errors import (
+  StoreGone,
+  Unreachable,
+  UnknownServer,
+  UserError,
+)
 from mmdcodec.store import goodput as kept
 
 # Seconds between writes of the file, besides those at checkpoints.
@@ -78,15 +83,17 @@ class Goodput:
 
   @contextlib.contextmanager
   def restarting(self) -> Iterator[None]:
-    """Has a run started again that loses its store after its first step.
+    """Has a run started again whose store does not answer.
 
     Raises:
-      StoreGone: an error in the block said that a store does not answer.
+      StoreGone: an error in the block said so.
+      UnknownServer: before the first step, one said that nobody knows the name
+        of its server. That would be the same at every start.
     """
     try:
       yield
     except Unreachable as error:
-      if not self._begun:
+      if isinstance(error, UnknownServer) and not self._begun:
         raise
       raise StoreGone(str(error)) from error
 
@@ -114,12 +121,9 @@ class Goodput:
       self._account.seconds["data"] -= busy
       self._account.seconds["steps"] += busy
 
-  def stepping_since(self) -> float | None:
-    """When the clock last turned, by `time.perf_counter`.
-
-    None while it counts anything but training steps and waiting for data.
-    """
-    return self._since if self._kind in ("steps", "data") else None
+  def turned(self) -> tuple[str, float]:
+    """What the clock counts, and since when, by `time.perf_counter`."""
+    return self._kind, self._since
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:

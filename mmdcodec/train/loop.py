@@ -17,18 +17,10 @@ from ml_collections import ConfigDict
 
 from mmdcodec.parallel import agreement
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.store import (
-  disk,
-  inputs,
-  orbax_stores,
-  paths,
-  starts,
-  urls,
-  weights_and_biases,
-)
+from mmdcodec.store import disk, starts, urls
 from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import config_checks, same_data, settings
+from mmdcodec.train import opening, same_data, settings
 from mmdcodec.train.goodput import Goodput
 from mmdcodec.train.hosts import Hosts
 from mmdcodec.train.preemption import PreemptionNotice
@@ -68,29 +60,24 @@ def train(
   Raises:
     UserError: a setting is invalid, or loss or parameters were not finite for
       too many steps, or after the last one.
-    StoreGone: the store of the workdir does not answer any more.
+    StoreGone: the store of the workdir or of a data set does not answer.
     Preempted: a SIGTERM ended the run; the state was saved.
     KeyboardInterrupt: the same for a SIGINT (Ctrl-C); a second one ends the
       command at once, or raises this error without saving.
   """
   goodput = Goodput()
-  config = settings.plain(config)
-  config_checks.check(config)
-  weights_and_biases.check(config.get("wandb_project", ""))
-  inputs.check_name(workdir)
-  workdir = paths.of(workdir)
-  orbax_stores.prepare(workdir)
-  say = log if jax.process_index() == 0 else (lambda line: None)
-  settings.use_compilation_cache(config["compilation_cache"])
-
+  config, workdir, say = opening.open_run(config, workdir, log)
   with contextlib.ExitStack() as stack:
     stack.enter_context(disk.named(workdir))
     stack.enter_context(goodput.restarting())
     # First, so that a signal during start-up is not missed.
     notice = PreemptionNotice()
     stack.callback(notice.close)
+    limit = config.get("hang_timeout", DEFAULT)
+    stack.callback(Watchdog(goodput, limit, workdir).close)
     # A run that a supervisor starts again may meet the same outage.
-    urls.wait_for(workdir, say, lambda: _stop_if_asked(notice, 0))
+    stores = [workdir, *same_data.stored(config)]
+    urls.wait_for(stores, say, lambda: _stop_if_asked(notice, 0))
     profiler = Profiler(config["profile"], workdir, say)
     stack.callback(profiler.close)
 
@@ -184,8 +171,6 @@ def train(
     profiler.begin(step)
     metrics, evaluation = None, {}
     compiled: set[tuple[Any, str | None]] = set()
-    limit = config.get("hang_timeout", DEFAULT)
-    stack.callback(Watchdog(goodput, limit, workdir).close)
     goodput.begin()
     while step < config["steps"]:
       profiler.before(step)

@@ -6,14 +6,16 @@ an order that is right for its own copy alone, and nobody would notice.
 
 import hashlib
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from mmdcodec.data import record_source, shard_files
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Unreachable, UserError
 from mmdcodec.parallel import agreement
+from mmdcodec.store import paths
 from mmdcodec.train import settings
 
 # Keys that may differ from host to host.
@@ -27,6 +29,7 @@ def check(config: Mapping[str, Any]) -> None:
     config: config of the run.
 
   Raises:
+    Unreachable: the store of a data set does not answer.
     UserError: the configs differ; or one process does not see a data set, or
       another one in its place.
   """
@@ -44,6 +47,8 @@ def fingerprint(path: str) -> str:
     # Those of earlier versions have no marks.
     if "shards" not in summary:
       summary["shards"] = shard_files.marks(path)
+  except Unreachable:
+    raise
   except (UserError, OSError) as error:
     return str(error).removesuffix(".")
   return _hash(summary)
@@ -54,6 +59,11 @@ def _hash(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def stored(config: Mapping[str, Any]) -> list[pathlib.Path]:
+  """Returns the data sets of a config that are in object stores."""
+  return [paths.of(path) for path in _paths(config) if paths.is_url(path)]
+
+
 def _paths(config: Mapping[str, Any]) -> list[str]:
   """Returns the data sets of a config; tasks of users may have others."""
   data = config.get("data", {})
@@ -61,6 +71,6 @@ def _paths(config: Mapping[str, Any]) -> list[str]:
     *settings.parse_datasets(data.get("train", "")),
     *settings.parse_datasets(data.get("valid", "")),
   ]
-  for paths in settings.parse_streams(data.get("streams", "")).values():
-    found += paths
+  for sets in settings.parse_streams(data.get("streams", "")).values():
+    found += sets
   return sorted({str(path) for path in found})

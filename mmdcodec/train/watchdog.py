@@ -1,12 +1,12 @@
-"""Ends a run whose training step does not finish.
+"""Ends a run that hangs.
 
 A lost device, a deadlock or a batch that never comes would leave a slice
 waiting for ever. A thread watches the clock of `goodput.py`, which turns
 several times in each step: if it has stood still for `hang_timeout` seconds,
 the stacks of all threads are written, and the process ends with the code that
-makes a supervisor start the run again. Only training steps and waiting for
-their data are watched: starting, compiling, evaluating and saving are other
-kinds of time, which may take as long as they need.
+makes a supervisor start the run again. Starting (and so restoring), compiling,
+evaluating and saving are one turn each, however much there is to do, and have
+`LONGER` times as long.
 """
 
 import contextlib
@@ -26,19 +26,29 @@ from mmdcodec.train.goodput import Goodput
 
 # Seconds. One host may compile while the others wait for its first step.
 DEFAULT = 1800.0
+LONGER = 8
+# What a clock that stands still was counting.
+_HANGS = {
+  "steps": "no training step has finished",
+  "data": "no batch has come",
+  "compile": "compiling has not finished",
+  "evaluation": "the evaluation has not finished",
+  "saving": "saving has not finished",
+  "start": "starting has not finished",
+}
 # Seconds between two looks at the clock, and in which the file may be written.
 _LOOK, _WRITE = 5.0, 30.0
 
 
 class Watchdog:
-  """Watches the training steps of a run until `close`."""
+  """Watches a run until `close`."""
 
   def __init__(self, goodput: Goodput, seconds: float, workdir: pathlib.Path):
     """Starts the thread.
 
     Args:
       goodput: the clock.
-      seconds: time limit of a training step; 0 for none.
+      seconds: time limit of a training step; 0 for none, of anything.
       workdir: folder for the stacks, `hang-<process>.txt`.
     """
     self._goodput, self._seconds = goodput, seconds
@@ -51,20 +61,20 @@ class Watchdog:
 
   def _watch(self) -> None:
     # The clock does not turn in one step, so it is right if it is seen twice.
-    seen: float | None = None
-    told: float | None = None
+    seen: tuple[str, float] | None = None
+    told: tuple[str, float] | None = None
     while not self._ended.wait(self._look):
-      since = self._goodput.stepping_since()
-      now = time.perf_counter()
-      if since is None or now - since < self._seconds or since == told:
+      kind, since = turned = self._goodput.turned()
+      limit = self._seconds * (1 if kind in ("steps", "data") else LONGER)
+      if time.perf_counter() - since < limit or turned == told:
         seen = None
-      elif since == seen:
-        told = since
-        self._bark()
+      elif turned == seen:
+        told = turned
+        self._bark(f"{_HANGS[kind]} for {limit:g} s")
       else:
-        seen = since
+        seen = turned
 
-  def _bark(self) -> None:
+  def _bark(self, hang: str) -> None:
     """Writes the stacks of all threads, and ends a command."""
     with tempfile.TemporaryFile() as file:
       faulthandler.dump_traceback(file)
@@ -76,8 +86,7 @@ class Watchdog:
     writing.start()
     writing.join(_WRITE)
     sentence = (
-      f"no training step has finished for {self._seconds:g} s; the stacks of"
-      f" all threads are above and in {self._file}"
+      f"{hang}; the stacks of all threads are above and in {self._file}"
     )
     if not platform.one_command:
       print(f"mmdcodec: {sentence}.", file=sys.stderr, flush=True)
@@ -87,7 +96,8 @@ class Watchdog:
       time.sleep(3 * self._look)
     peers.end(
       f"{sentence}; start the run again: it goes on from its last checkpoint"
-      " (--config.hang_timeout=SECONDS is the time limit).",
+      " (--config.hang_timeout=SECONDS is the time limit of a step; other work"
+      f" has {LONGER} times as long).",
       peers.GONE,
     )
 
