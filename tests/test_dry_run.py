@@ -77,10 +77,12 @@ def test_mistakes_are_found(tmp_path, command, fails, monkeypatch):
     told = fails(*words, "--config.wandb_project=music")
     assert "pip install 'mmdcodec[wandb]'" in told
   assert not (tmp_path / "run").exists()
-  assert "batch is 12" in fails(*command, "--config.batch=12")
   codec = ["--config=codec_small:tiny", *command[2:]]
   assert "no training data" in fails("train", *codec)
   missing = f"--config.data.train={tmp_path / 'nowhere'}"
   assert "nowhere" in fails("train", *codec, missing)
+  # Before data are read: a process could not take its share of such a batch.
+  told = fails("train", *codec, missing, "--config.batch=12")
+  assert "batch is 12" in told and "nowhere" not in told
   topology = "--topology=v5e:2x2"
   assert "--dry-run" in fails(*command[:-1], topology)

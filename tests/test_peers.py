@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
 
 import jax
@@ -199,10 +200,13 @@ def first(monkeypatch):
 
 def test_many_calls(monkeypatch, first):
   """Catches a process that counts as gone because many call it at once."""
+  busy, answer = threading.Event(), roll._answer
+  monkeypatch.setattr(roll, "_answer", lambda x: busy.wait(20) and answer(x))
   monkeypatch.setattr(roll, "exchange", lambda topic, text: [text, "other - 0"])
   roll.open_line()
   entry = roll._entries[0]
   assert all(roll._is_there(entry) for _ in range(200))
+  busy.set()
   assert roll._hangs_up(entry)
 
 

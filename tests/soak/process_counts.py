@@ -3,8 +3,9 @@
     python tests/soak/process_counts.py
 
 A tiny codec and a tiny language model take 50 steps in float32, by 1, 2 and 4
-processes, by two and then by one, and by one process with two devices: that
-one adds up in another order, too, and shows how far rounding alone leads.
+processes, by two and then by one, by one and then by two, and by one process
+with two devices: that one adds up in another order, too, and shows how far
+rounding alone leads.
 Prints the largest relative difference of a loss and that of all parameters,
 and fails if several processes are further from one than 1e-4 and 1e-3.
 """
@@ -107,10 +108,12 @@ def main():
       go("4 processes", processes=4)
       go("2 processes, then 1", processes=2, to=steps // 2)
       go("2 processes, then 1", processes=1)
+      go("1, then 2 processes", processes=1, to=steps // 2)
+      go("1, then 2 processes", processes=2)
       losses, params = results(place("1 process"))
       for name in (
         "1 process, 2 devices", "2 processes", "4 processes",
-        "2 processes, then 1",
+        "2 processes, then 1", "1, then 2 processes",
       ):  # fmt: skip
         others, theirs = results(place(name))
         assert len(losses) == len(others) == steps
