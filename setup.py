@@ -63,7 +63,7 @@ setup(
     # libtpu compiles for TPUs ahead of time; no TPU is needed for that.
     "test": [
       "pytest>=8",
-      "pytest-xdist>=3.7",
+      "pytest-xdist>=3.8",
       "mypy>=2",
       "tensorboardX>=2.6",
       "huggingface_hub>=0.30",
