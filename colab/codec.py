@@ -10,7 +10,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than those of the package.
+# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
 import glob
 import importlib.util
 import os
@@ -73,8 +73,8 @@ print(f"{codec.frame_rate * bits.sum() / 1000:.2f} kbit/s")
 # %% [markdown]
 # ## Something to encode
 #
-# A song from the built-in synthesizer. For one of your own, set `FILE` to a wav,
-# flac, ogg, opus or mp3 file.
+# A song from the built-in synthesizer. For one of your own, set `FILE` to a
+# wav, flac, ogg, opus or mp3 file.
 
 # %%
 FILE = None
@@ -158,7 +158,8 @@ for png in audio_plots.spectrograms(heard, rate=codec.rate).values():
 # ## Streams
 #
 # A causal codec encodes audio while it arrives, with exactly the codes of the
-# whole clip. A codec that looks ahead encodes blocks in constant memory instead.
+# whole clip. A codec that looks ahead encodes blocks in constant memory
+# instead.
 
 # %%
 blocks = np.array_split(original[0], 7)
@@ -172,13 +173,14 @@ except mmdcodec.UserError as error:
   parts = [part for part, _ in codec.encode_blocks(blocks)]
 streamed = np.concatenate(parts)
 whole = codec.encode(original)[0]
-print(f"{len(streamed)} frames, as all at once:", np.array_equal(streamed, whole))
+same = np.array_equal(streamed, whole)
+print(f"{len(streamed)} frames, as all at once: {same}")
 
 # %% [markdown]
 # ## Files
 #
-# A `.mmdc` file holds the codes, entropy coded. Each of its chunks has a checksum
-# and decodes by itself.
+# A `.mmdc` file holds the codes, entropy coded. Each of its chunks has a
+# checksum and decodes by itself.
 
 # %%
 stream = bitstream.Stream(
@@ -194,14 +196,15 @@ held = io.BytesIO()
 bitstream.write(held, stream)
 held.seek(0)
 again = bitstream.read(held)
-print(f"{len(held.getvalue())} bytes, {original.nbytes / 2:.0f} as 16-bit samples")
+size = len(held.getvalue())
+print(f"{size} bytes, {original.nbytes // 2} as 16-bit samples")
 print("the same codes:", np.array_equal(again.codes, codes[0]))
 
 # %% [markdown]
 # ## Inside
 #
-# The model is a Flax Linen module, and its variables are nested dicts of arrays:
-# use it in your own `jit` and `grad`.
+# The model is a Flax Linen module, and its variables are nested dicts of
+# arrays: use it in your own `jit` and `grad`.
 
 # %%
 print(type(codec.model).__name__, "with", sorted(codec.variables))

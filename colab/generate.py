@@ -10,7 +10,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than those of the package.
+# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
 import glob
 import importlib.util
 import os
@@ -53,8 +53,8 @@ from mmdcodec.evaluate import audio_plots
 print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 
 # %% [markdown]
-# `MODEL` is a language model over the codes of a codec, as in MusicGen. It may also
-# be your own bundle or training run, or public weights such as
+# `MODEL` is a language model over the codes of a codec, as in MusicGen. It may
+# also be your own bundle or training run, or public weights such as
 # `facebook/musicgen-small` (with the extra `[hub]`).
 
 # %%
@@ -66,9 +66,9 @@ print({name: music.takes(name) for name in ("text", "melody", "joint")})
 # %% [markdown]
 # ## Text
 #
-# `temperature` and `top_k` say how daring the choice of each code is, `guidance` how
-# strictly the prompt is followed. The same seed gives the same music, whatever else
-# is in the batch.
+# `temperature` and `top_k` say how daring the choice of each code is,
+# `guidance` how strictly the prompt is followed. The same seed gives the same
+# music, whatever else is in the batch.
 
 # %%
 PROMPTS = [
@@ -90,12 +90,13 @@ for png in pictures.values():
 # %% [markdown]
 # ## While it is made
 #
-# `stream` yields chunks as soon as they are made; together they are the music of
-# `generate`.
+# `stream` yields chunks as soon as they are made; together they are the music
+# of `generate`.
 
 # %%
 parts = []
-for chunk in music.stream(PROMPTS[:1], seconds=SECONDS, seed=1, block=SECONDS / 4):
+block = SECONDS / 4
+for chunk in music.stream(PROMPTS[:1], seconds=SECONDS, seed=1, block=block):
   parts.append(chunk.audio)
   print(f"{chunk.codes.shape[1]} frames, {chunk.audio.shape[1]} samples")
 print("in all", np.concatenate(parts, axis=1).shape)
@@ -116,13 +117,14 @@ Audio(np.clip(y[0], -1, 1).T, rate=music.rate)
 # %% [markdown]
 # ## A melody
 #
-# Hum one into a file and give its path, or let the synthesizer play one. A model
-# follows it if it was trained to.
+# Hum one into a file and give its path, or let the synthesizer play one. A
+# model follows it if it was trained to.
 
 # %%
 TUNE = None
 if TUNE is None:
-  song = synth.render(11, seconds=SECONDS, drums=False, bass=False, chords=False)
+  alone = dict(drums=False, bass=False, chords=False)
+  song = synth.render(11, seconds=SECONDS, **alone)
   melody, melody_rate = song.audio, song.rate
 else:
   melody, melody_rate = files.read(TUNE)
@@ -139,8 +141,8 @@ else:
 # %% [markdown]
 # ## A story
 #
-# `MUSICLM` is a hierarchy of models, as in MusicLM: its prompts may change while
-# the music goes on.
+# `MUSICLM` is a hierarchy of models, as in MusicLM: its prompts may change
+# while the music goes on.
 
 # %%
 musiclm = mmdcodec.load(MUSICLM)
@@ -166,8 +168,8 @@ if musiclm.takes("melody"):
 # %% [markdown]
 # ## Try it
 #
-# With ipywidgets, a form; without, change the arguments of `make` and run the cell
-# again.
+# With ipywidgets, a form; without, change the arguments of `make` and run the
+# cell again.
 
 # %%
 def make(

@@ -3,17 +3,18 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mmdcodec/mmdcodec/blob/main/colab/independence.ipynb)
 #
-# A language model that predicts the codes of several codebooks in one step takes
-# them for independent. How far they are from that can be measured, and a codec
-# can be trained to keep them so ([arXiv 2406.02315](https://arxiv.org/abs/2406.02315)).
-# Here you measure it on your own codes, and put the loss into a loop of your
-# own, with Linen, NNX or Equinox.
+# A language model that predicts the codes of several codebooks in one step
+# takes them for independent. How far they are from that can be measured, and a
+# codec can be trained to keep them so ([arXiv
+# 2406.02315](https://arxiv.org/abs/2406.02315)). Here you measure it on your
+# own codes, and put the loss into a loop of your own, with Linen, NNX or
+# Equinox.
 
 # %%
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than those of the package.
+# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
 import glob
 import importlib.util
 import os
@@ -69,9 +70,9 @@ from mmdcodec.quantize.residual import ResidualVectorQuantizer
 # %% [markdown]
 # ## MMD: are two samples from one distribution?
 #
-# `mmd2(x, y, kernel)` estimates the squared maximum mean discrepancy. It is 0 in
-# expectation if both samples have one distribution, and is not clamped, so an
-# estimate may be negative.
+# `mmd2(x, y, kernel)` estimates the squared maximum mean discrepancy. It is 0
+# in expectation if both samples have one distribution, and is not clamped, so
+# an estimate may be negative.
 
 # %%
 ROWS = 256 if TINY else 2048
@@ -87,10 +88,10 @@ for shift in shifts:
 # %% [markdown]
 # ## dHSIC: are K variables independent?
 #
-# `dhsic(streams, kernel)` compares the joint distribution of K vectors with the
-# product of their marginals. `independence_loss` with `estimator="mmd"` does the
-# same by permuting each codebook, as the paper does. Here a part of the second
-# codebook is a copy of the first.
+# `dhsic(streams, kernel)` compares the joint distribution of K vectors with
+# the product of their marginals. `independence_loss` with `estimator="mmd"`
+# does the same by permuting each codebook, as the paper does. Here a part of
+# the second codebook is a copy of the first.
 
 # %%
 a, b = (jax.random.normal(key, (ROWS, 1, 4)) for key in keys[2:])
@@ -131,13 +132,13 @@ plt.show()
 # %% [markdown]
 # ## Your own codes
 #
-# Kernel measures can be lowered by a loss without lowering what a language model
-# loses, so dependence is reported by measures that no loss has seen: *total
-# correlation*, the bits that a memoryless model loses for each frame when it takes
-# the codes for independent (a small network predicts each code from those before
-# it, on held-out clips), mutual information of pairs, and coded size. "aligned"
-# is for the codes of one frame, "together" for those that one step of the delay
-# pattern predicts.
+# Kernel measures can be lowered by a loss without lowering what a language
+# model loses, so dependence is reported by measures that no loss has seen:
+# *total correlation*, the bits that a memoryless model loses for each frame
+# when it takes the codes for independent (a small network predicts each code
+# from those before it, on held-out clips), mutual information of pairs, and
+# coded size. "aligned" is for the codes of one frame, "together" for those
+# that one step of the delay pattern predicts.
 #
 # Put your own music in place of the built-in songs, minutes of it: with few
 # frames the estimates are lower bounds, and say so.
@@ -192,10 +193,11 @@ plt.show()
 # %% [markdown]
 # ## The loss in your own loop
 #
-# `independence_loss` is a pure function of an array `[batch, frames, codebooks,
-# dim]`, so it goes into any loop. The example is as small as can be: an encoder
-# maps frames of 16 numbers to two vectors, and a decoder maps these back. The data
-# have dependent parts, so without the loss the vectors are dependent.
+# `independence_loss` is a pure function of an array `[batch, frames,
+# codebooks, dim]`, so it goes into any loop. The example is as small as can
+# be: an encoder maps frames of 16 numbers to two vectors, and a decoder maps
+# these back. The data have dependent parts, so without the loss the vectors
+# are dependent.
 
 # %%
 STEPS = 30 if TINY else 400
@@ -382,9 +384,9 @@ show(
 # ## With a quantizer
 #
 # In a codec the vectors are those of the chosen codes. `Quantized.streams` has
-# them with the gradient of the encoder's output, and `pattern` says which codes
-# one step of the language model predicts: for the delay pattern, frame t - k of
-# codebook k.
+# them with the gradient of the encoder's output, and `pattern` says which
+# codes one step of the language model predicts: for the delay pattern, frame t
+# - k of codebook k.
 
 # %%
 quantizer = ResidualVectorQuantizer(codebooks=4, size=64, dim=DIM)

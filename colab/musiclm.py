@@ -3,8 +3,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mmdcodec/mmdcodec/blob/main/colab/musiclm.ipynb)
 #
-# MusicLM ([arXiv 2301.11325](https://arxiv.org/abs/2301.11325)) goes from a prompt
-# to music in steps, each a language model over the tokens of one tokenizer:
+# MusicLM ([arXiv 2301.11325](https://arxiv.org/abs/2301.11325)) goes from a
+# prompt to music in steps, each a language model over the tokens of one
+# tokenizer:
 #
 # | stage | makes | which say |
 # |---|---|---|
@@ -19,7 +20,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than those of the package.
+# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
 import glob
 import importlib.util
 import os
@@ -66,7 +67,8 @@ print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 print("stages:", *music.parts.stages)
 for name, stage in music.parts.stages.items():
   size = sum(x.size for x in jax.tree.leaves(stage.variables["params"]))
-  print(f"  {name}: {size / 1e6:.1f} M parameters, windows of {stage.seconds:g} s")
+  windows = f"windows of {stage.seconds:g} s"
+  print(f"  {name}: {size / 1e6:.1f} M parameters, {windows}")
 
 
 def play(audio):
@@ -86,9 +88,9 @@ def show(title, tokens):
 # %% [markdown]
 # ## Joint tokens
 #
-# The joint embedding puts texts and audio in one space. Its tokens of a text say
-# what music of these tokens would be like, so the stages learn from audio alone,
-# and are prompted with text.
+# The joint embedding puts texts and audio in one space. Its tokens of a text
+# say what music of these tokens would be like, so the stages learn from audio
+# alone, and are prompted with text.
 
 # %%
 PROMPT = "Calm piano, slow."
@@ -107,8 +109,8 @@ else:
 # %% [markdown]
 # ## Semantic tokens
 #
-# What is played: melody, rhythm, harmony. They cannot be decoded; music is what the
-# later stages make of them.
+# What is played: melody, rhythm, harmony. They cannot be decoded; music is
+# what the later stages make of them.
 
 # %%
 semantic = None
@@ -119,8 +121,8 @@ if "semantic" in music.parts.stages:
 # %% [markdown]
 # ## Coarse codes
 #
-# The first codebooks of the codec, given what is to be played. They can be decoded
-# already.
+# The first codebooks of the codec, given what is to be played. They can be
+# decoded already.
 
 # %%
 coarse = music.make_coarse(joint, semantic, seconds=SECONDS, seed=0)
@@ -150,7 +152,8 @@ for png in pictures.values():
 # `generate` runs all stages, and `generate_tokens` returns what each has made.
 
 # %%
-tokens = music.generate_tokens(None if joint is None else [PROMPT], seconds=SECONDS)
+prompts = None if joint is None else [PROMPT]
+tokens = music.generate_tokens(prompts, seconds=SECONDS)
 print({k: None if v is None else np.shape(v) for k, v in tokens.items()})
 if semantic is not None:
   print("as above:", np.array_equal(tokens["semantic"], semantic))
@@ -158,9 +161,9 @@ if semantic is not None:
 # %% [markdown]
 # ## What a stage fixes
 #
-# Three pieces with the same semantic tokens, and later stages drawn anew: what they
-# have in common is what the semantic tokens hold. Then three with new semantic
-# tokens from the same prompt.
+# Three pieces with the same semantic tokens, and later stages drawn anew: what
+# they have in common is what the semantic tokens hold. Then three with new
+# semantic tokens from the same prompt.
 
 # %%
 seeds = [1, 2, 3]
@@ -187,8 +190,8 @@ plt.show()
 # %% [markdown]
 # ## What a stage loses
 #
-# True tokens of a song into every stage: where the result moves away from the song
-# is what that stage does not know. The last line is another song, chance.
+# True tokens of a song into every stage: where the result moves away from the
+# song is what that stage does not know. The last line is another song, chance.
 
 # %%
 SONGS = 2 if TINY else 4

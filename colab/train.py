@@ -3,15 +3,15 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mmdcodec/mmdcodec/blob/main/colab/train.ipynb)
 #
-# In about five minutes, on a CPU too: a small codec learns from a folder of audio,
-# its curves grow while it trains, and you hear what it makes of music that it has
-# not seen.
+# In about five minutes, on a CPU too: a small codec learns from a folder of
+# audio, its curves grow while it trains, and you hear what it makes of music
+# that it has not seen.
 
 # %%
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than those of the package.
+# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
 import glob
 import importlib.util
 import os
@@ -63,10 +63,10 @@ print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 # %% [markdown]
 # ## The music
 #
-# `FOLDER` is any folder of wav, flac, ogg, opus, mp3 or aiff files; on Colab, drag
-# files into the panel on the left, or mount your Drive. With `None`, the built-in
-# synthesizer plays some. `WORK` receives everything that is made here; give a
-# folder that stays, and the same cells go on where they were.
+# `FOLDER` is any folder of wav, flac, ogg, opus, mp3 or aiff files; on Colab,
+# drag files into the panel on the left, or mount your Drive. With `None`, the
+# built-in synthesizer plays some. `WORK` receives everything that is made
+# here; give a folder that stays, and the same cells go on where they were.
 
 # %%
 FOLDER = None
@@ -84,8 +84,8 @@ split = audio_folder.split_files(found, FOLDER)
 print({name: len(paths) for name, paths in split.items()}, broken, "unreadable")
 
 # %% [markdown]
-# `prepare` cuts them into a data set of records. The split is by file, so that no
-# piece of music is both learned from and judged by.
+# `prepare` cuts them into a data set of records. The split is by file, so that
+# no piece of music is both learned from and judged by.
 
 # %%
 size = ":tiny" if TINY else ""
@@ -105,9 +105,9 @@ for name in ("train", "valid"):
 # %% [markdown]
 # ## The settings
 #
-# `config` is a recipe of `configs/`; every key can be changed. The independence
-# loss is one block of it. A few steps tell how many fit into `MINUTES` on this
-# machine: a schedule has to know its end.
+# `config` is a recipe of `configs/`; every key can be changed. The
+# independence loss is one block of it. A few steps tell how many fit into
+# `MINUTES` on this machine: a schedule has to know its end.
 
 # %%
 config.batch = 16 if TINY else 64 if ACCELERATOR else 16
@@ -145,8 +145,8 @@ print(f"{config.steps} steps of {config.batch} x {config.data.seconds:g} s")
 # %% [markdown]
 # ## Train
 #
-# The picture is drawn anew whenever numbers are logged. If you interrupt the cell,
-# the state is saved, and the cell goes on from it when you run it again.
+# The picture is drawn anew whenever numbers are logged. If you interrupt the
+# cell, the state is saved, and the cell goes on from it when you run it again.
 
 # %%
 RUN = WORK / "run"
@@ -193,12 +193,13 @@ for png in pictures.values():
 # ## Keep it
 #
 # A bundle is a folder with `config.json` and `model.safetensors`, which
-# `mmdcodec.load` and all commands take. To train longer, give more `MINUTES`, or use
-# the command, which does the same:
+# `mmdcodec.load` and all commands take. To train longer, give more `MINUTES`,
+# or use the command, which does the same:
 #
 # ```
 # mmdcodec prepare MUSIC data/music
-# mmdcodec train --config=spectral_small --workdir=runs/mine --config.data.train=data/music
+# mmdcodec train --config=spectral_small --workdir=runs/mine \
+#     --config.data.train=data/music
 # ```
 
 # %%
