@@ -1,4 +1,4 @@
-"""Which names of the package a piece of Python uses, and which are documented."""
+"""Which names of the package code uses, and which are documented."""
 
 import ast
 import importlib

@@ -49,7 +49,8 @@ def test_a_broken_block_is_reported(tmp_path):
   page.write_text("```python\nx = 1\n```\n\n```\nnot Python\n```\n")
   scope: dict = {}
   assert examples.run(page, scope) == 1 and scope["x"] == 1
-  page.write_text(page.read_text() + "\n```python\nx += 1\ny = x.missing\n```\n")
+  more = "\n```python\nx += 1\ny = x.missing\n```\n"
+  page.write_text(page.read_text() + more)
   with pytest.raises(AttributeError, match="missing") as error:
     examples.run(page, scope)
   assert scope["x"] == 2

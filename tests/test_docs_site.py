@@ -50,7 +50,8 @@ def test_every_documented_name_is_there():
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_outside_the_site(page):
   """Catches a link to a file or heading that is gone."""
-  links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", (ROOT / page).read_text())
+  text = (ROOT / page).read_text()
+  links = re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text)
   links = [link for link in links if not link[0].startswith("http")]
   assert links
   for path, anchor in links:
