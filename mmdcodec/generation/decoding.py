@@ -89,22 +89,31 @@ class DecodeState:
   cross: Any
 
 
-def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
-  """Converts parameters to the fastest form on this device; see `nn.cache`.
+def prepare(
+  model: TokenLM, params: dict[str, Any], device: str | None = None
+) -> dict[str, Any]:
+  """Converts parameters to the fastest form on a device; see `nn.cache`.
 
   Kernels get the dtype of the computation; otherwise they would be converted
-  for every token. The results are the same.
+  for every token. All forms run on all devices, with the same results.
+
+  Args:
+    model: the language model.
+    params: its parameters, as in training.
+    device: "cpu", "gpu" or "tpu"; None means that of `platform.traced_for`.
   """
   own = cache_lib.cast_kernels(params["transformer"], model.dtype)
-  on_cpu = platform.traced_for() == "cpu"
-  if on_cpu:
+  device = device or platform.traced_for()
+  if device == "cpu":
     own = cache_lib.by_block(own, model.layers)
   params = {**params, "transformer": own}
   if model.depth is not None:
-    depth = depth_sampling.prepare(model, params[DEPTH])
+    depth = depth_sampling.prepare(model, params[DEPTH], device)
     return {**params, DEPTH: depth}
   head = params["head"].astype(model.dtype)
-  return {**params, "head": token_lm.flat_head(head) if on_cpu else head}
+  if device == "cpu":
+    head = token_lm.flat_head(head)
+  return {**params, "head": head}
 
 
 def _transformer(model: TokenLM) -> Transformer:

@@ -17,22 +17,25 @@ from mmdcodec.models.token_lm import TokenLM
 from mmdcodec.nn import cache as cache_lib
 
 
-def prepare(model: TokenLM, params: dict[str, Any]) -> dict[str, Any]:
+def prepare(
+  model: TokenLM, params: dict[str, Any], device: str | None = None
+) -> dict[str, Any]:
   """Converts the depth transformer's parameters; see `decoding.prepare`.
 
   Args:
     model: the language model.
     params: the parameters of its depth transformer.
+    device: as for `decoding.prepare`.
 
   Returns:
-    The same; on CPUs by block, and `projection` as `token_lm.flat_head` returns
-    it.
+    The same; for CPUs by block, and `projection` as `token_lm.flat_head`
+    returns it.
   """
   own = cache_lib.cast_kernels(params["transformer"], model.dtype)
   projection, head = (
     params[name].astype(model.dtype) for name in ("projection", "head")
   )
-  if platform.traced_for() == "cpu":
+  if (device or platform.traced_for()) == "cpu":
     own = cache_lib.by_block(own, model.make_depth().layers)
     projection = token_lm.flat_head(projection)
   return {

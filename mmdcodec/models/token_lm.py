@@ -8,7 +8,6 @@ sees tokens [batch, steps, codebooks] in the pattern's order, with the special
 token where a step has no code.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from mmdcodec.models.condition import Condition, make_conditions
 from mmdcodec.models.conditioning import Conditioner, EncodedConditions, Inputs
 from mmdcodec.models.depth import DepthTransformer
 from mmdcodec.models.lm_presets import PRESETS
+from mmdcodec.nn import turned
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.quantize.residual import MOST_CODEBOOKS, MOST_CODES
 from mmdcodec.store import renamed
@@ -316,15 +316,14 @@ def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def flat_head(head: jax.Array) -> jax.Array:
-  """The heads side by side in one matrix: [width, codebooks * size].
+  """The heads side by side in one matrix: [codebooks * size, width].
 
-  For sampling step by step on a CPU, which would otherwise convert them at
-  every step.
+  For sampling step by step on a CPU, see `nn.turned`.
 
   Args:
     head: [codebooks, width, size], as in training.
   """
-  return head.swapaxes(0, 1).reshape(head.shape[1], -1)
+  return head.swapaxes(1, 2).reshape(-1, head.shape[1])
 
 
 def logits(
@@ -341,11 +340,13 @@ def logits(
   Returns:
     float32 [batch, steps, codebooks, size].
   """
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   x, head = x.astype(dtype), head.astype(dtype)
   if head.ndim == 2:
-    return product("bsw,wv->bsv", x, head).reshape(*x.shape[:2], codebooks, -1)
-  return product("bsw,kwv->bskv", x, head)
+    y = turned.product(x, head, jnp.float32)
+    return y.reshape(*x.shape[:2], codebooks, -1)
+  return jnp.einsum(
+    "bsw,kwv->bskv", x, head, preferred_element_type=jnp.float32
+  )
 
 
 def preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -14,8 +14,9 @@ attention         attention and its projections; splash is its TPU kernel,
                   sliding its form over a window
 positions         position encodings
 transformer       the decoder Transformer, a scan over blocks (block); cache
-                  runs it token by token, with slots as in ring, and forgetting
-                  hides tokens in training. encoder attends in both directions
+                  runs it token by token, with slots as in ring and, on CPUs,
+                  kernels as in turned, and forgetting hides tokens in
+                  training. encoder attends in both directions
 conformer         the conformer of semantic tokenizers, with its
                   conformer_attention; stacked runs some of its blocks
 """

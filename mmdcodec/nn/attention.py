@@ -19,6 +19,7 @@ from mmdcodec import bounds, platform
 from mmdcodec.bounds import flag, null_or, number, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn import splash
+from mmdcodec.nn.turned import TurnedDense
 
 
 def attend(
@@ -149,6 +150,7 @@ class Attention(bounds.Checked, nn.Module):
     sinks: learned keys and values of each key head, see `with_sinks`.
     out_variance: variance of the output projection's initial weights, times
       its number of inputs.
+    turned: kernels are [outputs, inputs], see `nn.turned`; not with a bias.
     dtype: compute dtype; parameters and sums are float32.
   """
 
@@ -164,6 +166,7 @@ class Attention(bounds.Checked, nn.Module):
   scale: Annotated[float | None, null_or(number(1e-6, 1e6))] = None
   sinks: Annotated[int, whole(0, 1 << 10)] = 0
   out_variance: Annotated[float, number(0, 1e6)] = 1.0
+  turned: Annotated[bool, flag()] = False
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @property
@@ -180,7 +183,11 @@ class Attention(bounds.Checked, nn.Module):
       features: int | Sequence[int],
       axis: int | Sequence[int] = -1,
       variance: float = 1.0,
-    ) -> nn.DenseGeneral:
+    ) -> nn.Module:
+      if self.turned:
+        outputs = (features,) if isinstance(features, int) else features
+        inputs = 1 if isinstance(axis, int) else len(axis)
+        return TurnedDense(outputs, inputs, self.dtype)
       return nn.DenseGeneral(
         features,
         axis=axis,

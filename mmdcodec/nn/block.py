@@ -17,6 +17,7 @@ import numpy as np
 
 from mmdcodec.nn import sliding
 from mmdcodec.nn.attention import Attention, kernel_init
+from mmdcodec.nn.turned import TurnedDense
 
 _gelu = functools.partial(nn.gelu, approximate=False)
 # GATED ones have a second factor: gelu(x W) * (x V), as in T5 1.1, or silu
@@ -75,20 +76,6 @@ class Cross:
 UpdateCache = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-class _Turned(nn.Module):
-  """A dense layer without bias, whose kernel is [outputs, inputs]."""
-
-  features: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape = (self.features, x.shape[-1])
-    kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
-    kernel = jnp.asarray(kernel, self.dtype)
-    return jnp.einsum("...i,oi->...o", x.astype(self.dtype), kernel)
-
-
 class Block(nn.Module):
   """One layer of the Transformer.
 
@@ -107,7 +94,7 @@ class Block(nn.Module):
       units.
     out_scale: variance of the initial weights before each residual sum, times
       their number of inputs.
-    turned: the kernel `outer` is transposed, see `cache.by_block`.
+    turned: all kernels are [outputs, inputs], see `nn.turned`.
     dtype: compute dtype; parameters, norms and sums are float32.
   """
 
@@ -141,10 +128,13 @@ class Block(nn.Module):
         qk_norm=self.qk_norm,
         sinks=sinks,
         out_variance=self.out_scale,
+        turned=self.turned,
         dtype=self.dtype,
       )
 
-    def dense(features: int, scale: float = 1.0) -> nn.Dense:
+    def dense(features: int, scale: float = 1.0) -> nn.Module:
+      if self.turned:
+        return TurnedDense((features,), 1, self.dtype)
       return nn.Dense(
         features,
         use_bias=False,
@@ -163,11 +153,7 @@ class Block(nn.Module):
     self.inner = dense(self.hidden)
     if self.activation in GATED:
       self.gate = dense(self.hidden)
-    self.outer = (
-      _Turned(self.width, self.dtype)
-      if self.turned
-      else dense(self.width, self.out_scale)
-    )
+    self.outer = dense(self.width, self.out_scale)
     self.drop = nn.Dropout(self.dropout)
 
   def cross_keys(self, states: jax.Array, mask: jax.Array) -> Cross:
