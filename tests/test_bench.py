@@ -1,6 +1,7 @@
 """The counts behind the benchmarks, against counts by hand."""
 
 import importlib.util
+import re
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,7 @@ def test_bench_codec_prints_every_part(capsys):
     # Milliseconds, share, operations, bytes, floor.
     assert float(rows[part][1]) > 0 and float(rows[part][3]) > 0, part
   assert "optimizer" in rows and "whole" in rows
+  assert re.search(r"\n[\d.]+ ms a step in a row .*: \d+% is host", table)
   assert float(table.split("memory: ")[1].split()[0].replace(",", "")) > 50
   # Milliseconds, real-time factor, operations, share of the peak.
   for way in ("encode", "decode", "encode, streaming", "decode, streaming"):
@@ -166,6 +168,18 @@ def test_plain_independence_formula_in_torch():
   assert float(found) == pytest.approx(float(expected), rel=1e-4, abs=1e-6)
 
 
+def test_precision_of_a_program():
+  """Catches a loss that leaves its products to the backend, and who says so."""
+  sizes = 64, 2, 8
+  for name, loss in loss_estimators.losses(ESTIMATORS).items():
+    text = loss_estimators.lowered(loss, *sizes).as_text()
+    assert "stablehlo.dot_general" in text
+    assert loss_estimators.precision(text) == "float32", name
+  careless = lambda z, key: jnp.vdot(z[:, 0] @ z[:, 1].T, z[:, 0] @ z[:, 0].T)
+  text = loss_estimators.lowered(careless, *sizes).as_text()
+  assert loss_estimators.precision(text) == "default"
+
+
 @pytest.mark.slow
 def test_bench_independence_prints_every_way(capsys):
   """Catches a way that no longer runs."""
@@ -205,7 +219,7 @@ def test_bench_lm_prints_every_way(capsys, compile_fast):
   small = ["--config=lm_small:tiny", "--steps=9", "--runs=1"]
   assert main(["bench", "lm", *small]) == 0
   table = capsys.readouterr().out
-  for name in ("batch 1", "batch 1, guidance", "batch 8"):
+  for name in ("batch 1", "batch 1, guidance", "batch 8, guidance"):
     line = next(x for x in table.splitlines() if x.startswith(name + "  "))
     assert all(float(x) > 0 for x in line.removeprefix(name).split())
   line = next(x for x in table.splitlines() if x.startswith("cache"))

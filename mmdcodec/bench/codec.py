@@ -2,22 +2,28 @@
 
 Each part of the training step is compiled and timed separately, forward and
 backward, and compared with its floor: the time that its operations or bytes
-need at the speeds of this machine, which are measured in the same run. Then
-encoding and decoding are timed; see `coding.py`.
+need at the speeds of this machine, which are measured in the same run. Steps in
+a row, with batches from the host as in training, say how much of a step is
+host; reading the batches is in `mmdcodec bench data`. Then encoding and
+decoding are timed; see `coding.py`.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmdcodec.bench import coding, floor
 
 HELP = "a codec's training step beside its floor, and its real-time factors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
 PARSES_REST = True
+# Steps in a row, of which the host's share is measured.
+ROW = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +116,43 @@ def _cotangent(value: Any) -> Any:
   return jnp.zeros(value.shape, jax.dtypes.float0)
 
 
+def turns(
+  program: Any, state: Any, batch: Any, mesh: jax.sharding.Mesh, runs: int
+) -> tuple[float, float]:
+  """Measures steps on the device alone, and steps as the training loop does.
+
+  Args:
+    program: the program of a training.
+    state: its state.
+    batch: a batch on the device.
+    mesh: the mesh of the program.
+    runs: steps of each kind, in turns; their medians are returned.
+
+  Returns:
+    Seconds of a step with its batch on the device, until its result is there;
+    and from one step to the next with batches from the host, where each is
+    placed while the step before it is computed.
+  """
+  from mmdcodec.parallel import mesh as mesh_lib
+
+  host = jax.device_get(batch)
+  state = jax.tree.map(jnp.copy, state)  # A step consumes its state.
+  alone, rows = [], []
+  for _ in range(runs):
+    start = time.perf_counter()
+    state, metrics = program.step(state, batch)
+    jax.block_until_ready(metrics)
+    alone.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    for _ in range(ROW):
+      before = metrics
+      state, metrics = program.step(state, mesh_lib.place(host, mesh))
+      jax.block_until_ready(before)
+    jax.block_until_ready(metrics)
+    rows.append((time.perf_counter() - start) / ROW)
+  return float(np.median(alone)), float(np.median(rows))
+
+
 def run(args: argparse.Namespace, rest: list[str]) -> int:
   """Measures, and prints the tables."""
   from mmdcodec.parallel import mesh as mesh_lib
@@ -170,6 +213,13 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
       f"{flops / 1e9:9.3g}{moved / 2**20:9.1f}{least * 1e3:10.3g}"
       f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
     )
+  device, loop = turns(program, state, batch, mesh, args.runs)
+  share = max(1 - device / loop, 0.0)
+  print(
+    f"{loop * 1e3:.1f} ms a step in a row with batches from the host,"
+    f" {loop / device:.2f} x the device's {device * 1e3:.1f}: {share:.0%} is"
+    " host"
+  )
   audio_seconds = config["batch"] * task.audio_seconds
   print(f"{audio_seconds / whole[0]:.1f} s of audio per second")
   print()

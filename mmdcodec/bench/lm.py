@@ -31,6 +31,14 @@ PARSES_REST = True
 
 # Length of a prompt in tokens.
 PROMPT = 16
+# Prompts and guidance, which doubles the rows of every product.
+CASES = {
+  f"batch {batch}{name}": (batch, guidance)
+  for batch in (1, 2, 4, 8)
+  for name, guidance in (("", 1.0), (", guidance", 3.0))
+}
+# Those that PyTorch takes turns with: it takes several times as long.
+OF_PEER = ("batch 1", "batch 1, guidance", "batch 2, guidance", "batch 4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,12 +99,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   params = random_params(model)
   machine = floor.Machine.measure()
   ways, work, codes = {}, {}, {}
-  for name, (batch, guidance) in {
-    "batch 1": (1, 1.0),
-    "batch 1, guidance": (1, 3.0),
-    "batch 4": (4, 1.0),
-    "batch 8": (8, 1.0),
-  }.items():
+  for name, (batch, guidance) in CASES.items():
     ways[name] = sampling(model, params, steps, batch, guidance)
     work[name] = bytes_of_step(model, params, steps, batch, guidance)
     codes[name] = model.codebooks * batch
@@ -315,8 +318,7 @@ def peer(model: token_lm.TokenLM, steps: int) -> dict:
         decoder_start_token_id=special,
       )
 
-  return {
-    "batch 1, PyTorch": lambda: sample(1, None),
-    "batch 1, guidance, PyTorch": lambda: sample(1, 3.0),
-    "batch 4, PyTorch": lambda: sample(4, None),
-  }
+  def way(batch: int, guidance: float) -> Callable:
+    return lambda: sample(batch, None if guidance == 1 else guidance)
+
+  return {f"{name}, PyTorch": way(*CASES[name]) for name in OF_PEER}

@@ -5,11 +5,13 @@ Times value and gradient over `--rows` rows, with the six radii of arXiv
 them. Operations are those of the matrix products between rows: every pair of
 rows in the formula, once for the kernel and twice for the gradient (dHSIC
 computes the kernel twice). The floor is their time at the matmul speed of this
-machine, which is measured in the same run.
+machine, which is measured in the same run. The last column is the precision
+that the products of a row ask for, which decides speed on GPUs and TPUs.
 """
 
 import argparse
 import importlib.util
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -126,11 +128,32 @@ def losses(estimators: Sequence[str]) -> dict[str, Callable]:
   return {"plain jnp": plain, **{name: make(name) for name in estimators}}
 
 
-def compiled(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:
-  """Compiles value and gradient for the default device."""
+def lowered(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:
+  """Lowers value and gradient for the default device."""
   shape = jax.ShapeDtypeStruct((rows, codebooks, dim), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  return jax.jit(jax.value_and_grad(loss)).lower(shape, key).compile()
+  return jax.jit(jax.value_and_grad(loss)).lower(shape, key)
+
+
+def compiled(loss: Callable, rows: int, codebooks: int, dim: int) -> Any:
+  """Compiles value and gradient for the default device."""
+  return lowered(loss, rows, codebooks, dim).compile()
+
+
+def precision(program: str) -> str:
+  """What the products of a program are computed in, by its StableHLO.
+
+  Args:
+    program: text of the lowered program. Pallas kernels are not read; they ask
+      for float32.
+
+  Returns:
+    "float32"; or "default", which is float32 on CPUs, TF32 on NVIDIA GPUs and
+    bfloat16 on TPUs, if any product leaves it to the backend.
+  """
+  products = re.findall(r"stablehlo\.dot_general.*", program)
+  exact = all("[HIGHEST, HIGHEST]" in line for line in products)
+  return "float32" if exact else "default"
 
 
 def temporaries(program: Any) -> float:
@@ -155,13 +178,16 @@ def run(args: argparse.Namespace) -> int:
   )
   z = jax.random.normal(jax.random.key(0), sizes)
   key = jax.random.key(1)
-  programs = {name: compiled(f, *sizes) for name, f in formulas.items()}
+  before = {name: lowered(f, *sizes) for name, f in formulas.items()}
+  products = {name: precision(f.as_text()) for name, f in before.items()}
+  programs = {name: f.compile() for name, f in before.items()}
   ways = {
     name: lambda program=program: jax.block_until_ready(program(z, key))
     for name, program in programs.items()
   }
   if has_torch := importlib.util.find_spec("torch") is not None:
     ways["plain PyTorch"] = _torch_way(np.asarray(z))
+    products["plain PyTorch"] = "float32"
   seconds = _take_turns(ways, args.runs)
 
   ours = estimators[0]
@@ -171,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
   )
   print(
     f"{'':<14}{'seconds':>9}{'x ' + ours:>9}{'GFLOP':>9}{'floor s':>9}"
-    f"{'x floor':>9}{'temporary MiB':>15}"
+    f"{'x floor':>9}{'temporary MiB':>15}{'products':>10}"
   )
   for name in [*ways]:
     work = gflop(name, *sizes)
@@ -184,6 +210,7 @@ def run(args: argparse.Namespace) -> int:
     print(
       f"{name:<14}{seconds[name]:9.3g}{seconds[name] / seconds[ours]:9.2f}"
       f"{work:9.3g}{least:9.3g}{seconds[name] / least:9.2f}{memory}"
+      f"{products[name]:>10}"
     )
   if not has_torch:
     print("plain PyTorch: not installed here (`pip install torch` adds it)")
