@@ -8,10 +8,10 @@ from toy_task import Toy, toy_config
 
 from mmdcodec.cli.main import main
 from mmdcodec.errors import StoreGone, Unreachable, UnknownServer, UserError
-from mmdcodec.parallel import peers
+from mmdcodec.parallel import agreement, peers
 from mmdcodec.store import orbax_stores, paths, urls
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import loop, opening, preemption
+from mmdcodec.train import loop, opening, preemption, same_data
 
 URL = paths.of("memory://run")
 
@@ -157,6 +157,28 @@ def test_a_client_that_asks_a_server_that_nobody_knows(monkeypatch):
   monkeypatch.setattr(urls, "system_of", lambda scheme: system)
   with pytest.raises(UnknownServer):
     paths.Url("s3:", "music", "run").exists()
+
+
+def test_an_outage_that_only_one_process_meets(monkeypatch):
+  """Catches a mistake of the user's that is none, with the code of one."""
+  tries = iter((Unreachable("no answer"), FileNotFoundError()))
+
+  def info(path):
+    raise next(tries)
+
+  monkeypatch.setattr(paths.Url, "info", info)
+  with pytest.raises(Unreachable):
+    same_data.fingerprint("memory://songs/a")
+
+  def write(path, text):
+    raise Unreachable("no answer")
+
+  monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(agreement, "_tidy", lambda folder: None)
+  monkeypatch.setattr(paths.Url, "write_text", write)
+  monkeypatch.setattr(paths.Url, "unlink", write)
+  with pytest.raises(Unreachable):
+    agreement.check_shared(URL)
 
 
 def test_several_processes(monkeypatch):

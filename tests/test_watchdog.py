@@ -60,6 +60,33 @@ def test_a_batch_that_does_not_come(tmp_path, monkeypatch, capsys, command):
   assert str(tmp_path / "hang-0.txt") in sentence
 
 
+class Stop(Exception):
+  """Ends a run."""
+
+
+def test_a_start_that_hangs(tmp_path, monkeypatch):
+  """Catches a run that is watched from its first step on alone."""
+  released, ends = threading.Event(), []
+
+  def end(sentence, code):
+    ends.append((sentence, code))
+    released.set()
+
+  class Hanging(Toy):
+    def batches(self, *, seed):
+      released.wait(20)
+      raise Stop
+
+  monkeypatch.setattr(loop, "make_task", Hanging)
+  monkeypatch.setattr(platform, "one_command", True)
+  monkeypatch.setattr(watchdog, "LONGER", 1)
+  monkeypatch.setattr(watchdog.peers, "end", end)
+  with pytest.raises(Stop):
+    loop.train(toy_config(hang_timeout=0.2), tmp_path, log=str)
+  sentence, code = ends[0]
+  assert code == 75 and "starting has not finished for 0.2 s" in sentence
+
+
 class Clock:
   """Shows what it is told to."""
 
