@@ -4,15 +4,24 @@
     python docs/scaling.py
 
 Each row is the output of the command that it names. Those with a `source` were
-made by an earlier form of the command, and copied from there.
+made by an earlier form of the command, and copied from there. wanted.txt,
+beside the rows, has names and arguments of rows that the table should have,
+those that tell most first; this makes the first 3 that are missing, or all:
+
+    python docs/scaling.py --make 3
+    python docs/scaling.py --make
 """
 
+import argparse
 import json
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 DOCS = pathlib.Path(__file__).parent
 ROWS = DOCS / "results" / "scaling"
+WANTED = ROWS / "wanted.txt"
 PROGRAMS = ("train", "generate", "encode", "decode")
 
 HEAD = """\
@@ -55,6 +64,25 @@ def read() -> list[dict[str, Any]]:
       PROGRAMS.index(row["program"]), model(row), row["devices"], row["name"]
     ),
   )  # fmt: skip
+
+
+def missing() -> dict[str, list[str]]:
+  """Arguments of `mmdcodec compile` of the rows that are missing, by name."""
+  rows = dict(line.split(" ", 1) for line in WANTED.read_text().splitlines())
+  return {
+    name: words.split()
+    for name, words in rows.items()
+    if not (ROWS / f"{name}.json").exists()
+  }
+
+
+def make(name: str, words: list[str]) -> None:
+  """Makes a row, whether or not the program fits the slice."""
+  compile_it = [sys.executable, "-m", "mmdcodec", "compile", *words, "--json"]
+  done = subprocess.run(compile_it, stdout=subprocess.PIPE, text=True)
+  if not done.stdout:
+    raise SystemExit(f"{name}: {' '.join(words)} ended with {done.returncode}")
+  (ROWS / f"{name}.json").write_text(done.stdout)
 
 
 def model(row: dict[str, Any]) -> str:
@@ -175,8 +203,30 @@ def render() -> str:
   parts.append("\n## Commands\n\n```\n")
   parts += [f"{row['command']}\n" for row in every]
   parts.append("```\n")
+  if left := missing():
+    parts.append(
+      "\n## Not compiled yet\n\n`python docs/scaling.py --make` makes these,"
+      " one after the other.\n\n```\n"
+    )
+    parts += [f"mmdcodec compile {' '.join(x)}\n" for x in left.values()]
+    parts.append("```\n")
   return "".join(parts)
 
 
-if __name__ == "__main__":
+def main() -> None:
+  """Makes rows, if that is asked for, and writes the file."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--make", nargs="?", type=int, const=1 << 30, default=0, metavar="N",
+    help="make the first N rows that are missing, all by default",
+  )  # fmt: skip
+  options = parser.parse_args()
+  for name, words in [*missing().items()][: options.make]:
+    print(name, flush=True)
+    make(name, words)
+    (DOCS / "SCALING.md").write_text(render())
   (DOCS / "SCALING.md").write_text(render())
+
+
+if __name__ == "__main__":
+  main()

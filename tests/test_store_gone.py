@@ -118,7 +118,7 @@ def test_a_signal_during_an_outage(outage):
   "error, kind",
   [
     (ConnectionError("no route to host"), Unreachable),
-    (RuntimeError("UNAVAILABLE: failed to connect after 32 tries"), Unreachable),
+    (RuntimeError("UNAVAILABLE: failed to connect for good"), Unreachable),
     (TimeoutError(), Unreachable),
     (socket.gaierror(socket.EAI_AGAIN, "Try again"), Unreachable),
     (socket.gaierror(socket.EAI_NONAME, "Name not known"), UnknownServer),

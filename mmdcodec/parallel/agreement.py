@@ -72,7 +72,8 @@ def check_shared(folder: pathlib.Path) -> None:
   if blind := roll.listed([name for name in found if name]):
     raise Disagreement(
       f"{folder} of {blind} is not the folder of process 0, whose file did not"
-      f" appear there within {PATIENCE:g} s; {_ADVICE}, such as gs://BUCKET/RUN."
+      f" appear there within {PATIENCE:g} s; {_ADVICE}, such as"
+      " gs://BUCKET/RUN."
     )
 
 
