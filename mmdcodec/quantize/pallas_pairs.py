@@ -11,8 +11,10 @@ whole tile on other platforms, so the two cannot differ. On CPUs and GPUs, XLA
 compiles that function itself.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,6 +33,18 @@ _RESULTS = 4 * 2**20
 # With up to four dimensions `tiles` reads single columns, which v4 cannot do;
 # five to seven have not been tried there.
 _LEAST_DIM = 8
+
+_interpreted = contextvars.ContextVar("interpreted", default=False)
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+  """What is traced inside emulates the kernels, to check them without a TPU."""
+  token = _interpreted.set(True)
+  try:
+    yield
+  finally:
+    _interpreted.reset(token)
 
 
 def by_platform(tile: Callable) -> Callable:
@@ -56,11 +70,18 @@ def by_platform(tile: Callable) -> Callable:
     tracked = mapped.varies(z)
     if tracked or z.shape[1] % PART or too_large or z.shape[2] < _LEAST_DIM:
       return tile(a, b, weight)
-    kernel = lambda a, b, weight: tiled(tile, a, b, weight, part=PART)
-    # Pallas kernels have no derivatives.
-    either = jax.custom_jvp(
-      lambda *given: lax.platform_dependent(*given, tpu=kernel, default=tile)
+    emulated = _interpreted.get()
+    kernel = lambda a, b, weight: tiled(
+      tile, a, b, weight, part=PART, interpret=emulated
     )
+
+    def run(*given: Any) -> Any:
+      if emulated:
+        return kernel(*given)
+      return lax.platform_dependent(*given, tpu=kernel, default=tile)
+
+    # Pallas kernels have no derivatives.
+    either = jax.custom_jvp(run)
     either.defjvp(functools.partial(jax.jvp, tile))
     return either(a, b, weight)
 

@@ -1,0 +1,19 @@
+"""`mmdcodec selftest`: whether this device computes what it should, how fast.
+
+Kernels are compared with float64 NumPy, models with the CPU or with themselves
+computed in another way. Nothing is read but what is computed here, so it runs
+wherever the package is installed, and takes minutes.
+
+check        a check: what it measures, what is expected, how far it may be off
+references   layers and networks in float64 NumPy
+spectra      STFT, mel, MDCT, Griffin-Lim
+layers       convolutions, folded ones, transposed ones, LSTM
+attending    attention: plain, merged, sliding, splash, of conformers
+codes        nearest codes, their statistics, k-means, patterns, sampling,
+             entropy coding
+losses       the independence losses and their kernels, the balancer
+families     whole models: codecs, tokenizers, language models
+training     a step of training, also on several devices
+speed        small forms of the benchmarks, with shares of what is possible
+run          all of it, within some minutes
+"""

@@ -1,0 +1,145 @@
+"""Checks of attention in all its forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec.nn import attention, conformer_attention, sliding, splash
+from mmdcodec.selftest import references
+from mmdcodec.selftest.check import Check, Devices, normal, off
+from mmdcodec.selftest.references import wide
+
+
+def plain(devices: Devices) -> dict[str, float]:
+  """Causal, masked with a bias, and over merged heads."""
+  q, k, v = (
+    normal(2, 24, heads, 8, seed=i) for i, heads in enumerate((4, 2, 2))
+  )
+  causal = np.tril(np.ones((24, 24), bool))
+  mask = np.random.default_rng(0).random((2, 1, 24, 24)) < 0.6
+  mask |= np.eye(24, dtype=bool)
+  bias = normal(2, 4, 24, 24, seed=3)
+  masked = jax.jit(
+    lambda q, k, v: attention.attend(q, k, v, mask=mask, bias=bias)
+  )
+  merged = jax.jit(
+    lambda q, k, v: attention.attend(
+      q, attention.merge_heads(k), attention.merge_heads(v), mask=mask,
+      bias=bias,
+    )
+  )  # fmt: skip
+  wanted = references.attention(q, k, v, mask, bias)
+  return {
+    "causal": off(
+      jax.jit(lambda q, k, v: attention.attend(q, k, v, causal=True))(q, k, v),
+      references.attention(q, k, v, causal),
+    ),
+    "masked": off(masked(q, k, v), wanted),
+    "merged": off(merged(q, k, v), wanted),
+  }
+
+
+def window(devices: Devices) -> dict[str, float]:
+  """Over a sliding window, with sinks and a prefix."""
+  count, size, before, sinks = 37, 8, 3, 2
+  q = normal(2, count, 4, 8)
+  k, v = (normal(2, sinks + count, 2, 8, seed=i) for i in (1, 2))
+  valid = np.ones((2, count), bool)
+  valid[1, 0] = False
+  band = sliding.Band(
+    jnp.asarray(valid), window=size, before=before, sinks=sinks
+  )
+  found = jax.jit(sliding.attend)(q, k, v, band)
+  at, key = np.arange(count)[:, None], np.arange(count)
+  seen = (key <= at) & ((at - key < size) | (key < before))
+  seen = np.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)[None, None]
+  held = np.pad(valid, ((0, 0), (sinks, 0)), constant_values=True)
+  wanted = references.attention(q, k, v, seen & held[:, None, None])
+  # The token that is not valid sees what it likes.
+  return {"all tokens": off(np.asarray(found)[:, 1:], wanted[:, 1:])}
+
+
+def tiled(devices: Devices) -> dict[str, float]:
+  """The kernel of TPUs; in Pallas's interpreter on CPUs."""
+  if devices.tested.platform == "gpu":
+    return {}
+  count = 640  # Two tiles a side.
+  q, k, v = (
+    normal(1, count, heads, 128, seed=i) for i, heads in enumerate((2, 1, 1))
+  )
+  interpret = devices.tested.platform == "cpu"
+  found = jax.jit(
+    lambda q, k, v: splash.attend(q, k, v, interpret=interpret)
+  )(q, k, v)
+  mask = np.tril(np.ones((count, count), bool))
+  return {"causal": off(found, references.attention(q, k, v, mask))}
+
+
+def conformer(devices: Devices) -> dict[str, float]:
+  """Relative positions, to a whole clip and within chunks."""
+  width, heads, count, left, right = 16, 2, 22, 5, 3
+  x, valid = normal(2, count, width), np.ones((2, count), bool)
+  valid[1, -4:] = False
+  found = {}
+  for chunk in (0, 8):
+    layer = conformer_attention.SelfAttention(
+      heads, "relative_key", left, right, jnp.float32, chunk
+    )
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x, valid)["params"]
+    params = {
+      name: {
+        part: 0.5 * normal(*leaf.shape, seed=len(part))
+        for part, leaf in group.items()
+      }
+      for name, group in shapes.items()
+      if name != "distances"
+    }
+    table = normal(*shapes["distances"].shape, seed=4)
+    y = jax.jit(layer.apply)(
+      {"params": {**params, "distances": table}}, x, valid
+    )
+    found[f"chunks of {chunk}" if chunk else "whole"] = off(
+      np.asarray(y)[valid],
+      _conformer(params, table, x, valid, left, right, chunk)[valid],
+    )
+  return found
+
+
+def _conformer(
+  params: dict, table: np.ndarray, x: np.ndarray, valid: np.ndarray,
+  left: int, right: int, chunk: int,
+) -> np.ndarray:  # fmt: skip
+  """The same in float64."""
+  count = x.shape[1]
+  h = wide(x)
+  h = (h - h.mean(-1, keepdims=True)) / np.sqrt(
+    h.var(-1, keepdims=True) + 1e-5
+  )
+  norm = params["norm"]
+  h = h * norm["scale"] + norm["bias"]
+  q, k, v = (
+    np.einsum("btw,whd->bthd", h, wide(params[name]["kernel"]))
+    + params[name]["bias"]
+    for name in ("query", "key", "value")
+  )
+  at, key = np.arange(count)[:, None], np.arange(count)
+  distance = np.clip(key - at, -left, right) + left
+  bias = np.einsum("bqhd,qkd->bhqk", q, wide(table)[distance])
+  seen = valid[:, None, None]
+  if chunk:
+    seen = seen & ((at // chunk - key // chunk) >= 0)
+    seen = seen & ((at // chunk - key // chunk) <= 1)
+  y = references.attention(q, k, v, seen, bias / np.sqrt(q.shape[-1]))
+  out = params["out"]
+  return (
+    np.einsum("bthd,hdw->btw", y, wide(out["kernel"])) + out["bias"]
+  )
+
+
+_SUMS = "equal softmax-weighted sums in float64"
+CHECKS = (
+  Check("attention", _SUMS, plain),
+  Check("sliding attention", _SUMS, window),
+  Check("splash attention", _SUMS, tiled),
+  Check("conformer attention", _SUMS, conformer),
+)

@@ -1,0 +1,145 @@
+"""Checks of what makes, orders, draws and stores codes."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmdcodec import patterns
+from mmdcodec.bitstream import entropy
+from mmdcodec.generation import sampling
+from mmdcodec.quantize import kmeans, residual, vector
+from mmdcodec.selftest import references
+from mmdcodec.selftest.check import Check, Devices, differing, normal, off
+from mmdcodec.selftest.references import wide
+
+# SHA-256 of the bytes that `coded` takes.
+_DIGESTS = {
+  "adaptive": (
+    "905e488bf6fa4b4ca9bd65e5fd6962deaae00d1756e367bd89c7816dd41a799a"
+  ),
+  "conditional": (
+    "e1b53965db8879228b018af30a151fb56458495d47df2ae0e4e54827c8504570"
+  ),
+}
+
+
+def quantizer(devices: Devices) -> dict[str, float]:
+  """Residual codes, their vectors, and the running statistics of one step."""
+  rows, embed = normal(300, 24), normal(3, 64, 24, seed=1)
+  found, vectors = jax.jit(residual.encode)(rows, embed)
+  wanted, certain = references.residual_codes(rows, embed)
+  codes = np.asarray(found).T
+  near, margin = references.nearest(rows, embed[0])
+  weight = (np.arange(300) % 7 > 0).astype(np.float32)
+  sums, counts = jax.jit(vector.statistics, static_argnums=3)(
+    rows, near.astype(np.int32), weight, 64
+  )
+  hot = np.eye(64)[near] * weight[:, None]
+  before = normal(64, 24, seed=2), 1 + np.abs(normal(64, seed=3))
+  after = jax.jit(vector.ema_update)(*before, sums, counts, 0.9)
+  total = 0.9 * wide(before[0]) + 0.1 * (hot.T @ wide(rows))
+  number = 0.9 * wide(before[1]) + 0.1 * hot.sum(0)
+  share = (number + 1e-5) / (number.sum() + 64e-5) * number.sum()
+  return {
+    "codes that are certain": differing(codes[certain], wanted[certain]),
+    "their vectors": off(
+      np.asarray(vectors).transpose(1, 0, 2),
+      np.stack([embed[k][codes[:, k]] for k in range(3)], 1),
+    ),
+    "sums of rows": off(sums, hot.T @ wide(rows)),
+    "numbers of rows": off(counts, hot.sum(0)),
+    "the new codebook": off(
+      jax.jit(vector.embedding)(*after), total / share[:, None]
+    ),
+  }
+
+
+def centres(devices: Devices) -> dict[str, float]:
+  """K-means of rows in clusters that are far apart."""
+  true = 10 * normal(8, 12)
+  rows = np.repeat(true, 40, 0) + 0.1 * normal(320, 12, seed=1)
+  wanted = wide(rows).reshape(8, 40, 12).mean(1)
+  found = kmeans.fit(jax.random.key(0), rows, 8)
+  order = references.nearest(wanted, found.centres)[0]
+  spread = ((wide(rows).reshape(8, 40, 12) - wanted[:, None]) ** 2).sum()
+  return {
+    "the centres": off(found.centres[order], wanted),
+    "rows of each": differing(found.counts, np.full(8, 40)),
+    "squared distances": abs(found.inertia / spread - 1),
+  }
+
+
+def order(devices: Devices) -> dict[str, float]:
+  """Codes in the steps of a delay pattern, and back."""
+  codes = np.random.default_rng(0).integers(0, 50, (2, 9, 4)).astype(np.int32)
+  pattern = patterns.delay(4)(9)
+  found = jax.jit(lambda codes: pattern.build(codes, 50))(codes)
+  wanted = np.full((2, 13, 4), 50)
+  for k in range(4):
+    wanted[:, 1 + k : 10 + k, k] = codes[:, :, k]
+  return {
+    "the steps": differing(found, wanted),
+    "back": differing(jax.jit(pattern.revert)(found), codes),
+  }
+
+
+def draws(devices: Devices) -> dict[str, float]:
+  """The likeliest code, and how often each of the likeliest is drawn."""
+  count = 4000
+  logits = normal(1, 2, 12)
+  keys = jax.random.split(jax.random.key(0), count)
+  many = np.repeat(logits, count, 0)
+
+  def sample(temperature: float) -> np.ndarray:
+    draw = lambda logits, keys: sampling.sample(
+      logits, keys, temperature=jnp.float32(temperature), top_p=None, top_k=5
+    )
+    return np.asarray(jax.jit(draw)(many, keys))
+
+  drawn, found = sample(0.8), {}
+  found["the likeliest"] = differing(
+    sample(0.0), np.repeat(logits.argmax(-1), count, 0)
+  )
+  scaled = wide(logits[0]) / 0.8
+  least = np.sort(scaled, -1)[:, -5:-4]
+  share = references.softmax(np.where(scaled < least, -np.inf, scaled))
+  for k in range(2):
+    often = np.bincount(drawn[:, k], minlength=12) / count
+    error = np.sqrt(share[k] * (1 - share[k]) / count) + 1e-12
+    # Five standard deviations are the limit.
+    worst = np.abs(often - share[k]) / error / 5
+    found[f"shares in codebook {k}"] = 0.0 if worst.max() < 1 else worst.max()
+  return found
+
+
+def coded() -> np.ndarray:
+  """Codes [frames, 3] with structure, by integer arithmetic alone."""
+  state, out = 12345, []
+  for t in range(200 * 3):
+    state = (1103515245 * state + 12345) % 2**31
+    before = out[t - 3] if t >= 3 and state >> 16 & 3 else state >> 20
+    out.append(before % 32)
+  return np.array(out, np.int32).reshape(200, 3)
+
+
+def coder(devices: Devices) -> dict[str, float]:
+  """The entropy coder's bytes, which other machines read, and back."""
+  codes, found = coded(), {}
+  for kind, digest in _DIGESTS.items():
+    parts = entropy.encode(codes, 32, kind)
+    again = entropy.decode(parts, len(codes), 32, kind)
+    made = hashlib.sha256(b"".join(parts)).hexdigest()
+    found[f"{kind}, its bytes"] = float(made != digest)
+    found[f"{kind}, its codes"] = differing(again, codes)
+  return found
+
+
+CHECKS = (
+  Check("quantizer", "choose and move codes as in float64", quantizer),
+  Check("k-means", "find the means of clusters", centres),
+  Check("patterns", "put every code where it belongs", order),
+  Check("sampling", "draw by the softmax of the likeliest", draws),
+  Check("entropy coder", "write the bytes of every machine", coder, 0.0),
+)

@@ -1,0 +1,236 @@
+"""Checks of whole models with random weights.
+
+A codec is computed in float64 too. Everything else is compared with the CPU,
+and, on every device, with itself computed in another way: a clip alone and in a
+batch, a stream and a whole clip, drawing step by step and all steps at once.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec.generation.sampling import SamplingOptions
+from mmdcodec.generation.token_sampler import TokenSampler
+from mmdcodec.models import codec as codec_model
+from mmdcodec.models import melody_embedding, mulan, semantic, token_lm
+from mmdcodec.selftest import references
+from mmdcodec.selftest.check import Check, Devices, differing, normal, off
+from mmdcodec.selftest.references import wide
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+from mmdcodec.tokenizers.melody_embedding import Melody
+from mmdcodec.tokenizers.mulan import Mulan
+from mmdcodec.tokenizers.semantic import SemanticTokenizer
+
+# Of a dozen layers, relative to the largest number.
+_DEEP = 1e-4
+
+
+def filled(shapes: Any, size: float = 0.3) -> Any:
+  """Random variables that are no start of a training: every one matters."""
+  random = np.random.default_rng(0)
+
+  def one(path: Any, leaf: Any) -> np.ndarray:
+    name = path[-1].key
+    x = random.standard_normal(leaf.shape)
+    if leaf.dtype == bool or name == "count":
+      x = np.ones(leaf.shape)
+    elif name in ("magnitude", "variance", "deviation"):
+      x = np.exp(size * x)
+    else:
+      x = size * x + (name == "scale")
+    return x.astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def _codec(preset: str, **changes: Any) -> LoadedCodec:
+  config = codec_model.preset(preset, **changes)
+  model = codec_model.from_config(config)
+  x = jax.ShapeDtypeStruct((1, 2 * model.stride, model.channels), np.float32)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+  return LoadedCodec({"kind": "codec", "model": config}, filled(shapes))
+
+
+def _sound(codec: Any, frames: int = 24) -> np.ndarray:
+  return 0.3 * normal(2, frames * codec.stride, codec.channels)
+
+
+def soundstream(devices: Devices) -> dict[str, float]:
+  """Codes and audio of a codec, layer by layer in float64."""
+  codec = _codec("soundstream_tiny", dilations=(1, 3))
+  x, params = _sound(codec), jax.device_get(codec.variables["params"])
+  embed = np.asarray(codec.variables["codebook"]["quantizer"]["sum"])
+  z = references.soundstream_latents(codec.model, params["encoder"], x)
+  codes, certain = references.residual_codes(z, embed)
+  q = np.sum([wide(x)[codes[..., k]] for k, x in enumerate(embed)], 0)
+  audio = references.soundstream_audio(codec.model, params["decoder"], q)
+  latents = jax.jit(
+    functools.partial(codec.model.apply, method="latents")
+  )(codec.variables, x)
+  return {
+    "latents": off(latents, z),
+    "codes that are certain": differing(
+      codec.encode(x)[certain], codes[certain]
+    ),
+    "audio": off(codec.decode(codes.astype(np.int32)), audio),
+  }
+
+
+def _both_ways(
+  devices: Devices, preset: str, **changes: Any
+) -> dict[str, float]:
+  codec = _codec(preset, **changes)
+  x, model = _sound(codec), codec.model
+  latents = jax.jit(functools.partial(model.apply, method="latents"))
+  z = latents(codec.variables, x)
+  books = np.asarray(codec.variables["codebook"]["quantizer"]["sum"])
+  wanted, certain = references.residual_codes(z, books)
+  codes, streamer = codec.encode(x), codec.streamer()
+  audio, stream = codec.decode(codes), streamer.encode(x[0], last=True)
+  found = {
+    "codes": differing(codes[certain], wanted[certain]),
+    "codes of a stream": differing(stream[certain[0]], wanted[0][certain[0]]),
+    "audio of a stream": off(streamer.decode(codes[0], last=True), audio[0]),
+  }
+  if (there := devices.reference) is not None:
+    other = codec.on(there)
+    found |= {
+      "codes on the CPU": differing(other.encode(x)[certain], codes[certain]),
+      "audio on the CPU": off(audio, other.decode(codes)),
+    }
+  return found
+
+
+def encodec(devices: Devices) -> dict[str, float]:
+  """A codec with weight norm, reflection and an LSTM."""
+  return _both_ways(devices, "encodec_tiny")
+
+
+def spectral(devices: Devices) -> dict[str, float]:
+  """A codec around an MDCT."""
+  return _both_ways(devices, "spectral_tiny", causal=True)
+
+
+def _tokenizer(kind: str) -> tuple[Any, np.ndarray]:
+  kinds: dict[str, Any] = {
+    "semantic": (semantic, semantic.init, SemanticTokenizer),
+    "mulan": (mulan, mulan.initial, Mulan),
+    "melody": (melody_embedding, melody_embedding.initial, Melody),
+  }
+  module, init, loaded = kinds[kind]
+  fields = module.preset("tiny")
+  model = module.from_config(fields)
+  shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0))
+  plain = loaded({"kind": kind, "model": fields}, filled(dict(shapes)))
+  dim = model.width if kind == "semantic" else model.dim
+  # Vectors of length 1 are coded as they are.
+  embed = normal(2, 16, dim) / (1 if plain.standardise else np.sqrt(dim))
+  statistics = {"mean": np.zeros(dim), "scale": np.ones(dim)}
+  return loaded(*plain.with_codebooks(statistics, embed)), embed
+
+
+def tokenizer(kind: str, devices: Devices) -> dict[str, float]:
+  """Features of a clip beside a longer one, and the codes of its features."""
+  model, embed = _tokenizer(kind)
+  x = 0.3 * normal(2, round(1.5 * model.rate), 1)
+  lengths = np.array([x.shape[1], round(0.9 * model.rate)])
+  heard, valid = (np.asarray(a) for a in model.features(*model.prepare(
+    x, None, lengths
+  )))  # fmt: skip
+  alone = np.asarray(model.features(*model.prepare(x[1, : lengths[1]]))[0])
+  codes = model.encode(x, lengths=lengths)
+  valid = valid[:, : codes.shape[1]]
+  wanted, certain = references.residual_codes(heard[:, : codes.shape[1]], embed)
+  sure = certain & valid[..., None]
+  count = model.frames_of(int(lengths[1]))
+  found = {
+    "features beside a longer clip": off(heard[1, :count], alone[0, :count]),
+    "codes": differing(codes[sure], wanted[sure]),
+  }
+  if kind == "mulan":
+    texts = ["calm piano", "loud drums and a bass"]
+    both = model.embed_text(texts)
+    found["texts beside others"] = off(both[:1], model.embed_text(texts[:1]))
+  if (there := devices.reference) is not None:
+    other = model.on(there)
+    again = np.asarray(other.features(*other.prepare(x, None, lengths))[0])
+    found |= {
+      "features on the CPU": off(heard, again),
+      "codes on the CPU": differing(
+        other.encode(x, lengths=lengths)[sure], codes[sure]
+      ),
+    }
+  return found
+
+
+# Fields of small language models.
+_LMS: dict[str, dict[str, Any]] = {
+  "heads": {},
+  "depth": {"depth": {"layers": 1}},
+  "window": {"window": 6, "sinks": 2, "positions": "none"},
+}
+
+
+def language_model(kind: str, devices: Devices) -> dict[str, float]:
+  """Greedy codes, drawn with a cache, against logits of all steps at once."""
+  fields = token_lm.preset("tiny", **_LMS[kind])
+  model = token_lm.from_config(fields | {"conditions": {}, "cross": False})
+  params = filled(token_lm.shapes(model)["params"], 0.2)
+  frames = 16
+  sampler = TokenSampler(model, params)
+  state = sampler.start(
+    np.full((2, frames, model.codebooks), -1, np.int32),
+    jax.random.split(jax.random.key(0), 2),
+  )
+  options = SamplingOptions(temperature=0.0, guidance=1.0)
+  window = sampler.next_window(state, None if model.window else frames - 1)
+  assert window is not None
+  *_, state = sampler.sample_window(state, window, {}, options)
+  pattern = model.pattern_of(frames)
+  codes: Any = state.codes
+  tokens = np.asarray(pattern.build(codes, model.special))
+  places = {"all steps at once": devices.tested}
+  if devices.reference is not None:
+    places["all steps at once, on the CPU"] = devices.reference
+  found = {}
+  for name, place in places.items():
+    with jax.default_device(place):
+      logits = jax.jit(model.apply)(
+        {"params": params}, tokens[:, :-1], targets=tokens[:, 1:]
+      )
+    logits = np.asarray(pattern.revert_logits(logits))
+    chosen = np.take_along_axis(logits, state.codes[..., None], -1)[..., 0]
+    # By how much another code was likelier.
+    missed = logits.max(-1) - chosen
+    found[name] = float(missed.max() / np.ptp(logits))
+  return found
+
+
+_WAYS = "give the same codes and audio in every way"
+CHECKS = (
+  Check("SoundStream", "equal its layers in float64", soundstream, _DEEP),
+  Check("EnCodec", _WAYS, encodec, _DEEP),
+  Check("spectral codec", _WAYS, spectral, _DEEP),
+  *(
+    Check(
+      f"{name} tokenizer",
+      "give a clip the same features and codes in every way",
+      functools.partial(tokenizer, kind),
+      _DEEP,
+    )
+    for kind, name in (
+      ("semantic", "semantic"), ("mulan", "joint"), ("melody", "melody"),
+    )
+  ),  # fmt: skip
+  *(
+    Check(
+      f"language model, {kind}",
+      "draw step by step the likeliest codes of all steps at once",
+      functools.partial(language_model, kind),
+      _DEEP,
+    )
+    for kind in _LMS
+  ),
+)

@@ -1,0 +1,210 @@
+"""Layers and networks once more, in float64 NumPy, from their definitions.
+
+They share nothing with the package but the names of parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def wide(x: Any) -> Array:
+  """As float64."""
+  return np.asarray(x, np.float64)
+
+
+def conv(
+  x: Any, kernel: Any, *, stride: int = 1, dilation: int = 1,
+  causal: bool = True, reflect: bool = False,
+) -> Array:  # fmt: skip
+  """[batch, time, in], [taps, in, out] -> [batch, ceil(time / stride), out].
+
+  Padded like EnCodec's.
+  """
+  x, kernel = wide(x), wide(kernel)
+  total = (len(kernel) - 1) * dilation + 1 - stride
+  right = 0 if causal else total // 2
+  count = -(-x.shape[1] // stride)
+  more = right + count * stride - x.shape[1]
+  room = ((0, 0), (total - right, more), (0, 0))
+  x = np.pad(x, room, mode="reflect" if reflect else "constant")
+  y = np.zeros((len(x), count, kernel.shape[2]))
+  for j, tap in enumerate(kernel):
+    first = j * dilation
+    y += x[:, first : first + (count - 1) * stride + 1 : stride] @ tap
+  return y
+
+
+def conv_transpose(x: Any, kernel: Any, stride: int) -> Array:
+  """y[stride * t + j] += x[t] @ kernel[j], untrimmed."""
+  x, kernel = wide(x), wide(kernel)
+  batch, time, _ = x.shape
+  y = np.zeros((batch, (time - 1) * stride + len(kernel), kernel.shape[2]))
+  for t in range(time):
+    for j, tap in enumerate(kernel):
+      y[:, stride * t + j] += x[:, t] @ tap
+  return y
+
+
+def lstm(x: Any, inner: Any, recurrent: Any, bias: Any) -> tuple[Array, Array]:
+  """Outputs [batch, time, dim] and the last cell, from zeros."""
+  x = wide(x)
+  sigmoid = lambda a: 1 / (1 + np.exp(-a))
+  h = c = np.zeros((len(x), len(recurrent)))
+  out = []
+  for t in range(x.shape[1]):
+    gates = x[:, t] @ wide(inner) + h @ wide(recurrent) + bias
+    i, f, g, o = np.split(gates, 4, -1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    out.append(h)
+  return np.stack(out, 1), c
+
+
+def softmax(x: Array) -> Array:
+  """Over the last axis."""
+  x = np.exp(x - x.max(-1, keepdims=True))
+  return x / x.sum(-1, keepdims=True)
+
+
+def attention(
+  q: Any, k: Any, v: Any, mask: Any, bias: Any = 0.0
+) -> Array:
+  """[batch, queries, heads, dim] and keys of fewer heads -> like queries.
+
+  `mask` bool and `bias` broadcast with [batch, heads, queries, keys].
+  """
+  q, k, v = (wide(x) for x in (q, k, v))
+  shared = q.shape[2] // k.shape[2]
+  k, v = (np.repeat(x, shared, axis=2) for x in (k, v))
+  logits = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + bias
+  weights = softmax(np.where(mask, logits, -np.inf))
+  return np.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def elu(x: Array) -> Array:
+  """x, or exp(x) - 1 where it is negative."""
+  return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def _layer(x: Array, params: Mapping[str, Any], **options: Any) -> Array:
+  return conv(x, params["kernel"], **options) + wide(params["bias"])
+
+
+def _residuals(x: Array, block: Mapping[str, Any], model: Any) -> Array:
+  for i, dilation in enumerate(model.dilations):
+    part = block[f"residual_{i}"]
+    y = _layer(elu(x), part["conv_0"], dilation=dilation)
+    x = x + _layer(elu(y), part["conv_1"])
+  return x
+
+
+def soundstream_latents(model: Any, params: Mapping[str, Any], x: Any) -> Array:
+  """Encodes with a causal SoundStream, arXiv 2107.03312, figure 3.
+
+  Args:
+    model: the codec's fields.
+    params: of its encoder.
+    x: [batch, samples, channels].
+  """
+  x = _layer(wide(x), params["conv_in"])
+  for i, ratio in enumerate(reversed(model.ratios)):
+    block = params[f"block_{i}"]
+    x = _residuals(x, block, model)
+    x = _layer(elu(x), block["down"], stride=ratio)
+  return _layer(elu(x), params["conv_out"])
+
+
+def soundstream_audio(model: Any, params: Mapping[str, Any], z: Any) -> Array:
+  """Decodes latents [batch, frames, dim] with a causal SoundStream."""
+  x = _layer(wide(z), params["conv_in"])
+  for i, ratio in enumerate(model.ratios):
+    block = params[f"block_{i}"]
+    time = x.shape[1] * ratio
+    x = conv_transpose(elu(x), block["up"]["kernel"], ratio)[:, :time]
+    x = _residuals(x + wide(block["up"]["bias"]), block, model)
+  return _layer(elu(x), params["conv_out"])
+
+
+def nearest(rows: Any, embed: Any) -> tuple[Array, Array]:
+  """The nearest code [rows] of each row, and by how much it is nearer.
+
+  The second array is the distance to the second nearest beyond that to the
+  nearest, as a share of it.
+  """
+  apart = wide(rows)[:, None] - wide(embed)
+  distance: Array = np.sqrt((apart**2).sum(-1))
+  ordered = np.sort(distance, axis=-1)
+  first, second = ordered[:, 0], ordered[:, 1]
+  return distance.argmin(-1), (second - first) / np.maximum(second, 1e-300)
+
+
+def residual_codes(z: Any, embed: Any) -> tuple[Array, Array]:
+  """Codes [..., levels] of z [..., dim], and whether all before are certain.
+
+  A code is certain if the two nearest entries differ by more than 1e-4 of their
+  distance, and so are all codes of the levels before it.
+  """
+  z = wide(z)
+  rest, codes, certain = z.reshape(-1, z.shape[-1]), [], []
+  sure = np.ones(len(rest), bool)
+  for level in wide(embed):
+    found, margin = nearest(rest, level)
+    sure = sure & (margin > 1e-4)
+    codes.append(found)
+    certain.append(sure)
+    rest = rest - level[found]
+  shape = (*z.shape[:-1], -1)
+  return (
+    np.stack(codes, -1).reshape(shape),
+    np.stack(certain, -1).reshape(shape),
+  )
+
+
+def gaussian_mmd(
+  x: Array, y: Array, radii: Any
+) -> tuple[float, Array, Array]:
+  """Unbiased MMD^2 of rows [n, d], and its gradients in both; n = m."""
+  n = len(x)
+  own, across = 1 / (n * (n - 1)), -2 / n**2
+
+  def part(a: Array, b: Array, weight: float, drop: bool) -> tuple:
+    apart = a[:, None] - b
+    u = (apart**2).sum(-1)
+    each = [np.exp(-u / (2 * r**2)) for r in radii]
+    slope = sum(-e / (2 * r**2) for e, r in zip(each, radii, strict=True))
+    value = sum(each)
+    if drop:
+      np.fill_diagonal(value, 0)
+    pull = 2 * weight * slope[..., None] * apart
+    return weight * value.sum(), pull.sum(1), -pull.sum(0)
+
+  xx, a, b = part(x, x, own, True)
+  yy, c, d = part(y, y, own, True)
+  xy, e, f = part(x, y, across, False)
+  return xx + yy + xy, a + b + e, c + d + f
+
+
+def gaussian_dhsic(z: Array, radii: Any) -> tuple[float, Array]:
+  """dHSIC without pairs of a row with itself, rows [n, K, d], its gradient."""
+  n, books, _ = z.shape
+  apart = z[:, None] - z  # [n, n, K, d]
+  u = (apart**2).sum(-1)
+  value, gradient = 0.0, np.zeros_like(z)
+  but = lambda a, k: np.delete(a, k, -1).prod(-1)
+  for r in radii:
+    kernel = np.exp(-u / (2 * r**2))  # [n, n, K]
+    kernel[np.arange(n), np.arange(n)] = 0
+    row = kernel.sum(1) / (n - 1)  # [n, K]
+    mean = row.mean(0)
+    value += kernel.prod(-1).sum() / (n * (n - 1)) + mean.prod()
+    value -= 2 * row.prod(-1).mean()
+    for k in range(books):
+      each = 2 * but(kernel, k) + 2 * but(mean, k)
+      each = each - 2 * (but(row, k)[:, None] + but(row, k)[None])
+      w = each * kernel[..., k] * (-1 / (2 * r**2)) / (n * (n - 1))
+      gradient[:, k] += 2 * (w[..., None] * apart[:, :, k]).sum(1)
+  return float(value), gradient

@@ -1,0 +1,177 @@
+"""All checks, then the benchmarks, within some minutes."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import mmdcodec
+from mmdcodec.selftest import (
+  attending,
+  codes,
+  families,
+  layers,
+  losses,
+  spectra,
+  speed,
+  training,
+)
+from mmdcodec.selftest.check import Check, Devices, Outcome
+
+# What is slow or rarely at fault comes last, where the time may be over.
+CHECKS: tuple[Check, ...] = (
+  *codes.CHECKS,
+  *layers.CHECKS,
+  *attending.CHECKS,
+  *spectra.CHECKS,
+  *losses.CHECKS,
+  *families.CHECKS,
+  *training.CHECKS,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What came out.
+
+  Attributes:
+    device: name of what was tested.
+    platform: its platform.
+    count: how many of them there are.
+    reference: name of what models were compared with, or None.
+    outcomes: of the checks that ran.
+    speeds: what the device can do, or None if the time was over.
+    rows: speeds of the benchmarks that ran.
+    skipped: names of checks and benchmarks that the time did not suffice for.
+    problems: of benchmarks that failed, by name.
+    seconds: of all.
+  """
+
+  device: str
+  platform: str
+  count: int
+  reference: str | None
+  outcomes: tuple[Outcome, ...]
+  speeds: speed.Speeds | None
+  rows: tuple[speed.Row, ...]
+  skipped: tuple[str, ...]
+  problems: dict[str, str]
+  seconds: float
+
+  @property
+  def failed(self) -> tuple[Outcome, ...]:
+    """The checks that failed."""
+    return tuple(one for one in self.outcomes if not one.passed)
+
+  @property
+  def passed(self) -> bool:
+    """Whether nothing failed."""
+    return not self.failed and not self.problems
+
+  def sentences(self) -> list[str]:
+    """One for each failure: what was expected, and what was found."""
+    return [one.sentence() + "." for one in self.failed] + [
+      f"the benchmark {name} should run, but raised {problem}."
+      for name, problem in self.problems.items()
+    ]
+
+  def to_dict(self) -> dict[str, Any]:
+    """For JSON."""
+    return {
+      "mmdcodec": mmdcodec.__version__,
+      "jax": jax.__version__,
+      "device": self.device,
+      "platform": self.platform,
+      "devices": self.count,
+      "reference": self.reference,
+      "passed": self.passed,
+      "checks": [one.to_dict() for one in self.outcomes],
+      "measured": self.speeds and self.speeds.to_dict(),
+      "benchmarks": [row.to_dict() for row in self.rows],
+      "skipped": [*self.skipped],
+      "problems": self.problems,
+      "seconds": round(self.seconds, 1),
+    }
+
+  def __str__(self) -> str:
+    """The tables."""
+    lines = [f"{'check':<42}{'off by':>9}{'limit':>9}{'seconds':>9}"]
+    for one in self.outcomes:
+      result = f"{one.worst[1]:9.1e}" if one.applies else f"{'-':>9}"
+      verdict = "" if one.passed else "  FAILED"
+      lines.append(
+        f"{one.check.name:<42}{result}{one.check.limit:9.0e}"
+        f"{one.seconds:9.1f}{verdict}"
+      )
+    if self.speeds is not None:
+      can = self.speeds
+      lines += [
+        "",
+        f"measured: float32 {can.machine.flops / 1e9:.0f} GFLOP/s (as the"
+        f" device likes it {can.fastest / 1e9:.0f}), bfloat16"
+        f" {can.bfloat16 / 1e9:.0f}, bandwidth"
+        f" {can.machine.bandwidth / 1e9:.0f} GB/s",
+      ]
+    if self.rows:
+      lines += ["", f"{'speed':<46}{'ms':>9}{'peak':>6}{'bytes':>7}"]
+      share = lambda x: "-" if x is None else f"{x:.0%}"
+      lines += [
+        f"{row.name:<46}{row.seconds * 1e3:9.2f}{share(row.peak):>6}"
+        f"{share(row.bandwidth):>7}  {row.rate}"
+        for row in self.rows
+      ]
+    if self.skipped:
+      lines += ["", f"no time was left for: {', '.join(self.skipped)}"]
+    return "\n".join(lines)
+
+
+def run(
+  minutes: float,
+  show: Callable[[int, int, str], None] = lambda done, total, name: None,
+  devices: Devices | None = None,
+) -> Report:
+  """Runs what there is time for.
+
+  A check that has begun is finished, so it may take a little longer.
+
+  Args:
+    minutes: after these, nothing new begins.
+    show: called with (done, total, name) before each check or benchmark.
+    devices: what to test; JAX's default device if None.
+  """
+  start = time.monotonic()
+  devices = Devices.find() if devices is None else devices
+  over = lambda: time.monotonic() - start >= 60 * minutes
+  total, skipped = len(CHECKS) + len(speed.BENCHMARKS), []
+  outcomes: list[Outcome] = []
+  for i, check in enumerate(CHECKS):
+    if over():
+      skipped.append(check.name)
+      continue
+    show(i, total, check.name)
+    outcomes.append(check.run(devices))
+  speeds, rows, problems = None, [], {}
+  for i, (name, benchmark) in enumerate(speed.BENCHMARKS.items()):
+    if over():
+      skipped.append(f"bench {name}")
+      continue
+    show(len(CHECKS) + i, total, f"bench {name}")
+    try:
+      speeds = speeds or speed.Speeds.measure()
+      rows += benchmark(speeds)
+    except Exception as error:
+      problems[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+  return Report(
+    device=devices.tested.device_kind,
+    platform=devices.tested.platform,
+    count=len(jax.devices(devices.tested.platform)),
+    reference=devices.reference and devices.reference.device_kind,
+    outcomes=tuple(outcomes),
+    speeds=speeds,
+    rows=tuple(rows),
+    skipped=tuple(skipped),
+    problems=problems,
+    seconds=time.monotonic() - start,
+  )

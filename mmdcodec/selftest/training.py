@@ -1,0 +1,96 @@
+"""Checks of steps of training: on a CPU, on several devices."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.selftest.check import Check, Devices
+from mmdcodec.train import config_files
+from mmdcodec.train import program as program_lib
+from mmdcodec.train.task import make_task
+
+_CONFIGS = {
+  "codec": "--config=codec_small:tiny",
+  "lm": "--config=musicgen:tiny",
+}
+_METRICS = ("loss", "gradient_norm")
+STEPS = 2
+
+
+def _losses(kind: str, devices: Sequence[jax.Device]) -> list[dict[str, float]]:
+  """The loss of a few steps, and the norm of all gradients."""
+  config = config_files.parse([_CONFIGS[kind]]).to_dict()
+  config["batch"] = 8
+  config["model"] = {**config["model"], "dtype": "float32"}
+  # From the first step on, with all its strength.
+  config["optimizer"] = {**config["optimizer"], "warmup": 0}
+  mesh = mesh_lib.make_mesh({"data": len(devices)}, devices)
+  task = make_task(config)
+  program = program_lib.make_program(task, config, mesh)
+  random, found = np.random.default_rng(0), []
+
+  def make(path: Any, leaf: Any) -> np.ndarray:
+    if "lengths" in jax.tree_util.keystr(path):
+      whole = task.batch_shapes(1)
+      longest = whole["audio" if kind == "codec" else "codes"].shape[1]
+      return np.full(leaf.shape, longest, leaf.dtype)
+    if np.issubdtype(leaf.dtype, np.floating):
+      return 0.2 * random.standard_normal(leaf.shape).astype(leaf.dtype)
+    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+  with jax.set_mesh(mesh):
+    state = program.init(jax.random.key(0))
+    for step in range(STEPS):
+      batch = jax.tree_util.tree_map_with_path(
+        make, task.batch_shapes(config["batch"])
+      )
+      state, metrics = program.step(
+        state, mesh_lib.place(batch, mesh), task.phase(step)
+      )
+      found.append({name: float(metrics[name]) for name in _METRICS})
+  return found
+
+
+def _compared(
+  name: str, found: list[dict[str, float]], wanted: list[dict[str, float]]
+) -> dict[str, float]:
+  """How far the metrics of all steps are off."""
+  off: dict[str, float] = {}
+  for step, (one, other) in enumerate(zip(found, wanted, strict=True)):
+    for key in _METRICS:
+      size = max(abs(other[key]), 1e-6)
+      off[f"{key} of step {step}, {name}"] = abs(one[key] - other[key]) / size
+  return off
+
+
+def step(kind: str, devices: Devices) -> dict[str, float]:
+  """A step of training on this device, on the CPU, and on several devices."""
+  several = jax.devices(devices.tested.platform)
+  several = several[: max(n for n in (1, 2, 4, 8) if n <= len(several))]
+  if devices.reference is None and len(several) == 1:
+    return {}
+  alone, found = _losses(kind, [devices.tested]), {}
+  if devices.reference is not None:
+    with jax.default_device(devices.reference):
+      there = _losses(kind, [devices.reference])
+    found |= _compared("on the CPU", alone, there)
+  if len(several) > 1:
+    found |= _compared(
+      f"on {len(several)} devices", alone, _losses(kind, several)
+    )
+  return found
+
+
+CHECKS = tuple(
+  Check(
+    f"training, {name}",
+    "have the same losses and gradients everywhere",
+    functools.partial(step, kind),
+    1e-3,
+  )
+  for kind, name in (("codec", "codec"), ("lm", "language model"))
+)

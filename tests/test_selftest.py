@@ -1,0 +1,287 @@
+"""`mmdcodec selftest` finds what is wrong, and says so."""
+
+import importlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmdcodec.cli.main import main
+from mmdcodec.selftest import check, run, speed
+
+CHECKS = {each.name: each for each in run.CHECKS}
+
+
+def scaled(factor):
+  """A function whose results are all a little too large."""
+
+  def plant(function):
+    def wrong(*args, **options):
+      found = function(*args, **options)
+      grow = lambda x: x * np.asarray(factor, x.dtype)
+      return jax.tree.map(grow, found)
+
+    return wrong
+
+  return plant
+
+
+def without(first, last, axis=1):
+  """A function that leaves out a part of its result."""
+
+  def plant(function):
+    def wrong(*args, **options):
+      def drop(x):
+        at = np.arange(x.shape[axis])
+        keep = (at < first) | (at >= last)
+        return x * keep.reshape(-1, *(1,) * (x.ndim - 1 - axis)).astype(x.dtype)
+
+      return jax.tree.map(drop, function(*args, **options))
+
+    return wrong
+
+  return plant
+
+
+def given(factor, which=0):
+  """A function that gets one of its arguments a little too large."""
+
+  def plant(function):
+    def wrong(*args, **options):
+      args = list(args)
+      args[which] = args[which] * factor
+      return function(*args, **options)
+
+    return wrong
+
+  return plant
+
+
+def set_to(value):
+  return lambda _: value
+
+
+def with_scale(function):
+  """Attention with a wrong scale of its logits."""
+
+  def wrong(q, *args, scale=None, **options):
+    return function(q, *args, scale=1.01 * q.shape[-1] ** -0.5, **options)
+
+  return wrong
+
+
+def without_tile(function):
+  """A sweep that leaves out the pairs of the first two blocks."""
+
+  def wrong(tile, blocks, zeros, weights=None, axis_name=None):
+    count = len(blocks[0].z)
+    kept = np.ones((count, count), np.float32)
+    kept[0, 1] = kept[1, 0] = 0
+    kept = jnp.asarray(kept)
+    weights = kept if weights is None else weights * kept
+    return function(tile, blocks, zeros, weights, axis_name)
+
+  return wrong
+
+
+slow = pytest.mark.slow
+PLANTS = [
+  ("quantizer", "quantize.vector:nearest", given(1.05)),
+  ("quantizer", "quantize.vector:embedding", scaled(1.001)),
+  ("quantizer", "quantize.vector:statistics", without(0, 1, axis=0)),
+  ("k-means", "quantize.vector:statistics", without(3, 4, axis=0)),
+  ("patterns", "patterns:Pattern.revert", lambda f: lambda s, t: f(s, t[::-1])),
+  ("sampling", "generation.sampling:sample", None),
+  ("entropy coder", "bitstream.entropy:_BACKOFF", set_to(25)),
+  ("convolution", "nn.conv:conv", scaled(1.001)),
+  ("convolution", "nn.conv:conv", without(3, 4)),
+  ("transposed convolution", "nn.conv:conv_transpose", without(8, 12)),
+  ("folded convolution", "nn.folded_conv:_between_rows", scaled(1.001)),
+  ("LSTM", "nn.lstm:lstm", scaled(1.001)),
+  ("attention", "nn.attention:attend", with_scale),
+  ("sliding attention", "nn.sliding:attend", without(11, 19)),
+  ("conformer attention", "nn.conformer_attention:with_chunk_before", None),
+  ("STFT", "audio.transforms:hann", scaled(1.001)),
+  ("mel", "audio.transforms:mel_filters", scaled(1.001)),
+  ("MDCT", "nn.mdct:dct_iv", scaled(1.001)),
+  ("Griffin-Lim", "nn.griffin_lim:MOMENTUM", set_to(0.9)),
+  ("independence loss", "quantize.tiles:gradients", scaled(1.001)),
+  ("independence loss", "quantize.pairs:sweep", without_tile),
+  ("balancer", "losses.balancer:gradient_norm", given(1.001)),
+  ("SoundStream", "models.seanet:elu", scaled(1.001)),
+]
+SLOW_PLANTS = [
+  ("splash attention", "nn.splash:_attend", without(256, 512)),
+  (
+    "independence loss, Pallas interpreter",
+    "quantize.pallas_pairs:tiled",
+    scaled(1.001),
+  ),
+  ("EnCodec", "nn.conv:continue_clip", scaled(1.01)),
+  ("spectral codec", "nn.mdct:imdct_piece", None),
+  ("semantic tokenizer", "quantize.residual:encode", given(1.05)),
+  ("language model, heads", "nn.cache:_put", given(1.05, 1)),
+  ("language model, depth", "nn.cache:_put", given(1.05, 1)),
+  ("language model, window", "nn.ring:plan", None),
+]
+
+
+def hotter(function):
+  def wrong(*args, temperature, **options):
+    return function(*args, temperature=2 * temperature, **options)
+
+  return wrong
+
+
+def only_its_own(function):
+  """Chunks without the one before."""
+
+  def wrong(x, size):
+    found = function(x, size)
+    return found.at[:, :, :size].set(jnp.zeros((), found.dtype))
+
+  return wrong
+
+
+def late(function):
+  """A piece whose overlap with the one before is lost."""
+
+  def wrong(*args, overlap=None, **options):
+    if overlap is not None:
+      overlap = jax.tree.map(lambda x: 0.9 * x, overlap)
+    return function(*args, overlap=overlap, **options)
+
+  return wrong
+
+
+def in_the_slot_before(function):
+  """A ring in which a new token takes the slot of the one before it."""
+
+  def wrong(*args):
+    found = function(*args)
+    return found.replace(slot=jnp.maximum(found.slot - 1, 0))
+
+  return wrong
+
+
+SPECIAL = {"sample": hotter, "with_chunk_before": only_its_own}
+SPECIAL |= {"imdct_piece": late, "plan": in_the_slot_before}
+
+
+def plant_error(monkeypatch, path, plant):
+  """Puts a wrong function, method or number in the place of another."""
+  module, name = path.split(":")
+  owner = importlib.import_module(f"mmdcodec.{module}")
+  *outer, name = name.split(".")
+  for part in outer:
+    owner = getattr(owner, part)
+  plant = plant or SPECIAL[name]
+  monkeypatch.setattr(owner, name, plant(getattr(owner, name)))
+
+
+@pytest.mark.parametrize(
+  "name, path, plant",
+  [
+    *(
+      pytest.param(*case, id=f"{case[1]}-{i}") for i, case in enumerate(PLANTS)
+    ),
+    *(
+      pytest.param(*case, marks=slow, id=f"{case[0]}-{case[1]}")
+      for case in SLOW_PLANTS
+    ),
+  ],
+)
+def test_planted_errors(name, path, plant, monkeypatch):
+  """Catches a check that a wrong kernel passes.
+
+  That the right one passes it is tested below, all at once.
+  """
+  # Programs without the error may be left.
+  jax.clear_caches()
+  plant_error(monkeypatch, path, plant)
+  found = CHECKS[name].run(check.Devices(jax.devices()[0]))
+  jax.clear_caches()
+  assert found.problem is None and not found.passed
+  assert f"{name} should {CHECKS[name].expected}, but" in found.sentence()
+
+
+@pytest.mark.slow
+def test_all_is_well(tmp_path):
+  """Catches a check that a right kernel does not pass, and broken benchmarks.
+
+  On eight devices, the first of which is tested, and a CPU beside it.
+  """
+  first, second = jax.devices()[:2]
+  report = run.run(30.0, devices=check.Devices(first, second))
+  assert report.passed, report.sentences()
+  assert not report.skipped
+  shown = str(report)
+  for row in report.rows:
+    assert row.name in shown and row.seconds > 0
+    for share in (row.peak, row.bandwidth):
+      assert share is None or share > 0
+  assert len(report.rows) >= 8
+  # Only splash attention, on GPUs, and Pallas's interpreter, on TPUs, do not
+  # apply somewhere else.
+  assert all(outcome.applies for outcome in report.outcomes)
+
+
+def measure(value):
+  return lambda devices: {"one": 0.0, "two": value}
+
+
+def broken(devices):
+  raise ValueError("no such thing")
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """A self-test of three checks and no benchmark."""
+  checks = (
+    check.Check("good", "be right", measure(1e-6)),
+    check.Check("wrong", "be right", measure(0.5)),
+    check.Check("not finite", "be right", measure(np.nan)),
+    check.Check("broken", "work", broken),
+  )
+  monkeypatch.setattr(run, "CHECKS", checks)
+  monkeypatch.setattr(speed, "BENCHMARKS", {})
+  return checks
+
+
+def test_command(small, capsys, tmp_path):
+  """Catches an exit code of 0, and a failure that is not named."""
+  path = tmp_path / "found.json"
+  assert main(["selftest", "--json", str(path)]) == 1
+  out, err = capsys.readouterr()
+  assert out.count("FAILED") == 3
+  assert err.splitlines() == [
+    "mmdcodec: wrong should be right, but two is off by 0.5 (at most 1e-05).",
+    "mmdcodec: not finite should be right, but two is off by nan (at most"
+    " 1e-05).",
+    "mmdcodec: broken should work, but raised ValueError: no such thing.",
+  ]
+  found = json.loads(path.read_text(), parse_constant=pytest.fail)
+  assert [each["passed"] for each in found["checks"]] == [
+    True, False, False, False,
+  ]  # fmt: skip
+  assert found["platform"] == "cpu" and not found["passed"]
+
+
+def test_good_checks_and_json(small, monkeypatch, capsys):
+  """Catches tables among the JSON."""
+  monkeypatch.setattr(run, "CHECKS", small[:1])
+  assert main(["selftest", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["passed"] and found["checks"][0]["found"]["two"] == 1e-6
+
+
+def test_time(small, monkeypatch, fails):
+  """Catches checks that begin after the time, or that vanish without a word."""
+  report = run.run(1e-9)
+  assert report.skipped == ("good", "wrong", "not finite", "broken")
+  assert "no time was left for: good" in str(report)
+  assert "--minutes is 0; expected more than 0." in fails(
+    "selftest", "--minutes", "0"
+  )
