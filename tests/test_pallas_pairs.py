@@ -153,6 +153,37 @@ def test_sharded(both):
   assert_same(expected[1], found[1], tolerance=1e-5)
 
 
+@pytest.mark.parametrize(
+  "rows, estimator, devices, tile",
+  [
+    (8192, "mmd", 1, "1,2048,2048"),
+    (8192, "dhsic", 1, "4,1024,1024"),
+    # Six blocks of equal size.
+    (11_000, "mmd", 1, "1,1920,1920"),
+    (300, "dhsic", 1, "4,384,384"),
+    # 36 tiles would leave some of eight devices with a quarter more than others.
+    (8192, "dhsic", 8, "4,512,512"),
+  ],
+)
+def test_tiles_of_gpus(rows, estimator, devices, tile, monkeypatch):
+  """Catches GPUs that get the small tiles of others, or idle devices.
+
+  The program is only traced: no arrays of this size are made.
+  """
+  monkeypatch.setattr(pairs.platform, "traced_for", lambda: "gpu")
+  loss = lambda z: independence.independence_loss(
+    z, jax.random.key(0), estimator=estimator
+  )
+  mesh = mesh_lib.make_mesh(dict(data=devices), jax.devices()[:devices])
+  with jax.set_mesh(mesh):
+    traced = str(
+      jax.make_jaxpr(jax.value_and_grad(loss))(
+        jax.ShapeDtypeStruct((1, rows, 4, 128), "float32")
+      )
+    )
+  assert f"f32[{tile}]" in traced
+
+
 @pytest.mark.parametrize("estimator", independence.ESTIMATORS)
 @pytest.mark.parametrize("topology", ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1"))
 @pytest.mark.slow

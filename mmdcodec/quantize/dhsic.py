@@ -24,7 +24,7 @@ def dhsic(
   *,
   valid: jax.Array | None = None,
   unbiased: bool = True,
-  block_size: int = pairs.BLOCK,
+  block_size: int | None = None,
   axis_name: AxisName = None,
 ) -> jax.Array:
   """The mean MMD^2 over all permutations, dHSIC (Pfister et al. 2018).
@@ -35,7 +35,7 @@ def dhsic(
       summed over the scales s, is the kernel of a row.
     valid: bool [n], rows that count; None means all.
     unbiased: leave out the pairs of a row with itself.
-    block_size: rows in a block of the computation.
+    block_size: rows in a block of the computation; None chooses.
     axis_name: mapped axes that divide the rows, see `independence_loss`.
 
   Returns:
@@ -69,10 +69,12 @@ def dhsic_of_rows(
   valid: jax.Array,
   kernel: Kernel,
   unbiased: bool,
-  block: int,
+  block: int | None,
   axis_name: AxisName = None,
 ) -> jax.Array:
   """The same of rows that have been checked and that all devices hold."""
+  if block is None:
+    block = pairs.block_for(z.shape[0], z.shape[1], axis_name)
   z = rows.replicated(z)
   z = jnp.where(valid[:, None, None], z, 0.0)
   if kernel.relative:

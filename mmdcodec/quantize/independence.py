@@ -65,7 +65,7 @@ def independence_loss(
   estimator: str = "mmd",
   mask: jax.Array | None = None,
   standardize: bool = True,
-  block_size: int = pairs.BLOCK,
+  block_size: int | None = None,
   axis_name: AxisName = None,
 ) -> jax.Array:
   """Dependence between the codebooks that a language model predicts together.
@@ -84,7 +84,7 @@ def independence_loss(
       not count.
     standardize: scale every coordinate to mean 0 and variance 1 over the rows,
       with gradient through both (as the paper's code does).
-    block_size: rows in a block of the computation.
+    block_size: rows in a block of the computation; None chooses.
     axis_name: inside `jax.shard_map` or `jax.pmap`, the mapped axes that divide
       the batch. The rows are then those of all devices, each device computes
       its share of the pairs, and the first device's key counts. Gradients are

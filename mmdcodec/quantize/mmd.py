@@ -22,7 +22,7 @@ def mmd2(
   kernel: Kernel = GaussianKernel(),
   *,
   unbiased: bool = True,
-  block_size: int = pairs.BLOCK,
+  block_size: int | None = None,
   axis_name: AxisName = None,
 ) -> jax.Array:
   """Squared MMD between two samples (Gretton et al. 2012, lemma 6).
@@ -33,7 +33,7 @@ def mmd2(
     kernel: k; the result is the sum over its scales.
     unbiased: leave out the pairs of a row with itself. Otherwise the value is
       that of the empirical distributions and never negative.
-    block_size: rows in a block of the computation.
+    block_size: rows in a block of the computation; None chooses.
     axis_name: mapped axes that divide the rows, see `independence_loss`.
 
   Returns:
@@ -48,6 +48,8 @@ def mmd2(
   x, y = (mapped.gather(v, axis_name) for v in (x, y))
   rows.check_rows(min(len(x), len(y)), block_size, unbiased=unbiased)
   n, m = len(x), len(y)
+  if block_size is None:
+    block_size = pairs.block_for(min(n, m), 1, axis_name)
   x, y = rows.replicated(x), rows.replicated(y)
   if kernel.relative:
     both = jnp.concatenate([x, y])[:, None]
@@ -86,7 +88,7 @@ def permuted_mmd2(
   valid: jax.Array,
   key: jax.Array,
   kernel: Kernel,
-  block: int,
+  block: int | None,
   axis_name: AxisName = None,
 ) -> jax.Array:
   """MMD^2 of rows and the same rows with each codebook permuted.
@@ -99,13 +101,14 @@ def permuted_mmd2(
     valid: bool [n], rows that count.
     key: random key of the permutations.
     kernel: k of whole rows.
-    block: rows in a block of the computation.
+    block: rows in a block of the computation; None chooses.
     axis_name: mapped axes whose devices all hold these rows.
 
   Returns:
     Scalar float32, differentiable with respect to z.
   """
   n, books, dim = z.shape
+  block = pairs.block_for(n, 1, axis_name) if block is None else block
   z = rows.replicated(z)
   if kernel.relative:
     z = z / rows.median_distances(z, valid)[:, None]

@@ -9,12 +9,15 @@ O(n d), plus block^2 for each scale and codebook.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mmdcodec import platform
+from mmdcodec.parallel import mapped
 from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.quantize import derivatives, row_blocks, tiles
 from mmdcodec.quantize.kernels import Kernel
@@ -22,6 +25,48 @@ from mmdcodec.quantize.row_blocks import Blocks
 from mmdcodec.quantize.sweep import sweep
 
 BLOCK = 512
+# Of float32 [codebooks, block, block] on GPUs; see `block_for`.
+_GPU_ARRAY = 16 * 2**20
+# Tiles that each of several devices gets at least, so that their shares differ
+# by an eighth at most.
+_TILES = 8
+
+
+def block_for(rows: int, codebooks: int, axis_name: AxisName = None) -> int:
+  """Rows in a block where nobody chose.
+
+  512 on CPUs, whose caches hold an array of such a tile, and on TPUs, whose
+  kernel walks through a tile anyway.
+
+  On GPUs every turn of the loop over tiles starts some two dozen kernels, one
+  after the other, at some 4 us each. An H200 took 80 to 90 us for each tile of
+  512 rows (8192 rows of 4 x 128, 528 tiles of MMD, twice 136 of dHSIC), of
+  which operations and bytes explain 15 to 30. So tiles are larger there: 2048
+  rows for MMD, 1024 for dHSIC of 4 codebooks, which leaves 36 tiles of either.
+  An array of all pairs then takes 16 MiB, of which the L2 cache of a large GPU
+  holds a few; larger ones would go to memory and back in each kernel. By these
+  numbers MMD should take a quarter of the time, dHSIC a third. No GPU has
+  confirmed that yet.
+
+  Args:
+    rows: number of rows.
+    codebooks: vectors of a row that have distances of their own.
+    axis_name: see `sweep`.
+  """
+  if platform.traced_for() != "gpu":
+    return BLOCK
+  mesh = jax.sharding.get_abstract_mesh()
+  devices = max(math.prod(mesh.shape.values()), mapped.size(axis_name))
+  block = 4 * BLOCK
+  while block > BLOCK:
+    count = -(-rows // block)
+    enough = devices == 1 or count * (count + 1) // 2 >= _TILES * devices
+    if 4 * codebooks * block**2 <= _GPU_ARRAY and enough:
+      break
+    block //= 2
+  # Blocks of equal size, with little padding.
+  count = max(-(-rows // block), 1)
+  return max(-(-rows // (count * 128)), 1) * 128
 
 
 def product_sums(

@@ -138,7 +138,7 @@ def replicated(z: jax.Array) -> jax.Array:
   return rules.constrain(z.astype(jnp.float32), *(None,) * z.ndim)
 
 
-def check_rows(n: int, block_size: int, *, unbiased: bool) -> None:
+def check_rows(n: int, block_size: int | None, *, unbiased: bool) -> None:
   """Raises ValueError if there are too few rows or an invalid block size."""
   least = 2 if unbiased else 1
   if n < least:
@@ -146,7 +146,7 @@ def check_rows(n: int, block_size: int, *, unbiased: bool) -> None:
   check_block(block_size)
 
 
-def check_block(block_size: int) -> None:
+def check_block(block_size: int | None) -> None:
   """Raises ValueError if the block size is below 1."""
-  if block_size < 1:
+  if block_size is not None and block_size < 1:
     raise ValueError(f"block_size is {block_size}; it must be at least 1")
