@@ -36,17 +36,20 @@ def run(root, program, *options):
 
 
 def test_damaged_input(root):
-  """Some hundred damaged inputs of all kinds."""
+  """Two hundred damaged inputs of all kinds."""
   output = run(
-    root, "fuzz.py", "--trials", "300", "--faults", root / "faults.jsonl"
+    root, "fuzz.py", "--trials", "200", "--faults", root / "faults.jsonl"
   )
-  assert output.splitlines()[-1].split()[:2] == ["all", "300"]
+  assert output.splitlines()[-1].split()[:2] == ["all", "200"]
 
 
 def test_killed_commands(root):
-  """Two kills of every command that writes."""
+  """Two kills of each command that writes.
+
+  The program has more: other jobs made of stages, as finetune is.
+  """
   verbs = ["prepare", "tokenize", "train", "finetune", "export", "convert"]
-  verbs += ["encode", "quickstart", "experiment"]
+  verbs += ["encode"]
   output = run(
     root, "killed_commands.py", "--kills", "2", "--verbs", ",".join(verbs)
   )
