@@ -10,6 +10,12 @@ import fast_xla  # noqa: E402
 
 DEVICES = f"{fast_xla.GIVEN} --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{DEVICES} {fast_xla.FLAGS}"
+# Tests ask what a program computes, not how well XLA optimises it: compiling
+# takes a third of the time without. The fixture `optimized` is for the others.
+# JAX reads both variables when it is imported, in subprocesses as well. Those
+# compile the same programs when they go on with what another began.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import collections  # noqa: E402
 import contextlib  # noqa: E402
@@ -28,15 +34,9 @@ from mmdcodec import memory  # noqa: E402
 # As the command does, and before the first array.
 memory.keep_freed()
 
-# Here the CPU's part of XLA reads its flags. The TPU compiler is not to, nor
-# subprocesses: they run what users run.
+# Here the CPU's part of XLA reads its flags. The TPU compiler is not to.
 jax.devices()
 os.environ["XLA_FLAGS"] = DEVICES
-
-# Tests ask what a program computes, not how well XLA optimises it: compiling
-# takes a third of the time without. The fixture `optimized` is for the others.
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_addoption(parser):
@@ -117,11 +117,10 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def compile_fast(monkeypatch):
-  """Programs of subprocesses, too, compile fast and run slower.
+  """Programs of subprocesses, too, compile as fast as those of the tests.
 
   Not for tests that compile for TPUs, see `fast_xla`.
   """
-  monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
   monkeypatch.setenv("XLA_FLAGS", f"{DEVICES} {fast_xla.FLAGS}")
 
 

@@ -47,8 +47,13 @@ def command(workdir, dataset, *more, config=CONFIG):
 
 
 def environment():
-  """Of a process with one device, whose programs are those of users."""
+  """Of a process with one device.
+
+  Its programs are those of users, but in tests they compile fast.
+  """
   flags = f"{fast_xla.GIVEN} --xla_force_host_platform_device_count=1"
+  if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS"):
+    flags += f" {fast_xla.FLAGS}"
   return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
