@@ -80,9 +80,9 @@ def clips(seed, batch=4, samples=800):
 
 
 @functools.cache
-def started(topology="seanet"):
+def started():
   """A state after the k-means of a first batch."""
-  return run_steps(configure(topology), 1)[1]
+  return run_steps(configure(), 1)[1]
 
 
 def run_steps(config, steps, state=None):
@@ -111,12 +111,9 @@ def tree_close(found, expected, tolerance=1e-5):
   assert error < tolerance, error
 
 
-@pytest.mark.parametrize(
-  "topology", ["seanet", pytest.param("spectral", marks=pytest.mark.slow)]
-)
-def test_both_gradients_are_those_of_the_plain_losses(topology):
+def test_both_gradients_are_those_of_the_plain_losses():
   """Catches a lost or doubled loss, and a gradient on the wrong side."""
-  config, state, batch = configure(topology), started(topology), clips(7)
+  config, state, batch = configure(), started(), clips(7)
   # The same dropped levels in both, so the step's own key.
   key, x = jax.random.key(3), batch["audio"]
   task = make_task(config.to_dict())
@@ -238,12 +235,7 @@ def test_steps_in_which_they_do_not_learn(monkeypatch, accelerator):
 
 @pytest.mark.parametrize(
   "left_out, balanced",
-  [
-    ("adversarial", True),
-    ("features", False),
-    pytest.param("adversarial", False, marks=pytest.mark.slow),
-    pytest.param("features", True, marks=pytest.mark.slow),
-  ],
+  [("adversarial", True), ("features", False)],
 )
 def test_either_loss_can_be_left_out(left_out, balanced):
   """Catches a run without feature matching, or without the other, that ends."""

@@ -121,7 +121,7 @@ def test_bench_codecs_prints_every_topology(capsys, monkeypatch, fails):
   """Catches a topology that no longer runs, or is counted wrongly."""
   monkeypatch.setattr(codecs, "without_peers", lambda: "no PyTorch here")
   small = ["bench", "codecs", "--seconds=0.5", "--runs=1"]
-  names = ["spectral_small:tiny", "soundstream_24khz:tiny", "codec_small:tiny"]
+  names = ["spectral_small:tiny", "soundstream_24khz:tiny"]
   assert main([*small, "--configs", *names]) == 0
   shown = capsys.readouterr().out
   assert "no PyTorch here" in shown

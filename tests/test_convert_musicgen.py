@@ -94,9 +94,12 @@ def greedy(model, params, inputs, *, frames, guidance):
 
 
 @pytest.mark.parametrize(
-  "guidance", [pytest.param(1, marks=pytest.mark.slow), 3]
+  "name, guidance",
+  [
+    *((name, 3) for name in NAMES),
+    pytest.param(NAMES[0], 1, marks=pytest.mark.slow),
+  ],
 )
-@pytest.mark.parametrize("name", NAMES)
 def test_greedy_codes_are_those_of_the_source(
   tmp_path, name, guidance, compile_fast
 ):

@@ -135,12 +135,9 @@ def test_beginnings_of_other_lengths(music, compile_fast):
     np.testing.assert_array_equal(alone[0], together[i])
 
 
-@pytest.mark.parametrize(
-  "sizes", (pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2))
-)
-def test_eight_devices(folder, sizes, compile_fast):
+def test_eight_devices(folder, compile_fast):
   """Catches draws that follow the device, and parameters cut wrongly."""
-  made = random_music(folder / f"mesh{sizes}", frames=FRAMES)
+  made, sizes = random_music(folder / "mesh", frames=FRAMES), (2, 2, 2)
   music = LoadedMusic(*made)
   texts = [f"song {i}" for i in range(8)]
   options = dict(seconds=seconds_of(music, 6), seed=3)
@@ -163,7 +160,6 @@ def test_eight_devices(folder, sizes, compile_fast):
   [
     ("soundstream_tiny", True),
     ("encodec_tiny", False),
-    pytest.param("spectral_tiny", True, marks=pytest.mark.slow),
   ],
 )
 def test_looking_changes_nothing(folder, preset, causal, compile_fast):

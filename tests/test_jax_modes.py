@@ -76,12 +76,7 @@ def dtypes(tree):
 
 @pytest.mark.parametrize(
   "preset",
-  [
-    "encodec_stereo_tiny",
-    "spectral_tiny",
-    pytest.param("soundstream_tiny", marks=pytest.mark.slow),
-    pytest.param("encodec_tiny", marks=pytest.mark.slow),
-  ],
+  ["encodec_stereo_tiny", "spectral_tiny"],
 )
 def test_codecs_in_64_bits(preset):
   """Catches scans of the codecs that end in another dtype, and parameters."""

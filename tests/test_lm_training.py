@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from mmdcodec.configs import lm_small
-from random_codec import each_topology, write_random_codec
+from random_codec import write_random_codec
 from random_music import random_params, word_tokenizer
 
 import mmdcodec
@@ -277,7 +277,6 @@ def configure(model, tokens, **changes):
 
 
 @pytest.mark.slow
-@each_topology
 def test_a_run(tmp_path, model, dataset, tokens, compile_fast):
   """Catches a run that does not learn, go on, or become a music model."""
   config = configure(model, tokens, steps=40)

@@ -62,8 +62,6 @@ def agree(found, wanted, scale=1.0):
   [
     ("mmd", True),
     pytest.param("dhsic", False, marks=pytest.mark.slow),
-    pytest.param("mmd", False, marks=pytest.mark.slow),
-    pytest.param("dhsic", True, marks=pytest.mark.slow),
   ],
 )
 def test_loss_of_all_rows(name, check_vma):

@@ -66,7 +66,6 @@ def test_presets_are_as_large_as_they_say(
     (24000, 25, 1),
     pytest.param(32000, 50, 1, marks=pytest.mark.slow),
     (44100, 50, 2),
-    pytest.param(48000, 75, 1, marks=pytest.mark.slow),
     pytest.param(24000, 100, 2, marks=pytest.mark.slow),
   ],
 )

@@ -56,6 +56,7 @@ def test_killed_run_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [CONFIG], indirect=True, ids=["seanet"])
 def test_preempted_run_saves_and_says_so(
   tmp_path, dataset, config, uninterrupted
 ):

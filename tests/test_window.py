@@ -110,8 +110,6 @@ def test_blocks_are_the_mask_in_the_model(monkeypatch, compile_fast):
     ("none", False),
     ("rotary", False),
     ("relative", True),
-    pytest.param("rotary", True, marks=pytest.mark.slow),
-    pytest.param("relative", False, marks=pytest.mark.slow),
   ),
 )
 def test_a_ring_is_teacher_forcing(form, apart, compile_fast):
