@@ -50,7 +50,7 @@ class MusicLMRequest:
     stride: seconds that each window of the semantic stage adds; None: half of a
       window, or no windows if its attention has one and the prompt stays.
     overlap: seconds of each chunk of the fine stage, but the first, that are
-      made in the one before, too, so that codes come before its own (`ChunkRun`);
+      made in the one before, too, so that codes precede its own (`ChunkRun`);
       None: `OVERLAP`, or a quarter of a chunk where that is less.
   """
 
