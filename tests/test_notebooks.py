@@ -1,9 +1,14 @@
-"""The notebooks of `colab/`: they equal their sources.
+"""The notebooks of `colab/`: they equal their sources, and they run.
 
-Must catch: a notebook that was edited, or holds outputs; a name that the API
-reference leaves out.
+With untrained models of the tests, at the size that MMDCODEC_SIZE=tiny makes.
+
+Must catch: a notebook that was edited, or holds outputs; a cell that fails; an
+example that no longer shows what its text says; a name that the API reference
+leaves out.
 """
 
+import os
+import re
 import sys
 import types
 
@@ -112,3 +117,76 @@ def test_the_form_has_a_plain_fallback(monkeypatch):
 
 class _Silence:
   T = "silence"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+  """Bundles of a music model and of a MusicLM, not trained."""
+  import random_music
+  import random_musiclm
+
+  from mmdcodec import bundle
+
+  folder = tmp_path_factory.mktemp("models")
+  bundle.save(folder / "musiclm", *random_musiclm.musiclm())
+  music = random_music.random_music(folder / "codec", seed=1)
+  bundle.save(folder / "music", *music)
+  return {
+    "MMDCODEC_MODEL": str(folder / "music"),
+    "MMDCODEC_MUSICLM": str(folder / "musiclm"),
+  }
+
+
+@pytest.mark.slow
+@each_notebook
+def test_a_notebook_runs(source, models, tmp_path, compile_fast):
+  """Catches a cell that fails, and one that shows something else."""
+  flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
+  done, _ = notebooks.run(source, tmp_path, XLA_FLAGS=flags, **models)
+  told = notebooks.printed(done)
+  pictures = sum(
+    "image/png" in output.get("data", {})
+    for cell in done.cells
+    for output in cell.get("outputs", [])
+  )
+  CHECKS[source.stem](told, pictures)
+
+
+def _check_codec(told, pictures):
+  assert "as all at once: True" in told and "same codes: True" in told
+  # The codes, and the spectrograms of the original and of three rates.
+  assert pictures == 5
+
+
+def _check_independence(told, pictures):
+  assert pictures == 5
+  for name in ("Linen", "NNX", "Equinox"):
+    before, after = re.findall(rf"{name}, .*dHSIC (-?[\d.]+)", told)
+    assert float(after) < 0.7 * float(before), name
+  rising = re.search(r"dhsic \[([^\]]*)\]", told)[1].split()
+  rising = [float(each) for each in rising]
+  assert rising[-1] > rising[0]
+
+
+def _check_train(told, pictures):
+  # Curves and two spectrograms.
+  assert pictures == 3 and "step 12 in" in told
+
+
+def _check_generate(told, pictures):
+  assert pictures == 2 and "in all (1, 4000, 1)" in told
+
+
+def _check_musiclm(told, pictures):
+  assert "as above: True" in told and "codec, another clip" in told
+  # Tokens of three stages, two spectrograms, one figure of six.
+  assert pictures == 6
+
+
+CHECKS = {
+  "codec": _check_codec,
+  "independence": _check_independence,
+  "train": _check_train,
+  "generate": _check_generate,
+  "musiclm": _check_musiclm,
+}
