@@ -150,7 +150,7 @@ print(f"{config.steps} steps of {config.batch} x {config.data.seconds:g} s")
 
 # %%
 RUN = WORK / "run"
-picture = display(display_id=True)
+picture = display("The curves will be here.", display_id=True)
 
 
 def watch(line):
