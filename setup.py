@@ -96,6 +96,8 @@ setup(
     "docs": ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29", "ruff"],
     # Not among those of the tests: it needs older versions of four packages.
     "beam": ["apache-beam>=2.60"],
+    # The page of `mmdcodec demo`.
+    "demo": ["gradio>=6.31,<7"],
     "tensorboard": ["tensorboardX>=2.6"],
     "wandb": ["wandb>=0.19"],
   },

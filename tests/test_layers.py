@@ -33,7 +33,7 @@ LAYERS = (
   ("folders", "bundle", "stablehlo"),
   ("evaluate",),
   ("train", "configs"),
-  ("experiments", "bench", "selftest", "workflows"),
+  ("experiments", "bench", "selftest", "workflows", "demo"),
   ("cli", "__main__"),
 )
 LAYER_OF = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -35,6 +35,7 @@ VERBS = (
   "encode",
   "decode",
   "generate",
+  "demo",
   "evaluate",
   "info",
   "experiment",

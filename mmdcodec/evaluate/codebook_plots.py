@@ -1,7 +1,8 @@
-"""Plots codebook usage as PNG bytes."""
+"""Plots codebook usage, and codes over time, as PNG bytes."""
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,48 @@ def codebook_usage(
   )
   for axis in (left, right):
     style_axis(axis)
+  return write_png(figure, path)
+
+
+def code_picture(
+  codes: np.ndarray,
+  *,
+  sizes: Sequence[int],
+  frame_rate: float,
+  path: str | os.PathLike | None = None,
+) -> bytes:
+  """Draws codes over time, a row for each codebook with the first on top.
+
+  Equal codes of a codebook have equal colors. Neighbouring numbers have similar
+  colors, which means nothing: codes have no order.
+
+  Args:
+    codes: int [frames, codebooks].
+    sizes: number of codes in each codebook.
+    frame_rate: frames per second.
+    path: PNG file to write, or None.
+
+  Returns:
+    PNG.
+  """
+  codes = np.asarray(codes)
+  frames, levels = codes.shape
+  figure = new_figure(5.6, min(4.8, 1.3 + 0.16 * levels))
+  axis = figure.subplots()
+  axis.imshow(
+    codes.T / np.maximum(1, np.asarray(sizes)[:, None] - 1),
+    aspect="auto",
+    cmap="turbo",
+    interpolation="nearest",
+    vmin=0,
+    vmax=1,
+    extent=(0, frames / frame_rate, levels + 0.5, 0.5),
+  )
+  axis.set_yticks(range(1, levels + 1, max(1, math.ceil(levels / 8))))
+  axis.set_title(f"{frames} frames of {levels} codes")
+  axis.set_xlabel("time (s)")
+  axis.set_ylabel("codebook")
+  style_axis(axis, grid=False)
   return write_png(figure, path)
 
 

@@ -1,0 +1,208 @@
+"""Serves the page: the address, temporary files, and when all ends."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import fastapi
+import gradio as gr
+import uvicorn
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+
+from mmdcodec import formatting
+from mmdcodec.demo import elements
+from mmdcodec.demo.context import Context
+from mmdcodec.demo.models import Models
+from mmdcodec.demo.page import make_page
+from mmdcodec.demo.piece import Piece
+from mmdcodec.demo.sessions import Sessions
+from mmdcodec.demo.uploads import Limits
+from mmdcodec.errors import UserError
+
+# All that the page shows comes from this server. The browser is told to load
+# nothing else, whatever a version of Gradio may ask for.
+_POLICY = (
+  "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval';"
+  " frame-ancestors 'self'"
+)
+_GONE = "This sound is gone."
+_FORM = 4096  # bytes of an upload that are not the file
+_FAREWELL = 2  # seconds that open connections have when the server ends
+# Fonts that every system has: others would be asked for on the network.
+_FONTS = dict(
+  font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+)
+
+
+@contextlib.contextmanager
+def opened(
+  models: Models, *, host: str, port: int, limits: Limits
+) -> Iterator[tuple[str, Any]]:
+  """Makes the page and its server, and removes all files in the end.
+
+  Args:
+    models: the models.
+    host: name or number of this machine on the network to listen on.
+    port: where to listen; 0 for any that is free.
+    limits: how much a user may give and ask for.
+
+  Yields:
+    (the page's address, a server whose `run` serves it).
+
+  Raises:
+    UserError: the address is not free.
+  """
+  with contextlib.ExitStack() as stack:
+    listening = stack.enter_context(_listen(host, port))
+    folder = pathlib.Path(
+      stack.enter_context(tempfile.TemporaryDirectory(prefix="mmdcodec-demo-"))
+    )
+    uploads, sounds = folder / "uploads", folder / "sounds"
+    uploads.mkdir()
+    sounds.mkdir()
+    # Gradio asks the environment, now and with each upload.
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    stack.callback(_restore, "GRADIO_TEMP_DIR", before)
+    sessions = Sessions(sounds)
+    stack.callback(sessions.end_all)
+    app = make_app(Context(models, sessions, limits))
+    config = uvicorn.Config(
+      app,
+      log_level="warning",
+      timeout_graceful_shutdown=_FAREWELL,
+    )
+    server = _Server(config, listening, sessions)
+    name = f"[{host}]" if ":" in host else host
+    yield f"http://{name}:{listening.getsockname()[1]}/", server
+
+
+def make_app(context: Context) -> fastapi.FastAPI:
+  """Makes the web application: the page, and the sounds of its players."""
+  app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+  @app.get("/sound/{name}")
+  async def sound(name: str) -> fastapi.Response:
+    found = context.sessions.find(name)
+    if isinstance(found, Piece):
+      return StreamingResponse(found.wav(), media_type="audio/wav")
+    if found is None:
+      return PlainTextResponse(_GONE, 404)
+    return _Sound(found, media_type="audio/wav")
+
+  app = gr.mount_gradio_app(
+    app,
+    make_page(context),
+    path="/",
+    footer_links=[],
+    run_history=False,
+    max_file_size=context.limits.size,
+    ssr_mode=False,
+    mcp_server=False,
+    enable_monitoring=False,
+    show_error=True,
+    theme=gr.themes.Default(**_FONTS),
+    css=elements.CSS,
+  )
+  return _Guarded(app, context.limits.size)  # type: ignore[return-value]
+
+
+class _Sound(FileResponse):
+  """A file that another click may remove at any time."""
+
+  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    try:
+      await super().__call__(scope, receive, send)
+    except (FileNotFoundError, RuntimeError):
+      if os.path.exists(self.path):
+        raise
+      await PlainTextResponse(_GONE, 404)(scope, receive, send)
+
+
+class _Guarded:
+  """Refuses uploads that say that they are too large, and adds the policy."""
+
+  def __init__(self, app: Any, most: int):
+    self._app, self._most = app, most
+
+  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+      return await self._app(scope, receive, send)
+    headers = dict(scope["headers"])
+    size = headers.get(b"content-length", b"0")
+    if not size.isdigit() or int(size) > self._most + _FORM:
+      most = formatting.file_size(self._most)
+      answer = PlainTextResponse(f"At most {most} are read.", 413)
+      return await answer(scope, receive, send)
+
+    async def answer_with_policy(message: Any) -> None:
+      if message["type"] == "http.response.start":
+        policy = (b"content-security-policy", _POLICY.encode())
+        message["headers"] = [*message["headers"], policy]
+      await send(message)
+
+    await self._app(scope, receive, answer_with_policy)
+
+
+class _Server(uvicorn.Server):
+  """A server that stops the music when it ends, or the music would go on."""
+
+  def __init__(
+    self, config: uvicorn.Config, listening: socket.socket, sessions: Sessions
+  ):
+    super().__init__(config)
+    self._listening, self._sessions = listening, sessions
+
+  def run(self, sockets: Any = None) -> None:
+    """Serves until it is told to end."""
+    super().run(sockets=[self._listening])
+
+  async def shutdown(self, sockets: Any = None) -> None:
+    """Ends; see uvicorn."""
+    self._sessions.end_all()
+    await super().shutdown(sockets=sockets)
+
+
+def serve(models: Models, *, host: str, port: int, limits: Limits) -> None:
+  """Serves the page until Ctrl-C or SIGTERM; see `opened`."""
+  # uvicorn handles both, and in the end sends them again to who handled them
+  # before: by default SIGTERM would leave the files.
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    with opened(models, host=host, port=port, limits=limits) as (url, server):
+      print(f"listening at {url} (Ctrl-C ends it)", flush=True)
+      server.run()
+  except KeyboardInterrupt:
+    print("ended", flush=True)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+  """Opens the socket.
+
+  Raises:
+    UserError: the address is not free, or not of this machine.
+  """
+  try:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, *_, address = found[0]
+    return socket.create_server(address[:2], family=family)
+  except (OSError, OverflowError) as error:
+    reason = getattr(error, "strerror", None) or error
+    raise UserError(
+      f"cannot listen on port {port} of {host} ({reason}); choose another"
+      " --port or --host."
+    ) from None
+
+
+def _restore(name: str, before: str | None) -> None:
+  if before is None:
+    os.environ.pop(name, None)
+  else:
+    os.environ[name] = before
