@@ -56,6 +56,9 @@ setup(
   packages=[*find_packages(include=["mmdcodec", "mmdcodec.*"])]
   + ["mmdcodec.configs"],
   package_dir={"mmdcodec.configs": "configs"},
+  package_data={
+    "mmdcodec.packaged": ["*/*.json", "*/*.safetensors", "*/README.md"]
+  },
   install_requires=CORE,
   extras_require={
     "tpu": ["jax[tpu]"],

@@ -273,7 +273,6 @@ def test_words_of_users_are_no_html(capsys):
 
 
 def test_the_command(opened, fails, tmp_path, monkeypatch):
-  assert "--model is required" in fails("demo")
   words = ["demo", "--model", tmp_path]
   assert "holds no model" in fails(*words)
   assert "above 0" in fails(*words, "--max-seconds", "nan")

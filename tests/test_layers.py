@@ -18,8 +18,8 @@ CONFIGS = pathlib.Path(mmdcodec.configs.__file__).parent
 # entry with the longest matching name says where a module belongs.
 LAYERS = (
   (
-    "errors", "bounds", "formatting", "memory", "platform", "precision",
-    "progress", "",
+    "errors", "bounds", "formatting", "memory", "packaged", "platform",
+    "precision", "progress", "",
   ),  # fmt: skip
   ("store",),
   ("parallel",),

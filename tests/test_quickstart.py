@@ -74,23 +74,24 @@ def test_quickstart_interrupted_then_continued_then_repeated(
     patch.setattr(quickstart_codec, "export", interrupt)
     assert main(argv) == 130
   first = capsys.readouterr().out
-  assert "[3/10] train: 4 steps" in first and "report" not in first
+  assert "[4/11] train: 4 steps" in first and "report" not in first
   # The preview is there before the codec is. Of the last step here, it is what
   # the bundle makes of the clip.
   heard = tmp_path / "job" / "preview" / "reconstruction.flac"
+  assert str(tmp_path / "job" / "first" / "reconstruction.flac") in first
   assert f"listen: {heard}" in first and "after 4 of 4 steps" in first
 
   assert main(argv) == 0
   second = capsys.readouterr().out
-  for stage in ("1/10] music", "2/10] prepare", "3/10] train"):
+  for stage in ("1/11] music", "2/11] listen", "3/11] prepare", "4/11] train"):
     assert f"[{stage}: done before" in second
   # The codec is not trained again; the language model is, with as many steps.
-  assert "[10/10] report: " in second and second.count("step 4/4") == 1
+  assert "[11/11] report: " in second and second.count("step 4/4") == 1
   page = tmp_path / "job" / "report.html"
   assert str(page) in second
 
   assert main(argv) == 0
-  assert capsys.readouterr().out.count("done before") == 10
+  assert capsys.readouterr().out.count("done before") == 11
 
   assert main([*argv, "--steps", "5"]) == 2
   assert "steps was 4, is 5" in capsys.readouterr().err
@@ -127,18 +128,18 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   text = page.read_text()
   # Two clips, each as original, reconstruction and from the untrained codec;
   # two pieces from prompts, each beside the song of its caption; and the
-  # preview, beside the original.
-  assert text.count("<audio ") == 12
-  assert text.count('src="data:audio/flac;base64,') == 12
+  # preview and what the packaged codec made, beside the originals.
+  assert text.count("<audio ") == 14
+  assert text.count('src="data:audio/flac;base64,') == 14
   # A spectrogram for every player, two pictures of curves, codebook usage.
-  assert text.count("<img ") == 15
+  assert text.count("<img ") == 17
   # Each under its own player, with the same title.
   found = re.findall(
     r"<figcaption>([^<]*)</figcaption><audio [^>]*></audio>"
     r'<img alt="spectrogram: ([^"]*)"',
     text,
   )
-  assert len(found) == 12
+  assert len(found) == 14
   for title, alt in found:
     assert alt.startswith(f"{title}, ")
   assert "margin" in text and "untrained" in text

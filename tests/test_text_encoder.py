@@ -273,3 +273,16 @@ def test_a_whole_model_has_a_decoder():
   w["lm_head.weight"] = np.ones((60, 16))
   _, variables = t5.convert(w, config)
   assert variables["params"]["blocks"]["query"]["kernel"].shape == (2, 16, 2, 8)
+
+
+def test_weights_of_16_bits():
+  """Catches sums in the type that weights are stored in."""
+  config, w, arrays = source()
+  fields, variables = t5.convert(w, config)
+  stored = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), variables)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.float32), stored)
+  encoder = text_encoder.T5Encoder(**fields)
+  given = arrays["in/ids"], arrays["in/mask"] > 0
+  y, want = (encoder.apply(each, *given) for each in (stored, rounded))
+  assert y.dtype == jnp.float32
+  np.testing.assert_allclose(y, want, atol=1e-5 * np.abs(want).max())

@@ -7,7 +7,8 @@ from mmdcodec.errors import UserError
 
 HELP = "open a local web page to hear what models do"
 EXAMPLE = (
-  "mmdcodec demo --model bundles/codec bundles/music\n"
+  "mmdcodec demo\n"
+  "  mmdcodec demo --model bundles/codec bundles/music\n"
   "  mmdcodec demo --model bundles/musiclm --port 8000"
 )
 _PACKAGES = ("gradio", "fastapi", "uvicorn")
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model",
     nargs="+",
     metavar="MODEL",
-    help="codecs and music models: bundles, workdirs or public weights",
+    default=["small"],
+    help="codecs and music models: bundles, workdirs or public weights"
+    " (default: the packaged one, small)",
   )
   parser.add_argument(
     "--host",
@@ -45,11 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Opens the models and serves the page until Ctrl-C."""
-  if not args.model:
-    raise UserError(
-      "--model is required: give one or more codecs and music models, such as"
-      " the folders bundle and music_bundle of `mmdcodec quickstart`."
-    )
   if not 0 < args.max_seconds < math.inf:
     raise UserError(
       f"--max-seconds is {args.max_seconds}; it must be above 0."

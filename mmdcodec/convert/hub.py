@@ -1,8 +1,12 @@
-"""Downloads models from the Hugging Face Hub by id (facebook/encodec_24khz)."""
+"""Finds models that are not at a path: packaged ones by name, others by id.
+
+Ids, such as facebook/encodec_24khz, are those of the Hugging Face Hub.
+"""
 
 import pathlib
 import re
 
+from mmdcodec import packaged
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec_presets, lm_presets
 from mmdcodec.store import paths
@@ -34,10 +38,11 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
   """Returns the folder of a model, downloading it if necessary.
 
   Args:
-    source: a path, or an id if the path does not exist.
+    source: a path; if it does not exist, the name of a model that ships with
+      the package (`mmdcodec.packaged`), or an id.
 
   Returns:
-    The same path, or the folder in the Hub's cache.
+    The same path, the folder in the package, or that in the Hub's cache.
 
   Raises:
     UserError: the download fails, or huggingface_hub is not installed.
@@ -45,6 +50,8 @@ def find(source: str | pathlib.Path) -> pathlib.Path:
   path = paths.of(source)
   if path.exists():
     return _check(path)
+  if shipped := packaged.find(str(source)):
+    return shipped
   if str(source) in (*codec_presets.PRESETS, *lm_presets.PRESETS):
     raise UserError(
       f"{source} is the name of a preset, not of weights: give the path of"

@@ -166,8 +166,9 @@ class ChunkRun:
   A chunk knows nothing of the codes of the others. To go on from codes
   nevertheless, each chunk after the first begins in the one before, and what it
   makes of that time is dropped. Both draw the same noise there, and are given
-  the same tokens of the stage above, so they soon make the same codes: the next
-  chunk goes on from those that are kept, or nearly so.
+  the same tokens of the stage above, but only sometimes do they come to the
+  same codes: most borders are still seen in the codes (docs/RESULTS.md,
+  "Seams").
 
   Attributes:
     total: frames of the music.

@@ -158,7 +158,7 @@ class TokenSampler:
       part: frames between two yields; None yields only at the end.
       places: int [batch], the frames of the music at which items begin that are
         parts of it. Where parts with the same key overlap, they draw the same
-        noise, and so mostly the same codes, if their pattern has a `stride`.
+        noise, if their pattern has a `stride`.
 
     Yields:
       States, the last of which is complete up to `window.end`.

@@ -154,6 +154,8 @@ class T5Encoder(bounds.Checked, nn.Module):
     mask = mask.astype(bool)
     # Padding may be any number, even one outside the vocabulary.
     x = embed(jnp.where(mask, tokens, 0))
+    # The blocks add to it in float32, whatever the weights are stored as.
+    x = x.astype(jnp.float32)
     # Unlike the table, not sharded along the width; see `Transformer`.
     x = rules.constrain(x, "batch", None, None)
     table = self.param(

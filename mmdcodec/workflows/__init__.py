@@ -1,15 +1,18 @@
 """Jobs with several stages behind one command.
 
 quickstart   trains a codec and a music model and writes a report; its parts are
-             quickstart_job, quickstart_codec, quickstart_preview,
-             quickstart_music and quickstart_report; with --system musiclm,
-             quickstart_musiclm and its parts quickstart_musiclm_job,
-             quickstart_musiclm_models, quickstart_musiclm_pieces and
-             quickstart_musiclm_report
+             quickstart_job, quickstart_first, quickstart_codec,
+             quickstart_preview, quickstart_music and quickstart_report; with
+             --system musiclm, quickstart_musiclm and its parts
+             quickstart_musiclm_job, quickstart_musiclm_models,
+             quickstart_musiclm_pieces and quickstart_musiclm_report
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings, and finetune_musiclm the stages for a MusicLM
 stage_training
              tokenizes music for the stages of a MusicLM, and trains a stage
 assemble     makes one bundle of the parts of a MusicLM
+packaged_models
+             trains the models that ship with the package;
+             packaged_measures measures them, packaged_card describes them
 cluster      fits the codebooks of a semantic, joint or melody model
 """

@@ -1,6 +1,7 @@
 """The stages of `mmdcodec quickstart`.
 
-Renders built-in music (or uses a folder), prepares it, trains a small codec
+Renders built-in music (or uses a folder), and lets you hear what the packaged
+codec makes of it (`quickstart_first.py`). Then prepares it, trains a small codec
 with independent codebooks (after the first minute there is something to hear,
 `quickstart_preview.py`), exports it and compares it with the same codec
 untrained on held-out music (`quickstart_codec.py`). Then trains a language
@@ -15,8 +16,10 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import jobs
 from mmdcodec.workflows import quickstart_codec as codec
 from mmdcodec.workflows import quickstart_music as music
-from mmdcodec.workflows import quickstart_report
+from mmdcodec.workflows import quickstart_first, quickstart_report
 from mmdcodec.workflows.quickstart_job import Job
+
+LISTEN = "listen"
 
 
 def check_version(job: Job) -> None:
@@ -57,25 +60,26 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     settings: Mapping[str, Any],
     outputs: Sequence[str],
     **options: Any,
-  ) -> jobs.Stage:
+  ) -> None:
     paths = [folder / output for output in outputs]
-    return jobs.Stage(name, lambda: work(job), settings, paths, **options)
+    # Nothing depends on what is only heard.
+    needs = [each.name for each in found if each.name != LISTEN]
+    run = lambda: work(job)
+    found.append(jobs.Stage(name, run, settings, paths, needs=needs, **options))
 
-  return [
-    stage(
-      "music",
-      codec.make_music,
-      codec.music_settings(job),
-      ["music"],
-      resumes=True,
-    ),
-    stage("prepare", codec.prepare, sound, ["data"]),
-    stage("train", codec.train, job.config, ["run", "preview"], resumes=True),
-    stage("export", codec.export, {}, ["bundle"]),
-    stage("evaluate", codec.evaluate, clips, ["evaluation"]),
-    stage("tokenize", music.tokenize, {}, ["tokens"]),
-    stage("train lm", music.train, job.lm, ["lm"], resumes=True),
-    stage("export lm", music.export, {}, ["music_bundle"]),
-    stage("generate", music.generate, pieces, ["generated"]),
-    stage("report", quickstart_report.write, {}, ["report.html"]),
-  ]
+  found: list[jobs.Stage] = []
+  stage(
+    "music", codec.make_music, codec.music_settings(job), ["music"],
+    resumes=True,
+  )  # fmt: skip
+  stage(LISTEN, quickstart_first.make, {}, ["first"])
+  stage("prepare", codec.prepare, sound, ["data"])
+  stage("train", codec.train, job.config, ["run", "preview"], resumes=True)
+  stage("export", codec.export, {}, ["bundle"])
+  stage("evaluate", codec.evaluate, clips, ["evaluation"])
+  stage("tokenize", music.tokenize, {}, ["tokens"])
+  stage("train lm", music.train, job.lm, ["lm"], resumes=True)
+  stage("export lm", music.export, {}, ["music_bundle"])
+  stage("generate", music.generate, pieces, ["generated"])
+  stage("report", quickstart_report.write, {}, ["report.html"])
+  return found

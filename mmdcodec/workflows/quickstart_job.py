@@ -18,7 +18,7 @@ CLIP_SECONDS, CLIPS = 5.0, 8
 # Generated music, one piece for each prompt.
 PIECES, PIECE_SECONDS = 4, 8.0
 FOLDERS = (
-  "music", "data", "run", "preview", "bundle", "evaluation",
+  "music", "first", "data", "run", "preview", "bundle", "evaluation",
   "tokens", "lm", "music_bundle", "generated", "musiclm",
 )  # fmt: skip
 

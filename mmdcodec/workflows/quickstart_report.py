@@ -10,7 +10,11 @@ from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
 from mmdcodec.evaluate.clips import Reconstruction
 from mmdcodec.store import inputs, jobs
-from mmdcodec.workflows import quickstart_music, quickstart_preview
+from mmdcodec.workflows import (
+  quickstart_first,
+  quickstart_music,
+  quickstart_preview,
+)
 from mmdcodec.workflows.quickstart_job import Job
 
 
@@ -40,6 +44,7 @@ def write(job: Job) -> str:
         code=job.command,
       ),
       music_section(folder),
+      *quickstart_first.section(folder),
       sections.measures_section(trained, untrained),
       sections.players_section(trained, untrained, _captions(trained, folder)),
       *quickstart_preview.section(folder),

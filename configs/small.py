@@ -1,0 +1,35 @@
+"""The codec of `mmdcodec.load("small")`, which ships with the package.
+
+    mmdcodec train --config=small --workdir=runs/small \
+        --config.data.train=SONGS=0.5,MUSIC=0.5 --config.data.valid=SONGS,MUSIC
+
+The quickstart's codec with more codes: 24 kHz mono, 50 frames per second, 6
+codebooks of 1024, 3 kbps, 500 bps less for each codebook that is left out.
+Without phases in its codes and with the independence loss, for the language
+model over it (`small_lm`).
+"""
+
+from ml_collections import ConfigDict
+from mmdcodec.configs import common, quickstart
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """Makes the config; `tiny` shrinks it for tests."""
+  common.check_argument(arg, "tiny")
+  config = quickstart.get_config(arg)
+  if arg == "tiny":
+    return config
+  config.model.codebooks = 6
+  config.model.codebook_size = 1024
+  config.model.decay = 0.98
+  # Half of the clips, so that fewer codebooks do as well.
+  config.model.quantizer_dropout = 0.5
+  config.losses.waveform.weight = 20.0
+  config.losses.independence.start = 600
+  config.losses.independence.ramp = 200
+  config.steps = 4_000
+  config.quantizer_start = 400
+  config.optimizer.warmup = 50
+  config.log_every = 25
+  config.eval_every = config.save_every = 250
+  return config

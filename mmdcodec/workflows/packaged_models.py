@@ -1,0 +1,288 @@
+"""Trains the models that ship with the package, within given minutes.
+
+    python -m mmdcodec.workflows.packaged_models MUSIC WORKDIR --minutes 90
+
+MUSIC has a manifest.csv with the columns split, file, licence, title, artist
+and caption; only files whose licence allows any use with attribution are taken
+(LICENCES). Half of what is trained on is built-in music. A job that was
+interrupted goes on with the same command; a later one, in another workdir,
+goes on from the packaged weights (`--from-scratch`: from nothing).
+
+    WORKDIR/music/{songs,real}/{train,valid,test}    audio, by kind and use
+    WORKDIR/data/                                    data sets
+    WORKDIR/codec, twin                              training
+    WORKDIR/small, twin_bundle                       models
+    WORKDIR/measures.json                            what the card says
+    WORKDIR/small/README.md                          the card
+
+The twin is trained without the independence loss and not shipped: the card
+compares their codes.
+
+With --install, WORKDIR/small takes the place of the packaged model.
+"""
+
+import argparse
+import copy
+import csv
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+from mmdcodec import bundle, packaged, progress
+from mmdcodec.audio import song_files
+from mmdcodec.configs import small
+from mmdcodec.data import records, tokenization
+from mmdcodec.errors import UserError
+from mmdcodec.store import atomic, inputs, jobs
+from mmdcodec.train import loop
+from mmdcodec.workflows import packaged_card, packaged_measures
+
+NAME = "small"
+# Licences under which weights may be trained and shared, with attribution and
+# without the duty to share alike.
+LICENCES = (
+  "CC0-1.0", "Public domain", "CC-BY", "CC-BY-3.0", "CC-BY-4.0", "OGA-BY-3.0",
+)  # fmt: skip
+SPLITS = ("train", "valid", "test")
+KINDS = ("songs", "real")
+# Built-in songs of each split, their length, and seeds used nowhere else.
+SONGS, SONG_SECONDS, SEEDS = (600, 16, 64), 30.0, (1000, 1001, 1002)
+TINY_SONGS, TINY_SONG_SECONDS = (3, 1, 2), 3.0
+# Shares of the minutes, of the codec and of its twin.
+SHARES = {"codec": 0.5, "twin": 0.5}
+# Steps that tell the speed of a training. The first half compiles.
+PROBE = 40
+_log = functools.partial(print, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What the stages depend on.
+
+  Attributes:
+    music: folder with manifest.csv.
+    workdir: folder of the job.
+    minutes: time for all trainings together.
+    start: name or path of the model to go on from; "" for none.
+    tiny: whether to use seconds of music and few steps, for tests.
+    twin: whether to train the codec's twin too, for the card.
+  """
+
+  music: pathlib.Path
+  workdir: pathlib.Path
+  minutes: float
+  start: str = ""
+  tiny: bool = False
+  twin: bool = True
+
+  def config(self, name: str) -> dict[str, Any]:
+    """Makes the config of a training: "codec" or "twin"."""
+    size = "tiny" if self.tiny else ""
+    config = json.loads(small.get_config(size).to_json_best_effort())
+    if name == "twin":
+      config["losses"]["independence"]["weight"] = 0.0
+    if self.start:
+      # Codebooks and weights are there from the beginning.
+      config["init_from"] = self.start
+      config["quantizer_start"] = 0
+      config["losses"]["independence"] |= {"start": 0, "ramp": 0}
+    return config
+
+
+def rows_of(music: pathlib.Path) -> list[dict[str, str]]:
+  """Reads the rows of manifest.csv whose licence allows the use.
+
+  Raises:
+    UserError: there is no manifest, or no row may be used.
+  """
+  path = music / "manifest.csv"
+  with inputs.open_file(path) as file:
+    found = csv.DictReader(file.read().decode().splitlines())
+  rows = [row for row in found if row.get("licence") in LICENCES]
+  if not rows:
+    raise UserError(
+      f"{path} has no file with one of the licences {', '.join(LICENCES)}."
+    )
+  return rows
+
+
+def make_music(job: Job) -> str:
+  """Renders songs, and links the real music with captions beside it."""
+  count = TINY_SONGS if job.tiny else SONGS
+  seconds = TINY_SONG_SECONDS if job.tiny else SONG_SECONDS
+  for split, songs, seed in zip(SPLITS, count, SEEDS, strict=True):
+    song_files.write_songs(
+      job.workdir / "music" / "songs" / split,
+      songs=songs, seconds=seconds, seed=seed,
+      progress=progress.counter(f"songs ({split})"),
+    )  # fmt: skip
+  rows = rows_of(job.music)
+  for row in rows:
+    folder = job.workdir / "music" / "real" / row["split"]
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / pathlib.PurePath(row["file"]).name
+    link.unlink(missing_ok=True)
+    link.symlink_to((job.music / row["file"]).resolve())
+    link.with_suffix(".txt").write_text(row["caption"])
+  return f"{sum(count)} songs and {len(rows)} files of {job.music}"
+
+
+def prepare(job: Job) -> str:
+  """Cuts the music into records."""
+  total = 0.0
+  for kind in KINDS:
+    for split in SPLITS[:2]:
+      folder = job.workdir / "music" / kind / split
+      out = job.workdir / "data" / f"{kind}_{split}"
+      total += records.prepare(folder, out, progress=False, force=True).seconds
+  return f"{total / 3600:.1f} h"
+
+
+def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
+  """Returns how many steps of a training fit into its share of the minutes.
+
+  They are chosen once, because the schedule of the learning rate depends on
+  them, and kept in WORKDIR/steps.json.
+  """
+  path = job.workdir / "steps.json"
+  known = inputs.read_object(path) if path.exists() else {}
+  if name not in known:
+    probe = copy.deepcopy(config)
+    probe |= {"steps": PROBE, "log_every": PROBE // 2, "quantizer_start": 0}
+    probe |= {"eval_every": 2 * PROBE, "save_every": 2 * PROBE}
+    probe["optimizer"]["warmup"] = 1
+    # It takes its time in most of the steps.
+    probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
+    with tempfile.TemporaryDirectory() as folder:
+      loop.train(probe, folder, log=lambda line: None)
+      lines = (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line).get("train/steps_per_second") for line in lines]
+    speed = [each for each in speeds if each is not None][-1]
+    seconds = job.minutes * 60 * SHARES[name]
+    known[name] = max(PROBE, round(seconds * speed))
+    atomic.write_json(path, known)
+  return known[name]
+
+
+def train(job: Job, name: str) -> str:
+  """Trains the codec or its twin; resumes."""
+  config = job.config(name)
+  found = {
+    split: [str(job.workdir / "data" / f"{kind}_{split}") for kind in KINDS]
+    for split in SPLITS[:2]
+  }
+  # As much of each kind, however much there is of it.
+  half = {path: 0.5 for path in found["train"]}
+  config["data"] |= {"train": half, "valid": found["valid"]}
+  if not job.tiny:
+    config["steps"] = choose_steps(job, name, config)
+  loop.train(config, job.workdir / name, log=lambda line: _log("  " + line))
+  return f"{config['steps']} steps"
+
+
+def export(job: Job, name: str) -> str:
+  """Exports a model, with parameters of 16 bits."""
+  out = {"codec": NAME, "twin": "twin_bundle"}[name]
+  step = bundle.export(
+    job.workdir / name, job.workdir / out, dtype="bfloat16", force=True
+  )
+  path = job.workdir / out / bundle.CONFIG_FILE
+  config = inputs.read_object(path)
+  _forget_paths(config["training"]["config"])
+  atomic.write_json(path, config)
+  return f"step {step}"
+
+
+def _forget_paths(config: dict[str, Any]) -> None:
+  """Replaces paths of this machine by the names of what is there."""
+  name = lambda path: pathlib.PurePath(path).name
+  for split in SPLITS[:2]:
+    config["data"][split] = [name(path) for path in config["data"][split]]
+  config["init_from"] = name(config["init_from"])
+
+
+def measure(job: Job) -> str:
+  """Measures the codec on the test music, and writes the card."""
+  music = {kind: job.workdir / "music" / kind / "test" for kind in KINDS}
+  found = packaged_measures.measure(
+    job.workdir / NAME, job.workdir / "twin_bundle", music, tiny=job.tiny
+  )  # fmt: skip
+  rows = rows_of(job.music)
+  atomic.write_json(job.workdir / "measures.json", found)
+  card = packaged_card.write(job.workdir, NAME, found, rows)
+  (job.workdir / NAME / "README.md").write_text(card)
+  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
+  return f"{size / 1e6:.1f} MB of weights, with a card"
+
+
+def make_stages(job: Job) -> list[jobs.Stage]:
+  """Makes the stages of the job, in order."""
+  folder = job.workdir
+  about = {"start": job.start, "tiny": job.tiny, "minutes": job.minutes}
+
+  def training(name: str) -> jobs.Stage:
+    return jobs.Stage(
+      name, lambda: train(job, name), about, [folder / name], resumes=True
+    )
+
+  def exporting(name: str, output: str) -> jobs.Stage:
+    return jobs.Stage(
+      f"export {name}", lambda: export(job, name), {}, [folder / output]
+    )
+
+  return [
+    jobs.Stage(
+      "music", lambda: make_music(job), {"tiny": job.tiny},
+      [folder / "music"], resumes=True,
+    ),
+    jobs.Stage("prepare", lambda: prepare(job), {}, [folder / "data"]),
+    training("codec"),
+    exporting("codec", NAME),
+    *([training("twin"), exporting("twin", "twin_bundle")] if job.twin else []),
+    jobs.Stage(
+      "measure", lambda: measure(job), {}, [folder / "measures.json"]
+    ),
+  ]  # fmt: skip
+
+
+def install(job: Job) -> None:
+  """Puts the model in the place of the packaged one."""
+  target = packaged.FOLDER / NAME
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir(parents=True)
+  for name in (bundle.CONFIG_FILE, bundle.WEIGHTS_FILE, "README.md"):
+    shutil.copyfile(job.workdir / NAME / name, target / name)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the job; see the module's description."""
+  assert __doc__
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("music", type=pathlib.Path)
+  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("--minutes", type=float, default=90.0)
+  parser.add_argument("--from-scratch", action="store_true")
+  parser.add_argument("--without-twin", action="store_true")
+  parser.add_argument("--tiny", action="store_true")
+  parser.add_argument("--install", action="store_true")
+  args = parser.parse_args(argv)
+  begun = NAME if NAME in packaged.names() else ""
+  job = Job(
+    args.music, args.workdir.absolute(), args.minutes,
+    "" if args.from_scratch or args.tiny else begun, args.tiny,
+    not args.without_twin,
+  )  # fmt: skip
+  jobs.run_stages(job.workdir, make_stages(job), force=None)
+  if args.install:
+    install(job)
+  _log(f"model and card: {job.workdir / NAME}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,141 @@
+"""Models that ship with the package, and the job that trains them.
+
+Catches: a name that does not open its model, a packaged model that hides a
+folder of the user's, weights or cards that are no part of the package, a card
+without the music, music whose licence does not allow the use, and a quickstart
+that begins without letting its model be heard.
+"""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from random_codec import write_random_codec
+
+import mmdcodec
+from mmdcodec import bundle, packaged
+from mmdcodec.audio import synth
+from mmdcodec.errors import UserError
+from mmdcodec.evaluate import reconstruction
+from mmdcodec.workflows import (
+  packaged_measures,
+  packaged_models,
+  quickstart_first,
+  quickstart_job,
+)
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+  """A package with one codec, "little", in a folder of its own."""
+  folder = tmp_path / "shelf"
+  write_random_codec(folder / "little", 0)
+  monkeypatch.setattr(packaged, "FOLDER", folder)
+  return folder
+
+
+def test_a_name_opens_a_packaged_model_unless_a_folder_has_it(
+  shelf, tmp_path, monkeypatch
+):
+  assert packaged.names() == ["little"]
+  shipped = mmdcodec.load("little").hash
+  assert shipped == mmdcodec.load(shelf / "little").hash
+  with pytest.raises(UserError, match="litle holds no model"):
+    mmdcodec.load("litle")
+  monkeypatch.chdir(tmp_path)
+  write_random_codec(tmp_path / "little", 1)
+  assert mmdcodec.load("little").hash != shipped
+
+
+def test_what_ships_is_complete_and_small():
+  """Catches a model without its card, and weights that outgrow the package."""
+  sizes = 0
+  for name in packaged.names():
+    folder = packaged.FOLDER / name
+    sizes += (folder / bundle.WEIGHTS_FILE).stat().st_size
+    card = (folder / "README.md").read_text()
+    for part in ("## Training", "## Measures", "## Music", "CC"):
+      assert part in card, (name, part)
+  assert packaged.names() and sizes <= 16e6
+
+
+def test_the_packaged_codec_codes_music():
+  """Of a song that it was not trained on, the loudness of bands is near."""
+  codec = mmdcodec.load("small")
+  x = synth.render(7, seconds=2.0, rate=codec.rate).audio
+  x = np.asarray(x, np.float32).reshape(1, -1, 1)
+  y = codec.decode(codec.encode(x), length=x.shape[1])
+  found = float(reconstruction.mel_distance(x, y, codec.rate)[0])
+  silence = float(reconstruction.mel_distance(x, 0 * y, codec.rate)[0])
+  assert found < 8 < silence
+
+
+def test_the_quickstart_begins_with_what_the_packaged_codec_makes(
+  shelf, tmp_path, capsys, monkeypatch
+):
+  """The files are those of the codec, and the page shows them."""
+  monkeypatch.setattr(quickstart_first, "MODEL", "little")
+  job = quickstart_job.make_job(tmp_path / "job", tiny=True)
+  codec = mmdcodec.load("little")
+  test = job.workdir / "music" / "test"
+  test.mkdir(parents=True)
+  tone = 0.1 * np.sin(np.arange(2 * job.rate) / 10)
+  soundfile.write(test / "a.wav", tone, job.rate)
+  assert "'little'" in quickstart_first.make(job)
+  first = job.workdir / "first"
+  said = capsys.readouterr().out
+  assert f"listen: {first / 'reconstruction.flac'}" in said
+  # 4 codebooks of 32 codes, 400 times a second.
+  assert "8.0 kbps" in said
+  read = lambda name: soundfile.read(first / f"{name}.flac")[0]
+  middle = tone[job.rate // 2 :][: job.rate]
+  np.testing.assert_allclose(read("original"), middle, atol=1e-4)
+  codes = codec.encode(middle[None, :, None].astype(np.float32))
+  y = np.clip(codec.decode(codes, length=len(middle))[0, :, 0], -1, 1)
+  np.testing.assert_allclose(read("reconstruction"), y, atol=2e-4)
+  (section,) = quickstart_first.section(job.workdir)
+  assert [len(clip.recordings) for clip in section.clips] == [2]
+
+
+@pytest.fixture
+def real(tmp_path):
+  """Music with a manifest: noise, one file of which may not be used."""
+  folder, rng = tmp_path / "real", np.random.default_rng(0)
+  folder.mkdir()
+  rows = []
+  for i, split in enumerate(("train", "valid", "test", "train")):
+    file = f"{i}.wav"
+    soundfile.write(folder / file, rng.normal(0, 0.1, 48000), 24000)
+    licence = "CC-BY-4.0" if i < 3 else "CC-BY-NC-4.0"
+    rows.append(
+      dict(
+        split=split, file=file, seconds=2.0, licence=licence,
+        title=f"piece {i}", artist="somebody", caption="noise",
+      )
+    )  # fmt: skip
+  with (folder / "manifest.csv").open("w", newline="") as file:
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+  return folder
+
+
+@pytest.mark.slow
+def test_the_job_that_trains_packaged_models(
+  real, tmp_path, shelf, compile_fast
+):
+  """From music to a codec with its card, in the place of the packaged one."""
+  argv = [str(real), str(tmp_path / "job"), "--tiny", "--install"]
+  packaged_models.main(argv)
+  assert packaged.names() == ["little", "small"]
+  params = bundle.read("small").variables["params"]
+  kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
+  assert kinds == {"bfloat16"}
+  card = (shelf / "small" / "README.md").read_text()
+  assert "piece 0, somebody (CC-BY-4.0)" in card and "piece 3" not in card
+  measures = json.loads((tmp_path / "job" / "measures.json").read_text())
+  assert set(measures["dependence"]) == {"small", "without the loss"}
+  assert not (tmp_path / "job/music/real/train/3.wav").exists()
