@@ -10,7 +10,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
+# MMDCODEC_CODEC, MMDCODEC_MUSIC and MMDCODEC_MUSICLM name other models.
 import glob
 import importlib.util
 import os
@@ -39,8 +39,19 @@ if importlib.util.find_spec("mmdcodec") is None:
   )
 
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
-MODEL = os.environ.get("MMDCODEC_MODEL", "small")
-MUSICLM = os.environ.get("MMDCODEC_MUSICLM", "small_musiclm")
+MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
+CODEC = os.environ.get("MMDCODEC_CODEC", "small")
+MUSIC = os.environ.get("MMDCODEC_MUSIC", f"{MADE}/music_bundle")
+MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
+
+
+def train_first(model, *options):
+  """Trains a model of `mmdcodec quickstart` if it is not there yet."""
+  if model.startswith(MADE) and not os.path.exists(model):
+    command = [sys.executable, "-m", "mmdcodec", "quickstart", *options]
+    subprocess.check_call(command)
+
+
 # %%
 import io
 
@@ -59,12 +70,12 @@ print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 # %% [markdown]
 # ## Load
 #
-# `MODEL` is the path of a bundle or of a training run, the name of a model in
+# `CODEC` is the path of a bundle or of a training run, the name of a model in
 # the package, or the id of public weights such as `facebook/encodec_24khz`. A
 # music model brings its codec with it.
 
 # %%
-codec = bundle.load_codec(MODEL)
+codec = bundle.load_codec(CODEC)
 print(f"{codec.rate} Hz, {codec.channels} channel(s)")
 print(f"{codec.frame_rate:g} frames a second of {codec.codebooks} codes")
 bits = np.log2(codec.codebook_sizes)

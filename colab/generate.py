@@ -10,7 +10,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
+# MMDCODEC_CODEC, MMDCODEC_MUSIC and MMDCODEC_MUSICLM name other models.
 import glob
 import importlib.util
 import os
@@ -39,8 +39,19 @@ if importlib.util.find_spec("mmdcodec") is None:
   )
 
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
-MODEL = os.environ.get("MMDCODEC_MODEL", "small")
-MUSICLM = os.environ.get("MMDCODEC_MUSICLM", "small_musiclm")
+MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
+CODEC = os.environ.get("MMDCODEC_CODEC", "small")
+MUSIC = os.environ.get("MMDCODEC_MUSIC", f"{MADE}/music_bundle")
+MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
+
+
+def train_first(model, *options):
+  """Trains a model of `mmdcodec quickstart` if it is not there yet."""
+  if model.startswith(MADE) and not os.path.exists(model):
+    command = [sys.executable, "-m", "mmdcodec", "quickstart", *options]
+    subprocess.check_call(command)
+
+
 # %%
 import jax
 import numpy as np
@@ -53,12 +64,14 @@ from mmdcodec.evaluate import audio_plots
 print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 
 # %% [markdown]
-# `MODEL` is a language model over the codes of a codec, as in MusicGen. It may
-# also be your own bundle or training run, or public weights such as
-# `facebook/musicgen-small` (with the extra `[hub]`).
+# `MUSIC` is a language model over the codes of a codec, as in MusicGen. The one
+# of `mmdcodec quickstart` is trained in about ten minutes on a CPU, if it is not
+# there yet. It may also be your own bundle or training run, or public weights
+# such as `facebook/musicgen-small` (with the extra `[hub]`).
 
 # %%
-music = mmdcodec.load(MODEL)
+train_first(MUSIC)
+music = mmdcodec.load(MUSIC)
 SECONDS = 0.5 if TINY else 8.0
 print(f"{music.rate} Hz, trained on clips of {music.seconds:g} s")
 print({name: music.takes(name) for name in ("text", "melody", "joint")})
@@ -145,6 +158,7 @@ else:
 # while the music goes on.
 
 # %%
+train_first(MUSICLM, "--system", "musiclm")
 musiclm = mmdcodec.load(MUSICLM)
 LENGTH = 1.5 if TINY else 15.0
 story = [

@@ -20,7 +20,7 @@
 # Installs the library if it is missing: from the checkout that this notebook is
 # in, or from its repository, with JAX for the GPU or TPU of the runtime.
 # MMDCODEC_SIZE=tiny makes everything below as small as the tests need it, and
-# MMDCODEC_MODEL and MMDCODEC_MUSICLM name other models than the package's.
+# MMDCODEC_CODEC, MMDCODEC_MUSIC and MMDCODEC_MUSICLM name other models.
 import glob
 import importlib.util
 import os
@@ -49,8 +49,19 @@ if importlib.util.find_spec("mmdcodec") is None:
   )
 
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
-MODEL = os.environ.get("MMDCODEC_MODEL", "small")
-MUSICLM = os.environ.get("MMDCODEC_MUSICLM", "small_musiclm")
+MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
+CODEC = os.environ.get("MMDCODEC_CODEC", "small")
+MUSIC = os.environ.get("MMDCODEC_MUSIC", f"{MADE}/music_bundle")
+MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
+
+
+def train_first(model, *options):
+  """Trains a model of `mmdcodec quickstart` if it is not there yet."""
+  if model.startswith(MADE) and not os.path.exists(model):
+    command = [sys.executable, "-m", "mmdcodec", "quickstart", *options]
+    subprocess.check_call(command)
+
+
 # %%
 import jax
 import matplotlib.pyplot as plt
@@ -61,6 +72,7 @@ import mmdcodec
 from mmdcodec.audio import synth
 from mmdcodec.evaluate import audio_plots, oracle
 
+train_first(MUSICLM, "--system", "musiclm")  # a quarter of an hour on a CPU
 music = mmdcodec.load(MUSICLM)
 SECONDS = 0.8 if TINY else 10.0
 print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")

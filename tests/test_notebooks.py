@@ -132,7 +132,8 @@ def models(tmp_path_factory) -> dict[str, str]:
   music = random_music.random_music(folder / "codec", seed=1)
   bundle.save(folder / "music", *music)
   return {
-    "MMDCODEC_MODEL": str(folder / "music"),
+    "MMDCODEC_CODEC": str(folder / "music"),
+    "MMDCODEC_MUSIC": str(folder / "music"),
     "MMDCODEC_MUSICLM": str(folder / "musiclm"),
   }
 

@@ -80,6 +80,7 @@ def test_a_start_that_hangs(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, "make_task", Hanging)
   monkeypatch.setattr(platform, "one_command", True)
   monkeypatch.setattr(watchdog, "LONGER", 1)
+  monkeypatch.setattr(watchdog, "LEAST", 0)
   monkeypatch.setattr(watchdog.peers, "end", end)
   with pytest.raises(Stop):
     loop.train(toy_config(hang_timeout=0.2), tmp_path, log=str)
@@ -91,10 +92,11 @@ class Clock:
   """Shows what it is told to."""
 
   def __init__(self, *turns):
-    self.turns = list(turns)
+    self.turns, self.looks = list(turns), 0
 
   def turned(self):
     """The next one; the last one stays."""
+    self.looks += 1
     return self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
 
 
@@ -102,12 +104,16 @@ class Clock:
 def watched(tmp_path, monkeypatch):
   """Returns a function: what a watchdog of a time limit says of a clock."""
 
-  def watch(clock, seconds):
+  def watch(clock, seconds, least=0.0):
     barks = []
     bark = lambda self, hang: barks.append(hang)
     monkeypatch.setattr(watchdog.Watchdog, "_bark", bark)
+    monkeypatch.setattr(watchdog, "LEAST", least)
+    monkeypatch.setattr(watchdog, "_LOOK", 0.01)
     dog = watchdog.Watchdog(clock, seconds, tmp_path)
-    time.sleep(0.3)
+    # Two looks find that it stands still; the others must not tell it again.
+    while seconds and clock.looks < 6:
+      time.sleep(0.01)
     dog.close()
     return barks
 
@@ -122,7 +128,7 @@ def watched(tmp_path, monkeypatch):
     ("steps", 100.0, None),
     ("steps", 0, None),
     # As long as a step may take, and eight times as long.
-    ("saving", 0.2, None),
+    ("saving", 10.0, None),
     ("saving", 0.1, "saving has not finished for 0.8 s"),
     ("evaluation", 0.1, "the evaluation has not finished for 0.8 s"),
     ("start", 0.1, "starting has not finished for 0.8 s"),
@@ -133,6 +139,12 @@ def test_a_clock_that_stands_still(watched, kind, seconds, bark):
   """Catches a limit that is not kept, and stacks that are written again."""
   clock = Clock((kind, time.perf_counter() - 1))
   assert watched(clock, seconds) == [bark] * (bark is not None)
+
+
+def test_work_of_few_turns_has_half_an_hour_at_least(watched):
+  """Catches a short limit of a step that ends a run while it compiles."""
+  clock = Clock(("compile", time.perf_counter() - 1000))
+  assert not watched(clock, 0.1, least=1800.0)
 
 
 def test_all_kinds_of_a_run_have_words():

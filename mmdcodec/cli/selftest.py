@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints what came out; 1 if anything failed."""
+  """Prints what came out; 1 if anything failed or no check ran."""
   import json
   import sys
 
@@ -56,4 +56,9 @@ def run(args: argparse.Namespace) -> int:
       atomic.write_json(paths.of(args.json), report.to_dict())
   for sentence in report.sentences():
     print(f"mmdcodec: {sentence}", file=sys.stderr)
+  if not report.outcomes:
+    print(
+      "mmdcodec: no check ran within --minutes; give more.", file=sys.stderr
+    )
+    return 1
   return 0 if report.passed else 1

@@ -87,6 +87,7 @@ class Report:
       "devices": self.count,
       "reference": self.reference,
       "passed": self.passed,
+      "complete": not self.skipped,
       "checks": [one.to_dict() for one in self.outcomes],
       "measured": self.speeds and self.speeds.to_dict(),
       "benchmarks": [row.to_dict() for row in self.rows],

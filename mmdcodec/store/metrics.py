@@ -14,8 +14,10 @@ nowhere else.
 import contextlib
 import json
 import math
+import os
 import pathlib
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -217,7 +219,12 @@ def _delete_left() -> None:
   """Deletes what runs that were killed have left on this machine."""
   for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
     with contextlib.suppress(OSError):
-      if time.time() < folder.stat().st_mtime + _OLD:
+      about = folder.lstat()
+      # Everyone may write to this place: a link could lead anywhere.
+      mine = not hasattr(os, "getuid") or about.st_uid == os.getuid()
+      if not stat.S_ISDIR(about.st_mode) or not mine:
+        continue
+      if time.time() < about.st_mtime + _OLD:
         continue
       lock = locks.take(folder)
       if lock is None:

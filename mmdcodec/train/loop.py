@@ -74,7 +74,8 @@ def train(
     notice = PreemptionNotice()
     stack.callback(notice.close)
     limit = config.get("hang_timeout", DEFAULT)
-    stack.callback(Watchdog(goodput, limit, workdir).close)
+    dog = Watchdog(goodput, limit, workdir)
+    stack.callback(dog.close)
     # A run that a supervisor starts again may meet the same outage.
     stores = [workdir, *same_data.stored(config)]
     urls.wait_for(stores, say, lambda: _stop_if_asked(notice, 0))
@@ -171,6 +172,8 @@ def train(
     profiler.begin(step)
     metrics, evaluation = None, {}
     compiled: set[tuple[Any, str | None]] = set()
+    # Closing what is open is no step, however long it takes.
+    stack.callback(dog.close)
     goodput.begin()
     while step < config["steps"]:
       profiler.before(step)

@@ -6,7 +6,7 @@ several times in each step: if it has stood still for `hang_timeout` seconds,
 the stacks of all threads are written, and the process ends with the code that
 makes a supervisor start the run again. Starting (and so restoring), compiling,
 evaluating and saving are one turn each, however much there is to do, and have
-`LONGER` times as long.
+`LONGER` times as long, and at least `LEAST` seconds.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from mmdcodec.train.goodput import Goodput
 # Seconds. One host may compile while the others wait for its first step.
 DEFAULT = 1800.0
 LONGER = 8
+LEAST = 1800.0
 # What a clock that stands still was counting.
 _HANGS = {
   "steps": "no training step has finished",
@@ -65,7 +66,9 @@ class Watchdog:
     told: tuple[str, float] | None = None
     while not self._ended.wait(self._look):
       kind, since = turned = self._goodput.turned()
-      limit = self._seconds * (1 if kind in ("steps", "data") else LONGER)
+      limit = self._seconds
+      if kind not in ("steps", "data"):
+        limit = max(LEAST, LONGER * limit)
       if time.perf_counter() - since < limit or turned == told:
         seen = None
       elif turned == seen:
@@ -97,7 +100,7 @@ class Watchdog:
     peers.end(
       f"{sentence}; start the run again: it goes on from its last checkpoint"
       " (--config.hang_timeout=SECONDS is the time limit of a step; other work"
-      f" has {LONGER} times as long).",
+      f" has {LONGER} times as long, at least {LEAST:g} s).",
       peers.GONE,
     )
 
