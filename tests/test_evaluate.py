@@ -204,3 +204,29 @@ def test_codebook_usage():
   high = np.unique(heights[heights > 30])
   assert high.min() / high.max() == pytest.approx(0.5, abs=0.05)
   pixels(codebook_plots.codebook_usage(np.zeros((12, 16))))
+
+
+def test_code_picture():
+  """Codebooks upside down, time backwards, colors of another codebook's size.
+
+  Turbo is dark blue at 0 and dark red at 1; in between there is neither.
+  """
+  codes = np.tile([8, 16], (40, 1))
+  codes[:10, 0] = 15  # the last one of the first codebook, early
+  codes[30:, 1] = 0  # the first one of the second codebook, late
+  image = pixels(
+    codebook_plots.code_picture(codes, sizes=[16, 32], frame_rate=20.0)
+  )
+  spots = []
+  for color in ((0x7A, 0x04, 0x03), (0x30, 0x12, 0x3B)):
+    near = np.abs(image - np.array(color) / 255).max(-1) < 0.05
+    y, x = np.nonzero(near)
+    # A full rectangle.
+    assert near.sum() > 0.9 * (np.ptp(x) + 1) * (np.ptp(y) + 1) > 100
+    spots.append((x.min(), x.max(), y.min(), y.max()))
+  (left, right, top, bottom), (*ends, low, lowest) = spots
+  assert right < ends[0] and bottom < low
+  np.testing.assert_allclose(
+    [right - left, ends[1] - ends[0]], (ends[1] - left) / 4, atol=2
+  )
+  np.testing.assert_allclose(bottom - top, lowest - low, atol=2)
