@@ -113,7 +113,7 @@ def test_files_go_with_their_page(tmp_path):
   assert soundfile.info(file).frames == 800
   # New work in a place takes the place of the old; in another it does not.
   other = sessions.of("a").add_audio("music", tone(0.1), RATE)
-  sessions.of("a").begin("codec")
+  assert sessions.of("a").begin("codec", 1)
   assert sessions.find(name) is None and not file.exists()
   assert sessions.find(other).exists()
   ended = sessions.of("a")
@@ -133,13 +133,83 @@ def test_closing_a_page_stops_its_music(tmp_path, opened):
     Making(opened["music"], opened.turn, Request(), most=10) for _ in range(3)
   ]
   session = sessions.of("a")
-  session.begin("music", making[0])
-  session.begin("music", making[1])
+  assert session.begin("music", 1)
+  session.work("music", 1, making[0])
+  session.begin("music", 2)
+  session.work("music", 2, making[1])
   assert making[0].stopped and not making[1].stopped
   sessions.end("a")
   assert making[1].stopped
-  session.begin("music", making[2])
+  assert not session.begin("music", 3)
+  session.work("music", 3, making[2])
   assert making[2].stopped and not [*making[2].run()]
+
+
+def test_the_last_click_wins(tmp_path, opened):
+  """Catches an older click that takes the place of the last one."""
+  old, new = (
+    Making(opened["music"], opened.turn, Request(), most=10) for _ in range(2)
+  )
+  session = Sessions(tmp_path).of("a")
+  assert session.begin("music", 1)
+  session.work("music", 1, old)
+  # It is stopped when a later click arrives, though that has to wait.
+  session.note("music", 3)
+  assert old.stopped and not session.latest("music", 1)
+  assert session.begin("music", 3)
+  session.work("music", 3, new)
+  name = session.add_audio("music", tone(0.1), RATE)
+  # Another one of the same moment arrives late.
+  session.note("music", 2)
+  assert not session.begin("music", 2)
+  session.work("music", 2, old)
+  assert not new.stopped and session.latest("music", 3)
+  assert session.sounds[name].exists() and session.stop("music") is new
+  # Other places are others' business.
+  assert session.begin("codec", 1) and session.latest("music", 3)
+
+
+# ------------------------------------------------------------------ the server
+
+
+@pytest.mark.slow  # because of Gradio
+def test_parts_of_sounds(tmp_path):
+  """Catches players that cannot seek, and files that go while they are read."""
+  pytest.importorskip("gradio")
+  from fastapi.testclient import TestClient
+
+  from mmdcodec.demo import context, server
+
+  sessions = Sessions(tmp_path)
+  shared = context.Context(None, sessions, uploads.Limits())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(server, "make_page", lambda _: context.gr.Blocks())
+    client = TestClient(server.make_app(shared))
+  name = sessions.of("a").add_audio("codec", tone(0.1), RATE)
+  whole = sessions.find(name).read_bytes()
+  size = len(whole)
+  ask = lambda part: client.get(f"/sound/{name}", headers={"Range": part})
+  for part, first, end in (
+    ("bytes=0-", 0, size),
+    ("bytes=10-10", 10, 11),
+    ("bytes=40-99999", 40, size),
+    ("bytes=-100", size - 100, size),
+    ("bytes=-99999", 0, size),
+  ):
+    found = ask(part)
+    assert (found.status_code, found.content) == (206, whole[first:end]), part
+    told = f"bytes {first}-{end - 1}/{size}"
+    assert found.headers["content-range"] == told
+  for part in ("", "bytes=-", "bytes=0-1,5-6", "lines=0-1"):
+    found = ask(part)
+    assert (found.status_code, found.content) == (200, whole), part
+    assert found.headers["accept-ranges"] == "bytes"
+  for part in (f"bytes={size}-", "bytes=-0"):
+    assert ask(part).status_code == 416
+    assert ask(part).headers["content-range"] == f"bytes */{size}"
+  sessions.find(name).unlink()
+  assert ask("bytes=0-").status_code == 404
+  assert client.get("/sound/other.wav").status_code == 404
 
 
 # ------------------------------------------------------------------ the stream

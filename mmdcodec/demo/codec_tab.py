@@ -1,12 +1,13 @@
 """Audio, coded with the codebooks that the user chooses, and decoded again."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
 from mmdcodec import formatting
 from mmdcodec.demo import elements, pictures, uploads
-from mmdcodec.demo.context import QUICK, WORK, Context, codebook_range
+from mmdcodec.demo.context import QUICK, Context, codebook_range
 from mmdcodec.demo.models import Model
 from mmdcodec.demo.reconstruction import Reconstruction, reconstruct
 
@@ -30,18 +31,29 @@ def add(context: Context) -> None:
       found = gr.HTML(elem_id="codec-found")
 
   def code(
-    path: str | None, name: str, count: float, request: gr.Request
-  ) -> Iterator[tuple[str, str]]:
-    yield elements.told("Coding..."), ""
+    number: int,
+    path: str | None,
+    name: str,
+    count: float,
+    request: gr.Request,
+  ) -> Iterator[Any]:
     try:
-      session, model = context.session(request), models[name]
-      number = session.begin(PLACE)
+      session = context.session(request)
+      if not session.begin(PLACE, number):
+        yield gr.skip()
+        return
+      yield elements.told("Coding..."), ""
+      model = models[name]
       x, rate = uploads.need(path, context.limits)
       with models.turn:
-        if not session.latest(PLACE, number):
-          return
-        made = reconstruct(model, x, rate, int(count))
-        drawn = _draw(model, made)
+        if session.latest(PLACE, number):
+          made = reconstruct(model, x, rate, int(count))
+          drawn = _draw(model, made)
+      # Gradio sends the last output once more when a function ends: that of an
+      # older click has to be nothing.
+      if not session.latest(PLACE, number):
+        yield gr.skip()
+        return
       original = session.add_audio(PLACE, made.original, made.rate)
       decoded = session.add_audio(PLACE, made.decoded, made.rate)
       yield (
@@ -55,7 +67,8 @@ def add(context: Context) -> None:
     except Exception as error:
       yield elements.failed(error), ""
 
-  button.click(code, [audio, choice, codebooks], [told, found], **WORK)
+  inputs = [audio, choice, codebooks]
+  context.on_click(button, PLACE, code, inputs, [told, found])
   choice.change(
     lambda name: gr.Slider(**codebook_range(models[name])),
     choice,

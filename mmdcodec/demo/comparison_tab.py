@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mmdcodec.demo import codec_tab, elements, pictures, uploads
-from mmdcodec.demo.context import QUICK, WORK, Context, codebook_range
+from mmdcodec.demo.context import QUICK, Context, codebook_range
 from mmdcodec.demo.making import MOST_TEXT, Making, Request
 from mmdcodec.demo.reconstruction import reconstruct
 
@@ -53,39 +53,44 @@ def _add_audio(context: Context, audio: gr.Audio) -> None:
   found = gr.HTML(elem_id="both-found")
 
   def code(
+    number: int,
     path: str | None,
     left: str,
     right: str,
     left_count: float,
     right_count: float,
     request: gr.Request,
-  ) -> Iterator[tuple[str, str]]:
-    yield elements.told("Coding..."), ""
+  ) -> Iterator[Any]:
     try:
       session = context.session(request)
-      number = session.begin(PLACE)
+      if not session.begin(PLACE, number):
+        yield gr.skip()
+        return
+      yield elements.told("Coding..."), ""
       x, rate = uploads.need(path, context.limits)
       sides = [models[left], models[right]]
       counts = [int(left_count), int(right_count)]
       with models.turn:
-        if not session.latest(PLACE, number):
-          return
-        made = [
-          reconstruct(model, x, rate, count)
-          for model, count in zip(sides, counts, strict=True)
-        ]
-        best = max(made, key=lambda each: each.rate)
-        drawn = pictures.spectrograms(
-          {"original": (best.original, best.rate)}
-          | {
-            side: (each.decoded, each.rate)
-            for side, each in zip(SIDES, made, strict=True)
-          }
-        )
-        codes = [
-          pictures.codes(model, each.codes)
-          for model, each in zip(sides, made, strict=True)
-        ]
+        if session.latest(PLACE, number):
+          made = [
+            reconstruct(model, x, rate, count)
+            for model, count in zip(sides, counts, strict=True)
+          ]
+          best = max(made, key=lambda each: each.rate)
+          drawn = pictures.spectrograms(
+            {"original": (best.original, best.rate)}
+            | {
+              side: (each.decoded, each.rate)
+              for side, each in zip(SIDES, made, strict=True)
+            }
+          )
+          codes = [
+            pictures.codes(model, each.codes)
+            for model, each in zip(sides, made, strict=True)
+          ]
+      if not session.latest(PLACE, number):  # see codec_tab
+        yield gr.skip()
+        return
       columns = []
       for side, model, each, picture in zip(
         SIDES, sides, made, codes, strict=True
@@ -107,7 +112,8 @@ def _add_audio(context: Context, audio: gr.Audio) -> None:
     except Exception as error:
       yield elements.failed(error), ""
 
-  button.click(code, [audio, *names, *sliders], [told, found], **WORK)
+  inputs = [audio, *names, *sliders]
+  context.on_click(button, PLACE, code, inputs, [told, found])
 
 
 def _add_music(context: Context) -> None:
@@ -154,6 +160,7 @@ def _add_music(context: Context) -> None:
   found = gr.HTML(elem_id="both-music-found")
 
   def make(
+    number: int,
     left: str,
     right: str,
     prompt: str,
@@ -161,11 +168,13 @@ def _add_music(context: Context) -> None:
     left_seed: str,
     right_seed: str,
     request: gr.Request,
-  ) -> Iterator[tuple[Any, ...]]:
-    yield elements.told("Beginning..."), ""
+  ) -> Iterator[Any]:
     try:
       session = context.session(request)
-      number = session.begin(place)
+      if not session.begin(place, number):
+        yield gr.skip()
+        return
+      yield elements.told("Beginning..."), ""
       columns: list[str] = []
       for side, name, seed in zip(
         SIDES, (left, right), (left_seed, right_seed), strict=True
@@ -173,13 +182,12 @@ def _add_music(context: Context) -> None:
         model = models[name]
         asked = Request(prompt=prompt or "", seconds=seconds, seeds=seed)
         making = Making(model, models.turn, asked, most=limits.seconds)
-        if not session.latest(place, number):
-          return
-        session.work(place, making)
+        session.work(place, number, making)
         for made, _ in making.run():
           words = f"{side}: {made:.1f} of {seconds:g} s"
           yield elements.told(words), gr.skip()
         if making.stopped:
+          yield gr.skip()
           return
         piece, codes = making.pieces[0], making.codes
         assert codes is not None
@@ -201,7 +209,6 @@ def _add_music(context: Context) -> None:
     context.session(request).stop(place)
     return elements.told("Stopped.")
 
-  work = button.click(
-    make, [*names, prompt, seconds, *seeds], [told, found], **WORK
-  )
+  inputs = [*names, prompt, seconds, *seeds]
+  work = context.on_click(button, place, make, inputs, [told, found])
   stop.click(end, None, told, cancels=[work], **QUICK)

@@ -1,6 +1,7 @@
 """What the tabs of the page share."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -63,6 +64,44 @@ class Context:
     """Adds a choice of codebooks."""
     return gr.Slider(**codebook_range(model), label="codebooks", elem_id=name)
 
+  def on_click(
+    self,
+    button: gr.Button,
+    place: str,
+    make: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+  ) -> Any:
+    """Adds what a click computes; of several quick clicks, the last one's.
+
+    They arrive in any order, and most of them wait while others compute. So the
+    browser numbers them, and a number is noted as soon as it arrives.
+
+    Args:
+      button: the button.
+      place: see `Session.note`.
+      make: takes the number and the inputs, and yields outputs.
+      inputs: elements of the page.
+      outputs: elements of the page.
+
+    Returns:
+      Gradio's event.
+    """
+    numbered = [gr.Number(0, precision=0, visible=False), *inputs]
+
+    def note(request: gr.Request, number: int, *_: Any) -> list[Any]:
+      self.session(request).note(place, number)
+      return [gr.validate(True, "") for _ in numbered]
+
+    return button.click(
+      make,
+      numbered,
+      outputs,
+      js=_NUMBER % len(numbered),
+      validator=note,
+      **_WORK,
+    )
+
 
 def codebook_range(model: Model) -> dict[str, Any]:
   """What a slider of a model's codebooks shows."""
@@ -83,9 +122,14 @@ def codebook_range(model: Model) -> dict[str, Any]:
 QUICK: dict[str, Any] = dict(
   queue=False, show_progress="hidden", api_visibility="private"
 )
+# Puts the number of a click in the place of the first input.
+_NUMBER = """(...given) => {
+  window.clicks = (window.clicks || 0) + 1;
+  return [window.clicks, ...given.slice(1, %d)];
+}"""
 # Of events that use models. Two may be under way: `Models.turn` divides the
 # time between them.
-WORK: dict[str, Any] = dict(
+_WORK: dict[str, Any] = dict(
   concurrency_limit=2,
   concurrency_id="models",
   trigger_mode="once",

@@ -7,7 +7,7 @@ import gradio as gr
 
 from mmdcodec import formatting
 from mmdcodec.demo import elements, pictures, uploads
-from mmdcodec.demo.context import QUICK, WORK, Context
+from mmdcodec.demo.context import QUICK, Context
 from mmdcodec.demo.making import MOST_SEEDS, MOST_TEXT, Making, Request
 from mmdcodec.demo.models import Model
 from mmdcodec.demo.sessions import Session
@@ -86,6 +86,7 @@ def add(context: Context) -> None:
   outputs = [told, live, found]
 
   def make(
+    number: int,
     name: str,
     prompt: str,
     story: str,
@@ -97,10 +98,14 @@ def add(context: Context) -> None:
     top_k: float | None,
     guidance: float | None,
     request: gr.Request,
-  ) -> Iterator[tuple[Any, ...]]:
-    yield elements.told("Beginning..."), "", ""
+  ) -> Iterator[Any]:
     try:
-      session, model = context.session(request), models[name]
+      session = context.session(request)
+      if not session.begin(PLACE, number):
+        yield gr.skip()
+        return
+      yield elements.told("Beginning..."), "", ""
+      model = models[name]
       asked = Request(
         prompt=prompt or "",
         story=story or "",
@@ -113,12 +118,14 @@ def add(context: Context) -> None:
         guidance=guidance,
       )
       making = Making(model, models.turn, asked, most=limits.seconds)
-      session.begin(PLACE, making)
+      session.work(PLACE, number, making)
       yield gr.skip(), _live(session, making), gr.skip()
       for made, spent in making.run():
         yield elements.told(_progress(made, spent, seconds)), *_skip(2)
       if making.stopped:
-        return  # the other button tells what there is
+        # A later click, or the other button, tells what there is.
+        yield gr.skip()
+        return
       yield elements.told(_result(making)), gr.skip(), _show(
         session, context, model, making
       )
@@ -139,12 +146,8 @@ def add(context: Context) -> None:
   def show_inputs(name: str) -> list[Any]:
     return [gr.update(visible=models[name].takes(each)) for each in _INPUTS]
 
-  work = button.click(
-    make,
-    [choice, *given.values(), melody, audio, seconds, seeds, *sampling],
-    outputs,
-    **WORK,
-  )
+  inputs = [choice, *given.values(), melody, audio, seconds, seeds, *sampling]
+  work = context.on_click(button, PLACE, make, inputs, outputs)
   stop.click(end, choice, outputs, cancels=[work], **QUICK)
   choice.change(show_inputs, choice, [*given.values(), with_melody], **QUICK)
 

@@ -17,7 +17,7 @@ TITLE = "mmdcodec"
 # pages that a browser left without saying so.
 _CLEANING = (300, 3600)
 # Clicks that may wait for their turn, of all pages together. Of many quick ones
-# on one button all wait, but all that a later one replaces return at once.
+# on one button all wait, but all but the last one return at once.
 _MOST_WAITING = 1000
 _INPUTS = (("text", "a prompt"), ("melody", "a melody"), ("story", "a story"))
 
@@ -52,8 +52,9 @@ def _describe(model: Model) -> str:
   codec = model.codec
   books = formatting.count(codec.codebooks, "codebook", "codebooks")
   about = (
-    f"- **{model.name}**: {codec.rate} Hz, {formatting.channels(codec.channels)}"
-    f", {books} of {codec.codebook_size} codes,"
+    f"- **{model.name}**: {codec.rate} Hz,"
+    f" {formatting.channels(codec.channels)}, {books} of"
+    f" {codec.codebook_size} codes,"
     f" {model.bits_per_second(codec.codebooks) / 1000:.2f} kbps"
   )
   if model.music is None:

@@ -3,16 +3,17 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import fastapi
 import gradio as gr
 import uvicorn
-from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from mmdcodec import formatting
 from mmdcodec.demo import elements
@@ -87,13 +88,20 @@ def make_app(context: Context) -> fastapi.FastAPI:
   app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
   @app.get("/sound/{name}")
-  async def sound(name: str) -> fastapi.Response:
+  def sound(
+    name: str, wanted: Annotated[str, fastapi.Header(alias="range")] = ""
+  ) -> fastapi.Response:
     found = context.sessions.find(name)
     if isinstance(found, Piece):
       return StreamingResponse(found.wav(), media_type="audio/wav")
-    if found is None:
+    try:
+      # Whole, because another click may remove the file at any time.
+      contents = b"" if found is None else found.read_bytes()
+    except FileNotFoundError:
+      contents = b""
+    if not contents:
       return PlainTextResponse(_GONE, 404)
-    return _Sound(found, media_type="audio/wav")
+    return part_of_wav(contents, wanted)
 
   app = gr.mount_gradio_app(
     app,
@@ -112,16 +120,28 @@ def make_app(context: Context) -> fastapi.FastAPI:
   return _Guarded(app, context.limits.size)  # type: ignore[return-value]
 
 
-class _Sound(FileResponse):
-  """A file that another click may remove at any time."""
+def part_of_wav(contents: bytes, wanted: str) -> fastapi.Response:
+  """Answers a request for a file or a part of it: players ask so to seek.
 
-  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-    try:
-      await super().__call__(scope, receive, send)
-    except (FileNotFoundError, RuntimeError):
-      if os.path.exists(self.path):
-        raise
-      await PlainTextResponse(_GONE, 404)(scope, receive, send)
+  Args:
+    contents: the file; not empty.
+    wanted: the header `Range`, or ""; several parts are answered by the whole.
+  """
+  size = len(contents)
+  headers = {"accept-ranges": "bytes"}
+  match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", wanted.strip())
+  if match is None or match[0] == "bytes=-":
+    return Response(contents, media_type="audio/wav", headers=headers)
+  if match[1]:
+    first, last = int(match[1]), min(int(match[2] or size), size - 1)
+  else:
+    first, last = max(0, size - int(match[2])), size - 1
+  if first > last:
+    headers["content-range"] = f"bytes */{size}"
+    return Response(status_code=416, headers=headers)
+  headers["content-range"] = f"bytes {first}-{last}/{size}"
+  part = contents[first : last + 1]
+  return Response(part, 206, media_type="audio/wav", headers=headers)
 
 
 class _Guarded:

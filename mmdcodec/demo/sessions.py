@@ -36,40 +36,52 @@ class Session:
     self._folder = folder
     self._names: dict[str, list[str]] = {}
     self._making: dict[str, Making] = {}
-    self._begun: dict[str, int] = {}
+    self._newest: dict[str, int] = {}
     self._ended = False
     # A user who closes the page does so while something is written.
     self._lock = threading.RLock()
     self.sounds: dict[str, pathlib.Path | Piece] = {}
     self.uploads: set[pathlib.Path] = set()
 
-  def begin(self, place: str, making: Making | None = None) -> int:
-    """Begins new work in a place of the page; what was there goes.
+  def note(self, place: str, number: int) -> None:
+    """Notes a click for a place of the page, which ends the work of older ones.
 
-    Returns:
-      A number for `latest`.
+    Args:
+      place: a name for the outputs of the click.
+      number: of the click; later ones have higher numbers.
     """
     with self._lock:
-      self.stop(place)
-      self._begun[place] = self._begun.get(place, 0) + 1
+      if number > self._newest.get(place, 0):
+        self._newest[place] = number
+        self.stop(place)
+
+  def begin(self, place: str, number: int) -> bool:
+    """Begins the work of a click; what was in its place goes.
+
+    Returns:
+      Whether it begins: not if there was a later click.
+    """
+    with self._lock:
+      self.note(place, number)
+      if not self.latest(place, number):
+        return False
       for name in self._names.pop(place, []):
         sound = self.sounds.pop(name)
         if isinstance(sound, pathlib.Path):
           sound.unlink(missing_ok=True)
-      if making is not None:
-        self.work(place, making)
-      return self._begun[place]
+      return True
 
   def latest(self, place: str, number: int) -> bool:
-    """Returns whether nothing else has begun there: who clicks often waits."""
-    return self._begun[place] == number and not self._ended
+    """Returns whether a click is the last one for its place."""
+    return self._newest.get(place) == number and not self._ended
 
-  def work(self, place: str, making: Making) -> None:
-    """Notes the work of a place, which `stop` stops."""
+  def work(self, place: str, number: int, making: Making) -> None:
+    """Notes the music of a click, which `stop` or a later click stops."""
     with self._lock:
-      self._making[place] = making
-      if self._ended:
-        self.stop(place)
+      if self.latest(place, number):
+        self._making[place] = making
+      else:
+        making.stop()
 
   def stop(self, place: str) -> Making | None:
     """Stops the work of a place; returns it."""
