@@ -7,7 +7,13 @@ a sentence; files that stay; anything that is loaded from elsewhere.
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 
 import browser
 import numpy as np
@@ -127,6 +133,11 @@ class Page:
     # Of the mouse, or the browser would play nothing.
     self.element(f"#{name}").click()
 
+  def click_often(self, name, times):
+    wait(lambda: self.element(f"#{name}").is_displayed())
+    script = "for (let i = 0; i < arguments[1]; i++) arguments[0].click()"
+    self.driver.execute_script(script, self.element(f"#{name}"), times)
+
   def told(self, name, words):
     wait(lambda: words in self.element(f"#{name}").text)
     return self.element(f"#{name}").text
@@ -220,3 +231,102 @@ def test_stopped_music_remains(page, site):
   page.write("seconds", "1")
   page.click("make")
   page.told("music-told", "1 piece of 1.00 s")
+
+
+def test_quick_clicks_on_two_pages(page, site, tune, capfd):
+  """Catches work that is lost, done for another page, or blocks the rest."""
+  first = page.driver.current_window_handle
+  page.driver.switch_to.new_window("tab")
+  second = page.driver.current_window_handle
+  Page(page.driver, site[0])
+  for window in (first, second):
+    page.driver.switch_to.window(window)
+    page.upload("codec-audio", tune)
+    page.click_often("code", 20)
+    page.tab("Music")
+    page.write("prompt", "a tune")
+    page.write("seeds", "1" if window == first else "1, 2")
+    page.write("seconds", "2")
+    page.click_often("make", 20)
+  shown = {}
+  for window in (first, second):
+    page.driver.switch_to.window(window)
+    count = 1 if window == first else 2
+    page.told("music-told", f"{count} piece")
+    shown[window] = page.pictures("music-found", 2 * count)
+    page.tab("Codec")
+    page.told("codec-told", "kbps")
+    shown[window] += page.pictures("codec-found", 3)
+    # Each goes on as before.
+    page.click("code")
+    page.told("codec-told", "kbps")
+    logs = page.driver.get_log("browser")
+    assert not [each for each in logs if each["level"] == "SEVERE"], logs
+  # The codes of seed 1, and what the codec made.
+  assert shown[first][1] == shown[second][1] != shown[second][3]
+  assert shown[first][-3:] == shown[second][-3:]
+  page.driver.close()
+  page.driver.switch_to.window(first)
+  assert "Traceback" not in capfd.readouterr().err
+
+
+def test_mistakes_are_told_on_the_page(page, tune, tmp_path):
+  page.click("code")
+  page.told("codec-told", "drop a file")
+  broken = tmp_path / "broken.wav"
+  broken.write_bytes(tune.read_bytes()[:9000])
+  page.upload("codec-audio", broken)
+  page.click("code")
+  assert page.told("codec-told", "truncated").startswith("broken.wav")
+  page.tab("Music")
+  page.element("#music-model input").click()
+  options = wait(lambda: page.elements("[role=option]"))
+  next(each for each in options if "hierarchy" in each.text).click()
+  page.write("story", "0 calm piano\n5 with drums\n3 alone")
+  page.click("make")
+  page.told("music-told", "its times must ascend")
+
+
+def test_an_upload_that_is_too_large(page, site, tmp_path):
+  """Catches a bound that the page alone knows."""
+  large = tmp_path / "large.wav"
+  soundfile.write(large, np.zeros(500_000), RATE)
+  page.element("#codec-audio input[type=file]").send_keys(str(large))
+  wait(lambda: "exceed the maximum" in page.element("body").text)
+  url = f"{site[0]}gradio_api/upload"
+  claims = {"Content-Length": str(large.stat().st_size)}
+  request = urllib.request.Request(url, b"x", claims)
+  with pytest.raises(urllib.error.HTTPError, match="413"):
+    urllib.request.urlopen(request)
+
+
+def test_two_models_side_by_side(page, tune):
+  page.tab("Side by side")
+  page.upload("both-audio", tune)
+  page.click("code-both")
+  page.told("both-told", "by both")
+  pictures = page.pictures("both-found", 5)
+  assert len(set(pictures)) == 5
+  assert len(page.sounds("both-found")) == 3
+  page.write("both-prompt", "a tune")
+  page.write("both-seconds", "0.5")
+  page.click("make-both")
+  page.told("both-music-told", "by both")
+  assert len(set(page.pictures("both-music-found", 4))) == 4
+
+
+def test_the_command_leaves_nothing(paths, tmp_path):
+  """Catches files that stay when the command is ended by a signal."""
+  command = [sys.executable, "-m", "mmdcodec", "demo", "--port=0", "--model"]
+  with subprocess.Popen(
+    [*command, paths[0]],
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "TMPDIR": str(tmp_path)},
+  ) as process:
+    assert "http://127.0.0.1:" in process.stdout.readline()
+    made = [*tmp_path.glob("mmdcodec-demo-*")]
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == "ended\n"
+  assert process.returncode == 0 and len(made) == 1
+  assert not [*tmp_path.glob("mmdcodec-demo-*")]
