@@ -173,6 +173,32 @@ def test_the_last_click_wins(tmp_path, opened):
 
 
 @pytest.mark.slow  # because of Gradio
+def test_other_sites_are_refused(tmp_path):
+  """Catches a page that any site in the browser can use."""
+  pytest.importorskip("gradio")
+  from fastapi.testclient import TestClient
+
+  from mmdcodec.demo import context, server
+
+  mine = ("127.0.0.1", "localhost", "::1")
+  for host in ("127.0.0.1:80", "localhost", "[::1]:7860"):
+    assert not server.is_foreign(host, "", mine)
+    assert not server.is_foreign(host, f"http://{host}", mine)
+    assert server.is_foreign(host, "http://evil.example", mine)
+    assert server.is_foreign(host, "null", mine)
+  for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
+    assert server.is_foreign(host, "", mine)
+    assert not server.is_foreign(host, "")
+  shared = context.Context(None, Sessions(tmp_path), uploads.Limits())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(server, "make_page", lambda _: context.gr.Blocks())
+    client = TestClient(server.make_app(shared, mine))
+  ask = lambda host: client.get("/sound/a.wav", headers={"Host": host})
+  assert ask("evil.example").status_code == 403
+  assert ask("localhost:7860").status_code == 404
+
+
+@pytest.mark.slow  # because of Gradio
 def test_parts_of_sounds(tmp_path):
   """Catches players that cannot seek, and files that go while they are read."""
   pytest.importorskip("gradio")

@@ -7,7 +7,8 @@ import re
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import fastapi
@@ -32,6 +33,8 @@ _POLICY = (
   " frame-ancestors 'self'"
 )
 _GONE = "This sound is gone."
+# Names of this machine for itself.
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 _FORM = 4096  # bytes of an upload that are not the file
 _FAREWELL = 2  # seconds that open connections have when the server ends
 # Fonts that every system has: others would be asked for on the network.
@@ -72,7 +75,9 @@ def opened(
     stack.callback(_restore, "GRADIO_TEMP_DIR", before)
     sessions = Sessions(sounds)
     stack.callback(sessions.end_all)
-    app = make_app(Context(models, sessions, limits))
+    app = make_app(
+      Context(models, sessions, limits), _LOCAL if host in _LOCAL else None
+    )
     config = uvicorn.Config(
       app,
       log_level="warning",
@@ -83,8 +88,15 @@ def opened(
     yield f"http://{name}:{listening.getsockname()[1]}/", server
 
 
-def make_app(context: Context) -> fastapi.FastAPI:
-  """Makes the web application: the page, and the sounds of its players."""
+def make_app(
+  context: Context, names: Collection[str] | None = None
+) -> fastapi.FastAPI:
+  """Makes the web application: the page, and the sounds of its players.
+
+  Args:
+    context: what the page shares.
+    names: names of this machine that a browser may use for it; None: any.
+  """
   app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
   @app.get("/sound/{name}")
@@ -117,7 +129,8 @@ def make_app(context: Context) -> fastapi.FastAPI:
     theme=gr.themes.Default(**_FONTS),
     css=elements.CSS,
   )
-  return _Guarded(app, context.limits.size)  # type: ignore[return-value]
+  guarded: Any = _Guarded(app, context.limits.size, names)
+  return guarded
 
 
 def part_of_wav(contents: bytes, wanted: str) -> fastapi.Response:
@@ -144,16 +157,41 @@ def part_of_wav(contents: bytes, wanted: str) -> fastapi.Response:
   return Response(part, 206, media_type="audio/wav", headers=headers)
 
 
-class _Guarded:
-  """Refuses uploads that say that they are too large, and adds the policy."""
+def is_foreign(
+  host: str, origin: str, names: Collection[str] | None = None
+) -> bool:
+  """Whether a request is that of another web site in the same browser.
 
-  def __init__(self, app: Any, most: int):
-    self._app, self._most = app, most
+  Such a site can give a name of its own the address of this machine, or send
+  requests from its page.
+
+  Args:
+    host: the header `Host`.
+    origin: the header `Origin`, or "".
+    names: see `make_app`.
+  """
+  name = urllib.parse.urlsplit(f"//{host}").hostname
+  if names is not None and name not in names:
+    return True
+  return bool(origin) and urllib.parse.urlsplit(origin).netloc != host
+
+
+class _Guarded:
+  """Refuses other sites and uploads that are too large; adds the policy."""
+
+  def __init__(self, app: Any, most: int, names: Collection[str] | None):
+    self._app, self._most, self._names = app, most, names
 
   async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
       return await self._app(scope, receive, send)
     headers = dict(scope["headers"])
+    host, origin = (
+      headers.get(key, b"").decode("latin-1") for key in (b"host", b"origin")
+    )
+    if is_foreign(host, origin, self._names):
+      answer = PlainTextResponse("This page is for its own site alone.", 403)
+      return await answer(scope, receive, send)
     size = headers.get(b"content-length", b"0")
     if not size.isdigit() or int(size) > self._most + _FORM:
       most = formatting.file_size(self._most)
