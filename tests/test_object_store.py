@@ -88,6 +88,15 @@ def test_checkpoints(url):
   after.wait()
   assert after.set_aside(20) == url / "unsound-20"
   assert (after.latest, (url / "unsound-20").is_dir()) == (15, True)
+  # Sent by the killed run, and there only now.
+  (url / "checkpoints/30/state/x").write_text("1")
+  after.save(30, state_of(30), {"index": 30})
+  after.wait()
+  assert not (url / "checkpoints/30/state/x").exists()
+  (url / "checkpoints/35/notes").write_text("1")
+  with pytest.raises(UserError, match="35 is no checkpoint; move it away"):
+    after.save(35, state_of(35), {"index": 35})
+  assert after.latest == 30
   after.close()
 
 

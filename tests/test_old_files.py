@@ -183,7 +183,8 @@ def check_step(name: str, expected: dict[str, np.ndarray]) -> None:
     # The use of codes is called usage now.
     now = key.removeprefix(prefix).replace("valid/use/", "valid/usage/")
     np.testing.assert_allclose(
-      found[now], expected[key], rtol=1e-5, err_msg=key
+      # The independence loss is a small difference of means of order 1.
+      found[now], expected[key], rtol=1e-5, atol=1e-7, err_msg=key
     )
 
 

@@ -23,6 +23,8 @@ from mmdcodec.store import digests, inputs, paths
 STATE, DATA, METRICS = "state", "data", "metrics"
 _STEP = re.compile("0|[1-9][0-9]*")
 _COMMITTED = "commit_success.txt"
+# What a checkpoint has before it is one; the last is Orbax's.
+_PARTS = {STATE, DATA, METRICS, digests.FILE, "_CHECKPOINT_METADATA"}
 
 
 class Unfinished(ocp_path.atomicity.AtomicRenameTemporaryPath):
@@ -91,6 +93,19 @@ class Steps(ocp_path.step.NameFormat):
       and any((path / name).exists() for name in (STATE, DATA, digests.FILE))
     ]
     return sorted(found)
+
+  def is_left(self, step: int) -> bool:
+    """Whether an object store has a part of a checkpoint, and nothing else.
+
+    What a run sent before it was killed may arrive when the next one has
+    already deleted the rest.
+    """
+    if not isinstance(self._folder, paths.Url):
+      return False
+    inside = {
+      name.partition("/")[0] for name in (self._folder / str(step)).files()
+    }
+    return bool(inside) and inside <= _PARTS
 
   def find_damage(self, step: int, *, complete: bool = True) -> bool:
     """Checks a checkpoint; returns whether it is damaged.

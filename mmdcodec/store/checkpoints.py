@@ -258,7 +258,9 @@ class Checkpoints:
     self._passed.clear()
     folder = self._folder / str(step)
     # Orbax would delete it. The first process alone knows what was removed.
-    if jax.process_index() == 0 and folder.is_dir() and any(folder.iterdir()):
+    if jax.process_index() == 0 and self._steps.is_left(step):
+      paths.remove(folder)
+    elif jax.process_index() == 0 and folder.is_dir() and any(folder.iterdir()):
       raise UserError(
         f"{folder} is no checkpoint; move it away and start again, from the"
         " checkpoint before it."
