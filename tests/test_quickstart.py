@@ -25,6 +25,7 @@ from mmdcodec.data import audio_folder, records
 from mmdcodec.errors import UserError
 from mmdcodec.train import preemption, settings
 from mmdcodec.workflows import (
+  quickstart,
   quickstart_codec,
   quickstart_job,
   quickstart_report,
@@ -313,6 +314,14 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
   monkeypatch.setattr(records, "prepare", prepare)
   quickstart_codec.prepare(make_job(tmp_path, audio=str(music)))
   assert asked == [True, True]
+
+
+def test_nothing_is_done_again_for_what_is_only_heard(tmp_path):
+  """Catches a codec that is trained again because `first` is not there."""
+  stages = quickstart.make_stages(make_job(tmp_path))
+  assert [stage.name for stage in stages[:2]] == ["music", "listen"]
+  for stage in stages:
+    assert stage.needs is not None and "listen" not in stage.needs
 
 
 def test_a_loss_is_not_called_a_gain():
