@@ -5,8 +5,8 @@
 
 The quickstart's codec with more codes: 24 kHz mono, 50 frames per second, 6
 codebooks of 1024, 3 kbps, 500 bps less for each codebook that is left out.
-Without phases in its codes and with the independence loss, for the language
-model over it (`small_lm`).
+Without phases in its codes and with the independence loss, for language models
+over them.
 """
 
 from ml_collections import ConfigDict

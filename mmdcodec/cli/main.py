@@ -78,9 +78,9 @@ def main(argv: list[str] | None = None) -> int:
       process, whose streams this function then prepares and ends.
 
   Returns:
-    The exit code: 0; 1 if some files of a folder, or checks, failed; 2 for a user error; 75
-    if a run was preempted, or lost its store, and can be resumed; 130 if
-    interrupted; 141 if the reader of the output is gone.
+    The exit code: 0; 1 if some files of a folder, or checks, failed; 2 for a
+    user error; 75 if a run was preempted, or lost its store, and can be
+    resumed; 130 if interrupted; 141 if the reader of the output is gone.
   """
   if argv is not None:
     return _run(argv)

@@ -5,8 +5,8 @@ the first begins with the second half of the one before (MusicLM, Agostinelli et
 al. 2023, arXiv 2301.11325, 4.4). At the borders of a story a window ends, and
 the next one has the new joint tokens and the last 15 s made with the old ones.
 The coarse stage works in windows that overlap by half too, and the fine stage
-in chunks that are made all at once (`ChunkRun`). Both have the joint tokens that
-hold in the middle of what they add.
+in chunks that are made all at once (`ChunkRun`). Both have the joint tokens
+that hold in the middle of what they add.
 """
 
 import math

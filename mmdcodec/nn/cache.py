@@ -126,7 +126,6 @@ def cross_keys(
   Returns:
     A `Cross` of stacked arrays, or a tuple of one `Cross` per block.
   """
-
   # Flax types the result of `apply` as a union.
   run: Any = Block(**model.block, turned=_is_by_block(params)).apply
 

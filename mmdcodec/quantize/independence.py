@@ -26,7 +26,7 @@ from mmdcodec import bounds
 from mmdcodec.parallel import mapped
 from mmdcodec.parallel.mapped import AxisName
 from mmdcodec.patterns import PatternMaker
-from mmdcodec.quantize import pairs, rows
+from mmdcodec.quantize import rows
 from mmdcodec.quantize.dhsic import dhsic, dhsic_of_rows
 from mmdcodec.quantize.kernels import (
   KERNELS,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Any
 
-from mmdcodec.errors import Unreachable, UnknownServer, UserError, causes
+from mmdcodec.errors import UnknownServer, Unreachable, UserError, causes
 
 # Words of stores that let nobody in, or not this user, and of clients that do
 # not even ask.

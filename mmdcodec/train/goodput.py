@@ -16,8 +16,8 @@ import jax
 
 from mmdcodec.errors import (
   StoreGone,
-  Unreachable,
   UnknownServer,
+  Unreachable,
   UserError,
 )
 from mmdcodec.store import goodput as kept

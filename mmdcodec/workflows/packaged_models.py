@@ -2,9 +2,9 @@
 
     python -m mmdcodec.workflows.packaged_models MUSIC WORKDIR --minutes 90
 
-MUSIC has a manifest.csv with the columns split, file, licence, title, artist
-and caption; only files whose licence allows any use with attribution are taken
-(LICENCES). Half of what is trained on is built-in music. A job that was
+MUSIC has a manifest.csv with the columns split, file, seconds, licence, title,
+artist and caption; only files whose licence allows any use with attribution are
+taken (LICENCES). Half of what is trained on is built-in music. A job that was
 interrupted goes on with the same command; a later one, in another workdir,
 goes on from the packaged weights (`--from-scratch`: from nothing).
 
@@ -35,7 +35,7 @@ from typing import Any
 from mmdcodec import bundle, packaged, progress
 from mmdcodec.audio import song_files
 from mmdcodec.configs import small
-from mmdcodec.data import records, tokenization
+from mmdcodec.data import records
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import loop

@@ -1,8 +1,8 @@
 """The stages of `mmdcodec quickstart`.
 
 Renders built-in music (or uses a folder), and lets you hear what the packaged
-codec makes of it (`quickstart_first.py`). Then prepares it, trains a small codec
-with independent codebooks (after the first minute there is something to hear,
+codec makes of it (`quickstart_first.py`). Then prepares it, trains a small
+codec with independent codebooks (early on there is something to hear,
 `quickstart_preview.py`), exports it and compares it with the same codec
 untrained on held-out music (`quickstart_codec.py`). Then trains a language
 model on its codes, generates music from prompts (`quickstart_music.py`), and
@@ -15,8 +15,8 @@ from typing import Any
 from mmdcodec.errors import UserError
 from mmdcodec.store import jobs
 from mmdcodec.workflows import quickstart_codec as codec
-from mmdcodec.workflows import quickstart_music as music
 from mmdcodec.workflows import quickstart_first, quickstart_report
+from mmdcodec.workflows import quickstart_music as music
 from mmdcodec.workflows.quickstart_job import Job
 
 LISTEN = "listen"
