@@ -184,8 +184,13 @@ OWN = {
   "data/beam.py": "files of a folder of this machine",
   "data/records.py": "what TFDS made",
   "data/tokenization.py": "what TFDS names",
+  "demo/server.py": "a temporary folder",
+  "demo/sessions.py": "what Gradio stored",
+  "demo/uploads.py": "what Gradio stored",
   "evaluate/report.py": "pictures that were just drawn",
   "experiments/arm_run.py": "in the folder of a job",
+  "packaged/__init__.py": "the folder of the program",
+  "selftest/speed.py": "a temporary folder",
   "store/atomic.py": "the folder of a path of this machine",
   "store/cached.py": "the cache",
   "store/checkpoint_folder.py": "a path of etils, for Orbax",
@@ -200,6 +205,8 @@ OWN = {
   "train/config_files.py": "a file of Python code",
   "train/dry_run.py": "a temporary folder",
   "train/profiling.py": "a temporary folder",
+  "workflows/packaged_measures.py": "a temporary folder",
+  "workflows/packaged_models.py": "a temporary folder, and links to files",
 }
 
 
