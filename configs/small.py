@@ -14,9 +14,14 @@ from mmdcodec.configs import common, quickstart
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """Makes the config; `tiny` shrinks it for tests."""
-  common.check_argument(arg, "tiny")
-  config = quickstart.get_config(arg)
+  """Makes the config.
+
+  Args:
+    arg: "", "tiny" for tests, or "further" to go on from the packaged weights
+      for a few minutes.
+  """
+  common.check_argument(arg, "tiny", "further")
+  config = quickstart.get_config("tiny" if arg == "tiny" else "")
   if arg == "tiny":
     return config
   config.model.codebooks = 6
@@ -32,4 +37,14 @@ def get_config(arg: str = "") -> ConfigDict:
   config.optimizer.warmup = 50
   config.log_every = 25
   config.eval_every = config.save_every = 250
+  if arg == "further":
+    config.init_from = "small"
+    # Codebooks that represent music are there from the beginning.
+    config.quantizer_start = 0
+    config.losses.independence.start = config.losses.independence.ramp = 0
+    config.steps = 160
+    config.optimizer.learning_rate /= 5
+    config.optimizer.warmup = 20
+    config.log_every = 20
+    config.eval_every = config.save_every = 80
   return config

@@ -10,7 +10,9 @@ A bundle is a folder with a few files, none of them executable:
 A model may contain other models: a music model ("lm") contains its codec, with
 the config under "codec" and the arrays under "codec/". A language model that
 was trained without a codec is a "stage" of a hierarchy, such as MusicLM's. The
-hierarchy itself ("musiclm") has the configs of all its parts under "parts".
+hierarchy itself ("musiclm") has the configs of all its parts under "parts". A
+music model that ships with the package names its codec instead, see
+`mmdcodec.packaged`.
 
 `load` opens a bundle, or the best checkpoint of a training workdir. Loading
 uses only these files and builds no training task.
@@ -26,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mmdcodec
-from mmdcodec import folders
+from mmdcodec import folders, packaged
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
 from mmdcodec.store import atomic, inputs, paths, tensors, uploads
@@ -284,6 +286,7 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
         return Contents(*found, None)
       raise UserError(f"{path} has no {CONFIG_FILE}; {_AGAIN}.")
     variables, critics = _read_arrays(path / WEIGHTS_FILE), None
+    config = _with_packaged_codec(path, config, variables)
     # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
@@ -297,6 +300,25 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
     f"{path} holds no model: expected a bundle (a folder with {CONFIG_FILE} and"
     f" {WEIGHTS_FILE}) or the --workdir of a training run."
   )
+
+
+def _with_packaged_codec(
+  path: pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
+) -> dict[str, Any]:
+  """Puts in the codec that a music model names; see `mmdcodec.packaged`."""
+  codec = config.get("codec")
+  name = codec.get("packaged") if isinstance(codec, dict) else None
+  if name is None:
+    return config
+  folder = packaged.find(str(name))
+  if folder is None:
+    raise UserError(
+      f"{path} needs the packaged codec {name!r}, which this version of"
+      f" mmdcodec does not have; it has {', '.join(packaged.names())}."
+    )
+  found = _read(folder, False)
+  variables["codec"] = found.variables
+  return {**config, "codec": found.config}
 
 
 def load(path: str | pathlib.Path) -> Any:

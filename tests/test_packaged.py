@@ -8,12 +8,15 @@ that begins without letting its model be heard.
 
 import csv
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 import soundfile
+from mmdcodec.configs import small_music
 from random_codec import write_random_codec
+from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle, packaged
@@ -21,8 +24,8 @@ from mmdcodec.audio import synth
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import reconstruction
 from mmdcodec.workflows import (
-  packaged_measures,
   packaged_models,
+  packaged_music,
   quickstart_first,
   quickstart_job,
 )
@@ -73,31 +76,73 @@ def test_the_packaged_codec_codes_music():
   assert found < 8 < silence
 
 
-def test_the_quickstart_begins_with_what_the_packaged_codec_makes(
-  shelf, tmp_path, capsys, monkeypatch
+@pytest.fixture
+def little_music(shelf, tmp_path):
+  """A music model on the shelf, which names its codec; and all of it."""
+  config, variables = random_music(tmp_path / "of the same seed")
+  codec = variables.pop("codec")
+  named = {**config, "codec": {"packaged": "little"}}
+  bundle.save(shelf / "little_music", named, variables)
+  return config, {**variables, "codec": codec}
+
+
+def test_a_music_model_names_its_codec(shelf, little_music, tmp_path):
+  """Catches another codec, one stored twice, and one that is missing."""
+  bundle.save(tmp_path / "whole", *little_music)
+  whole, named = (
+    mmdcodec.load(tmp_path / "whole"),
+    mmdcodec.load("little_music"),
+  )
+  assert named.codec.hash == whole.codec.hash == mmdcodec.load("little").hash
+  pieces = [model.generate("a tune", seconds=0.1) for model in (whole, named)]
+  np.testing.assert_array_equal(*pieces)
+  size = lambda path: (path / bundle.WEIGHTS_FILE).stat().st_size
+  params = size(tmp_path / "whole") - size(shelf / "little_music")
+  assert 0.9 < params / size(shelf / "little") < 1.1
+  shutil.rmtree(shelf / "little")
+  with pytest.raises(UserError, match="needs the packaged codec 'little'"):
+    mmdcodec.load(shelf / "little_music")
+
+
+def test_what_ships_belongs_together():
+  """Catches a codec that was replaced under a language model."""
+  for name in packaged.names():
+    found = bundle.read(name)
+    if found.config["kind"] == "lm":
+      codec = bundle.load_codec(name)
+      assert found.config["target"]["hash"] == codec.hash
+
+
+def test_the_quickstart_begins_with_what_the_packaged_models_make(
+  little_music, tmp_path, capsys, monkeypatch
 ):
-  """The files are those of the codec, and the page shows them."""
+  """The files are those of the models, and the page shows them."""
   monkeypatch.setattr(quickstart_first, "MODEL", "little")
+  monkeypatch.setattr(quickstart_first, "MUSIC", "little_music")
+  monkeypatch.setattr(quickstart_first, "SECONDS", 0.5)
   job = quickstart_job.make_job(tmp_path / "job", tiny=True)
   codec = mmdcodec.load("little")
-  test = job.workdir / "music" / "test"
-  test.mkdir(parents=True)
-  tone = 0.1 * np.sin(np.arange(2 * job.rate) / 10)
-  soundfile.write(test / "a.wav", tone, job.rate)
-  assert "'little'" in quickstart_first.make(job)
+  job.workdir.mkdir()
+  assert "'little' and 'little_music'" in quickstart_first.make(job)
   first = job.workdir / "first"
   said = capsys.readouterr().out
-  assert f"listen: {first / 'reconstruction.flac'}" in said
+  for name in ("reconstruction", "music"):
+    assert f"listen: {first / name}.flac" in said
   # 4 codebooks of 32 codes, 400 times a second.
   assert "8.0 kbps" in said
   read = lambda name: soundfile.read(first / f"{name}.flac")[0]
-  middle = tone[job.rate // 2 :][: job.rate]
-  np.testing.assert_allclose(read("original"), middle, atol=1e-4)
-  codes = codec.encode(middle[None, :, None].astype(np.float32))
-  y = np.clip(codec.decode(codes, length=len(middle))[0, :, 0], -1, 1)
-  np.testing.assert_allclose(read("reconstruction"), y, atol=2e-4)
+  song = synth.render(quickstart_first.SEED, seconds=0.5, rate=codec.rate).audio
+  x = np.asarray(song, np.float32).reshape(1, -1, 1)
+  np.testing.assert_allclose(read("original"), x[0, :, 0], atol=1e-4)
+  y = codec.decode(codec.encode(x), length=x.shape[1])[0, :, 0]
+  np.testing.assert_allclose(
+    read("reconstruction"), np.clip(y, -1, 1), atol=2e-4
+  )
+  music = mmdcodec.load("little_music")
+  piece = music.generate(quickstart_first.PROMPT, seconds=0.5)[0, :, 0]
+  np.testing.assert_allclose(read("music"), np.clip(piece, -1, 1), atol=2e-4)
   (section,) = quickstart_first.section(job.workdir)
-  assert [len(clip.recordings) for clip in section.clips] == [2]
+  assert [len(clip.recordings) for clip in section.clips] == [2, 1]
 
 
 @pytest.fixture
@@ -140,3 +185,31 @@ def test_the_job_that_trains_packaged_models(
   measures = json.loads((tmp_path / "job" / "measures.json").read_text())
   assert set(measures["dependence"]) == {"small"}
   assert not (tmp_path / "job/music/real/train/3.wav").exists()
+
+
+@pytest.mark.slow
+def test_the_job_that_trains_the_packaged_music_model(
+  tmp_path, monkeypatch, compile_fast
+):
+  """From songs to a model that names its codec, with its card."""
+  # Of the tiny configuration's size, rate and codes.
+  config = small_music.get_config("tiny").model
+  shelf = tmp_path / "shelf"
+  monkeypatch.setattr(packaged, "FOLDER", shelf)
+  write_random_codec(
+    shelf / "little", 0, rate=24000, codebooks=config.codebooks,
+    codebook_size=config.codebook_size,
+  )  # fmt: skip
+  monkeypatch.setattr(packaged_music, "CODEC", "little")
+  argv = [str(tmp_path / "job"), "--tiny", "--install"]
+  packaged_music.main(argv)
+  assert packaged.names() == ["little", "small_music"]
+  music = mmdcodec.load("small_music")
+  assert music.codec.hash == mmdcodec.load("little").hash
+  settings = music.config["training"]["config"]
+  assert str(tmp_path) not in json.dumps(settings)
+  card = (shelf / "small_music" / "README.md").read_text()
+  measures = json.loads((tmp_path / "job" / "measures.json").read_text())
+  assert set(measures["prompts"]) == {"drums", "bass", "speed", "timbre"}
+  for words in ("12 built-in songs", "| made |", "bits per frame on held-out"):
+    assert words in card

@@ -84,7 +84,7 @@ def test_quickstart_interrupted_then_continued_then_repeated(
 
   assert main(argv) == 0
   second = capsys.readouterr().out
-  for stage in ("1/11] music", "2/11] listen", "3/11] prepare", "4/11] train"):
+  for stage in ("1/11] listen", "2/11] music", "3/11] prepare", "4/11] train"):
     assert f"[{stage}: done before" in second
   # The codec is not trained again; the language model is, with as many steps.
   assert "[11/11] report: " in second and second.count("step 4/4") == 1
@@ -319,7 +319,7 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
 def test_nothing_is_done_again_for_what_is_only_heard(tmp_path):
   """Catches a codec that is trained again because `first` is not there."""
   stages = quickstart.make_stages(make_job(tmp_path))
-  assert [stage.name for stage in stages[:2]] == ["music", "listen"]
+  assert [stage.name for stage in stages[:2]] == ["listen", "music"]
   for stage in stages:
     assert stage.needs is not None and "listen" not in stage.needs
 

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="training steps of each model; more is better",
   )
   parser.add_argument(
+    "--from-scratch",
+    action="store_true",
+    help="train smaller models from nothing, instead of those that ship with"
+    " the package further",
+  )
+  parser.add_argument(
     "--tiny",
     action="store_true",
     help="seconds of music and few steps, only to see that everything runs",
@@ -63,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
   if args.system == "musiclm":
     return run_musiclm(args)
   job = make_job(
-    args.workdir, audio=args.audio, steps=args.steps, tiny=args.tiny
+    args.workdir,
+    audio=args.audio,
+    steps=args.steps,
+    tiny=args.tiny,
+    from_scratch=args.from_scratch,
   )
   if not args.force:
     quickstart.check_version(job)
@@ -98,7 +108,11 @@ def run_musiclm(args: argparse.Namespace) -> int:
   from mmdcodec.workflows.quickstart_musiclm_job import make_job
 
   job = make_job(
-    args.workdir, audio=args.audio, steps=args.steps, tiny=args.tiny
+    args.workdir,
+    audio=args.audio,
+    steps=args.steps,
+    tiny=args.tiny,
+    from_scratch=args.from_scratch,
   )
   if not args.force:
     quickstart.check_version(job.codec)

@@ -75,14 +75,19 @@ def _training(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
     f"- {training['step']} steps of {settings['batch']} x"
     f" {settings['data']['seconds']:g} s, begun from {begun}"
   )
-  last = inputs.read_object(workdir / "codec" / "starts.json")["starts"][-1]
-  versions = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
-  lines.append(f"- commit {last['commit']}; {versions}")
+  lines.append(f"- {versions(workdir / 'codec')}")
   lines.append(
     "- command: `python -m mmdcodec.workflows.packaged_models MUSIC WORKDIR`;"
     " config `small`\n"
   )
   return "\n".join(lines)
+
+
+def versions(training: pathlib.Path) -> str:
+  """The program that a training ran with."""
+  last = inputs.read_object(training / "starts.json")["starts"][-1]
+  found = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
+  return f"commit {last['commit']}; {found}"
 
 
 def _reconstruction(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -28,8 +28,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 from mmdcodec import bundle, packaged, progress
@@ -39,7 +37,11 @@ from mmdcodec.data import records
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import loop
-from mmdcodec.workflows import packaged_card, packaged_measures
+from mmdcodec.workflows import (
+  packaged_card,
+  packaged_measures,
+  packaged_steps,
+)
 
 NAME = "small"
 # Licences under which weights may be trained and shared, with attribution and
@@ -54,8 +56,6 @@ SONGS, SONG_SECONDS, SEEDS = (600, 16, 64), 30.0, (1000, 1001, 1002)
 TINY_SONGS, TINY_SONG_SECONDS = (3, 1, 2), 3.0
 # Shares of the minutes, of the codec and of its twin.
 SHARES = {"codec": 0.5, "twin": 0.5}
-# Steps that tell the speed of a training. The first half compiles.
-PROBE = 40
 _log = functools.partial(print, flush=True)
 
 
@@ -81,15 +81,12 @@ class Job:
 
   def config(self, name: str) -> dict[str, Any]:
     """Makes the config of a training: "codec" or "twin"."""
-    size = "tiny" if self.tiny else ""
+    size = "tiny" if self.tiny else "further" if self.start else ""
     config = json.loads(small.get_config(size).to_json_best_effort())
     if name == "twin":
       config["losses"]["independence"]["weight"] = 0.0
     if self.start:
-      # Codebooks and weights are there from the beginning.
       config["init_from"] = self.start
-      config["quantizer_start"] = 0
-      config["losses"]["independence"] |= {"start": 0, "ramp": 0}
     return config
 
 
@@ -143,29 +140,13 @@ def prepare(job: Job) -> str:
 
 
 def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
-  """Returns how many steps of a training fit into its share of the minutes.
-
-  They are chosen once, because the schedule of the learning rate depends on
-  them, and kept in WORKDIR/steps.json.
-  """
-  path = job.workdir / "steps.json"
-  known = inputs.read_object(path) if path.exists() else {}
-  if name not in known:
-    probe = copy.deepcopy(config)
-    probe |= {"steps": PROBE, "log_every": PROBE // 2, "quantizer_start": 0}
-    probe |= {"eval_every": 2 * PROBE, "save_every": 2 * PROBE}
-    probe["optimizer"]["warmup"] = 1
-    # It takes its time in most of the steps.
-    probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
-    with tempfile.TemporaryDirectory() as folder:
-      loop.train(probe, folder, log=lambda line: None)
-      lines = (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line).get("train/steps_per_second") for line in lines]
-    speed = [each for each in speeds if each is not None][-1]
-    seconds = job.minutes * 60 * SHARES[name]
-    known[name] = max(PROBE, round(seconds * speed))
-    atomic.write_json(path, known)
-  return known[name]
+  """Returns how many steps of a training fit into its share of the minutes."""
+  probe = copy.deepcopy(config)
+  # What takes its time in most of the steps begins at once.
+  probe["quantizer_start"] = 0
+  probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
+  seconds = job.minutes * 60 * SHARES[name]
+  return packaged_steps.choose(job.workdir, name, probe, seconds)
 
 
 def train(job: Job, name: str) -> str:
@@ -249,15 +230,6 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   ]  # fmt: skip
 
 
-def install(job: Job) -> None:
-  """Puts the model in the place of the packaged one."""
-  target = packaged.FOLDER / NAME
-  shutil.rmtree(target, ignore_errors=True)
-  target.mkdir(parents=True)
-  for name in (bundle.CONFIG_FILE, bundle.WEIGHTS_FILE, "README.md"):
-    shutil.copyfile(job.workdir / NAME / name, target / name)
-
-
 def main(argv: list[str] | None = None) -> None:
   """Runs the job; see the module's description."""
   assert __doc__
@@ -280,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
   )  # fmt: skip
   jobs.run_stages(job.workdir, make_stages(job), force=None)
   if args.install:
-    install(job)
+    packaged.install(job.workdir / NAME)
   _log(f"model and card: {job.workdir / NAME}")
 
 

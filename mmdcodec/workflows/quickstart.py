@@ -1,12 +1,12 @@
 """The stages of `mmdcodec quickstart`.
 
-Renders built-in music (or uses a folder), and lets you hear what the packaged
-codec makes of it (`quickstart_first.py`). Then prepares it, trains a small
-codec with independent codebooks (early on there is something to hear,
-`quickstart_preview.py`), exports it and compares it with the same codec
+Lets you hear the packaged models (`quickstart_first.py`). Then renders built-in
+music (or uses a folder) and prepares it, trains a codec with independent
+codebooks, from the packaged one or from nothing (early on there is something to
+hear, `quickstart_preview.py`), exports it and compares it with the same codec
 untrained on held-out music (`quickstart_codec.py`). Then trains a language
-model on its codes, generates music from prompts (`quickstart_music.py`), and
-writes an HTML report (`quickstart_report.py`).
+model on its codes, likewise, generates music from prompts
+(`quickstart_music.py`), and writes an HTML report (`quickstart_report.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,11 +68,11 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     found.append(jobs.Stage(name, run, settings, paths, needs=needs, **options))
 
   found: list[jobs.Stage] = []
+  stage(LISTEN, quickstart_first.make, {}, ["first"])
   stage(
     "music", codec.make_music, codec.music_settings(job), ["music"],
     resumes=True,
   )  # fmt: skip
-  stage(LISTEN, quickstart_first.make, {}, ["first"])
   stage("prepare", codec.prepare, sound, ["data"])
   stage("train", codec.train, job.config, ["run", "preview"], resumes=True)
   stage("export", codec.export, {}, ["bundle"])

@@ -1,48 +1,63 @@
 """What `mmdcodec quickstart` lets you hear in its first minute.
 
-WORKDIR/first/original.flac         held-out music
+WORKDIR/first/original.flac         a built-in song that no model learned from
 WORKDIR/first/reconstruction.flac   what the packaged codec makes of it
-WORKDIR/first/first.json            {"clip", "kbps"}
+WORKDIR/first/music.flac            new music for PROMPT
+WORKDIR/first/first.json            {"kbps", "prompt"}
 """
 
 import math
 import pathlib
 
+import numpy as np
+
 from mmdcodec import bundle, packaged
-from mmdcodec.audio import files
+from mmdcodec.audio import files, synth
 from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
 from mmdcodec.store import atomic, inputs
-from mmdcodec.workflows import quickstart_preview
 from mmdcodec.workflows.quickstart_job import Job
 
-MODEL = "small"
+MODEL, MUSIC = "small", "small_music"
+PROMPT = "a fast tune led by a bright plucked synth, bass and drums"
+SECONDS = 8.0
+# Seed of the song, used nowhere else.
+SEED = 2_000_001
 FOLDER, _ABOUT = "first", "first.json"
 _TITLES = ("original", "reconstruction")
 
 
 def make(job: Job) -> str:
   """Writes WORKDIR/first and says where it is."""
-  # Not a folder of that name here.
+  # Not folders of these names here.
   codec = bundle.load_codec(packaged.FOLDER / MODEL)
   folder = job.workdir / FOLDER
   folder.mkdir()
-  clip = quickstart_preview.test_clips(job, log=lambda line: None)[0]
-  x = files.resample(clip.audio, rate=job.rate, to=codec.rate)
-  codes = codec.encode(x[None])
-  y = codec.decode(codes, length=len(x))[0]
+  x = synth.render(SEED, seconds=SECONDS, rate=codec.rate).audio
+  x = np.asarray(x, np.float32).reshape(1, len(x), -1)
+  codes = codec.encode(x)
+  y = codec.decode(codes, length=x.shape[1])
   for name, each in zip(_TITLES, (x, y), strict=True):
-    files.write(folder / f"{name}.flac", each, rate=codec.rate)
+    files.write(folder / f"{name}.flac", each[0], rate=codec.rate)
   bits = codes.shape[2] * math.log2(codec.codebook_size)
   kbps = bits * codec.frame_rate / 1000
-  print(
-    f"  listen: {folder / 'reconstruction.flac'} is held-out music at"
-    f" {kbps:.1f} kbps by the codec that ships with the package, original.flac"
-    " beside it what it was",
-    flush=True,
+  _say(
+    f"{folder / 'reconstruction.flac'} is a song at {kbps:.1f} kbps by the"
+    " codec that ships with the package, original.flac beside it what it was"
   )
-  atomic.write_json(folder / _ABOUT, {"clip": clip.name, "kbps": kbps})
-  return f"the packaged codec {MODEL!r}, in {folder}"
+  music = bundle.load(packaged.FOLDER / MUSIC)
+  piece = music.generate(PROMPT, seconds=SECONDS)[0]
+  files.write(folder / "music.flac", piece, rate=music.rate)
+  _say(
+    f"{folder / 'music.flac'} is new music for the prompt {PROMPT!r}, by the"
+    " language model that ships with the package"
+  )
+  atomic.write_json(folder / _ABOUT, {"kbps": kbps, "prompt": PROMPT})
+  return f"the packaged models {MODEL!r} and {MUSIC!r}, in {folder}"
+
+
+def _say(words: str) -> None:
+  print(f"  listen: {words}", flush=True)
 
 
 def section(workdir: pathlib.Path) -> list[report.Players]:
@@ -53,6 +68,13 @@ def section(workdir: pathlib.Path) -> list[report.Players]:
   about = inputs.read_object(folder / _ABOUT)
   found = {name: files.read(folder / f"{name}.flac") for name in _TITLES}
   audio, rate = {k: x for k, (x, _) in found.items()}, found["original"][1]
-  row = sections.compared(about["clip"], audio, rate)
-  words = f"{MODEL!r}, {about['kbps']:.1f} kbps, trained before."
-  return [report.Players("The codec that ships with the package", [row], words)]
+  song = sections.compared(f"a song, {about['kbps']:.1f} kbps", audio, rate)
+  piece, rate = files.read(folder / "music.flac")
+  made = sections.compared(about["prompt"], {"generated": piece}, rate)
+  return [
+    report.Players(
+      "The models that ship with the package",
+      [song, made],
+      f"{MODEL!r} and {MUSIC!r}, trained before, on other music.",
+    )
+  ]

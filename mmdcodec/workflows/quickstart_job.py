@@ -6,7 +6,7 @@ import pathlib
 import shlex
 from typing import Any
 
-from mmdcodec.configs import quickstart, quickstart_lm
+from mmdcodec.configs import quickstart, quickstart_lm, small, small_music
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
@@ -71,6 +71,7 @@ def make_job(
   audio: str | os.PathLike | None = None,
   steps: int | None = None,
   tiny: bool = False,
+  from_scratch: bool = False,
 ) -> Job:
   """Makes the job.
 
@@ -78,7 +79,9 @@ def make_job(
     workdir: folder for everything.
     audio: folder of music to train on; None for built-in music.
     steps: training steps of each model; None for those of the configs.
-    tiny: whether to use only seconds of music and few steps.
+    tiny: whether to use only seconds of music and few steps, from nothing.
+    from_scratch: whether to train smaller models from nothing, and not the
+      packaged ones further.
 
   Raises:
     UserError: `steps` is less than 1, or the folder is missing or would receive
@@ -86,9 +89,13 @@ def make_job(
   """
   if steps is not None and steps < 1:
     raise UserError(f"--steps is {steps}; it must be at least 1.")
-  size = "tiny" if tiny else ""
-  config = quickstart.get_config(size).to_dict()
-  lm = quickstart_lm.get_config(size).to_dict()
+  if tiny or from_scratch:
+    size = "tiny" if tiny else ""
+    config = quickstart.get_config(size).to_dict()
+    lm = quickstart_lm.get_config(size).to_dict()
+  else:
+    config = small.get_config("further").to_dict()
+    lm = small_music.get_config("further").to_dict()
   if steps is not None:
     config["steps"] = lm["steps"] = steps
     # A warm-up must be shorter than the run.
@@ -114,6 +121,7 @@ def make_job(
   command += ["--audio", str(folder)] if folder else []
   command += ["--steps", str(steps)] if steps is not None else []
   command += ["--tiny"] if tiny else []
+  command += ["--from-scratch"] if from_scratch else []
   return Job(
     workdir=workdir,
     audio=folder,

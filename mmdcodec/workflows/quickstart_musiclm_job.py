@@ -65,6 +65,7 @@ def make_job(
   audio: str | os.PathLike | None = None,
   steps: int | None = None,
   tiny: bool = False,
+  from_scratch: bool = False,
 ) -> MusicLMJob:
   """Makes the job.
 
@@ -73,6 +74,7 @@ def make_job(
     audio: must be None.
     steps: training steps of each model; None for those of the configs.
     tiny: whether to use only seconds of music and few steps.
+    from_scratch: whether the codec begins from nothing.
 
   Raises:
     UserError: `steps` is less than 1, or there is a folder of music.
@@ -83,7 +85,9 @@ def make_job(
       " it; leave out --audio, and train the result further on your music with"
       " `mmdcodec finetune`."
     )
-  codec = quickstart_job.make_job(workdir, steps=steps, tiny=tiny)
+  codec = quickstart_job.make_job(
+    workdir, steps=steps, tiny=tiny, from_scratch=from_scratch
+  )
   configs = {}
   for name in quickstart_musiclm.MODELS:
     arg = f"{name}_tiny" if tiny else name

@@ -27,6 +27,8 @@ def write(job: Job) -> str:
   step, model = bundle["training"]["step"], bundle["model"]
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
   took = formatting.duration(seconds["train"])
+  start = job.config["init_from"]
+  begun = f"the packaged {start!r}" if start else "nothing"
   path = report.write_report(
     folder / "report.html",
     [
@@ -35,7 +37,8 @@ def write(job: Job) -> str:
         [
           f"A codec for {job.rate} Hz with {model['codebooks']} codebooks of"
           f" {model['codebook_size']} codes was trained on {music} for"
-          f" {job.config['steps']} steps in {took}. The checkpoint of step"
+          f" {job.config['steps']} steps in {took}, begun from {begun}. The"
+          " checkpoint of step"
           f" {step} was the best on validation music. It then reconstructed"
           " held-out music, which was used neither to train nor to choose it."
           " A language model of its codes was trained on the same music with"

@@ -170,21 +170,25 @@ class Run:
 
     Returns:
       Seconds until the last one had ended, and of each the code, and whether it
-      named the dead one; None if the run had ended by itself.
+      named the dead one; None if the run had ended by itself, or the others
+      had nothing left to do but to end.
     """
     if any(process.poll() is not None for process in self.processes):
       self.finish()
       return None
-    start, found = time.monotonic(), []
+    start, found, done = time.monotonic(), [], 0
     os.kill(self.processes[victim].pid, signal.SIGKILL)
     for i, process in enumerate(self.processes):
       code, said = process.wait(LIMIT - (time.monotonic() - start))
-      if i != victim:
+      if i != victim and code == 0:
+        done += 1
+      elif i != victim:
         lines = [x for x in said.splitlines() if x.startswith("mmdcodec: ")]
         assert code == CODE and "Traceback" not in said, f"{code}: {said}"
         assert len(lines) == 1, said
         found.append((code, f"process {victim} " in lines[0]))
-    return time.monotonic() - start, found
+    assert not (done and found), "some had reached the end, some had not"
+    return None if done else (time.monotonic() - start, found)
 
 
 def prepare(folder, model):

@@ -1,0 +1,209 @@
+"""Trains the language model that ships with the package, within given minutes.
+
+    python -m mmdcodec.workflows.packaged_music WORKDIR --minutes 60
+
+It learns the codes of the packaged codec from built-in music alone: short
+songs, many of them, because a text encoder learns from captions, and each trait
+as often with as without. A job that was interrupted goes on with the same
+command.
+
+    WORKDIR/music/{train,valid}      songs
+    WORKDIR/data/, tokens/           data sets
+    WORKDIR/training                 training
+    WORKDIR/small_music              the model, with its card, README.md
+    WORKDIR/prompts/                 whether it follows prompts
+    WORKDIR/measures.json            what the card says
+
+The model's codec is the packaged one and is not stored a second time, see
+`mmdcodec.packaged`. With --install, WORKDIR/small_music takes the place of the
+packaged model.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import librosa
+import numpy as np
+
+from mmdcodec import bundle, packaged, progress
+from mmdcodec.audio import files, song_files, song_plan
+from mmdcodec.configs import small_music
+from mmdcodec.data import records, tokenization
+from mmdcodec.experiments import prompts
+from mmdcodec.store import atomic, jobs
+from mmdcodec.train import loop
+from mmdcodec.workflows import packaged_music_card, packaged_steps
+
+NAME, CODEC = "small_music", "small"
+# Songs of each split, their length, and seeds used nowhere else.
+SONGS, SECONDS = {"train": 5000, "valid": 64}, 10.0
+SEEDS = {"train": 7000, "valid": 7001}
+TINY_SONGS = {"train": 12, "valid": 2}
+# What `experiment prompts` is told.
+JUDGED = {"songs": 300, "pieces": 384, "seconds": 8.0}
+TINY_JUDGED = {"songs": 10, "pieces": 2, "seconds": 2.0}
+_log = functools.partial(print, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What the stages depend on.
+
+  Attributes:
+    workdir: folder of the job.
+    minutes: time for the training.
+    tiny: whether to use little music and few steps, for tests.
+  """
+
+  workdir: pathlib.Path
+  minutes: float
+  tiny: bool = False
+
+  def config(self) -> dict[str, Any]:
+    """Makes the config of the training."""
+    config = json.loads(
+      small_music.get_config("tiny" if self.tiny else "").to_json_best_effort()
+    )
+    config["codec"] = str(packaged.FOLDER / CODEC)
+    for split in SONGS:
+      config["data"][split] = [str(self.workdir / "tokens" / split)]
+    return config
+
+
+def make_songs(job: Job) -> str:
+  """Renders songs, each value of a trait as often as the others."""
+  for split, count in (TINY_SONGS if job.tiny else SONGS).items():
+    song_files.write_songs(
+      job.workdir / "music" / split, songs=count, seconds=SECONDS,
+      seed=SEEDS[split], each=song_plan.balanced(SEEDS[split], count),
+      progress=progress.counter(f"songs ({split})"),
+    )  # fmt: skip
+  return f"{SONGS['train']} songs of {SECONDS:g} s"
+
+
+def tokenize(job: Job) -> str:
+  """Cuts the songs into records and encodes them with the packaged codec."""
+  codec = bundle.load_codec(packaged.FOLDER / CODEC)
+  for split in SONGS:
+    audio, data = job.workdir / "music" / split, job.workdir / "data" / split
+    records.prepare(audio, data, rate=codec.rate, progress=False, force=True)
+    tokenization.tokenize(
+      data, job.workdir / "tokens" / split, codec, force=True,
+      show=progress.counter(f"records ({split})"),
+    )  # fmt: skip
+  return f"codes of {CODEC!r}"
+
+
+def train(job: Job) -> str:
+  """Trains the language model; resumes."""
+  config = job.config()
+  if not job.tiny:
+    config["steps"] = packaged_steps.choose(
+      job.workdir, NAME, config, 60 * job.minutes
+    )
+  loop.train(
+    config, job.workdir / "training", log=lambda line: _log("  " + line)
+  )
+  return f"{config['steps']} steps"
+
+
+def export(job: Job) -> str:
+  """Exports the model with parameters of 16 bits, and without its codec."""
+  folder = job.workdir / NAME
+  step = bundle.export(
+    job.workdir / "training", folder, dtype="bfloat16", force=True
+  )
+  found = bundle.read(folder)
+  settings = found.config["training"]["config"]
+  settings["codec"] = CODEC
+  settings["data"] |= {split: [split] for split in SONGS}
+  found.config["codec"] = {"packaged": CODEC}
+  del found.variables["codec"]
+  bundle.save(folder, found.config, found.variables, force=True)
+  return f"step {step}"
+
+
+def measure(job: Job) -> str:
+  """Measures whether the model follows prompts, and writes the card."""
+  music = bundle.load(job.workdir / NAME)
+  count = TINY_JUDGED if job.tiny else JUDGED
+  found = {
+    "prompts": prompts.run(
+      music, job.workdir / "prompts", songs=count["songs"],
+      pieces=count["pieces"], seconds=count["seconds"], balanced=True,
+      show=progress.counter,
+    ),
+    "flatness": {
+      name: flatness(job.workdir / "prompts" / folder)
+      for name, folder in {"songs": "songs/asked", "made": "made"}.items()
+    },
+  }  # fmt: skip
+  atomic.write_json(job.workdir / "measures.json", found)
+  card = packaged_music_card.write(job.workdir, NAME, found)
+  (job.workdir / NAME / "README.md").write_text(card)
+  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
+  return f"{size / 1e6:.1f} MB of weights, with a card"
+
+
+def flatness(folder: pathlib.Path) -> list[float]:
+  """Measures how noise-like recordings are.
+
+  Returns:
+    Quantiles of their mean spectral flatness (1 for white noise): the least,
+    5, 50 and 95 percent, and the largest.
+  """
+  found = []
+  for path in sorted(folder.glob("*.flac")):
+    x, _ = files.read(path)
+    found.append(librosa.feature.spectral_flatness(y=x.mean(-1)).mean())
+  return [float(q) for q in np.quantile(found, (0, 0.05, 0.5, 0.95, 1))]
+
+
+def make_stages(job: Job) -> list[jobs.Stage]:
+  """Makes the stages of the job, in order."""
+  folder = job.workdir
+  about = {"tiny": job.tiny}
+  return [
+    jobs.Stage(
+      "songs", lambda: make_songs(job), about, [folder / "music"], resumes=True
+    ),
+    jobs.Stage(
+      "tokens", lambda: tokenize(job), {},
+      [folder / "data", folder / "tokens"],
+    ),
+    jobs.Stage(
+      "train", lambda: train(job), {"minutes": job.minutes},
+      [folder / "training"], resumes=True,
+    ),
+    jobs.Stage("export", lambda: export(job), {}, [folder / NAME]),
+    jobs.Stage(
+      "measure", lambda: measure(job), {},
+      [folder / "prompts", folder / "measures.json"], resumes=True,
+    ),
+  ]  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the job; see the module's description."""
+  assert __doc__
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("--minutes", type=float, default=60.0)
+  parser.add_argument("--tiny", action="store_true")
+  parser.add_argument("--install", action="store_true")
+  args = parser.parse_args(argv)
+  job = Job(args.workdir.absolute(), args.minutes, args.tiny)
+  jobs.run_stages(job.workdir, make_stages(job), force=None)
+  if args.install:
+    packaged.install(job.workdir / NAME)
+  _log(f"model and card: {job.workdir / NAME}")
+
+
+if __name__ == "__main__":
+  main()
