@@ -192,14 +192,16 @@ def test_the_job_that_trains_the_packaged_music_model(
   tmp_path, monkeypatch, compile_fast
 ):
   """From songs to a model that names its codec, with its card."""
-  # Of the tiny configuration's size, rate and codes.
-  config = small_music.get_config("tiny").model
+  tiny = small_music.get_config("tiny")
+  config = tiny.model
   shelf = tmp_path / "shelf"
   monkeypatch.setattr(packaged, "FOLDER", shelf)
   write_random_codec(
-    shelf / "little", 0, rate=24000, codebooks=config.codebooks,
+    shelf / "little", 0, codebooks=config.codebooks,
     codebook_size=config.codebook_size,
   )  # fmt: skip
+  tiny.data.frame_rate = mmdcodec.load("little").frame_rate
+  monkeypatch.setattr(small_music, "get_config", lambda arg: tiny)
   monkeypatch.setattr(packaged_music, "CODEC", "little")
   argv = [str(tmp_path / "job"), "--tiny", "--install"]
   packaged_music.main(argv)

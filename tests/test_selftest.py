@@ -86,6 +86,19 @@ def without_tile(function):
   return wrong
 
 
+def kept(factor):
+  """A cache that changes what it keeps."""
+
+  def plant(function):
+    def wrong(held, new, sources):
+      seen, stored = function(held, new, sources)
+      return seen, factor * stored
+
+    return wrong
+
+  return plant
+
+
 slow = pytest.mark.slow
 PLANTS = [
   ("quantizer", "quantize.vector:nearest", given(1.05)),
@@ -102,6 +115,8 @@ PLANTS = [
   ("LSTM", "nn.lstm:lstm", scaled(1.001)),
   ("attention", "nn.attention:attend", with_scale),
   ("sliding attention", "nn.sliding:attend", without(11, 19)),
+  ("sliding attention, cached", "nn.ring:store", kept(1.01)),
+  ("sliding attention, cached", "nn.ring:plan", None),
   ("conformer attention", "nn.conformer_attention:with_chunk_before", None),
   ("STFT", "audio.transforms:hann", scaled(1.001)),
   ("mel", "audio.transforms:mel_filters", scaled(1.001)),

@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.nn import attention, conformer_attention, sliding, splash
+from mmdcodec.nn import (
+  attention,
+  conformer_attention,
+  ring,
+  sliding,
+  splash,
+)
+from mmdcodec.nn.transformer import Transformer
 from mmdcodec.selftest import references
 from mmdcodec.selftest.check import Check, Devices, normal, off
 from mmdcodec.selftest.references import wide
@@ -57,6 +64,44 @@ def window(devices: Devices) -> dict[str, float]:
   wanted = references.attention(q, k, v, seen & held[:, None, None])
   # The token that is not valid sees what it likes.
   return {"all tokens": off(np.asarray(found)[:, 1:], wanted[:, 1:])}
+
+
+def pieces(devices: Devices) -> dict[str, float]:
+  """The same window over pieces of a clip, whose keys a ring of slots keeps."""
+  count, size, before, sinks = 24, 6, 3, 2
+  model = Transformer(
+    layers=1, width=16, heads=2, kv_heads=2, hidden=16, positions="none",
+    window=size, sinks=sinks,
+  )  # fmt: skip
+  q, k = (normal(1, count, 2, 8, seed=i) for i in range(2))
+  sunk = normal(1, sinks, 2, 8, seed=2)
+  slots = ring.slots(model, count, before)
+  held = jnp.zeros((1, slots, 2, 8)).at[:, :sinks].set(sunk)
+  valid = jnp.ones((1, count), bool)
+
+  @jax.jit
+  def extend(
+    held: jax.Array, at: jax.Array, q: jax.Array, k: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    plan = ring.plan(model, slots, before, at, q.shape[1], valid, None)
+    if plan.sources is None:
+      seen = held = jax.lax.dynamic_update_slice(held, k, (0, plan.slot, 0, 0))
+    else:
+      seen, held = ring.store(held, k, plan.sources)
+    return attention.attend(q, seen, seen, mask=plan.mask), held
+
+  found, at = [], 0
+  for length in (4, 5, 1, 1, 2, 8, 1, 2):
+    new = slice(at, at + length)
+    y, held = extend(held, jnp.int32(at), q[:, new], k[:, new])
+    found.append(y)
+    at += length
+  row, key = np.arange(count)[:, None], np.arange(count)
+  seen = (key <= row) & ((row - key < size) | (key < before))
+  seen = np.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)
+  every = np.concatenate([sunk, k], 1)
+  wanted = references.attention(q, every, every, seen)
+  return {"all tokens": off(np.concatenate(found, 1), wanted)}
 
 
 def tiled(devices: Devices) -> dict[str, float]:
@@ -140,6 +185,7 @@ _SUMS = "equal softmax-weighted sums in float64"
 CHECKS = (
   Check("attention", _SUMS, plain),
   Check("sliding attention", _SUMS, window),
+  Check("sliding attention, cached", _SUMS, pieces),
   Check("splash attention", _SUMS, tiled),
   Check("conformer attention", _SUMS, conformer),
 )
