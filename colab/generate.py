@@ -41,7 +41,7 @@ if importlib.util.find_spec("mmdcodec") is None:
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
 MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
 CODEC = os.environ.get("MMDCODEC_CODEC", "small")
-MUSIC = os.environ.get("MMDCODEC_MUSIC", f"{MADE}/music_bundle")
+MUSIC = os.environ.get("MMDCODEC_MUSIC", "small_music")
 MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
 
 
@@ -65,12 +65,11 @@ print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
 
 # %% [markdown]
 # `MUSIC` is a language model over the codes of a codec, as in MusicGen. The one
-# of `mmdcodec quickstart` is trained in about ten minutes on a CPU, if it is not
-# there yet. It may also be your own bundle or training run, or public weights
-# such as `facebook/musicgen-small` (with the extra `[hub]`).
+# that ships with the package, `small_music`, knows built-in music alone. It may
+# also be your own bundle or training run, or public weights such as
+# `facebook/musicgen-small` (with the extra `[hub]`).
 
 # %%
-train_first(MUSIC)
 music = mmdcodec.load(MUSIC)
 SECONDS = 0.5 if TINY else 8.0
 print(f"{music.rate} Hz, trained on clips of {music.seconds:g} s")

@@ -45,7 +45,7 @@ if importlib.util.find_spec("mmdcodec") is None:
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
 MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
 CODEC = os.environ.get("MMDCODEC_CODEC", "small")
-MUSIC = os.environ.get("MMDCODEC_MUSIC", f"{MADE}/music_bundle")
+MUSIC = os.environ.get("MMDCODEC_MUSIC", "small_music")
 MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
 
 

@@ -88,6 +88,7 @@ def places(tmp_path_factory) -> pathlib.Path:
   }
   for name, model in {
     "mmdcodec-quickstart/music_bundle": music,
+    "small_music": music,
     "runs/mine/bundle": music,
     "musicgen_small": music,
     "musiclm": (config, variables),

@@ -119,7 +119,6 @@ def test_the_quickstart_begins_with_what_the_packaged_models_make(
   """The files are those of the models, and the page shows them."""
   monkeypatch.setattr(quickstart_first, "MODEL", "little")
   monkeypatch.setattr(quickstart_first, "MUSIC", "little_music")
-  monkeypatch.setattr(quickstart_first, "SECONDS", 0.5)
   job = quickstart_job.make_job(tmp_path / "job", tiny=True)
   codec = mmdcodec.load("little")
   job.workdir.mkdir()
@@ -131,7 +130,7 @@ def test_the_quickstart_begins_with_what_the_packaged_models_make(
   # 4 codebooks of 32 codes, 400 times a second.
   assert "8.0 kbps" in said
   read = lambda name: soundfile.read(first / f"{name}.flac")[0]
-  song = synth.render(quickstart_first.SEED, seconds=0.5, rate=codec.rate).audio
+  song = synth.render(quickstart_first.SEED, seconds=1.0, rate=codec.rate).audio
   x = np.asarray(song, np.float32).reshape(1, -1, 1)
   np.testing.assert_allclose(read("original"), x[0, :, 0], atol=1e-4)
   y = codec.decode(codec.encode(x), length=x.shape[1])[0, :, 0]
@@ -139,7 +138,7 @@ def test_the_quickstart_begins_with_what_the_packaged_models_make(
     read("reconstruction"), np.clip(y, -1, 1), atol=2e-4
   )
   music = mmdcodec.load("little_music")
-  piece = music.generate(quickstart_first.PROMPT, seconds=0.5)[0, :, 0]
+  piece = music.generate(quickstart_first.PROMPT, seconds=1.0)[0, :, 0]
   np.testing.assert_allclose(read("music"), np.clip(piece, -1, 1), atol=2e-4)
   (section,) = quickstart_first.section(job.workdir)
   assert [len(clip.recordings) for clip in section.clips] == [2, 1]
@@ -212,6 +211,6 @@ def test_the_job_that_trains_the_packaged_music_model(
   assert str(tmp_path) not in json.dumps(settings)
   card = (shelf / "small_music" / "README.md").read_text()
   measures = json.loads((tmp_path / "job" / "measures.json").read_text())
-  assert set(measures["prompts"]) == {"drums", "bass", "speed", "timbre"}
+  assert set(measures["prompts"]) == {"drums", "bass", "speed", "melody"}
   for words in ("12 built-in songs", "| made |", "bits per frame on held-out"):
     assert words in card

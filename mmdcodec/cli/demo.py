@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model",
     nargs="+",
     metavar="MODEL",
-    default=["small"],
+    default=["small", "small_music"],
     help="codecs and music models: bundles, workdirs or public weights"
-    " (default: the packaged one, small)",
+    " (default: the packaged ones, small and small_music)",
   )
   parser.add_argument(
     "--host",

@@ -1,6 +1,7 @@
 """The card of a packaged music model: how it was trained and how it does."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -68,14 +69,15 @@ def _training(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
   """How long the training was, and on which versions."""
   training = config["training"]
   settings, folder = training["config"], workdir / "training"
-  bits = _held_out(folder)[training["step"]]
+  bits, model = _held_out(folder)[training["step"]], settings["model"]
+  raw = model["codebooks"] * math.log2(model["codebook_size"])
   return "\n".join(
     [
       "## Training\n",
       f"- step {training['step']} of {settings['steps']}, each of"
       f" {settings['batch']} clips, begun from nothing",
       f"- {bits:.2f} bits per frame on held-out songs; codes without a model"
-      f" have {settings['model']['codebooks'] * 10}",
+      f" have {raw:g}",
       f"- {packaged_card.versions(folder)}",
       "- command: `python -m mmdcodec.workflows.packaged_music WORKDIR`; config"
       " `small_music`\n",

@@ -20,7 +20,6 @@ from mmdcodec.workflows.quickstart_job import Job
 
 MODEL, MUSIC = "small", "small_music"
 PROMPT = "a fast tune led by a bright plucked synth, bass and drums"
-SECONDS = 8.0
 # Seed of the song, used nowhere else.
 SEED = 2_000_001
 FOLDER, _ABOUT = "first", "first.json"
@@ -33,7 +32,8 @@ def make(job: Job) -> str:
   codec = bundle.load_codec(packaged.FOLDER / MODEL)
   folder = job.workdir / FOLDER
   folder.mkdir()
-  x = synth.render(SEED, seconds=SECONDS, rate=codec.rate).audio
+  seconds = job.piece_seconds
+  x = synth.render(SEED, seconds=seconds, rate=codec.rate).audio
   x = np.asarray(x, np.float32).reshape(1, len(x), -1)
   codes = codec.encode(x)
   y = codec.decode(codes, length=x.shape[1])
@@ -46,7 +46,7 @@ def make(job: Job) -> str:
     " codec that ships with the package, original.flac beside it what it was"
   )
   music = bundle.load(packaged.FOLDER / MUSIC)
-  piece = music.generate(PROMPT, seconds=SECONDS)[0]
+  piece = music.generate(PROMPT, seconds=seconds)[0]
   files.write(folder / "music.flac", piece, rate=music.rate)
   _say(
     f"{folder / 'music.flac'} is new music for the prompt {PROMPT!r}, by the"
