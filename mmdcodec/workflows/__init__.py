@@ -12,7 +12,11 @@ stage_training
              tokenizes music for the stages of a MusicLM, and trains a stage
 assemble     makes one bundle of the parts of a MusicLM
 packaged_models
-             trains the models that ship with the package;
-             packaged_measures measures them, packaged_card describes them
+             trains the codec that ships with the package; packaged_measures
+             measures it, packaged_card describes it
+packaged_music
+             trains the language model that ships with the package;
+             packaged_music_card describes it. packaged_steps tells both how
+             many steps fit into given minutes
 cluster      fits the codebooks of a semantic, joint or melody model
 """
