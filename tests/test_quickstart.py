@@ -27,6 +27,7 @@ from mmdcodec.train import preemption, settings
 from mmdcodec.workflows import (
   quickstart,
   quickstart_codec,
+  quickstart_first,
   quickstart_job,
   quickstart_report,
 )
@@ -164,6 +165,7 @@ def test_a_run_that_was_asked_to_stop_says_so(tmp_path, monkeypatch, capsys):
     raise preemption.Preempted(3)
 
   monkeypatch.setattr(quickstart_codec, "make_music", preempted)
+  monkeypatch.setattr(quickstart_first, "make", lambda job: "nothing")
   argv = ["quickstart", "--tiny", "--workdir", str(tmp_path)]
   assert main(argv) == preemption.EXIT_CODE
   assert "report" not in capsys.readouterr().out
@@ -227,7 +229,7 @@ def test_a_workdir_of_an_earlier_version(tmp_path, fails):
 
 def test_the_quantizer_starts_within_a_short_run(tmp_path):
   for steps, expected in ((4, 0), (16, 2), (5000, 60)):
-    job = quickstart_job.make_job(tmp_path, steps=steps)
+    job = quickstart_job.make_job(tmp_path, steps=steps, from_scratch=True)
     assert job.config["quantizer_start"] == expected
 
 
@@ -316,12 +318,15 @@ def test_long_work_shows_progress(tmp_path, music, monkeypatch, capsys):
   assert asked == [True, True]
 
 
-def test_nothing_is_done_again_for_what_is_only_heard(tmp_path):
+def test_nothing_is_done_again_for_what_is_only_heard(tmp_path, music):
   """Catches a codec that is trained again because `first` is not there."""
   stages = quickstart.make_stages(make_job(tmp_path))
   assert [stage.name for stage in stages[:2]] == ["listen", "music"]
+  own = quickstart.make_stages(make_job(tmp_path, audio=str(music)))
+  assert [stage.name for stage in own[:2]] == ["music", "listen"]
   for stage in stages:
     assert stage.needs is not None and "listen" not in stage.needs
+    assert stage.name != "listen" or not stage.needs
 
 
 def test_a_loss_is_not_called_a_gain():

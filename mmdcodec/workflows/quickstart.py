@@ -62,17 +62,20 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     **options: Any,
   ) -> None:
     paths = [folder / output for output in outputs]
-    # Nothing depends on what is only heard.
-    needs = [each.name for each in found if each.name != LISTEN]
+    # What is only heard depends on nothing, and nothing on it.
+    needs = [each.name for each in found if LISTEN not in (name, each.name)]
     run = lambda: work(job)
     found.append(jobs.Stage(name, run, settings, paths, needs=needs, **options))
 
   found: list[jobs.Stage] = []
-  stage(LISTEN, quickstart_first.make, {}, ["first"])
   stage(
     "music", codec.make_music, codec.music_settings(job), ["music"],
     resumes=True,
   )  # fmt: skip
+  stage(LISTEN, quickstart_first.make, {}, ["first"])
+  if job.audio is None:
+    # Rendering takes a while. A folder is linked, and checked, in a second.
+    found.reverse()
   stage("prepare", codec.prepare, sound, ["data"])
   stage("train", codec.train, job.config, ["run", "preview"], resumes=True)
   stage("export", codec.export, {}, ["bundle"])
