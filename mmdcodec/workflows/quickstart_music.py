@@ -68,7 +68,11 @@ def with_data(job: Job) -> dict[str, Any]:
   # Lists, because paths in text must not contain `,` and `=`.
   folder = job.workdir / "tokens"
   sets = {split: [str(folder / split)] for split in ("train", "valid")}
-  return factorization.with_codes(job.lm, sets, job.workdir / "bundle")
+  config = factorization.with_codes(job.lm, sets, job.workdir / "bundle")
+  # The packaged language model makes the first ones of its codec's.
+  model, most = config["model"], job.lm["model"]["codebooks"]
+  model["codebooks"] = min(model["codebooks"], most)
+  return config
 
 
 def export(job: Job) -> str:
