@@ -9,6 +9,8 @@ that begins without letting its model be heard.
 import csv
 import json
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -22,7 +24,7 @@ import mmdcodec
 from mmdcodec import bundle, packaged
 from mmdcodec.audio import synth
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import reconstruction
+from mmdcodec.evaluate import reconstruction, visqol
 from mmdcodec.workflows import (
   packaged_models,
   packaged_music,
@@ -214,3 +216,26 @@ def test_the_job_that_trains_the_packaged_music_model(
   assert set(measures["prompts"]) == {"drums", "bass", "speed", "melody"}
   for words in ("12 built-in songs", "| made |", "bits per frame on held-out"):
     assert words in card
+
+
+def test_listeners_scores_are_taken_if_there_are_any(monkeypatch):
+  """Catches a rate, a shape or an order that ViSQOL does not take."""
+  heard = []
+
+  class VisqolApi:
+    def create(self, mode):
+      assert mode == "audio"
+
+    def measure_from_arrays(self, reference, degraded, rate):
+      heard.append((reference, degraded, rate))
+      return types.SimpleNamespace(moslqo=float(len(heard)))
+
+  fake = types.SimpleNamespace(VisqolApi=VisqolApi)
+  monkeypatch.setitem(sys.modules, "visqol", fake)
+  x, y = (np.full((2400, 2), size, np.float32) for size in (0.5, 0.25))
+  assert visqol.mean_score([(x, y), (y, x)], 24000) == 1.5
+  assert [rate for _, _, rate in heard] == [48000, 48000]
+  for (first, second, _), sizes in zip(heard, [(0.5, 0.25), (0.25, 0.5)]):
+    assert first.shape == second.shape == (4800,)
+    middle = first[2400], second[2400]
+    np.testing.assert_allclose(middle, sizes, rtol=1e-2)

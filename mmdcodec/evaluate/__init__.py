@@ -1,6 +1,7 @@
 """Measures of trained models, plots and reports.
 
 reconstruction        SI-SDR, mel distance, STFT distance
+visqol                quality as listeners judge it, by another library
 artefacts             combs, pre-echo, silence, a sweep, the stereo image
 codebooks             codebook usage, perplexity, entropy, bits per second
 dependence            all measures of dependence between codebooks:

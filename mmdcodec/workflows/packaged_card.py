@@ -93,10 +93,11 @@ def versions(training: pathlib.Path) -> str:
 def _reconstruction(found: Mapping[str, Mapping[str, Any]]) -> str:
   columns = ["music", "codec", "kbps"]
   columns += [heading for heading, _ in clips_lib.COLUMNS.values()]
-  columns += ["codes in use"]
+  columns += ["ViSQOL", "codes in use"]
   rows = [
     [kind, name, round(values["kbps"], 2)]
     + [round(values[key], 2) for key in clips_lib.COLUMNS]
+    + [f"{values['visqol']:.2f}" if "visqol" in values else ""]
     + [f"{values['usage']:.0%}" if "usage" in values else ""]
     for kind, codecs in found.items()
     for name, values in codecs.items()

@@ -1,9 +1,9 @@
 """Measures of a packaged codec, for its card.
 
 On music that it was not trained on: reconstruction with all and with half of
-the codebooks, beside Opus at its lowest bit rate (if ffmpeg is installed); and
-how dependent the codes are, beside those of the twin that was trained without
-the independence loss.
+the codebooks, beside Opus at its lowest bit rate (if ffmpeg is installed), also
+by ViSQOL (if that is); and how dependent the codes are, beside those of the
+twin that was trained without the independence loss.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ import numpy as np
 from mmdcodec import bundle, patterns
 from mmdcodec.audio import files
 from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import dependence_report, reconstruction
+from mmdcodec.evaluate import dependence_report, reconstruction, visqol
 
 CLIPS, CLIP_SECONDS = 64, 10.0
 OPUS_KBPS = 6
@@ -74,8 +74,8 @@ def reconstructions(
   """Measures codecs and Opus on the same clips.
 
   Returns:
-    name -> "kbps", the means of `clips.COLUMNS`, and "usage", the share of
-    codes that occur.
+    name -> "kbps", the means of `clips.COLUMNS`, "usage", the share of codes
+    that occur, and "visqol", if that is installed.
   """
   found = {}
   for name, codec in codecs.items():
@@ -87,6 +87,7 @@ def reconstructions(
         "kbps": result.bits_per_second / 1000,
         **{key: mean for key, (mean, _) in result.summary.items()},
         "usage": float(result.usage.mean()),
+        **_visqol(clips, result.audio, result.rate),
       }
   if shutil.which("ffmpeg"):
     rate = next(iter(codecs.values())).rate
@@ -96,7 +97,7 @@ def reconstructions(
 
 def opus(clips: Sequence[clips_lib.Clip], rate: int) -> dict[str, float]:
   """Measures Opus, as in `reconstructions`, through ffmpeg."""
-  rows, size = [], 0
+  rows, decoded, size = [], [], 0
   with tempfile.TemporaryDirectory() as folder:
     wav, coded, back = (
       pathlib.Path(folder) / name for name in ("a.wav", "a.opus", "b.wav")
@@ -109,13 +110,25 @@ def opus(clips: Sequence[clips_lib.Clip], rate: int) -> dict[str, float]:
       y, _ = files.read(back, rate=rate, channels=clip.audio.shape[1])
       y = np.pad(y, ((0, max(0, len(clip.audio) - len(y))), (0, 0)))
       y = y[: len(clip.audio)]
+      decoded.append(y)
       measured = reconstruction.compare(clip.audio[None], y[None], rate)
       rows.append({k: float(v[0]) for k, v in measured.items()})
   seconds = sum(len(clip.audio) for clip in clips) / rate
   means = {
     key: float(np.mean([row[key] for row in rows])) for key in clips_lib.COLUMNS
   }
-  return {"kbps": 8 * size / seconds / 1000, **means}
+  heard = _visqol(clips, decoded, rate)
+  return {"kbps": 8 * size / seconds / 1000, **means, **heard}
+
+
+def _visqol(
+  clips: Sequence[clips_lib.Clip], audio: Sequence[np.ndarray], rate: int
+) -> dict[str, float]:
+  """Scores reconstructions, if ViSQOL is installed."""
+  if not visqol.installed():
+    return {}
+  pairs = zip([clip.audio for clip in clips], audio, strict=True)
+  return {"visqol": visqol.mean_score(pairs, rate)}
 
 
 def _ffmpeg(source: pathlib.Path, *rest: object) -> None:
