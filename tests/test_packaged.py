@@ -235,7 +235,9 @@ def test_listeners_scores_are_taken_if_there_are_any(monkeypatch):
   x, y = (np.full((2400, 2), size, np.float32) for size in (0.5, 0.25))
   assert visqol.mean_score([(x, y), (y, x)], 24000) == 1.5
   assert [rate for _, _, rate in heard] == [48000, 48000]
-  for (first, second, _), sizes in zip(heard, [(0.5, 0.25), (0.25, 0.5)]):
+  for (first, second, _), sizes in zip(
+    heard, [(0.5, 0.25), (0.25, 0.5)], strict=True
+  ):
     assert first.shape == second.shape == (4800,)
     middle = first[2400], second[2400]
     np.testing.assert_allclose(middle, sizes, rtol=1e-2)
