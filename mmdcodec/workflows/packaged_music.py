@@ -42,7 +42,7 @@ NAME, CODEC = "small_music", "small"
 # Songs of each split, their length, and seeds used nowhere else.
 SONGS, SECONDS = {"train": 5000, "valid": 64}, 10.0
 SEEDS = {"train": 7000, "valid": 7001}
-TINY_SONGS = {"train": 12, "valid": 2}
+TINY_SONGS, TINY_SECONDS = {"train": 12, "valid": 2}, 2.0
 # What `experiment prompts` is told.
 JUDGED = {"songs": 300, "pieces": 384, "seconds": 8.0}
 TINY_JUDGED = {"songs": 10, "pieces": 2, "seconds": 2.0}
@@ -76,13 +76,16 @@ class Job:
 
 def make_songs(job: Job) -> str:
   """Renders songs, each value of a trait as often as the others."""
-  for split, count in (TINY_SONGS if job.tiny else SONGS).items():
+  songs, seconds = SONGS, SECONDS
+  if job.tiny:
+    songs, seconds = TINY_SONGS, TINY_SECONDS
+  for split, count in songs.items():
     song_files.write_songs(
-      job.workdir / "music" / split, songs=count, seconds=SECONDS,
+      job.workdir / "music" / split, songs=count, seconds=seconds,
       seed=SEEDS[split], each=song_plan.balanced(SEEDS[split], count),
       progress=progress.counter(f"songs ({split})"),
     )  # fmt: skip
-  return f"{SONGS['train']} songs of {SECONDS:g} s"
+  return f"{songs['train']} songs of {seconds:g} s to learn from"
 
 
 def tokenize(job: Job) -> str:
