@@ -21,6 +21,21 @@ def cpus() -> int:
   return os.cpu_count() or 1
 
 
+def programs_folder() -> str:
+  """Returns the folder of compiled programs in the user's cache."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return os.path.expanduser(f"{cache}/mmdcodec/compiled")
+
+
+def keep_programs() -> None:
+  """Has JAX keep compiled programs on disk, before it is loaded.
+
+  The next command that needs one is spared seconds or minutes. A setting of
+  JAX's own takes precedence.
+  """
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs_folder())
+
+
 def end_with_parent() -> None:
   """Has this process get SIGTERM when the one that started it has ended.
 

@@ -70,3 +70,22 @@ def test_a_process_ends_with_its_parent(stdin, code):
     child.stdin.close()  # as the system does for a process that is killed
   assert child.wait(30) == code
   child.stdout.close()
+
+
+@pytest.mark.parametrize("own", ["", "/theirs"])
+def test_commands_keep_compiled_programs(tmp_path, own):
+  """Catches a command that compiles the same each time it is called."""
+  code = (
+    "import sys; from mmdcodec.cli.main import main; sys.argv = ['mmdcodec'];"
+    " main(); import jax; print(jax.config.jax_compilation_cache_dir)"
+  )
+  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+  environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+  if own:
+    environment["JAX_COMPILATION_CACHE_DIR"] = own
+  said = subprocess.run(
+    [sys.executable, "-c", code], env=environment, capture_output=True,
+    text=True,
+  ).stdout  # fmt: skip
+  wanted = own or f"{tmp_path}/mmdcodec/compiled"
+  assert said.splitlines()[-1] == wanted

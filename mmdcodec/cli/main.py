@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
   streams.begin()
   memory.keep_freed()
   platform.expect_no_tpu()
+  platform.keep_programs()
   platform.one_command = True
   code = 1  # of the interpreter, after a traceback
   try:

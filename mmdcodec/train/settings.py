@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmdcodec import platform
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths, renamed
 from mmdcodec.store import workdir as run_files
@@ -197,8 +197,7 @@ def use_compilation_cache(folder: str) -> None:
   Args:
     folder: folder of the cache; "" for the user's cache, "off" for none.
   """
-  if folder == "off":
-    return
-  cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  path = paths.of(folder or f"{cache}/mmdcodec/compiled").expanduser()
-  jax.config.update("jax_compilation_cache_dir", str(path))
+  path = None
+  if folder != "off":
+    path = str(paths.of(folder or platform.programs_folder()).expanduser())
+  jax.config.update("jax_compilation_cache_dir", path)
