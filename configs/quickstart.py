@@ -1,9 +1,10 @@
-"""The codec of `mmdcodec quickstart`, which trains in minutes on a CPU.
+"""The codec of `mmdcodec quickstart --from-scratch`.
 
-    mmdcodec quickstart
+    mmdcodec quickstart --from-scratch
 
 `spectral_small` with the independence loss and without phases in its codes: 50
-frames per second, 4 codebooks of 256, 1.6 kbps, 2.3 M parameters.
+frames per second, 4 codebooks of 256, 1.6 kbps, 2.3 M parameters. It is trained
+in minutes on a CPU.
 """
 
 from ml_collections import ConfigDict

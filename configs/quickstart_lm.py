@@ -1,6 +1,8 @@
-"""The language model of `mmdcodec quickstart`, trained in minutes on a CPU.
+"""The language model of `mmdcodec quickstart --from-scratch`.
 
-    mmdcodec quickstart
+    mmdcodec quickstart --from-scratch
+
+It is trained in minutes on a CPU.
 
 It models clips of 4 s of the quickstart's codec (50 frames per second, 4 x
 256), with 1.4 M parameters, few of them in the text encoder.

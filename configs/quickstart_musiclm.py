@@ -2,7 +2,7 @@
 
     mmdcodec quickstart --system musiclm
 
-Over the quickstart's codec (50 frames per second, 4 x 256), of whose codebooks
+Over the quickstart's codec (50 frames per second, 6 x 1024), of whose codebooks
 the coarse stage makes the first half. The argument is the model:
 
     joint        MuLan of 1 M parameters, windows of 10 s

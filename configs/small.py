@@ -38,13 +38,18 @@ def get_config(arg: str = "") -> ConfigDict:
   config.log_every = 25
   config.eval_every = config.save_every = 250
   if arg == "further":
-    config.init_from = "small"
-    # Codebooks that represent music are there from the beginning.
-    config.quantizer_start = 0
-    config.losses.independence.start = config.losses.independence.ramp = 0
+    go_on(config)
     config.steps = 160
     config.optimizer.learning_rate /= 5
     config.optimizer.warmup = 20
     config.log_every = 20
     config.eval_every = config.save_every = 80
   return config
+
+
+def go_on(config: ConfigDict) -> None:
+  """Has a training begin from the packaged codec."""
+  config.init_from = "small"
+  # Codebooks that represent music are there from the beginning.
+  config.quantizer_start = 0
+  config.losses.independence.start = config.losses.independence.ramp = 0

@@ -38,5 +38,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.init_from = "small_music"
     config.steps = 400
     config.optimizer.learning_rate /= 4
+    config.optimizer.warmup = 20
     config.eval_every = config.save_every = 200
   return config

@@ -34,7 +34,7 @@ from mmdcodec.models import low_rank, weights
 from mmdcodec.store import atomic, inputs, paths, tensors, uploads
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
-from mmdcodec.tokenizers.loaded_codec import flatten
+from mmdcodec.tokenizers.loaded_codec import fingerprint, flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
@@ -317,6 +317,12 @@ def _with_packaged_codec(
       f" mmdcodec does not have; it has {', '.join(packaged.names())}."
     )
   found = _read(folder, False)
+  hashed = fingerprint(found.config, found.variables)
+  if hashed != config.get("target", {}).get("hash", hashed):
+    raise UserError(
+      f"{path} was trained on the codes of another codec than this version's"
+      f" {name!r} ({hashed}); install the version that it came with."
+    )
   variables["codec"] = found.variables
   return {**config, "codec": found.config}
 

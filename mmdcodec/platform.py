@@ -1,5 +1,6 @@
-"""Platform details: CPUs, parent processes, target of a trace, array sizes."""
+"""Platform details: CPUs, parents, the cache of programs, traces, arrays."""
 
+import contextlib
 import glob
 import os
 import signal
@@ -8,6 +9,9 @@ import threading
 
 # Devices of TPU chips: v2 to v4, and later ones.
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+
+# Folder of compiled programs in the user's cache.
+PROGRAMS = "compiled"
 
 # Whether this process runs one command and nothing else, so that code far below
 # may end it. The command line sets it.
@@ -21,10 +25,10 @@ def cpus() -> int:
   return os.cpu_count() or 1
 
 
-def programs_folder() -> str:
-  """Returns the folder of compiled programs in the user's cache."""
+def cache_folder(name: str) -> str:
+  """Returns the path of a folder in the user's cache."""
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return os.path.expanduser(f"{cache}/mmdcodec/compiled")
+  return os.path.expanduser(f"{cache}/mmdcodec/{name}")
 
 
 def keep_programs() -> None:
@@ -33,7 +37,11 @@ def keep_programs() -> None:
   The next command that needs one is spared seconds or minutes. A setting of
   JAX's own takes precedence.
   """
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", programs_folder())
+  folder = cache_folder(PROGRAMS)
+  # JAX would warn at every program.
+  with contextlib.suppress(OSError):
+    os.makedirs(folder, exist_ok=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
 
 
 def end_with_parent() -> None:

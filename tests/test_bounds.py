@@ -360,7 +360,9 @@ def test_shapes_of_arguments():
   assert model(array(1, 0, 1), method="encode").codes.shape == (1, 0, 32)
 
 
-@pytest.mark.parametrize("name", ["encodec_24khz", "spectral_small", "musicgen_small"])
+@pytest.mark.parametrize(
+  "name", ["encodec_24khz", "spectral_small", "musicgen_small"]
+)
 def test_names_of_presets(name, tmp_path, monkeypatch):
   """Catches "holds no model" for a name that the README shows as a preset."""
   monkeypatch.chdir(tmp_path)

@@ -130,7 +130,6 @@ def workdir(tmp_path_factory, dataset):
   config.losses.mel.windows = (256,)
   config.data.train = config.data.valid = str(dataset)
   config.steps = config.log_every = config.eval_every = config.save_every = 2
-  config.compilation_cache = "off"
   folder = tmp_path_factory.mktemp("runs") / "tiny"
   loop.train(config, folder, log=lambda line: None)
   return str(folder)

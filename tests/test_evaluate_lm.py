@@ -8,6 +8,7 @@ that are not what the model makes, and mistakes that are found after the work.
 import html
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from mmdcodec.cli import evaluate_reconstruction
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import coded_size, likelihood
+from mmdcodec.evaluate import coded_size, likelihood, likelihood_report
 from mmdcodec.train.lm_task import LMTask
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -102,6 +103,30 @@ def test_a_clip_is_alone(music):
     likelihood.measure(music, codes, ["a"])
   with pytest.raises(UserError, match="nothing to measure"):
     likelihood.measure(music, [codes[0][:0]])
+
+
+def test_codebooks_that_the_model_does_not_make(music):
+  """Catches them in the sums; they come last in what the codec makes."""
+  codes = random_codes(music, FRAMES, 5)
+  more = [np.pad(each, ((0, 0), (0, 2)), constant_values=1) for each in codes]
+  wanted = likelihood.measure(music, codes)
+  found = likelihood.measure(music, more)
+  np.testing.assert_array_equal(found.nats, wanted.nats)
+  clips = [clips_lib.Clip("a", np.zeros((FRAMES * 20, 1), np.float32), "a", "")]
+
+  class Codec:
+    hash = "of a codec with more codebooks"
+    encode = staticmethod(lambda x: more[0][None])
+
+  of = types.SimpleNamespace(
+    **{name: getattr(music, name) for name in (
+      "model", "variables", "frame_rate", "conditions", "takes",
+    )},
+    codec=Codec,
+  )  # fmt: skip
+  result = likelihood_report.measure(of, clips, {})
+  unigram, _ = likelihood.counted(codes[:1], music.model.codebook_size)
+  np.testing.assert_allclose(result.counted[0], unigram)
 
 
 def test_counts_are_those_of_the_coder():

@@ -79,7 +79,7 @@ def test_conditions_of_a_new_kind(tmp_path, model, dataset, loudness):
       "loudness": dict(kind="tokens", size=16, frames=5, frame_rate=40.0),
     },
   )
-  config |= dict(steps=2, codec=model, compilation_cache="off")
+  config |= dict(steps=2, codec=model)
   config["optimizer"] |= dict(warmup=1, learning_rate=1e-2)
   config["data"] |= dict(
     train=str(tmp_path / "tokens"),

@@ -50,7 +50,7 @@ def test_what_is_finished_is_a_table(
   argv = ["experiment", "factorization", "--train", str(dataset), "--workdir"]
   argv += [str(tmp_path / "job"), "--codecs", f"one={model}"]
   argv += ["--patterns", "delay,flatten", "--config=lm_small:tiny"]
-  argv += ["--config.steps=10", "--config.compilation_cache=off"]
+  argv += ["--config.steps=10"]
   assert main([*argv, "--valid", str(dataset)]) == 2
   assert "measure on other music" in capsys.readouterr().err
   other = tmp_path / "other"

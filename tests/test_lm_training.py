@@ -269,7 +269,7 @@ def configure(model, tokens, **changes):
   config["model"] |= dict(
     codebooks=codec.codebooks, codebook_size=codec.model.codebook_size
   )
-  config |= dict(codec=str(model), compilation_cache="off", **changes)
+  config |= dict(codec=str(model), **changes)
   config["data"] |= dict(
     train=str(tokens), valid=str(tokens), frame_rate=codec.frame_rate
   )

@@ -87,7 +87,7 @@ def test_parts_of_a_batch_are_refused():
 def test_a_run(tmp_path, dataset):
   """Catches a model that is not trained, measured, loaded or clustered."""
   config = config_file.get_config("tiny").to_dict()
-  config |= dict(steps=6, save_every=3, eval_every=6, compilation_cache="off")
+  config |= dict(steps=6, save_every=3, eval_every=6)
   task = MelodyTask(config)
   trained = {int(i) for i in next(task.batches(seed=0))["melody"]}
   assert len(trained) == 8

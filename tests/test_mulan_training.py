@@ -89,7 +89,6 @@ def test_a_run(tmp_path, dataset, monkeypatch):
   monkeypatch.setattr(level_statistics, "SECONDS", 16)
   config = config_file.get_config("tiny").to_dict()
   config |= dict(steps=2, eval_every=2, save_every=2, log_every=1)
-  config |= dict(compilation_cache="off")
   config["data"] |= dict(train=str(dataset), valid=str(dataset))
   found = loop.train(config, tmp_path / "run", log=lambda line: None)
   assert 0 <= found["valid/r10"] <= 1 and found["valid/median_rank"] >= 1
@@ -239,7 +238,7 @@ def test_a_public_text_encoder(tmp_path, dataset, monkeypatch):
   text = dict(kind="bert", bert=fields, longest=16, pooling="mean")
   run = config_file.get_config("tiny").to_dict()
   run["model"] = mulan.preset("tiny", text=text)
-  run |= dict(steps=1, log_every=1, ema=0.0, compilation_cache="off")
+  run |= dict(steps=1, log_every=1, ema=0.0)
   run["optimizer"]["learning_rate"] = 0.0
   run["data"]["train"] = str(dataset)
   with pytest.raises(UserError, match="tokenizer.json"):

@@ -8,6 +8,7 @@ that begins without letting its model be heard.
 
 import csv
 import json
+import pathlib
 import shutil
 import sys
 import types
@@ -16,18 +17,21 @@ import jax
 import numpy as np
 import pytest
 import soundfile
-from mmdcodec.configs import small_music
+from mmdcodec.configs import small, small_music
 from random_codec import write_random_codec
 from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle, packaged
 from mmdcodec.audio import synth
+from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import reconstruction, visqol
 from mmdcodec.workflows import (
   packaged_models,
   packaged_music,
+  packaged_steps,
+  quickstart,
   quickstart_first,
   quickstart_job,
 )
@@ -83,7 +87,8 @@ def little_music(shelf, tmp_path):
   """A music model on the shelf, which names its codec; and all of it."""
   config, variables = random_music(tmp_path / "of the same seed")
   codec = variables.pop("codec")
-  named = {**config, "codec": {"packaged": "little"}}
+  target = {"hash": mmdcodec.load("little").hash}
+  named = {**config, "codec": {"packaged": "little"}, "target": target}
   bundle.save(shelf / "little_music", named, variables)
   return config, {**variables, "codec": codec}
 
@@ -101,18 +106,63 @@ def test_a_music_model_names_its_codec(shelf, little_music, tmp_path):
   size = lambda path: (path / bundle.WEIGHTS_FILE).stat().st_size
   params = size(tmp_path / "whole") - size(shelf / "little_music")
   assert 0.9 < params / size(shelf / "little") < 1.1
+  assert named.codec.codebooks == 4
+  write_random_codec(shelf / "other", 5)
   shutil.rmtree(shelf / "little")
   with pytest.raises(UserError, match="needs the packaged codec 'little'"):
     mmdcodec.load(shelf / "little_music")
+  (shelf / "other").rename(shelf / "little")
+  with pytest.raises(UserError, match="codes of another codec"):
+    mmdcodec.load(shelf / "little_music")
 
 
-def test_what_ships_belongs_together():
-  """Catches a codec that was replaced under a language model."""
-  for name in packaged.names():
-    found = bundle.read(name)
-    if found.config["kind"] == "lm":
-      codec = bundle.load_codec(name)
-      assert found.config["target"]["hash"] == codec.hash
+def test_what_ships_can_be_trained_further():
+  """Catches a config that no longer describes the model that it begins from.
+
+  Shapes alone do not tell: they are the same with other delays or ratios.
+  """
+  for config in (small, small_music):
+    further = config.get_config("further").to_dict()
+    name = further["init_from"]
+    shipped = bundle.read(packaged.FOLDER / name).config
+    assert shipped["model"] == json.loads(json.dumps(further["model"]))
+    here = packaged.begun(further)["init_from"]
+    assert here == str(packaged.FOLDER / name)
+
+
+def test_info_knows_the_names(little_music, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  for name in ("little", "little_music"):
+    assert main(["info", name]) == 0
+    assert str(packaged.FOLDER / name) in capsys.readouterr().out
+
+
+def test_what_an_earlier_version_let_be_heard_is_made_again(tmp_path):
+  """Catches a page that misses the music of the first minute."""
+  job = quickstart_job.make_job(tmp_path, tiny=True)
+  listen = quickstart.make_stages(job)[0]
+  assert listen.name == "listen"
+  (tmp_path / "first").mkdir()
+  (tmp_path / "first" / "first.json").write_text("{}")
+  assert not all(path.exists() for path in listen.outputs)
+
+
+def test_steps_are_chosen_once(tmp_path, monkeypatch):
+  """Catches a schedule that a second start of the job changes."""
+  speeds = iter([2.0, 5.0])
+
+  def train(config, workdir, log):
+    assert config["steps"] == packaged_steps.PROBE
+    row = {"step": 40, "train/steps_per_second": next(speeds)}
+    lines = [json.dumps(row), '{"step": 41, "train']
+    (pathlib.Path(workdir) / "metrics.jsonl").write_text("\n".join(lines))
+
+  monkeypatch.setattr(packaged_steps.loop, "train", train)
+  config = {"optimizer": {"warmup": 30}}
+  for _ in range(2):
+    assert packaged_steps.choose(tmp_path, "a", config, 100) == 200
+  assert packaged_steps.choose(tmp_path, "b", config, 100) == 500
+  assert config == {"optimizer": {"warmup": 30}}
 
 
 def test_the_quickstart_begins_with_what_the_packaged_models_make(

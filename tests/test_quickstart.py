@@ -57,7 +57,6 @@ def smallest_config(arg):
   changes = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=2)
   config = common.shrink(common.codec_config("spectral_tiny", **changes))
   config.losses.mel.windows = (256,)
-  config.compilation_cache = "off"
   return config
 
 
@@ -225,6 +224,11 @@ def test_a_workdir_of_an_earlier_version(tmp_path, fails):
   path.write_text(json.dumps(old))
   line = fails("quickstart", "--tiny", "--workdir", tmp_path)
   assert "steps was 7, is 20" in line and "version" not in line
+  # From nothing and from the packaged codec are told apart.
+  old["train"]["settings"] = {**job.config, "init_from": "small"}
+  path.write_text(json.dumps(old))
+  line = fails("quickstart", "--tiny", "--workdir", tmp_path)
+  assert "begun from the packaged codec: leave out --from-scratch" in line
 
 
 def test_the_quantizer_starts_within_a_short_run(tmp_path):
@@ -333,7 +337,8 @@ def test_a_loss_is_not_called_a_gain():
   def result(value):
     return types.SimpleNamespace(summary={"mel_distance": (value, 0.0)})
 
-  words = quickstart_report.margin(result(9.0), result(5.0))
+  words = quickstart_report.margin(result(9.0), result(5.0), None)
   assert "mel distance 9.0 dB, 4.0 dB more" in words
-  words = quickstart_report.margin(result(5.0), result(9.0))
+  words = quickstart_report.margin(result(5.0), result(9.0), result(6.0))
   assert "mel distance 5.0 dB, 4.0 dB less" in words and "(9.0 dB)" in words
+  assert "before this training 6.0 dB" in words

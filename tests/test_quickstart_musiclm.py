@@ -32,7 +32,6 @@ def smallest_codec(arg):
   changes |= dict(ratios=(10, 16))
   config = common.shrink(common.codec_config("spectral_tiny", **changes))
   config.losses.mel.windows = (256,)
-  config.compilation_cache = "off"
   return config
 
 

@@ -101,7 +101,7 @@ def test_a_stage_without_repeats(tmp_path, compile_fast):
   paths = write(audio, tmp_path / "tokens", semantic, joint)
   config = musiclm_semantic.get_config("tiny").to_dict()
   config["model"] |= dict(collapse=True, width=8, hidden=8, layers=1, frames=50)
-  config |= dict(steps=2, eval_every=2, save_every=2, compilation_cache="off")
+  config |= dict(steps=2, eval_every=2, save_every=2)
   config["optimizer"] |= dict(warmup=1)
   config["data"] |= dict(
     train=paths["semantic"],

@@ -44,7 +44,7 @@ def configure(tokens, **changes):
     codebooks=1, codebook_size=16, frames=20, width=8, layers=1, hidden=8,
     cross=False, conditions={"joint": joint},
   )  # fmt: skip
-  config |= dict(steps=2, eval_every=2, save_every=2, compilation_cache="off")
+  config |= dict(steps=2, eval_every=2, save_every=2)
   config["optimizer"] |= dict(warmup=1)
   config["data"] |= dict(
     train=tokens["semantic"],

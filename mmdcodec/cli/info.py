@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from mmdcodec import bounds, formatting
+from mmdcodec import bounds, formatting, packaged
 from mmdcodec.bounds import LARGEST, list_of, mapping, number, whole
 from mmdcodec.cli import info_run
 from mmdcodec.errors import UserError
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Prints the description."""
   path = paths.of(args.path)
+  if not path.exists():
+    path = packaged.find(args.path) or path
   if not path.is_dir():
     print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():

@@ -44,12 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--from-scratch",
     action="store_true",
     help="train smaller models from nothing, instead of those that ship with"
-    " the package further",
+    " the package further; for musiclm this is about the codec alone",
   )
   parser.add_argument(
     "--tiny",
     action="store_true",
-    help="seconds of music and few steps, only to see that everything runs",
+    help="seconds of music and few steps from nothing, only to see that"
+    " everything runs",
   )
   parser.add_argument(
     "--force",

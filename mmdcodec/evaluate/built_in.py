@@ -59,10 +59,11 @@ def prompts(count: int, seed: int = 0) -> tuple[list[str], dict[str, list]]:
 def used_codebooks(music: Any) -> int | None:
   """How many codebooks of its codec a model makes; None for all.
 
-  Without a fine stage, the music of a MusicLM has fewer than the codec.
+  Without a fine stage, the music of a MusicLM has fewer than the codec, and so
+  may that of other language models.
   """
   if not hasattr(music, "parts"):
-    return None
+    return getattr(music.model, "codebooks", None)
   last = [*music.parts.stages.values()][-1].model
   return last.first_codebook + last.codebooks
 

@@ -100,6 +100,7 @@ def measure(
   ]
   # Few distinct sizes, so that few programs are compiled.
   size = min(most, bucket(max(map(len, codes))))
+  books = slice(model.first_codebook, model.first_codebook + model.codebooks)
   inputs = _inputs(music, texts)
   params = jax.device_put(music.variables["params"])
   shape = (len(codes), model.codebooks)
@@ -109,7 +110,7 @@ def measure(
     batch = np.zeros((BATCH, size, model.codebooks), np.int32)
     lengths, rows = np.zeros(BATCH, np.int32), np.zeros(BATCH, np.int32)
     for row, (clip, start) in enumerate(here):
-      part = codes[clip][start : start + most]
+      part = codes[clip][start : start + most, books]
       batch[row, : len(part)], lengths[row], rows[row] = part, len(part), clip
     mine = jax.tree.map(lambda x, rows=rows: x[rows], inputs)
     return list(jax.device_get(sums(model, params, batch, lengths, mine)))

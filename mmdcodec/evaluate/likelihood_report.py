@@ -103,7 +103,8 @@ def measure(
   found[WITHOUT] = likelihood.measure(
     music, codes, progress=progress.counter("windows")
   )
-  counted = likelihood.counted(codes, music.model.codebook_size)
+  own = [each[:, : music.model.codebooks] for each in codes]
+  counted = likelihood.counted(own, music.model.codebook_size)
   about = {**about, "hash": music.codec.hash}
   return Result(music, clips, captions, found, counted, about)
 

@@ -7,7 +7,7 @@ recordings and predicts the mean opinion score of a listening test: 1 is bad,
 5 is excellent. Equal recordings get about 4.7.
 """
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,8 +19,12 @@ _RATE = 48000
 
 
 def installed() -> bool:
-  """Whether the library is there."""
-  return importlib.util.find_spec("visqol") is not None
+  """Whether the library is there, and not another one of its name."""
+  try:
+    importlib.metadata.version("visqol-python")
+  except importlib.metadata.PackageNotFoundError:
+    return False
+  return True
 
 
 def mean_score(

@@ -12,10 +12,15 @@ A music model here does not contain its codec, which would ship twice: the
 config has the name, `"codec": {"packaged": "small"}`.
 """
 
+import copy
 import importlib.resources
+import os
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
+_FILES = ("config.json", "model.safetensors", "README.md")
 FOLDER = pathlib.Path(str(importlib.resources.files(__name__)))
 
 
@@ -29,8 +34,23 @@ def find(name: str) -> pathlib.Path | None:
   return FOLDER / name if name in names() else None
 
 
+def begun(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a run's config with the path of the packaged model it begins from.
+
+  A folder of that name here is something else.
+  """
+  found = copy.deepcopy(dict(config))
+  if found["init_from"]:
+    found["init_from"] = str(FOLDER / found["init_from"])
+  return found
+
+
 def install(model: pathlib.Path) -> None:
   """Puts a bundle, with its card, in the place of the packaged model."""
-  target = FOLDER / model.name
+  target, fresh = FOLDER / model.name, FOLDER / f".{model.name}"
+  shutil.rmtree(fresh, ignore_errors=True)
+  fresh.mkdir()
+  for name in _FILES:
+    shutil.copyfile(model / name, fresh / name)
   shutil.rmtree(target, ignore_errors=True)
-  shutil.copytree(model, target)
+  os.replace(fresh, target)

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from mmdcodec import formatting
+from mmdcodec import formatting, platform
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths, urls
 from mmdcodec.store.urls import Url
@@ -69,8 +69,7 @@ def local_files(files: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 def _folder() -> pathlib.Path:
   if chosen := os.environ.get("MMDCODEC_CACHE"):
     return paths.on_disk(chosen, "MMDCODEC_CACHE").expanduser()
-  cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  return pathlib.Path(cache).expanduser() / "mmdcodec/files"
+  return pathlib.Path(platform.cache_folder("files"))
 
 
 def _most() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from mmdcodec import platform
@@ -195,9 +196,14 @@ def use_compilation_cache(folder: str) -> None:
   """Caches compiled programs on disk, so that a restart need not recompile.
 
   Args:
-    folder: folder of the cache; "" for the user's cache, "off" for none.
+    folder: folder of the cache; "off" for none; "" for the one that JAX was
+      told to use, or else the user's cache.
   """
-  path = None
+  before, path = jax.config.jax_compilation_cache_dir, None
   if folder != "off":
-    path = str(paths.of(folder or platform.programs_folder()).expanduser())
-  jax.config.update("jax_compilation_cache_dir", path)
+    own = before or platform.cache_folder(platform.PROGRAMS)
+    path = str(paths.of(folder).expanduser()) if folder else own
+  if path != before:
+    jax.config.update("jax_compilation_cache_dir", path)
+    # JAX goes on with the folder of its first program otherwise.
+    compilation_cache.reset_cache()

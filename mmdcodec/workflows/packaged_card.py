@@ -1,4 +1,4 @@
-"""The card of a packaged model: what it was trained on and how it does."""
+"""The card of the packaged codec: what it was trained on and how it does."""
 
 import math
 import pathlib
@@ -93,11 +93,15 @@ def versions(training: pathlib.Path) -> str:
 def _reconstruction(found: Mapping[str, Mapping[str, Any]]) -> str:
   columns = ["music", "codec", "kbps"]
   columns += [heading for heading, _ in clips_lib.COLUMNS.values()]
-  columns += ["ViSQOL", "codes in use"]
+  heard = any(
+    "visqol" in each for row in found.values() for each in row.values()
+  )
+  columns += ["ViSQOL"] if heard else []
+  columns += ["codes in use"]
   rows = [
     [kind, name, round(values["kbps"], 2)]
     + [round(values[key], 2) for key in clips_lib.COLUMNS]
-    + [f"{values['visqol']:.2f}" if "visqol" in values else ""]
+    + ([f"{values['visqol']:.2f}"] if heard else [])
     + [f"{values['usage']:.0%}" if "usage" in values else ""]
     for kind, codecs in found.items()
     for name, values in codecs.items()

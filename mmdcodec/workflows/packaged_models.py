@@ -1,4 +1,4 @@
-"""Trains the models that ship with the package, within given minutes.
+"""Trains the codec that ships with the package, within given minutes.
 
     python -m mmdcodec.workflows.packaged_models MUSIC WORKDIR --minutes 90
 
@@ -67,7 +67,7 @@ class Job:
     music: folder with manifest.csv.
     workdir: folder of the job.
     minutes: time for all trainings together.
-    start: name or path of the model to go on from; "" for none.
+    start: the packaged model to go on from; "" for none.
     tiny: whether to use seconds of music and few steps, for tests.
     twin: whether to train the codec's twin too, for the card.
   """
@@ -81,12 +81,12 @@ class Job:
 
   def config(self, name: str) -> dict[str, Any]:
     """Makes the config of a training: "codec" or "twin"."""
-    size = "tiny" if self.tiny else "further" if self.start else ""
-    config = json.loads(small.get_config(size).to_json_best_effort())
+    made = small.get_config("tiny" if self.tiny else "")
+    if self.start:
+      small.go_on(made)
+    config = json.loads(made.to_json_best_effort())
     if name == "twin":
       config["losses"]["independence"]["weight"] = 0.0
-    if self.start:
-      config["init_from"] = self.start
     return config
 
 
@@ -142,7 +142,7 @@ def prepare(job: Job) -> str:
 def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
   """Returns how many steps of a training fit into its share of the minutes."""
   probe = copy.deepcopy(config)
-  # What takes its time in most of the steps begins at once.
+  # Every loss is active from step 0 on.
   probe["quantizer_start"] = 0
   probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
   seconds = job.minutes * 60 * SHARES[name]
@@ -151,7 +151,7 @@ def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
 
 def train(job: Job, name: str) -> str:
   """Trains the codec or its twin; resumes."""
-  config = job.config(name)
+  config = packaged.begun(job.config(name))
   found = {
     split: [str(job.workdir / "data" / f"{kind}_{split}") for kind in KINDS]
     for split in SPLITS[:2]

@@ -5,7 +5,8 @@
 It learns the codes of the packaged codec from built-in music alone: short
 songs, many of them, because a text encoder learns from captions, and each trait
 as often with as without. A job that was interrupted goes on with the same
-command.
+command; a later one, in another workdir, goes on from the packaged weights
+(`--from-scratch`: from nothing).
 
     WORKDIR/music/{train,valid}      songs
     WORKDIR/data/, tokens/           data sets
@@ -56,11 +57,13 @@ class Job:
   Attributes:
     workdir: folder of the job.
     minutes: time for the training.
+    start: the packaged model to go on from; "" for none.
     tiny: whether to use little music and few steps, for tests.
   """
 
   workdir: pathlib.Path
   minutes: float
+  start: str = ""
   tiny: bool = False
 
   def config(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class Job:
     config = json.loads(
       small_music.get_config("tiny" if self.tiny else "").to_json_best_effort()
     )
+    config["init_from"] = self.start
     config["codec"] = str(packaged.FOLDER / CODEC)
     for split in SONGS:
       config["data"][split] = [str(self.workdir / "tokens" / split)]
@@ -103,7 +107,7 @@ def tokenize(job: Job) -> str:
 
 def train(job: Job) -> str:
   """Trains the language model; resumes."""
-  config = job.config()
+  config = packaged.begun(job.config())
   if not job.tiny:
     config["steps"] = packaged_steps.choose(
       job.workdir, NAME, config, 60 * job.minutes
@@ -122,7 +126,7 @@ def export(job: Job) -> str:
   )
   found = bundle.read(folder)
   settings = found.config["training"]["config"]
-  settings["codec"] = CODEC
+  settings["codec"], settings["init_from"] = CODEC, job.start
   settings["data"] |= {split: [split] for split in SONGS}
   found.config["codec"] = {"packaged": CODEC}
   del found.variables["codec"]
@@ -170,16 +174,18 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   """Makes the stages of the job, in order."""
   folder = job.workdir
   about = {"tiny": job.tiny}
+  codec = {"codec": bundle.load_codec(packaged.FOLDER / CODEC).hash}
+  length = {"minutes": job.minutes, "start": job.start}
   return [
     jobs.Stage(
       "songs", lambda: make_songs(job), about, [folder / "music"], resumes=True
     ),
     jobs.Stage(
-      "tokens", lambda: tokenize(job), {},
+      "tokens", lambda: tokenize(job), codec,
       [folder / "data", folder / "tokens"],
     ),
     jobs.Stage(
-      "train", lambda: train(job), {"minutes": job.minutes},
+      "train", lambda: train(job), length,
       [folder / "training"], resumes=True,
     ),
     jobs.Stage("export", lambda: export(job), {}, [folder / NAME]),
@@ -198,10 +204,14 @@ def main(argv: list[str] | None = None) -> None:
   )
   parser.add_argument("workdir", type=pathlib.Path)
   parser.add_argument("--minutes", type=float, default=60.0)
+  parser.add_argument("--from-scratch", action="store_true")
   parser.add_argument("--tiny", action="store_true")
   parser.add_argument("--install", action="store_true")
   args = parser.parse_args(argv)
-  job = Job(args.workdir.absolute(), args.minutes, args.tiny)
+  again = NAME in packaged.names() and not args.from_scratch and not args.tiny
+  job = Job(
+    args.workdir.absolute(), args.minutes, NAME if again else "", args.tiny
+  )
   jobs.run_stages(job.workdir, make_stages(job), force=None)
   if args.install:
     packaged.install(job.workdir / NAME)

@@ -1,13 +1,12 @@
 """The card of a packaged music model: how it was trained and how it does."""
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from mmdcodec.experiments import prompts, tables
-from mmdcodec.store import inputs, tensors
+from mmdcodec.store import inputs, metrics, tensors
 from mmdcodec.workflows import packaged_card
 
 _HEAD = """# {name}
@@ -22,7 +21,8 @@ to {seconds:g} s of mono music at 24000 Hz, longer pieces window by window.
 
 It was trained on {songs} built-in songs of {length:g} s, which are synthetic,
 and knows only their instruments, rhythms and words. Its text encoder reads
-bytes and learned from the songs' captions alone.
+bytes and learned from the songs' captions alone. It is not for real
+music, and not for prompts in other words.
 """
 
 
@@ -69,15 +69,18 @@ def _training(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
   """How long the training was, and on which versions."""
   training = config["training"]
   settings, folder = training["config"], workdir / "training"
-  bits, model = _held_out(folder)[training["step"]], settings["model"]
+  found, model = _held_out(folder), settings["model"]
+  bits = found[training["step"]]
+  curve = ", ".join(f"{step} {value:.1f}" for step, value in found.items())
   raw = model["codebooks"] * math.log2(model["codebook_size"])
   return "\n".join(
     [
       "## Training\n",
       f"- step {training['step']} of {settings['steps']}, each of"
-      f" {settings['batch']} clips, begun from nothing",
+      f" {settings['batch']} clips, begun from"
+      f" {settings['init_from'] or 'nothing'}",
       f"- {bits:.2f} bits per frame on held-out songs; codes without a model"
-      f" have {raw:g}",
+      f" have {raw:g}; by step: {curve}",
       f"- {packaged_card.versions(folder)}",
       "- command: `python -m mmdcodec.workflows.packaged_music WORKDIR`; config"
       " `small_music`\n",
@@ -87,8 +90,8 @@ def _training(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
 
 def _held_out(training: pathlib.Path) -> dict[int, float]:
   """Bits per frame on held-out songs, by step."""
-  lines = (training / "metrics.jsonl").read_text().splitlines()
-  rows, name = [json.loads(line) for line in lines], "valid/bits_per_frame"
+  name = "valid/bits_per_frame"
+  rows = metrics.read(training)
   return {row["step"]: row[name] for row in rows if name in row}
 
 

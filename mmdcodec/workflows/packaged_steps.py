@@ -1,12 +1,11 @@
 """How many steps of a training fit into given minutes."""
 
 import copy
-import json
 import pathlib
 import tempfile
 from typing import Any
 
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, metrics
 from mmdcodec.train import loop
 
 # Steps that tell the speed of a training. The first half compiles.
@@ -24,7 +23,7 @@ def choose(
   Args:
     workdir: folder of the job.
     name: name of the training.
-    config: its config, with all that takes its time from the first step on.
+    config: its config, with every loss active from step 0 on.
     seconds: the time.
   """
   path = workdir / "steps.json"
@@ -36,9 +35,9 @@ def choose(
     probe["optimizer"]["warmup"] = 1
     with tempfile.TemporaryDirectory() as folder:
       loop.train(probe, folder, log=lambda line: None)
-      lines = (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line).get("train/steps_per_second") for line in lines]
-    speed = [each for each in speeds if each is not None][-1]
+      rows = metrics.read(folder)
+    key = "train/steps_per_second"
+    speed = [row[key] for row in rows if key in row][-1]
     known[name] = max(PROBE, round(seconds * speed))
     atomic.write_json(path, known)
   return known[name]

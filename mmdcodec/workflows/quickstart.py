@@ -27,11 +27,22 @@ def check_version(job: Job) -> None:
 
   Raises:
     UserError: an earlier version of the command began it, with a SEANet or with
-      phases in the codes.
+      phases in the codes; or it began from nothing and this one does not, or
+      the reverse.
   """
   before = jobs.settings_of(job.workdir).get("train") or {}
   model = before.get("model") or {}
   now = _kind(job.config["model"])
+  words = {True: "the packaged codec", False: "nothing"}
+  was, wanted = (bool(each.get("init_from")) for each in (before, job.config))
+  if model and _kind(model) == now and was != wanted:
+    advice = (
+      "leave out --from-scratch and --tiny" if was else "add --from-scratch"
+    )
+    raise UserError(
+      f"{job.workdir} was begun from {words[was]}: {advice} to continue it, or"
+      " give another --workdir."
+    )
   if model and _kind(model) != now:
     raise UserError(
       f"{job.workdir} was begun by an earlier version of this command, whose"
@@ -62,8 +73,7 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     **options: Any,
   ) -> None:
     paths = [folder / output for output in outputs]
-    # What is only heard depends on nothing, and nothing on it.
-    needs = [each.name for each in found if LISTEN not in (name, each.name)]
+    needs = [each.name for each in found]
     run = lambda: work(job)
     found.append(jobs.Stage(name, run, settings, paths, needs=needs, **options))
 
@@ -72,10 +82,6 @@ def make_stages(job: Job) -> list[jobs.Stage]:
     "music", codec.make_music, codec.music_settings(job), ["music"],
     resumes=True,
   )  # fmt: skip
-  stage(LISTEN, quickstart_first.make, {}, ["first"])
-  if job.audio is None:
-    # Rendering takes a while. A folder is linked, and checked, in a second.
-    found.reverse()
   stage("prepare", codec.prepare, sound, ["data"])
   stage("train", codec.train, job.config, ["run", "preview"], resumes=True)
   stage("export", codec.export, {}, ["bundle"])
@@ -85,4 +91,11 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   stage("export lm", music.export, {}, ["music_bundle"])
   stage("generate", music.generate, pieces, ["generated"])
   stage("report", quickstart_report.write, {}, ["report.html"])
+  # It needs no other stage, and none needs it. Of a folder, the music comes
+  # before, because it is only linked, and its faults should be told at once.
+  listen = jobs.Stage(
+    LISTEN, lambda: quickstart_first.make(job), {},
+    [folder / each for each in quickstart_first.OUTPUTS], needs=[],
+  )  # fmt: skip
+  found.insert(0 if job.audio is None else 1, listen)
   return found

@@ -12,7 +12,6 @@ Each stage is a function that takes the job and describes its result.
 
 import functools
 import itertools
-import json
 import os
 import shutil
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 
 import mmdcodec
-from mmdcodec import bundle, formatting, progress
+from mmdcodec import bundle, formatting, packaged, progress
 from mmdcodec.audio import song_files
 from mmdcodec.data import audio_folder, captions, records, report
 from mmdcodec.evaluate import clips as clips_lib
@@ -143,14 +142,20 @@ def export(job: Job) -> str:
 
 
 def evaluate(job: Job) -> str:
-  """Measures the trained and the untrained codec on held-out music."""
+  """Measures the trained and the untrained codec on held-out music.
+
+  Also that which the training began from, if any.
+  """
   trained = mmdcodec.load(job.workdir / "bundle")
   clips = quickstart_preview.test_clips(
     job, log=functools.partial(print, flush=True)
   )
   folder = job.workdir / "evaluation"
   found = {}
-  for name, codec in (("trained", trained), ("untrained", untrained(job))):
+  codecs = {"trained": trained, "untrained": untrained(job)}
+  if start := with_data(job)["init_from"]:
+    codecs["before"] = bundle.load_codec(start)
+  for name, codec in codecs.items():
     about = {
       "model": str(job.workdir / "bundle") if name == "trained" else name,
       "audio": str(job.workdir / "music" / "test"),
@@ -159,10 +164,12 @@ def evaluate(job: Job) -> str:
     }
     found[name] = clips_lib.reconstruct(codec, clips, about=about)
     clips_lib.save(found[name], folder / name)
-  a, b = (found[name].summary["mel_distance"][0] for name in found)
+  mel = {
+    name: f"{x.summary['mel_distance'][0]:.1f} dB" for name, x in found.items()
+  }
+  others = ", ".join(f"{name}: {text}" for name, text in [*mel.items()][1:])
   return (
-    f"mel distance {a:.1f} dB on {len(clips)} held-out clips (untrained:"
-    f" {b:.1f} dB)"
+    f"mel distance {mel['trained']} on {len(clips)} held-out clips ({others})"
   )
 
 
@@ -221,7 +228,7 @@ def untrained(job: Job) -> LoadedCodec:
 
 def with_data(job: Job) -> dict[str, Any]:
   """Adds the data sets to the config of the run."""
-  config = json.loads(json.dumps(job.config))
+  config = packaged.begun(job.config)
   for split in ("train", "valid"):
     # A mapping, because paths in text must not contain `,` and `=`.
     config["data"][split] = {str(job.workdir / "data" / split): 1.0}

@@ -23,6 +23,8 @@ PROMPT = "a fast tune led by a bright plucked synth, bass and drums"
 # Seed of the song, used nowhere else.
 SEED = 2_000_001
 FOLDER, _ABOUT = "first", "first.json"
+# Earlier versions made no music.
+OUTPUTS = (FOLDER, f"{FOLDER}/music.flac")
 _TITLES = ("original", "reconstruction")
 
 
@@ -43,7 +45,8 @@ def make(job: Job) -> str:
   kbps = bits * codec.frame_rate / 1000
   _say(
     f"{folder / 'reconstruction.flac'} is a song at {kbps:.1f} kbps by the"
-    " codec that ships with the package, original.flac beside it what it was"
+    " codec that ships with the package, original.flac, beside it, is the song"
+    " itself"
   )
   music = bundle.load(packaged.FOLDER / MUSIC)
   piece = music.generate(PROMPT, seconds=seconds)[0]

@@ -100,7 +100,7 @@ def make_job(
     config["steps"] = lm["steps"] = steps
     # A warm-up must be shorter than the run.
     for each in (config, lm):
-      warmup = min(each["optimizer"]["warmup"], steps - 1)
+      warmup = min(each["optimizer"]["warmup"], steps // 4)
       each["optimizer"]["warmup"] = warmup
     # The codec's codebooks too begin within the run.
     begin = min(config["quantizer_start"], steps // 8)

@@ -15,7 +15,7 @@ import shutil
 from typing import Any
 
 import mmdcodec
-from mmdcodec import bundle, formatting, progress
+from mmdcodec import bundle, formatting, packaged, progress
 from mmdcodec.audio import files
 from mmdcodec.data import captions, report, tokenization
 from mmdcodec.experiments import factorization
@@ -69,10 +69,10 @@ def with_data(job: Job) -> dict[str, Any]:
   folder = job.workdir / "tokens"
   sets = {split: [str(folder / split)] for split in ("train", "valid")}
   config = factorization.with_codes(job.lm, sets, job.workdir / "bundle")
-  # The packaged language model makes the first ones of its codec's.
+  # The packaged one models only the first codebooks of its codec.
   model, most = config["model"], job.lm["model"]["codebooks"]
   model["codebooks"] = min(model["codebooks"], most)
-  return config
+  return packaged.begun(config)
 
 
 def export(job: Job) -> str:

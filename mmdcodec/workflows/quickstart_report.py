@@ -21,7 +21,7 @@ from mmdcodec.workflows.quickstart_job import Job
 def write(job: Job) -> str:
   """Writes WORKDIR/report.html and returns its size."""
   folder = job.workdir
-  trained, untrained = _results(folder)
+  trained, untrained, before = _results(folder)
   bundle = inputs.read_object(folder / "bundle" / "config.json")
   seconds = jobs.seconds_of(folder)
   step, model = bundle["training"]["step"], bundle["model"]
@@ -29,6 +29,10 @@ def write(job: Job) -> str:
   took = formatting.duration(seconds["train"])
   start = job.config["init_from"]
   begun = f"the packaged {start!r}" if start else "nothing"
+  start = job.lm["init_from"]
+  begun_lm = f"the packaged {start!r}" if start else "nothing"
+  lm = inputs.read_object(folder / "music_bundle" / "config.json")["model"]
+  books = lm["codebooks"]
   path = report.write_report(
     folder / "report.html",
     [
@@ -42,7 +46,8 @@ def write(job: Job) -> str:
           f" {step} was the best on validation music. It then reconstructed"
           " held-out music, which was used neither to train nor to choose it."
           " A language model of its codes was trained on the same music with"
-          f" its captions ({formatting.duration(seconds['train lm'])}).",
+          f" its captions, begun from {begun_lm}, to predict {books} of the"
+          f" codebooks ({formatting.duration(seconds['train lm'])}).",
         ],
         code=job.command,
       ),
@@ -65,7 +70,7 @@ def write(job: Job) -> str:
     title="mmdcodec quickstart",
     lead=(
       f"Held-out music at {trained.bits_per_second / 1000:.2f} kbps:"
-      f" {margin(trained, untrained)}."
+      f" {margin(trained, untrained, before)}."
     ),
   )
   return f"{path.stat().st_size / 1e6:.1f} MB"
@@ -93,36 +98,49 @@ def music_section(workdir: pathlib.Path) -> report.Players:
   )
 
 
-def margin(trained: Reconstruction, untrained: Reconstruction) -> str:
+def margin(
+  trained: Reconstruction,
+  untrained: Reconstruction,
+  before: Reconstruction | None,
+) -> str:
   """Describes how much training changed the mel distance.
 
   Codes without phases lose the waveform, so SI-SDR says nothing here.
   """
   a, b = (each.summary["mel_distance"][0] for each in (trained, untrained))
   word = "less" if a <= b else "more"
-  return (
+  words = (
     f"mel distance {a:.1f} dB, {abs(a - b):.1f} dB {word} than that of the same"
     f" codec untrained ({b:.1f} dB)"
   )
+  if before is not None:
+    words += (
+      f"; before this training {before.summary['mel_distance'][0]:.1f} dB"
+    )
+  return words
 
 
 def as_text(job: Job) -> str:
   """Formats measures of the trained and untrained codec for a terminal."""
-  trained, untrained = _results(job.workdir)
+  trained, untrained, before = _results(job.workdir)
   table = sections.measures_section(trained, untrained)
   return (
-    f"{margin(trained, untrained)}, on {len(trained.rows)} clips of held-out"
-    f" music\n{formatting.table(table.columns, table.rows)}"
+    f"{margin(trained, untrained, before)}, on {len(trained.rows)} clips of"
+    f" held-out music\n{formatting.table(table.columns, table.rows)}"
   )
 
 
-def _results(workdir: pathlib.Path) -> tuple[Reconstruction, Reconstruction]:
-  """Loads the results of the trained and the untrained codec."""
+def _results(
+  workdir: pathlib.Path,
+) -> tuple[Reconstruction, Reconstruction, Reconstruction | None]:
+  """Loads results: trained, untrained, and what the training began from."""
+  folder = workdir / "evaluation"
   trained, untrained = (
-    clips_lib.load(workdir / "evaluation" / name)
-    for name in ("trained", "untrained")
+    clips_lib.load(folder / name) for name in ("trained", "untrained")
   )
-  return trained, untrained
+  if not (folder / "before").exists():
+    return trained, untrained, None
+  return trained, untrained, clips_lib.load(folder / "before")
 
 
 def _captions(result: Reconstruction, workdir: pathlib.Path) -> dict[str, str]:
