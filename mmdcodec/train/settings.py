@@ -199,7 +199,7 @@ def use_compilation_cache(folder: str) -> None:
     folder: folder of the cache; "off" for none; "" for the one that JAX was
       told to use, or else the user's cache.
   """
-  before, path = jax.config.jax_compilation_cache_dir, None
+  before, path = jax.config.values["jax_compilation_cache_dir"], None
   if folder != "off":
     own = before or platform.cache_folder(platform.PROGRAMS)
     path = str(paths.of(folder).expanduser()) if folder else own
