@@ -45,8 +45,8 @@ SONGS, SECONDS = {"train": 5000, "valid": 64}, 10.0
 SEEDS = {"train": 7000, "valid": 7001}
 TINY_SONGS, TINY_SECONDS = {"train": 12, "valid": 2}, 2.0
 # What `experiment prompts` is told.
-JUDGED = {"songs": 300, "pieces": 384, "seconds": 8.0}
-TINY_JUDGED = {"songs": 10, "pieces": 2, "seconds": 2.0}
+JUDGED: dict[str, Any] = {"songs": 300, "pieces": 384, "seconds": 8.0}
+TINY_JUDGED: dict[str, Any] = {"songs": 10, "pieces": 2, "seconds": 2.0}
 _log = functools.partial(print, flush=True)
 
 
