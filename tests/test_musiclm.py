@@ -78,7 +78,7 @@ def test_looking_changes_nothing(block, without):
   options = dict(seconds=3.2, seed=3, audio=noise(0.5), stride=0.5)
   codes = music.generate_codes(["a", "b"], **options)
   chunks = list(music.stream(["a", "b"], block=block, **options))
-  # Chunks of the fine stage add 9 frames, the first one 12.
+  # Chunks of the fine stage add 9 frames, the last one what is left.
   counts = {0.1: 32, 0.45: 8, 50: 1} if without else {0.1: 14, 0.45: 7, 50: 1}
   assert len(chunks) == counts[block]
   streamed = np.concatenate([chunk.codes for chunk in chunks], 1)
@@ -91,7 +91,7 @@ def test_looking_changes_nothing(block, without):
     ["a", "b"], block=0.3, **options,
     callback=lambda chunk: heard.append(chunk) or len(heard) == 2,
   )  # fmt: skip
-  frames = 24 if without else 12 + 9
+  frames = 24 if without else 9 + 9
   assert ended.shape[1] == frames * music.codec.stride
   np.testing.assert_array_equal(ended, audio[:, : ended.shape[1]])
 
@@ -238,8 +238,8 @@ def test_a_story_reaches_its_windows(music):
       want = joint(text[item])
       np.testing.assert_array_equal(given(call, "joint", item), want)
   (call,) = stages["fine"].sampler.calls[:1]
-  for chunk in range(5):
-    # Chunks of 0.3 s add 0.225 s: the prompt is that of the middle of it.
+  for chunk in range(6):
+    # Chunks of 0.3 s begin every 0.225 s: the prompt is that of their middle.
     text = "a" if 0.15 + chunk * 0.225 < 1.28 else "b"
     np.testing.assert_array_equal(given(call, "joint", 2 * chunk), joint(text))
   # The form in which the tokens are returned makes the same music.

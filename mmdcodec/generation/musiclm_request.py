@@ -50,8 +50,9 @@ class MusicLMRequest:
     stride: seconds that each window of the semantic stage adds; None: half of a
       window, or no windows if its attention has one and the prompt stays.
     overlap: seconds of each chunk of the fine stage, but the first, that are
-      made in the one before, too, so that codes precede its own (`ChunkRun`);
-      None: `OVERLAP`, or a quarter of a chunk where that is less.
+      made in the one before, too; somewhere in them the music changes from one
+      to the other (`ChunkRun`). None: `OVERLAP`, or a quarter of a chunk where
+      that is less.
   """
 
   texts: str | Sequence[str | None] | None = None

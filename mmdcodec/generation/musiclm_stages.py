@@ -5,8 +5,8 @@ the first begins with the second half of the one before (MusicLM, Agostinelli et
 al. 2023, arXiv 2301.11325, 4.4). At the borders of a story a window ends, and
 the next one has the new joint tokens and the last 15 s made with the old ones.
 The coarse stage works in windows that overlap by half too, and the fine stage
-in chunks that are made all at once (`ChunkRun`). Both have the joint tokens
-that hold in the middle of what they add.
+in chunks that are made all at once (`ChunkRun`). Windows have the joint tokens
+that hold in the middle of what they add, chunks those of their own middle.
 """
 
 import math
@@ -82,7 +82,7 @@ class Hierarchy:
       found["semantic"] = self.all_semantic()
     found["coarse"] = self.coarse.until(self.coarse.total)
     if self.fine is not None:
-      found["fine"] = self.fine.make(range(len(self.fine.plan)))
+      found["fine"] = self.fine.make()
     return found
 
   def all_semantic(self) -> np.ndarray:
@@ -110,15 +110,13 @@ class Hierarchy:
         end = start + frames
         yield self.coarse.until(end)[:, start:end]
       return
-    plan = self.fine.plan
-    chunks = max(1, round(frames / self.fine.stride))
-    for first in range(0, len(plan), chunks):
-      some = range(first, min(first + chunks, len(plan)))
-      fine = self.fine.make(some)
-      start = plan[first][1]
+    chunks, start = max(1, round(frames / self.fine.stride)), 0
+    while start < self.fine.total:
+      fine = self.fine.make(chunks)
       end = start + fine.shape[1]
       coarse = self.coarse.until(end)[:, start:end]
       yield np.concatenate([coarse, fine], axis=2)
+      start = end
 
   # ---------------------------------------------------------------- stages
 

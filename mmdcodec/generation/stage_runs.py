@@ -3,8 +3,9 @@
 A stage sees no more than the length of its training clips. `WindowRun` makes
 its codes window after window, each of which begins with the last codes of the
 one before; `ChunkRun` makes them in chunks, many at a time, each of which makes
-the last codes of the one before once more. Both work on demand, so that a stage
-can begin before the one above has ended.
+the last codes of the one before once more, and is joined to it where that is
+seen least. Both work on demand, so that a stage can begin before the one above
+has ended.
 
 Random numbers depend on the item's key and on the place in the music, and the
 codes of a window or chunk on nothing but what it is given. So it makes no
@@ -89,6 +90,22 @@ def inputs_at(
   return found
 
 
+def splice(before: np.ndarray, after: np.ndarray) -> int:
+  """Finds where a change from some codes to others is seen least.
+
+  Args:
+    before: int [places, codebooks], the last codes before each place that the
+      change may be at.
+    after: int [places, codebooks], the first codes after it.
+
+  Returns:
+    The place with the fewest codebooks that change. Of several, the last one:
+    there, both sides were made knowing the most codes before their own.
+  """
+  changes = (before != after).sum(axis=1)
+  return len(changes) - 1 - int(np.argmin(changes[::-1]))
+
+
 class WindowRun:
   """The codes of a batch, made by a stage window after window.
 
@@ -163,17 +180,21 @@ class WindowRun:
 class ChunkRun:
   """The codes of a batch, made by a stage in chunks, many at a time.
 
-  A chunk knows nothing of the codes of the others. To go on from codes
-  nevertheless, each chunk after the first begins in the one before, and what it
-  makes of that time is dropped. Both draw the same noise there, and are given
-  the same tokens of the stage above, but only sometimes do they come to the
-  same codes: most borders are still seen in the codes (docs/RESULTS.md,
-  "Seams").
+  A chunk knows nothing of the codes of the others. So that borders are seen
+  less, each chunk after the first begins in the one before. Both draw the same
+  noise in this overlap, and are given the same tokens of the stage above, but
+  only sometimes do they come to the same codes. The music changes from one to
+  the other at the frame where the fewest codebooks change, all of them at once
+  (`splice`). Where the two never agree, the border stays (docs/RESULTS.md,
+  "Seams"). A frame depends on no more than the two chunks that meet there.
 
   Attributes:
     total: frames of the music.
-    stride: frames that a chunk after the first adds.
-    plan: (window, its first new frame) of each chunk, from `windows.plan`.
+    stride: frames from the beginning of a chunk to that of the next one.
+    plan: (window, its first frame that is not in the one before) of each chunk,
+      from `windows.plan`.
+    splices: int [batch, chunks - 1], the first frame of each chunk but the
+      first that is in the music, once it is made.
   """
 
   def __init__(
@@ -195,8 +216,8 @@ class ChunkRun:
       keys: random keys [batch], the stage's own.
       overlap: frames of a chunk that the one before makes too; below the
         stage's own. They are more where chunks would not begin on its grid.
-      values: start and end of a chunk's new frames in seconds -> values of the
-        conditions, from the beginning of the music on.
+      values: start and end of a chunk in seconds -> values of the conditions,
+        from the beginning of the music on.
       options: how to sample.
       tell: hears of progress.
     """
@@ -213,25 +234,35 @@ class ChunkRun:
     self._given = np.pad(
       codes, ((0, 0), (0, missing), (0, 0)), constant_values=-1
     )
+    # Of the last chunk that is made, to its end: the next one is compared.
     self._codes = self._given[:, : self.total].copy()
-    self._told = 0
+    ends = [new for _, new in self.plan[1:]]
+    self.splices = np.tile(np.array(ends, int), (len(codes), 1))
+    self._made, self._told = 0, 0
 
-  def make(self, chunks: range) -> np.ndarray:
-    """Makes adjacent chunks of all items.
+  def make(self, count: int | None = None) -> np.ndarray:
+    """Makes the next chunks of all items.
+
+    Args:
+      count: how many chunks; None: all that are left.
 
     Returns:
-      int32 [batch, frames, codebooks], the new frames of these chunks.
+      int32 [batch, frames, codebooks], the frames after those of the last call
+      which no later chunk can change.
     """
-    batch = len(self._codes)
+    batch, left = len(self._codes), len(self.plan) - self._made
+    first = self._made
+    self._made += left if count is None else min(count, left)
+    chunks = range(first, self._made)
     rows = [
       (chunk, item)
       for chunk in chunks
       for item in range(batch)
-      if (self._codes[item, self._new(chunk)] < 0).any()
+      if (self._given[item, self._frames(chunk)] < 0).any()
     ]
     # What is given counts as done.
-    new = sum(self._length(chunk) for chunk in chunks) * batch
-    self._told += new - sum(self._length(chunk) for chunk, _ in rows)
+    new = self._begin(chunks.stop) - self._begin(chunks.start)
+    self._told += new * batch - sum(self._adds(chunk) for chunk, _ in rows)
     calls = max(1, -(-len(rows) // max(ROWS, batch)))
     # Calls of one size need one program; the last one repeats a row.
     each = -(-len(rows) // calls)
@@ -239,27 +270,47 @@ class ChunkRun:
       some = rows[at : at + each]
       made = self._sample([*some, *some[-1:] * (each - len(some))])
       for (chunk, item), codes in zip(some, made, strict=False):
-        kept, window = self._new(chunk), self.plan[chunk][0]
-        self._codes[item, kept] = codes[
-          kept.start - window.start : kept.stop - window.start
-        ]
+        self._join(chunk, item, codes)
       if self._tell is not None:
-        self._told += sum(self._length(chunk) for chunk, _ in some)
+        self._told += sum(self._adds(chunk) for chunk, _ in some)
         self._tell(self._told // batch, self.total)
-    first, last = self._new(chunks.start), self._new(chunks.stop - 1)
-    return self._codes[:, first.start : last.stop]
+    return self._codes[:, self._begin(chunks.start) : self._begin(chunks.stop)]
 
-  def _new(self, chunk: int) -> slice:
-    """The frames that a chunk adds."""
+  def _frames(self, chunk: int) -> slice:
+    """The frames of a chunk."""
+    window, _ = self.plan[chunk]
+    return slice(window.start, window.end)
+
+  def _begin(self, chunk: int) -> int:
+    """The first frame that the music can have from a chunk, or the total.
+
+    Each chunk adds at least a frame, so that no more than two meet.
+    """
+    if not 0 < chunk < len(self.plan):
+      return self.total if chunk else 0
+    return max(self.plan[chunk][0].start, self.plan[chunk - 1][1] + 1)
+
+  def _adds(self, chunk: int) -> int:
+    """How many frames no later chunk can change once this one is made."""
+    return self._begin(chunk + 1) - self._begin(chunk)
+
+  def _join(self, chunk: int, item: int, made: np.ndarray) -> None:
+    """Joins a chunk's codes [frames, codebooks] to those before it."""
     window, new = self.plan[chunk]
-    return slice(new, window.end)
-
-  def _length(self, chunk: int) -> int:
-    new = self._new(chunk)
-    return new.stop - new.start
+    start = window.start
+    if chunk:
+      start = self._begin(chunk)
+      start += splice(
+        self._codes[item, start - 1 : new],
+        made[start - window.start : new + 1 - window.start],
+      )
+      self.splices[item, chunk - 1] = start
+    self._codes[item, start : window.end] = made[
+      start - window.start : window.end - window.start
+    ]
 
   def _sample(self, rows: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Codes [rows, frames, codebooks] of (chunk, item), with the overlap."""
+    """Codes [rows, frames, codebooks] of whole chunks: (chunk, item)."""
     rate = self._stage.frame_rate
     starts = np.array([self.plan[chunk][0].start for chunk, _ in rows])
     values: dict[str, list[np.ndarray | None]] = {
@@ -267,7 +318,7 @@ class ChunkRun:
     }
     of_chunk = {
       chunk: self._values(
-        self._new(chunk).start / rate, self._new(chunk).stop / rate
+        self._frames(chunk).start / rate, self._frames(chunk).stop / rate
       )
       for chunk in {chunk for chunk, _ in rows}
     }
