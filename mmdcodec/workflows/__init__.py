@@ -16,7 +16,8 @@ packaged_models
              measures it, packaged_card describes it
 packaged_music
              trains the language model that ships with the package;
-             packaged_music_card describes it. packaged_steps tells both how
+             packaged_text teaches it words, packaged_music_card describes it.
+             packaged_steps tells both how
              many steps fit into given minutes
 cluster      fits the codebooks of a semantic, joint or melody model
 """

@@ -10,6 +10,7 @@ command; a later one, in another workdir, goes on from the packaged weights
 
     WORKDIR/music/{train,valid}      songs
     WORKDIR/data/, tokens/           data sets
+    WORKDIR/begin                    its text encoder knows words, nothing else
     WORKDIR/training                 training
     WORKDIR/small_music              the model, with its card, README.md
     WORKDIR/prompts/                 whether it follows prompts
@@ -27,6 +28,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import librosa
 import numpy as np
 
@@ -37,13 +39,20 @@ from mmdcodec.data import records, tokenization
 from mmdcodec.experiments import prompts
 from mmdcodec.store import atomic, jobs
 from mmdcodec.train import loop
-from mmdcodec.workflows import packaged_music_card, packaged_steps
+from mmdcodec.train.task import make_task
+from mmdcodec.workflows import (
+  packaged_music_card,
+  packaged_steps,
+  packaged_text,
+)
 
 NAME, CODEC = "small_music", "small"
 # Songs of each split, their length, and seeds used nowhere else.
 SONGS, SECONDS = {"train": 5000, "valid": 64}, 10.0
 SEEDS = {"train": 7000, "valid": 7001}
 TINY_SONGS, TINY_SECONDS = {"train": 12, "valid": 2}, 2.0
+# Steps of the text encoder by itself.
+TEXT_STEPS, TINY_TEXT_STEPS = 400, 2
 # What `experiment prompts` is told.
 JUDGED: dict[str, Any] = {"songs": 300, "pieces": 384, "seconds": 8.0}
 TINY_JUDGED: dict[str, Any] = {"songs": 10, "pieces": 2, "seconds": 2.0}
@@ -105,9 +114,29 @@ def tokenize(job: Job) -> str:
   return f"codes of {CODEC!r}"
 
 
+def teach(job: Job) -> str:
+  """Makes the model that the training begins from; see `packaged_text`."""
+  config, log = job.config(), lambda line: _log("  " + line)
+  task: Any = make_task(config)
+  params = jax.device_get(task.init(jax.random.key(config["seed"]))["params"])
+  (condition,) = task.model.make_conditions({})
+  params["conditioner"]["text_encoder"] = packaged_text.learn(
+    condition, TINY_TEXT_STEPS if job.tiny else TEXT_STEPS, log
+  )
+  codec, variables = bundle.read_codec(packaged.FOLDER / CODEC)
+  about = {"kind": "lm", "model": config["model"], "codec": codec}
+  bundle.save(
+    job.workdir / "begin", about, {"params": params, "codec": variables},
+    force=True,
+  )  # fmt: skip
+  return "a text encoder that names what captions say"
+
+
 def train(job: Job) -> str:
   """Trains the language model; resumes."""
   config = packaged.begun(job.config())
+  if not job.start:
+    config["init_from"] = str(job.workdir / "begin")
   if not job.tiny:
     config["steps"] = packaged_steps.choose(
       job.workdir, NAME, config, 60 * job.minutes
@@ -175,6 +204,7 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   folder = job.workdir
   about = {"tiny": job.tiny}
   codec = {"codec": bundle.load_codec(packaged.FOLDER / CODEC).hash}
+  taught = jobs.Stage("text", lambda: teach(job), {}, [folder / "begin"])
   length = {"minutes": job.minutes, "start": job.start}
   return [
     jobs.Stage(
@@ -184,6 +214,7 @@ def make_stages(job: Job) -> list[jobs.Stage]:
       "tokens", lambda: tokenize(job), codec,
       [folder / "data", folder / "tokens"],
     ),
+    *([] if job.start else [taught]),
     jobs.Stage(
       "train", lambda: train(job), length,
       [folder / "training"], resumes=True,
