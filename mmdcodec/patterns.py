@@ -104,12 +104,6 @@ class Pattern:
     steps = np.where(last >= 0, np.arange(len(last)), 0)
     return np.maximum(last[np.maximum.accumulate(steps)], 0)
 
-  @functools.cached_property
-  def stride(self) -> int | None:
-    """Steps from each code to that of the next frame; None if they differ."""
-    steps = np.diff(self.step_of, axis=0)
-    return int(steps.flat[0]) if len({*steps.flat}) == 1 else None
-
   def build(self, codes: jax.Array, special: int) -> jax.Array:
     """Arranges codes in steps.
 

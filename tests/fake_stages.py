@@ -36,20 +36,16 @@ class FakeSampler:
 
   Attributes:
     calls: (state, window, inputs, options) of each window.
-    places: frames of the music at which the items of each call begin, or None.
   """
 
   start = TokenSampler.start
 
   def __init__(self, model):
-    self.model, self.calls, self.places = model, [], []
+    self.model, self.calls = model, []
 
-  def sample_window(
-    self, state, window, inputs, options, part=None, places=None
-  ):
+  def sample_window(self, state, window, inputs, options, part=None):
     """See `TokenSampler`."""
     self.calls.append((state, window, inputs, options))
-    self.places.append(places)
     for arrays in inputs.values():
       assert arrays.get("tokens", np.zeros(1)).min() >= 0
       assert len(arrays["given"]) == len(state.codes)
@@ -58,7 +54,6 @@ class FakeSampler:
     keys = np.asarray(jax.random.key_data(state.keys))
     part = part or window.end
     codes = state.codes.copy()
-    begun = [window.start] * len(codes) if places is None else places
     for frame in range(state.done, window.end):
       for i, row in enumerate(codes):
         if (row[frame] >= 0).all():
@@ -66,7 +61,7 @@ class FakeSampler:
         given = [inputs[k][name][i] for k in inputs for name in inputs[k]]
         before = row[window.start : frame]
         for k in range(row.shape[1]):
-          place = [begun[i], frame, k]
+          place = [window.start, frame, k]
           made = checksum(keys[i], place, before, *given)
           row[frame, k] = made % self.model.codebook_size
       done = frame + 1

@@ -71,16 +71,17 @@ def test_an_item_is_alone(music):
 
 
 @pytest.mark.parametrize("block", (0.1, 0.45, 50))
-@pytest.mark.parametrize("without", ((), ("fine_lm",)))
-def test_looking_changes_nothing(block, without):
+@pytest.mark.parametrize(
+  "without, overlap", (((), None), ((), 0), (("fine_lm",), None))
+)
+def test_looking_changes_nothing(block, without, overlap):
   """Catches a stream whose stages are told less, or later, or else."""
   music = fake_musiclm(without)
   options = dict(seconds=3.2, seed=3, audio=noise(0.5), stride=0.5)
+  options["overlap"] = overlap
   codes = music.generate_codes(["a", "b"], **options)
   chunks = list(music.stream(["a", "b"], block=block, **options))
-  # Chunks of the fine stage add 9 frames, the last one what is left.
-  counts = {0.1: 32, 0.45: 8, 50: 1} if without else {0.1: 14, 0.45: 7, 50: 1}
-  assert len(chunks) == counts[block]
+  assert len(chunks) == {0.1: 32, 0.45: 8, 50: 1}[block]
   streamed = np.concatenate([chunk.codes for chunk in chunks], 1)
   np.testing.assert_array_equal(streamed, codes)
   audio = np.concatenate([chunk.audio for chunk in chunks], 1)
@@ -91,8 +92,7 @@ def test_looking_changes_nothing(block, without):
     ["a", "b"], block=0.3, **options,
     callback=lambda chunk: heard.append(chunk) or len(heard) == 2,
   )  # fmt: skip
-  frames = 24 if without else 9 + 9
-  assert ended.shape[1] == frames * music.codec.stride
+  assert ended.shape[1] == 24 * music.codec.stride
   np.testing.assert_array_equal(ended, audio[:, : ended.shape[1]])
 
 
@@ -108,42 +108,19 @@ def test_a_stream_begins_early(music):
 
 def test_chunks_of_any_number(music, monkeypatch):
   """Catches a chunk that depends on those beside it."""
-  options = dict(seconds=3.2, audio=[noise(0.4), noise(1.6)])
+  options = dict(seconds=3.2, audio=[noise(0.4), noise(1.6)], overlap=0)
   want = music.generate_tokens(["a", "b"], **options)
   fine = music.parts.stages["fine"].sampler
-  # Two items of fourteen chunks; seven of these are given as a whole.
+  # Two items of eleven chunks; six of these are given as a whole.
   rows = [len(state.codes) for state, *_ in fine.calls]
-  assert rows == [11, 11]
-  for most, calls in ((1, 11), (5, 5), (7, 3)):
+  assert rows == [16]
+  for most, calls in ((1, 8), (5, 4), (7, 3)):
     fine.calls.clear()
     monkeypatch.setattr(stage_runs, "ROWS", most)
     same(music.generate_tokens(["a", "b"], **options), want)
     rows = [len(state.codes) for state, *_ in fine.calls]
     assert len(rows) == calls and len({*rows}) == 1
     assert rows[0] <= max(most, 2)
-
-
-@pytest.mark.parametrize("overlap, frames", ((None, 3), (0.15, 6), (0, 0)))
-def test_chunks_go_on_from_codes(overlap, frames):
-  """Catches chunks whose first codes have none before them, or others' codes.
-
-  What was made before would depend on streaming; what is given does not.
-  """
-  music = fake_musiclm()
-  fine = music.parts.stages["fine"].sampler
-  options = dict(texts="a", seconds=3.2, audio=noise(0.5), overlap=overlap)
-  for _ in music.stream(block=0.2, **options):
-    pass
-  given = music.codec.encode(noise(0.5))[0, :, 2:]
-  starts = [int(place) for places in fine.places for place in places]
-  # Those that are given as a whole are not made.
-  chunks = range(0, 128 - frames, 12 - frames)
-  assert starts == [start for start in chunks if start + 12 > len(given)]
-  for start, (state, window, _, _) in zip(starts, fine.calls, strict=True):
-    assert window == Window(0, 12)
-    known = given[start : start + 12]
-    np.testing.assert_array_equal(state.codes[0, : len(known)], known)
-    assert (state.codes[0, len(known) :] == -1).all()
 
 
 def test_windows_follow_the_paper():
@@ -237,11 +214,14 @@ def test_a_story_reaches_its_windows(music):
     for item in range(2):
       want = joint(text[item])
       np.testing.assert_array_equal(given(call, "joint", item), want)
-  (call,) = stages["fine"].sampler.calls[:1]
-  for chunk in range(6):
-    # Chunks of 0.3 s begin every 0.225 s: the prompt is that of their middle.
-    text = "a" if 0.15 + chunk * 0.225 < 1.28 else "b"
-    np.testing.assert_array_equal(given(call, "joint", 2 * chunk), joint(text))
+  # So do those of the fine stage, which add 0.225 s.
+  for call in stages["fine"].sampler.calls:
+    new = call[1].start + 3 if call[1].start else 0
+    middle = (new + call[1].end) / 2 / 40
+    text = "ax" if middle < 1.28 else "by" if middle < 2.4 else "cc"
+    for item in range(2):
+      want = joint(text[item])
+      np.testing.assert_array_equal(given(call, "joint", item), want)
   # The form in which the tokens are returned makes the same music.
   assert [second for second, _ in tokens["joint"]] == [0, 1.28, 2.4]
   semantic = music.make_semantic(tokens["joint"], 4.0)
@@ -258,10 +238,11 @@ def test_stages_are_aligned_in_time(music):
     at = call[1].start * 25 // 40
     want = tokens["semantic"][0, at : at + 20]
     np.testing.assert_array_equal(given(call, "semantic"), want)
-  (call,) = music.parts.stages["fine"].sampler.calls
-  for chunk in range(14):
-    want = tokens["coarse"][0, 9 * chunk : 9 * chunk + 12]
-    np.testing.assert_array_equal(given(call, "coarse", chunk), want)
+  calls = music.parts.stages["fine"].sampler.calls
+  assert len(calls) == 14
+  for call in calls:
+    want = tokens["coarse"][0, call[1].start : call[1].end]
+    np.testing.assert_array_equal(given(call, "coarse"), want)
 
 
 def test_melody_by_time(music):
@@ -377,19 +358,20 @@ def test_best_of(music):
     next(music.stream("a", best_of=2, seconds=1))
 
 
-def test_progress_names_the_stage(music):
+@pytest.mark.parametrize("overlap", (None, 0))
+def test_progress_names_the_stage(music, overlap):
   """Catches progress that stands still, goes back, or never ends."""
-  told = []
-  music.generate("a", seconds=3.2, progress=lambda *line: told.append(line))
+  told, options = [], dict(seconds=3.2, overlap=overlap)
+  music.generate("a", progress=lambda *line: told.append(line), **options)
   totals = {"semantic": 80, "coarse": 128, "fine": 128}
   assert [*dict.fromkeys(stage for stage, *_ in told)] == [*totals]
   for stage, total in totals.items():
     done = [done for name, done, of in told if name == stage and of == total]
     assert done == sorted(done) and done[-1] == total
-    assert stage == "fine" or len(done) >= total // 40
+    assert len(done) >= total // 40 or (stage == "fine" and overlap == 0)
   # What is given counts, too.
   told.clear()
-  options = dict(seconds=3.2, audio=noise(1.6))
+  options["audio"] = noise(1.6)
   music.generate(progress=lambda *line: told.append(line), **options)
   assert told[-1] == ("fine", 128, 128)
 

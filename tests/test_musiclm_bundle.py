@@ -110,6 +110,29 @@ def test_real_stages(music, compile_fast):
   assert (fine != tokens["fine"]).any(axis=(1, 2)).all()
 
 
+def test_windows_and_chunks_of_a_real_stage(music, compile_fast):
+  """Catches windows that go on from other codes, and chunks that know others.
+
+  Greedy, so that each can be made as music of its own.
+  """
+  coarse = np.random.default_rng(0).integers(0, 32, (2, 30, 2))
+  make = lambda start, end, **options: music.make_fine(
+    None, coarse[:, start:end], temperature=0, **options
+  )
+  # Windows of 12 frames, of which 3 come from the one before.
+  windows = make(0, 30)
+  for start in (9, 18):
+    known = windows[:, start : start + 3]
+    alone = make(start, start + 12, known=known)
+    np.testing.assert_array_equal(windows[:, start : start + 12], alone)
+  chunks = make(0, 30, overlap=0)
+  for start in (0, 12, 24):
+    alone = make(start, start + 12, overlap=0)
+    np.testing.assert_array_equal(chunks[:, start : start + 12], alone)
+  assert (windows[:, :12] == chunks[:, :12]).all()
+  assert (windows != chunks).any()
+
+
 def test_the_command(tmp_path, monkeypatch, path, music, fails, compile_fast):
   """Catches a story, a length or a choice that gets lost on the way."""
   # Each command would read it again.

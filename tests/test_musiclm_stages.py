@@ -17,7 +17,6 @@ from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.token_sampler import TokenSampler
-from mmdcodec.generation.windows import Window
 from mmdcodec.models import lm_presets, token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Conditioner
@@ -209,29 +208,6 @@ def test_the_last_code_is_a_code_like_others(temperature, compile_fast):
   head[..., -1] = 100.0
   codes = generate(model, {**params, "head": head}, 3, temperature=temperature)
   np.testing.assert_array_equal(codes, model.codebook_size - 1)
-
-
-@pytest.mark.parametrize(
-  "pattern", ("delay", pytest.param("flatten", marks=pytest.mark.slow))
-)
-def test_parts_of_a_piece_draw_the_same_noise(pattern, compile_fast):
-  """Catches parts that overlap and go different ways, and noise that repeats.
-
-  If all codes are equally likely, they are the noise.
-  """
-  model, params = make("fine", frames=8, pattern={"name": pattern})
-  sampler = TokenSampler(model, params | {"head": 0 * params["head"]})
-  keys = jax.random.split(jax.random.key(0), 2)[np.array([0, 0, 1])]
-  state = sampler.start(np.full((3, 8, model.codebooks), -1, np.int32), keys)
-  *_, state = sampler.sample_window(
-    state, Window(0, 8), model.no_conditions(3), SamplingOptions(top_k=0),
-    places=np.array([0, 5, 5]),
-  )  # fmt: skip
-  first, later, other = state.codes
-  np.testing.assert_array_equal(later[:3], first[5:])
-  for one in (first[:3], other[:3]):
-    assert (later[:3] == one).mean() < 0.5
-  assert len(np.unique(first)) > 8
 
 
 @pytest.mark.parametrize(

@@ -81,18 +81,6 @@ def test_logits_go_to_the_code_that_they_predict(name):
     pattern.revert_logits(logits[:, :-1])
 
 
-def test_steps_of_a_frame():
-  """Catches a number of steps per frame where some frames take more."""
-  found = {name: make(9).stride for name, make in MAKERS.items()}
-  several = {
-    "delay_nq4_T6_flatten_first2": None, "unroll_nq3_T4_012": 3,
-    "unroll_nq3_T4_011": 2, "unroll_nq3_T4_011_d033": None,
-    "musiclm_nq4_T3_g2": 2,
-  }  # fmt: skip
-  assert found == dict.fromkeys(MAKERS, 1) | several
-  assert patterns.parallel(2)(1).stride is None
-
-
 def test_groups_are_what_a_step_predicts():
   """Catches rows of other frames, rows beyond the clip, partial rows."""
   ((held, rows),) = patterns.delay(4)(10).groups

@@ -145,8 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--overlap",
     type=float,
     metavar="S",
-    help="seconds that chunks of musiclm's fine stage overlap, see `mmdcodec"
-    " generate`",
+    help="seconds of codes that windows of musiclm's fine stage go on from, see"
+    " `mmdcodec generate`",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace the results in --out"

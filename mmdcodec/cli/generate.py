@@ -122,9 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--overlap",
     type=float,
     metavar="S",
-    help="seconds that each chunk of the fine stage and the next both make; the"
-    " music changes between them where it is seen least (MusicLM; default: 0.5,"
-    " or a quarter of a chunk)",
+    help="seconds of codes that each window of the fine stage goes on from; 0"
+    " makes independent chunks, many at once, with seams (MusicLM; default:"
+    " 0.5, or a quarter of a window)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what exists"

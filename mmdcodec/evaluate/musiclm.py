@@ -49,7 +49,8 @@ class Setting(NamedTuple):
     seed: seed of the pieces.
     guidance: weight of the prompt.
     show: what is counted -> a function that shows progress.
-    overlap: seconds that chunks of the fine stage overlap; None: the default.
+    overlap: seconds of codes that windows of the fine stage go on from; None:
+      the default.
   """
 
   music: Any

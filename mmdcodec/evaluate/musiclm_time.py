@@ -13,8 +13,6 @@ from mmdcodec.evaluate.musiclm import (
   hear,
   interval,
 )
-from mmdcodec.generation import windows
-from mmdcodec.generation.musiclm_request import CheckedRequest
 from mmdcodec.generation.musiclm_stages import Hierarchy
 from mmdcodec.parallel import shares
 
@@ -87,23 +85,20 @@ def find_seams(of: Setting) -> Found:
     texts = built_in.prompts(count, PROMPTS + 3)[0]
   rate, values = of.music.rate, {}
 
-  def make(start: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  def make(start: int) -> tuple[np.ndarray, np.ndarray]:
     some = texts[start : start + BATCH]
     options: dict[str, Any] = dict(seconds=seconds, overlap=of.overlap)
     options["seed"] = [of.seed + start + i for i in range(len(some))]
     if some[0] is not None:
       options["guidance"] = of.guidance
-    request = of.music.check(some, **options)
-    run = Hierarchy(of.music.parts, request)
-    tokens = run.tokens()
-    codes = of.music.join(tokens["coarse"], tokens.get("fine"))
+    codes = of.music.generate_codes(some, **options)
     # One by one: a minute of audio is large.
     audio = [np.asarray(of.music.codec.decode(each[None]))[0] for each in codes]
-    return codes, np.stack(audio), borders(of.music, request, run)
+    return np.asarray(codes), np.stack(audio)
 
   show = of.show("pieces with windows")
   made = shares.apply(make, range(0, count, BATCH), show, size=BATCH)
-  codes, audio = (np.concatenate([each[i] for each in made]) for i in (0, 1))
+  codes, audio = map(np.concatenate, zip(*made, strict=True))
   kinds, seen = [], []
   tracks = {
     name: ([track(x, rate) for x in audio], rate / round(seams.MOMENT * rate))
@@ -111,8 +106,7 @@ def find_seams(of: Setting) -> Found:
   }
   frame_rate = of.music.frame_rate
   tracks["codes"] = [seams.code_change(x) for x in codes], frame_rate
-  for stage in made[0][2]:
-    places = np.concatenate([each[2][stage] for each in made])
+  for stage, places in borders(of.music, seconds, of.overlap).items():
     for name, (track, track_rate) in tracks.items():
       found = seams.compare(track, track_rate, places)
       if found is not None:
@@ -137,9 +131,7 @@ def find_seams(of: Setting) -> Found:
       f"Pieces of {seconds:g} s. The rank of a border among all other moments"
       " of its piece: 0.5 on average, and 5% above the 95th percentile, if"
       " borders are places like any other; p: shifts of all borders with a mean"
-      " rank at least as high, and corrected for the number of rows. Chunks of"
-      " the fine stage meet where its codes change least, so there a rank below"
-      " 0.5 is to be expected, and does not say that nothing is heard.",
+      " rank at least as high, and corrected for the number of rows.",
     ),
     values,
     [(text or "no prompt", x) for text, x in zip(texts, audio, strict=True)],
@@ -147,37 +139,28 @@ def find_seams(of: Setting) -> Found:
 
 
 def borders(
-  music: Any, request: CheckedRequest, run: Hierarchy
-) -> dict[str, np.ndarray]:
+  music: Any, seconds: float, overlap: float | None = None
+) -> dict[str, list[float]]:
   """Seconds at which the windows of each stage end, without the last.
 
   Codes without repeats have no exact place in time, so neither do the windows
-  of a stage that makes them. A chunk of the fine stage ends where the music
-  changes to the next one.
+  of a stage that makes them.
 
   Args:
     music: the `LoadedMusicLM`.
-    request: what was made.
-    run: its run, in which all codes are made.
-
-  Returns:
-    float [batch, borders] by the name of the stage.
+    seconds: length of the music.
+    overlap: see `MusicLMRequest`.
   """
-  found = {}
-  for name, stage in music.parts.stages.items():
-    if stage.model.collapse:
-      continue
-    rate, total = stage.frame_rate, request.known[name].shape[1]
-    if name == "fine":
-      assert run.fine is not None
-      found[name] = run.fine.splices / rate
-      continue
-    stride = request.stride if name == "semantic" else run.coarse_stride
-    size = stage.model.frames if stride else total
-    plan = windows.plan(total, size, stride or size, (), stage.model.grid)
-    ends = np.array([window.end for window, _ in plan[:-1]], float)
-    found[name] = np.tile(ends / rate, (request.batch, 1))
-  return found
+  checked = music.check("", seconds=seconds, overlap=overlap)
+  run = Hierarchy(music.parts, checked)
+  return {
+    name: [
+      window.end / stage.frame_rate
+      for window, _ in getattr(run, name).plan[:-1]
+    ]
+    for name, stage in music.parts.stages.items()
+    if not stage.model.collapse
+  }
 
 
 def drift(of: Setting, classifiers: Any) -> Found:

@@ -97,7 +97,7 @@ def code_change(codes: np.ndarray) -> np.ndarray:
 def compare(
   values: Sequence[np.ndarray],
   value_rate: float,
-  borders: Sequence[float] | np.ndarray,
+  borders: Sequence[float],
   seed: int = 0,
 ) -> Seam | None:
   """Ranks the values at borders among those elsewhere.
@@ -105,7 +105,7 @@ def compare(
   Args:
     values: of each piece, [moments]; all as long.
     value_rate: moments per second.
-    borders: seconds, [borders] for all pieces or [pieces, borders].
+    borders: seconds; the same in each piece.
     seed: seed of the shifts.
 
   Returns:
@@ -114,13 +114,10 @@ def compare(
   rows = np.stack(values)
   pieces, moments = rows.shape
   near = max(1, round(NEAR * value_rate))
-  whole = np.round(np.asarray(borders, float) * value_rate).astype(int)
-  whole = np.broadcast_to(whole, (pieces, whole.shape[-1]))
-  pairs = {(i, t) for i, row in enumerate(whole) for t in row}
-  inner = sorted((i, t) for i, t in pairs if near < t < moments - near)
-  if not inner:
+  at = np.unique(np.round(np.asarray(borders) * value_rate).astype(int))
+  at = at[(at > near) & (at < moments - near)]
+  if not len(at):
     return None
-  piece_of, at = np.array(inner).T
   around = np.arange(-near, near + 1)
 
   def peaks(places: np.ndarray) -> np.ndarray:
@@ -129,20 +126,20 @@ def compare(
 
   every = peaks(np.arange(moments))
   # Moments that see nothing of a border.
-  other = np.ones((pieces, moments), bool)
-  seen = at[:, None] + np.arange(-2 * near, 2 * near + 1)
-  other[piece_of[:, None], seen % moments] = False
+  other = np.ones(moments, bool)
+  other[(at[:, None] + np.arange(-2 * near, 2 * near + 1)) % moments] = False
   # Ranks within the piece; ties count half.
+  inside = np.sort(every[:, other], axis=1)
   ranks = np.empty((pieces, moments))
   for piece in range(pieces):
-    inside = np.sort(every[piece, other[piece]])
-    below = np.searchsorted(inside, every[piece], "left")
-    up_to = np.searchsorted(inside, every[piece], "right")
-    ranks[piece] = (below + up_to) / 2 / len(inside)
-  flat = ranks[piece_of, at]
+    below = np.searchsorted(inside[piece], every[piece], "left")
+    up_to = np.searchsorted(inside[piece], every[piece], "right")
+    ranks[piece] = (below + up_to) / 2 / inside.shape[1]
+  own = ranks[:, at]
   random = np.random.default_rng(seed)
   shifts = random.integers(0, moments, SHIFTS)
-  found = ranks[piece_of, (at + shifts[:, None]) % moments].mean(1)
+  found = ranks[:, (at + shifts[:, None]) % moments].mean((0, 2))
+  flat = own.ravel()
   low, high = retrieval.interval(lambda some: flat[some].mean(), flat.size)
   return Seam(
     borders=flat.size,

@@ -56,8 +56,6 @@ class DecodeRequest:
     top_p: scalar or None.
     guidance: scalar.
     double_guidance: scalar.
-    offsets: int32 [batch], added to the number of a step where random keys are
-      made for it: equal sums draw the same noise. None: 0.
   """
 
   encoded: EncodedConditions
@@ -68,7 +66,6 @@ class DecodeRequest:
   top_p: Any
   guidance: jax.Array
   double_guidance: jax.Array
-  offsets: Any = None
 
 
 @flax.struct.dataclass
@@ -286,10 +283,7 @@ def advance(
     )
     # Keys depend on the step, not on a chain of splits, so that one call and
     # several calls sample the same codes.
-    numbers = jnp.full(len(request.keys), state.at)
-    if request.offsets is not None:
-      numbers = numbers + request.offsets
-    keys = jax.vmap(jax.random.fold_in)(request.keys, numbers)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, state.at))(request.keys)
     given = jax.lax.dynamic_index_in_dim(request.given, state.at, 1, False)
     weights = dict(
       guidance=request.guidance, double_guidance=request.double_guidance

@@ -88,8 +88,7 @@ class LoadedMusicLM(SingleStages):
       texts: one prompt, or one per item; "" or None for no text.
       callback: receives every `Chunk` as it is generated; if it returns True,
         the music ends there.
-      block: seconds of music between two callbacks; with a fine stage, rounded
-        to its chunks.
+      block: seconds of music between two callbacks.
       progress: called with (stage, frames done, total).
       **options: fields of `MusicLMRequest`: seconds, seed, story, audio,
         melody, guidance, temperature and so on.
@@ -118,7 +117,7 @@ class LoadedMusicLM(SingleStages):
 
     Args:
       texts: as for `generate`.
-      block: seconds of a chunk; with a fine stage, rounded to its chunks.
+      block: seconds of a chunk.
       progress: called with (stage, frames done, total).
       **options: as for `generate`.
 

@@ -18,7 +18,7 @@ from mmdcodec.generation.stage_runs import Values, frames_at
 from mmdcodec.generation.story import Story, check_story
 from mmdcodec.models.text_condition import text_list
 
-# Seconds that chunks of the fine stage overlap.
+# Seconds of codes that windows of the fine stage go on from.
 OVERLAP = 0.5
 
 
@@ -49,10 +49,10 @@ class MusicLMRequest:
       joint embedding, is kept.
     stride: seconds that each window of the semantic stage adds; None: half of a
       window, or no windows if its attention has one and the prompt stays.
-    overlap: seconds of each chunk of the fine stage, but the first, that are
-      made in the one before, too; somewhere in them the music changes from one
-      to the other (`ChunkRun`). None: `OVERLAP`, or a quarter of a chunk where
-      that is less.
+    overlap: seconds of codes that each window of the fine stage goes on from,
+      the last ones of the window before; 0: windows are independent, and many
+      are made at once. None: `OVERLAP`, or a quarter of a window where that is
+      less.
   """
 
   texts: str | Sequence[str | None] | None = None
@@ -92,7 +92,8 @@ class CheckedRequest:
     options: how each stage samples.
     stride: frames that each window of the semantic stage adds; 0 for music of
       any length in one go.
-    overlap: frames that a chunk of the fine stage and the next have in common.
+    overlap: frames that each window of the fine stage goes on from; 0 for
+      independent ones (`ChunkRun`).
     best_of: see `MusicLMRequest`.
   """
 
@@ -415,24 +416,24 @@ def stride_frames(
 
 
 def overlap_frames(overlap: float | None, parts: Parts) -> int:
-  """Frames that a chunk of the fine stage and the next have in common.
+  """Frames that each window of the fine stage goes on from.
 
   Args:
-    overlap: seconds; None: `OVERLAP`, or a quarter of a chunk.
+    overlap: seconds; None: `OVERLAP`, or a quarter of a window.
     parts: parts of the model.
 
   Returns:
     The frames; 0 without a fine stage.
 
   Raises:
-    UserError: they are no part of a chunk, or there is no fine stage.
+    UserError: they are no part of a window, or there is no fine stage.
   """
   fine = parts.stages.get("fine")
   if fine is None:
     if overlap is not None:
       raise UserError(
-        "overlap is that of the fine stage's chunks, and this model has no such"
-        " stage."
+        "overlap is that of the fine stage's windows, and this model has no"
+        " such stage."
       )
     return 0
   size = fine.model.frames
@@ -442,6 +443,6 @@ def overlap_frames(overlap: float | None, parts: Parts) -> int:
   if found >= size:
     raise UserError(
       f"overlap is {overlap} s; it must be 0 or above, and below"
-      f" {fine.seconds:g} s, the length of a chunk of the fine stage."
+      f" {fine.seconds:g} s, the length of a window of the fine stage."
     )
   return found

@@ -4,9 +4,11 @@ The semantic stage works in windows of its training length (30 s); each after
 the first begins with the second half of the one before (MusicLM, Agostinelli et
 al. 2023, arXiv 2301.11325, 4.4). At the borders of a story a window ends, and
 the next one has the new joint tokens and the last 15 s made with the old ones.
-The coarse stage works in windows that overlap by half too, and the fine stage
-in chunks that are made all at once (`ChunkRun`). Windows have the joint tokens
-that hold in the middle of what they add, chunks those of their own middle.
+The coarse stage works in windows that overlap by half too. Those of the fine
+stage begin with the last half second of the one before; or, as in the paper,
+they are independent chunks, many of which are made at once (`ChunkRun`), with
+seams between them. Each window has the joint tokens that hold in the middle of
+what it adds.
 """
 
 import math
@@ -82,7 +84,7 @@ class Hierarchy:
       found["semantic"] = self.all_semantic()
     found["coarse"] = self.coarse.until(self.coarse.total)
     if self.fine is not None:
-      found["fine"] = self.fine.make()
+      found["fine"] = self.fine.until(self.fine.total)
     return found
 
   def all_semantic(self) -> np.ndarray:
@@ -99,24 +101,15 @@ class Hierarchy:
     """Makes the codec's codes and yields them in time order.
 
     Args:
-      frames: how many to yield at a time; with a fine stage, this is rounded
-        to its chunks.
+      frames: how many to yield at a time.
 
     Yields:
       int32 [batch, frames, codebooks].
     """
-    if self.fine is None:
-      for start in range(0, self.coarse.total, frames):
-        end = start + frames
-        yield self.coarse.until(end)[:, start:end]
-      return
-    chunks, start = max(1, round(frames / self.fine.stride)), 0
-    while start < self.fine.total:
-      fine = self.fine.make(chunks)
-      end = start + fine.shape[1]
-      coarse = self.coarse.until(end)[:, start:end]
-      yield np.concatenate([coarse, fine], axis=2)
-      start = end
+    runs = [run for run in (self.coarse, self.fine) if run is not None]
+    for start in range(0, self.coarse.total, frames):
+      end = start + frames
+      yield np.concatenate([run.until(end)[:, start:end] for run in runs], 2)
 
   # ---------------------------------------------------------------- stages
 
@@ -157,7 +150,7 @@ class Hierarchy:
       stage,
       codes,
       self._keys(name),
-      windows=windows.plan(total, size, stride or size, at, stage.model.grid),
+      plan=windows.plan(total, size, stride or size, at, stage.model.grid),
       values=values,
       options=self._request.options[name],
       part=self._part(stage.frame_rate),
@@ -215,19 +208,21 @@ class Hierarchy:
     needed = frames_at(frames / tokenizer.frame_rate, stage.frame_rate)
     return stage.to_frames(self.semantic.until(needed))[:, :frames]
 
-  def _fine(self) -> ChunkRun:
+  def _fine(self) -> WindowRun | ChunkRun:
     stage = self._parts.stages["fine"]
+    rate = stage.frame_rate
 
-    def values(start: float, end: float) -> Values:
-      frames = frames_at(end, stage.frame_rate)
-      coarse = self.coarse.until(frames)[:, :frames]
-      return {"joint": self._joint(start, end), "coarse": list(coarse)}
+    def values(window: Window, new: int) -> Values:
+      joint = self._joint(new / rate, window.end / rate)
+      coarse = self.coarse.until(window.end)[:, : window.end]
+      return {"joint": joint, "coarse": list(coarse)}
 
+    if overlap := self._request.overlap:
+      return self._windows("fine", stage.model.frames - overlap, (), values)
     return ChunkRun(
       stage,
       self._request.known["fine"],
       self._keys("fine"),
-      overlap=self._request.overlap,
       values=values,
       options=self._request.options["fine"],
       tell=self._tell("fine"),

@@ -176,7 +176,7 @@ class SingleStages:
     given = {"coarse": coarse}
     options["overlap"] = overlap
     run = self._run("fine", joint, seconds, seed, given, known, **options)
-    return run.fine.make()
+    return run.fine.until(run.fine.total)
 
   def join(self, coarse: Any, fine: Any = None) -> np.ndarray:
     """The codes of both stages side by side."""

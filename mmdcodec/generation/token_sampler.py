@@ -146,7 +146,6 @@ class TokenSampler:
     inputs: Inputs,
     options: SamplingOptions,
     part: int | None = None,
-    places: np.ndarray | None = None,
   ) -> Iterator[SamplerState]:
     """Samples the rest of a window.
 
@@ -156,9 +155,6 @@ class TokenSampler:
       inputs: conditions of the batch for this window.
       options: how to sample.
       part: frames between two yields; None yields only at the end.
-      places: int [batch], the frames of the music at which items begin that are
-        parts of it. Where parts with the same key overlap, they draw the same
-        noise, if their pattern has a `stride`.
 
     Yields:
       States, the last of which is complete up to `window.end`.
@@ -171,11 +167,6 @@ class TokenSampler:
     steps = bucket(len(pattern.steps))
     given = windows.given_tokens(pattern, codes, model.special, steps)
     first = windows.first_unknown(given)
-    apart, offsets = np.full(len(codes), window.start), None
-    if places is not None and pattern.stride is None:
-      apart = np.asarray(places)
-    elif places is not None:
-      offsets = jnp.asarray(places * pattern.stride, jnp.int32)
     with self._scope(options):
       groups, encoded = self._encode_groups(
         model, params, inputs, options, len(codes)
@@ -190,12 +181,13 @@ class TokenSampler:
           )
         ),
         given=jnp.asarray(given),
-        keys=jax.vmap(jax.random.fold_in)(state.keys, apart),
+        keys=jax.vmap(lambda key: jax.random.fold_in(key, window.start))(
+          state.keys
+        ),
         temperature=jnp.float32(options.temperature),
         top_p=None if options.top_p is None else jnp.float32(options.top_p),
         guidance=jnp.float32(options.guidance),
         double_guidance=jnp.float32(options.double_guidance or 1.0),
-        offsets=offsets,
       )
       decoded = decoding.prefill(
         model,
