@@ -19,7 +19,7 @@ from mmdcodec.store import atomic, inputs
 from mmdcodec.workflows.quickstart_job import Job
 
 MODEL, MUSIC = "small", "small_music"
-PROMPT = "a fast tune led by a bright plucked synth, bass and drums"
+PROMPT = "fast tune led by bell tones, bass and drums"
 # Seed of the song, used nowhere else.
 SEED = 2_000_001
 FOLDER, _ABOUT = "first", "first.json"
