@@ -6,6 +6,7 @@ is none; pieces that are judged by another piece's prompt.
 
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
     takes = staticmethod(lambda condition: condition == "text")
     rate = 8000
     config, variables = {"model": {}}, {"params": {"w": np.zeros(1)}}
+    model = types.SimpleNamespace(codebooks=4)
 
     def check(self, texts, **request):
       if not request["guidance"] >= 0:

@@ -128,19 +128,19 @@ def test_quickstart_interrupted_then_continued_then_repeated(
   assert min(untrained["usage"]) > 0.3
   text = page.read_text()
   # Two clips, each as original, reconstruction and from the untrained codec;
-  # two pieces from prompts, each beside the song of its caption; and the
-  # preview and what the packaged codec made, beside the originals.
-  assert text.count("<audio ") == 14
-  assert text.count('src="data:audio/flac;base64,') == 14
+  # two pieces from prompts, each beside the song of its caption; the preview
+  # and what the packaged codec made, beside the originals; and its new music.
+  assert text.count("<audio ") == 15
+  assert text.count('src="data:audio/flac;base64,') == 15
   # A spectrogram for every player, two pictures of curves, codebook usage.
-  assert text.count("<img ") == 17
+  assert text.count("<img ") == 18
   # Each under its own player, with the same title.
   found = re.findall(
     r"<figcaption>([^<]*)</figcaption><audio [^>]*></audio>"
     r'<img alt="spectrogram: ([^"]*)"',
     text,
   )
-  assert len(found) == 14
+  assert len(found) == 15
   for title, alt in found:
     assert alt.startswith(f"{title}, ")
   assert "margin" in text and "untrained" in text
