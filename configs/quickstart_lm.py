@@ -2,9 +2,7 @@
 
     mmdcodec quickstart --from-scratch
 
-It is trained in minutes on a CPU.
-
-It models clips of 4 s of the quickstart's codec (50 frames per second, 4 x
+It is trained in minutes on a CPU. It models clips of 4 s of the quickstart's codec (50 frames per second, 4 x
 256), with 1.4 M parameters, few of them in the text encoder.
 """
 

@@ -305,7 +305,19 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
 def _with_packaged_codec(
   path: pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
 ) -> dict[str, Any]:
-  """Puts in the codec that a music model names; see `mmdcodec.packaged`."""
+  """Puts in the codec that a music model names; see `mmdcodec.packaged`.
+
+  Args:
+    path: of the bundle, for errors.
+    config: of the bundle; may be anything that JSON has.
+    variables: of the bundle, which get those of the codec.
+
+  Returns:
+    The config with that of the codec.
+
+  Raises:
+    UserError: there is no such codec, or the model learned from another one.
+  """
   codec = config.get("codec")
   name = codec.get("packaged") if isinstance(codec, dict) else None
   if name is None:
@@ -317,8 +329,8 @@ def _with_packaged_codec(
       f" mmdcodec does not have; it has {', '.join(packaged.names())}."
     )
   found = _read(folder, False)
-  hashed = fingerprint(found.config, found.variables)
-  if hashed != config.get("target", {}).get("hash", hashed):
+  hashed, target = fingerprint(*found[:2]), config.get("target")
+  if isinstance(target, dict) and target.get("hash", hashed) != hashed:
     raise UserError(
       f"{path} was trained on the codes of another codec than this version's"
       f" {name!r} ({hashed}); install the version that it came with."

@@ -31,6 +31,7 @@ from mmdcodec.workflows import (
   packaged_models,
   packaged_music,
   packaged_steps,
+  packaged_text,
   quickstart,
   quickstart_first,
   quickstart_job,
@@ -145,6 +146,20 @@ def test_what_an_earlier_version_let_be_heard_is_made_again(tmp_path):
   (tmp_path / "first").mkdir()
   (tmp_path / "first" / "first.json").write_text("{}")
   assert not all(path.exists() for path in listen.outputs)
+
+
+def test_captions_are_labelled_with_what_they_say(monkeypatch):
+  """Catches labels of another song, and values that are mixed up."""
+  monkeypatch.setattr(packaged_text, "CAPTIONS", 60)
+  texts, labels, sizes = packaged_text.captions()
+  assert labels.shape == (60, len(packaged_text.TRAITS)) and len(texts) == 60
+  assert (labels.max(0) < sizes).all()
+  drums = labels[:, packaged_text.TRAITS.index("drums")]
+  said = [("no drums" not in text and "drums" in text) for text in texts]
+  # False sorts before True, and every phrasing tells.
+  np.testing.assert_array_equal(drums, said)
+  waltz = labels[:, packaged_text.TRAITS.index("beats")]
+  assert {waltz[i] for i, text in enumerate(texts) if "waltz" in text} == {0}
 
 
 def test_steps_are_chosen_once(tmp_path, monkeypatch):
