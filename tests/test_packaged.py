@@ -127,7 +127,7 @@ def test_what_ships_can_be_trained_further():
     name = further["init_from"]
     shipped = bundle.read(packaged.FOLDER / name).config
     assert shipped["model"] == json.loads(json.dumps(further["model"]))
-    here = packaged.begun(further)["init_from"]
+    here = packaged.resolve_start(further)["init_from"]
     assert here == str(packaged.FOLDER / name)
 
 

@@ -34,10 +34,13 @@ def find(name: str) -> pathlib.Path | None:
   return FOLDER / name if name in names() else None
 
 
-def begun(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a run's config with the path of the packaged model it begins from.
+def resolve_start(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Replaces the packaged model's name in `init_from` by its path.
 
-  A folder of that name here is something else.
+  A folder of that name in the current one must not take its place.
+
+  Args:
+    config: of a run; an empty `init_from` or a path stays as it is.
   """
   found = copy.deepcopy(dict(config))
   if found["init_from"]:

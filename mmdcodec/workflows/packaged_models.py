@@ -151,7 +151,7 @@ def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
 
 def train(job: Job, name: str) -> str:
   """Trains the codec or its twin; resumes."""
-  config = packaged.begun(job.config(name))
+  config = packaged.resolve_start(job.config(name))
   found = {
     split: [str(job.workdir / "data" / f"{kind}_{split}") for kind in KINDS]
     for split in SPLITS[:2]

@@ -134,7 +134,7 @@ def teach(job: Job) -> str:
 
 def train(job: Job) -> str:
   """Trains the language model; resumes."""
-  config = packaged.begun(job.config())
+  config = packaged.resolve_start(job.config())
   if not job.start:
     config["init_from"] = str(job.workdir / "begin")
   if not job.tiny:

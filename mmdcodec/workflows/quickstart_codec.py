@@ -228,7 +228,7 @@ def untrained(job: Job) -> LoadedCodec:
 
 def with_data(job: Job) -> dict[str, Any]:
   """Adds the data sets to the config of the run."""
-  config = packaged.begun(job.config)
+  config = packaged.resolve_start(job.config)
   for split in ("train", "valid"):
     # A mapping, because paths in text must not contain `,` and `=`.
     config["data"][split] = {str(job.workdir / "data" / split): 1.0}

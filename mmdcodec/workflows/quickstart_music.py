@@ -72,7 +72,7 @@ def with_data(job: Job) -> dict[str, Any]:
   # The packaged one models only the first codebooks of its codec.
   model, most = config["model"], job.lm["model"]["codebooks"]
   model["codebooks"] = min(model["codebooks"], most)
-  return packaged.begun(config)
+  return packaged.resolve_start(config)
 
 
 def export(job: Job) -> str:
