@@ -111,10 +111,15 @@ def test_files_go_with_their_page(tmp_path):
   name = sessions.of("a").add_audio("codec", tone(0.1), RATE)
   file = sessions.find(name)
   assert soundfile.info(file).frames == 800
-  # New work in a place takes the place of the old; in another it does not.
+  # New work in a place takes the place of the old, which the page may still
+  # ask for until the work after that; in another place it stays.
   other = sessions.of("a").add_audio("music", tone(0.1), RATE)
   assert sessions.of("a").begin("codec", 1)
+  assert sessions.find(name) == file and file.exists()
+  newer = sessions.of("a").add_audio("codec", tone(0.1), RATE)
+  assert sessions.of("a").begin("codec", 2)
   assert sessions.find(name) is None and not file.exists()
+  assert sessions.find(newer).exists()
   assert sessions.find(other).exists()
   ended = sessions.of("a")
   sessions.end("a")

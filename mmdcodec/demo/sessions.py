@@ -35,6 +35,7 @@ class Session:
     """Begins with nothing."""
     self._folder = folder
     self._names: dict[str, list[str]] = {}
+    self._replaced: dict[str, list[str]] = {}
     self._making: dict[str, Making] = {}
     self._newest: dict[str, int] = {}
     self._ended = False
@@ -56,7 +57,10 @@ class Session:
         self.stop(place)
 
   def begin(self, place: str, number: int) -> bool:
-    """Begins the work of a click; what was in its place goes.
+    """Begins the work of a click.
+
+    The sounds of the click before stay until the next one: a page may ask for
+    them until it hears that they are replaced.
 
     Returns:
       Whether it begins: not if there was a later click.
@@ -65,7 +69,9 @@ class Session:
       self.note(place, number)
       if not self.latest(place, number):
         return False
-      for name in self._names.pop(place, []):
+      gone = self._replaced.pop(place, [])
+      self._replaced[place] = self._names.pop(place, [])
+      for name in gone:
         sound = self.sounds.pop(name)
         if isinstance(sound, pathlib.Path):
           sound.unlink(missing_ok=True)
@@ -120,6 +126,7 @@ class Session:
         self.stop(place)
       self.sounds.clear()
       self._names.clear()
+      self._replaced.clear()
       shutil.rmtree(self._folder, ignore_errors=True)
 
 
