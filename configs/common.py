@@ -78,6 +78,9 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
   """
   config = run_config("codec")
   config.model = ConfigDict(codec.preset(preset, **changes))
+  # "encoder" trains the decoder alone, without commitment and independence:
+  # the codes stay those of init_from.
+  config.freeze = ""
 
   config.data.seconds = 1.0  # per clip
   config.data.gain_db = (-10.0, 6.0)  # EnCodec 4.1

@@ -17,8 +17,8 @@ def get_config(arg: str = "") -> ConfigDict:
   """Makes the config.
 
   Args:
-    arg: "", "tiny" for tests, or "further" to go on from the packaged weights
-      for a few minutes.
+    arg: "", "tiny" for tests, or "further" to train the packaged codec's
+      decoder for a few more minutes.
   """
   common.check_argument(arg, "tiny", "further")
   config = quickstart.get_config("tiny" if arg == "tiny" else "")
@@ -39,6 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.eval_every = config.save_every = 250
   if arg == "further":
     go_on(config)
+    # The codes stay, and with them what the packaged music model knows.
+    config.freeze = "encoder"
     config.steps = 160
     config.optimizer.learning_rate /= 5
     config.optimizer.warmup = 20

@@ -152,7 +152,7 @@ def export(
   save(
     folder,
     found.config,
-    _stored_as(dtype, found.variables),
+    stored_as(dtype, found.variables),
     assets=found.assets,
     discriminators=found.discriminators,
     force=force,
@@ -160,8 +160,13 @@ def export(
   return found.config["training"]["step"]
 
 
-def _stored_as(dtype: str | None, variables: dict[str, Any]) -> dict[str, Any]:
-  """Converts the float parameters of a model and of its parts."""
+def stored_as(dtype: str | None, variables: dict[str, Any]) -> dict[str, Any]:
+  """Converts the float parameters of a model and of its parts.
+
+  Args:
+    dtype: type of the result, such as "bfloat16"; None leaves all as it is.
+    variables: collections by name, or those of the parts by theirs.
+  """
   if dtype is None:
     return variables
 
@@ -195,6 +200,8 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
     "model": training["model"],
     "training": {"step": int(state["step"]), "config": training},
   }
+  if codes := run_files.read_codes(workdir):
+    config["codes"] = codes
   parts = info.parts
   if target := run_files.read_target(workdir):
     config["target"] = target

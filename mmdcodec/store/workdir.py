@@ -22,6 +22,7 @@ from mmdcodec.store import atomic, inputs, paths, renamed
 
 CONFIG_FILE, RUN_FILE = "config.json", "run.json"
 TARGET_FILE, STREAMS_FILE = "target.json", "streams.json"
+CODES_FILE = "codes.json"
 # What to do about damaged files.
 _ADVICE = "start the training once more, which writes it anew"
 
@@ -151,6 +152,20 @@ def read_target(workdir: pathlib.Path) -> dict[str, Any] | None:
   Earlier versions wrote no `frame_rate`.
   """
   file = workdir / TARGET_FILE
+  return read_file(file, _ADVICE) if file.is_file() else None
+
+
+def write_codes(workdir: pathlib.Path, codes: Mapping[str, str]) -> None:
+  """Writes what `loaded_codec.codes_of` says of the codec that a run keeps to.
+
+  Only runs that train a decoder alone have this.
+  """
+  atomic.write_json(workdir / CODES_FILE, codes)
+
+
+def read_codes(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Reads what `write_codes` wrote; None for other runs."""
+  file = workdir / CODES_FILE
   return read_file(file, _ADVICE) if file.is_file() else None
 
 

@@ -30,13 +30,41 @@ def flatten(variables: dict) -> dict[str, np.ndarray]:
 
 
 def fingerprint(config: dict, variables: dict) -> str:
-  """Hashes settings and weights: the first 16 hex digits of SHA-256."""
+  """Hashes settings and weights: the first 16 hex digits of SHA-256.
+
+  A codec whose decoder alone was trained further keeps the hash that it had:
+  equal hashes mean equal codes. `config["codes"]` has it; see `codes_of`.
+  """
+  kept = config.get("codes")
+  if kept and kept["encoder"] == _digest(config, _encoder(variables)):
+    return kept["hash"]
+  return _digest(config, flatten(jax.device_get(variables)))
+
+
+def codes_of(config: dict, variables: dict) -> dict[str, str]:
+  """Describes the codes of a codec: "hash", and "encoder", what makes them."""
+  return {
+    "hash": fingerprint(config, variables),
+    "encoder": _digest(config, _encoder(variables)),
+  }
+
+
+def _encoder(variables: dict) -> dict[str, np.ndarray]:
+  """All arrays but the decoder's, in float32 whatever they are stored in."""
+  return {
+    path: x.astype(np.float32)
+    for path, x in flatten(jax.device_get(variables)).items()
+    if not path.startswith("params/decoder/")
+  }
+
+
+def _digest(config: dict, arrays: dict[str, np.ndarray]) -> str:
   # Bundles of earlier versions lack this field, and are the same without it.
   fields = dict(config["model"])
   if fields.get("phase_iterations") == 0:
     del fields["phase_iterations"]
   digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-  for name, value in flatten(jax.device_get(variables)).items():
+  for name, value in arrays.items():
     digest.update(f"{name} {value.shape} {value.dtype}".encode())
     digest.update(value.tobytes())
   return digest.hexdigest()[:16]

@@ -3,19 +3,27 @@
 The losses of the reconstruction are combined into one gradient at the audio,
 which is then propagated through the codec (`reconstruction_losses.py`). Losses
 of other quantities (commitment, independence) are added to that.
+
+`freeze="encoder"` trains the decoder alone: the codes of any audio stay what
+they were, so token sets and language models over them stay valid.
 """
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import bundle
 from mmdcodec.data import record_order
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
+from mmdcodec.models import low_rank
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
+from mmdcodec.store import workdir as run_files
+from mmdcodec.tokenizers import loaded_codec
 from mmdcodec.train import (
   adversarial,
   audio_crops,
@@ -28,6 +36,7 @@ from mmdcodec.train import (
 from mmdcodec.train.codec_evaluation import CodecEvaluation
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
+from mmdcodec.train.trainable import Trainable
 
 # The phase before the discriminators are used, and the one before that in which
 # latents are not quantized.
@@ -74,8 +83,14 @@ class CodecTask(Task):
     self.measures_data = self.codec.topology == "spectral"
     samples = round(self.audio_seconds * self.codec.rate)
     self.independence = None
-    # Missing in runs of early versions.
-    if "independence" in config["losses"]:
+    # These two are missing in runs of early versions.
+    self._decoder_alone = config.get("freeze", "") == "encoder"
+    self._trainable = Trainable(
+      "^(encoder|quantizer)/" if self._decoder_alone else ""
+    )
+    if self._decoder_alone:
+      _check_decoder_alone(config)
+    elif "independence" in config["losses"]:
       self.independence = independence_term.make_term(
         config["losses"]["independence"],
         codebooks=self.codec.codebooks,
@@ -141,7 +156,27 @@ class CodecTask(Task):
   def init(self, key: jax.Array) -> dict[str, Any]:
     """Initializes the variables, whose shapes do not depend on clip length."""
     x = jnp.zeros((1, self.codec.stride * 2, self.codec.channels), jnp.float32)
-    return dict(self.codec.init(key, x))
+    return self.to_trained(dict(self.codec.init(key, x)), key)
+
+  def to_trained(
+    self, variables: dict[str, Any], key: jax.Array
+  ) -> dict[str, Any]:
+    """Freezes what makes the codes, if it is not trained; see `Task`."""
+    trained, frozen = self._trainable.split(variables["params"], key)
+    return {**variables, "params": trained, **frozen}
+
+  def record_parts(self, workdir: pathlib.Path) -> None:
+    """Notes whose codes a run with a frozen encoder keeps to."""
+    if self._decoder_alone and run_files.read_codes(workdir) is None:
+      start = bundle.read_codec(self.config["init_from"])
+      run_files.write_codes(workdir, loaded_codec.codes_of(*start))
+
+  def _model_variables(
+    self, params: Any, collections: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    """Returns the variables of the codec from those of the run."""
+    others = {k: v for k, v in collections.items() if k != low_rank.FROZEN}
+    return {"params": self._trainable.join(params, collections), **others}
 
   def measure_data(
     self,
@@ -178,6 +213,7 @@ class CodecTask(Task):
     return {
       "adversarial.discriminators": judges,
       "adversarial.optimizer.name": optimizer,
+      "freeze": config.get("freeze", ""),
       "set of balanced losses": losses,
     }
 
@@ -214,15 +250,17 @@ class CodecTask(Task):
     """
     x, lengths = batch["audio"], batch["lengths"]
     applied: Any = self.codec.apply(
-      {"params": params, **collections},
+      self._model_variables(params, collections),
       x,
       lengths,
       train=True,
       quantize=phase != CONTINUOUS,
       rngs={"quantize": key},
-      mutable=list(collections),
+      mutable=[name for name in collections if name != low_rank.FROZEN],
     )
     out, changed = applied
+    if self._decoder_alone:
+      changed = collections
     y = jax.lax.stop_gradient(out.audio)
     mask = length_mask(lengths, x.shape[1])
     found, pulls = gradients.each(
@@ -294,7 +332,9 @@ class CodecTask(Task):
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
     """Averages measures over held-out clips; see `CodecEvaluation`."""
-    return self._evaluation(variables, batches)
+    collections = dict(variables)
+    params = collections.pop("params")
+    return self._evaluation(self._model_variables(params, collections), batches)
 
   def inspect(
     self, state: TrainState, batches: tuple[Batch, ...]
@@ -361,3 +401,21 @@ class CodecTask(Task):
   def warnings(self, values: Mapping[str, float]) -> list[str]:
     """Warns if the discriminators have stopped learning."""
     return adversarial.warnings(values)
+
+
+def _check_decoder_alone(config: Mapping[str, Any]) -> None:
+  """Checks what training a decoder alone needs.
+
+  Raises:
+    UserError: there are no codes to keep.
+  """
+  if not config["init_from"]:
+    raise UserError(
+      "freeze is 'encoder', but the encoder is untrained: set init_from to the"
+      " codec whose codes are to stay."
+    )
+  if config["quantizer_start"]:
+    raise UserError(
+      f"quantizer_start is {config['quantizer_start']}; expected 0 with"
+      " freeze='encoder', because the codebooks stay as they are."
+    )

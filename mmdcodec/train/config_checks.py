@@ -144,6 +144,7 @@ CODEC: dict[str, Any] = {
       "rows": STEPS,
     },
   },
+  "freeze": one_of(("", "encoder")),
   "quantizer_start": STEPS,
   "adversarial": {
     "discriminators": MEMBERS,
