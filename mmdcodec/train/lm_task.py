@@ -25,11 +25,10 @@ from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import rules
 from mmdcodec.store import inputs
-from mmdcodec.train import settings, token_data
+from mmdcodec.train import settings, token_data, warm_start
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
 from mmdcodec.train.trainable import Trainable
-from mmdcodec.train.warm_start import start_with_t5
 
 # Name of the codec's folder in a workdir.
 CODEC = "codec"
@@ -223,8 +222,12 @@ class LMTask(Task):
   def start_with_part(
     self, path: str, state: TrainState, layout: TrainState
   ) -> TrainState | None:
-    """Uses a public T5 as the text encoder; see `start_with_t5`."""
-    return start_with_t5(path, state, layout, self.conditions)
+    """Begins with a public T5, or without a model's conditions.
+
+    See `start_with_t5` and `start_with_decoder`.
+    """
+    begun = warm_start.start_with_t5(path, state, layout, self.conditions)
+    return begun or warm_start.start_with_decoder(path, state, layout)
 
   def _drop(self, inputs: Inputs, keys: Sequence[jax.Array]) -> Inputs:
     """Drops conditions at random: all at once, then each separately.

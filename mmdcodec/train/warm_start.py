@@ -1,5 +1,6 @@
-"""Starts a run from the weights of a model or of a public text encoder."""
+"""Starts a run from the weights of a model, or of a part of one."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 from mmdcodec import bundle
 from mmdcodec.convert import t5
 from mmdcodec.errors import UserError
-from mmdcodec.models import bert
+from mmdcodec.models import bert, low_rank
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.parallel import rules
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Task
+
+# Parameters of a language model that its conditions need.
+_OF_CONDITIONS = re.compile(r"(^|/)(conditioner|cross_attention|cross_norm)/")
 
 
 def start_from(
@@ -58,7 +62,7 @@ def start_from(
     if not _same_shapes(old, new):
       raise UserError(
         f"init_from: the {name} of {path} do not fit this model; the model"
-        " settings must be the same."
+        " settings must be the same, but for a language model's conditions."
       )
     return jax.tree.map(
       lambda a, o, s: jax.device_put(np.asarray(a, o.dtype), s), new, old, where
@@ -170,18 +174,50 @@ def start_with_bert(
   return _with_arrays(state, layout, new)
 
 
+def start_with_decoder(
+  path: str, state: TrainState, layout: TrainState
+) -> TrainState | None:
+  """Loads what a language model with other conditions knows of the codes.
+
+  This is everything but the conditions: the embeddings of codes, the blocks
+  without their cross-attention, and the heads.
+
+  Args:
+    path: bundle or run of a language model.
+    state: freshly initialized state.
+    layout: shardings of the state.
+
+  Returns:
+    The state with these parameters; None if the conditions are the same, or if
+    the rest does not fit.
+  """
+  found = bundle.read(path).variables.get("params", {})
+  ours = {**state.params, **state.collections.get(low_rank.FROZEN, {})}
+  theirs, ours = (
+    flax.traverse_util.flatten_dict(params, sep="/") for params in (found, ours)
+  )
+  if _same_shapes(theirs, ours):
+    return None
+  new, known = (
+    {k: x for k, x in flat.items() if not _OF_CONDITIONS.search(k)}
+    for flat in (theirs, ours)
+  )
+  if not _same_shapes(new, known):
+    return None
+  return _with_arrays(state, layout, new)
+
+
 def _with_arrays(
   state: TrainState, layout: TrainState, new: Mapping[str, Any]
 ) -> TrainState:
-  """Replaces trained, frozen and averaged parameters, by the ends of paths."""
+  """Replaces trained, frozen and averaged parameters, by their paths."""
 
   def put(path: tuple[Any, ...], old: Any, where: Any) -> Any:
+    array = new.get(rules.path_name(path).removeprefix(f"{low_rank.FROZEN}/"))
     # Other arrays are sharded over all processes and must not be moved.
-    place = rules.path_name(path)
-    for name, array in new.items():
-      if place == name or place.endswith(f"/{name}"):
-        return jax.device_put(np.asarray(array, old.dtype), where)
-    return old
+    if array is None:
+      return old
+    return jax.device_put(np.asarray(array, old.dtype), where)
 
   changed = {
     name: jax.tree_util.tree_map_with_path(
