@@ -74,6 +74,7 @@ def _training(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
   lines.append(
     f"- {training['step']} steps of {settings['batch']} x"
     f" {settings['data']['seconds']:g} s, begun from {begun}"
+    + (", of the decoder alone" if settings.get("freeze") else "")
   )
   lines.append(f"- {versions(workdir / 'codec')}")
   lines.append(
@@ -114,11 +115,12 @@ def _dependence(found: Mapping[str, Mapping[str, float]]) -> str:
     "entropy": "entropy (bits per frame)",
     "aligned/total_correlation": "total correlation, same frame",
     "together/total_correlation": "total correlation, delayed",
+    "together/dhsic": "dHSIC, delayed",
     "together/coded_alone": "coded size alone",
     "together/coded_both": "coded size, all given",
   }
   rows = [
-    [name, *(round(values[key], 2) for key in keys)]
+    [name, *(f"{values[key]:.4g}" for key in keys)]
     for name, values in found.items()
   ]
   return "\nDependence of the codes, built-in music, bits per frame:\n\n" + (
