@@ -5,19 +5,26 @@
 Over the quickstart's codec (50 frames per second, 6 x 1024), of whose codebooks
 the coarse stage makes the first half. The argument is the model:
 
-    joint        MuLan of 1 M parameters, windows of 10 s
+    joint        MuLan of 1 M parameters, windows of 10 s, where the packaged
+                 one is not taken
     semantic     w2v-BERT of 1 M, 25 frames a second
     melody       `melody_embedding:small`, fewer steps
-    semantic_lm  stages of 1.2 M, with codes delayed: crops of 10 s,
-    coarse_lm    5 s
-    fine_lm      and 2 s
+    semantic_lm  stage of 1.2 M, crops of 10 s
+    coarse_lm    of 3.3 M, 5 s; begins with what `small_music` knows of the codes
+    fine_lm      of 2.3 M, 2 s
 
-With `_tiny` added, they are those of tests. Codebooks, their sizes and frame
+Stages have delayed codes. With `_tiny` added, models are those of tests. Codebooks, their sizes and frame
 rates are those of the tokenizers; see `workflows/quickstart_musiclm_models.py`.
 """
 
 from ml_collections import ConfigDict
-from mmdcodec.configs import common, melody_embedding, mulan, semantic
+from mmdcodec.configs import (
+  common,
+  melody_embedding,
+  semantic,
+  small_joint,
+  small_music,
+)
 
 STAGES = ("semantic", "coarse", "fine")
 TOKENIZERS = ("semantic", "joint", "melody")
@@ -29,11 +36,9 @@ _STEPS = {
   "semantic": 120,
   "melody": 80,
   "semantic_lm": 400,
-  "coarse_lm": 320,
+  "coarse_lm": 240,
   "fine_lm": 240,
 }
-# Bytes of a prompt; captions of built-in music have up to 180.
-_LONGEST = 200
 _FRAMES = {"semantic": 250, "coarse": 250, "fine": 100}
 _TINY_FRAMES = {"semantic": 25, "coarse": 10, "fine": 5}
 
@@ -63,20 +68,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _joint(tiny: bool) -> ConfigDict:
-  if tiny:
-    config = mulan.get_config("tiny")
-    config.model.text.longest = _LONGEST
-    return config
-  config = mulan.get_config("small")
-  config.model.text.longest = _LONGEST
-  config.model.audio.width, config.model.audio.layers = 128, 4
-  config.model.audio.hidden = 512
-  config.model.text.width, config.model.text.layers = 96, 2
-  config.model.text.hidden = 384
-  config.batch = 32
-  # Its prompts are captions.
-  config.data.tag_share = 0.5
-  config.optimizer.learning_rate = 2e-3
+  config = small_joint.get_config("tiny" if tiny else "")
+  if not tiny:
+    config.batch = 32
   return config
 
 
@@ -115,7 +109,18 @@ def _stage(stage: str, tiny: bool) -> ConfigDict:
     config.model.dropout = 0.0
     config.batch = 4
     config.optimizer.learning_rate = 3e-3
+    if stage == "coarse":
+      _begin_with_music(config)
     if "melody" in config.model.conditions:
       # Windows of 4 s, every 3 s, in a crop.
       config.model.conditions.melody.frames = 4
   return config
+
+
+def _begin_with_music(config: ConfigDict) -> None:
+  """Has a stage begin with the packaged music model, whose codes it makes."""
+  known = small_music.get_config().model
+  for key in ("width", "layers", "heads", "hidden", "activation", "positions"):
+    config.model[key] = known[key]
+  config.init_from = "small_music"
+  config.optimizer.learning_rate = 1e-3

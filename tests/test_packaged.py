@@ -12,22 +12,24 @@ import pathlib
 import shutil
 import sys
 import types
+import zlib
 
 import jax
 import numpy as np
 import pytest
 import soundfile
-from mmdcodec.configs import small, small_music
+from mmdcodec.configs import small, small_joint, small_music
 from random_codec import write_random_codec
 from random_music import random_music
 
 import mmdcodec
 from mmdcodec import bundle, packaged
-from mmdcodec.audio import synth
+from mmdcodec.audio import song_plan, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import reconstruction, visqol
 from mmdcodec.workflows import (
+  packaged_joint,
   packaged_models,
   packaged_music,
   packaged_steps,
@@ -65,7 +67,8 @@ def test_what_ships_is_complete_and_small():
   sizes = 0
   for name in packaged.names():
     folder = packaged.FOLDER / name
-    sizes += (folder / bundle.WEIGHTS_FILE).stat().st_size
+    # As in a wheel, which is compressed.
+    sizes += len(zlib.compress((folder / bundle.WEIGHTS_FILE).read_bytes()))
     card = (folder / "README.md").read_text()
     for part in ("## Training", "## Measures", "## Music", "CC"):
       assert part in card, (name, part)
@@ -129,6 +132,25 @@ def test_what_ships_can_be_trained_further():
     assert shipped["model"] == json.loads(json.dumps(further["model"]))
     here = packaged.resolve_start(further)["init_from"]
     assert here == str(packaged.FOLDER / name)
+  model = small_joint.get_config().model.to_dict()
+  shipped = bundle.read(packaged.FOLDER / "small_joint").config["model"]
+  assert shipped == json.loads(json.dumps(model))
+
+
+def test_the_packaged_joint_embedding_knows_words():
+  """Songs are nearer to their own captions than to those of others."""
+  joint = mmdcodec.load("small_joint")
+  requests = song_plan.balanced(9, 16)
+  songs = [
+    synth.render(900 + i, seconds=10.0, rate=joint.rate, **each)
+    for i, each in enumerate(requests)
+  ]
+  heard = joint.embed_audio(np.stack([song.audio for song in songs]))
+  read = joint.embed_text([song.caption for song in songs], bridge="mapper")
+  near = np.asarray(read) @ np.asarray(heard).T
+  ranks = (near > np.diag(near)[:, None]).sum(1)
+  # By chance 7.5; such a mean of 16 ranks is below 4.5 in 1 of 300 cases.
+  assert ranks.mean() < 4.5
 
 
 def test_info_knows_the_names(little_music, capsys, monkeypatch, tmp_path):
@@ -280,6 +302,25 @@ def test_the_job_that_trains_the_packaged_music_model(
   measures = json.loads((tmp_path / "job" / "measures.json").read_text())
   assert set(measures["prompts"]) == {"drums", "bass", "speed", "melody"}
   for words in ("12 built-in songs", "| made |", "bits per frame on held-out"):
+    assert words in card
+
+
+@pytest.mark.slow
+def test_the_job_that_trains_the_packaged_joint_embedding(
+  tmp_path, shelf, compile_fast
+):
+  """From songs to an embedding with codebooks, a bridge and a card."""
+  packaged_joint.main([str(tmp_path / "job"), "--tiny", "--install"])
+  assert packaged.names() == ["little", "small_joint"]
+  joint = mmdcodec.load("small_joint")
+  assert joint.codebooks == 2 and joint.bridge == "mapper"
+  kinds = {str(x.dtype) for x in jax.tree.leaves(
+    bundle.read("small_joint").variables["params"])}  # fmt: skip
+  assert kinds == {"bfloat16"}
+  settings = joint.config["training"]["config"]
+  assert str(tmp_path) not in json.dumps(settings)
+  card = (shelf / "small_joint" / "README.md").read_text()
+  for words in ("16 built-in songs", "text to music", "8 clips", "first 1"):
     assert words in card
 
 

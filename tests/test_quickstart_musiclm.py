@@ -14,13 +14,15 @@ from mmdcodec.configs import common, quickstart_musiclm
 from mmdcodec.configs import quickstart as codec_configs
 
 import mmdcodec
+from mmdcodec import bundle, packaged
 from mmdcodec.cli.main import main
 from mmdcodec.data import record_source
 from mmdcodec.evaluate import built_in, musiclm
 from mmdcodec.train import config_checks
 from mmdcodec.train.task import make_task
-from mmdcodec.workflows import quickstart_job, quickstart_musiclm_models
+from mmdcodec.workflows import quickstart_job
 from mmdcodec.workflows import quickstart_musiclm as workflow
+from mmdcodec.workflows import quickstart_musiclm_models as models
 from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
 from mmdcodec.workflows.quickstart_musiclm_job import make_job
 
@@ -127,7 +129,7 @@ def test_stages_follow_their_tokenizers(tmp_path, monkeypatch):
   monkeypatch.setattr(record_source, "describe", lambda path: about[path.name])
   job = make_job(tmp_path)
   found = {
-    name: quickstart_musiclm_models.fitted(job, name)
+    name: models.fitted(job, name)
     for name in quickstart_musiclm.STAGES
   }
   coarse, fine = found["coarse"]["model"], found["fine"]["model"]
@@ -186,13 +188,46 @@ def test_a_codec_that_is_replaced_trains_the_stages_again(tmp_path):
 def test_prompts_are_not_too_long(tmp_path, tiny):
   """Catches an error after minutes of training."""
   job = make_job(tmp_path, tiny=tiny)
-  longest = job.configs["joint"]["model"]["text"]["longest"]
+  if tiny:
+    model = job.configs["joint"]["model"]
+  else:
+    model = bundle.read(packaged.FOLDER / job.packaged["joint"]).config["model"]
+  longest = model["text"]["longest"]
   asked = pieces.story_prompts()
   for seed in (musiclm.PROMPTS, musiclm.PROMPTS + 2):
     asked += built_in.prompts(int(job.measured["pieces"]), seed)[0]
   assert len(asked) == 4 + 2 * job.measured["pieces"]
   # One more for the end of a text.
   assert max(len(text.encode()) for text in asked) < longest
+
+
+def test_what_ships_is_taken(tmp_path):
+  """Catches a packaged part that is trained, or that trained ones miss."""
+  job = make_job(tmp_path)
+  names = [stage.name for stage in workflow.make_stages(job)]
+  assert "joint" in names and "joint" not in job.configs
+  assert not {"train joint", "cluster joint"} & {*names}
+  models.take(job, name="joint")
+  taken = mmdcodec.load(tmp_path / "musiclm" / "joint")
+  assert taken.hash == mmdcodec.load("small_joint").hash
+  # Prompts become as many codes as the stages are told of.
+  assert taken.encode_clip(["a slow tune"]).shape == (1, taken.codebooks)
+  assert job.configs["coarse_lm"]["init_from"] == "small_music"
+  # From nothing, all of it is trained.
+  fresh = make_job(tmp_path, from_scratch=True)
+  names = [stage.name for stage in workflow.make_stages(fresh)]
+  assert "train joint" in names and not fresh.packaged
+  assert not any(each["init_from"] for each in fresh.configs.values())
+
+
+def test_the_coarse_stage_fits_the_music_model_that_it_begins_from():
+  """Catches a decoder that cannot begin from the packaged model."""
+  stage = quickstart_musiclm.get_config("coarse_lm").to_dict()
+  music = bundle.read(packaged.FOLDER / stage["init_from"]).config["model"]
+  for key in ("width", "layers", "heads", "hidden", "activation", "positions"):
+    assert stage["model"][key] == music[key]
+  codec = bundle.read(packaged.FOLDER / "small").config["model"]
+  assert music["codebooks"] == codec["codebooks"] // 2
 
 
 def test_mistakes(tmp_path, fails):

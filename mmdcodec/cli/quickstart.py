@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--from-scratch",
     action="store_true",
     help="train smaller models from nothing, instead of those that ship with"
-    " the package further; for musiclm this is about the codec alone",
+    " the package further",
   )
   parser.add_argument(
     "--tiny",

@@ -16,8 +16,12 @@ packaged_models
              measures it, packaged_card describes it
 packaged_music
              trains the language model that ships with the package;
-             packaged_text teaches it words, packaged_music_card describes it.
-             packaged_steps tells both how
-             many steps fit into given minutes
+             packaged_text teaches it words, packaged_music_card describes it
+packaged_joint
+             trains the joint embedding that ships with the package;
+             packaged_joint_card describes it
+packaged_command, packaged_steps
+             the command line of these three jobs, and how many steps fit into
+             given minutes
 cluster      fits the codebooks of a semantic, joint or melody model
 """

@@ -18,10 +18,12 @@ goes on from the packaged weights (`--from-scratch`: from nothing).
 The twin is trained without the independence loss and not shipped: the card
 compares their codes.
 
+With --decoder, the decoder alone is trained further: the codes stay, so the
+packaged music model goes on with the new codec.
+
 With --install, WORKDIR/small takes the place of the packaged model.
 """
 
-import argparse
 import copy
 import csv
 import dataclasses
@@ -39,6 +41,7 @@ from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import loop
 from mmdcodec.workflows import (
   packaged_card,
+  packaged_command,
   packaged_measures,
   packaged_steps,
 )
@@ -70,6 +73,7 @@ class Job:
     start: the packaged model to go on from; "" for none.
     tiny: whether to use seconds of music and few steps, for tests.
     twin: whether to train the codec's twin too, for the card.
+    decoder: whether to train the decoder of the start alone.
   """
 
   music: pathlib.Path
@@ -78,12 +82,15 @@ class Job:
   start: str = ""
   tiny: bool = False
   twin: bool = True
+  decoder: bool = False
 
   def config(self, name: str) -> dict[str, Any]:
     """Makes the config of a training: "codec" or "twin"."""
     made = small.get_config("tiny" if self.tiny else "")
     if self.start:
       small.go_on(made)
+    if self.decoder:
+      made.freeze = "encoder"
     config = json.loads(made.to_json_best_effort())
     if name == "twin":
       config["losses"]["independence"]["weight"] = 0.0
@@ -204,6 +211,7 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   """Makes the stages of the job, in order."""
   folder = job.workdir
   about = {"start": job.start, "tiny": job.tiny, "minutes": job.minutes}
+  about |= {"decoder": True} if job.decoder else {}
 
   def training(name: str) -> jobs.Stage:
     return jobs.Stage(
@@ -232,28 +240,18 @@ def make_stages(job: Job) -> list[jobs.Stage]:
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the job; see the module's description."""
-  assert __doc__
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("music", type=pathlib.Path)
-  parser.add_argument("workdir", type=pathlib.Path)
-  parser.add_argument("--minutes", type=float, default=90.0)
-  parser.add_argument("--from-scratch", action="store_true")
+  parser = packaged_command.make_parser(__doc__, minutes=90, first=["music"])
   parser.add_argument("--without-twin", action="store_true")
-  parser.add_argument("--tiny", action="store_true")
-  parser.add_argument("--install", action="store_true")
+  parser.add_argument("--decoder", action="store_true")
   args = parser.parse_args(argv)
-  begun = NAME if NAME in packaged.names() else ""
+  begun = packaged_command.start(args, NAME)
+  if args.decoder and not begun:
+    parser.error("--decoder goes on from the packaged codec")
   job = Job(
-    args.music, args.workdir.absolute(), args.minutes,
-    "" if args.from_scratch or args.tiny else begun, args.tiny,
-    not args.without_twin,
+    args.music, args.workdir.absolute(), args.minutes, begun, args.tiny,
+    twin=not (args.without_twin or args.decoder), decoder=args.decoder,
   )  # fmt: skip
-  jobs.run_stages(job.workdir, make_stages(job), force=None)
-  if args.install:
-    packaged.install(job.workdir / NAME)
-  _log(f"model and card: {job.workdir / NAME}")
+  packaged_command.run(args, NAME, make_stages(job))
 
 
 if __name__ == "__main__":

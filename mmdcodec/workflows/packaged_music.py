@@ -21,7 +21,6 @@ The model's codec is the packaged one and is not stored a second time, see
 packaged model.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -41,6 +40,7 @@ from mmdcodec.store import atomic, jobs
 from mmdcodec.train import loop
 from mmdcodec.train.task import make_task
 from mmdcodec.workflows import (
+  packaged_command,
   packaged_music_card,
   packaged_steps,
   packaged_text,
@@ -229,24 +229,10 @@ def make_stages(job: Job) -> list[jobs.Stage]:
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the job; see the module's description."""
-  assert __doc__
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("workdir", type=pathlib.Path)
-  parser.add_argument("--minutes", type=float, default=60.0)
-  parser.add_argument("--from-scratch", action="store_true")
-  parser.add_argument("--tiny", action="store_true")
-  parser.add_argument("--install", action="store_true")
-  args = parser.parse_args(argv)
-  again = NAME in packaged.names() and not args.from_scratch and not args.tiny
-  job = Job(
-    args.workdir.absolute(), args.minutes, NAME if again else "", args.tiny
-  )
-  jobs.run_stages(job.workdir, make_stages(job), force=None)
-  if args.install:
-    packaged.install(job.workdir / NAME)
-  _log(f"model and card: {job.workdir / NAME}")
+  args = packaged_command.make_parser(__doc__, minutes=60).parse_args(argv)
+  begun = packaged_command.start(args, NAME)
+  job = Job(args.workdir.absolute(), args.minutes, begun, args.tiny)
+  packaged_command.run(args, NAME, make_stages(job))
 
 
 if __name__ == "__main__":

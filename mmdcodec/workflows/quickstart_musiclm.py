@@ -3,7 +3,7 @@
 Music, data and codec are those of the plain command (`quickstart.py`), so that
 both go on from each other in one folder. Everything else goes below it:
 
-    WORKDIR/musiclm/{semantic,joint,melody}_run   training of the tokenizers
+    WORKDIR/musiclm/{semantic,melody}_run         training of the tokenizers
     WORKDIR/musiclm/{semantic,joint,melody}       these with codebooks
     WORKDIR/musiclm/tokens/{train,valid}          token data sets of all four
     WORKDIR/musiclm/{semantic,coarse,fine}_lm     training of the stages
@@ -12,7 +12,8 @@ both go on from each other in one folder. Everything else goes below it:
     WORKDIR/musiclm/measures                      pieces of prompts, measured
     WORKDIR/musiclm/report.html                   the page
 
-`quickstart_musiclm_models` trains, `quickstart_musiclm_pieces` makes music, and
+The joint embedding is the packaged one; with --from-scratch it is trained here as
+well, in joint_run. `quickstart_musiclm_models` trains, `quickstart_musiclm_pieces` makes music, and
 `quickstart_musiclm_report` writes the page.
 """
 
@@ -50,7 +51,14 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       jobs.Stage(name, run, settings, paths, needs=list(needs), **options)
     )
 
+  made = []
   for name in TOKENIZERS:
+    if name in job.packaged:
+      take = functools.partial(models.take, name=name)
+      stage(name, take, {"model": job.packaged[name]}, [name], [])
+      made.append(name)
+      continue
+    made.append(f"cluster {name}")
     stage(
       f"train {name}",
       functools.partial(models.train_tokenizer, name=name),
@@ -60,19 +68,18 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       resumes=True,
     )
     stage(
-      f"cluster {name}",
+      made[-1],
       functools.partial(models.cluster, name=name),
       job.codebooks[name],
       [name],
       ["prepare", f"train {name}"],
     )
-  clusters = [f"cluster {name}" for name in TOKENIZERS]
   stage(
     "tokenize for stages",
     models.tokenize,
     {},
     ["tokens"],
-    ["prepare", "export", *clusters],
+    ["prepare", "export", *made],
   )
   for name in STAGES:
     stage(
@@ -84,7 +91,7 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       resumes=True,
     )
   trained = [f"train {name} stage" for name in STAGES]
-  parts = ["export", *clusters, *trained]
+  parts = ["export", *made, *trained]
   stage("assemble", models.assemble, {}, ["bundle"], parts)
   stage("story", pieces.generate, job.story, ["generated"], ["assemble"])
   stage("measure", pieces.measure, job.measured, ["measures"], ["assemble"])

@@ -22,6 +22,8 @@ TINY_CODEBOOKS = {
   "joint": {"levels": 2, "codes": 4, "rows": 1000},
   "melody": {"levels": 2, "codes": 4, "rows": 1000},
 }
+# Parts that ship with the package, by name.
+PACKAGED = {"joint": "small_joint"}
 # Weight of the prompt.
 GUIDANCE = 3.0
 
@@ -34,7 +36,8 @@ class MusicLMJob:
     codec: the plain command's job, whose music, data and codec are used.
     configs: config of each model's training as a dict, without what depends on
       the tokenizers.
-    codebooks: `levels`, `codes` and `rows` of each tokenizer.
+    codebooks: `levels`, `codes` and `rows` of each tokenizer that is trained.
+    packaged: packaged models that are taken as they are, by part.
     story: `seconds` of each of the three prompts of a story, of the melody's
       piece, and `guidance`.
     measured: `pieces` that are measured, `seconds` of each, and `guidance`.
@@ -47,6 +50,7 @@ class MusicLMJob:
   story: dict[str, float]
   measured: dict[str, float]
   command: str
+  packaged: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -74,7 +78,7 @@ def make_job(
     audio: must be None.
     steps: training steps of each model; None for those of the configs.
     tiny: whether to use only seconds of music and few steps.
-    from_scratch: whether the codec begins from nothing.
+    from_scratch: whether all of it begins from nothing.
 
   Raises:
     UserError: `steps` is less than 1, or there is a folder of music.
@@ -88,10 +92,15 @@ def make_job(
   codec = quickstart_job.make_job(
     workdir, steps=steps, tiny=tiny, from_scratch=from_scratch
   )
+  taken = {} if tiny or from_scratch else PACKAGED
   configs = {}
   for name in quickstart_musiclm.MODELS:
+    if name in taken:
+      continue
     arg = f"{name}_tiny" if tiny else name
     config = quickstart_musiclm.get_config(arg).to_dict()
+    if from_scratch:
+      config["init_from"] = ""  # whose codes are those of the packaged codec
     if steps is not None:
       config["steps"] = steps
       warmup = min(config["optimizer"]["warmup"], steps - 1)
@@ -102,6 +111,7 @@ def make_job(
     codec=codec,
     configs=configs,
     codebooks=TINY_CODEBOOKS if tiny else CODEBOOKS,
+    packaged=taken,
     story={"seconds": 0.2 if tiny else 10.0, "guidance": GUIDANCE},
     measured={
       "pieces": 2 if tiny else 32,

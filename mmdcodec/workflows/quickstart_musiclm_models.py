@@ -7,9 +7,10 @@ one bundle. Each function takes the job and describes its result.
 import copy
 import functools
 import math
+import shutil
 from typing import Any
 
-from mmdcodec import bundle
+from mmdcodec import bundle, packaged
 from mmdcodec.data import record_source
 from mmdcodec.train import loop
 from mmdcodec.workflows import assemble as assemble_lib
@@ -51,6 +52,16 @@ def train_tokenizer(job: MusicLMJob, *, name: str) -> str:
   return f"{config['steps']} steps{told}"
 
 
+def take(job: MusicLMJob, *, name: str) -> str:
+  """Copies a packaged tokenizer."""
+  model = job.packaged[name]
+  folder = job.folder / name
+  folder.mkdir(parents=True, exist_ok=True)
+  for path in (packaged.FOLDER / model).iterdir():
+    shutil.copyfile(path, folder / path.name)
+  return f"the packaged {model!r}"
+
+
 def cluster(job: MusicLMJob, *, name: str) -> str:
   """Fits a tokenizer's codebooks to the training music."""
   fit = cluster_lib.cluster(
@@ -79,7 +90,8 @@ def tokenize(job: MusicLMJob) -> str:
 
 def train_stage(job: MusicLMJob, *, name: str) -> str:
   """Trains a stage on the tokens, resuming an interrupted run."""
-  return stage_training.train(fitted(job, name), job.folder / f"{name}_lm")
+  config = packaged.resolve_start(fitted(job, name))
+  return stage_training.train(config, job.folder / f"{name}_lm")
 
 
 def fitted(job: MusicLMJob, name: str) -> dict[str, Any]:

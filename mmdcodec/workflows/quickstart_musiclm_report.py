@@ -29,6 +29,7 @@ def write(job: MusicLMJob) -> str:
   curves = [
     each
     for name in TOKENIZERS
+    if name not in job.packaged
     for each in players.curves_section(folder / f"{name}_run", _TITLES[name])
   ]
   for name in STAGES:
@@ -43,8 +44,9 @@ def write(job: MusicLMJob) -> str:
           "A prompt becomes tokens of a joint embedding of music and text, from"
           " which the semantic stage makes semantic tokens, the coarse stage"
           " the first half of the codec's codebooks, and the fine stage the"
-          " others. All of them were trained on the same built-in music, the"
-          f" codec included, in {formatting.duration(sum(seconds.values()))}.",
+          " others. All of them were trained on built-in music, in"
+          f" {formatting.duration(sum(seconds.values()))}"
+          + (", from what ships with the package." if job.packaged else "."),
         ],
         code=job.command,
       ),
