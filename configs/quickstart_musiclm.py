@@ -5,8 +5,8 @@
 Over the quickstart's codec (50 frames per second, 6 x 1024), of whose codebooks
 the coarse stage makes the first half. The argument is the model:
 
-    joint        MuLan of 1 M parameters, windows of 10 s, where the packaged
-                 one is not taken
+    joint        MuLan of 1 M parameters, windows of 10 s; with
+                 --from-scratch only, otherwise the packaged one is taken
     semantic     w2v-BERT of 1 M, 25 frames a second
     melody       `melody_embedding:small`, fewer steps
     semantic_lm  stage of 1.2 M, crops of 10 s

@@ -7,6 +7,9 @@ A bundle is a folder with a few files, none of them executable:
     discriminators.safetensors    for continuing the training of a codec
     tokenizer.json       the text tokenizer of a music model
 
+A codec whose decoder alone was trained further has "codes", the hash that stands
+for its codes; see `mmdcodec.tokenizers.loaded_codec`.
+
 A model may contain other models: a music model ("lm") contains its codec, with
 the config under "codec" and the arrays under "codec/". A language model that
 was trained without a codec is a "stage" of a hierarchy, such as MusicLM's. The
@@ -217,8 +220,8 @@ def _read_workdir(workdir: pathlib.Path, step: int | None = None) -> Contents:
       }
   variables = dict(state["collections"])
   params = state["params"] if state["ema"] is None else state["ema"]
-  variables["params"] = low_rank.join(
-    params, variables.pop(low_rank.FROZEN, {}), info.low_rank_scale
+  variables = low_rank.whole(
+    {"params": params, **variables}, info.low_rank_scale
   )
   for part in parts:
     if not (workdir / part).is_dir():

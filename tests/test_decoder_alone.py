@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from random_codec import write_random_codec
 from training_runs import SPECTRAL
 
 from mmdcodec import bundle
 from mmdcodec.errors import UserError
+from mmdcodec.store import workdir as run_files
+from mmdcodec.tokenizers import loaded_codec
 from mmdcodec.train import config_files, loop, settings
 from mmdcodec.train.task import make_task
 
@@ -34,7 +37,12 @@ def test_the_codes_stay(tmp_path, dataset):
   config = config_of(dataset, f"--config.init_from={first}")
   config.freeze, config.data.valid = "encoder", str(dataset)
   config.losses.independence.weight = 1.0
-  loop.train(config, second, log=lambda _: None)
+  evaluated = []
+  loop.train(
+    config, second, log=lambda _: None,
+    on_evaluation=lambda step, variables: evaluated.append(variables),
+  )  # fmt: skip
+  assert flat(evaluated[0]).keys() == flat(bundle.read(first).variables).keys()
   bundle.export(second, tmp_path / "bundle", dtype="bfloat16")
 
   before, after = bundle.load_codec(first), bundle.load_codec(second)
@@ -46,6 +54,13 @@ def test_the_codes_stay(tmp_path, dataset):
   codes = before.encode(x.astype(np.float32))
   np.testing.assert_array_equal(after.encode(x.astype(np.float32)), codes)
   assert not np.array_equal(after.decode(codes), before.decode(codes))
+  # The decoder hears in training what it is to decode: latents that are
+  # normalised as in encoding, not by the batch.
+  out, _ = after.model.apply(
+    after.variables, x.astype(np.float32), train=True, mutable=[],
+    rngs={"quantize": jax.random.key(0)},
+  )  # fmt: skip
+  np.testing.assert_array_equal(out.codes, codes)
   # Token sets and models over the codes go on with it ...
   assert after.hash == before.hash
   # ... but not with one whose encoder was rounded.
@@ -55,6 +70,54 @@ def test_the_codes_stay(tmp_path, dataset):
   config.freeze = ""
   with pytest.raises(UserError, match="freeze"):
     loop.train(config, second, log=lambda _: None)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+  """A codec's bundle, as (config, variables)."""
+  write_random_codec(tmp_path / "codec", 0)
+  return bundle.read_codec(tmp_path / "codec")
+
+
+def changed(variables, part):
+  """The variables with other numbers in a part of the parameters."""
+  params = dict(variables["params"])
+  params[part] = jax.tree.map(lambda x: x + 1, params[part])
+  return {**variables, "params": params}
+
+
+def test_the_hash_is_that_of_the_codes(tiny, tmp_path):
+  """Catches a hash that is claimed for other codes, or lost on the way."""
+  config, variables = tiny
+  before = loaded_codec.fingerprint(config, variables)
+  further = {**config["model"], "threshold": 7.0, "dtype": "bfloat16"}
+  codes = loaded_codec.codes_of(config, variables, further)
+  new = {**config, "model": further, "codes": codes}
+  hash_of = lambda config, part: loaded_codec.fingerprint(
+    config, changed(variables, part)
+  )
+  assert hash_of(new, "decoder") == before != hash_of(config, "decoder")
+  assert hash_of(new, "encoder") != before
+  # A codec that begins from this one keeps it too; so does one in a bundle.
+  again = loaded_codec.codes_of(new, changed(variables, "decoder"), further)
+  assert again == codes
+  bundle.save(tmp_path / "new", new, changed(variables, "decoder"))
+  assert bundle.load_codec(tmp_path / "new").hash == before
+  for broken in ("x", {}, {**codes, "hash": "../x"}, {**codes, "hash": None}):
+    assert hash_of({**new, "codes": broken}, "decoder") != before
+
+
+def test_another_model_is_refused(dataset, tmp_path, tiny):
+  """Catches settings with the same weights and other codes."""
+  fields = tiny[0]["model"]
+  config = settings.plain(config_of(dataset))
+  config |= {"freeze": "encoder", "init_from": str(tmp_path / "codec")}
+  config["model"] = {**fields, "threshold": 7.0}
+  make_task(config).record_parts(tmp_path)
+  assert run_files.read_codes(tmp_path)
+  config["model"]["causal"] = not fields["causal"]
+  with pytest.raises(UserError, match="causal of the model differ"):
+    make_task(config).record_parts(tmp_path)
 
 
 def test_what_cannot_stay(dataset):

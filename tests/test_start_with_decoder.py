@@ -54,7 +54,9 @@ def same_decoder(music):
   return {key: model[key] for key in keys}
 
 
-@pytest.mark.parametrize("freeze", ["", "^transformer/"])
+@pytest.mark.parametrize(
+  "freeze", ["", "^transformer/", "blocks/attention/", "joint_embedding"]
+)
 def test_a_stage_begins_with_a_music_model(music, freeze):
   """Catches parameters that are lost, or taken for those of conditions."""
   words = ("--config=musiclm_coarse:tiny", f"--config.freeze={freeze}")
@@ -71,6 +73,27 @@ def test_a_stage_begins_with_a_music_model(music, freeze):
   averaged = flat(state.ema)
   for path in taken & averaged.keys():
     np.testing.assert_array_equal(averaged[path], music[1][path])
+
+
+@pytest.mark.parametrize(
+  "more", [["--config.freeze=text_encoder"], ["--config.lora.rank=2"]]
+)
+def test_a_model_with_the_same_conditions_is_taken_whole(music, more):
+  """Catches an encoder of texts that is lost, and stays random."""
+  task = task_of("--config=lm_small:tiny", *more)
+  state, _ = begun(task, music[0])
+  found = flat(task.whole({"params": state.params, **state.collections})["params"])
+  assert found.keys() == music[1].keys()
+  for path, x in found.items():
+    np.testing.assert_array_equal(x, music[1][path], err_msg=path)
+
+
+def test_additions_to_the_decoder_of_a_model_with_other_conditions(music):
+  words = ("--config=musiclm_coarse:tiny", "--config.lora.rank=2")
+  task = task_of(*words, **same_decoder(music))
+  state, _ = begun(task, music[0])
+  found = flat(task.whole({"params": state.params, **state.collections})["params"])
+  np.testing.assert_array_equal(found["embedding"], music[1]["embedding"])
 
 
 def test_another_decoder_is_refused(music):

@@ -45,6 +45,20 @@ def init(
   return {"a": a, "b": jnp.zeros((w.shape[0], rank, outputs), jnp.float32)}
 
 
+def whole(
+  variables: Mapping[str, Any], scale: float | None
+) -> dict[str, Any]:
+  """The variables of a whole model from those of a run.
+
+  Args:
+    variables: `params`, maybe FROZEN, and other collections.
+    scale: see `join`.
+  """
+  others = dict(variables)
+  params, frozen = others.pop("params"), others.pop(FROZEN, {})
+  return {"params": join(params, frozen, scale), **others}
+
+
 def join(
   params: Mapping[str, Any], frozen: Mapping[str, Any], scale: float | None
 ) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 
 Each is a folder here with a bundle (`config.json`, `model.safetensors`) and a
 model card, README.md: what it was trained on, how, how well it does, and what
-it is not for. `packaged_models.py` and `packaged_music.py` in
-`mmdcodec/workflows` train them.
+it is not for. `packaged_models.py`, `packaged_music.py` and `packaged_joint.py`
+in `mmdcodec/workflows` train them.
 
 A music model here does not contain its codec, which would ship twice: the
 config has the name, `"codec": {"packaged": "small"}`.

@@ -203,7 +203,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       z: [batch, frames, dim].
       mask: [batch, frames] bool, False in padding; None means all valid.
       train: also run k-means in the first call, drop levels, update the
-        statistics and replace dead codes.
+        statistics and replace dead codes. Where the collection "codebook" is
+        not mutable, levels are dropped and the codebooks stay as they are.
       axis_name: mapped axes that divide the batch; codebooks, commitment and
         metrics are those of all devices. See `mmdcodec.parallel.mapped`.
 
@@ -225,7 +226,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     valid = mask.reshape(-1)
     levels = jnp.full((batch,), self.codebooks, jnp.int32)
 
-    if train and not self.is_initializing():
+    train = train and not self.is_initializing()
+    if train:
       mapped.check_global(
         "the update of the codebooks", axis_name, takes_name=True
       )
@@ -235,12 +237,12 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
         batches = batch * mapped.size(axis_name)
         levels = sample_levels(drop, batches, self.codebooks, self.dropout)
         levels = mapped.own(levels, axis_name)
-      active = self._active(levels, mask)
+    active = self._active(levels, mask)
+    if train and self.is_mutable_collection("codebook"):
       codes, vectors, counts, replaced = self._train(
         key, rows, valid, active, axis_name
       )
     else:
-      active = self._active(levels, mask)
       codes, vectors = encode(rows, self.embed())
       counts = vector.histogram(codes, active, self.size)
       counts = mapped.total(counts, axis_name)

@@ -4,6 +4,7 @@
     run.json       information for loading the model; see `RunInfo`
     target.json    the tokenizer whose codes a language model learns
     streams.json   the tokenizers whose codes are its conditions
+    codes.json     the codec whose codes a run with a frozen encoder keeps to
     checkpoints/   see `store/checkpoints.py`
     metrics.jsonl  see `store/metrics.py`
     goodput.json   see `store/goodput.py`
@@ -153,6 +154,14 @@ def read_target(workdir: pathlib.Path) -> dict[str, Any] | None:
   """
   file = workdir / TARGET_FILE
   return read_file(file, _ADVICE) if file.is_file() else None
+
+
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+  """Whether a run has saved anything that it can go on from."""
+  folder = workdir / "checkpoints"
+  return folder.is_dir() and any(
+    path.name.isdigit() for path in folder.iterdir()
+  )
 
 
 def write_codes(workdir: pathlib.Path, codes: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,16 +37,33 @@ def fingerprint(config: dict, variables: dict) -> str:
   equal hashes mean equal codes. `config["codes"]` has it; see `codes_of`.
   """
   kept = config.get("codes")
-  if kept and kept["encoder"] == _digest(config, _encoder(variables)):
+  if (
+    isinstance(kept, dict)
+    and re.fullmatch("[0-9a-f]{16}", str(kept.get("hash")))
+    and kept.get("encoder") == _digest(config, _encoder(variables))
+  ):
     return kept["hash"]
   return _digest(config, flatten(jax.device_get(variables)))
 
 
-def codes_of(config: dict, variables: dict) -> dict[str, str]:
-  """Describes the codes of a codec: "hash", and "encoder", what makes them."""
+def codes_of(
+  config: dict, variables: dict, further: dict[str, Any]
+) -> dict[str, str]:
+  """Describes the codes of a codec for one that goes on from it.
+
+  Args:
+    config: config of the codec.
+    variables: its variables.
+    further: "model" of the codec that goes on from it, which may differ in what
+      only training uses.
+
+  Returns:
+    "hash", that of the codec, and "encoder", by which `fingerprint` knows that
+    the other one still makes the same codes.
+  """
   return {
     "hash": fingerprint(config, variables),
-    "encoder": _digest(config, _encoder(variables)),
+    "encoder": _digest({"model": further}, _encoder(variables)),
   }
 
 
@@ -91,7 +109,8 @@ class LoadedCodec(AudioCodec):
     config: content of the bundle's config.json.
     model: the Linen module.
     variables: its parameters and codebooks.
-    hash: 16 hex digits that identify settings and weights.
+    hash: 16 hex digits that identify settings and weights, but for a decoder
+      that was trained further alone: equal hashes mean equal codes.
   """
 
   def __init__(self, config: dict, variables: dict, assets: Any = None):

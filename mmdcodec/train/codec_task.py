@@ -19,7 +19,6 @@ from mmdcodec import bundle
 from mmdcodec.data import record_order
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models import low_rank
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
 from mmdcodec.store import workdir as run_files
@@ -166,17 +165,36 @@ class CodecTask(Task):
     return {**variables, "params": trained, **frozen}
 
   def record_parts(self, workdir: pathlib.Path) -> None:
-    """Notes whose codes a run with a frozen encoder keeps to."""
-    if self._decoder_alone and run_files.read_codes(workdir) is None:
-      start = bundle.read_codec(self.config["init_from"])
-      run_files.write_codes(workdir, loaded_codec.codes_of(*start))
+    """Notes whose codes a run with a frozen encoder keeps to.
 
-  def _model_variables(
-    self, params: Any, collections: Mapping[str, Any]
-  ) -> dict[str, Any]:
-    """Returns the variables of the codec from those of the run."""
-    others = {k: v for k, v in collections.items() if k != low_rank.FROZEN}
-    return {"params": self._trainable.join(params, collections), **others}
+    Raises:
+      UserError: the model is another one than that of `init_from`.
+    """
+    if not self._decoder_alone or run_files.has_checkpoint(workdir):
+      return
+    config, variables = bundle.read_codec(self.config["init_from"])
+    self._check_same_codec(config["model"])
+    codes = loaded_codec.codes_of(config, variables, self.config["model"])
+    run_files.write_codes(workdir, codes)
+
+  def _check_same_codec(self, fields: Mapping[str, Any]) -> None:
+    """Checks that the codec to go on from has these settings.
+
+    Raises:
+      UserError: one that codes depend on is another.
+    """
+    start = codec_model.from_config(fields)
+    other = [
+      key
+      for key in self.config["model"]
+      if key not in self.free_model_keys
+      and getattr(start, key, None) != getattr(self.codec, key, None)
+    ]
+    if other:
+      raise UserError(
+        f"freeze is 'encoder', but {', '.join(other)} of the model differ from"
+        " those of init_from: the codes would be others."
+      )
 
   def measure_data(
     self,
@@ -249,18 +267,20 @@ class CodecTask(Task):
     independence.
     """
     x, lengths = batch["audio"], batch["lengths"]
+    # With a frozen encoder nothing changes: its norm takes the statistics that
+    # codes are made with, not those of the batch.
+    mutable = [name for name in collections if not self._decoder_alone]
     applied: Any = self.codec.apply(
-      self._model_variables(params, collections),
+      self.whole({"params": params, **collections}),
       x,
       lengths,
       train=True,
       quantize=phase != CONTINUOUS,
       rngs={"quantize": key},
-      mutable=[name for name in collections if name != low_rank.FROZEN],
+      mutable=mutable,
     )
     out, changed = applied
-    if self._decoder_alone:
-      changed = collections
+    changed = {**collections, **changed}
     y = jax.lax.stop_gradient(out.audio)
     mask = length_mask(lengths, x.shape[1])
     found, pulls = gradients.each(
@@ -332,9 +352,7 @@ class CodecTask(Task):
     self, variables: dict[str, Any], batches: list[Batch]
   ) -> dict[str, Any]:
     """Averages measures over held-out clips; see `CodecEvaluation`."""
-    collections = dict(variables)
-    params = collections.pop("params")
-    return self._evaluation(self._model_variables(params, collections), batches)
+    return self._evaluation(self.whole(variables), batches)
 
   def inspect(
     self, state: TrainState, batches: tuple[Batch, ...]

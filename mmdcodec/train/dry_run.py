@@ -101,6 +101,7 @@ def _check_data(
       run_files.CONFIG_FILE,
       run_files.TARGET_FILE,
       run_files.STREAMS_FILE,
+      run_files.CODES_FILE,
     ):
       if (workdir / name).is_file():
         (folder / name).write_bytes((workdir / name).read_bytes())

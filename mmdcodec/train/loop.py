@@ -231,7 +231,7 @@ def train(
         report.say_evaluation(evaluated)
         if on_evaluation is not None:
           with report.paused("evaluation"):
-            on_evaluation(step, state.released())
+            on_evaluation(step, task.whole(state.released()))
 
       # ------------------------------------------------------------------- save
       # After the evaluation, which decides whether this is the best checkpoint.

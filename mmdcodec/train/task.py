@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import jax
 
 from mmdcodec.errors import UserError
+from mmdcodec.models import low_rank
 from mmdcodec.parallel import rules
 from mmdcodec.store import paths
 from mmdcodec.train.state import TrainState
@@ -316,6 +317,10 @@ class Task(abc.ABC):
       key: random key for new parameters.
     """
     return variables
+
+  def whole(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Undoes `to_trained`: the variables of the model from those of the run."""
+    return low_rank.whole(variables, self.low_rank_scale)
 
   def start_with_part(
     self, path: str, state: TrainState, layout: TrainState

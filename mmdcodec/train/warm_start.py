@@ -15,6 +15,7 @@ from mmdcodec.models import bert, low_rank
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
+from mmdcodec.models.weights import FITTED
 from mmdcodec.parallel import rules
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Task
@@ -51,10 +52,13 @@ def start_from(
   """
   begun = task.start_with_part(path, state, layout)
   if begun is not None:
+    say(f"begins with a part of {path}; the other parameters are new")
     return begun, False
   begun_from = bundle.read(path, discriminators=True)
   discriminators = begun_from.discriminators
-  whole = {k: v for k, v in begun_from.variables.items() if k not in task.parts}
+  # Codebooks that were fitted after a training are not trained further.
+  left = {*FITTED} - {*state.collections} | {*task.parts}
+  whole = {k: v for k, v in begun_from.variables.items() if k not in left}
   key = jax.random.key(task.config["seed"])
   variables = dict(task.to_trained(whole, key))
 
@@ -191,11 +195,11 @@ def start_with_decoder(
     The state with these parameters; None if the conditions are the same, or if
     the rest does not fit.
   """
-  found = bundle.read(path).variables.get("params", {})
-  ours = {**state.params, **state.collections.get(low_rank.FROZEN, {})}
-  theirs, ours = (
-    flax.traverse_util.flatten_dict(params, sep="/") for params in (found, ours)
-  )
+  flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
+  theirs = flat(bundle.read(path).variables.get("params", {}))
+  ours = flat(state.params) | flat(state.collections.get(low_rank.FROZEN, {}))
+  # Low-rank additions are new in any case.
+  ours = {k: x for k, x in ours.items() if not k.startswith(low_rank.LORA)}
   if _same_shapes(theirs, ours):
     return None
   new, known = (

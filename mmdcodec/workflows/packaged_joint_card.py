@@ -12,15 +12,14 @@ _HEAD = """# {name}
 A joint embedding of music and text (MuLan, arXiv 2208.12415) with
 {levels} codebooks of {codes} codes, for demos and tests, and as a start for
 trainings of your own: windows of {seconds:g} s of audio at {rate} Hz and texts
-become vectors of {dim} numbers that are near each other where the text describes
-the music. {million:.1f} M parameters, stored in bfloat16.
+become vectors of {dim} numbers that are near each other where the text
+describes the music. {million:.1f} M parameters, stored in bfloat16.
 
     mmdcodec.load("{name}")
     mmdcodec evaluate joint --model {name} --audio held_out/
 
 It was trained on {songs} built-in songs, which are synthetic, with their
-captions and tags, and knows only their instruments, rhythms and words. It is
-not for real music.
+captions and tags, and knows only those. It is not for real music.
 """
 
 

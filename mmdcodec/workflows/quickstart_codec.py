@@ -182,7 +182,7 @@ def untrained(job: Job) -> LoadedCodec:
   """
   task: Any = make_task(with_data(job))
   key = jax.random.key(job.config["seed"])
-  variables = jax.jit(task.init)(key)
+  variables = task.whole(jax.jit(task.init)(key))
   batches = task.batches(seed=job.config["seed"])
   try:
     first = next(batches)

@@ -100,7 +100,8 @@ def make_job(
     arg = f"{name}_tiny" if tiny else name
     config = quickstart_musiclm.get_config(arg).to_dict()
     if from_scratch:
-      config["init_from"] = ""  # whose codes are those of the packaged codec
+      # The packaged music model knows codes of the packaged codec.
+      config["init_from"] = ""
     if steps is not None:
       config["steps"] = steps
       warmup = min(config["optimizer"]["warmup"], steps - 1)

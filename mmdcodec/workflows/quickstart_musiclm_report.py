@@ -14,6 +14,10 @@ from mmdcodec.store import metrics as metrics_lib
 from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
 from mmdcodec.workflows.quickstart_musiclm_job import MusicLMJob
 
+_PACKAGED = (
+  " The joint embedding, the codec that was trained further, and the language"
+  " model that the coarse stage begins with ship with the package."
+)
 _TITLES = {
   "semantic": "Training of the semantic tokenizer",
   "joint": "Training of the joint embedding",
@@ -44,9 +48,9 @@ def write(job: MusicLMJob) -> str:
           "A prompt becomes tokens of a joint embedding of music and text, from"
           " which the semantic stage makes semantic tokens, the coarse stage"
           " the first half of the codec's codebooks, and the fine stage the"
-          " others. All of them were trained on built-in music, in"
-          f" {formatting.duration(sum(seconds.values()))}"
-          + (", from what ships with the package." if job.packaged else "."),
+          " others. All of it took"
+          f" {formatting.duration(sum(seconds.values()))} on built-in music."
+          + (_PACKAGED if job.packaged else ""),
         ],
         code=job.command,
       ),
