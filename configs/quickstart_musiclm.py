@@ -10,11 +10,12 @@ the coarse stage makes the first half. The argument is the model:
     semantic     w2v-BERT of 1 M, 25 frames a second
     melody       `melody_embedding:small`, fewer steps
     semantic_lm  stage of 1.2 M, crops of 10 s
-    coarse_lm    of 3.3 M, 5 s; begins with what `small_music` knows of the codes
+    coarse_lm    of 3.2 M, 5 s; begins with what `small_music` knows
     fine_lm      of 2.3 M, 2 s
 
-Stages have delayed codes. With `_tiny` added, models are those of tests. Codebooks, their sizes and frame
-rates are those of the tokenizers; see `workflows/quickstart_musiclm_models.py`.
+Stages have delayed codes. With `_tiny` added, models are those of tests.
+Codebooks, their sizes and frame rates are those of the tokenizers; see
+`workflows/quickstart_musiclm_models.py`.
 """
 
 from ml_collections import ConfigDict

@@ -149,7 +149,7 @@ def test_the_packaged_joint_embedding_knows_words():
   read = joint.embed_text([song.caption for song in songs], bridge="mapper")
   near = np.asarray(read) @ np.asarray(heard).T
   ranks = (near > np.diag(near)[:, None]).sum(1)
-  # By chance 7.5; such a mean of 16 ranks is below 4.5 in 1 of 300 cases.
+  # By chance 7.5; such a mean of 16 ranks is below 4.5 in 1 of 200 cases.
   assert ranks.mean() < 4.5
 
 

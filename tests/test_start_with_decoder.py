@@ -30,6 +30,11 @@ def begun(task, path):
   return warm_start.start_from(task, fresh, str(path), layout, print)[0], fresh
 
 
+def whole(task, state):
+  """All parameters of a run's model, by path."""
+  return flat(task.whole(state.released())["params"])
+
+
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
   """(path, parameters) of a music model with prompts."""
@@ -62,8 +67,7 @@ def test_a_stage_begins_with_a_music_model(music, freeze):
   words = ("--config=musiclm_coarse:tiny", f"--config.freeze={freeze}")
   task = task_of(*words, **same_decoder(music))
   state, fresh = begun(task, music[0])
-  found = flat(task.trainable.join(state.params, state.collections))
-  before = flat(task.trainable.join(fresh.params, fresh.collections))
+  found, before = whole(task, state), whole(task, fresh)
   taken = {path for path in found if path in music[1]}
   assert {"embedding", "head", "transformer/norm/scale"} <= taken
   for path, x in found.items():
@@ -82,17 +86,18 @@ def test_a_model_with_the_same_conditions_is_taken_whole(music, more):
   """Catches an encoder of texts that is lost, and stays random."""
   task = task_of("--config=lm_small:tiny", *more)
   state, _ = begun(task, music[0])
-  found = flat(task.whole({"params": state.params, **state.collections})["params"])
+  found = whole(task, state)
   assert found.keys() == music[1].keys()
   for path, x in found.items():
     np.testing.assert_array_equal(x, music[1][path], err_msg=path)
 
 
 def test_additions_to_the_decoder_of_a_model_with_other_conditions(music):
+  """Catches low-rank additions that are taken for another decoder."""
   words = ("--config=musiclm_coarse:tiny", "--config.lora.rank=2")
   task = task_of(*words, **same_decoder(music))
   state, _ = begun(task, music[0])
-  found = flat(task.whole({"params": state.params, **state.collections})["params"])
+  found = whole(task, state)
   np.testing.assert_array_equal(found["embedding"], music[1]["embedding"])
 
 

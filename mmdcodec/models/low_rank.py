@@ -53,6 +53,9 @@ def whole(
   Args:
     variables: `params`, maybe FROZEN, and other collections.
     scale: see `join`.
+
+  Returns:
+    All parameters as `params`, and the other collections as they are.
   """
   others = dict(variables)
   params, frozen = others.pop("params"), others.pop(FROZEN, {})

@@ -1,6 +1,7 @@
-"""The command line of the jobs that train packaged models."""
+"""The settings and the command line of the jobs that train packaged models."""
 
 import argparse
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -9,6 +10,23 @@ from mmdcodec import packaged
 from mmdcodec.store import jobs
 
 _log = functools.partial(print, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What the stages of a job depend on.
+
+  Attributes:
+    workdir: folder of the job.
+    minutes: time for the training.
+    start: the packaged model to go on from; "" for none.
+    tiny: whether to use little music and few steps, for tests.
+  """
+
+  workdir: pathlib.Path
+  minutes: float
+  start: str = ""
+  tiny: bool = False
 
 
 def make_parser(

@@ -16,7 +16,6 @@ on from the packaged weights (`--from-scratch`: from nothing).
 With --install, WORKDIR/small_joint takes the place of the packaged model.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -48,21 +47,8 @@ TINY_CODEBOOKS = {"levels": 2, "codes": 4, "rows": 1000}
 _log = functools.partial(print, flush=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What the stages depend on.
-
-  Attributes:
-    workdir: folder of the job.
-    minutes: time for the training.
-    start: the packaged model to go on from; "" for none.
-    tiny: whether to use little music and few steps, for tests.
-  """
-
-  workdir: pathlib.Path
-  minutes: float
-  start: str = ""
-  tiny: bool = False
+class Job(packaged_command.Job):
+  """What the stages depend on, and what follows from it."""
 
   def config(self) -> dict[str, Any]:
     """Makes the config of the training."""

@@ -21,7 +21,6 @@ The model's codec is the packaged one and is not stored a second time, see
 packaged model.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -59,21 +58,8 @@ TINY_JUDGED: dict[str, Any] = {"songs": 10, "pieces": 2, "seconds": 2.0}
 _log = functools.partial(print, flush=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What the stages depend on.
-
-  Attributes:
-    workdir: folder of the job.
-    minutes: time for the training.
-    start: the packaged model to go on from; "" for none.
-    tiny: whether to use little music and few steps, for tests.
-  """
-
-  workdir: pathlib.Path
-  minutes: float
-  start: str = ""
-  tiny: bool = False
+class Job(packaged_command.Job):
+  """What the stages depend on, and what follows from it."""
 
   def config(self) -> dict[str, Any]:
     """Makes the config of the training."""

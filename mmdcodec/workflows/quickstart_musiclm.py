@@ -12,9 +12,10 @@ both go on from each other in one folder. Everything else goes below it:
     WORKDIR/musiclm/measures                      pieces of prompts, measured
     WORKDIR/musiclm/report.html                   the page
 
-The joint embedding is the packaged one; with --from-scratch it is trained here as
-well, in joint_run. `quickstart_musiclm_models` trains, `quickstart_musiclm_pieces` makes music, and
-`quickstart_musiclm_report` writes the page.
+The joint embedding is the packaged one; with --from-scratch it is trained here
+as well, in joint_run. `quickstart_musiclm_models` trains,
+`quickstart_musiclm_pieces` makes music, and `quickstart_musiclm_report` writes
+the page.
 """
 
 import functools
@@ -51,14 +52,13 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       jobs.Stage(name, run, settings, paths, needs=list(needs), **options)
     )
 
-  made = []
+  tokenizers = []  # the stages that leave a tokenizer
   for name in TOKENIZERS:
     if name in job.packaged:
       take = functools.partial(models.take, name=name)
       stage(name, take, {"model": job.packaged[name]}, [name], [])
-      made.append(name)
+      tokenizers.append(name)
       continue
-    made.append(f"cluster {name}")
     stage(
       f"train {name}",
       functools.partial(models.train_tokenizer, name=name),
@@ -68,18 +68,19 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       resumes=True,
     )
     stage(
-      made[-1],
+      f"cluster {name}",
       functools.partial(models.cluster, name=name),
       job.codebooks[name],
       [name],
       ["prepare", f"train {name}"],
     )
+    tokenizers.append(f"cluster {name}")
   stage(
     "tokenize for stages",
     models.tokenize,
     {},
     ["tokens"],
-    ["prepare", "export", *made],
+    ["prepare", "export", *tokenizers],
   )
   for name in STAGES:
     stage(
@@ -91,7 +92,7 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       resumes=True,
     )
   trained = [f"train {name} stage" for name in STAGES]
-  parts = ["export", *made, *trained]
+  parts = ["export", *tokenizers, *trained]
   stage("assemble", models.assemble, {}, ["bundle"], parts)
   stage("story", pieces.generate, job.story, ["generated"], ["assemble"])
   stage("measure", pieces.measure, job.measured, ["measures"], ["assemble"])
