@@ -6,6 +6,7 @@ another one; a stream that is not the piece; music that does not stop.
 
 import asyncio
 import io
+import sys
 import threading
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 import soundfile
 from random_models import write_random_models
 
-from mmdcodec.cli.main import main
 from mmdcodec.demo import elements, models, piece, reconstruction, uploads
 from mmdcodec.demo.making import Making, Request, read_seeds
 from mmdcodec.demo.sessions import Sessions
@@ -373,12 +373,16 @@ def test_words_of_users_are_no_html(capsys):
   assert "ValueError: secret" in capsys.readouterr().err
 
 
-def test_the_command(opened, fails, tmp_path, monkeypatch):
+def test_the_command_without_a_model(fails, tmp_path):
+  pytest.importorskip("gradio")
+  assert "holds no model" in fails("demo", "--model", tmp_path)
+
+
+def test_the_command_without_gradio(fails, tmp_path, monkeypatch):
+  """Catches a traceback, and a page that only then refuses a number."""
   words = ["demo", "--model", tmp_path]
-  assert "holds no model" in fails(*words)
-  assert "above 0" in fails(*words, "--max-seconds", "nan")
-  monkeypatch.setitem(__import__("sys").modules, "gradio", None)
-  for name in [n for n in __import__("sys").modules if "mmdcodec.demo" in n]:
-    monkeypatch.delitem(__import__("sys").modules, name)
+  monkeypatch.setitem(sys.modules, "gradio", None)
+  for name in [name for name in sys.modules if "mmdcodec.demo" in name]:
+    monkeypatch.delitem(sys.modules, name)
   assert "pip install 'mmdcodec[demo]'" in fails(*words)
-  assert main is not None
+  assert "above 0" in fails(*words, "--max-seconds", "nan")
