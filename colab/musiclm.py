@@ -49,18 +49,9 @@ if importlib.util.find_spec("mmdcodec") is None:
   )
 
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
-MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
 CODEC = os.environ.get("MMDCODEC_CODEC", "small")
 MUSIC = os.environ.get("MMDCODEC_MUSIC", "small_music")
-MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
-
-
-def train_first(model, *options):
-  """Trains a model of `mmdcodec quickstart` if it is not there yet."""
-  if model.startswith(MADE) and not os.path.exists(model):
-    command = [sys.executable, "-m", "mmdcodec", "quickstart", *options]
-    subprocess.check_call(command)
-
+MUSICLM = os.environ.get("MMDCODEC_MUSICLM", "small_musiclm")
 
 # %%
 import jax
@@ -72,7 +63,6 @@ import mmdcodec
 from mmdcodec.audio import synth
 from mmdcodec.evaluate import audio_plots, oracle
 
-train_first(MUSICLM, "--system", "musiclm")  # a quarter of an hour on a CPU
 music = mmdcodec.load(MUSICLM)
 SECONDS = 0.8 if TINY else 10.0
 print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
@@ -144,17 +134,18 @@ play(rough)
 
 # %% [markdown]
 # ## Fine codes
+#
+# The other codebooks, if the model has a stage for them. The packaged one has
+# none; that of `mmdcodec quickstart --system musiclm` does.
 
 # %%
-fine = None
+heard = {"coarse codes": rough}
 if "fine" in music.parts.stages:
   fine = music.make_fine(joint, coarse, seed=0)
   show("fine", fine[0])
-full = music.decode(coarse, fine)[0]
-play(full)
-pictures = audio_plots.spectrograms(
-  {"coarse codes": rough, "with fine codes": full}, rate=music.rate
-)
+  heard["with fine codes"] = music.decode(coarse, fine)[0]
+  play(heard["with fine codes"])
+pictures = audio_plots.spectrograms(heard, rate=music.rate)
 for png in pictures.values():
   display(Image(data=png))
 
@@ -195,7 +186,8 @@ for title, audio in same.items():
 # %%
 figure, axes = plt.subplots(2, 3, figsize=(10, 4), sharex=True)
 for axis, (title, audio) in zip(axes.flat, same.items()):
-  axis.specgram(audio[:, 0] + 1e-6, NFFT=256, noverlap=128, Fs=music.rate)
+  signal = audio[:, 0] + 1e-6  # the logarithm of silence is not finite
+  axis.specgram(signal, NFFT=512, noverlap=256, Fs=music.rate, vmin=-120)
   axis.set_title(title, fontsize=9)
 plt.show()
 

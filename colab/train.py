@@ -40,18 +40,9 @@ if importlib.util.find_spec("mmdcodec") is None:
   )
 
 TINY = os.environ.get("MMDCODEC_SIZE") == "tiny"
-MADE = "mmdcodec-quickstart"  # by `mmdcodec quickstart`
 CODEC = os.environ.get("MMDCODEC_CODEC", "small")
 MUSIC = os.environ.get("MMDCODEC_MUSIC", "small_music")
-MUSICLM = os.environ.get("MMDCODEC_MUSICLM", f"{MADE}/musiclm/bundle")
-
-
-def train_first(model, *options):
-  """Trains a model of `mmdcodec quickstart` if it is not there yet."""
-  if model.startswith(MADE) and not os.path.exists(model):
-    command = [sys.executable, "-m", "mmdcodec", "quickstart", *options]
-    subprocess.check_call(command)
-
+MUSICLM = os.environ.get("MMDCODEC_MUSICLM", "small_musiclm")
 
 # %%
 import pathlib

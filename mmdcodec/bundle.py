@@ -3,19 +3,21 @@
 A bundle is a folder with a few files, none of them executable:
 
     config.json          {"kind": "codec", "model": {...}, ...}
-    model.safetensors    arrays by path, "params/encoder/conv_in/kernel"
+    model.safetensors    arrays by path, "params/encoder/conv_in/kernel"; in 8
+                         bits with ".../kernel.int8_scale" beside it, see
+                         `mmdcodec.store.scaled`
     discriminators.safetensors    for continuing the training of a codec
     tokenizer.json       the text tokenizer of a music model
 
-A codec whose decoder alone was trained further has "codes", the hash that stands
-for its codes; see `mmdcodec.tokenizers.loaded_codec`.
+A codec whose decoder alone was trained further has "codes", the hash that
+stands for its codes; see `mmdcodec.tokenizers.loaded_codec`.
 
 A model may contain other models: a music model ("lm") contains its codec, with
 the config under "codec" and the arrays under "codec/". A language model that
 was trained without a codec is a "stage" of a hierarchy, such as MusicLM's. The
 hierarchy itself ("musiclm") has the configs of all its parts under "parts". A
-music model that ships with the package names its codec instead, see
-`mmdcodec.packaged`.
+model that ships with the package names those that ship by themselves instead,
+see `mmdcodec.packaged`.
 
 `load` opens a bundle, or the best checkpoint of a training workdir. Loading
 uses only these files and builds no training task.
@@ -34,13 +36,15 @@ import mmdcodec
 from mmdcodec import folders, packaged
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank, weights
-from mmdcodec.store import atomic, inputs, paths, tensors, uploads
+from mmdcodec.store import atomic, inputs, paths, scaled, tensors, uploads
 from mmdcodec.store import workdir as run_files
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 from mmdcodec.tokenizers.loaded_codec import fingerprint, flatten
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 DISCRIMINATORS_FILE = "discriminators.safetensors"
+# Parts that may be packaged models, and of what kind these must be.
+PACKAGED_KINDS = {"codec": "codec", "joint": "mulan"}
 # What to do about damaged files.
 _AGAIN = "copy the folder, export or convert again"
 # Files of other libraries, which are copied unchanged.
@@ -138,9 +142,11 @@ def export(
     folder: output folder.
     step: step of the checkpoint; by default the best one, or the last if none
       was evaluated.
-    dtype: type in which the parameters are stored, such as "bfloat16", which
-      halves the file; None: as they were trained. Statistics keep their type:
-      they are few, and sums of many rows need the digits.
+    dtype: type in which the parameters are stored: "bfloat16" halves the file,
+      "int8" with a scale for each row halves it again, but for the encoder of
+      a codec, which it leaves at 16 bits; None: as they were trained.
+      Statistics keep their type: they are few, and sums of many rows need the
+      digits.
     force: whether to replace a bundle in the folder.
 
   Returns:
@@ -167,11 +173,14 @@ def stored_as(dtype: str | None, variables: dict[str, Any]) -> dict[str, Any]:
   """Converts the float parameters of a model and of its parts.
 
   Args:
-    dtype: type of the result, such as "bfloat16"; None leaves all as it is.
+    dtype: type of the result, such as "bfloat16"; "int8" has scales, see
+      `scaled`, and is only for files; None leaves all as it is.
     variables: collections by name, or those of the parts by theirs.
   """
   if dtype is None:
     return variables
+  if dtype == "int8":
+    return scaled.pack_parameters(jax.device_get(variables))
 
   def convert(path: tuple[Any, ...], leaf: np.ndarray) -> np.ndarray:
     # Parts have parameters of their own: "codec" / "params" / ...
@@ -295,12 +304,15 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
       if found := convert.read_release(path):
         return Contents(*found, None)
       raise UserError(f"{path} has no {CONFIG_FILE}; {_AGAIN}.")
-    variables, critics = _read_arrays(path / WEIGHTS_FILE), None
-    config = _with_packaged_codec(path, config, variables)
+    found = Contents(
+      config, _read_arrays(path / WEIGHTS_FILE), read_assets(path), None
+    )
+    found = _with_packaged(path, found)
     # Optional: they may be larger than the codec, which works without them.
     if discriminators and (path / DISCRIMINATORS_FILE).is_file():
       critics = _read_arrays(path / DISCRIMINATORS_FILE)
-    return Contents(config, variables, read_assets(path), critics)
+      found = found._replace(discriminators=critics)
+    return found
   if config is not None and "kind" in config:
     raise UserError(f"{path} has no {WEIGHTS_FILE}; {_AGAIN}.")
   if config is not None:
@@ -312,41 +324,55 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
   )
 
 
-def _with_packaged_codec(
-  path: pathlib.Path, config: dict[str, Any], variables: dict[str, Any]
-) -> dict[str, Any]:
-  """Puts in the codec that a music model names; see `mmdcodec.packaged`.
+def _with_packaged(path: pathlib.Path, found: Contents) -> Contents:
+  """Puts in the packaged models that a model names; see `mmdcodec.packaged`.
 
   Args:
     path: of the bundle, for errors.
-    config: of the bundle; may be anything that JSON has.
-    variables: of the bundle, which get those of the codec.
-
-  Returns:
-    The config with that of the codec.
+    found: its contents; the config may be anything that JSON has.
 
   Raises:
-    UserError: there is no such codec, or the model learned from another one.
+    UserError: there is no such model, it is of another kind, or a music model
+      learned from another codec.
   """
-  codec = config.get("codec")
-  name = codec.get("packaged") if isinstance(codec, dict) else None
-  if name is None:
-    return config
-  folder = packaged.find(str(name))
-  if folder is None:
-    raise UserError(
-      f"{path} needs the packaged codec {name!r}, which this version of"
-      f" mmdcodec does not have; it has {', '.join(packaged.names())}."
-    )
-  found = _read(folder, False)
-  hashed, target = fingerprint(*found[:2]), config.get("target")
+  whole = found.config.get("kind") == "musiclm"
+  parts: Any = found.config.get("parts") if whole else found.config
+  keys = (*PACKAGED_KINDS,) if whole else ("codec",)
+  named = {
+    key: str(parts[key]["packaged"])
+    for key in (keys if isinstance(parts, dict) else ())
+    if isinstance(parts.get(key), dict) and "packaged" in parts[key]
+  }
+  if not named:
+    return found
+  configs, variables, assets = {**parts}, {**found.variables}, found.assets
+  for key, name in named.items():
+    folder = packaged.find(name)
+    if folder is None:
+      raise UserError(
+        f"{path} needs the packaged {key} {name!r}, which this version of"
+        f" mmdcodec does not have; it has {', '.join(packaged.names())}."
+      )
+    part = _read(folder, False)
+    if part.config.get("kind") != PACKAGED_KINDS[key]:
+      raise UserError(
+        f"{path} names the packaged {name!r} as its {key}, which is a model of"
+        f" kind {part.config.get('kind')!r}; {_AGAIN}."
+      )
+    configs[key], variables[key] = part.config, part.variables
+    assets = {**assets, **part.assets}
+  if whole:
+    # Whether its parts fit is checked where they are opened.
+    config = {**found.config, "parts": configs}
+    return Contents(config, variables, assets, None)
+  hashed = fingerprint(configs["codec"], variables["codec"])
+  target = found.config.get("target")
   if isinstance(target, dict) and target.get("hash", hashed) != hashed:
     raise UserError(
       f"{path} was trained on the codes of another codec than this version's"
-      f" {name!r} ({hashed}); install the version that it came with."
+      f" {named['codec']!r} ({hashed}); install the version that it came with."
     )
-  variables["codec"] = found.variables
-  return {**config, "codec": found.config}
+  return Contents(configs, variables, assets, None)
 
 
 def load(path: str | pathlib.Path) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_stages import fake_musiclm
-from mmdcodec.configs import musiclm_coarse, musiclm_semantic
+from mmdcodec.configs import musiclm_coarse, musiclm_semantic, small_musiclm
 
 from mmdcodec.data import record_source
 from mmdcodec.errors import UserError
@@ -18,7 +18,7 @@ from mmdcodec.models.condition import make_conditions
 from mmdcodec.models.conditioning import Conditioner
 from mmdcodec.train import token_data
 from mmdcodec.train.lm_task import LMTask
-from mmdcodec.workflows import quickstart_musiclm_job, quickstart_musiclm_models
+from mmdcodec.workflows import stage_training
 
 # Analysed ten times a second, for music of 50 frames a second.
 FIELDS = lm_presets.CHROMA | dict(
@@ -145,9 +145,9 @@ def test_the_quickstart_gives_melodies_the_rate_of_the_codes(
     return dict(frame_rate=rate, codebook_sizes=sizes, codebooks=len(sizes))
 
   monkeypatch.setattr(record_source, "describe", describe)
-  job = quickstart_musiclm_job.make_job(tmp_path)
   for name, rate in (("semantic", 25.0), ("coarse", 75.0)):
-    config = quickstart_musiclm_models.fitted(job, name)
+    config = small_musiclm.get_config(f"{name}_lm").to_dict()
+    config = stage_training.fit(config, name, tmp_path)
     fields = config["model"]["conditions"]["chroma"]
     assert fields["frames"] == config["model"]["frames"]
     assert fields["frame_rate"] == config["data"]["frame_rate"] == rate

@@ -164,6 +164,16 @@ def test_export_in_half_precision(tmp_path, workdir):
     jax.tree.map(np.float32, half["params"]), whole["params"], rtol=2**-8
   )
   assert mmdcodec.load(target).encode(np.zeros(160)).shape == (1, 20, 2)
+  argv = ["export", workdir, target, "--dtype", "int8", "--force"]
+  assert main(argv) == 0
+  least = bundle.read(target).variables
+  # Codes depend on the encoder, which keeps 16 bits.
+  chex.assert_trees_all_equal(
+    least["params"]["encoder"], half["params"]["encoder"]
+  )
+  chex.assert_trees_all_equal(least["codebook"], whole["codebook"])
+  kinds = {x.dtype for x in jax.tree.leaves(least["params"]["decoder"])}
+  assert jnp.dtype("float32") in kinds
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ unnoticed, a bundle that is another model after loading, and mistakes on the
 command line that end in a traceback.
 """
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 from fake_stages import FakeTokenizer, fake_musiclm
 
 import mmdcodec
-from mmdcodec import bundle
+from mmdcodec import bundle, packaged
 from mmdcodec.cli import common
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
@@ -22,6 +23,8 @@ from mmdcodec.generation.musiclm import LoadedMusicLM
 from mmdcodec.generation.musiclm_parts import check_parts, open_parts
 from mmdcodec.models import weights
 from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.tokenizers.loaded_codec import fingerprint
+from mmdcodec.workflows import assemble
 
 # One window of the semantic stage and three of the coarse one.
 SECONDS = 1.6
@@ -62,6 +65,57 @@ def contents(path):
 def music(path, contents):
   """The model, loaded."""
   return bundle.opened(path, contents)
+
+
+def test_parts_may_be_packaged_models(contents, tmp_path, monkeypatch):
+  """Catches parts that are missing, of another kind, or another's."""
+  shelf = tmp_path / "shelf"
+  monkeypatch.setattr(packaged, "FOLDER", shelf)
+  names = {"codec": "sound", "joint": "words"}
+  parts, variables = dict(contents.config["parts"]), dict(contents.variables)
+  for key, name in names.items():
+    bundle.save(shelf / name, parts[key], variables.pop(key))
+    parts[key] = {"packaged": name}
+
+  def read(**other):
+    config = {"kind": "musiclm", "parts": parts | other}
+    bundle.save(tmp_path / "named", config, variables, force=True)
+    return bundle.read(tmp_path / "named")
+
+  found = read()
+  chex.assert_trees_all_equal(found.variables, contents.variables)
+  strip = lambda config: {k: v for k, v in config.items() if k != "mmdcodec"}
+  for key, part in contents.config["parts"].items():
+    assert strip(found.config["parts"][key]) == strip(part)
+  with pytest.raises(UserError, match="packaged joint 'wrds', which this"):
+    read(joint={"packaged": "wrds"})
+  with pytest.raises(UserError, match="'words' as its codec.* kind 'mulan'"):
+    read(codec={"packaged": "words"})
+  bundle.save(shelf / "whole", contents.config, contents.variables)
+  with pytest.raises(UserError, match="'whole' as its codec"):
+    read(codec={"packaged": "whole"})
+
+
+def test_a_tokenizer_in_8_bits_keeps_its_hash(contents, tmp_path):
+  """Catches codes that change when a model is taken apart or stored again."""
+  config = {key: dict(part) for key, part in contents.config["parts"].items()}
+  packed = bundle.stored_as("int8", contents.variables)
+  bundle.save(
+    tmp_path / "whole", {"kind": "musiclm", "parts": config}, packed
+  )
+  keys = ("codec", "semantic", "melody")
+  folders = {key: tmp_path / key for key in keys}
+  assemble.take_apart(tmp_path / "whole", folders)
+  parts = bundle.read(tmp_path / "whole")
+  for key, folder in folders.items():
+    hashed = fingerprint(config[key], parts.variables[key])
+    taken = bundle.read(folder)
+    assert fingerprint(config[key], taken.variables) == hashed
+    again = bundle.stored_as("int8", taken.variables)
+    bundle.save(folder, config[key], again, force=True)
+    assert fingerprint(config[key], bundle.read(folder).variables) == hashed
+  with pytest.raises(UserError, match="has no depth; it has codec"):
+    assemble.take_apart(tmp_path / "whole", {"depth": tmp_path / "x"})
 
 
 def test_assembled_and_loaded(path, contents, music, monkeypatch, capsys):

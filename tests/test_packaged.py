@@ -14,11 +14,13 @@ import sys
 import types
 import zlib
 
+import flax
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import soundfile
-from mmdcodec.configs import small, small_joint, small_music
+from mmdcodec.configs import small, small_joint, small_music, small_musiclm
 from random_codec import write_random_codec
 from random_music import random_music
 
@@ -28,10 +30,13 @@ from mmdcodec.audio import song_plan, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import reconstruction, visqol
+from mmdcodec.models import token_lm
+from mmdcodec.store import scaled, tensors
 from mmdcodec.workflows import (
   packaged_joint,
   packaged_models,
   packaged_music,
+  packaged_musiclm,
   packaged_steps,
   packaged_text,
   quickstart,
@@ -153,6 +158,22 @@ def test_the_packaged_joint_embedding_knows_words():
   assert ranks.mean() < 4.5
 
 
+def test_the_coarse_stage_fits_the_music_model_that_it_begins_from():
+  """Catches a decoder that cannot begin from the packaged model."""
+  config = small_musiclm.get_config("coarse_lm").to_dict()
+  codec = bundle.read(packaged.FOLDER / "small").config["model"]
+  config["model"]["codebooks"] = codec["codebooks"] // 2
+  config["model"]["codebook_size"] = codec["codebook_size"]
+  expected = token_lm.shapes(token_lm.from_config(config["model"]))["params"]
+  found = bundle.read(packaged.FOLDER / config["init_from"]).variables["params"]
+  of_codes = lambda tree: {
+    path: x.shape
+    for path, x in flax.traverse_util.flatten_dict(tree, sep="/").items()
+    if not path.startswith("conditioner") and "/cross_" not in path
+  }
+  assert of_codes(found) == of_codes(expected)
+
+
 def test_info_knows_the_names(little_music, capsys, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   for name in ("little", "little_music"):
@@ -256,6 +277,16 @@ def real(tmp_path):
   return folder
 
 
+def stored_types(folder, where):
+  """Types of the matrices in a bundle's file whose names contain a text."""
+  arrays = safetensors.numpy.load_file(folder / bundle.WEIGHTS_FILE)
+  return {
+    str(array.dtype)
+    for name, array in arrays.items()
+    if where in name and array.ndim > 1 and not name.endswith(scaled.SCALE)
+  }
+
+
 @pytest.mark.slow
 def test_the_job_that_trains_packaged_models(
   real, tmp_path, shelf, compile_fast
@@ -266,8 +297,9 @@ def test_the_job_that_trains_packaged_models(
   packaged_models.main(argv)
   assert packaged.names() == ["little", "small"]
   params = bundle.read("small").variables["params"]
-  kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
+  kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(params["encoder"])}
   assert kinds == {"bfloat16"}
+  assert stored_types(shelf / "small", "decoder") == {"int8"}
   card = (shelf / "small" / "README.md").read_text()
   assert "piece 0, somebody (CC-BY-4.0)" in card and "piece 3" not in card
   measures = json.loads((tmp_path / "job" / "measures.json").read_text())
@@ -314,14 +346,54 @@ def test_the_job_that_trains_the_packaged_joint_embedding(
   assert packaged.names() == ["little", "small_joint"]
   joint = mmdcodec.load("small_joint")
   assert joint.codebooks == 2 and joint.bridge == "mapper"
-  kinds = {str(x.dtype) for x in jax.tree.leaves(
-    bundle.read("small_joint").variables["params"])}  # fmt: skip
-  assert kinds == {"bfloat16"}
+  assert stored_types(shelf / "small_joint", "params/") == {"int8"}
   settings = joint.config["training"]["config"]
   assert str(tmp_path) not in json.dumps(settings)
   card = (shelf / "small_joint" / "README.md").read_text()
   for words in ("16 built-in songs", "text to music", "8 clips", "first 1"):
     assert words in card
+
+
+@pytest.mark.slow
+def test_the_job_that_trains_the_packaged_musiclm(
+  tmp_path, monkeypatch, compile_fast
+):
+  """From songs to a model that names its parts; then further from that."""
+  shelf = tmp_path / "shelf"
+  monkeypatch.setattr(packaged, "FOLDER", shelf)
+  write_random_codec(shelf / "small", 0)
+  packaged_joint.main([str(tmp_path / "joint"), "--tiny", "--install"])
+  argv = [str(tmp_path / "job"), "--tiny", "--install"]
+  packaged_musiclm.main(argv)
+  assert packaged.names() == ["small", "small_joint", "small_musiclm"]
+  music = mmdcodec.load("small_musiclm")
+  for part, name in (("codec", "small"), ("joint", "small_joint")):
+    assert getattr(music.parts, part).hash == mmdcodec.load(name).hash
+  assert [*music.parts.stages] == ["semantic", "coarse"]
+  config = json.loads((shelf / "small_musiclm/config.json").read_text())
+  assert str(tmp_path) not in json.dumps(config)
+  stored = tensors.read(shelf / "small_musiclm/model.safetensors", "")
+  assert {name.split("/")[0] for name in stored} == {
+    "semantic", "melody", "semantic_lm", "coarse_lm",
+  }  # fmt: skip
+  card = (shelf / "small_musiclm" / "README.md").read_text()
+  for words in ("8 built-in songs", "prompts: cosine", "coarse stage: step"):
+    assert words in card
+  before = music.parts.semantic.hash
+  # A later job goes on from it; a tiny one must be told so.
+  monkeypatch.setattr(
+    packaged_musiclm.packaged_command, "start", lambda args, name: name
+  )
+  packaged_musiclm.main([str(tmp_path / "more"), "--tiny", "--install"])
+  music = mmdcodec.load("small_musiclm")
+  assert music.parts.semantic.hash == before
+  settings = music.config["parts"]["coarse_lm"]["training"]["config"]
+  assert settings["init_from"] == "small_musiclm"
+  card = (shelf / "small_musiclm" / "README.md").read_text()
+  assert "melody embedding: that of `small_musiclm`" in card
+  shutil.rmtree(shelf / "small_joint")
+  with pytest.raises(UserError, match="packaged joint 'small_joint'"):
+    mmdcodec.load(shelf / "small_musiclm")
 
 
 def test_listeners_scores_are_taken_if_there_are_any(monkeypatch):

@@ -8,7 +8,6 @@ their tokenizers, a page without its players, and configs that cannot train.
 import json
 import re
 
-import flax
 import pytest
 import soundfile
 from mmdcodec.configs import common, quickstart_musiclm
@@ -19,10 +18,9 @@ from mmdcodec import bundle, packaged
 from mmdcodec.cli.main import main
 from mmdcodec.data import record_source
 from mmdcodec.evaluate import built_in, musiclm
-from mmdcodec.models import token_lm
 from mmdcodec.train import config_checks
 from mmdcodec.train.task import make_task
-from mmdcodec.workflows import quickstart_job
+from mmdcodec.workflows import quickstart_job, stage_training
 from mmdcodec.workflows import quickstart_musiclm as workflow
 from mmdcodec.workflows import quickstart_musiclm_models as models
 from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
@@ -112,7 +110,7 @@ def test_the_whole_job(tmp_path, capsys, monkeypatch, compile_fast):
 @pytest.mark.parametrize("name", quickstart_musiclm.MODELS)
 def test_each_model_can_be_built(name):
   """Catches sizes that do not go together, before minutes of training."""
-  for arg in (name, f"{name}_tiny"):
+  for arg in (name, f"{name}_tiny", f"{name}_further"):
     config = quickstart_musiclm.get_config(arg).to_dict()
     config_checks.check(config)
     make_task(config)
@@ -131,7 +129,7 @@ def test_stages_follow_their_tokenizers(tmp_path, monkeypatch):
   monkeypatch.setattr(record_source, "describe", lambda path: about[path.name])
   job = make_job(tmp_path)
   found = {
-    name: models.fitted(job, name)
+    name: stage_training.fit(job.configs[f"{name}_lm"], name, tmp_path)
     for name in quickstart_musiclm.STAGES
   }
   coarse, fine = found["coarse"]["model"], found["fine"]["model"]
@@ -193,7 +191,8 @@ def test_prompts_are_not_too_long(tmp_path, tiny):
   if tiny:
     model = job.configs["joint"]["model"]
   else:
-    model = bundle.read(packaged.FOLDER / job.packaged["joint"]).config["model"]
+    shipped = bundle.read(packaged.FOLDER / job.packaged).config["parts"]
+    model = shipped["joint"]["model"]
   longest = model["text"]["longest"]
   asked = pieces.story_prompts()
   for seed in (musiclm.PROMPTS, musiclm.PROMPTS + 2):
@@ -207,14 +206,15 @@ def test_what_ships_is_taken(tmp_path):
   """Catches a packaged part that is trained, or that trained ones miss."""
   job = make_job(tmp_path)
   names = [stage.name for stage in workflow.make_stages(job)]
-  assert "joint" in names and "joint" not in job.configs
-  assert not {"train joint", "cluster joint"} & {*names}
-  models.take(job, name="joint")
-  taken = mmdcodec.load(tmp_path / "musiclm" / "joint")
-  assert taken.hash == mmdcodec.load("small_joint").hash
+  assert "parts" in names and not {*job.configs} & {*workflow.TOKENIZERS}
+  assert not any(name.startswith("cluster") for name in names)
+  models.take(job)
+  shipped = mmdcodec.load("small_musiclm").parts
+  for name in workflow.TOKENIZERS:
+    taken = mmdcodec.load(tmp_path / "musiclm" / "parts" / name)
+    assert taken.hash == getattr(shipped, name).hash
   # Prompts become as many codes as the stages are told of.
-  assert taken.encode_clip(["a slow tune"]).shape == (1, taken.codebooks)
-  assert job.configs["coarse_lm"]["init_from"] == "small_music"
+  assert shipped.joint.encode_clip(["a slow tune"]).shape == (1, 12)
   # From nothing, all of it is trained.
   fresh = make_job(tmp_path, from_scratch=True)
   names = [stage.name for stage in workflow.make_stages(fresh)]
@@ -222,20 +222,41 @@ def test_what_ships_is_taken(tmp_path):
   assert not any(each["init_from"] for each in fresh.configs.values())
 
 
-def test_the_coarse_stage_fits_the_music_model_that_it_begins_from():
-  """Catches a decoder that cannot begin from the packaged model."""
-  config = quickstart_musiclm.get_config("coarse_lm").to_dict()
-  codec = bundle.read(packaged.FOLDER / "small").config["model"]
-  config["model"]["codebooks"] = codec["codebooks"] // 2
-  config["model"]["codebook_size"] = codec["codebook_size"]
-  expected = token_lm.shapes(token_lm.from_config(config["model"]))["params"]
-  found = bundle.read(packaged.FOLDER / config["init_from"]).variables["params"]
-  of_codes = lambda tree: {
-    path: x.shape
-    for path, x in flax.traverse_util.flatten_dict(tree, sep="/").items()
-    if not path.startswith("conditioner") and "/cross_" not in path
+def test_packaged_stages_are_trained_further(tmp_path, monkeypatch):
+  """Catches a stage that cannot begin from what ships, or does not.
+
+  Tokens of the quickstart are those of the packaged tokenizers.
+  """
+  job = make_job(tmp_path)
+  assert job.begun == ("semantic", "coarse")
+  models.take(job)
+  parts = mmdcodec.load("small_musiclm").parts
+  kinds = dict(codec=parts.codec, semantic=parts.semantic)
+  kinds |= dict(mulan=parts.joint, melody_embedding=parts.melody)
+  about = {
+    kind: dict(
+      codebooks=each.codebooks,
+      codebook_sizes=[*each.codebook_sizes],
+      frame_rate=each.frame_rate,
+    )
+    for kind, each in kinds.items()
   }
-  assert of_codes(found) == of_codes(expected)
+  monkeypatch.setattr(record_source, "describe", lambda path: about[path.name])
+  seen = {}
+
+  def train(config, workdir):
+    seen[workdir.name] = config
+
+  monkeypatch.setattr(stage_training, "train", train)
+  for name in quickstart_musiclm.STAGES:
+    models.train_stage(job, name=name)
+  assert seen["fine_lm"]["init_from"] == ""
+  for name in job.begun:
+    config = seen[f"{name}_lm"]
+    found = bundle.read(config["init_from"])
+    assert found.config["model"] == json.loads(json.dumps(config["model"]))
+    usual = quickstart_musiclm.get_config(f"{name}_lm").optimizer
+    assert config["optimizer"]["learning_rate"] < usual.learning_rate
 
 
 def test_mistakes(tmp_path, fails):

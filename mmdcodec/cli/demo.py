@@ -20,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model",
     nargs="+",
     metavar="MODEL",
-    default=["small", "small_music"],
+    default=["small", "small_music", "small_musiclm"],
     help="codecs and music models: bundles, workdirs or public weights"
-    " (default: the packaged ones, small and small_music)",
+    " (default: the packaged ones, small, small_music and small_musiclm)",
   )
   parser.add_argument(
     "--host",

@@ -31,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--dtype",
-    choices=("float32", "bfloat16", "float16"),
+    choices=("float32", "bfloat16", "float16", "int8"),
     help="type in which the parameters are stored (default: as they were"
-    " trained); bfloat16 halves the file, and a few codes change",
+    " trained); bfloat16 halves the file, int8 halves it again, and a few codes"
+    " change (a codec's encoder has at least 16 bits)",
   )
   parser.add_argument(
     "--force", action="store_true", help="replace what an export made there"

@@ -5,11 +5,12 @@
 
 Each is a folder here with a bundle (`config.json`, `model.safetensors`) and a
 model card, README.md: what it was trained on, how, how well it does, and what
-it is not for. `packaged_models.py`, `packaged_music.py` and `packaged_joint.py`
-in `mmdcodec/workflows` train them.
+it is not for. `packaged_models.py`, `packaged_music.py`, `packaged_joint.py`
+and `packaged_musiclm.py` in `mmdcodec/workflows` train them.
 
-A music model here does not contain its codec, which would ship twice: the
-config has the name, `"codec": {"packaged": "small"}`.
+A model here does not contain others that ship by themselves: its config has
+their names, `"codec": {"packaged": "small"}`. Parameters are stored in 8 bits,
+see `mmdcodec.store.scaled`.
 """
 
 import copy

@@ -16,6 +16,7 @@ replicas      restores a large checkpoint on one replica for all
 orbax_stores  prepares Orbax for the object stores to which it writes
 digests       digests of the files in a folder
 tensors       reads and writes safetensors files
+scaled        floats as integers of 8 bits with a scale for each row
 metrics       logs the metrics of a run: metrics.jsonl, TensorBoard, and
               weights_and_biases
 starts        when, how and on what a run was started

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.store import cached, inputs, paths
+from mmdcodec.store import cached, inputs, paths, scaled
 
 # Types that stand for numbers by themselves. Smaller floats need scales.
 _TYPES = {"BOOL", "BF16"} | {
@@ -37,7 +37,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
-  """Reads a file.
+  """Reads a file; integers with scales become floats, see `scaled`.
 
   Args:
     path: the file.
@@ -65,8 +65,12 @@ def read(path: str | os.PathLike, advice: str) -> dict[str, np.ndarray]:
         f"{path}: {name} is of type {types[name]}; expected floats of 16 bits"
         " or more: get another version of the weights, or convert them."
       )
-    return safetensors.numpy.load_file(file)
+    arrays = safetensors.numpy.load_file(file)
   except safetensors.SafetensorError as error:
+    raise UserError(f"{path} is damaged ({error!s:.200}); {advice}.") from None
+  try:
+    return scaled.unpack(arrays)
+  except ValueError as error:
     raise UserError(f"{path} is damaged ({error!s:.200}); {advice}.") from None
 
 

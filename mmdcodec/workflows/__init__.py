@@ -9,8 +9,9 @@ quickstart   trains a codec and a music model and writes a report; its parts are
 finetune     trains a music model on a folder of audio; finetune_job has the
              settings, and finetune_musiclm the stages for a MusicLM
 stage_training
-             tokenizes music for the stages of a MusicLM, and trains a stage
-assemble     makes one bundle of the parts of a MusicLM
+             tokenizes music for the stages of a MusicLM, fits configs to the
+             tokens, and trains a stage
+assemble     makes one bundle of the parts of a MusicLM, and takes it apart
 packaged_models
              trains the codec that ships with the package; packaged_measures
              measures it, packaged_card describes it
@@ -20,8 +21,11 @@ packaged_music
 packaged_joint
              trains the joint embedding that ships with the package;
              packaged_joint_card describes it
+packaged_musiclm
+             trains the MusicLM that ships with the package;
+             packaged_musiclm_card describes it
 packaged_command, packaged_steps
-             the command line of these three jobs, and how many steps fit into
-             given minutes
+             the command line of these jobs, and how many steps fit into given
+             minutes
 cluster      fits the codebooks of a semantic, joint or melody model
 """

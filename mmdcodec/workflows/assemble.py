@@ -1,7 +1,10 @@
-"""Makes one bundle of the parts of a MusicLM: what `mmdcodec assemble` does."""
+"""Makes one bundle of the parts of a MusicLM: what `mmdcodec assemble` does.
+
+`take_apart` is its inverse.
+"""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdcodec import bundle
@@ -81,6 +84,32 @@ def assemble(
   config = {"kind": "musiclm", "parts": configs}
   bundle.save(folder, config, variables, assets=assets, force=force)
   return parts
+
+
+def take_apart(model: Path, folders: Mapping[str, Path]) -> None:
+  """Writes bundles of the parts of a MusicLM.
+
+  Args:
+    model: path or name of the MusicLM.
+    folders: folder of each part that is wanted, by its key; a bundle there is
+      replaced.
+
+  Raises:
+    UserError: there is no such model, or it has no such part.
+  """
+  found = bundle.read(model)
+  parts = found.config["parts"]
+  for key, folder in folders.items():
+    if key not in parts:
+      raise UserError(f"{model} has no {key}; it has {', '.join(parts)}.")
+    bundle.save(
+      folder,
+      parts[key],
+      found.variables[key],
+      # Only a joint embedding has files of other libraries.
+      assets=found.assets if key == "joint" else None,
+      force=True,
+    )
 
 
 def _check_kind(path: Path, key: str, config: dict[str, Any]) -> None:

@@ -188,16 +188,8 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
 
 def write_parts(job: MusicLMJob) -> str:
   """Writes a bundle of each part of the model."""
-  found = bundle.read(job.model)
-  for key, config in found.config["parts"].items():
-    bundle.save(
-      _part(job, key),
-      config,
-      found.variables[key],
-      # Only a joint embedding has files of other libraries.
-      assets=found.assets if key == "joint" else None,
-      force=True,
-    )
+  keys = [*job.tokenizers, *(f"{name}_lm" for name in job.configs)]
+  assemble_lib.take_apart(job.model, {key: _part(job, key) for key in keys})
   return (
     f"{len(job.configs)} stages and {len(job.tokenizers)} tokenizers of"
     f" {job.model}"

@@ -13,7 +13,8 @@ _HEAD = """# {name}
 
 A codec of {rate} Hz mono with {codebooks} codebooks of {size} codes at 50 Hz
 ({kbps:.1f} kbps; fewer codebooks for less), for demos and tests, and as a start
-for trainings of your own. {million:.1f} M parameters, stored in bfloat16.
+for trainings of your own. {million:.1f} M parameters, stored in bfloat16, those
+of the decoder in 8 bits.
 
     mmdcodec.load("{name}")
     mmdcodec encode song.mp3 song.mmdc --model {name}

@@ -9,7 +9,7 @@ on from the packaged weights (`--from-scratch`: from nothing).
     WORKDIR/music/{train,valid,test}   songs
     WORKDIR/data/{train,valid}         data sets
     WORKDIR/training                   training
-    WORKDIR/network                    the network, with parameters of 16 bits
+    WORKDIR/network                    the network, with parameters of 8 bits
     WORKDIR/small_joint                the model: that with codebooks and a card
     WORKDIR/measures.json              what the card says
 
@@ -18,7 +18,6 @@ With --install, WORKDIR/small_joint takes the place of the packaged model.
 
 import functools
 import json
-import pathlib
 from typing import Any
 
 from mmdcodec import bundle, packaged, progress
@@ -91,10 +90,10 @@ def train(job: Job) -> str:
 
 
 def export(job: Job) -> str:
-  """Exports the network with parameters of 16 bits, and fits codebooks."""
+  """Exports the network with parameters of 8 bits, and fits codebooks."""
   network, folder = job.workdir / "network", job.workdir / NAME
   step = bundle.export(
-    job.workdir / "training", network, dtype="bfloat16", force=True
+    job.workdir / "training", network, dtype="int8", force=True
   )
   books = TINY_CODEBOOKS if job.tiny else CODEBOOKS
   fit = cluster.cluster(
@@ -106,7 +105,7 @@ def export(job: Job) -> str:
   settings["data"] |= {split: [split] for split in ("train", "valid")}
   settings["init_from"] = job.start
   # As in the network: clustering reads and writes 32 bits.
-  variables = bundle.stored_as("bfloat16", found.variables)
+  variables = bundle.stored_as("int8", found.variables)
   bundle.save(folder, found.config, variables, force=True)
   return f"step {step}; {sum(fit.used)} codes used"
 

@@ -13,7 +13,7 @@ A joint embedding of music and text (MuLan, arXiv 2208.12415) with
 {levels} codebooks of {codes} codes, for demos and tests, and as a start for
 trainings of your own: windows of {seconds:g} s of audio at {rate} Hz and texts
 become vectors of {dim} numbers that are near each other where the text
-describes the music. {million:.1f} M parameters, stored in bfloat16.
+describes the music. {million:.1f} M parameters, stored in 8 bits.
 
     mmdcodec.load("{name}")
     mmdcodec evaluate joint --model {name} --audio held_out/

@@ -134,18 +134,17 @@ def train(job: Job) -> str:
 
 
 def export(job: Job) -> str:
-  """Exports the model with parameters of 16 bits, and without its codec."""
+  """Exports the model with parameters of 8 bits, and without its codec."""
   folder = job.workdir / NAME
-  step = bundle.export(
-    job.workdir / "training", folder, dtype="bfloat16", force=True
-  )
+  step = bundle.export(job.workdir / "training", folder, force=True)
   found = bundle.read(folder)
   settings = found.config["training"]["config"]
   settings["codec"], settings["init_from"] = CODEC, job.start
   settings["data"] |= {split: [split] for split in SONGS}
   found.config["codec"] = {"packaged": CODEC}
   del found.variables["codec"]
-  bundle.save(folder, found.config, found.variables, force=True)
+  variables = bundle.stored_as("int8", found.variables)
+  bundle.save(folder, found.config, variables, force=True)
   return f"step {step}"
 
 

@@ -14,7 +14,7 @@ _HEAD = """# {name}
 A language model over the first {codebooks} codebooks of the packaged codec
 `small`, for demos and tests, and as a start for trainings of your own: prompts
 to {seconds:g} s of mono music at 24000 Hz, longer pieces window by window.
-{million:.1f} M parameters, stored in bfloat16.
+{million:.1f} M parameters, stored in 8 bits.
 
     mmdcodec.load("{name}")
     mmdcodec generate "a fast tune with drums" tune.wav --model {name}

@@ -3,8 +3,7 @@
 Music, data and codec are those of the plain command (`quickstart.py`), so that
 both go on from each other in one folder. Everything else goes below it:
 
-    WORKDIR/musiclm/{semantic,melody}_run         training of the tokenizers
-    WORKDIR/musiclm/{semantic,joint,melody}       these with codebooks
+    WORKDIR/musiclm/parts                         what the packaged MusicLM has
     WORKDIR/musiclm/tokens/{train,valid}          token data sets of all four
     WORKDIR/musiclm/{semantic,coarse,fine}_lm     training of the stages
     WORKDIR/musiclm/bundle                        all parts in one
@@ -12,10 +11,11 @@ both go on from each other in one folder. Everything else goes below it:
     WORKDIR/musiclm/measures                      pieces of prompts, measured
     WORKDIR/musiclm/report.html                   the page
 
-The joint embedding is the packaged one; with --from-scratch it is trained here
-as well, in joint_run. `quickstart_musiclm_models` trains,
-`quickstart_musiclm_pieces` makes music, and `quickstart_musiclm_report` writes
-the page.
+Tokenizers are those of the packaged MusicLM, whose stages are trained further.
+With --from-scratch all begin from nothing: {semantic,joint,melody}_run are
+trainings of tokenizers, which {semantic,joint,melody} then are.
+`quickstart_musiclm_models` trains, `quickstart_musiclm_pieces` makes music, and
+`quickstart_musiclm_report` writes the page.
 """
 
 import functools
@@ -53,12 +53,11 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
     )
 
   tokenizers = []  # the stages that leave a tokenizer
-  for name in TOKENIZERS:
-    if name in job.packaged:
-      take = functools.partial(models.take, name=name)
-      stage(name, take, {"model": job.packaged[name]}, [name], [])
-      tokenizers.append(name)
-      continue
+  if job.packaged:
+    taken = {"model": job.packaged, "stages": job.begun}
+    stage("parts", models.take, taken, [models.PARTS], [])
+    tokenizers.append("parts")
+  for name in () if job.packaged else TOKENIZERS:
     stage(
       f"train {name}",
       functools.partial(models.train_tokenizer, name=name),
@@ -88,7 +87,7 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
       functools.partial(models.train_stage, name=name),
       job.configs[f"{name}_lm"],
       [f"{name}_lm"],
-      ["tokenize for stages"],
+      ["tokenize for stages", *(["parts"] if job.packaged else [])],
       resumes=True,
     )
   trained = [f"train {name} stage" for name in STAGES]

@@ -5,8 +5,10 @@ import os
 import pathlib
 from typing import Any
 
+from mmdcodec import bundle, packaged
 from mmdcodec.configs import quickstart_musiclm
 from mmdcodec.errors import UserError
+from mmdcodec.store import inputs
 from mmdcodec.workflows import quickstart_job
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -22,8 +24,8 @@ TINY_CODEBOOKS = {
   "joint": {"levels": 2, "codes": 4, "rows": 1000},
   "melody": {"levels": 2, "codes": 4, "rows": 1000},
 }
-# Parts that ship with the package, by name.
-PACKAGED = {"joint": "small_joint"}
+# The MusicLM that ships with the package.
+PACKAGED = "small_musiclm"
 # Weight of the prompt.
 GUIDANCE = 3.0
 
@@ -37,7 +39,9 @@ class MusicLMJob:
     configs: config of each model's training as a dict, without what depends on
       the tokenizers.
     codebooks: `levels`, `codes` and `rows` of each tokenizer that is trained.
-    packaged: packaged models that are taken as they are, by part.
+    packaged: the packaged MusicLM whose tokenizers are taken and whose stages
+      are trained further; "" for none.
+    begun: the stages that it has.
     story: `seconds` of each of the three prompts of a story, of the melody's
       piece, and `guidance`.
     measured: `pieces` that are measured, `seconds` of each, and `guidance`.
@@ -50,7 +54,8 @@ class MusicLMJob:
   story: dict[str, float]
   measured: dict[str, float]
   command: str
-  packaged: dict[str, str] = dataclasses.field(default_factory=dict)
+  packaged: str = ""
+  begun: tuple[str, ...] = ()
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -92,16 +97,20 @@ def make_job(
   codec = quickstart_job.make_job(
     workdir, steps=steps, tiny=tiny, from_scratch=from_scratch
   )
-  taken = {} if tiny or from_scratch else PACKAGED
+  taken = "" if tiny or from_scratch else PACKAGED
+  begun = _stages_of(taken) if taken else ()
   configs = {}
   for name in quickstart_musiclm.MODELS:
-    if name in taken:
+    if taken and name in quickstart_musiclm.TOKENIZERS:
       continue
-    arg = f"{name}_tiny" if tiny else name
-    config = quickstart_musiclm.get_config(arg).to_dict()
-    if from_scratch:
-      # The packaged music model knows codes of the packaged codec.
-      config["init_from"] = ""
+    how = (
+      "_tiny"
+      if tiny
+      else "_further"
+      if name.removesuffix("_lm") in begun
+      else ""
+    )
+    config = quickstart_musiclm.get_config(name + how).to_dict()
     if steps is not None:
       config["steps"] = steps
       warmup = min(config["optimizer"]["warmup"], steps - 1)
@@ -113,6 +122,7 @@ def make_job(
     configs=configs,
     codebooks=TINY_CODEBOOKS if tiny else CODEBOOKS,
     packaged=taken,
+    begun=begun,
     story={"seconds": 0.2 if tiny else 10.0, "guidance": GUIDANCE},
     measured={
       "pieces": 2 if tiny else 32,
@@ -120,4 +130,14 @@ def make_job(
       "guidance": GUIDANCE,
     },
     command=codec.command.replace(words, f"{words} --system musiclm", 1),
+  )
+
+
+def _stages_of(model: str) -> tuple[str, ...]:
+  """Names of the stages of a packaged MusicLM, without reading its weights."""
+  config = inputs.read_object(packaged.FOLDER / model / bundle.CONFIG_FILE)
+  return tuple(
+    name
+    for name in quickstart_musiclm.STAGES
+    if f"{name}_lm" in config["parts"]
   )

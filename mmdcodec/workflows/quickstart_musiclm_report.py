@@ -15,8 +15,8 @@ from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
 from mmdcodec.workflows.quickstart_musiclm_job import MusicLMJob
 
 _PACKAGED = (
-  " The joint embedding, the codec that was trained further, and the language"
-  " model that the coarse stage begins with ship with the package."
+  " The tokenizers ship with the package; the codec, and all stages but the"
+  " fine one, were trained further from what ships."
 )
 _TITLES = {
   "semantic": "Training of the semantic tokenizer",
@@ -32,8 +32,7 @@ def write(job: MusicLMJob) -> str:
   seconds = jobs.seconds_of(job.workdir)
   curves = [
     each
-    for name in TOKENIZERS
-    if name not in job.packaged
+    for name in (() if job.packaged else TOKENIZERS)
     for each in players.curves_section(folder / f"{name}_run", _TITLES[name])
   ]
   for name in STAGES:

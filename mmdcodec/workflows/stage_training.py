@@ -3,7 +3,9 @@
 TOKENS/{train,valid}/{codec,semantic,mulan,...}   token data sets by kind
 """
 
+import copy
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +18,13 @@ from mmdcodec.train import loop
 SPLITS = ("train", "valid")
 # Records encoded at a time.
 BATCH = 4
+# Kind of the tokenizer that makes the tokens of each condition.
+_KINDS = {
+  "semantic": "semantic",
+  "joint": "mulan",
+  "melody": "melody_embedding",
+  "coarse": "codec",
+}
 
 _log = functools.partial(print, flush=True)
 
@@ -85,6 +94,58 @@ def set_data(
     name: [str(tokens / split / kind) for split in splits]
     for name, kind in streams.items()
   }
+
+
+def fit(
+  config: dict[str, Any], name: str, tokens: pathlib.Path
+) -> dict[str, Any]:
+  """Adapts the config of a stage's training to the tokens that there are.
+
+  The coarse stage makes the first half of the codec's codebooks, the fine stage
+  the rest. Clips keep their length in seconds.
+
+  Args:
+    config: of the training, without its data.
+    name: the stage: "semantic", "coarse" or "fine".
+    tokens: folder of the data sets.
+  """
+  config = copy.deepcopy(config)
+  model, data = config["model"], config["data"]
+  target = "semantic" if name == "semantic" else "codec"
+  streams = {key: _KINDS[key] for key in model["conditions"] if key in _KINDS}
+  about = {
+    kind: record_source.describe(tokens / "train" / kind)
+    for kind in {target, *streams.values()}
+  }
+  half = max(1, about["codec"]["codebooks"] // 2) if "codec" in about else 1
+  seconds = model["frames"] / data["frame_rate"]
+  rate = about[target]["frame_rate"]
+  model["frames"] = max(1, round(seconds * rate))
+  model["codebook_size"] = max(about[target]["codebook_sizes"])
+  model["codebooks"] = about[target]["codebooks"]
+  if name == "coarse":
+    model["codebooks"] = half
+  elif name == "fine":
+    model["codebooks"] -= half
+    model["first_codebook"] = half
+  for key, condition in model["conditions"].items():
+    if key not in streams:  # Pitch classes have the rate that they are given.
+      condition["frames"], condition["frame_rate"] = model["frames"], rate
+      continue
+    given = about[_KINDS[key]]
+    condition["codebooks"] = half if key == "coarse" else given["codebooks"]
+    condition["size"] = max(given["codebook_sizes"])
+    if key != "joint":
+      condition["frame_rate"] = given["frame_rate"]
+    if key in ("semantic", "coarse"):
+      condition["frames"] = max(1, round(seconds * given["frame_rate"]))
+    if condition.get("added_to"):
+      ratio = rate / given["frame_rate"]
+      whole = math.isclose(ratio, round(ratio))
+      condition["added_to"] = round(ratio) if whole else 0
+  set_data(config, tokens, target, streams)
+  data["frame_rate"] = rate
+  return config
 
 
 def train(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
