@@ -135,7 +135,10 @@ def test_logits(old, expected, name):
   if name != "stereo":
     run = mmdcodec.load(name)
     assert run.model == music.model and run.codec.hash == music.codec.hash
-    chex.assert_trees_all_equal(run.variables, music.variables)
+    # Adding the low-rank products rounds otherwise in other versions of NumPy.
+    chex.assert_trees_all_close(
+      run.variables, music.variables, rtol=1e-5, atol=1e-6
+    )
 
 
 PIECES = [f"{name}-{each}" for name in REQUESTS for each in REQUESTS[name]]

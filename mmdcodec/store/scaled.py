@@ -21,7 +21,8 @@ def pack(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   scale = np.abs(array).max(-1, keepdims=True, initial=0) / _LARGEST
   # As it is stored, so that its rounding adds no error.
   scale = scale.astype(jnp.bfloat16)
-  exact = np.where(scale == 0, 1, scale).astype(np.float32)
+  exact = scale.astype(np.float32)
+  exact[exact == 0] = 1
   values = np.clip(np.rint(array / exact), -_LARGEST, _LARGEST)
   return values.astype(np.int8), scale
 
