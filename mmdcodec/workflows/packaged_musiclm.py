@@ -121,8 +121,8 @@ def make_tokenizer(job: Job, name: str) -> str:
     network, data / "train", folder, levels=books["levels"],
     codes=books["codes"], rows=books["rows"], force=True,
   )  # fmt: skip
+  # As in the network: clustering reads and writes 32 bits.
   found = bundle.read(folder)
-  _forget_paths(found.config)
   variables = bundle.stored_as("int8", found.variables)
   bundle.save(folder, found.config, variables, force=True)
   return f"{said}; {sum(fit.used)} codes used"
