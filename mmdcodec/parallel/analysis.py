@@ -4,13 +4,19 @@ Nothing is timed, and no device need be there (see `topology`).
 """
 
 import dataclasses
+import pathlib
 import re
+import tempfile
 
 import jax
 
 from mmdcodec.parallel import collectives
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+# The compiler writes the program as text. `Compiled.as_text` has jaxlib read
+# libtpu's program, which it cannot if that has operations newer than its own.
+_PRINTED = {"xla_dump_hlo_as_text": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Compiled:
       such as the state of a run, are aliased and count once.
     flops: floating-point operations; bytes_accessed: memory traffic; of both,
       the content of a loop counts once.
-    collectives: by kind; None if the program cannot be printed.
+    collectives: by kind; None if the compiler does not print programs.
     kernels: number of Pallas kernels in the program.
   """
 
@@ -72,12 +78,16 @@ def account(lowered: jax.stages.Lowered) -> Compiled | OutOfMemory:
   Returns:
     The analysis, or the refusal if a device has too little memory.
   """
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    return _refusal(str(error))
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      compiled = lowered.compile(
+        compiler_options={**_PRINTED, "xla_dump_to": folder}
+      )
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      return _refusal(str(error))
+    printed = _printed(pathlib.Path(folder))
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   assert memory is not None and cost is not None
   return Compiled(
@@ -88,7 +98,7 @@ def account(lowered: jax.stages.Lowered) -> Compiled | OutOfMemory:
     code=memory.generated_code_size_in_bytes,
     flops=cost.get("flops", 0.0),
     bytes_accessed=cost.get("bytes accessed", 0.0),
-    collectives=_collectives(compiled),
+    collectives=collectives.read(printed) if printed else None,
     kernels=lowered.as_text().count("@tpu_custom_call"),
   )
 
@@ -112,13 +122,7 @@ def _refusal(message: str) -> OutOfMemory:
   )
 
 
-def _collectives(
-  compiled: jax.stages.Compiled,
-) -> dict[str, collectives.Traffic] | None:
-  """Reads the collectives of a program, if it can be printed."""
-  try:
-    text = compiled.as_text()
-  except jax.errors.JaxRuntimeError:
-    # jaxlib cannot print some asynchronous operations of libtpu.
-    return None
-  return None if text is None else collectives.read(text)
+def _printed(folder: pathlib.Path) -> str | None:
+  """The text of a program whose compiler was given a folder and `_PRINTED`."""
+  found = [*folder.glob("*after_optimizations.txt")]
+  return found[0].read_text() if len(found) == 1 else None
