@@ -12,7 +12,7 @@ import pytest
 
 from mmdcodec.cli import main as cli
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import joint, joint_report
+from mmdcodec.evaluate import bootstrap, joint, joint_report
 from mmdcodec.evaluate.clips import Clip
 
 WORDS = ("slow", "fast")
@@ -56,7 +56,7 @@ def clips(count=24):
 def test_a_perfect_model():
   result = joint.measure(Known(), clips())
   assert result.to_audio["none"].r1.value == 1
-  assert result.to_text["none"].median_rank == joint.Measure(1, 1, 1)
+  assert result.to_text["none"].median_rank == bootstrap.Measure(1, 1, 1)
   np.testing.assert_allclose(result.chance["r1"], 1 / 24)
   np.testing.assert_allclose(result.gaps["none"]["own"], 1, atol=1e-6)
   # One clip has the other tag, which is too few.

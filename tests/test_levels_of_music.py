@@ -57,6 +57,17 @@ def test_what_groups_share():
   assert levels.measure(mixed, 4000, Loud())[levels.CHROMA].low < 0.5
 
 
+def test_strangers_are_as_many_as_the_groups():
+  """Catches intervals that more pieces of the same groups make narrower."""
+  pitches = (60, 60, 67, 63)
+  audio = np.stack([np.stack([tone(p)] * 6) for p in pitches])
+  found = levels.measure_strangers(audio.astype(np.float32), 4000, Loud())
+  same = found[levels.CHROMA]
+  # One of six pairs of groups; of four drawn groups, none or all may be alike.
+  assert same.value == pytest.approx(1 / 6, abs=0.02)
+  assert same.low < 0.02 and same.high > 0.4
+
+
 def test_balanced_prompts():
   """Catches traits that go together, and prompts that do not tell them."""
   found = song_plan.balanced(3, 48)

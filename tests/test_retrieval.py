@@ -57,12 +57,26 @@ def test_roc_auc():
   assert np.isnan(found[3])
 
 
-def test_interval_covers():
-  values = np.random.default_rng(0).standard_normal(400)
-  low, high = retrieval.interval(lambda i: values[i].mean(), 400)
-  assert low < values.mean() < high
-  np.testing.assert_allclose(high - low, 2 * 1.96 / 20, rtol=0.15)
-  assert np.isnan(retrieval.interval(lambda i: np.nan, 4)).all()
+def test_roc_auc_within_parts():
+  """Catches items of different parts that are compared."""
+  rng = np.random.default_rng(1)
+  part, labels = np.arange(60) // 20, rng.random(60) < 0.4
+  scores = rng.standard_normal(60)
+  times = rng.integers(1, 3, 60)
+  won = pairs = 0
+  for i in np.flatnonzero(labels):
+    for j in np.flatnonzero(~labels):
+      if part[i] == part[j]:
+        pairs += times[i] * times[j]
+        won += times[i] * times[j] * (scores[i] > scores[j])
+  found = retrieval.roc_auc(scores, labels, times, part)
+  np.testing.assert_allclose(found, won / pairs)
+  # Levels of whole parts say nothing.
+  shifted = scores + 9.0 * part
+  np.testing.assert_allclose(
+    retrieval.roc_auc(shifted, labels, times, part), found
+  )
+  assert np.isnan(retrieval.roc_auc(scores, part == 1, times, part))
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

@@ -145,6 +145,28 @@ def test_tag_probes():
   np.testing.assert_allclose(found["mean"][0], both)
 
 
+def test_tags_of_albums_are_at_chance_if_nothing_tells_them():
+  """Catches clips ranked by how many clips of other albums have a tag.
+
+  Each part of the clips is one album, which nearly always has the tag or nearly
+  never. With constant features each part is scored by the others' mean.
+  """
+  part = np.arange(150) * tag_probes.FOLDS // 150
+  has = (part % 2 == 0) ^ (np.arange(150) % 10 == 0)
+  found = tag_probes.area(np.zeros((150, 3)), {"rock": has})
+  assert found["rock"] == found["mean"] == (0.5, 0.5, 0.5)
+  noise = np.random.default_rng(0).normal(size=(150, 5))
+  found = tag_probes.area(noise, {"rock": has})["rock"]
+  assert found.low < 0.5 < found.high
+  # What all clips of some parts have, and none of the others, is no label.
+  clips = [
+    Clip("", np.zeros(1), caption="jazz tune" if each % 2 else "rock tune")
+    for each in part
+  ]
+  with pytest.raises(UserError, match="of 150 clips"):
+    tag_probes.labels(clips)
+
+
 def test_mel_tokens_are_a_tokenizer():
   """Catches frames that depend on the batch, and centres of nothing."""
   rng = np.random.default_rng(0)

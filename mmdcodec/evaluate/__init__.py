@@ -24,6 +24,7 @@ levels                what pieces that share tokens have in common; chroma
                       compares melodies
 pairing               whether things are like their own partners, with p
 multiple              p-values of several tests at once
+bootstrap             confidence intervals
 transport             optimal transport between bags of tokens
 clips                 runs a codec on clips and stores the results
 musiclm               whether pieces of a MusicLM are what was asked for;
@@ -34,6 +35,7 @@ report                a report as one HTML page; used by
                       reconstruction_report, dependence_report, joint_report,
                       likelihood_report, memorization_report and musiclm_report;
                       report_template has the HTML
+json_values           results for results.json
 figures               what all plots share; used by audio_plots, codebook_plots,
                       dependence_plots and training_plots
 """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmdcodec.evaluate import pairing, retrieval
+from mmdcodec.evaluate import bootstrap, pairing
 from mmdcodec.evaluate.pairing import Pairing
 
 
@@ -31,14 +31,10 @@ def story_likeness(alike: np.ndarray) -> Pairing | None:
   for k in range(spans):
     beside = [j for j in (k - 1, k + 1) if 0 <= j < spans]
     margins = alike[:, k, k, None] - alike[:, k, beside]
-    known = np.isfinite(margins)
-    count = known.sum(1)
-    total = np.where(known, margins, 0).sum(1)
-    better[:, k] = np.where(count, total / np.maximum(count, 1), np.nan)
-  known = np.isfinite(better)
-  count = known.sum(1)
-  means = np.where(known, better, 0).sum(1) / np.maximum(count, 1)
-  return pairing.sign_test(means[count > 0]) if count.any() else None
+    better[:, k] = bootstrap.finite_mean(margins, 1)
+  means = bootstrap.finite_mean(better, 1)
+  known = means[np.isfinite(means)]
+  return pairing.sign_test(known) if len(known) else None
 
 
 def trait_likeness(told: np.ndarray, heard: np.ndarray) -> np.ndarray:
@@ -95,9 +91,6 @@ def drift(
       for name in heard
     ]
   ).mean(0)
-
-  def part(start: float, row: np.ndarray) -> Part:
-    mean = lambda some: row[some].mean()
-    return Part(start, float(row.mean()), *retrieval.interval(mean, len(row)))
-
-  return [part(k * seconds, row) for k, row in enumerate(same.T)]
+  return [
+    Part(k * seconds, *bootstrap.mean(row)) for k, row in enumerate(same.T)
+  ]

@@ -8,7 +8,6 @@ with codebook usage and entropy.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from mmdcodec import patterns
 from mmdcodec.evaluate import code_rows, codebooks
 from mmdcodec.evaluate.coded_size import CodedSize, coded_size
+from mmdcodec.evaluate.json_values import plain
 from mmdcodec.evaluate.kernel_dependence import (
   KernelDependence,
   kernel_dependence,
@@ -104,8 +104,7 @@ class Dependence:
 
   def to_dict(self) -> dict:
     """Converts everything for JSON, with None for NaN and infinity."""
-    fields = dataclasses.asdict(self)
-    return {"summary": _plain(self.summary()), **_plain(fields)}
+    return {"summary": plain(self.summary()), **plain(self)}
 
 
 def measure(
@@ -233,18 +232,3 @@ def _warnings(
       f" {np.nanmean(null):.2f} bits by chance here: read mutual information"
       " together with its error."
     )
-
-
-def _plain(value: Any) -> Any:
-  """Converts nested values to plain Python objects for JSON."""
-  if isinstance(value, dict):
-    return {key: _plain(each) for key, each in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(each) for each in value]
-  if isinstance(value, np.ndarray):
-    return _plain(value.tolist())
-  if isinstance(value, np.generic):
-    return _plain(value.item())
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

@@ -7,7 +7,6 @@ and without what brings texts nearer to audio ("bridges"). The formulas are in
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,8 +14,10 @@ import numpy as np
 
 from mmdcodec.data import texts
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import retrieval, traits
+from mmdcodec.evaluate import bootstrap, pairing, retrieval, traits
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.clips import Clip
+from mmdcodec.evaluate.json_values import plain
 from mmdcodec.parallel import shares
 from mmdcodec.tokenizers import mulan
 
@@ -24,8 +25,6 @@ from mmdcodec.tokenizers import mulan
 FEWEST = 5
 # Of each tag, the most frequent values.
 MOST_VALUES = 20
-# Random pairings for the agreement of codes.
-SHUFFLES = 10_000
 
 
 class Joint(Protocol):
@@ -38,15 +37,6 @@ class Joint(Protocol):
 
   def embed_text(self, texts: Sequence[str]) -> np.ndarray:
     """Embeds texts: [texts, dim] of norm 1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-  """A number with its bootstrap confidence interval."""
-
-  value: float
-  low: float
-  high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +55,7 @@ class Agreement:
   Attributes:
     levels: number of codes that must be equal.
     own: share of the clips.
-    shuffled: mean share for the texts of other clips.
+    shuffled: share of the pairs of a clip and the text of another one.
     p: share of random pairings in which at least as many agree.
   """
 
@@ -195,7 +185,7 @@ def _retrieval(ranks: np.ndarray) -> Retrieval:
   def measured(name: str) -> Measure:
     summary = lambda at: retrieval.summary(ranks[at])[name]
     everyone = np.arange(len(ranks))
-    return Measure(summary(everyone), *retrieval.interval(summary, len(ranks)))
+    return Measure(summary(everyone), *bootstrap.interval(summary, len(ranks)))
 
   return Retrieval(measured("r1"), measured("r10"), measured("median_rank"))
 
@@ -222,11 +212,7 @@ def _values(
 
 def _tagging(scores: np.ndarray, has: np.ndarray) -> Measure:
   """Mean ROC-AUC over values; scores and bool [values, clips]."""
-  count = scores.shape[1]
-  rng = np.random.default_rng(0)
-  samples = rng.multinomial(count, np.full(count, 1 / count), retrieval.DRAWS)
-  # Every clip once, and then the samples.
-  times = np.concatenate([np.ones((1, count)), samples])
+  times = bootstrap.times(scores.shape[1])
   areas = np.stack(
     [
       retrieval.roc_auc(row, positive, times)
@@ -234,10 +220,7 @@ def _tagging(scores: np.ndarray, has: np.ndarray) -> Measure:
     ]
   )
   # In a sample that lacks a value, the mean is that of the others.
-  known = np.isfinite(areas)
-  total = np.where(known, areas, 0).sum(0)
-  means = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
-  return Measure(float(means[0]), *retrieval.middle(means[1:]))
+  return bootstrap.of_times(bootstrap.finite_mean(areas, 0))
 
 
 def _agreements(
@@ -248,32 +231,19 @@ def _agreements(
     return []
   heard = np.concatenate([model.encode_clip(clip.audio) for clip in clips])
   read = model.encode_clip(list(said))
-  rng, at = np.random.default_rng(0), np.arange(len(clips))
   found = []
   for levels in range(1, min(2, model.codebooks) + 1):
     same = np.all(read[:, None, :levels] == heard[None, :, :levels], axis=2)
-    own = same[at, at].sum()
-    counts = [same[at, rng.permutation(at)].sum() for _ in range(SHUFFLES)]
-    found.append(
-      Agreement(
-        levels=levels,
-        own=float(own / len(clips)),
-        shuffled=float(np.mean(counts) / len(clips)),
-        p=float((1 + np.sum(np.array(counts) >= own)) / (1 + SHUFFLES)),
-      )
-    )
+    pairs = pairing.measure(same)
+    found.append(Agreement(levels, pairs.own, pairs.chance, pairs.p))
   return found
 
 
 def as_json(result: Result, about: dict[str, Any]) -> dict[str, Any]:
   """Returns the contents of results.json."""
-  found = dataclasses.asdict(dataclasses.replace(result, clips=()))
-  found.pop("clips")
+  found = plain(dataclasses.replace(result, clips=()))
   rows = [
     {"clip": each.name, "caption": each.caption, "tags": dict(each.tags)}
     for each in result.clips
   ]
-  found = {"about": about, **found, "clips": rows}
-  # JSON has no NaN.
-  text = json.dumps(found, default=str)
-  return json.loads(text, parse_constant=lambda _: None)
+  return {"about": about, **found, "clips": plain(rows)}

@@ -1,13 +1,12 @@
 """Tables and a page of what `joint` measures."""
 
-import math
 import pathlib
 import shlex
 from typing import Any
 
 from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import joint, report
-from mmdcodec.evaluate.joint import Measure, Result
+from mmdcodec.evaluate import bootstrap, joint, report
+from mmdcodec.evaluate.joint import Result
 from mmdcodec.store import atomic, paths
 
 # How a bridge is called in tables.
@@ -22,16 +21,6 @@ def head(result: Result) -> str:
   )
 
 
-def with_interval(found: Measure, digits: int = 3) -> str:
-  """Formats a measure: `0.812 (0.780-0.841)`."""
-  if math.isnan(found.value):
-    return "–"
-  value, low, high = (
-    f"{x:.{digits}f}" for x in (found.value, found.low, found.high)
-  )
-  return f"{value} ({low}-{high})"
-
-
 def retrieval_table(result: Result) -> tuple[list[str], list[tuple]]:
   """Returns (columns, rows): both directions, by bridge, and chance."""
   rows: list[tuple] = []
@@ -41,8 +30,8 @@ def retrieval_table(result: Result) -> tuple[list[str], list[tuple]]:
     ("text to its own music", result.own, result.own_chance),
   ):
     for name, each in found.items():
-      cells = [with_interval(x) for x in (each.r1, each.r10)]
-      rank = with_interval(each.median_rank, 1)
+      cells = [bootstrap.shown(*x) for x in (each.r1, each.r10)]
+      rank = bootstrap.shown(*each.median_rank, 1)
       rows.append((what, BRIDGES[name], *cells, rank))
     shares = [f"{chance[name]:.3f}" for name in ("r1", "r10")]
     rows.append((what, "chance", *shares, f"{chance['median_rank']:.1f}"))
@@ -62,7 +51,7 @@ def gap_table(result: Result) -> tuple[list[str], list[tuple]]:
 def tags_table(result: Result) -> tuple[list[str], list[tuple]]:
   """Returns (columns, rows): ROC-AUC of each tag, by bridge."""
   rows = [
-    (tag, result.values[tag], *map(with_interval, found.values()))
+    (tag, result.values[tag], *(bootstrap.shown(*x) for x in found.values()))
     for tag, found in result.tags.items()
   ]
   rows.append(("chance", "", *["0.500"] * len(result.gaps)))

@@ -18,7 +18,7 @@ import numpy as np
 from mmdcodec.audio import transforms
 from mmdcodec.data.melody_clips import HELD_OUT, SPEED, Melodies
 from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import report, retrieval
+from mmdcodec.evaluate import bootstrap, report, retrieval
 from mmdcodec.parallel import shares
 from mmdcodec.store import atomic, paths
 from mmdcodec.tokenizers.melody_embedding import Melody
@@ -168,7 +168,7 @@ def _row(name: str, similarity: np.ndarray, right: np.ndarray) -> Row:
     def of_sample(some: np.ndarray, key: str = key) -> float:
       return retrieval.summary(ranks[some])[key]
 
-    low[key], high[key] = retrieval.interval(of_sample, len(ranks))
+    low[key], high[key] = bootstrap.interval(of_sample, len(ranks))
   return Row(name, values, low, high)
 
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmdcodec.evaluate import retrieval
+from mmdcodec.evaluate import bootstrap
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.melody_pairs import Groups
 from mmdcodec.evaluate.token_distance import abx_errors, edit_distances
 from mmdcodec.parallel import shares
@@ -35,13 +36,9 @@ class Measured(NamedTuple):
   easy: np.ndarray
   used: int
 
-  def interval(self, name: str) -> tuple[float, float, float]:
+  def interval(self, name: str) -> Measure:
     """Mean of a field over groups, and its confidence interval."""
-    values = getattr(self, name)
-    low, high = retrieval.interval(
-      lambda index: float(values[index].mean()), len(values)
-    )
-    return float(values.mean()), low, high
+    return bootstrap.mean(getattr(self, name))
 
 
 def encode(

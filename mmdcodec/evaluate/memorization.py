@@ -20,6 +20,7 @@ from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import token_sets, transport
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import shares
@@ -50,16 +51,8 @@ class Examples(NamedTuple):
   sources: list[str]
 
 
-class Share(NamedTuple):
-  """A share of the clips, with its 95% interval; see `share`."""
-
-  value: float
-  low: float
-  high: float
-
-
 class Row(NamedTuple):
-  """Matches for prompts of one length.
+  """Matches for prompts of one length; shares are those of `share`.
 
   Attributes:
     prompt: tokens given.
@@ -74,9 +67,9 @@ class Row(NamedTuple):
   """
 
   prompt: int
-  exact: Share
-  approximate: Share
-  repeated: Share | None
+  exact: Measure
+  approximate: Measure
+  repeated: Measure | None
   distance: float
   entropy: float
   match_entropy: float
@@ -365,7 +358,7 @@ def entropy(tokens: np.ndarray) -> float:
   return float(stats.entropy(counts, base=2))
 
 
-def share(value: float, count: float) -> Share:
+def share(value: float, count: float) -> Measure:
   """A share with its 95% interval (Clopper and Pearson 1934).
 
   Args:
@@ -377,4 +370,4 @@ def share(value: float, count: float) -> Share:
   some = value * count
   low = stats.beta.ppf(0.025, some, count - some + 1) if value > 0 else 0.0
   high = stats.beta.ppf(0.975, some + 1, count - some) if value < 1 else 1.0
-  return Share(float(value), float(low), float(high))
+  return Measure(float(value), float(low), float(high))

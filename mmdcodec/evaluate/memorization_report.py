@@ -1,6 +1,5 @@
 """A table and a page of what `memorization` measures."""
 
-import math
 import pathlib
 import shlex
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 from mmdcodec import formatting
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import report
-from mmdcodec.evaluate.memorization import Result, Share
+from mmdcodec.evaluate.bootstrap import Measure
+from mmdcodec.evaluate.json_values import plain
+from mmdcodec.evaluate.memorization import Result
 from mmdcodec.store import atomic, paths
 
 COLUMNS = [
@@ -57,7 +58,7 @@ def table(result: Result) -> list[tuple]:
   ]
 
 
-def _share(found: Share | None) -> str:
+def _share(found: Measure | None) -> str:
   if found is None:
     return "–"
   value, low, high = (f"{100 * x:.1f}" for x in found)
@@ -76,16 +77,6 @@ NOTE = (
 
 def as_json(result: Result, about: dict[str, Any]) -> dict[str, Any]:
   """Returns the contents of results.json."""
-
-  def plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-      return {k: plain(v) for k, v in value._asdict().items()}
-    if isinstance(value, list):
-      return [plain(each) for each in value]
-    # JSON has no NaN.
-    nan = isinstance(value, float) and math.isnan(value)
-    return None if nan else value
-
   return {"about": about, **plain(result)}
 
 

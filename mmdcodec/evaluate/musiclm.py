@@ -20,6 +20,7 @@ from mmdcodec.audio import synth
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import (
+  bootstrap,
   built_in,
   chroma,
   pairing,
@@ -108,17 +109,12 @@ class Found(NamedTuple):
   pieces: list[tuple[str, np.ndarray]]
 
 
-def interval(value: float, low: float, high: float, digits: int = 3) -> str:
-  """Formats a number with its interval: `0.812 (0.780-0.841)`."""
-  return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
-
-
 PAIRING_COLUMNS = ["", "own", "others", "p", "items"]
 
 
 def pairing_row(name: str, found: Pairing) -> tuple:
   """A row of a table with PAIRING_COLUMNS."""
-  own = interval(found.own, found.low, found.high)
+  own = bootstrap.shown(found.own, found.low, found.high)
   return (name, own, f"{found.chance:.3f}", f"{found.p:.4f}", found.things)
 
 
@@ -234,7 +230,7 @@ def likelihood(of: Setting, sets: Sequence[TokenSource]) -> Found:
     rows.append(
       (
         name,
-        interval(found.bits_per_token, found.low, found.high),
+        bootstrap.shown(found.bits_per_token, found.low, found.high),
         perplexity,
         found.bits_per_frame,
         found.bits_per_frame * found.frame_rate / 1000,

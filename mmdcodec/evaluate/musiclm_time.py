@@ -4,14 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.evaluate import adherence, built_in, multiple, report, seams
+from mmdcodec.evaluate import (
+  adherence,
+  bootstrap,
+  built_in,
+  multiple,
+  report,
+  seams,
+)
 from mmdcodec.evaluate.musiclm import (
   BATCH,
   PROMPTS,
   Found,
   Setting,
   hear,
-  interval,
 )
 from mmdcodec.generation.musiclm_stages import Hierarchy
 from mmdcodec.parallel import shares
@@ -60,7 +66,7 @@ def story(of: Setting, classifiers: Any) -> Found:
       "Stories",
       ["", "own prompt above neighbour's", "p", "stories"],
       [
-        (name, interval(x.own, x.low, x.high), f"{x.p:.4f}", x.things)
+        (name, bootstrap.shown(x.own, x.low, x.high), f"{x.p:.4f}", x.things)
         for name, x in rows.items()
       ],
       f"{SPANS} prompts, {span:g} s each; the last {of.seconds:g} s of each are"
@@ -116,7 +122,7 @@ def find_seams(of: Setting) -> Found:
   corrected = multiple.holm([found.p for found in seen])
   for (stage, name), found, holm in zip(kinds, seen, corrected, strict=True):
     values[f"{stage}: {name}"] = found._asdict() | {"p_holm": holm}
-    rank = interval(found.rank, found.low, found.high)
+    rank = bootstrap.shown(found.rank, found.low, found.high)
     above = f"{100 * found.above:.1f}%"
     p = f"{found.p:.3f}", f"{holm:.3f}"
     rows.append((stage, name, rank, above, *p, found.borders))
@@ -189,7 +195,7 @@ def drift(of: Setting, classifiers: Any) -> Found:
       [
         (
           f"{x.start:g}",
-          interval(x.share, x.low, x.high),
+          bootstrap.shown(x.share, x.low, x.high),
           "yes" if first.low <= x.share <= first.high else "no",
         )
         for x in parts

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import chroma, reconstruction, report, retrieval
-from mmdcodec.evaluate.joint import Measure
-from mmdcodec.evaluate.musiclm import Found, Setting, interval
+from mmdcodec.evaluate import bootstrap, chroma, reconstruction, report
+from mmdcodec.evaluate.bootstrap import Measure
+from mmdcodec.evaluate.musiclm import Found, Setting
 from mmdcodec.parallel import shares
 
 # Names of the ways, from the bottom to the top.
@@ -141,13 +141,7 @@ def compare(x: np.ndarray, y: np.ndarray, rate: int) -> dict[str, Measure]:
       rows[name].append(float(found[name][0]))
     tunes = [[chroma.classes(clip, rate)] for clip in (one, other)]
     rows["chroma"].append(float(chroma.agreement(*tunes)[0, 0]))
-  return {name: mean_of(np.array(values)) for name, values in rows.items()}
-
-
-def mean_of(values: np.ndarray) -> Measure:
-  """The mean of a value of each clip, with its interval over the clips."""
-  interval = retrieval.interval(lambda some: values[some].mean(), len(values))
-  return Measure(float(values.mean()), *interval)
+  return {name: bootstrap.mean(values) for name, values in rows.items()}
 
 
 def oracle(of: Setting, audio: np.ndarray) -> Found:
@@ -164,9 +158,9 @@ def oracle(of: Setting, audio: np.ndarray) -> Found:
     cells = []
     for name, found in way.values.items():
       digits = 3 if name == "chroma" else 2
-      cells.append(interval(found.value, found.low, found.high, digits))
+      cells.append(bootstrap.shown(*found, digits))
     rows.append((way.name, *cells))
-    values[way.name] = {k: vars(v) for k, v in way.values.items()}
+    values[way.name] = {k: v._asdict() for k, v in way.values.items()}
   return Found(
     report.Table(
       "True tokens into each stage",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmdcodec.evaluate import retrieval
+from mmdcodec.evaluate import bootstrap
 
 SHUFFLES = 10_000
 
@@ -63,8 +63,7 @@ def measure(
   # Sums of the same numbers in another order round otherwise.
   reached = np.array(found) >= own.sum() - 1e-9 * max(1.0, np.abs(own).sum())
   return Pairing(
-    float(own.mean()),
-    *retrieval.interval(lambda some: own[some].mean(), count),
+    *bootstrap.mean(own),
     float(strangers.mean()) if len(strangers) else math.nan,
     float((1 + reached.sum()) / (1 + shuffles)),
     count,
@@ -87,8 +86,7 @@ def sign_test(better: np.ndarray) -> Pairing:
   signs = random.choice([-1.0, 1.0], (SHUFFLES, len(better)))
   reached = signs @ better >= better.sum() - 1e-9 * np.abs(better).sum()
   return Pairing(
-    float(better.mean()),
-    *retrieval.interval(lambda some: better[some].mean(), len(better)),
+    *bootstrap.mean(better),
     0.0,
     float((1 + reached.sum()) / (1 + SHUFFLES)),
     len(better),

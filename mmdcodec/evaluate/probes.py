@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.evaluate import codebooks, retrieval, traits
+from mmdcodec.evaluate import bootstrap, codebooks, traits
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.parallel import shares
 from mmdcodec.tokenizers.clustered import Clustered
 from mmdcodec.tokenizers.interface import Tokenizer
@@ -59,7 +60,7 @@ def describe(
 
 def accuracy(
   heard: np.ndarray, tags: Sequence[Mapping[str, Any]], train: int
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Measure]:
   """Trains a classifier for each property and tests it on other songs.
 
   Args:
@@ -69,8 +70,8 @@ def accuracy(
       test.
 
   Returns:
-    (share of right answers, and its confidence interval) by property. One that
-    is the same in all songs of the training is left out.
+    Share of right answers by property. One that is the same in all songs of
+    the training is left out.
   """
   values = {name: [of(each) for each in tags] for name, of in PROBES.items()}
   learned = {name: each[:train] for name, each in values.items()}
@@ -78,26 +79,18 @@ def accuracy(
   found = {}
   for name, answers in classify(heard[train:]).items():
     right = np.array(answers) == np.array(values[name][train:])
-    found[name] = _share(right)
+    found[name] = bootstrap.mean(right)
   return found
 
 
 def chance(
   tags: Sequence[Mapping[str, Any]], train: int
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Measure]:
   """What the most frequent answer of the training gives; see `accuracy`."""
   found = {}
   for name, of in PROBES.items():
     values = [of(each) for each in tags]
     known = sorted(set(values[:train]))
     most = max(known, key=values[:train].count)
-    found[name] = _share(np.array(values[train:]) == most)
+    found[name] = bootstrap.mean(np.array(values[train:]) == most)
   return found
-
-
-def _share(right: np.ndarray) -> tuple[float, float, float]:
-  """Mean of bool [songs], and its confidence interval."""
-  low, high = retrieval.interval(
-    lambda index: float(right[index].mean()), len(right)
-  )
-  return float(right.mean()), low, high

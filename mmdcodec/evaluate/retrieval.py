@@ -6,13 +6,7 @@ Of answers that are equally similar the wrong ones come first, so that a model
 that gives everything the same vector finds nothing.
 """
 
-import math
-from collections.abc import Callable, Sequence
-
 import numpy as np
-
-# Bootstrap samples of an interval, and its coverage.
-DRAWS, COVERED = 1000, 0.95
 
 
 def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -62,37 +56,11 @@ def chance(right: np.ndarray) -> dict[str, float]:
   }
 
 
-def interval(
-  measure: Callable[[np.ndarray], float], count: int, seed: int = 0
-) -> tuple[float, float]:
-  """Bootstrap confidence interval of a measure of independent items.
-
-  Args:
-    measure: called with the indices of a sample [count], drawn with
-      replacement; a sample whose measure is not finite does not count.
-    count: number of items.
-    seed: seed of the samples.
-
-  Returns:
-    (low, high), which cover `COVERED`; NaN if no sample has a measure.
-  """
-  rng = np.random.default_rng(seed)
-  found = [measure(rng.integers(0, count, count)) for _ in range(DRAWS)]
-  return middle(found)
-
-
-def middle(found: Sequence[float] | np.ndarray) -> tuple[float, float]:
-  """The range of the middle `COVERED` of finite values; NaN without any."""
-  found = np.asarray(found)[np.isfinite(found)]
-  if not found.size:
-    return math.nan, math.nan
-  tail = 50 * (1 - COVERED)
-  low, high = np.percentile(found, [tail, 100 - tail])
-  return float(low), float(high)
-
-
 def roc_auc(
-  scores: np.ndarray, positive: np.ndarray, times: np.ndarray | None = None
+  scores: np.ndarray,
+  positive: np.ndarray,
+  times: np.ndarray | None = None,
+  parts: np.ndarray | None = None,
 ) -> np.ndarray:
   """Area under the ROC curve: how often a positive item scores higher.
 
@@ -101,17 +69,23 @@ def roc_auc(
     positive: bool [items].
     times: how often each item counts, [..., items], as in samples of a
       bootstrap; None for once.
+    parts: [items], the part of each item; only items of one part are compared.
+      None: they are all of one.
 
   Returns:
-    float [...] from 0 to 1, ties counting half; NaN where a class is empty.
+    float [...] from 0 to 1, ties counting half; NaN where no part has both
+    classes.
   """
   positive = np.asarray(positive, bool)
   times = np.ones(len(positive)) if times is None else times.astype(float)
   high, low = scores[positive][:, None], scores[~positive][None, :]
   wins = (high > low) + 0.5 * (high == low)
+  compared = np.ones(wins.shape)
+  if parts is not None:
+    compared = (parts[positive][:, None] == parts[~positive]).astype(float)
   ones, zeros = times[..., positive], times[..., ~positive]
-  won = ((ones @ wins) * zeros).sum(-1)
-  pairs = ones.sum(-1) * zeros.sum(-1)
+  won = ((ones @ (wins * compared)) * zeros).sum(-1)
+  pairs = ((ones @ compared) * zeros).sum(-1)
   return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
 
 

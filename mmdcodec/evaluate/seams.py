@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.audio import transforms
-from mmdcodec.evaluate import retrieval
+from mmdcodec.evaluate import bootstrap
 
 # Seconds of a moment, and seconds on both sides of a border that belong to it:
 # a codec smears what happens there.
@@ -140,10 +140,10 @@ def compare(
   shifts = random.integers(0, moments, SHIFTS)
   found = ranks[:, (at + shifts[:, None]) % moments].mean((0, 2))
   flat = own.ravel()
-  low, high = retrieval.interval(lambda some: flat[some].mean(), flat.size)
+  rank, low, high = bootstrap.mean(flat)
   return Seam(
     borders=flat.size,
-    rank=float(flat.mean()),
+    rank=rank,
     low=low,
     high=high,
     above=float(np.mean(flat > _HIGH)),

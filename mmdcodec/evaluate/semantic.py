@@ -23,6 +23,7 @@ from mmdcodec.evaluate import (
   report,
   tag_probes,
 )
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.clips import Clip
 from mmdcodec.evaluate.melody_abx import Measured
 from mmdcodec.store import atomic, paths
@@ -37,7 +38,7 @@ _SONGS_PER_GROUP = 15
 _SONGS = 1 << 40
 
 Progress = Callable[[str], Callable[[int, int], None]]
-Accuracy = dict[str, tuple[float, float, float]]
+Accuracy = dict[str, Measure]
 
 
 class Row(NamedTuple):
@@ -151,7 +152,7 @@ def measure(
       tagged[name] = tag_probes.area(described, known)
   probed["most frequent answer"] = probes.chance(tags, train)
   if clips:
-    tagged["chance"] = {name: (0.5,) * 3 for name in ("mean", *known)}
+    tagged["chance"] = {name: Measure(0.5, 0.5, 0.5) for name in ("mean", *known)}
   about = {**about, "hash": tokenizer.hash, "groups": len(groups)}
   about |= {"train": train, "test": songs - train}
   return Result(rows, probed, about, tagged)
@@ -208,7 +209,7 @@ def probes_table(result: Result) -> tuple[list[str], list[tuple]]:
   columns = ["features"]
   for name in probes.PROBES:
     columns += [f"{name} (%)", "from", "to"]
-  nothing = (float("nan"),) * 3
+  nothing = Measure(*(float("nan"),) * 3)
   rows = []
   for kind, found in result.probed.items():
     cells = [found.get(name, nothing) for name in probes.PROBES]

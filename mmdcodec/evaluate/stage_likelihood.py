@@ -15,7 +15,7 @@ from mmdcodec.data import token_batches
 from mmdcodec.data.aligned_tokens import AlignedTokens
 from mmdcodec.data.record_order import spread
 from mmdcodec.data.token_records import TokenSource
-from mmdcodec.evaluate import likelihood, retrieval, token_sets
+from mmdcodec.evaluate import bootstrap, likelihood, token_sets
 from mmdcodec.parallel import shares
 
 BATCH = 8
@@ -87,7 +87,7 @@ def measure(
     *map(np.concatenate, zip(*measured, strict=True))
   )
   bits, tokens = found.nats.sum(1) / math.log(2), found.counts.sum(1)
-  low, high = retrieval.interval(
+  low, high = bootstrap.interval(
     lambda at: bits[at].sum() / max(tokens[at].sum(), 1), len(rows)
   )
   codes = []

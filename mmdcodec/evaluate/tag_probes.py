@@ -3,6 +3,12 @@
 A label is a word of the captions, or of the tags where there are no captions.
 Each is told from a description of the clip's features (`probes.describe`) by
 ridge regression, and measured by ROC-AUC on clips that it did not learn from.
+
+Scores of different models do not compare. Each part of the clips is judged by a
+model of the others, and the more clips of a part have a label, the fewer of the
+others do, and the lower its model scores. So only clips of one part are ranked:
+ranked all together, labels of whole albums would be far below chance if nothing
+told them.
 """
 
 import re
@@ -13,7 +19,8 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from mmdcodec.data import texts
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import retrieval
+from mmdcodec.evaluate import bootstrap, retrieval
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.clips import Clip
 
 # A label is measured if so many clips have it, and so many do not.
@@ -28,7 +35,7 @@ _LETTERS = 4
 
 
 def labels(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
-  """The labels that occur in enough clips, and not in too many.
+  """The labels that enough clips have and enough lack, also within a part.
 
   Args:
     clips: clips with captions or tags.
@@ -46,10 +53,11 @@ def labels(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
     if not captions:
       text = " ".join(sum(texts.phrases(clip.tags).values(), []))
     found.append(set(re.findall(rf"[a-z]{{{_LETTERS},}}", text.lower())))
-  kept = {}
+  kept, part = {}, _parts(len(clips))
   for word in sorted(set().union(*found)):
     has = np.array([word in words for words in found])
-    if min(has.sum(), (~has).sum()) >= FEWEST:
+    mixed = {*part[has]} & {*part[~has]}
+    if min(has.sum(), (~has).sum()) >= FEWEST and mixed:
       kept[word] = has
   if not kept:
     raise UserError(
@@ -59,6 +67,11 @@ def labels(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
     )
   often = sorted(kept, key=lambda word: -kept[word].sum())[:MOST]
   return {word: kept[word] for word in often}
+
+
+def _parts(clips: int) -> np.ndarray:
+  """The part of each clip: int [clips]."""
+  return np.arange(clips) * FOLDS // clips
 
 
 def scores(heard: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -71,7 +84,7 @@ def scores(heard: np.ndarray, wanted: np.ndarray) -> np.ndarray:
   Returns:
     float [clips, labels].
   """
-  part = np.arange(len(heard)) * FOLDS // len(heard)
+  part = _parts(len(heard))
   out = np.zeros(wanted.shape)
   for k in range(FOLDS):
     model = pipeline.make_pipeline(
@@ -87,7 +100,7 @@ def scores(heard: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def area(
   heard: np.ndarray, known: dict[str, np.ndarray]
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Measure]:
   """ROC-AUC of each label.
 
   Args:
@@ -95,30 +108,19 @@ def area(
     known: `labels` of the clips.
 
   Returns:
-    (area, lower and upper end of its confidence interval over the clips) by
-    label; with the key "mean", that of the mean over all labels. 0.5 is chance.
+    The area by label, with its interval over the clips; with the key "mean",
+    the mean over all labels. 0.5 is chance.
   """
   wanted = np.stack([*known.values()], 1)
-  found = scores(heard, wanted)
-
-  def areas(times: np.ndarray) -> np.ndarray:
-    each = [
-      retrieval.roc_auc(found[:, k], wanted[:, k], times)
-      for k in range(wanted.shape[1])
-    ]
-    return np.stack(each, -1)
-
-  clips = len(heard)
-  rng = np.random.default_rng(0)
-  draws = rng.multinomial(clips, np.full(clips, 1 / clips), retrieval.DRAWS)
-  value, sampled = areas(np.ones(clips)), areas(draws)
-  value = np.append(value.mean(), value)
+  found, part = scores(heard, wanted), _parts(len(heard))
+  times = bootstrap.times(len(heard))
+  by_label = {
+    name: retrieval.roc_auc(found[:, k], wanted[:, k], times, part)
+    for k, name in enumerate(known)
+  }
   # A sample may lack clips with a label, or without it.
-  there = np.isfinite(sampled)
-  mean = np.where(there, sampled, 0).sum(-1) / np.maximum(there.sum(-1), 1)
-  mean = np.where(there.any(-1), mean, np.nan)
-  sampled = np.column_stack([mean, sampled])
-  out = {}
-  for k, name in enumerate(["mean", *known]):
-    out[name] = (float(value[k]), *retrieval.middle(sampled[:, k]))
-  return out
+  mean = bootstrap.finite_mean(np.stack([*by_label.values()]), 0)
+  return {
+    name: bootstrap.of_times(areas)
+    for name, areas in {"mean": mean, **by_label}.items()
+  }

@@ -20,7 +20,7 @@ import numpy as np
 from mmdcodec.audio import files, resampling
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import levels
-from mmdcodec.evaluate.levels import Value
+from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.experiments import prompts, tables
 from mmdcodec.store import atomic, jobs, paths
 
@@ -101,7 +101,7 @@ def run(
     force=None,
   )
   classifiers = prompts.learn(music, workdir / "prompts" / "songs" / "learned")
-  found: dict[str, dict[str, Value]] = {}
+  found: dict[str, dict[str, Measure]] = {}
   for level in shared_of(music):
     audio = _read(workdir / "levels" / level, groups, copies)
     found[level] = levels.measure(audio, music.rate, classifiers)
@@ -204,7 +204,7 @@ def _read(folder: pathlib.Path, groups: int, copies: int) -> np.ndarray:
   )
 
 
-def table(found: dict[str, dict[str, Value]]) -> tuple[list[str], list[list]]:
+def table(found: dict[str, dict[str, Measure]]) -> tuple[list[str], list[list]]:
   """Returns columns and rows, one row for each level."""
   names = [*next(iter(found.values()))]
   rows = []
