@@ -6,11 +6,16 @@ import shutil
 import tempfile
 import time
 
+import numpy as np
+import soundfile
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
   "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--window-size=1280,1500",
+  # A microphone that every page may use.
+  "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
   # Nothing but this machine can be reached.
   "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
@@ -30,12 +35,18 @@ def missing():
 
 @contextlib.contextmanager
 def opened():
-  """A browser of its own: a Selenium driver."""
+  """A browser of its own, whose microphone hears a tone: a Selenium driver."""
   from selenium import webdriver
 
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     options = webdriver.ChromeOptions()
-    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+    heard = f"{profile}/heard.wav"
+    soundfile.write(heard, 0.5 * np.sin(np.arange(96_000) * 0.1), 48_000)
+    for flag in (
+      *_FLAGS,
+      f"--user-data-dir={profile}",
+      f"--use-file-for-fake-audio-capture={heard}",
+    ):
       options.add_argument(flag)
     options.binary_location = next(filter(None, map(shutil.which, BROWSERS)))
     logs = {"browser": "ALL", "performance": "ALL"}

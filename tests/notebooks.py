@@ -52,7 +52,7 @@ def run(source: pathlib.Path, workdir: pathlib.Path, **environment: str):
 
   Raises:
     CellExecutionError: a cell raised an error.
-    CellTimeoutError: a cell hangs.
+    CellTimeoutError: a cell takes twice that, as it may beside other work.
   """
   import time
 
@@ -61,7 +61,7 @@ def run(source: pathlib.Path, workdir: pathlib.Path, **environment: str):
   started, times = {}, {}
   client = NotebookClient(
     make(source),
-    timeout=900,
+    timeout=120,
     kernel_name="python3",
     resources={"metadata": {"path": str(workdir)}},
     on_cell_execute=lambda cell, cell_index: started.update(

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -122,6 +123,17 @@ class Page:
     # It is there when it can be removed.
     wait(lambda: self.elements(f"#{name} button[aria-label*=lear]"))
 
+  def record(self, name, seconds):
+    self.element(f"#{name} button[aria-label='Record audio']").click()
+    shown = lambda css: self.element(f"#{name} {css}").is_displayed()
+    wait(lambda: shown(".record-button"))
+    self.element(f"#{name} .record-button").click()
+    wait(lambda: shown(".stop-button"))
+    time.sleep(seconds)
+    self.element(f"#{name} .stop-button").click()
+    # The server has it.
+    wait(lambda: self.elements(f"#{name} audio"))
+
   def write(self, name, text):
     box = self.element(f"#{name} textarea, #{name} input")
     wait(box.is_displayed)
@@ -201,6 +213,21 @@ def test_a_file_is_coded(page, site, tune):
   assert len(files()) == 3
   page.driver.get("about:blank")
   wait(lambda: not files())
+
+
+def test_a_recorded_melody(page):
+  """Catches a recording that the page cannot send, or that is not followed."""
+  page.tab("Music")
+  page.write("seconds", "1")
+  page.click("make")
+  page.told("music-told", "1 piece of 1.00 s")
+  without, player = page.pictures("music-found", 2), page.players("music-found")
+  page.element("#with-melody button").click()
+  page.record("melody", seconds=1.5)
+  page.click("make")
+  wait(lambda: page.players("music-found") not in ([], player))
+  page.told("music-told", "1 piece of 1.00 s")
+  assert page.pictures("music-found", 2)[1] != without[1]
 
 
 def test_music_is_heard_while_it_is_made(page, site):
