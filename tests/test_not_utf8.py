@@ -14,7 +14,7 @@ import pytest
 
 from mmdcodec import bitstream
 from mmdcodec.cli.main import main
-from mmdcodec.data import record_source
+from mmdcodec.data import audio_folder, record_source
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips, report
 from mmdcodec.models import text_condition
@@ -50,6 +50,7 @@ def test_files_of_any_name(tmp_path):
   fields = dict(rate=24000, channels=1, codebook_size=4, stride=320)
   bitstream.write(coded, bitstream.Stream(codes, samples=1500, **fields))
   assert main(["info", str(coded)]) == 0
+  assert len(audio_folder.fingerprint([coded], tmp_path)) == 16
   atomic.write_json(tmp_path / "a.json", {"clip": NAME})
   assert inputs.read_json(tmp_path / "a.json") == {"clip": NAME}
 

@@ -92,5 +92,7 @@ def fingerprint(paths: Sequence, root: pathlib.Path) -> str:
   for path in paths:
     status = path.stat()
     name = os.path.relpath(path, root)
-    digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    line = f"{name} {status.st_size} {status.st_mtime_ns}\n"
+    # Names of files need not be UTF-8.
+    digest.update(line.encode(errors="surrogateescape"))
   return digest.hexdigest()[:16]
