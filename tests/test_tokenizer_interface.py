@@ -103,6 +103,18 @@ def test_codes_are_as_announced(tokenizers, name):
     tokenizer.encode(np.full(2000, np.nan))
   with pytest.raises(UserError, match="lengths"):
     tokenizer.encode(x, lengths=[2000, 2001, 1])
+  with pytest.raises(UserError, match="at least one sample"):
+    tokenizer.encode(x[:0])
+
+
+def test_whole_frames_are_no_more_than_themselves():
+  """Catches a frame too many where a frame rate is not exact in binary."""
+
+  class Slow(Loudness):
+    rate, frame_rate = 8000, 8000 / 240
+
+  frames = [Slow().frames_of(n) for n in (0, 1, 239, 240, 241, 720)]
+  assert frames == [0, 1, 1, 1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["mono", "spectral"])
@@ -132,7 +144,7 @@ def test_parts_decode_to_the_whole(tokenizers, name):
   taken = []
 
   def parts():
-    for part in np.split(codes, [7, 35, 36], axis=1):
+    for part in np.split(codes, [0, 7, 35, 35, 36], axis=1):
       taken.append(part)
       yield part
 
@@ -140,7 +152,7 @@ def test_parts_decode_to_the_whole(tokenizers, name):
   for x in codec.decode_parts(parts(), 16):
     made.append(x)
     if len(made) == 1:
-      assert len(taken) < 4
+      assert len(taken) < 6
   np.testing.assert_allclose(np.concatenate(made, 1), whole, atol=2e-5)
 
 

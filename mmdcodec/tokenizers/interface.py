@@ -82,7 +82,8 @@ class Tokenizer(abc.ABC):
 
   def frames_of(self, samples: int) -> int:
     """Returns the number of rows for `samples` samples at its own rate."""
-    return math.ceil(samples * self.frame_rate / self.rate)
+    # Frame rates are not exact in binary: a whole frame is no more than one.
+    return math.ceil(samples * self.frame_rate / self.rate - 1e-6)
 
   def on(self, device: jax.Device) -> "Tokenizer":
     """Returns a copy that runs on `device`; by default, the same object."""

@@ -102,8 +102,8 @@ def decode_parts(
   def rows() -> Iterator[np.ndarray]:
     nonlocal batch
     for part in parts:
-      batch, count, _ = part.shape
-      yield part.swapaxes(0, 1).reshape(count, -1)
+      batch, count, books = part.shape
+      yield part.swapaxes(0, 1).reshape(count, batch * books)
 
   def coded() -> Iterator[CodedPiece]:
     # Puts the items side by side, like one clip with more columns.

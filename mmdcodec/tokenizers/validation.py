@@ -51,10 +51,11 @@ def audio_batch(
     x = x[:, None]
   if x.ndim == 2:
     x = x[None]
-  if x.ndim != 3 or x.shape[1] == 0 or not 1 <= x.shape[2] <= 64:
+  if x.ndim != 3 or not x.size or x.shape[2] > 64:
     raise UserError(
       f"audio has shape {x.shape}; expected [samples], [samples, channels]"
-      " or [batch, samples, channels], and at least one sample."
+      " or [batch, samples, channels], and at least one sample of 1 to 64"
+      " channels."
     )
   levels.check(x, "the audio")
   if lengths is None:
