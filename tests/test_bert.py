@@ -190,7 +190,7 @@ def test_a_bundle_embeds_texts(folder, tmp_path, capsys):
 
 
 def test_folders_that_are_refused(folder, tmp_path, fails):
-  """Catches sentences that are not means of tokens; a lost tokenizer."""
+  """Catches sentences that are no means of tokens; a lost or cased tokenizer."""
   import shutil
 
   copy = shutil.copytree(folder, tmp_path / "copy")
@@ -205,6 +205,10 @@ def test_folders_that_are_refused(folder, tmp_path, fails):
   _, _, assets = converter.bundled(*source()[1::-1], None, copy)
   made = WordPieces(assets["tokenizer.json"])
   assert made.encode("pianos") == WordPieces(TOKENIZER).encode("pianos")
+  (copy / "vocab.txt").write_text("\n".join([*WORDS, "Piano"]))
+  assert "'Piano'; expected the vocabulary" in fails(
+    "convert", copy, tmp_path / "out"
+  )
 
 
 @pytest.mark.slow

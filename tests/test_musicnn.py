@@ -137,7 +137,7 @@ def test_checkpoints(tmp_path):
 
 
 def test_damaged_checkpoints(tmp_path):
-  """Any byte of the index may be wrong, and either file cut or gone."""
+  """Any byte of either file may be wrong, and either cut or gone."""
   arrays = {"a/b": np.ones((2, 3), np.float32), "a/c": np.ones(5, np.float32)}
   tf_bundle.write(tmp_path, arrays)
   index, data = tmp_path / ".index", tmp_path / ".data-00000-of-00001"
@@ -164,6 +164,12 @@ def test_damaged_checkpoints(tmp_path):
       outcomes.append("right")
   assert outcomes.count("right") < 48
   index.write_bytes(good)
+  for place in range(len(numbers)):
+    changed = bytearray(numbers)
+    changed[place] ^= int(rng.integers(1, 256))
+    data.write_bytes(changed)
+    with pytest.raises(UserError, match="the checksum of a/[bc] is wrong"):
+      tf_checkpoint.read(index)
   data.write_bytes(numbers[:-1])
   with pytest.raises(UserError, match="beyond the end"):
     tf_checkpoint.read(index)

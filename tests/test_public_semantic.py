@@ -197,6 +197,20 @@ def without(name):
   return lambda w: {k: a for k, a in w.items() if k != name}
 
 
+POSITIONS = "encoder.pos_conv_embed.conv.parametrizations.weight.original"
+
+
+def no_length(w):
+  """Weight norm of a kernel of zeros, which is no number."""
+  return w | {f"{POSITIONS}1": np.zeros_like(w[f"{POSITIONS}1"])}
+
+
+def twice(w):
+  """A tensor under its old name and its new one."""
+  old = "encoder.pos_conv_embed.conv.weight_g"
+  return w | {old: w[f"{POSITIONS}0"] + 1}
+
+
 def test_what_does_not_fit_is_named(tmp_path):
   """Catches tensors that are ignored or missing, and unknown settings."""
   out = lambda i: tmp_path / str(i)
@@ -210,6 +224,8 @@ def test_what_does_not_fit_is_named(tmp_path):
       r"left over \(x",
     ),
     ("hubert_tiny", lambda w: w | {"y": np.ones(2)}, {}, r"left over \(y"),
+    ("hubert_tiny", no_length, {}, rf"not finite \({POSITIONS}"),
+    ("hubert_tiny", twice, {}, "are the same tensor"),
     (
       "hubert_tiny",
       without("encoder.layer_norm.bias"),

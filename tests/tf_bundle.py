@@ -30,6 +30,14 @@ def crc32c(data):
   return crc ^ 0xFFFFFFFF
 
 
+def masked(data):
+  """The checksum of data as it is stored."""
+  crc = crc32c(data)
+  return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(
+    4, "little"
+  )
+
+
 def block(entries):
   """Entries by name, with shared beginnings left out, a type and checksum."""
   out, before = b"", b""
@@ -43,9 +51,7 @@ def block(entries):
     out += varint(shared) + varint(len(own)) + varint(len(value)) + own + value
     before = name
   out += (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
-  crc = crc32c(out + b"\0")
-  masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-  return out, out + b"\0" + masked.to_bytes(4, "little")
+  return out, out + b"\0" + masked(out + b"\0")
 
 
 def write(folder, arrays, name=""):
@@ -55,10 +61,10 @@ def write(folder, arrays, name=""):
     dims = b"".join(field(2, field(1, size)) for size in array.shape)
     entry = field(1, TYPES[array.dtype.name]) + field(2, dims)
     entry += field(4, len(data)) + field(5, array.nbytes)
-    # A checksum of four bytes.
-    entry += varint(6 << 3 | 5) + b"\1\2\3\4"
+    numbers = np.ascontiguousarray(array).tobytes()
+    entry += varint(6 << 3 | 5) + masked(numbers)
     entries.append((key.encode(), entry))
-    data += np.ascontiguousarray(array).tobytes()
+    data += numbers
   index, places = b"", []
   half = len(entries) // 2
   for part in (entries[:half], entries[half:]):

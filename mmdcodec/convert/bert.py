@@ -7,6 +7,7 @@ tasks, a pooler of the first token and heads, is ignored.
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,20 @@ def tokenizer(folder: pathlib.Path) -> bytes:
   """Reads tokenizer.json, or makes it of a vocab.txt.
 
   Raises:
-    UserError: the folder has neither.
+    UserError: the folder has neither, or a vocabulary with capitals.
   """
   if (folder / TOKENIZER_FILE).is_file():
     return inputs.read_bytes(folder / TOKENIZER_FILE)
   if (folder / VOCABULARY_FILE).is_file():
     words = inputs.read_text(folder / VOCABULARY_FILE).split("\n")
     ids = {word.rstrip("\r"): i for i, word in enumerate(words)}
+    # Names in brackets are special tokens.
+    cased = [w for w in ids if re.search("[A-Z]", w) and w[0] + w[-1] != "[]"]
+    if cased:
+      raise UserError(
+        f"{folder / VOCABULARY_FILE} has pieces with capitals, such as"
+        f" {cased[0]!r}; expected the vocabulary of an uncased BERT."
+      )
     model = {"type": "WordPiece", "vocab": ids}
     return json.dumps({"model": model}).encode()
   raise UserError(
@@ -136,7 +144,7 @@ def convert(
   found = fields_of(config) | changes
   model = bert.from_config(found)
   like = bert.shapes({"model": found})
-  arrays = {name.removeprefix("bert."): a for name, a in arrays.items()}
+  arrays = weights.renamed(arrays, lambda name: name.removeprefix("bert."))
   arrays = {
     name: a for name, a in arrays.items() if not name.startswith(IGNORED)
   }

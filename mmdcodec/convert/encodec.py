@@ -97,14 +97,7 @@ def convert(
   Raises:
     UserError: a field or tensor is unknown, missing, or left over.
   """
-  renamed: dict[str, str] = {}
-  for name in arrays:
-    other = renamed.setdefault(canonical(name), name)
-    if other != name:
-      raise UserError(
-        f"{other} and {name} are the same tensor; expected only one of them."
-      )
-  arrays = {new: arrays[old] for new, old in renamed.items()}
+  arrays = weights.renamed(arrays, canonical)
   fields = guess(arrays, preset) if config is None else fields_of(config)
   model = codec_model.from_config(fields)
   like = model_weights.shapes({"kind": "codec", "model": fields})

@@ -117,7 +117,8 @@ def convert(
   Raises:
     UserError: a tensor is missing, left over or of another shape.
   """
-  arrays = {canonical(k): v for k, v in arrays.items() if k not in IGNORED}
+  arrays = {k: v for k, v in arrays.items() if k not in IGNORED}
+  arrays = weights.renamed(arrays, canonical)
   network = semantic_networks.from_config(model)
   like = semantic_networks.bundle_shapes({"model": model})
   return weights.fill(rules(network), arrays, like)

@@ -61,7 +61,7 @@ def bundled(
     UserError: a tensor is missing or left over, or there are no statistics.
   """
   del config, preset
-  arrays = {name.removeprefix(PREFIX): a for name, a in arrays.items()}
+  arrays = weights.renamed(arrays, lambda name: name.removeprefix(PREFIX))
   model = {"network": "musicfm", **guess(arrays), **statistics(folder)}
   return {"kind": "semantic", "model": model}, convert(arrays, model), {}
 

@@ -110,7 +110,7 @@ def _place(value: bytes) -> tuple[int, int]:
 def _block(table: bytes, offset: int, size: int) -> bytes:
   """A block, after its checksum is checked."""
   end = offset + size
-  if end + 5 > len(table) - _FOOTER + 5:
+  if end + 5 > len(table) - _FOOTER:
     raise _Damaged("it ends early")
   kind, check = table[end], int.from_bytes(table[end + 1 : end + 5], "little")
   if kind:
@@ -160,6 +160,11 @@ def _tensor(name: str, entry: bytes, data: bytes) -> np.ndarray:
     raise _Damaged(f"{name} has another size than its shape")
   if offset + size > len(data):
     raise _Damaged(f"{name} lies beyond the end of its {DATA} file")
+  check = fields.get(6)
+  if isinstance(check, bytes):
+    found = _masked(_crc32c(data[offset : offset + size]))
+    if found != int.from_bytes(check, "little"):
+      raise _Damaged(f"the checksum of {name} is wrong")
   return np.frombuffer(data, dtype, count, offset).reshape(dims).copy()
 
 

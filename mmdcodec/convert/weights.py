@@ -117,7 +117,7 @@ def apply(
 
   Raises:
     UserError: tensors are missing, left over, of a wrong shape, not floats, or
-      not finite; the message lists them.
+      not finite, or what is computed of them is not; the message lists them.
     ValueError: the rules use a tensor twice or do not fit the model, which is
       not the file's fault.
   """
@@ -135,7 +135,7 @@ def apply(
   ]
   if faults:
     raise UserError(f"the weights do not fit: {'; '.join(faults)}.")
-  out, wrong = {}, []
+  out, wrong, broken = {}, [], []
   needed = [name for rule in rules for name in rule.names]
   bad = [n for n in needed if arrays[n].dtype.kind != "f"]
   bad += [n for n in arrays if not np.isfinite(arrays[n]).all()]
@@ -148,7 +148,8 @@ def apply(
     given: list[np.ndarray | None] = [arrays[name] for name in rule.names]
     given += [arrays.get(name) for name in rule.optional]
     try:
-      made = rule.make(*given)
+      with np.errstate(all="ignore"):  # `broken` has what becomes of it
+        made = rule.make(*given)
     except Misfit as error:
       wrong += _shaped(error.names, arrays)
       continue
@@ -159,12 +160,37 @@ def apply(
       out[target] = array
       if array.shape != shapes[target]:
         wrong += _shaped(rule.names, arrays)
+      elif not np.isfinite(array).all():
+        broken += rule.names
   if wrong:
     raise UserError(
       f"the weights do not fit: {len(wrong)} of another shape than the config"
       f" gives ({_listed(wrong)})."
     )
+  if broken:
+    raise UserError(
+      "the weights can't be used: what is computed of them is not finite"
+      f" ({_listed(broken)})."
+    )
   return out
+
+
+def renamed(
+  arrays: dict[str, np.ndarray], rename: Callable[[str], str]
+) -> dict[str, np.ndarray]:
+  """Returns tensors by the names that `rename` gives them.
+
+  Raises:
+    UserError: two of them get the same name.
+  """
+  olds: dict[str, str] = {}
+  for name in arrays:
+    other = olds.setdefault(rename(name), name)
+    if other != name:
+      raise UserError(
+        f"{other} and {name} are the same tensor; expected only one of them."
+      )
+  return {new: arrays[old] for new, old in olds.items()}
 
 
 def fill(
