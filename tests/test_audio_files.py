@@ -109,9 +109,10 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch, suffix):
   np.testing.assert_allclose(files.read(path)[0], whole, atol=1e-5)
 
 
-def test_float_wave_keeps_overshoot(tmp_path):
+@pytest.mark.parametrize("subtype", ["FLOAT", "float"])
+def test_float_wave_keeps_overshoot(tmp_path, subtype):
   path = tmp_path / "loud.wav"
-  files.write(path, np.array([1.5, -2.0]), rate=RATE, subtype="FLOAT")
+  files.write(path, np.array([1.5, -2.0]), rate=RATE, subtype=subtype)
   np.testing.assert_array_equal(files.read(path)[0][:, 0], [1.5, -2.0])
 
 
@@ -192,7 +193,11 @@ def test_missing_folder_raw_and_bad_arguments(wav, tmp_path):
   ]:
     with pytest.raises(UserError, match=word):
       files.read(path)
-  for bad in ({"start": 1.5}, {"start": -1}, {"seconds": 0}, {"rate": 0}):
+  for bad in (
+    *({"start": 1.5}, {"start": -1}, {"start": np.nan}, {"start": np.inf}),
+    *({"seconds": 0}, {"seconds": np.nan}, {"seconds": np.inf}),
+    *({"rate": 0}, {"rate": np.nan}, {"rate": np.inf}),
+  ):
     with pytest.raises(UserError):
       files.read(wav, **bad)
   for path, x in [

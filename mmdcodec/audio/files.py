@@ -74,13 +74,15 @@ def read(
   Raises:
     UserError: the file is missing, empty, truncated, not audio, has no
       channels or no samples, holds samples that are not audio (see
-      `levels.check`), or ends before `start`.
+      `levels.check`), or ends before `start`; `start` or `seconds` is negative
+      or not finite.
   """
   name = name_of(path)
-  if start < 0 or (seconds is not None and seconds <= 0):
+  length = 1.0 if seconds is None else seconds
+  if not 0 <= start < math.inf or not 0 < length < math.inf:
     raise UserError(
-      f"{name}: start must be at least 0 and seconds more than 0, not"
-      f" start={start}, seconds={seconds}."
+      f"{name}: start must be at least 0 and seconds more than 0, both finite,"
+      f" not start={start}, seconds={seconds}."
     )
   with opened(path) as file:
     total, source, _ = file.info

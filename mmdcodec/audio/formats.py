@@ -68,7 +68,7 @@ def encoding_of(
   if not paths.has_folder(path):
     raise UserError(f"{path}: the folder {path.parent} does not exist.")
   container, coding = _FORMATS[suffix]
-  coding = subtype or coding
+  coding = (subtype or coding).upper()
   to = rate = checked_rate(rate)
   if coding == "VORBIS":
     to = min(rate, _VORBIS_MAX_RATE)

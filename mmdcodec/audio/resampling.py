@@ -14,7 +14,7 @@ def checked_rate(rate: float) -> int:
   Raises:
     UserError: the rate is not a whole number from 1 to 768000.
   """
-  if rate != int(rate) or not 1 <= rate <= MAX_RATE:
+  if not 1 <= rate <= MAX_RATE or rate != int(rate):
     raise UserError(
       f"the sample rate must be a whole number from 1 to {MAX_RATE} Hz, not"
       f" {rate}."
