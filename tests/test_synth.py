@@ -288,7 +288,7 @@ def test_captions_say_what_the_tags_say():
   assert len(texts) > 300
 
 
-def test_a_folder_of_songs(tmp_path):
+def test_a_folder_of_songs(tmp_path, monkeypatch):
   ticks = []
   kwargs = dict(songs=3, seconds=1.5, rate=RATE, seed=5, drums=True)
   paths = song_files.write_songs(
@@ -321,8 +321,18 @@ def test_a_folder_of_songs(tmp_path):
       tmp_path / "a", workers=1, **{**kwargs, **other, "songs": 1}
     )
     assert sidecar_of(paths[0]) != written
-  kwargs["seed"] = 6
-  others = song_files.write_songs(tmp_path / "b", workers=1, **kwargs)
+  # Stopped between a song and its sidecar: the old one must not vouch for it.
+  kwargs |= {"songs": 1, "workers": 1}
+  song_files.write_songs(tmp_path / "a", **kwargs)
+  before = files.read(paths[0])[0]
+  with monkeypatch.context() as patch:
+    patch.delattr("mmdcodec.store.atomic.write_json")
+    with pytest.raises(AttributeError):
+      song_files.write_songs(tmp_path / "a", **kwargs | {"drums": False})
+  song_files.write_songs(tmp_path / "a", **kwargs)
+  np.testing.assert_array_equal(files.read(paths[0])[0], before)
+  kwargs |= {"songs": 3, "seed": 6}
+  others = song_files.write_songs(tmp_path / "b", **kwargs)
   seeds = [
     json.loads(p.with_suffix(".json").read_text())["tags"]["seed"]
     for p in paths + others
@@ -371,6 +381,8 @@ def test_impossible_choices_are_clear_errors():
     dict(colour="blue"),
     dict(beats=5),
     dict(seconds=0),
+    dict(seconds=1e-6),
+    dict(rate=2000),
     dict(drums="loud"),
     dict(speed="slow", tempo=150),
     dict(speed="fast", tempo=90),

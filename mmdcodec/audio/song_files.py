@@ -166,6 +166,8 @@ def _write_song(job: _Job) -> None:
   song = synth.render(
     job.seed, seconds=job.seconds, rate=job.rate, **job.choices
   )
+  # The old one describes the song that is now replaced.
+  job.sidecar.unlink(missing_ok=True)
   files.write(job.path, song.audio, rate=job.rate)
   content = {
     "caption": song.caption,

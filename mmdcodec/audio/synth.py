@@ -20,6 +20,9 @@ from mmdcodec.errors import UserError
 
 PEAK = 10 ** (-3 / 20)  # -3 dB of full scale
 
+# Below, high notes have no harmonics left.
+_MIN_RATE = 4000
+
 # Loudness of the parts (root mean square, before the final peak).
 _LEVELS = {"melody": 0.13, "chords": 0.06, "bass": 0.09, "drums": 0.08}
 
@@ -56,7 +59,7 @@ def render(
     seed: a whole number, at least 0.
     seconds: length; the form is repeated or cut to it, with a short fade. None
       plays the form of 16 bars once, with a last chord.
-    rate: Hz.
+    rate: Hz, at least 4000.
     melody: a melody to play instead of a new one. A Song also brings its tempo,
       key, mode, meter and chords. A list of notes gets chords that fit it, in
       the chosen or the seed's tempo, key, mode and meter.
@@ -74,6 +77,8 @@ def render(
     UserError: an unknown choice, an impossible value, or a speed and a tempo
       that contradict each other.
   """
+  if rate < _MIN_RATE:
+    raise UserError(f"rate must be at least {_MIN_RATE} Hz, not {rate}.")
   source = melody if isinstance(melody, Song) else None
   plan = song_plan.plan(seed, choices, source.tags if source else None)
   beat = 60 / plan["tempo"]
@@ -85,8 +90,8 @@ def render(
   composed = composition.melody(score, degrees, form, beats=beats, **key)
   bars = len(degrees)
   if seconds is not None:
-    if not seconds > 0:
-      raise UserError(f"seconds must be more than 0, not {seconds}.")
+    if not seconds * rate >= 1:
+      raise UserError(f"seconds must hold a sample, which {seconds} do not.")
     bars = math.ceil(seconds / (beat * beats))
   if melody is None:
     notes = _perform(
