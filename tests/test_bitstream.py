@@ -221,6 +221,10 @@ def test_contradicting_stream_is_not_written(tmp_path):
       bitstream.write(
         tmp_path / "a.mmdc", bitstream.Stream(**vars(stream) | {"codes": codes})
       )
+  for scale in (np.nan, np.inf, 1e39):
+    fields = {**vars(stream), "scale": np.array([scale])}
+    with pytest.raises(UserError, match="a scale is not finite"):
+      bitstream.write(tmp_path / "a.mmdc", bitstream.Stream(**fields))
   assert not list(tmp_path.iterdir())
   with pytest.raises(UserError, match="cannot be written"):
     bitstream.write(tmp_path / "no" / "a.mmdc", stream)

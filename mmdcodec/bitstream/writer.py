@@ -56,7 +56,7 @@ class Writer:
 
     Raises:
       ValueError: a wrong shape.
-      UserError: a code outside its codebook.
+      UserError: a code outside its codebook, or a scale that is not finite.
     """
     header, codes = self.header, np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != header.codebooks:
@@ -70,6 +70,8 @@ class Writer:
         f" to {size - 1}."
       )
     scale = np.zeros(0) if scale is None else np.asarray(scale).reshape(-1)
+    if not np.isfinite(scale.astype(np.float32)).all():
+      raise UserError("a scale is not finite; no reader would take the file.")
     if scale.size and not header.scaled:
       raise ValueError("scales were given, but the header has none")
     if scale.size > 1 and not header.segment_frames:
