@@ -6,7 +6,6 @@ accompaniment. Training takes melodies from 0 on, and measures take others, from
 `HELD_OUT` on.
 """
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +58,6 @@ class Melodies:
     self.seconds = count * renditions * seconds
     self._count = count
     self._kept: dict[tuple[int, int], np.ndarray] | None = {} if keep else None
-    self._lock = threading.Lock()
 
   def __len__(self) -> int:
     """Number of melodies."""
@@ -67,14 +65,17 @@ class Melodies:
 
   def rendition(self, melody: int, which: int) -> np.ndarray:
     """Renders a melody; float32 [samples], longer than a clip."""
-    place = (melody, which)
-    if self._kept is not None and place in self._kept:
-      return self._kept[place].astype(np.float32) / 32767
-    x = render(self.first + melody, which, rate=self.rate, seconds=self.span)
-    if self._kept is not None:
-      with self._lock:
-        self._kept[place] = np.round(x * 32767).astype(np.int16)
-    return x
+    make = lambda: render(
+      self.first + melody, which, rate=self.rate, seconds=self.span
+    )
+    if self._kept is None:
+      return make()
+    kept = self._kept.get((melody, which))
+    if kept is None:
+      kept = np.round(make() * 32767).astype(np.int16)
+      self._kept[melody, which] = kept
+    # Rounded the first time too, so that a clip is always the same.
+    return kept.astype(np.float32) / 32767
 
   def clip(
     self, melody: int, which: int, rng: np.random.Generator | None = None
