@@ -228,6 +228,25 @@ def test_start_with_fewer_rows_than_codes():
   )
 
 
+@pytest.mark.parametrize("kmeans_iterations", [0, 3])
+def test_a_frozen_codebook_keeps_its_start(kmeans_iterations):
+  """Codes of k-means with no weight at all, which are 0; replaced codes."""
+  module = small(decay=1.0, threshold=1.0, kmeans_iterations=kmeans_iterations)
+  z = latents(0)
+  variables = initial(module, z)
+  out, first = train(module, variables, z, jax.random.key(1))
+  if kmeans_iterations:
+    # Its codes are means of rows, whichever k-means found.
+    assert (out.metrics["perplexity"] > 16).all()
+    error = lambda out: np.mean((out.z - z) ** 2)
+    assert error(out) < 0.5 * z.var()
+    np.testing.assert_array_equal(evaluate(module, first, z).codes, out.codes)
+  else:
+    np.testing.assert_array_equal(embed(first), embed(variables))
+  _, second = train(module, first, 3 * latents(1), jax.random.key(2))
+  jax.tree.map(np.testing.assert_array_equal, second, first)
+
+
 def test_replacement_takes_distinct_rows():
   """The same row twice, a row of weight zero, sum and count that disagree."""
   rows = latents(4, (50, 8))

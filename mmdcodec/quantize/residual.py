@@ -144,7 +144,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     codebooks: number of levels.
     size: codes per level.
     dim: width of z.
-    decay: decay of the running statistics per step; 1 freezes them.
+    decay: decay of the running statistics per step; 1 freezes the codes that
+      training starts from, random ones or those of k-means.
     epsilon: pseudo-count of Laplace smoothing.
     threshold: usage below which a code is dead and is replaced; 0 never
       replaces. A `Codec` sets it from its own field of this name.
@@ -341,7 +342,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     Returns (codes [codebooks, rows], vectors [codebooks, rows, dim], batch
     counts [codebooks, size], number of replaced codes [codebooks]).
     """
-    started = self.started.value
+    started, frozen = self.started.value, self.decay == 1
     usable = valid & jnp.isfinite(rows).all(-1)
     any_rows = mapped.total(usable.sum(), axis_name) > 0
     whole = lambda x: mapped.gather_constant(x, axis_name)
@@ -354,7 +355,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
       )
       # The first batch counts as one batch. With the weight of a long past,
       # codes that overfit it (too few rows) would starve slowly.
-      return (1.0 - self.decay) * sum, (1.0 - self.decay) * count
+      share = 1.0 if frozen else 1.0 - self.decay
+      return share * sum, share * count
 
     def keep(
       sum: jax.Array, count: jax.Array, key: jax.Array, residual: jax.Array
@@ -387,7 +389,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
         whole(residual),
         whole(error),
         number=mapped.total(coded.sum(), axis_name),
-        threshold=self.threshold,
+        threshold=0.0 if frozen else self.threshold,
         kind=self.threshold_kind,
       )
       replaced = replaced.sum().astype(jnp.float32)

@@ -151,7 +151,7 @@ def ema_update(
     count: [size] running counts.
     batch_sum: [size, dim].
     batch_count: [size].
-    decay: weight of the past, in [0, 1).
+    decay: weight of the past, in [0, 1].
 
   Returns:
     The new (sum, count).
