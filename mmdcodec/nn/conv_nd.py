@@ -193,7 +193,7 @@ def conv_nd(
     strides: step of the output on each axis.
     dilations: step of the taps on each axis; 1 on strided axes.
     pads: zeros before and after each axis.
-    groups: groups of channels that do not mix; over one axis only.
+    groups: groups of channels that do not mix; over one axis only if folded.
 
   Returns:
     [batch, *sizes, out], folded if x was.
@@ -209,7 +209,9 @@ def conv_nd(
     # This casts the kernel after making its copies.
     return _folded_conv(x, kernel, strides, dilations, pads, groups)
   kernel = kernel.astype(x.dtype)
-  if platform.traced_for() != "cpu":
+  # No network has groups with a dilation or over two axes.
+  rare = groups > 1 and (len(strides) > 1 or dilations[0] > 1)
+  if platform.traced_for() != "cpu" or rare:
     return _plain_conv(x, kernel, strides, dilations, pads, groups)
   if groups > 1:
     return grouped_conv(
