@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import chunks, codec
+from mmdcodec.models import chunks, codec, codec_outputs
 
 
 def random_variables(model, seed=0):
@@ -189,6 +189,8 @@ def test_loudness_is_divided_out_and_restored():
   )
   silent = run(variables, 0 * x)
   assert np.isfinite(silent.audio).all()
+  total = lambda x: codec_outputs.loudness(x).sum()
+  np.testing.assert_array_equal(jax.grad(total)(0 * x), 0)
   with pytest.raises(UserError, match="scale"):
     model.apply(variables, quiet.codes, method="decode")
 

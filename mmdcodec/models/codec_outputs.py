@@ -4,6 +4,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from mmdcodec.audio import transforms
+
 
 @flax.struct.dataclass
 class Output:
@@ -49,10 +51,12 @@ class Encoded:
 def loudness(x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
   """Root mean square [batch, 1] of the mono mix of x, plus 1e-8.
 
+  The gradient of silence is 0.
+
   Args:
     x: [batch, samples, channels]; zero after `lengths`.
     lengths: [batch] valid samples, or None.
   """
   mono = jnp.mean(x.astype(jnp.float32), -1)
   count = x.shape[1] if lengths is None else jnp.maximum(lengths, 1)
-  return (jnp.sqrt(jnp.sum(mono**2, 1) / count) + 1e-8)[:, None]
+  return (transforms.safe_sqrt(jnp.sum(mono**2, 1) / count) + 1e-8)[:, None]
