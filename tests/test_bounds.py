@@ -143,6 +143,12 @@ def test_configs(build, preset, bad):
       {"positions": "x", "activation": "x", "width": 6, "remat": True},
     ),
     (
+      Transformer,
+      dict(layers=1, width=8, heads=2, kv_heads=1, hidden=4)
+      | dict(positions="relative", buckets=8, max_distance=5),
+      {"max_distance": 4, "buckets": 10},
+    ),
+    (
       Attention,
       dict(width=4, heads=2, kv_heads=2, head_dim=2),
       {"kv_heads": 3, "scale": 0.0, "dtype": "bf16"},

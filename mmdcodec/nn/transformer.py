@@ -104,6 +104,11 @@ class Transformer(bounds.Checked, nn.Module):
     ):
       if size % parts:
         return f"its {what} is {size}; it must be a multiple of {parts}"
+    if self.positions == "relative" and self.max_distance <= self.buckets // 2:
+      return (
+        f"its max_distance is {self.max_distance}; it must exceed half of its"
+        f" {self.buckets} buckets"
+      )
     if self.window and self.positions == "sinusoidal":
       return (
         "its window is for music of any length, but sinusoidal positions are"
