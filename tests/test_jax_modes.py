@@ -12,10 +12,14 @@ from small_quantizer import latents, small
 from test_foreign_meshes import NAMES, calls
 
 from mmdcodec.errors import UserError
-from mmdcodec.models import codec, token_lm
+from mmdcodec.losses.masking import masked_mean
+from mmdcodec.models import codec, embedding_mapper, token_lm
+from mmdcodec.nn.griffin_lim import griffin_lim
 from mmdcodec.nn.lstm import LSTM
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize import independence
+from mmdcodec.quantize.gumbel import GumbelQuantizer, diversity
+from mmdcodec.quantize.random_projection import RandomProjection
 from mmdcodec.train import config_files, program
 from mmdcodec.train.task import make_task
 
@@ -48,8 +52,22 @@ def loss(estimator):
   )(streams)
 
 
+def gumbel():
+  """Noise, and the losses that see a mask."""
+  mask = np.arange(20) < np.array([[20], [13]])
+  chosen, variables = GumbelQuantizer(8, 4).init_with_output(KEY, Z, mask, KEY)
+  right = chosen.ids == chosen.drawn
+  return variables, chosen, diversity(chosen.logits, mask), masked_mean(
+    right, mask
+  )
+
+
 CALLS = {
   "quantizer": quantize,
+  "gumbel": gumbel,
+  "random_projection": lambda: RandomProjection(8, 4).init_with_output(KEY, Z),
+  "griffin_lim": lambda: griffin_lim(abs(latents(0, (2, 20, 9))), 4, 2),
+  "mapper": lambda: embedding_mapper.init(KEY, 4),
   "lstm": lambda: LSTM(dim=8).init_with_output(KEY, Z),
   "mmd": loss("mmd"),
   "dhsic": loss("dhsic"),

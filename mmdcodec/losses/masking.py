@@ -74,5 +74,5 @@ def hide(
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
   """Mean of values [batch, frames] where the mask is True; 0 if nowhere."""
-  total = jnp.sum(jnp.where(mask, values, 0.0))
+  total = jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0))
   return total / jnp.maximum(jnp.sum(mask), 1)

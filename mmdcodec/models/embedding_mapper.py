@@ -62,11 +62,12 @@ def shift(text: jax.Array, means: Mapping[str, jax.Array]) -> jax.Array:
 def init(key: jax.Array, dim: int) -> dict[str, Any]:
   """Parameters of a mapper that changes nothing."""
   hidden = WIDER * dim
-  inner = jax.random.normal(key, (dim, hidden))
+  zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+  # The input has norm 1, so each hidden unit varies by about 1.
+  inner = jax.random.normal(key, (dim, hidden), jnp.float32)
   return {
-    # The input has norm 1, so each hidden unit varies by about 1.
-    "inner": {"kernel": inner, "bias": jnp.zeros(hidden)},
-    "outer": {"kernel": jnp.zeros((hidden, dim)), "bias": jnp.zeros(dim)},
+    "inner": {"kernel": inner, "bias": zeros(hidden)},
+    "outer": {"kernel": zeros(hidden, dim), "bias": zeros(dim)},
   }
 
 
@@ -117,7 +118,7 @@ def fit(key: jax.Array, text: Any, audio: Any) -> Fit:
 
   def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[Any, None]:
     params, state = carry
-    at = jax.random.randint(key, (BATCH,), 0, len(rest))
+    at = jax.random.randint(key, (BATCH,), 0, len(rest), jnp.int32)
     updates, state = optimizer.update(jax.grad(loss)(params, at), state, params)
     return (optax.apply_updates(params, updates), state), None
 

@@ -68,7 +68,7 @@ class W2vBert(Objective):
       {
         "accuracy": accuracy,
         "contrastive_accuracy": mean(right),
-        "contrastive_guess": mean(jnp.log1p(others)),
+        "contrastive_guess": mean(jnp.log1p(others.astype(jnp.float32))),
       },
       chosen.ids,
       heard.masked,

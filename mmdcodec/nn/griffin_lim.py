@@ -95,7 +95,7 @@ def overlap_add(
   y = jnp.fft.irfft(spectrum, n=OVERLAP * step) * window
   y = y.reshape(*y.shape[:-1], OVERLAP, step)
   # Windows after the end do not count: a clip is the same alone and padded.
-  valid = jnp.ones((1, count))
+  valid = jnp.ones((1, count), jnp.float32)
   if ends is not None:
     valid = length_mask(PER_HOP * ends, count).astype(jnp.float32)
   power = jnp.reshape(window**2, (OVERLAP, step)) * valid[..., None, None]

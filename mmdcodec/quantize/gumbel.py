@@ -97,7 +97,8 @@ def standardise(logits: jax.Array, mask: jax.Array) -> jax.Array:
     UserError: called inside `jax.shard_map` or `jax.pmap`.
   """
   mapped.check_global("the Gumbel quantizer")
-  weight = mask[..., None] / jnp.maximum(mask.sum(), 1)
+  seen = mask[..., None].astype(jnp.float32)
+  weight = seen / jnp.maximum(seen.sum(), 1)
   mean = jnp.sum(weight * logits, (0, 1))
   variance = jnp.sum(weight * (logits - mean) ** 2, (0, 1))
   return (logits - mean) * jax.lax.rsqrt(variance + 1e-5)

@@ -57,7 +57,7 @@ class RandomProjection(nn.Module):
     def frozen(
       name: str, init: nn.initializers.Initializer, *shape: int
     ) -> jax.Array:
-      make = lambda: init(self.make_rng("params"), shape)
+      make = lambda: init(self.make_rng("params"), shape, jnp.float32)
       return self.variable("targets", name, make).value
 
     projection = frozen(
