@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.audio import transforms
-from mmdcodec.nn.conv import frames, length_mask
+from mmdcodec.nn.conv import frames, length_mask, mask_after
 
 # Bands this far below the loudest one of a clip count as silent. Decibels.
 _RANGE = 25.0
@@ -73,7 +73,7 @@ def pitch_levels(
     (float32 [batch, ceil(samples / hop), bands] in dB, bool [batch, frames],
     True for frames whose centre is valid).
   """
-  x = x[..., 0] * length_mask(lengths, x.shape[1])
+  x = mask_after(x, lengths)[..., 0]
   count = frames(x.shape[1], hop)
   spectrum = transforms.stft(x.astype(jnp.float32), window=window, hop=hop)
   filters = pitch_filters(rate, window, bands, fmin, octave)

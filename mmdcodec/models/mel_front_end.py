@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mmdcodec.audio import transforms
 from mmdcodec.nn.attention import kernel_init
-from mmdcodec.nn.conv import frames, length_mask
+from mmdcodec.nn.conv import frames, length_mask, mask_after
 from mmdcodec.nn.conv_nd import ConvNd
 
 # Spectral frames per frame of the network.
@@ -46,7 +46,7 @@ def window_levels(
     (float32 [batch, ceil(samples / hop), mels] in dB, bool [batch, frames],
     True for frames whose centre is valid).
   """
-  x = x[..., 0] * length_mask(lengths, x.shape[1])
+  x = mask_after(x, lengths)[..., 0]
   count = frames(x.shape[1], hop)
   levels = transforms.log_mel(
     x.astype(jnp.float32),
