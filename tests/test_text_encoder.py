@@ -17,7 +17,8 @@ import pytest
 
 from mmdcodec.convert import t5
 from mmdcodec.errors import UserError
-from mmdcodec.models import text_encoder
+from mmdcodec.models import lm_presets, text_encoder
+from mmdcodec.models.text_condition import Text
 from mmdcodec.nn.positions import relative_buckets
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -273,6 +274,17 @@ def test_a_whole_model_has_a_decoder():
   w["lm_head.weight"] = np.ones((60, 16))
   _, variables = t5.convert(w, config)
   assert variables["params"]["blocks"]["query"]["kernel"].shape == (2, 16, 2, 8)
+
+
+def test_captions_that_are_cut_keep_their_end():
+  """Catches texts that end otherwise in training than any prompt does."""
+  encoder = lm_presets.TINY_BYTES["encoder"]
+  text = Text(name="text", tokenizer="bytes", longest=256, encoder=encoder)
+  text = text.in_training({"text_tokens": 4})
+  for caption, want in (("abcdef", b"abc"), ("abc", b"abc"), ("a", b"a")):
+    found = text.read({"caption": caption}, 0.0)
+    tokens = found["tokens"][: found["lengths"]]
+    np.testing.assert_array_equal(tokens, [*want, 256])
 
 
 def test_weights_of_16_bits():

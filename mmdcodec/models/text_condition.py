@@ -118,14 +118,16 @@ class Text(Condition):
     return texts
 
   def arrays(self, items: Sequence[str | None], start: float) -> Arrays:
-    """See the base class; texts are cut to `longest` tokens."""
+    """See the base class; of longer texts, the last token is the end's."""
     del start
     return self._tokenize([text or "" for text in items])
 
   def _tokenize(self, texts: list[str], size: int | None = None) -> Arrays:
     """Arrays of texts, `size` tokens wide; None means as wide as needed."""
     tokenizer = text_tokens.make_tokenizer(self.tokenizer, self.assets)
-    found = [tokenizer.encode(text)[: self.longest] for text in texts]
+    found = [
+      text_tokens.cut(tokenizer.encode(text), self.longest) for text in texts
+    ]
     # Few different sizes, so that few programs are compiled.
     size = size or bucket(max(map(len, found)))
     tokens = np.zeros((len(texts), size), np.int32)
