@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.bounds import flag, one_of, whole
+from mmdcodec.bounds import flag, number, one_of, whole
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.block import View
 from mmdcodec.nn.transformer import Transformer
@@ -22,7 +22,7 @@ class Encoder(Transformer):
 
   Attributes:
     positions: "sinusoidal", "rotary", or "none" if the input has them already.
-    window, sinks, cross: unused.
+    window, sinks, cross, forget: unused.
   """
 
   called = "the encoder"
@@ -31,6 +31,7 @@ class Encoder(Transformer):
   window: Annotated[int, whole(0, 0)] = 0
   sinks: Annotated[int, whole(0, 0)] = 0
   cross: Annotated[bool, flag()] = False
+  forget: Annotated[float, number(0, 0)] = 0.0
 
   def __call__(  # type: ignore[override]
     self, x: jax.Array, valid: jax.Array, *, train: bool = False
