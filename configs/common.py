@@ -42,7 +42,9 @@ def run_config(task: str) -> ConfigDict:
   config.optimizer.warmup = 0
   config.optimizer.final = 0.01  # last learning rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
-  # Number of parts of a batch, which are computed in turn to save memory.
+  # Number of parts of a batch, which are computed in turn to save memory. Each
+  # part updates a codec's codebooks, and has an independence loss of its own
+  # unless that collects rows over several batches.
   config.accumulate = 1
   # Consecutive steps with a loss or weights that are not finite after which the
   # run ends (checked when metrics are logged).
@@ -120,7 +122,7 @@ def codec_config(preset: str, **changes: Any) -> ConfigDict:
       start=0,  # step at which it begins ...
       ramp=0,  # ... and steps over which the weight rises
       every=1,  # applied once in this many steps
-      rows=0,  # collected over recent batches; 0: the rows of one batch
+      rows=0,  # collected over recent batches; 0: those of a batch or part
     )
   )
 

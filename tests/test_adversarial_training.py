@@ -102,6 +102,15 @@ def run_steps(config, steps, state=None):
   return rows, jax.device_get(state)
 
 
+def judge_and_learn(task, state, x, y, step):
+  """One step of the discriminators: state, losses, gradients, metrics."""
+  *found, metrics, grads = task.adversary.judge(state.params, x, y, step)
+  state, more = task.adversary.learn(
+    state, grads, metrics["discriminator/loss"], step
+  )
+  return state, *found, metrics | more
+
+
 def tree_close(found, expected, tolerance=1e-5):
   flat = lambda tree: np.concatenate(
     [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
@@ -120,6 +129,7 @@ def test_both_gradients_are_those_of_the_plain_losses():
   (_, (_, extra, found)), grads = jax.jit(
     jax.value_and_grad(task.loss, has_aux=True)
   )(state.params, state.collections, state.extra, batch, key, state.step)
+  extra, found = task.end_step(extra, found, state.step)
 
   judges = task.adversary.model
 
@@ -199,6 +209,38 @@ def test_start_warmup_and_every():
   assert all(np.isfinite(row["loss"]) for row in rows)
 
 
+@pytest.mark.slow
+def test_a_batch_in_parts_is_one_step():
+  """Catches discriminators that learn once for each part of a batch.
+
+  And a balanced gradient that is smaller the more parts there are.
+  """
+  found = {}
+  for parts in (1, 2):
+    config = configure(
+      **{
+        "accumulate": parts,
+        "adversarial.every": 1.0,
+        "batch": 4,
+        "balancer.on": True,
+        "optimizer.clip": 0.0,
+        # Codes and codebooks are then the same for each part.
+        "freeze": "encoder",
+        "init_from": "given",
+        "model.quantizer_dropout": 0.0,
+      }
+    )
+    config.losses.adversarial.weight = config.losses.features.weight = 1.0
+    (row,), state = run_steps(config, 1)
+    moments = state.extra["adversary"].opt_state[1][0]
+    assert moments.count == 1
+    found[parts] = row["gradient_norm"], row["loss"], moments.mu
+  (norm, loss, mean), (one, other, parts) = found.values()
+  np.testing.assert_allclose(one, norm, rtol=0.2)
+  np.testing.assert_allclose(other, loss, rtol=0.1)
+  tree_close(parts, mean, 1e-3)
+
+
 @pytest.mark.parametrize(
   "accelerator", ["gpu", pytest.param("tpu", marks=pytest.mark.slow)]
 )
@@ -215,7 +257,7 @@ def test_steps_in_which_they_do_not_learn(monkeypatch, accelerator):
   for kind in ("cpu", accelerator):
     monkeypatch.setattr(platform, "traced_for", lambda kind=kind: kind)
     # A function of its own, as the trace is cached by function.
-    run = jax.jit(lambda *given: task.adversary.step(*given))
+    run = jax.jit(lambda *given: judge_and_learn(task, *given))
     assert ("cond" in str(run.trace(before, x, x, jnp.int32(0)).jaxpr)) == (
       kind != "cpu"
     )
@@ -274,7 +316,7 @@ def test_judging_moves_no_audio():
   adversary = started().extra["adversary"]
   x = mesh_lib.place(clips(0, batch=8), mesh)["audio"]
   with jax.set_mesh(mesh):
-    step = jax.jit(task.adversary.step)
+    step = jax.jit(functools.partial(judge_and_learn, task))
     text = step.lower(adversary, x, 0.5 * x, jnp.int32(3)).compile().as_text()
   assert "all-reduce" in text
   assert "collective-permute" not in text and "all-to-all" not in text
@@ -305,18 +347,23 @@ def test_what_is_reported_under_the_balancer():
 
 
 def test_the_balanced_norm_is_that_of_a_worker_at_any_batch():
-  """Catches commitment that weighs less the larger the batch is."""
+  """Catches commitment that weighs less the larger the batch is.
+
+  Or more, the more parts it has, whose gradients are averaged.
+  """
   norms = []
-  for batch in (4, 8):
-    config = configure(**{"balancer.on": True, "batch": batch})
+  for batch, parts in ((4, 1), (8, 1), (8, 2)):
+    config = configure(
+      **{"balancer.on": True, "batch": batch, "accumulate": parts}
+    )
     task = make_task(config.to_dict())
     pulls = {
-      name: jax.random.normal(jax.random.key(i), (batch, 800, 1))
+      name: jax.random.normal(jax.random.key(i), (batch // parts, 800, 1))
       for i, name in enumerate(sorted(WEIGHTS))
     }
     pull, _, _ = task.reconstruction.combine(pulls, balancer.init(WEIGHTS))
     norms.append(float(jnp.linalg.norm(pull, axis=(1, 2)).sum()))
-  np.testing.assert_allclose(norms[0], norms[1], rtol=0.05)
+  np.testing.assert_allclose(norms, norms[0], rtol=0.05)
 
 
 @pytest.mark.slow
@@ -352,7 +399,7 @@ def test_the_alarm_of_silent_discriminators(monkeypatch):
 
   def step():
     # A function of its own, so that it is traced with the losses of now.
-    run = jax.jit(lambda *given: task.adversary.step(*given))
+    run = jax.jit(lambda *given: judge_and_learn(task, *given))
     after, *_, found = run(before, x, 0.5 * x, jnp.int32(9))
     return after.silent, task.warnings(metrics.flatten(found, "train"))
 

@@ -219,11 +219,14 @@ def test_rows_become_batches():
     (dict(weight=1, rows=-5), "rows is -5"),
     (dict(weight=1, start=-1), "start is -1"),
     (dict(weight=1, rows=600, every=2), "takes 3 batches of 296.*set every"),
+    (dict(weight=1, rows=200, accumulate=2), "rows is 200.*one of 2.*has 148"),
   ],
 )
 def test_settings_that_cannot_be(settings, words):
   """Catches a run that starts with them, or fails without saying why."""
-  config = configure(**settings)
+  parts = settings.get("accumulate", 1)
+  loss = {k: v for k, v in settings.items() if k != "accumulate"}
+  config = configure(f"--config.accumulate={parts}", **loss)
   with pytest.raises(UserError, match=words) as error:
     check(config)
   assert "\n" not in str(error.value)

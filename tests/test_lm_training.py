@@ -231,17 +231,27 @@ def test_decay_spares_norms_and_biases():
 
 
 def test_parts_of_a_batch(compile_fast):
-  """Catches parts that are summed, left out, or drawn with one key."""
+  """Catches parts that are summed, left out, or drawn with one key.
+
+  And parts that count alike although they have more and less padding.
+  """
   task = make_task(condition_dropout=0.0)
   params = fresh(task)["params"]
   batch = make_batch(task, batch=8)
-  batch["lengths"][:] = FRAMES
+  assert len({*batch["lengths"]}) > 2
   loss = lambda *given: task.loss(*given, 0)
 
   @functools.partial(jax.jit, static_argnums=0)
   def take(parts):
     return gradients.in_parts(
-      loss, params, {}, None, batch, jax.random.key(2), parts=parts
+      loss,
+      params,
+      {},
+      None,
+      batch,
+      jax.random.key(2),
+      parts=parts,
+      weigh=task.weigh,
     )
 
   (whole, (_, _, metrics)), grads = take(1)

@@ -13,6 +13,10 @@ passes, so that the codec's losses come from the updated discriminators.)
   every    steps per discriminator update: 1.5 means two updates in three
            steps, the average of EnCodec (arXiv 2210.13438, section 3.4)
 
+`judge` computes gradients, perhaps for one part of a batch after the other
+(`accumulate`), and `learn` updates the discriminators once a step, with the
+mean of these gradients.
+
 Clips are not masked: the padding of both audios is silence.
 """
 
@@ -130,22 +134,21 @@ class Adversary:
     """Whether the discriminators affect the codec after `step` updates."""
     return step >= self._config["start"] + self._config["warmup"]
 
-  def absent(
-    self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
-  ) -> tuple[AdversaryState, dict, dict, dict]:
-    """Replaces `step` before the discriminators are used."""
-    found = jax.eval_shape(self.step, state, x, y, step)[1:]
-    *nothing, metrics = jax.tree.map(
-      lambda a: jnp.zeros(a.shape, a.dtype), found
-    )
+  def absent(self, y: jax.Array) -> tuple[dict, dict, dict]:
+    """Replaces `judge` and `learn` before the discriminators are used.
+
+    Args:
+      y: reconstruction.
+
+    Returns:
+      Losses and gradients, all zero, and metrics, as of `judge`.
+    """
+    values = {name: jnp.zeros((), jnp.float32) for name in self._names}
+    pulls = {name: jnp.zeros_like(y) for name in self._names}
     # NaN for "not measured": 0 would trigger a warning.
-    metrics = {
-      name: jnp.full_like(value, jnp.nan)
-      if jnp.issubdtype(value.dtype, jnp.floating)
-      else value
-      for name, value in metrics.items()
-    }
-    return state, *nothing, metrics
+    names = ("loss", "ratio", "real", "fake", "gradient_norm")
+    metrics = dict.fromkeys(names, jnp.float32(jnp.nan))
+    return values, pulls, _named({**metrics, "silent_steps": jnp.int32(0)})
 
   def _judge(self, params: Any, x: jax.Array) -> tuple[list, list]:
     """Returns lists of logits and features, one entry per sub-discriminator."""
@@ -164,27 +167,28 @@ class Adversary:
     }
     return {name: losses[name] for name in self._names}
 
-  def step(
-    self, state: AdversaryState, x: jax.Array, y: jax.Array, step: jax.Array
-  ) -> tuple[AdversaryState, dict, dict, dict]:
-    """Updates the discriminators and computes the codec's losses.
+  def judge(
+    self, params: Any, x: jax.Array, y: jax.Array, step: jax.Array
+  ) -> tuple[dict, dict, dict, Any]:
+    """Computes the codec's losses and the discriminators' gradient.
 
     Args:
-      state: discriminator state.
+      params: discriminator parameters.
       x: original [batch, samples, channels].
       y: reconstruction, same shape, without a gradient.
       step: int32, updates done.
 
     Returns:
-      The new state; the codec's losses, their gradients with respect to y (all
-      zero before the end of the warm-up); and metrics.
+      The codec's losses, their gradients with respect to y (all zero before the
+      end of the warm-up), metrics, and the gradient of the discriminators' own
+      loss (undefined in steps in which they do not learn).
     """
     config, heard = self._config, self.heard(step)
     # Two passes instead of one batch: the codec's losses only need gradients
     # through one of them (a quarter of the time), and splitting a batch would
     # copy every feature on TPUs.
-    real, back_real = jax.vjp(lambda p: self._judge(p, x), state.params)
-    fake, back_fake = jax.vjp(self._judge, state.params, y)
+    real, back_real = jax.vjp(lambda p: self._judge(p, x), params)
+    fake, back_fake = jax.vjp(self._judge, params, y)
     values, pulls = gradients.each(lambda fake: self._heard(real, fake), fake)
     pulls = {name: back_fake(pull)[1] for name, pull in pulls.items()}
     values, pulls = jax.tree.map(
@@ -198,51 +202,69 @@ class Adversary:
       real, fake
     )
 
-    def learn(state: AdversaryState) -> tuple[AdversaryState, jax.Array]:
-      grads = jax.tree.map(
+    def gradient() -> Any:
+      return jax.tree.map(
         jnp.add, back_real(pull_real)[0], back_fake(pull_fake)[0]
       )
-      updates, opt_state = self._optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      params = optax.apply_updates(state.params, updates)
-      norm = optax.tree.norm(grads)
-      # The codec's gradient may be finite when this one is not.
-      good = jnp.isfinite(norm) & jnp.isfinite(loss)
-      new = state.replace(params=params, opt_state=opt_state)
-      keep = lambda n, o: jnp.where(good, n, o)
-      return jax.tree.map(keep, new, state), norm
 
-    if config["every"] == 1:
-      state, norm = learn(state)
+    # Not a phase (see `Task.phase`): another program would take minutes to
+    # compile for TPUs. On CPUs a branch would take ten times as long.
+    if config["every"] == 1 or platform.traced_for() == "cpu":
+      grads = gradient()
     else:
-      # A clock that ticks once every `every` steps.
-      ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
-      learns, still = ticks(step + 1) > ticks(step), (state, jnp.float32("nan"))
-      # Not a phase (see `Task.phase`): another program would take minutes to
-      # compile for TPUs.
-      if platform.traced_for() == "cpu":
-        # A branch would take ten times as long.
-        state, norm = jax.tree.map(
-          lambda new, old: jnp.where(learns, new, old), learn(state), still
-        )
-      else:
-        state, norm = jax.lax.cond(learns, learn, lambda _: still, state)
-    silent = jnp.where(loss < SILENT_LOSS, state.silent + 1, 0)
+      nothing = lambda: jax.tree.map(jnp.zeros_like, params)
+      grads = jax.lax.cond(self._learns(step), gradient, nothing)
     metrics = {
       "loss": loss,
       "ratio": _ratio(fake[0], loss, config["loss"]),
       "real": _mean(real[0]),
       "fake": _mean(fake[0]),
-      "gradient_norm": norm,
+    }
+    return values, pulls, _named(metrics), grads
+
+  def learn(
+    self,
+    state: AdversaryState,
+    grads: Any,
+    loss: jax.Array,
+    step: jax.Array,
+  ) -> tuple[AdversaryState, dict[str, jax.Array]]:
+    """Updates the discriminators, if they learn in this step.
+
+    Args:
+      state: discriminator state.
+      grads: gradient of their loss.
+      loss: their loss.
+      step: int32, updates done.
+
+    Returns:
+      The new state, and metrics.
+    """
+    updates, opt_state = self._optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    new = state.replace(
+      params=optax.apply_updates(state.params, updates), opt_state=opt_state
+    )
+    norm, learns = optax.tree.norm(grads), self._learns(step)
+    # The codec's gradient may be finite when this one is not.
+    good = jnp.isfinite(norm) & jnp.isfinite(loss) & learns
+    state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+    silent = jnp.where(loss < SILENT_LOSS, state.silent + 1, 0)
+    metrics = {
+      "gradient_norm": jnp.where(learns, norm, jnp.nan),
       "silent_steps": silent,
     }
-    return (
-      state.replace(silent=silent),
-      values,
-      pulls,
-      {f"discriminator/{name}": value for name, value in metrics.items()},
-    )
+    return state.replace(silent=silent), _named(metrics)
+
+  def _learns(self, step: jax.Array) -> bool | jax.Array:
+    """Whether the discriminators are updated in the step after `step`."""
+    config = self._config
+    if config["every"] == 1:
+      return True
+    # A clock that ticks once every `every` steps.
+    ticks = lambda at: jnp.floor((at - config["start"]) / config["every"])
+    return ticks(step + 1) > ticks(step)
 
 
 def warnings(values: Mapping[str, float]) -> list[str]:
@@ -260,6 +282,10 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     " and have stopped learning; lower adversarial.optimizer.learning_rate,"
     " raise adversarial.every, or raise adversarial.start."
   ]
+
+
+def _named(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {f"discriminator/{name}": value for name, value in metrics.items()}
 
 
 def _mean(logits: list[jax.Array]) -> jax.Array:

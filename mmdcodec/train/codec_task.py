@@ -40,6 +40,8 @@ from mmdcodec.train.trainable import Trainable
 # The phase before the discriminators are used, and the one before that in which
 # latents are not quantized.
 ALONE, CONTINUOUS = "alone", "continuous"
+# Among the metrics of a step: the gradient of the discriminators.
+_JUDGES = "judges"
 
 
 class CodecTask(Task):
@@ -95,6 +97,7 @@ class CodecTask(Task):
         codebooks=self.codec.codebooks,
         frames=frames(samples, self.codec.stride),
         batch=config["batch"],
+        accumulate=config.get("accumulate", 1),
       )
     if self.independence is not None:
       self.history, self.inspects = self.independence.history, True
@@ -288,11 +291,12 @@ class CodecTask(Task):
     )
     extra, metrics = dict(extra or {}), dict(out.metrics)
     if self.adversary is not None:
-      adversary = self.adversary
-      act = adversary.step if phase is None else adversary.absent
-      extra["adversary"], values, more, judged = act(
-        extra["adversary"], x, y, step
-      )
+      if phase is None:
+        values, more, judged, metrics[_JUDGES] = self.adversary.judge(
+          extra["adversary"].params, x, y, step
+        )
+      else:
+        values, more, judged = self.adversary.absent(y)
       found, pulls, metrics = found | values, pulls | more, metrics | judged
     pull, balanced, norms = self.reconstruction.combine(
       pulls, extra.get("balancer")
@@ -321,6 +325,21 @@ class CodecTask(Task):
       )
       total += added
     return total, (changed, extra or None, {"loss": total, **found, **metrics})
+
+  def end_step(
+    self, extra: Any, metrics: dict[str, Any], step: jax.Array
+  ) -> tuple[Any, dict[str, jax.Array]]:
+    """Updates the discriminators; see `Task.end_step`."""
+    if _JUDGES not in metrics:
+      return extra, metrics
+    assert self.adversary is not None
+    judges, learned = self.adversary.learn(
+      extra["adversary"],
+      metrics.pop(_JUDGES),
+      metrics["discriminator/loss"],
+      step,
+    )
+    return {**extra, "adversary": judges}, metrics | learned
 
   def uses_history(self, step: int) -> bool:
     """Whether this step computes independence over several batches."""

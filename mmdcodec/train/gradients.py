@@ -18,11 +18,13 @@ def in_parts(
   key: jax.Array,
   *,
   parts: int,
+  weigh: Callable[[Any], jax.Array] = lambda part: jnp.float32(1.0),
 ) -> tuple[tuple, Any]:
   """Computes a loss and its gradient one part of the batch at a time.
 
-  This needs only the memory of a part. Values and gradients are means over the
-  parts, so a loss that depends on all rows sees only those of one part.
+  This needs only the memory of a part. Values, metrics and gradients are means
+  over the parts, so a loss that depends on all rows sees only those of one
+  part.
 
   Args:
     loss: (params, collections, extra, batch, key) -> (loss, (collections,
@@ -33,6 +35,8 @@ def in_parts(
     batch: tree of arrays [batch, ...].
     key: random key.
     parts: number of parts.
+    weigh: part of the batch -> its weight in the means, above 0. Where the loss
+      is a mean over what is no padding, that is how much of it there is.
 
   Returns:
     The same as `jax.value_and_grad(loss, has_aux=True)`.
@@ -45,12 +49,16 @@ def in_parts(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
 
+  weights = jax.vmap(weigh)(cut)
+  shares = weights / weights.sum()
+
   def step(held: tuple, inputs: tuple) -> tuple[tuple, tuple]:
-    part, key = inputs
+    part, key, share = inputs
     (value, (collections, extra, metrics)), grads = take(
       params, *held, part, key
     )
-    return (collections, extra), (value, metrics, grads)
+    found = jax.tree.map(lambda x: share * x, (value, metrics, grads))
+    return (collections, extra), found
 
   def add(state: tuple, inputs: tuple) -> tuple[tuple, None]:
     held, sums = state
@@ -62,10 +70,11 @@ def in_parts(
   first = jax.tree.map(lambda x: x[0], cut)
   zeros = jax.tree.map(
     lambda s: jnp.zeros(s.shape, s.dtype),
-    jax.eval_shape(step, held, (first, keys[0]))[1],
+    jax.eval_shape(step, held, (first, keys[0], shares[0]))[1],
   )
-  (held, sums), _ = _scan(add, (held, zeros), (cut, keys))
-  value, metrics, grads = jax.tree.map(lambda x: x / parts, sums)
+  (held, (value, metrics, grads)), _ = _scan(
+    add, (held, zeros), (cut, keys, shares)
+  )
   return (value, (*held, metrics)), grads
 
 

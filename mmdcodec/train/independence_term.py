@@ -172,7 +172,12 @@ keep_scale.defvjp(_keep_scale_forward, _keep_scale_backward)
 
 
 def make_term(
-  config: Mapping[str, Any], *, codebooks: int, frames: int, batch: int
+  config: Mapping[str, Any],
+  *,
+  codebooks: int,
+  frames: int,
+  batch: int,
+  accumulate: int = 1,
 ) -> Term | None:
   """Makes the term of a config; None if its weight is 0.
 
@@ -181,6 +186,7 @@ def make_term(
     codebooks: number of codebooks.
     frames: frames in a clip.
     batch: clips in a step, over all devices.
+    accumulate: parts in which they are computed.
 
   Raises:
     UserError: a setting is invalid.
@@ -211,6 +217,13 @@ def make_term(
       f" each batch would be encoded {math.ceil(history / config['every'])}"
       f" more times: set every to {history} or more, or rows to"
       f" {config['every'] * batch * per_clip} or less."
+    )
+  if history == 1 and config["rows"] > (part := batch * per_clip // accumulate):
+    raise UserError(
+      f"losses.independence.rows is {config['rows']}, but one of {accumulate}"
+      f" parts of a batch (accumulate) has {part}: set rows to that or less, or"
+      f" to more than {batch * per_clip}, which are collected over several"
+      " batches."
     )
   kernel = make_kernel(config["kernel"])
 

@@ -24,6 +24,7 @@ from mmdcodec.models import token_lm
 from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import rules
+from mmdcodec.quantize import repeats
 from mmdcodec.store import inputs
 from mmdcodec.train import settings, token_data, warm_start
 from mmdcodec.train.state import TrainState
@@ -278,6 +279,13 @@ class LMTask(Task):
       "cross_entropy": each,
     }
     return each.mean(), (collections, extra, metrics)
+
+  def weigh(self, part: Batch) -> jax.Array:
+    """Counts the frames that are predicted; see `Task.weigh`."""
+    lengths = part["lengths"]
+    if self.model.collapse:
+      _, lengths = repeats.collapse_repeats(part["codes"], lengths)
+    return lengths.sum().astype(jnp.float32)
 
   def _measure_batch(
     self, variables: dict[str, Any], batch: Batch

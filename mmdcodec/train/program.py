@@ -81,7 +81,9 @@ def make_program(
       batch,
       key,
       parts=config.get("accumulate", 1),
+      weigh=task.weigh,
     )
+    extra, metrics = task.end_step(extra, metrics, state.step)
     if history:
       more, more_grads, found = task.history_gradient(
         state.params, state.collections, history, key, state.step

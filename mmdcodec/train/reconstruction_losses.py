@@ -125,5 +125,9 @@ class ReconstructionLosses:
 
   @property
   def _norm_of_a_clip(self) -> float:
-    """The norm of the balanced gradient of one clip."""
-    return self._config["balancer"]["total_norm"] / self._config["batch"]
+    """The norm of the balanced gradient of one clip.
+
+    Of a batch that is computed in parts, gradients are averaged over the parts.
+    """
+    clips = self._config["batch"] / self._config.get("accumulate", 1)
+    return self._config["balancer"]["total_norm"] / clips

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from mmdcodec.errors import UserError
 from mmdcodec.models import low_rank
@@ -169,8 +170,38 @@ class Task(abc.ABC):
 
     Returns:
       The scalar loss, and (new collections, new extra state, metrics: scalars
-      or vectors by name).
+      or vectors by name, and what `end_step` takes).
     """
+
+  def weigh(self, part: Batch) -> jax.Array:
+    """Returns how much a part of a batch counts beside the others.
+
+    With `accumulate`, the loss is a mean over the parts. One that is itself a
+    mean over what is no padding must count that, or else it is not the loss of
+    the whole batch.
+    """
+    del part
+    return jnp.float32(1.0)
+
+  def end_step(
+    self, extra: Any, metrics: dict[str, Any], step: jax.Array
+  ) -> tuple[Any, dict[str, jax.Array]]:
+    """Updates the extra state once a step, after all parts of the batch.
+
+    `loss` is called for each part (`accumulate`), and hands on what it returns
+    as extra state from part to part. What must see the whole batch, such as
+    the gradient for another optimizer, it puts into its metrics instead, which
+    are averaged over the parts; this method takes it out.
+
+    Args:
+      extra: the extra state after `loss`.
+      metrics: its metrics; may be changed.
+      step: int32 scalar, updates done so far.
+
+    Returns:
+      The extra state after the step, and what is logged.
+    """
+    return extra, metrics
 
   # ----------------------------------------------------- statistics of the data
 
