@@ -13,7 +13,7 @@ from mmdcodec.cli import info
 from mmdcodec.errors import UserError
 from mmdcodec.store import goodput as kept
 from mmdcodec.store import metrics
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 from mmdcodec.train.goodput import Goodput
 
 
@@ -106,7 +106,7 @@ def test_a_run_and_its_next_start(tmp_path, monkeypatch, capsys):
       time.sleep(0.05)
       return {"loss": 1.0}
 
-  monkeypatch.setattr(loop, "make_task", Slow)
+  monkeypatch.setattr(opening, "make_task", Slow)
 
   def crash(step, variables):
     if step == 4:

@@ -21,7 +21,7 @@ import sys, time
 import jax
 from toy_task import Same, Toy, toy_config
 from mmdcodec.parallel import mesh
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 port, index, workdir = sys.argv[1:]
 mesh.start(f"localhost:{port}", 2, int(index))
 class Late(Same):
@@ -32,7 +32,7 @@ class Late(Same):
 class Task(Toy):
   def batches(self, *, seed):
     return Late()
-loop.make_task = Task
+opening.make_task = Task
 loop.train(toy_config(steps=10, eval_every=10, save_every=10), workdir)
 """
 

@@ -11,7 +11,7 @@ from toy_task import Toy, toy_config
 
 from mmdcodec.errors import UserError
 from mmdcodec.store import locks
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 
 
 @pytest.fixture(params=["flock", "file"])
@@ -114,7 +114,7 @@ def test_what_a_killed_process_leaves_is_no_lock(tmp_path):
 
 def test_two_trainings_of_one_workdir(kind, tmp_path, monkeypatch):
   """Catches config, metrics and weights of different runs in one folder."""
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   refused = []
 
   def try_another(line):

@@ -7,7 +7,7 @@ import numpy as np
 from toy_task import Same, Toy, toy_config
 
 from mmdcodec.store import metrics, starts, weights_and_biases
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 
 
 def test_phases_and_steps_under_way(tmp_path, monkeypatch):
@@ -34,7 +34,7 @@ def test_phases_and_steps_under_way(tmp_path, monkeypatch):
     return dataclasses.replace(program, step=step)
 
   monkeypatch.setattr(loop, "make_program", watched)
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
 
   def wait(x):
     # Others wait for arrays.
@@ -61,7 +61,7 @@ def test_what_is_called_after_each_evaluation(tmp_path, monkeypatch):
       evaluated.append(np.array(variables["params"]["w"]))
       return {"loss": 1.0}
 
-  monkeypatch.setattr(loop, "make_task", Evaluated)
+  monkeypatch.setattr(opening, "make_task", Evaluated)
 
   def hear(step, variables):
     called.append((step, np.array(variables["params"]["w"])))
@@ -89,7 +89,7 @@ def test_all_starts_of_a_run_are_one_on_a_board(tmp_path, monkeypatch):
 
   monkeypatch.setattr(weights_and_biases, "Board", Board)
   monkeypatch.setattr(weights_and_biases, "check", lambda project: None)
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   config, run = toy_config(wandb_project="music"), None
   for steps in (5, 10):
     config.steps = steps

@@ -19,7 +19,7 @@ from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.store import metrics, paths
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def url(request, servers, tmp_path, monkeypatch):
 
 @pytest.fixture
 def toy(monkeypatch):
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
 
 
 def state_of(step):
@@ -128,8 +128,8 @@ def test_one_run_at_a_time(url, toy):
 TOY = """
 import sys
 from toy_task import Toy, toy_config
-from mmdcodec.train import loop
-loop.make_task = Toy
+from mmdcodec.train import loop, opening
+opening.make_task = Toy
 every = dict(save_every=1, eval_every=100, keep=2)
 loop.train(toy_config(steps=12, **every), sys.argv[1])
 """

@@ -13,7 +13,7 @@ from training_runs import environment
 from mmdcodec import platform
 from mmdcodec.cli.main import main
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import loop, preemption
+from mmdcodec.train import loop, opening, preemption
 
 
 def signals_in(monkeypatch, owner, name, signum):
@@ -53,7 +53,7 @@ def test_a_signal_at_any_time(
   tmp_path, monkeypatch, signum, owner, name, saved
 ):
   """Catches a save that is broken off, a signal ignored, a step lost."""
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   before = signal.getsignal(signum)
   signals_in(monkeypatch, owner, name, signum)
   config = toy_config(steps=4, save_every=2)
@@ -71,7 +71,7 @@ def test_a_signal_at_any_time(
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_run_that_has_ended(tmp_path, monkeypatch, signum):
   """Catches the next run of a script that begins after Ctrl-C."""
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   config = toy_config(steps=1, save_every=1, eval_every=1)
   loop.train(config, tmp_path, log=str)
   signals_in(monkeypatch, Toy, "batches", signum)
@@ -81,7 +81,7 @@ def test_a_signal_to_a_run_that_has_ended(tmp_path, monkeypatch, signum):
 
 def test_the_command_says_that_it_was_interrupted(tmp_path, monkeypatch, capfd):
   """Catches a success, or a traceback, for Ctrl-C."""
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   signals_in(monkeypatch, Toy, "batches", signal.SIGINT)
   args = ["--config=encodec_24khz:tiny", f"--workdir={tmp_path}"]
   assert main(["train", *args]) == preemption.INTERRUPTED

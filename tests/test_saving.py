@@ -1,13 +1,14 @@
 """Runs that become unsound: what they save, and whether they can go on."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from toy_task import Toy, toy_config
 
 from mmdcodec.errors import UserError
 from mmdcodec.store import metrics
 from mmdcodec.store.checkpoints import Checkpoints
-from mmdcodec.train import loop
+from mmdcodec.train import loop, opening
 
 
 class Fragile(Toy):
@@ -30,11 +31,12 @@ class Fragile(Toy):
 def train(tmp_path, monkeypatch):
   """Trains in the same workdir; returns all checkpoints, and the last state."""
 
-  def run(*, bad=(), rate=1e-3, **changes):
+  def run(*, bad=(), rate=1e-3, warmup=0, **changes):
     config = toy_config(**changes)
     config.optimizer.update(name="sgd", b1=0.0, clip=0.0, learning_rate=rate)
+    config.optimizer.warmup = warmup
     task = type("Task", (Fragile,), {"bad": bad})
-    monkeypatch.setattr(loop, "make_task", task)
+    monkeypatch.setattr(opening, "make_task", task)
     loop.train(config, tmp_path, log=lambda line: None)
     return saved(tmp_path)
 
@@ -101,3 +103,16 @@ def test_a_bad_last_step_can_be_repeated(train):
   with pytest.raises(UserError, match="raise steps.*sound checkpoint, step 4"):
     train(bad=(5,), save_every=2)
   assert train(bad=(5,), save_every=2, steps=6)[0][-1] == 6
+
+
+def test_the_learning_rate_that_is_logged_is_the_one_in_use(train, tmp_path):
+  """Catches a schedule that goes on in steps that are skipped."""
+  _, w = train(bad=(2, 3), rate=0.04, warmup=4)
+  rows = [row for row in metrics.read(tmp_path) if "train/loss" in row]
+  wanted, expected = [0.01, 0.02, 0.02, 0.02, 0.03], np.ones(3)
+  np.testing.assert_allclose(
+    [row["train/learning_rate"] for row in rows], wanted, rtol=1e-6
+  )
+  for rate in np.delete(wanted, [1, 2]):
+    expected -= rate * 4 * expected**3
+  np.testing.assert_allclose(w, expected, rtol=1e-6)

@@ -1,18 +1,20 @@
 """Speed per device, MFU, memory."""
 
+import time
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_task import Toy, toy_config
+from toy_task import Same, Toy, toy_config
 
 from mmdcodec.parallel import chips, flops
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import metrics
-from mmdcodec.train import config_files, loop, speed
+from mmdcodec.train import config_files, loop, opening, speed
 from mmdcodec.train.program import make_program
+from mmdcodec.train.saving import Saver
 from mmdcodec.train.task import make_task
 
 PEAK = 1e9
@@ -34,7 +36,7 @@ class Products(Toy):
 
 def test_a_run_says_how_fast_its_devices_are(tmp_path, monkeypatch):
   """Catches operations of the wrong steps, devices that count twice."""
-  monkeypatch.setattr(loop, "make_task", Products)
+  monkeypatch.setattr(opening, "make_task", Products)
   monkeypatch.setattr(chips, "find", lambda kind: CHIP)
   stats = iter(range(1, 1000))
   monkeypatch.setattr(
@@ -62,7 +64,7 @@ def test_a_run_says_how_fast_its_devices_are(tmp_path, monkeypatch):
 
 def test_what_a_device_does_not_say_is_left_out(tmp_path, monkeypatch):
   """Catches figures that are guessed: on CPUs neither is known."""
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   loop.train(toy_config(), tmp_path, log=lambda line: None)
   names = {name for row in metrics.read(tmp_path) for name in row}
   assert "train/audio_per_second_per_device" in names
@@ -110,3 +112,45 @@ def test_what_is_computed_again_is_no_use(remat, monkeypatch):
   matrices = sum(x.size for x in jax.tree.leaves(program.abstract.params))
   positions = config["batch"] * task.positions
   assert 0.3 < measure.flops / 2 / (6 * matrices * positions) < 3
+
+
+def test_the_speed_is_that_of_steps_alone(tmp_path, monkeypatch):
+  """Catches time of saving and evaluating, and steps that take none.
+
+  A step has ended when its metrics are there, which takes a second here.
+  """
+
+  class Evaluated(Toy):
+    def held_out(self):
+      return [next(Same())]
+
+    def evaluate(self, variables, batches):
+      clock.append(clock[-1] + 100)
+      return {"loss": 1.0}
+
+  clock, get, save = [0.0], jax.device_get, Saver.save
+
+  def fetch(tree):
+    if isinstance(tree, dict) and "loss" in tree:
+      clock.append(clock[-1] + 1)
+    return get(tree)
+
+  def slow_save(*given):
+    clock.append(clock[-1] + 100)
+    save(*given)
+
+  monkeypatch.setattr(time, "perf_counter", lambda: clock[-1])
+  monkeypatch.setattr(jax, "device_get", fetch)
+  monkeypatch.setattr(Saver, "save", slow_save)
+  monkeypatch.setattr(opening, "make_task", Evaluated)
+  config, lines = toy_config(eval_every=2, save_every=2), []
+  loop.train(config, tmp_path, log=lines.append)
+  rows = [row for row in metrics.read(tmp_path) if "train/loss" in row]
+  np.testing.assert_allclose(
+    [row["train/steps_per_second"] for row in rows], [1.0] * 5
+  )
+  said = [line for line in lines if line.startswith("compiled")]
+  assert said == [
+    "compiled the training step of phase 'early' in 0.00 s",
+    "compiled the training step in 0.00 s",
+  ]

@@ -25,7 +25,7 @@ def test_during_a_run(tmp_path, monkeypatch, capsys, method, error):
   def gone(self, *args):
     raise error("gs://run: cannot be written (no answer).")
 
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   monkeypatch.setattr(Checkpoints, method, gone)
   args = ["--config=encodec_24khz:tiny", f"--workdir={tmp_path}"]
   assert main(["train", *args, "--config.steps=2"]) == 75
@@ -43,7 +43,7 @@ def test_at_the_start(tmp_path, monkeypatch, error, code):
   def gone(self):
     raise error("gs://run: cannot be read (no answer).")
 
-  monkeypatch.setattr(loop, "make_task", Toy)
+  monkeypatch.setattr(opening, "make_task", Toy)
   monkeypatch.setattr(Checkpoints, "latest", property(gone))
   args = ["--config=encodec_24khz:tiny", f"--workdir={tmp_path}"]
   assert main(["train", *args, "--config.steps=2"]) == code

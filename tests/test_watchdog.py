@@ -8,7 +8,7 @@ from toy_task import Same, Toy, toy_config
 
 from mmdcodec import platform
 from mmdcodec.store import goodput as kept
-from mmdcodec.train import loop, watchdog
+from mmdcodec.train import loop, opening, watchdog
 
 
 class Waiting(Same):
@@ -42,7 +42,7 @@ def test_a_batch_that_does_not_come(tmp_path, monkeypatch, capsys, command):
     def batches(self, *, seed):
       return Waiting(released)
 
-  monkeypatch.setattr(loop, "make_task", Hanging)
+  monkeypatch.setattr(opening, "make_task", Hanging)
   monkeypatch.setattr(platform, "one_command", command)
   monkeypatch.setattr(watchdog, "LONGER", 1000)  # A busy machine compiles.
   monkeypatch.setattr(watchdog.peers, "end", end)
@@ -77,7 +77,7 @@ def test_a_start_that_hangs(tmp_path, monkeypatch):
       released.wait(20)
       raise Stop
 
-  monkeypatch.setattr(loop, "make_task", Hanging)
+  monkeypatch.setattr(opening, "make_task", Hanging)
   monkeypatch.setattr(platform, "one_command", True)
   monkeypatch.setattr(watchdog, "LONGER", 1)
   monkeypatch.setattr(watchdog, "LEAST", 0)

@@ -15,16 +15,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmdcodec.errors import UserError
-from mmdcodec.parallel import mesh as mesh_lib
+from mmdcodec.parallel.topology import topology_devices
 from mmdcodec.store import checkpoints
 from mmdcodec.store import workdir as run_files
-from mmdcodec.train import (
-  compile_report,
-  opening,
-  same_data,
-  settings,
-  task,
-)
+from mmdcodec.train import compile_report, opening, settings
+from mmdcodec.train.task import Task
 
 
 def check(
@@ -51,12 +46,9 @@ def check(
   """
   config, workdir, say = opening.open_run(config, workdir, log)
   say("\n".join(f"{name} = {value!r}" for name, value in _flat(config)))
-  same_data.check(config)
-  if topology is None:
-    mesh = mesh_lib.make_mesh(config["mesh"])
-    mesh_lib.check_batch(config["batch"], mesh, config.get("accumulate", 1))
-  settings.as_begun(config, workdir, say)
-  _check_data(config, workdir, say)
+  devices = None if topology is None else topology_devices(topology)
+  task, _ = opening.open_task(config, workdir, say, devices)
+  _check_data(config, task, workdir, say)
   say(f"workdir: {_describe(workdir, config)}")
   report = compile_report.make(config, topology)
   say(str(report))
@@ -74,26 +66,27 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_data(
-  config: dict[str, Any], workdir: pathlib.Path, say: Callable[[str], None]
+  config: dict[str, Any],
+  task: Task,
+  workdir: pathlib.Path,
+  say: Callable[[str], None],
 ) -> None:
   """Reads a batch, and checks that the workdir's run is of the same model.
 
   Raises:
     UserError: there is no such data, or it does not fit.
   """
-  made = task.make_task(config)
-  made.workdir = workdir
-  with contextlib.closing(made.batches(seed=config["seed"])) as data:
+  with contextlib.closing(task.batches(seed=config["seed"])) as data:
     batch = next(data)
+  wanted = task.batch_shapes(config["batch"])
   shapes = ", ".join(
     f"{name} {np.dtype(x.dtype)}{list(x.shape)}"
-    for name, x in sorted(made.batch_shapes(config["batch"]).items())
+    for name, x in sorted(wanted.items())
   )
-  missing = made.batch_shapes(config["batch"]).keys() - batch.keys()
-  if missing:
+  if missing := wanted.keys() - batch.keys():
     raise UserError(f"the data has no {', '.join(sorted(missing))}.")
   say(f"a batch: {shapes}")
-  say(f"held-out batches: {len(made.held_out())}")
+  say(f"held-out batches: {len(task.held_out())}")
   # What is written at a start goes to a folder that is thrown away.
   with tempfile.TemporaryDirectory(prefix="mmdcodec-") as scratch:
     folder = pathlib.Path(scratch)
@@ -106,7 +99,7 @@ def _check_data(
       if (workdir / name).is_file():
         (folder / name).write_bytes((workdir / name).read_bytes())
     try:
-      settings.record_config(config, folder, made)
+      settings.record_config(config, folder, task)
     except UserError as error:
       words = str(error).replace(scratch, str(workdir))
       raise UserError(words) from None

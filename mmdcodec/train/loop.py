@@ -29,7 +29,7 @@ from mmdcodec.train.program import make_program
 from mmdcodec.train.reporting import Report
 from mmdcodec.train.saving import Saver
 from mmdcodec.train.speed import Speed
-from mmdcodec.train.task import Batch, make_task
+from mmdcodec.train.task import Batch
 from mmdcodec.train.warm_start import start_from
 from mmdcodec.train.watchdog import DEFAULT, Watchdog
 
@@ -84,14 +84,8 @@ def train(
 
     # -------------------------------------------------------------- mesh, data
     agreement.check_shared(workdir)
-    same_data.check(config)
-    mesh = mesh_lib.make_mesh(config["mesh"])
-    accumulate = config.get("accumulate", 1)
-    mesh_lib.check_batch(config["batch"], mesh, accumulate)
+    task, mesh = opening.open_task(config, workdir, say)
     stack.enter_context(jax.set_mesh(mesh))
-    settings.as_begun(config, workdir, say)
-    task = make_task(config)
-    task.workdir = workdir
     data = task.batches(seed=config["seed"])
     stack.callback(data.close)
     # Every process reads all of these few examples and places its own rows.
@@ -193,7 +187,8 @@ def train(
         if (take, phase) not in compiled:
           # The first call compiles, which must not count as training time.
           compiled.add((take, phase))
-          around.enter_context(report.paused("compile"))
+          count = len(given) if take is program.long_step else 1
+          around.enter_context(report.compiling(phase, count))
         else:
           # Where devices are CPUs, sums over processes end in this call.
           around.enter_context(goodput.waiting())
@@ -238,7 +233,7 @@ def train(
       if saver.due(step) or last or stop:
         report.flush()
         jax.block_until_ready(state.step)
-        with goodput.on("saving"):
+        with report.paused("saving"):
           report.sync()
           saver.save(step, state, metrics, data.get_state(), evaluated)
         if not saver.owed:

@@ -1,14 +1,16 @@
 """What a run and a dry run of it do first: settings and paths are checked."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
+from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import inputs, orbax_stores, paths, weights_and_biases
-from mmdcodec.train import config_checks, settings
+from mmdcodec.train import config_checks, same_data, settings
+from mmdcodec.train.task import Task, make_task
 
 
 class Opened(NamedTuple):
@@ -49,3 +51,32 @@ def open_run(
   settings.use_compilation_cache(config["compilation_cache"])
   say = log if jax.process_index() == 0 else (lambda line: None)
   return Opened(config, workdir, say)
+
+
+def open_task(
+  config: dict[str, Any],
+  workdir: pathlib.Path,
+  say: Callable[[str], None],
+  devices: Sequence[jax.Device] | None = None,
+) -> tuple[Task, jax.sharding.Mesh]:
+  """Makes the task of a run and its mesh.
+
+  Args:
+    config: of `open_run`; conditions that the run was begun without are left
+      out.
+    workdir: of `open_run`.
+    say: called with a line of text.
+    devices: devices of the mesh; all by default.
+
+  Raises:
+    UserError: processes differ in config or data, mesh and batch do not fit the
+      devices, or the task cannot be made.
+    Unreachable: the store of a data set does not answer.
+  """
+  same_data.check(config)
+  mesh = mesh_lib.make_mesh(config["mesh"], devices)
+  mesh_lib.check_batch(config["batch"], mesh, config.get("accumulate", 1))
+  settings.as_begun(config, workdir, say)
+  task = make_task(config)
+  task.workdir = workdir
+  return task, mesh

@@ -90,6 +90,8 @@ def make_program(
       )
       loss, grads = loss + more, jax.tree.map(jnp.add, grads, more_grads)
       metrics = {**metrics, **found}
+    # Updates that were skipped do not count for the optimizer.
+    rate = schedule(state.step - state.skipped)
     state, guard = update(
       state,
       grads,
@@ -99,8 +101,7 @@ def make_program(
       extra=extra,
       ema_decay=ema,
     )
-    guard["learning_rate"] = schedule(state.step - 1)
-    return state, {**metrics, "loss": loss, **guard}
+    return state, {**metrics, "loss": loss, "learning_rate": rate, **guard}
 
   def long_step(
     state: TrainState, batches: tuple[Batch, ...], phase: str | None = None

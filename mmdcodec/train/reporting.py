@@ -79,15 +79,16 @@ class Report:
     if self._pending is None:
       return
     (step, metrics, flops), self._pending = self._pending, None
+    with self._goodput.waiting():
+      values = jax.device_get(metrics)
+    # Not before the step is done, whose operations count.
     now = time.perf_counter()
     seconds = max(now - self._time, 1e-9)
-    measures = self._speed.values(
+    values |= self._speed.values(
       (step - self._step) / seconds,
       None if flops is None else (flops - self._flops) / seconds,
     )
     self._step, self._flops, self._time = step, flops or 0.0, now
-    with self._goodput.waiting():
-      values = jax.device_get(metrics) | measures
     if self._hosts is not None:
       values |= self._hosts.values(values.pop(_HOSTS))
     values = self.write(
@@ -124,6 +125,22 @@ class Report:
     with self._goodput.on(kind):
       yield
     self._time += time.perf_counter() - start
+
+  @contextlib.contextmanager
+  def compiling(self, phase: str | None, batches: int) -> Iterator[None]:
+    """Excludes the first step of a kind from the speed, and says its time.
+
+    Args:
+      phase: phase of the step, see `Task.phase`.
+      batches: batches that it takes.
+    """
+    start = time.perf_counter()
+    with self.paused("compile"):
+      yield
+    kind = f" of phase {phase!r}" * (phase is not None)
+    kind += f" over {batches} batches" * (batches > 1)
+    took = formatting.duration(time.perf_counter() - start)
+    self._say(f"compiled the training step{kind} in {took}")
 
   def say_evaluation(self, values: Mapping[str, float]) -> None:
     """Prints the held-out measures that are scalars."""

@@ -40,7 +40,7 @@ from tunes import prepare_tunes  # noqa: E402
 
 from mmdcodec.cli import main as cli  # noqa: E402
 from mmdcodec.data import pipeline  # noqa: E402
-from mmdcodec.train import loop  # noqa: E402
+from mmdcodec.train import opening  # noqa: E402
 
 # Seconds within which the others end.
 LIMIT = 60
@@ -234,7 +234,7 @@ def main():
   dataset = prepare(folder, options.model)
   config, kinds = MODELS[options.model]
   if options.model == "toy":
-    loop.make_task = Loudness
+    opening.make_task = Loudness
   begin = lambda name: Run(folder / name, dataset, config, options.processes)
   start = time.monotonic()
   begin("uninterrupted").finish()  # and compiles
