@@ -244,3 +244,18 @@ def test_files_that_go_while_they_are_read(tmp_path, monkeypatch):
 
   monkeypatch.setattr(digests, "_hash", gone)
   assert digests.damage(tmp_path) == "state/a is missing"
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("min", 1), ("max", -1)])
+def test_a_measure_that_is_not_finite_is_not_the_best(tmp_path, mode, sign):
+  """Catches a NaN for which the best checkpoint is deleted."""
+  checkpoints = Checkpoints(tmp_path, keep=1, best="valid/d", best_mode=mode)
+  scores = {5: 3.0, 10: 2.0, 15: float("nan"), 20: 4.0, 25: float("inf")}
+  for step, score in scores.items():
+    given = {"valid/d": sign * score}
+    checkpoints.save(step, state_of(step), {"index": step}, given)
+    checkpoints.wait()
+  assert checkpoints.best_step() == 10 and checkpoints.latest == 25
+  checkpoints.close()
+  kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {"10", "25"}

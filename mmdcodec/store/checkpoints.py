@@ -15,7 +15,7 @@ import logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -104,19 +104,19 @@ class Checkpoints:
       raise UserError(
         f"{workdir} holds no checkpoints; give the --workdir of a training run."
       )
-    self.best = best
+    self.best, self._best_mode = best, best_mode
     policies = [preservation_policy.LatestN(keep)]
     if best:
       policies.append(
         preservation_policy.BestN(
-          get_metric_fn=lambda metrics: metrics[best],
+          get_metric_fn=self._score,
           # BestN keeps the last entries of its sorted list.
           reverse=best_mode == "min",
           n=1,
           keep_checkpoints_without_metrics=False,
         )
       )
-    self._best_mode, self._read_only, self._say = best_mode, read_only, say
+    self._read_only, self._say = read_only, say
     self._folder, self._steps = folder, Steps(folder)
     # Checkpoints that were verified or written by this process.
     self._intact: set[int] = set()
@@ -174,16 +174,21 @@ class Checkpoints:
       UserError: all checkpoints are damaged.
     """
     sign, newest = 1 if self._best_mode == "min" else -1, self._newest_first()
-    name = self.best or ""
     scores: dict[int, float] = {}
     for step in newest:
-      metrics = self._steps.metrics(step)
-      if metrics and math.isfinite(metrics.get(name, math.nan)):
-        scores[step] = sign * metrics[name]
+      score = sign * self._score(self._steps.metrics(step) or {})
+      if score < math.inf:
+        scores[step] = score
     best = sorted(scores, key=lambda step: (scores[step], step))[:1]
     # One of these may have been the best.
     unknown = [s for s in self._steps.damaged if not self._steps.metrics(s)]
     return self._first_intact([*unknown, *best, *newest])
+
+  def _score(self, metrics: Mapping[str, float]) -> float:
+    """The value of the metric; the worst one if it is not finite."""
+    value = metrics.get(self.best or "", math.nan)
+    worst = math.inf if self._best_mode == "min" else -math.inf
+    return value if math.isfinite(value) else worst
 
   def _newest_first(self) -> list[int]:
     """Returns the steps of all checkpoints, damaged or not."""
