@@ -2,8 +2,9 @@
 
     mmdcodec quickstart --from-scratch
 
-It is trained in minutes on a CPU. It models clips of 4 s of the quickstart's codec (50 frames per second, 4 x
-256), with 1.4 M parameters, few of them in the text encoder.
+It is trained in minutes on a CPU. It models clips of 4 s of the quickstart's
+codec (50 frames per second, 4 x 256), with 1.4 M parameters, few of them in the
+text encoder.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,8 @@ Catches: quotes of quotes, a key without its name, and a traceback of a file
 that is not Python.
 """
 
+import importlib.util
+
 import pytest
 
 from mmdcodec.errors import UserError
@@ -45,3 +47,10 @@ def test_files(tmp_path, text, said):
   path.write_text(text)
   with pytest.raises(UserError, match=said):
     config_files.parse([f"--config={path}"])
+
+
+def test_configs_that_are_not_installed(monkeypatch):
+  """Catches an assertion of a checkout that is on the path alone."""
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match="'overfit'.*pip install -e"):
+    config_files.parse(["--config=overfit"])

@@ -1,6 +1,9 @@
 """What importing costs, and the settings on the command line."""
 
 import ast
+import importlib
+import importlib.machinery
+import importlib.util
 import json
 import pathlib
 import re
@@ -10,6 +13,7 @@ import sys
 import pytest
 
 import mmdcodec
+from mmdcodec import __main__
 from mmdcodec.errors import UserError
 from mmdcodec.train import config_files
 
@@ -130,3 +134,18 @@ def test_mistakes_on_the_command_line_are_named(arguments, words):
     config_files.parse(arguments)
   assert words in str(error.value)
   assert "\n" not in str(error.value)
+
+
+def test_a_checkout_that_is_not_installed(monkeypatch):
+  """Catches `python -m mmdcodec` that lacks the configs beside it."""
+  name = "mmdcodec.configs"
+  monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setitem(sys.modules, f"{name}.overfit", None)
+  del sys.modules[f"{name}.overfit"]
+  with monkeypatch.context() as context:
+    context.setattr(importlib.util, "find_spec", lambda name: None)
+    __main__.find_configs()
+  monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+  found = importlib.import_module(f"{name}.overfit")
+  root = pathlib.Path(mmdcodec.__file__).resolve().parent.parent
+  assert pathlib.Path(found.__file__) == root / "configs" / "overfit.py"

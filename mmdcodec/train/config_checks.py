@@ -44,7 +44,6 @@ def _fits_data(value: Any) -> bool:
   )
 
 
-TEXT = Check(lambda x: isinstance(x, str), "a text")
 COUNT, STEPS = whole(1, LARGEST_WHOLE), whole(0, LARGEST_WHOLE)
 # Keys of JAX hold 32 bits of the seed.
 SEED = whole(0, 2**32 - 1)

@@ -30,7 +30,12 @@ def _locate(name: str) -> str:
     # Absolute, because the file may refer to itself for its task.
     return str(inputs.check(path).absolute())
   spec = importlib.util.find_spec("mmdcodec.configs")
-  assert spec is not None and spec.origin is not None
+  if spec is None or spec.origin is None:
+    raise UserError(
+      f"the config {name!r} is looked for in mmdcodec.configs, which is not"
+      " installed: run `pip install -e .` in the sources of mmdcodec, or give a"
+      " path that ends in .py."
+    )
   folder = pathlib.Path(spec.origin).parent
   found = folder / f"{renamed.CONFIGS.get(name, name)}.py"
   if not found.is_file():
