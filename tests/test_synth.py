@@ -289,16 +289,18 @@ def test_captions_say_what_the_tags_say():
 
 
 def test_a_folder_of_songs(tmp_path, monkeypatch):
-  ticks = []
+  # A name that is not UTF-8, where output must be.
+  ticks, folder = [], tmp_path / "caf\udce9"
+  monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
   kwargs = dict(songs=3, seconds=1.5, rate=RATE, seed=5, drums=True)
   paths = song_files.write_songs(
-    tmp_path / "a",
+    folder,
     workers=2,
     progress=lambda done, songs: ticks.append((done, songs)),
     **kwargs,
   )
   assert ticks == [(0, 3), (1, 3), (2, 3), (3, 3)]
-  assert paths == files.find(tmp_path / "a") and len(paths) == 3
+  assert paths == files.find(folder) and len(paths) == 3
   for path in paths:
     x, rate = files.read(path)
     sidecar = json.loads(path.with_suffix(".json").read_text())
@@ -311,25 +313,25 @@ def test_a_folder_of_songs(tmp_path, monkeypatch):
   # Stopped after two songs, begun again: only what is missing is made.
   paths[1].with_suffix(".json").unlink()
   before = [p.stat().st_mtime_ns for p in paths]
-  song_files.write_songs(tmp_path / "a", workers=1, **kwargs)
+  song_files.write_songs(folder, workers=1, **kwargs)
   after = [p.stat().st_mtime_ns for p in paths]
   assert [a == b for a, b in zip(before, after, strict=True)] == [1, 0, 1]
   # Made for something else, if only by chance as long or without drums.
   for other in (dict(seconds=None), dict(drums=None), dict(bass=False)):
     written = sidecar_of(paths[0])
     song_files.write_songs(
-      tmp_path / "a", workers=1, **{**kwargs, **other, "songs": 1}
+      folder, workers=1, **{**kwargs, **other, "songs": 1}
     )
     assert sidecar_of(paths[0]) != written
   # Stopped between a song and its sidecar: the old one must not vouch for it.
   kwargs |= {"songs": 1, "workers": 1}
-  song_files.write_songs(tmp_path / "a", **kwargs)
+  song_files.write_songs(folder, **kwargs)
   before = files.read(paths[0])[0]
   with monkeypatch.context() as patch:
     patch.delattr("mmdcodec.store.atomic.write_json")
     with pytest.raises(AttributeError):
-      song_files.write_songs(tmp_path / "a", **kwargs | {"drums": False})
-  song_files.write_songs(tmp_path / "a", **kwargs)
+      song_files.write_songs(folder, **kwargs | {"drums": False})
+  song_files.write_songs(folder, **kwargs)
   np.testing.assert_array_equal(files.read(paths[0])[0], before)
   kwargs |= {"songs": 3, "seed": 6}
   others = song_files.write_songs(tmp_path / "b", **kwargs)

@@ -159,7 +159,8 @@ def _serve() -> None:
   for fields in json.load(sys.stdin):
     job = _Job(*fields)
     _write_song(job)
-    print(job.path, flush=True)
+    # A line for each song. Not its path, which may not be UTF-8.
+    print("written", flush=True)
 
 
 def _write_song(job: _Job) -> None:
