@@ -177,11 +177,11 @@ def melody(
         end = 0 if closed and degree in (0, 3, 5) else degree
         offsets = np.linspace(-len(rhythm) + 1, 0, len(rhythm)).astype(int)
         offsets = offsets if step < end else -offsets
-      steps = _fit_bar(rhythm, offsets, degree, step, end, beats)
+      steps = _fit_bar(rhythm, offsets, degree, step, end)
       at = (4 * i + bar) * beats
       for length, s in zip(rhythm, steps, strict=True):
         if length > 0:
-          pitch = _pitch(s, degree, home, tonic, mode)
+          pitch = _pitch(s, degree, home, mode)
           notes.append(Note(at, length, pitch, _accent(at % beats, beats)))
           step = s
         at += abs(length)
@@ -320,7 +320,6 @@ def _fit_bar(
   degree: int,
   before: int,
   end: int | None,
-  beats: int,
 ) -> list[int]:
   """Steps of the scale for one bar, with chord tones on strong beats."""
   tones = [degree + i + 7 * o for o in range(-3, 4) for i in (0, 2, 4)]
@@ -348,7 +347,7 @@ def _fit_bar(
   return steps
 
 
-def _pitch(step: int, degree: int, home: int, tonic: int, mode: str) -> int:
+def _pitch(step: int, degree: int, home: int, mode: str) -> int:
   """MIDI pitch of a step of the scale; raises the leading tone in minor."""
   pitch = home + 12 * (step // 7) + SCALES[mode][step % 7]
   if mode == "minor" and degree == 4 and step % 7 == 6:
