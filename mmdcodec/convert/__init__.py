@@ -17,6 +17,7 @@
   t5.py               T5 encoders, as parts of other models; `read` does not
                       convert them, but training can start from one
   conformer.py        conformer blocks, as parts of other models
+  layouts.py          how layers of PyTorch are laid out in ours
   fields.py           checks the fields of a config.json
   weights.py          reads tensors from safetensors files; uses each once
   hub.py              downloads folders from the Hugging Face Hub

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.bounds import declared, one_of
-from mmdcodec.convert import fields, weights
+from mmdcodec.convert import fields, layouts, weights
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import bert, text_tokens
@@ -166,18 +166,15 @@ def rules(model: bert.Bert) -> list[Rule]:
   norm = "embeddings.LayerNorm"
   out.append(Rule(("params/embedding_norm/scale",), (f"{norm}.weight",)))
   out.append(Rule(("params/embedding_norm/bias",), (f"{norm}.bias",)))
-  split = (model.heads, model.width // model.heads)
-  same = lambda a: a
-  # No -1, because a tensor of the right size may still have a wrong shape.
-  heads = lambda a: a.T.reshape(*a.shape[1:], *split)
-  out_kernel = lambda a: a.T.reshape(*split, *a.shape[:1])
+  heads = layouts.Heads(model.heads, model.width // model.heads)
+  same = layouts.same
   layers = {
     f"{ours}/{end}": (f"{theirs}.{'bias' if end == 'bias' else 'weight'}", make)
     for ours, theirs, kernel, bias in (
-      ("query", "attention.self.query", heads, lambda a: a.reshape(split)),
-      ("key", "attention.self.key", heads, lambda a: a.reshape(split)),
-      ("value", "attention.self.value", heads, lambda a: a.reshape(split)),
-      ("out", "attention.output.dense", out_kernel, same),
+      ("query", "attention.self.query", heads.into, heads.bias),
+      ("key", "attention.self.key", heads.into, heads.bias),
+      ("value", "attention.self.value", heads.into, heads.bias),
+      ("out", "attention.output.dense", heads.back, same),
       ("inner", "intermediate.dense", np.transpose, same),
       ("outer", "output.dense", np.transpose, same),
     )

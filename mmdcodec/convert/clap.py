@@ -12,7 +12,7 @@ import numpy as np
 
 from mmdcodec.bounds import declared, one_of, whole
 from mmdcodec.convert import bert as bert_converter
-from mmdcodec.convert import fields, weights
+from mmdcodec.convert import fields, layouts, weights
 from mmdcodec.convert.musicgen_config import within
 from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
@@ -217,12 +217,17 @@ def tower_rules(model: htsat.HTSAT) -> list[Rule]:
   # [out, in, rows, columns] -> [rows, columns, in, out].
   kernel = lambda a: (a.transpose(2, 3, 1, 0),)
   patches = f"{ENCODER}patch_embed"
+  ends = ("weight", "bias", "running_mean", "running_var")
   out = [
     Rule((f"{to}/patches/kernel",), (f"{patches}.proj.weight",), kernel),
     Rule((f"{to}/patches/bias",), (f"{patches}.proj.bias",)),
     *_norm(f"{to}/patch_norm", f"{patches}.norm"),
     *_norm(f"{to}/norm", f"{ENCODER}norm"),
-    _batch_norm(to, f"{ENCODER}batch_norm"),
+    layouts.batch_norm(
+      (f"{to}/mel_scale", f"{to}/mel_bias"),
+      tuple(f"{ENCODER}batch_norm.{end}" for end in ends),
+      epsilon=BATCH_NORM_EPSILON,
+    ),
   ]
   for stage, depth in enumerate(model.depths):
     layer = f"{ENCODER}layers.{stage}"
@@ -237,26 +242,12 @@ def tower_rules(model: htsat.HTSAT) -> list[Rule]:
   return out
 
 
-def _batch_norm(to: str, key: str) -> Rule:
-  """Returns the rule for a batch norm, as one factor and one sum."""
-  ends = ("weight", "bias", "running_mean", "running_var")
-  names = tuple(f"{key}.{end}" for end in ends)
-
-  def make(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len({a.shape for a in arrays}) > 1:
-      raise weights.Misfit(names)
-    return weights.as_affine(*arrays, epsilon=BATCH_NORM_EPSILON)
-
-  return Rule((f"{to}/mel_scale", f"{to}/mel_bias"), names, make)
-
-
 def _block(to: str, key: str, heads: int, dim: int) -> list[Rule]:
   """Returns the rules for a block of the audio tower."""
-  split = (heads, dim)
-  # No -1, because a tensor of the right size may still have a wrong shape.
-  into = lambda a: (a.T.reshape(*a.shape[1:], *split),)
-  flat = lambda a: (a.reshape(split),)
-  out_of = lambda a: (a.T.reshape(*split, *a.shape[:1]),)
+  split = layouts.Heads(heads, dim)
+  into = lambda a: (split.into(a),)
+  flat = lambda a: (split.bias(a),)
+  out_of = lambda a: (split.back(a),)
   attention = f"{key}.attention"
   bias = f"{attention}.self.relative_position_bias_table"
   out = [

@@ -1,13 +1,11 @@
 """Rules for the conformer blocks of transformers: w2v-BERT 2.0, MusicFM."""
 
-from collections.abc import Callable
-
 import numpy as np
 
+from mmdcodec.convert import layouts
+from mmdcodec.convert.layouts import Make
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.nn.conformer import Conformer
-
-Make = Callable[[np.ndarray], np.ndarray]
 
 
 def rules(model: Conformer, *, source: str, target: str) -> list[Rule]:
@@ -19,21 +17,20 @@ def rules(model: Conformer, *, source: str, target: str) -> list[Rule]:
     target: path of the conformer in the whole network, such as "encoder/"; or
       "" if it is the network.
   """
-  split = model.heads, model.width // model.heads
-  same: Make = lambda a: a
-  dense: Make = lambda a: a.T
-  # No -1, because a tensor of the right size may still have a wrong shape.
-  heads_out: Make = lambda a: a.T.reshape(*a.shape[1:], *split)
-  heads_in: Make = lambda a: a.T.reshape(*split, *a.shape[:1])
+  heads = layouts.Heads(model.heads, model.width // model.heads)
   table: dict[str, tuple[str, Make]] = {}
 
   def norm(ours: str, theirs: str) -> None:
-    table[f"params/blocks/{ours}/scale"] = f"{theirs}.weight", same
-    table[f"params/blocks/{ours}/bias"] = f"{theirs}.bias", same
+    table[f"params/blocks/{ours}/scale"] = f"{theirs}.weight", layouts.same
+    table[f"params/blocks/{ours}/bias"] = f"{theirs}.bias", layouts.same
 
-  def linear(ours: str, theirs: str, make: Make = dense) -> None:
-    table[f"params/blocks/{ours}/kernel"] = f"{theirs}.weight", make
-    bias = (lambda a: a.reshape(split)) if make is heads_out else same
+  def linear(
+    ours: str,
+    theirs: str,
+    kernel: Make = np.transpose,
+    bias: Make = layouts.same,
+  ) -> None:
+    table[f"params/blocks/{ours}/kernel"] = f"{theirs}.weight", kernel
     table[f"params/blocks/{ours}/bias"] = f"{theirs}.bias", bias
 
   for ours, theirs in (("feed_before", "ffn1"), ("feed_after", "ffn2")):
@@ -42,11 +39,12 @@ def rules(model: Conformer, *, source: str, target: str) -> list[Rule]:
     linear(f"{ours}/outer", f"{theirs}.output_dense")
   norm("attention/norm", "self_attn_layer_norm")
   for name in ("query", "key", "value"):
-    linear(f"attention/{name}", f"self_attn.linear_{name[0]}", heads_out)
-  linear("attention/out", "self_attn.linear_out", heads_in)
+    theirs = f"self_attn.linear_{name[0]}"
+    linear(f"attention/{name}", theirs, heads.into, heads.bias)
+  linear("attention/out", "self_attn.linear_out", heads.back)
   if model.positions == "relative_key":
     name = "self_attn.distance_embedding.weight"
-    table["params/blocks/attention/distances"] = name, same
+    table["params/blocks/attention/distances"] = name, layouts.same
   norm("convolution/norm", "conv_module.layer_norm")
   for ours, theirs, make in (
     ("expand/kernel", "pointwise_conv1", lambda a: a[:, :, 0].T),
@@ -61,7 +59,7 @@ def rules(model: Conformer, *, source: str, target: str) -> list[Rule]:
     norm("convolution/middle_norm", "conv_module.batch_norm")
     for ours, theirs in (("mean", "running_mean"), ("var", "running_var")):
       path = f"batch_stats/blocks/convolution/middle_norm/{ours}"
-      table[path] = f"conv_module.batch_norm.{theirs}", same
+      table[path] = f"conv_module.batch_norm.{theirs}", layouts.same
   norm("norm", "final_layer_norm")
   out = []
   for path, (name, make) in table.items():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmdcodec.bounds import declared, flag, one_of
-from mmdcodec.convert import fields, weights
+from mmdcodec.convert import fields, layouts, weights
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.models import hubert, semantic_networks
 from mmdcodec.store import inputs
@@ -184,27 +184,24 @@ def _weight_norm(g: np.ndarray, v: np.ndarray) -> list[np.ndarray]:
 
 
 def _blocks(model: hubert.Hubert) -> list[Rule]:
-  split = model.heads, model.width // model.heads
-  # No -1, because a tensor of the right size may still have a wrong shape.
+  heads = layouts.Heads(model.heads, model.width // model.heads)
   table: dict[str, tuple[str, Any]] = {}
   for name in ("query", "key", "value"):
     theirs = f"attention.{name[0]}_proj"
-    make = lambda a: a.T.reshape(*a.shape[1:], *split)
-    table[f"{name}/kernel"] = f"{theirs}.weight", make
-    table[f"{name}/bias"] = f"{theirs}.bias", lambda a: a.reshape(split)
-  make = lambda a: a.T.reshape(*split, *a.shape[:1])
-  table["out/kernel"] = "attention.out_proj.weight", make
-  table["out/bias"] = "attention.out_proj.bias", lambda a: a
+    table[f"{name}/kernel"] = f"{theirs}.weight", heads.into
+    table[f"{name}/bias"] = f"{theirs}.bias", heads.bias
+  table["out/kernel"] = "attention.out_proj.weight", heads.back
+  table["out/bias"] = "attention.out_proj.bias", layouts.same
   for ours, theirs in (("inner", "intermediate"), ("outer", "output")):
     name = f"feed_forward.{theirs}_dense"
-    table[f"{ours}/kernel"] = f"{name}.weight", lambda a: a.T
-    table[f"{ours}/bias"] = f"{name}.bias", lambda a: a
+    table[f"{ours}/kernel"] = f"{name}.weight", np.transpose
+    table[f"{ours}/bias"] = f"{name}.bias", layouts.same
   for ours, theirs in (
     ("attention_norm", "layer_norm"),
     ("feed_norm", "final_layer_norm"),
   ):
-    table[f"{ours}/scale"] = f"{theirs}.weight", lambda a: a
-    table[f"{ours}/bias"] = f"{theirs}.bias", lambda a: a
+    table[f"{ours}/scale"] = f"{theirs}.weight", layouts.same
+    table[f"{ours}/bias"] = f"{theirs}.bias", layouts.same
   out = []
   for path, (name, make) in table.items():
     names = tuple(f"encoder.layers.{i}.{name}" for i in range(model.layers))

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.convert import layouts
 from mmdcodec.convert.weights import Rule, fill, stacked
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import EncodedConditions
@@ -98,21 +99,17 @@ def _projection(to: str, key: str) -> list[Rule]:
 
 
 def _norm(to: str, key: str) -> dict[str, tuple]:
-  as_it_is = lambda a: a
   return {
-    f"{to}/scale": (f"{key}.weight", as_it_is),
-    f"{to}/bias": (f"{key}.bias", as_it_is),
+    f"{to}/scale": (f"{key}.weight", layouts.same),
+    f"{to}/bias": (f"{key}.bias", layouts.same),
   }
 
 
 def _attention(model: token_lm.TokenLM, to: str, key: str) -> dict[str, tuple]:
-  split = (model.heads, model.width // model.heads)
-  # No -1, because a tensor of the right size may still have a wrong shape.
-  into = lambda a: a.T.reshape(*a.shape[1:], *split)
-  back = lambda a: a.T.reshape(*split, *a.shape[:1])
+  heads = layouts.Heads(model.heads, model.width // model.heads)
   return {
-    f"{to}/query/kernel": (f"{key}.q_proj.weight", into),
-    f"{to}/key/kernel": (f"{key}.k_proj.weight", into),
-    f"{to}/value/kernel": (f"{key}.v_proj.weight", into),
-    f"{to}/out/kernel": (f"{key}.out_proj.weight", back),
+    f"{to}/query/kernel": (f"{key}.q_proj.weight", heads.into),
+    f"{to}/key/kernel": (f"{key}.k_proj.weight", heads.into),
+    f"{to}/value/kernel": (f"{key}.v_proj.weight", heads.into),
+    f"{to}/out/kernel": (f"{key}.out_proj.weight", heads.back),
   }

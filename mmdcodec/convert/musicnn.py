@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.convert import weights
+from mmdcodec.convert import layouts, weights
 from mmdcodec.convert.weights import Rule
 from mmdcodec.errors import UserError
 from mmdcodec.models import musicnn
@@ -139,10 +139,5 @@ def _norm(to: str, number: int) -> Rule:
   key = _numbered("batch_normalization", number)
   ends = ("gamma", "beta", "moving_mean", "moving_variance")
   names = tuple(f"{key}/{end}" for end in ends)
-
-  def make(*arrays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len({a.shape for a in arrays}) > 1:
-      raise weights.Misfit(names)
-    return weights.as_affine(*arrays, epsilon=BATCH_NORM_EPSILON)
-
-  return Rule((f"{to}/scale", f"{to}/bias"), names, make)
+  targets = f"{to}/scale", f"{to}/bias"
+  return layouts.batch_norm(targets, names, epsilon=BATCH_NORM_EPSILON)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec.bounds import declared, one_of
-from mmdcodec.convert import fields, hub, weights
+from mmdcodec.convert import fields, hub, layouts, weights
 from mmdcodec.convert.weights import Rule, stacked
 from mmdcodec.errors import UserError
 from mmdcodec.models import text_encoder
@@ -137,10 +137,8 @@ def _one_table(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def rules(model: text_encoder.T5Encoder) -> list[Rule]:
   """Returns the rules for the tensors of an encoder."""
   block = "encoder.block.{}.layer.{}.{}.weight"
-  split = (model.heads, model.head_dim)
+  heads = layouts.Heads(model.heads, model.head_dim)
   attention = "SelfAttention"
-  # No -1, because a tensor of the right size may still have a wrong shape.
-  into = lambda a: a.T.reshape(*a.shape[1:], *split)
   out = [
     Rule(("params/embedding/embedding",), TABLES[:1]),
     Rule(
@@ -152,21 +150,17 @@ def rules(model: text_encoder.T5Encoder) -> list[Rule]:
   feed = (
     {"inner": "wi"} if not model.gated else {"gate": "wi_0", "inner": "wi_1"}
   )
-  layers = {
-    "attention_norm/scale": (0, "layer_norm", lambda a: a),
-    "query/kernel": (0, f"{attention}.q", into),
-    "key/kernel": (0, f"{attention}.k", into),
-    "value/kernel": (0, f"{attention}.v", into),
-    "out/kernel": (
-      0,
-      f"{attention}.o",
-      lambda a: a.T.reshape(*split, *a.shape[:1]),
-    ),
-    "feed_norm/scale": (1, "layer_norm", lambda a: a),
-    "outer/kernel": (1, "DenseReluDense.wo", lambda a: a.T),
+  layers: dict[str, tuple[int, str, layouts.Make]] = {
+    "attention_norm/scale": (0, "layer_norm", layouts.same),
+    "query/kernel": (0, f"{attention}.q", heads.into),
+    "key/kernel": (0, f"{attention}.k", heads.into),
+    "value/kernel": (0, f"{attention}.v", heads.into),
+    "out/kernel": (0, f"{attention}.o", heads.back),
+    "feed_norm/scale": (1, "layer_norm", layouts.same),
+    "outer/kernel": (1, "DenseReluDense.wo", np.transpose),
   }
   for ours, theirs in feed.items():
-    layers[f"{ours}/kernel"] = (1, f"DenseReluDense.{theirs}", lambda a: a.T)
+    layers[f"{ours}/kernel"] = (1, f"DenseReluDense.{theirs}", np.transpose)
   for path, (layer, name, make) in layers.items():
     names = tuple(block.format(i, layer, name) for i in range(model.layers))
     out.append(Rule((f"params/blocks/{path}",), names, stacked(names, make)))

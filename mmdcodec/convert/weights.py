@@ -42,25 +42,6 @@ class Rule:
   optional: tuple[str, ...] = ()
 
 
-def as_affine(
-  scale: np.ndarray,
-  bias: np.ndarray,
-  mean: np.ndarray,
-  variance: np.ndarray,
-  *,
-  epsilon: float,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Folds the parts of a batch norm, each [channels].
-
-  Returns:
-    (factor, sum) float32 [channels].
-  """
-  parts = (a.astype(np.float64) for a in (scale, bias, mean, variance))
-  scale, bias, mean, variance = parts
-  factor = scale / np.sqrt(variance + epsilon)
-  return factor.astype(np.float32), (bias - mean * factor).astype(np.float32)
-
-
 class Misfit(ValueError):
   """Tensors that do not fit together.
 
