@@ -7,6 +7,7 @@ loaded_codec   a codec with its weights: encodes and decodes audio
 stereo_codec   a mono codec applied to left and right
 clustered      base class of tokenizers whose codes are fitted by k-means to the
                features of a network
+windowed       base class of those that embed windows which overlap
 long_features  features of clips of any length from a network that takes
                windows of one length
 semantic       the semantic tokenizer

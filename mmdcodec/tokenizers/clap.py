@@ -22,7 +22,7 @@ class Clap(Mulan):
   def features(
     self, x: np.ndarray, lengths: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the windows of clips; see `Mulan.features`."""
+    """Embeds the windows of clips; see `Windowed.features`."""
     rows, valid = super().features(x, lengths)
     return unit_rows(rows), valid
 

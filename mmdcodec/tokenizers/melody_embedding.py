@@ -1,9 +1,7 @@
 """A melody embedding with its weights: audio in, vectors or codes out.
 
 A clip is heard in windows of 4 s, one every 3 s, so that 10 s give three of
-them (MusicLM, arXiv 2301.11325). A clip shorter than a window is one window, in
-which what is missing is masked. The last seconds that begin no whole window are
-left out.
+them (MusicLM, arXiv 2301.11325).
 """
 
 from collections.abc import Mapping
@@ -14,24 +12,16 @@ import numpy as np
 
 from mmdcodec import precision
 from mmdcodec.models import melody_embedding
-from mmdcodec.tokenizers import long_features
-from mmdcodec.tokenizers.clustered import Clustered
+from mmdcodec.tokenizers.windowed import Windowed
 
 # From one window to the next, as a share of a window.
 STRIDE = 0.75
 
 
-class Melody(Clustered):
-  """A melody embedding with its weights; see `Clustered` for more attributes.
+class Melody(Windowed):
+  """A melody embedding with its weights; see `Windowed`."""
 
-  Attributes:
-    model: the network.
-    window: seconds of audio that a row of `encode` describes.
-  """
-
-  kind, channels = "melody_embedding", 1
-  # Vectors on the unit sphere.
-  standardise = False
+  kind = "melody_embedding"
   # MusicLM's, arXiv 2301.11325, 3.4.
   usual_levels, usual_codes = 24, 512
 
@@ -47,43 +37,14 @@ class Melody(Clustered):
       UserError: a field is out of its bounds, or arrays do not fit.
     """
     del assets
-    super().__init__(config, variables)
-    self.model = precision.in_float32(
-      melody_embedding.from_config(config["model"])
-    )
-    self.rate, self.window = self.model.rate, self.model.seconds
-    self._hop = max(1, round(STRIDE * self.model.samples))
-    self.frame_rate = self.rate / self._hop
+    model = melody_embedding.from_config(config["model"])
+    hop = max(1, round(STRIDE * model.samples))
+    super().__init__(config, variables, model, hop)
     self._apply = jax.jit(precision.exactly(self.model.apply))
 
-  def frames_of(self, samples: int) -> int:
-    """Returns the number of windows; see the top of this file."""
-    return int(self._counts(np.array([samples]))[0])
-
-  def _counts(self, lengths: np.ndarray) -> np.ndarray:
-    """Windows [batch] of clips with `lengths` [batch] samples."""
-    return 1 + np.maximum(lengths - self.model.samples, 0) // self._hop
-
-  def features(
-    self, x: np.ndarray, lengths: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the windows of clips; see `Clustered.features`.
-
-    Returns:
-      (float32 [batch, windows, dim] of norm 1, bool [batch, windows]).
-    """
-
-    def network(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-      return np.asarray(self._apply(self.variables, x, lengths))
-
-    return long_features.of_windows(
-      network,
-      x,
-      lengths,
-      span=self.model.samples,
-      hop=self._hop,
-      counts=self._counts(lengths),
-    )
+  def embed_windows(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Embeds windows, float32 [windows, dim] of norm 1; see `Windowed`."""
+    return np.asarray(self._apply(self.variables, x, lengths))
 
   def embed(
     self, x: Any, rate: int | None = None, *, lengths: Any = None

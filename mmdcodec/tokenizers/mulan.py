@@ -1,9 +1,7 @@
 """A joint embedding with its weights: audio and texts in, vectors or codes out.
 
 A clip is heard in windows as long as the audio tower's (10 s), one a second
-(MusicLM, arXiv 2301.11325, 3.2). A clip shorter than a window is one window;
-what is missing is masked, not repeated. Windows are always whole otherwise: the
-last seconds that begin no whole window are in the windows before.
+(MusicLM, arXiv 2301.11325, 3.2).
 
 What is fitted after training by `mmdcodec cluster` is in two collections:
 
@@ -23,8 +21,8 @@ from mmdcodec.bounds import mapping, one_of
 from mmdcodec.errors import UserError
 from mmdcodec.models import embedding_mapper, mulan, text_tokens
 from mmdcodec.models.text_condition import text_list
-from mmdcodec.tokenizers import long_features, validation
-from mmdcodec.tokenizers.clustered import Clustered
+from mmdcodec.tokenizers import validation
+from mmdcodec.tokenizers.windowed import Windowed
 
 BRIDGE = "bridge"
 # What brings texts nearer to audio.
@@ -35,17 +33,10 @@ STRIDE = 1.0
 _ROWS = 8
 
 
-class Mulan(Clustered):
-  """A joint embedding with its weights; see `Clustered` for more attributes.
+class Mulan(Windowed):
+  """A joint embedding with its weights, two towers; see `Windowed`."""
 
-  Attributes:
-    model: the towers.
-    window: seconds of audio that a row of `encode` describes.
-  """
-
-  kind, channels, frame_rate = "mulan", 1, 1 / STRIDE
-  # Vectors on the unit sphere.
-  standardise = False
+  kind = "mulan"
   # Makes the towers from the fields of a bundle's model.
   build: Callable[[Mapping[str, Any]], Any] = staticmethod(mulan.from_config)
   # MusicLM's, arXiv 2301.11325, 3.2.
@@ -63,9 +54,8 @@ class Mulan(Clustered):
       UserError: a field is out of its bounds, arrays do not fit, or the text
         tower's tokenizer is missing.
     """
-    super().__init__(config, variables)
-    self.model = precision.in_float32(self.build(config["model"]))
-    self.rate, self.window = self.model.rate, self.model.seconds
+    model = self.build(config["model"])
+    super().__init__(config, variables, model, round(model.rate * STRIDE))
     if (bridge := variables.get(BRIDGE)) is not None:
       _check_bridge(bridge, self.model.dim)
     self.assets = dict(assets or {})
@@ -97,35 +87,9 @@ class Mulan(Clustered):
 
   # ------------------------------------------------------------------- audio
 
-  def frames_of(self, samples: int) -> int:
-    """Returns the number of windows; see the top of this file."""
-    return int(self._counts(np.array([samples]))[0])
-
-  def _counts(self, lengths: np.ndarray) -> np.ndarray:
-    """Windows [batch] of clips with `lengths` [batch] samples."""
-    hop = round(self.rate * STRIDE)
-    return 1 + np.maximum(lengths - self.model.samples, 0) // hop
-
-  def features(
-    self, x: np.ndarray, lengths: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the windows of clips; see `Clustered.features`.
-
-    Returns:
-      (float32 [batch, windows, dim] of norm 1, bool [batch, windows]).
-    """
-
-    def network(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-      return np.asarray(self._audio(self.variables, x, lengths))
-
-    return long_features.of_windows(
-      network,
-      x,
-      lengths,
-      span=self.model.samples,
-      hop=round(self.rate * STRIDE),
-      counts=self._counts(lengths),
-    )
+  def embed_windows(self, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Embeds windows, float32 [windows, dim] of norm 1; see `Windowed`."""
+    return np.asarray(self._audio(self.variables, x, lengths))
 
   def embed_audio(
     self, x: Any, rate: int | None = None, *, lengths: Any = None
