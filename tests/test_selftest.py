@@ -72,6 +72,16 @@ def with_scale(function):
   return wrong
 
 
+def steeper(function):
+  """A function with right results and gradients that are a little too large."""
+
+  def wrong(*args, **options):
+    grow = lambda x: 1.001 * x - 0.001 * jax.lax.stop_gradient(x)
+    return jax.tree.map(grow, function(*args, **options))
+
+  return wrong
+
+
 def without_tile(function):
   """A sweep that leaves out the pairs of the first two blocks."""
 
@@ -110,11 +120,17 @@ PLANTS = [
   ("entropy coder", "bitstream.entropy:_BACKOFF", set_to(25)),
   ("convolution", "nn.conv:conv", scaled(1.001)),
   ("convolution", "nn.conv:conv", without(3, 4)),
+  ("convolution", "nn.conv:conv", steeper),
+  ("transposed convolution", "nn.conv:conv_transpose", steeper),
   ("transposed convolution", "nn.conv:conv_transpose", without(8, 12)),
   ("folded convolution", "nn.folded_conv:_between_rows", scaled(1.001)),
+  ("folded convolution", "nn.folded_conv:_between_rows", steeper),
   ("LSTM", "nn.lstm:lstm", scaled(1.001)),
+  ("LSTM", "nn.lstm:lstm", steeper),
   ("attention", "nn.attention:attend", with_scale),
+  ("attention", "nn.attention:attend", steeper),
   ("sliding attention", "nn.sliding:attend", without(11, 19)),
+  ("sliding attention", "nn.sliding:attend", steeper),
   ("sliding attention, cached", "nn.ring:store", kept(1.01)),
   ("sliding attention, cached", "nn.ring:plan", None),
   ("conformer attention", "nn.conformer_attention:with_chunk_before", None),
@@ -129,6 +145,7 @@ PLANTS = [
 ]
 SLOW_PLANTS = [
   ("splash attention", "nn.splash:_attend", without(256, 512)),
+  ("splash attention", "nn.splash:_attend", steeper),
   (
     "independence loss, Pallas interpreter",
     "quantize.pallas_pairs:tiled",
@@ -140,6 +157,15 @@ SLOW_PLANTS = [
   ("language model, heads", "nn.cache:_put", given(1.05, 1)),
   ("language model, depth", "nn.cache:_put", given(1.05, 1)),
   ("language model, window", "nn.ring:plan", None),
+  ("joint tokenizer", "quantize.residual:encode", given(1.05)),
+  ("melody tokenizer", "quantize.residual:encode", given(1.05)),
+  (
+    "independence loss, several devices",
+    "quantize.pairs:sweep",
+    without_tile,
+  ),
+  ("training, codec", "parallel.mesh:place", None),
+  ("training, language model", "parallel.mesh:place", None),
 ]
 
 
@@ -181,7 +207,20 @@ def in_the_slot_before(function):
   return wrong
 
 
-SPECIAL = {"sample": hotter, "with_chunk_before": only_its_own}
+def lost(function):
+  """Batches whose first example is lost on the way to several devices."""
+
+  def wrong(batch, mesh):
+    if mesh.size > 1:
+      batch = jax.tree.map(lambda x: x * (np.arange(len(x)) > 0).astype(
+        x.dtype
+      ).reshape(-1, *(1,) * (x.ndim - 1)), batch)  # fmt: skip
+    return function(batch, mesh)
+
+  return wrong
+
+
+SPECIAL = {"sample": hotter, "with_chunk_before": only_its_own, "place": lost}
 SPECIAL |= {"imdct_piece": late, "plan": in_the_slot_before}
 
 
@@ -220,6 +259,11 @@ def test_planted_errors(name, path, plant, monkeypatch):
   jax.clear_caches()
   assert found.problem is None and not found.passed
   assert f"{name} should {CHECKS[name].expected}, but" in found.sentence()
+
+
+def test_every_check_is_tried():
+  """Catches a check that nobody has seen fail."""
+  assert {name for name, *_ in PLANTS + SLOW_PLANTS} == {*CHECKS}
 
 
 @pytest.mark.slow

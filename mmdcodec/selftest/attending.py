@@ -1,4 +1,6 @@
-"""Checks of attention in all its forms."""
+"""Checks of attention in all its forms, forward and backward."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from mmdcodec.nn import (
 )
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.selftest import references
-from mmdcodec.selftest.check import Check, Devices, normal, off
+from mmdcodec.selftest.check import Check, Devices, both_ways, normal, off
 from mmdcodec.selftest.references import wide
 
 
@@ -26,8 +28,8 @@ def plain(devices: Devices) -> dict[str, float]:
   mask = np.random.default_rng(0).random((2, 1, 24, 24)) < 0.6
   mask |= np.eye(24, dtype=bool)
   bias = normal(2, 4, 24, 24, seed=3)
-  masked = jax.jit(
-    lambda q, k, v: attention.attend(q, k, v, mask=mask, bias=bias)
+  masked = lambda q, k, v, bias: attention.attend(
+    q, k, v, mask=mask, bias=bias
   )
   merged = jax.jit(
     lambda q, k, v: attention.attend(
@@ -35,14 +37,22 @@ def plain(devices: Devices) -> dict[str, float]:
       bias=bias,
     )
   )  # fmt: skip
-  wanted = references.attention(q, k, v, mask, bias)
   return {
-    "causal": off(
-      jax.jit(lambda q, k, v: attention.attend(q, k, v, causal=True))(q, k, v),
-      references.attention(q, k, v, causal),
+    **both_ways(
+      "causal",
+      functools.partial(attention.attend, causal=True),
+      functools.partial(references.attention, mask=causal),
+      (q, k, v),
     ),
-    "masked": off(masked(q, k, v), wanted),
-    "merged": off(merged(q, k, v), wanted),
+    **both_ways(
+      "masked",
+      masked,
+      lambda q, k, v, bias: references.attention(q, k, v, mask, bias),
+      (q, k, v, bias),
+    ),
+    "merged": off(
+      merged(q, k, v), references.attention(q, k, v, mask, bias)
+    ),
   }
 
 
@@ -56,14 +66,20 @@ def window(devices: Devices) -> dict[str, float]:
   band = sliding.Band(
     jnp.asarray(valid), window=size, before=before, sinks=sinks
   )
-  found = jax.jit(sliding.attend)(q, k, v, band)
   at, key = np.arange(count)[:, None], np.arange(count)
   seen = (key <= at) & ((at - key < size) | (key < before))
   seen = np.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)[None, None]
   held = np.pad(valid, ((0, 0), (sinks, 0)), constant_values=True)
-  wanted = references.attention(q, k, v, seen & held[:, None, None])
   # The token that is not valid sees what it likes.
-  return {"all tokens": off(np.asarray(found)[:, 1:], wanted[:, 1:])}
+  weights = normal(*q.shape, seed=9)
+  weights[1, 0] = 0
+  return both_ways(
+    "all tokens",
+    lambda q, k, v: sliding.attend(q, k, v, band),
+    functools.partial(references.attention, mask=seen & held[:, None, None]),
+    (q, k, v),
+    weights,
+  )
 
 
 def pieces(devices: Devices) -> dict[str, float]:
@@ -113,11 +129,13 @@ def tiled(devices: Devices) -> dict[str, float]:
     normal(1, count, heads, 128, seed=i) for i, heads in enumerate((2, 1, 1))
   )
   interpret = devices.tested.platform == "cpu"
-  found = jax.jit(
-    lambda q, k, v: splash.attend(q, k, v, interpret=interpret)
-  )(q, k, v)
   mask = np.tril(np.ones((count, count), bool))
-  return {"causal": off(found, references.attention(q, k, v, mask))}
+  return both_ways(
+    "causal",
+    functools.partial(splash.attend, interpret=interpret),
+    functools.partial(references.attention, mask=mask),
+    (q, k, v),
+  )
 
 
 def conformer(devices: Devices) -> dict[str, float]:

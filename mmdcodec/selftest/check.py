@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ from mmdcodec import precision
 
 # Of sums of a few hundred products in float32, relative to the largest result.
 FLOAT32 = 1e-5
+# Step of a difference in float64.
+_STEP = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,79 @@ def differing(found: Any, wanted: Any) -> float:
   if found.shape != wanted.shape:
     return 1.0
   return float(np.mean(found != wanted))
+
+
+def both_ways(
+  name: str,
+  function: Callable[..., jax.Array],
+  reference: Callable[..., np.ndarray],
+  arguments: Sequence[np.ndarray],
+  weights: np.ndarray | None = None,
+) -> dict[str, float]:
+  """How far a function and its gradients in all arguments are off.
+
+  Args:
+    name: of the case.
+    function: in JAX.
+    reference: the same in float64 NumPy.
+    arguments: of both.
+    weights: of the result, 0 where it does not matter; random if None.
+  """
+  wanted = reference(*arguments)
+  if weights is None:
+    weights = normal(*wanted.shape, seed=9)
+
+  def weighted(*arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = function(*arguments)
+    return (y * weights).sum(), y
+
+  every = tuple(range(len(arguments)))
+  (_, y), slopes = jax.jit(jax.value_and_grad(weighted, every, has_aux=True))(
+    *arguments
+  )
+  counts = weights != 0
+  return {
+    name: off(np.asarray(y)[counts], wanted[counts]),
+    f"{name}, the gradients": slopes_off(
+      reference, arguments, slopes, weights
+    ),
+  }
+
+
+def slopes_off(
+  reference: Callable[..., np.ndarray],
+  arguments: Sequence[Any],
+  slopes: Sequence[Any],
+  weights: np.ndarray,
+) -> float:
+  """How far gradients are off, by what a small step in float64 changes.
+
+  One step for each argument, in a random direction: what is wrong with any part
+  of the gradient shows.
+
+  Args:
+    reference: float64 NumPy function of the arguments.
+    arguments: where the gradients were taken.
+    slopes: gradients of the sum of `weights` times its result.
+    weights: of the result's shape.
+
+  Returns:
+    The largest difference of a change, as a share of the gradient's norm.
+  """
+  random, worst = np.random.default_rng(0), []
+  for i, slope in enumerate(slopes):
+    slope = np.asarray(slope, np.float64)
+    direction = random.standard_normal(slope.shape)
+    ends = []
+    for step in (_STEP, -_STEP):
+      moved = [np.asarray(each, np.float64) for each in arguments]
+      moved[i] = moved[i] + step * direction
+      ends.append(np.sum(weights * reference(*moved)))
+    change = (ends[0] - ends[1]) / (2 * _STEP)
+    # In a random direction, the change is about as large as the norm.
+    size = np.linalg.norm(slope)
+    worst.append(abs(np.sum(slope * direction) - change) / (size or 1.0))
+  return float(np.max(worst))
 
 
 def normal(*shape: int, seed: int = 0) -> Any:

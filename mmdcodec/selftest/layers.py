@@ -1,5 +1,6 @@
-"""Checks of convolutions and of the LSTM."""
+"""Checks of convolutions and of the LSTM, forward and backward."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 
 from mmdcodec.nn import conv, folded_conv, folding, lstm
 from mmdcodec.selftest import references
-from mmdcodec.selftest.check import Check, Devices, normal, off
+from mmdcodec.selftest.check import Check, Devices, both_ways, normal, off
 
 # Taps, stride, dilation, causal, reflected.
 _KINDS = (
@@ -19,34 +20,20 @@ _KINDS = (
 
 
 def convolutions(devices: Devices) -> dict[str, float]:
-  """Strided and dilated ones, forward and the gradient of the kernel."""
+  """Strided and dilated ones."""
   x, found = normal(2, 60, 6), {}
   for taps, stride, dilation, causal, reflect in _KINDS:
     kernel = normal(taps, 6, 5, seed=1)
     options: dict[str, Any] = dict(
       stride=stride, dilation=dilation, causal=causal
     )
-    wanted = references.conv(x, kernel, reflect=reflect, **options)
-    weights = normal(*wanted.shape, seed=2)
-
-    def both(
-      kernel: jax.Array, options: Any = options, reflect: bool = reflect,
-      weights: np.ndarray = weights,
-    ) -> Any:  # fmt: skip
-      mode = "reflect" if reflect else "constant"
-      y = conv.padded_conv(x, kernel, pad_mode=mode, **options)
-      return (y * weights).sum(), y
-
-    (_, y), slope = jax.jit(jax.value_and_grad(both, has_aux=True))(kernel)
-    name = f"{taps} taps, stride {stride}, dilation {dilation}"
-    found[name] = off(y, wanted)
-    # Linear in the kernel: the gradient is the output for each unit kernel.
-    unit = np.zeros_like(kernel)
-    unit[taps // 2, 3, 2] = 1
-    one = references.conv(x, unit, reflect=reflect, **options)
-    found[f"{name}, its gradient"] = abs(
-      float(slope[taps // 2, 3, 2]) - (one * weights).sum()
-    ) / float(np.abs(slope).max())
+    mode = "reflect" if reflect else "constant"
+    found |= both_ways(
+      f"{taps} taps, stride {stride}, dilation {dilation}",
+      functools.partial(conv.padded_conv, pad_mode=mode, **options),
+      functools.partial(references.conv, reflect=reflect, **options),
+      (x, kernel),
+    )
   return found
 
 
@@ -54,14 +41,12 @@ def transposed(devices: Devices) -> dict[str, float]:
   """Polyphase, with kernels that are whole strides and not."""
   x, found = normal(2, 12, 6), {}
   for taps, stride in ((8, 4), (7, 3)):
-    kernel = normal(taps, 6, 5, seed=1)
-    y = jax.jit(
-      lambda x, kernel, stride=stride: conv.conv_transpose(
-        x, kernel, stride=stride
-      )
-    )(x, kernel)
-    wanted = references.conv_transpose(x, kernel, stride)
-    found[f"{taps} taps, stride {stride}"] = off(y, wanted)
+    found |= both_ways(
+      f"{taps} taps, stride {stride}",
+      functools.partial(conv.conv_transpose, stride=stride),
+      functools.partial(references.conv_transpose, stride=stride),
+      (x, normal(taps, 6, 5, seed=1)),
+    )
   return found
 
 
@@ -70,21 +55,38 @@ def folded(devices: Devices) -> dict[str, float]:
   x, down = normal(2, 48, 4), normal(8, 4, 6, seed=1)
   same, up = normal(7, 4, 4, seed=2), normal(8, 6, 4, seed=3)
 
-  def chain(x: jax.Array) -> Any:
-    y = folding.fold(x, 8)
-    y = folded_conv.conv(y, same, dilation=3, left=18)
-    z = folded_conv.conv(y, down, stride=4, left=4)
-    again = folded_conv.conv_transpose(z, up, stride=4, left=0)
-    return tuple(folding.unfold(one) for one in (y, z, again))
+  def through(function: Any) -> Any:
+    return lambda x, *given: folding.unfold(
+      function(folding.fold(x, 8), *given)
+    )
 
-  found = jax.jit(chain)(x)
-  y = references.conv(x, same, dilation=3)
-  z = references.conv(y, down, stride=4)
-  again = references.conv_transpose(z, up, 4)[:, : y.shape[1]]
-  names = ("dilated", "strided", "transposed")
+  def transposed(z: Any, up: Any) -> Any:
+    z = folded_conv.conv(z, down, stride=4, left=4)
+    return folded_conv.conv_transpose(z, up, stride=4, left=0)
+
+  dilated = functools.partial(folded_conv.conv, dilation=3, left=18)
+  strided = functools.partial(folded_conv.conv, stride=4, left=4)
   return {
-    name: off(one, wanted)
-    for name, one, wanted in zip(names, found, (y, z, again), strict=True)
+    **both_ways(
+      "dilated",
+      through(dilated),
+      functools.partial(references.conv, dilation=3),
+      (x, same),
+    ),
+    **both_ways(
+      "strided",
+      through(strided),
+      functools.partial(references.conv, stride=4),
+      (x, down),
+    ),
+    **both_ways(
+      "transposed",
+      through(transposed),
+      lambda x, up: references.conv_transpose(
+        references.conv(x, down, stride=4), up, 4
+      )[:, : x.shape[1]],
+      (x, up),
+    ),
   }
 
 
@@ -95,12 +97,19 @@ def recurrent(devices: Devices) -> dict[str, float]:
   bias = normal(64)
   run = jax.jit(lambda x, state: lstm.lstm(x, inner, outer, bias, state))
   zero = np.zeros((2, dim), np.float32)
-  whole, (_, cell) = run(x, (zero, zero))
+  _, (_, cell) = run(x, (zero, zero))
   first, state = run(x[:, :10], (zero, zero))
   second, _ = run(x[:, 10:], state)
   wanted, last = references.lstm(x, inner, outer, bias)
   return {
-    "the outputs": off(whole, wanted),
+    **both_ways(
+      "the outputs",
+      lambda x, inner, outer, bias: lstm.lstm(
+        x, inner, outer, bias, (zero, zero)
+      )[0],
+      lambda *given: references.lstm(*given)[0],
+      (x, inner, outer, bias),
+    ),
     "the last cell": off(cell, last),
     "the outputs in pieces": off(np.concatenate([first, second], 1), wanted),
   }

@@ -12,7 +12,7 @@ from mmdcodec.selftest.references import wide
 _WINDOWS = (256, 2048)
 
 
-def _power_spectra(x: np.ndarray, window: int, hop: int) -> np.ndarray:
+def _spectra(x: np.ndarray, window: int, hop: int) -> np.ndarray:
   """STFT in float64, centred frames of a periodic Hann window."""
   x = np.pad(wide(x), ((0, 0), (window // 2, window // 2)))
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
@@ -30,7 +30,7 @@ def stft(devices: Devices) -> dict[str, float]:
           x, window=window, hop=window // 4
         )
       )(x),
-      _power_spectra(x, window, window // 4),
+      _spectra(x, window, window // 4),
     )
     for window in _WINDOWS
   }
@@ -54,7 +54,7 @@ def mel(devices: Devices) -> dict[str, float]:
     ],
     1,
   )
-  wanted = np.abs(_power_spectra(x, window, 256)) ** 2 @ filters
+  wanted = np.abs(_spectra(x, window, 256)) ** 2 @ filters
   found = jax.jit(
     lambda x: transforms.mel(x, rate=rate, window=window, hop=256, mels=bands)
   )(x)
