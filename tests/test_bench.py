@@ -45,8 +45,16 @@ def test_operations_of_known_computations():
     return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
 
   assert floor.operations(branch, shape(4, 4)) == 0
-  fft = lambda x: jnp.fft.rfft(x)
-  assert floor.operations(fft, shape(6, 64)) == 6 * 2.5 * 64 * 6
+  ways = {"rfft": 0.5, "irfft": 0.5, "fft": 1.0, "ifft": 1.0}
+  for name, share in ways.items():
+    given = jax.ShapeDtypeStruct(
+      (6, 33 if name == "irfft" else 64),
+      jnp.float32 if name == "rfft" else jnp.complex64,
+    )
+    found = floor.operations(getattr(jnp.fft, name), given)
+    assert found == share * 6 * 5 * 64 * 6, name
+  of_images = floor.operations(jnp.fft.rfft2, shape(3, 8, 16))
+  assert of_images == 0.5 * 3 * 5 * 128 * 7
 
 
 def test_floor_is_the_larger_bound():

@@ -7,5 +7,7 @@ tokenizers        encoding with tokenizers of all kinds
 lm                sampling from a language model
 data              crops per second of the input pipeline
 loss_estimators   the independence loss compared with the plain formula
+timing            medians of runs, in turns
+random_inputs     random weights and noise
 floor             lower bounds on time: operations and bytes
 """

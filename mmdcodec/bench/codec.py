@@ -1,14 +1,16 @@
 """`mmdcodec bench codec`: where a codec's time goes.
 
-Each part of the training step is compiled and timed separately, forward and
-backward, and compared with its floor: the time that its operations or bytes
-need at the speeds of this machine, which are measured in the same run. Steps in
-a row, with batches from the host as in training, say how much of a step is
-host; reading the batches is in `mmdcodec bench data`. Then encoding and
-decoding are timed; see `coding.py`.
+Each part of the training step is compiled by itself, forward and backward, and
+timed in turns with the others and the whole step, so that other load slows all
+of them. Beside it is its floor: the time that its operations or bytes need at
+the speeds of this machine, which are measured in the same run. Steps in a row,
+with batches from the host as in training, say how much of a step is host;
+reading the batches is in `mmdcodec bench data`. Then encoding and decoding are
+timed; see `coding.py`.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.bench import coding, floor
+from mmdcodec.bench import coding, floor, timing
 
 HELP = "a codec's training step beside its floor, and its real-time factors"
 EXAMPLE = "mmdcodec bench codec --config=codec_small --config.batch=16"
@@ -175,8 +177,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   # The first step initializes the codebooks and must not be timed.
   state, _ = program.step(program.init(jax.random.key(0)), batch)
   # Timed repeatedly on one state, so the state must not be donated.
-  timed: Any = program.step
-  step = timed.__wrapped__
+  donating: Any = program.step
+  step = donating.__wrapped__
 
   machine = floor.Machine.measure()
   print(
@@ -190,26 +192,25 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   header = f"{'part':<12}{'ms':>9}{'share':>8}{'GFLOP':>9}{'MiB':>9}"
   print(header + f"{'floor ms':>10}{'x floor':>9}{'GFLOP/s':>9}")
 
-  def measure(function: Callable, arguments: tuple) -> Any:
-    seconds = floor.median_seconds(
-      jax.jit(function), *arguments, runs=args.runs
-    )
+  timed = parts(task, optimizer, state, batch)
+  timed["whole step"] = step, (state, batch)
+  times = timing.take_turns(
+    {
+      name: functools.partial(jax.jit(function), *arguments)
+      for name, (function, arguments) in timed.items()
+    },
+    args.runs,
+  )
+  medians = {name: float(np.median(found)) for name, found in times.items()}
+  whole = medians["whole step"]
+  for name, (function, arguments) in timed.items():
+    seconds, flops = medians[name], floor.operations(function, *arguments)
     moved = floor.size_in_bytes(arguments) + floor.size_in_bytes(
       jax.eval_shape(function, *arguments)
     )
-    return seconds, floor.operations(function, *arguments), moved
-
-  whole = measure(step, (state, batch))
-  rows = {
-    name: measure(function, arguments)
-    for name, (function, arguments) in parts(
-      task, optimizer, state, batch
-    ).items()
-  }
-  for name, (seconds, flops, moved) in [*rows.items(), ("whole step", whole)]:
     least = machine.floor(flops, moved)
     print(
-      f"{name:<12}{seconds * 1e3:9.1f}{seconds / whole[0]:8.0%}"
+      f"{name:<12}{seconds * 1e3:9.1f}{seconds / whole:8.0%}"
       f"{flops / 1e9:9.3g}{moved / 2**20:9.1f}{least * 1e3:10.3g}"
       f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
     )
@@ -221,7 +222,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     " host"
   )
   audio_seconds = config["batch"] * task.audio_seconds
-  print(f"{audio_seconds / whole[0]:.1f} s of audio per second")
+  print(f"{audio_seconds / whole:.1f} s of audio per second")
   print()
   print(
     coding.measure(

@@ -9,7 +9,6 @@ random: they change what is heard, and not how long it takes.
 
 import argparse
 import importlib.util
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,13 @@ import jax
 import numpy as np
 
 from mmdcodec import formatting
-from mmdcodec.bench import coding, floor, loss_estimators
+from mmdcodec.bench import (
+  coding,
+  floor,
+  loss_estimators,
+  random_inputs,
+  timing,
+)
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_lib
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     for name, (peer, parameters) in peers(args.seconds).items():
       ways[name] = peer
       facts[name] = [parameters / 1e6] + 2 * [float("nan")]
-  times = coding.take_turns(
+  times = timing.take_turns(
     {
       f"{name}, {way}": function
       for name, pair in ways.items()
@@ -121,25 +126,14 @@ def random_codec(fields: dict) -> LoadedCodec:
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, 2 * model.stride, model.channels), np.float32),
   )
-  rng = np.random.default_rng(0)
-
-  def fill(leaf: Any) -> np.ndarray:
-    if leaf.dtype != np.float32:
-      return np.ones(leaf.shape, leaf.dtype)
-    # Weights small enough that no signal explodes, or dies.
-    if len(leaf.shape) < 2:
-      return np.ones(leaf.shape, np.float32)
-    inputs = math.prod(leaf.shape[:-1])
-    return rng.standard_normal(leaf.shape, np.float32) * inputs**-0.5
-
-  variables = jax.tree.map(fill, shapes)
+  variables = random_inputs.variables(shapes)
   return LoadedCodec({"kind": "codec", "model": fields}, variables)
 
 
 def _ours(codec: LoadedCodec, seconds: float) -> tuple[Ways, list[float]]:
   """Ways of a codec; its millions of parameters, GFLOP a second, and MiB."""
   model: Any = codec.model
-  x = _clip(seconds, codec.rate, codec.channels)
+  x = random_inputs.noise(seconds, codec.rate, codec.channels)
   books = min(CODEBOOKS, codec.codebooks)
   codes, scale = codec.encode(x, codebooks=books, return_scale=True)
   variables = codec.variables
@@ -183,7 +177,7 @@ def peers(seconds: float) -> dict[str, tuple[Ways, int]]:
   import torch
   import transformers
 
-  audio = torch.tensor(_clip(seconds, RATE, 1)).mT.contiguous()
+  audio = torch.tensor(random_inputs.noise(seconds, RATE, 1)).mT.contiguous()
   dac = transformers.DacConfig(
     sampling_rate=RATE,
     n_codebooks=32,
@@ -225,10 +219,3 @@ def peers(seconds: float) -> dict[str, tuple[Ways, int]]:
     )
     for name, found in models.items()
   }
-
-
-def _clip(seconds: float, rate: int, channels: int) -> np.ndarray:
-  """Noise, float32 [1, samples, channels]."""
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((1, round(seconds * rate), channels))
-  return (0.1 * x).astype(np.float32)

@@ -11,14 +11,13 @@ import argparse
 import importlib.util
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mmdcodec.bench import floor
+from mmdcodec.bench import floor, random_inputs, timing
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import Codec
 from mmdcodec.tokenizers import loaded_codec
@@ -61,9 +60,7 @@ def measure(
   )
   model: Any = codec.model
   books = codec.codebooks if codebooks is None else codebooks
-  samples = round(seconds * codec.rate)
-  x = np.random.default_rng(0).standard_normal((1, samples, codec.channels))
-  x = (0.1 * x).astype(np.float32)
+  x = random_inputs.noise(seconds, codec.rate, codec.channels)
   codes, scale = codec.encode(x, codebooks=books, return_scale=True)
 
   def encode() -> Any:
@@ -100,7 +97,7 @@ def measure(
     f"{seconds:g} s of audio, {books} codebooks, one clip, median of {runs}",
     f"{'':<18}{'ms':>9}{'x real time':>13}{'GFLOP':>9}{'of peak':>9}",
   ]
-  for name, times in take_turns(ways, runs).items():
+  for name, times in timing.take_turns(ways, runs).items():
     median = float(np.median(times))
     flops = work[name.split(",")[0]]
     lines.append(
@@ -125,18 +122,6 @@ def _memory() -> str:
     f"memory: {peak / unit:,.0f} MiB resident at the most, of the whole process"
     " since it began: all of the ways and parts above, and compiling them"
   )
-
-
-def take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, list]:
-  """Measures the seconds of each way in each run, after one warm-up call."""
-  times = {name: [] for name in ways}
-  for run in range(runs + 1):
-    for name, way in ways.items():
-      start = time.perf_counter()
-      way()
-      if run:
-        times[name].append(time.perf_counter() - start)
-  return times
 
 
 def without_peer(model: Codec) -> str | None:

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from mmdcodec.bench import timing
+
 
 def operations(function: Callable, *args: Any) -> float:
   """Counts floating-point operations of a function, from arrays or shapes."""
@@ -50,10 +52,11 @@ def _equation(equation: Any) -> float:
   if name == "fft":
     sides = params["fft_lengths"]
     points = math.prod(sides)
+    rows = math.prod(out.shape[: -len(sides)])
+    kinds = jax.lax.FftType
+    real = params["fft_type"] in (kinds.RFFT, kinds.IRFFT)
     # A real transform takes half of a complex one.
-    half = 1.0 if "FFT" == str(params["fft_type"]).split(".")[-1] else 0.5
-    rows = out.size / (points if half == 1.0 else points // 2 + 1)
-    return half * 5.0 * rows * points * math.log2(points)
+    return (0.5 if real else 1.0) * 5.0 * rows * points * math.log2(points)
   if name == "scan":
     return params["length"] * _count(params["jaxpr"].jaxpr)
   if name == "cond":
@@ -80,15 +83,22 @@ def size_in_bytes(tree: Any) -> int:
   )
 
 
-def median_seconds(function: Callable, *args: Any, runs: int) -> float:
-  """Measures the median time of a compiled function, after a warm-up call."""
-  jax.block_until_ready(function(*args))
-  times = []
-  for _ in range(runs):
-    start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    times.append(time.perf_counter() - start)
-  return float(np.median(times))
+def matmul_speed(
+  dtype: Any, precision: str, *, size: int = 2048, runs: int = 7
+) -> float:
+  """Measures operations per second of a product of square matrices.
+
+  Args:
+    dtype: of the matrices.
+    precision: of the product, as in `jnp.matmul`.
+    size: of the matrices, on CPUs. Accelerators get 8192, a millisecond for the
+      fastest, so that starting the product does not count.
+    runs: timed products; the median counts.
+  """
+  n = size if jax.default_backend() == "cpu" else 8192
+  a = jnp.ones((n, n), dtype)
+  product = jax.jit(lambda a: jnp.matmul(a, a, precision=precision))
+  return 2.0 * n**3 / timing.median_seconds(product, a, runs=runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +116,18 @@ class Machine:
   @classmethod
   def measure(cls) -> "Machine":
     """Times one large matmul and one large copy."""
-    n = 2048
-    a = jnp.ones((n, n), jnp.float32)
-    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    # 128 MiB, and 1 GiB on accelerators, so that starting it does not count.
+    count = 2**25 if jax.default_backend() == "cpu" else 2**28
     # In place, so that memory allocation is not measured.
     add = jax.jit(lambda x: x + 1.0, donate_argnums=0)
-    x = jax.block_until_ready(add(jnp.ones((32 * 2**20,), jnp.float32)))
+    x = jax.block_until_ready(add(jnp.ones((count,), jnp.float32)))
     times = []
     for _ in range(7):
       start = time.perf_counter()
       x = jax.block_until_ready(add(x))
       times.append(time.perf_counter() - start)
     return cls(
-      flops=2.0 * n**3 / median_seconds(product, a, runs=7),
+      flops=matmul_speed(jnp.float32, "highest"),
       bandwidth=2.0 * x.nbytes / float(np.median(times)),
     )
 

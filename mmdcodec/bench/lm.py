@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.bench import coding, floor
+from mmdcodec.bench import floor, timing
 from mmdcodec.errors import UserError
 from mmdcodec.generation import decoding, windows
 from mmdcodec.models import fields, token_lm
@@ -117,7 +117,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
   reason = without_peer(model)
   if not reason:
     ways |= peer(model, steps)
-  times = coding.take_turns(ways, runs)
+  times = timing.take_turns(ways, runs)
   rate = machine.bandwidth
   lines = [
     f"{steps} steps of {model.codebooks} codes, width {model.width},"

@@ -10,17 +10,17 @@ that the products of a row ask for, which decides speed on GPUs and TPUs.
 """
 
 import argparse
+import functools
 import importlib.util
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.bench import floor
+from mmdcodec.bench import floor, timing
 from mmdcodec.errors import UserError
 from mmdcodec.quantize import independence
 from mmdcodec.quantize.kernels import PAPER_RADII
@@ -181,14 +181,15 @@ def run(args: argparse.Namespace) -> int:
   before = {name: lowered(f, *sizes) for name, f in formulas.items()}
   products = {name: precision(f.as_text()) for name, f in before.items()}
   programs = {name: f.compile() for name, f in before.items()}
-  ways = {
-    name: lambda program=program: jax.block_until_ready(program(z, key))
+  ways: dict[str, Callable] = {
+    name: functools.partial(program, z, key)
     for name, program in programs.items()
   }
   if has_torch := importlib.util.find_spec("torch") is not None:
     ways["plain PyTorch"] = _torch_way(np.asarray(z))
     products["plain PyTorch"] = "float32"
-  seconds = _take_turns(ways, args.runs)
+  times = timing.take_turns(ways, args.runs)
+  seconds = {name: float(np.median(found)) for name, found in times.items()}
 
   ours = estimators[0]
   print(
@@ -236,17 +237,6 @@ def _torch_way(z: np.ndarray) -> Callable:
     return rows.grad
 
   return way
-
-
-def _take_turns(ways: Mapping[str, Callable], runs: int) -> dict[str, float]:
-  """Measures the median seconds of each way, after one warm-up call."""
-  times: dict[str, list[float]] = {name: [] for name in ways}
-  for _ in range(runs + 1):
-    for name, way in ways.items():
-      start = time.perf_counter()
-      way()
-      times[name].append(time.perf_counter() - start)
-  return {name: float(np.median(found[1:])) for name, found in times.items()}
 
 
 def _slice(args: argparse.Namespace, estimators: Sequence[str]) -> None:

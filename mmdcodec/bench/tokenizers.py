@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from mmdcodec import bundle, formatting
-from mmdcodec.bench import codecs, coding, floor
+from mmdcodec.bench import codecs, coding, floor, random_inputs, timing
 from mmdcodec.errors import UserError
 from mmdcodec.models import weights
 from mmdcodec.tokenizers.clustered import Clustered
@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
   cases = []
   for name, tokenizer in found.items():
     for batch in sorted({1, args.batch}):
-      x = _clips(batch, args.seconds, tokenizer)
+      x = random_inputs.noise(
+        args.seconds, tokenizer.rate, tokenizer.channels, batch=batch
+      )
       ways[f"{name}, {batch}"] = functools.partial(tokenizer.encode, x)
       cases.append((name, tokenizer, batch, operations(tokenizer, x)))
   reason = codecs.without_peers()
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     for name in {*found} & {*PUBLIC}:
       ways |= _peers(name, args.seconds)
   machine = floor.Machine.measure()
-  times = coding.take_turns(ways, args.runs)
+  times = timing.take_turns(ways, args.runs)
   columns = ["", "M params", "codes a second", "clips", "GFLOP a second"]
   columns += ["x real time", "floor", "share of it (%)"]
   rows = []
@@ -144,16 +146,7 @@ def random_tokenizer(name: str) -> Tokenizer:
   # A music model would need the weights of its codec too.
   if config["kind"] == "lm" or config["kind"] not in weights.SHAPES:
     raise UserError(f"{name} is not the config of a tokenizer.")
-  rng = np.random.default_rng(0)
-
-  def fill(leaf: Any) -> np.ndarray:
-    # Weights small enough that no signal explodes, or dies.
-    if leaf.dtype != np.float32 or len(leaf.shape) < 2:
-      return np.ones(leaf.shape, leaf.dtype)
-    scale = np.prod(leaf.shape[:-1]) ** -0.5
-    return rng.standard_normal(leaf.shape, np.float32) * np.float32(scale)
-
-  variables = jax.tree.map(fill, weights.shapes(config))
+  variables = random_inputs.variables(weights.shapes(config))
   contents = bundle.Contents(config, variables, {}, None)
   tokenizer = bundle.opened(name, contents)
   if not isinstance(tokenizer, Tokenizer):
@@ -162,6 +155,7 @@ def random_tokenizer(name: str) -> Tokenizer:
     return tokenizer
   rows, _ = tokenizer.features(*tokenizer.prepare(np.zeros(1000)))
   dim = np.shape(rows)[-1]
+  rng = np.random.default_rng(0)
   shape = (tokenizer.usual_levels, tokenizer.usual_codes, dim)
   statistics = {"mean": np.zeros(dim), "scale": np.ones(dim)}
   config, variables = tokenizer.with_codebooks(
@@ -208,8 +202,7 @@ def _peers(name: str, seconds: float) -> dict[str, Callable[[], Any]]:
   )
   front_end = transformers.SeamlessM4TFeatureExtractor()
   rate = front_end.sampling_rate
-  x = np.random.default_rng(0).standard_normal(round(seconds * rate))
-  x = (0.1 * x).astype(np.float32)
+  x = random_inputs.noise(seconds, rate, 1)[0, :, 0]
 
   def run(network: Any) -> Any:
     with torch.inference_mode():
@@ -220,11 +213,3 @@ def _peers(name: str, seconds: float) -> dict[str, Callable[[], Any]]:
     f"{name}, PyTorch": functools.partial(run, cut.eval()),
     f"{name}, PyTorch, whole": functools.partial(run, whole.eval()),
   }
-
-
-def _clips(batch: int, seconds: float, tokenizer: Tokenizer) -> np.ndarray:
-  """Noise, float32 [batch, samples, channels]."""
-  rng = np.random.default_rng(0)
-  samples = round(seconds * tokenizer.rate)
-  x = rng.standard_normal((batch, samples, tokenizer.channels))
-  return (0.1 * x).astype(np.float32)

@@ -6,9 +6,7 @@ bfloat16, and by a copy. `mmdcodec bench` has the long forms.
 """
 
 import dataclasses
-import functools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec.bench import data, floor, lm, loss_estimators
+from mmdcodec.bench import data, floor, lm, loss_estimators, timing
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import token_lm
 from mmdcodec.selftest.families import filled
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
+
+# Timed runs, of which the median counts.
+_RUNS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,10 @@ class Speeds:
   @classmethod
   def measure(cls) -> "Speeds":
     """Times matrix products and a copy."""
-    # A millisecond of the fastest GPUs, so that starting it does not count.
-    n = 8192 if jax.default_backend() != "cpu" else 1024
-    found = []
-    for dtype in (jnp.float32, jnp.bfloat16):
-      a = jnp.ones((n, n), dtype)
-      product = jax.jit(lambda a: jnp.matmul(a, a, precision="default"))
-      found.append(2.0 * n**3 / floor.median_seconds(product, a, runs=3))
+    found = [
+      floor.matmul_speed(dtype, "default", size=1024, runs=3)
+      for dtype in (jnp.float32, jnp.bfloat16)
+    ]
     return cls(floor.Machine.measure(), *found)
 
   def to_dict(self) -> dict[str, float]:
@@ -81,21 +79,6 @@ class Speeds:
       "bfloat16": self.bfloat16,
       "bandwidth": self.machine.bandwidth,
     }
-
-
-def _timed(run: Callable[[], Any], runs: int = 3) -> float:
-  """Median seconds after a call that compiles."""
-  run()
-  times = []
-  for _ in range(runs):
-    start = time.perf_counter()
-    run()
-    times.append(time.perf_counter() - start)
-  return float(np.median(times))
-
-
-def _finished(program: Callable, *args: Any) -> Any:
-  return jax.block_until_ready(program(*args))
 
 
 def of_lm(speeds: Speeds) -> list[Row]:
@@ -111,7 +94,7 @@ def of_lm(speeds: Speeds) -> list[Row]:
     params = lm.random_params(model)
     for batch, guidance in ((1, 1.0), (2, 3.0)):
       run = lm.sampling(model, params, steps, batch, guidance)
-      each = _timed(run) / steps
+      each = timing.median_seconds(run, runs=_RUNS) / steps
       moved = lm.bytes_of_step(model, params, steps, batch, guidance)
       pieces = "piece" if batch == 1 else "pieces, guidance"
       rows.append(
@@ -151,7 +134,7 @@ def of_codec(speeds: Speeds) -> list[Row]:
   }
   rows = []
   for name, way in ways.items():
-    took = _timed(way)
+    took = timing.median_seconds(way, runs=_RUNS)
     rows.append(
       Row(
         f"{name} with EnCodec 24 kHz, {seconds:g} s",
@@ -170,7 +153,7 @@ def of_losses(speeds: Speeds) -> list[Row]:
   rows = []
   for name, loss in loss_estimators.losses(("mmd", "dhsic")).items():
     program = loss_estimators.compiled(loss, *sizes)
-    took = _timed(functools.partial(_finished, program, z, key))
+    took = timing.median_seconds(program, z, key, runs=_RUNS)
     work = loss_estimators.gflop(name, *sizes) * 1e9
     rows.append(
       Row(
