@@ -183,6 +183,19 @@ def test_copied_clips_do_not_make_errors_smaller():
   np.testing.assert_allclose(together / once, 2**0.5, rtol=0.15)
 
 
+def test_error_over_several_kinds_of_step():
+  """Catches kinds that count as independent, though of the same pieces."""
+  codes = draw(copies(0.5), 9)[..., :2]
+  once = total_correlation(codes, SIZE)
+  twice = total_correlation(
+    np.concatenate([codes, codes], -1),
+    SIZE,
+    pattern=patterns.unroll(4, [0, 0, 1, 1]),
+  )
+  assert twice.bits == pytest.approx(2 * once.bits)
+  assert twice.error == pytest.approx(2 * once.error)
+
+
 def test_delayed_dependence():
   """Rows of the wrong frames: off by one, or delayed the wrong way."""
   codes = uniform(7)

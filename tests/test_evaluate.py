@@ -75,6 +75,44 @@ def test_silence_is_finite():
       np.testing.assert_allclose(found[name], 0, atol=1e-4)
 
 
+def spectra(x, window):
+  """Magnitudes [channels, frames, bins] in float64, frames centred on hops."""
+  x = np.pad(x.T, ((0, 0), (window // 2, window // 2)))
+  frames = np.lib.stride_tricks.sliding_window_view(x, window, 1)
+  hann = np.sin(np.pi * np.arange(window) / window) ** 2
+  return np.abs(np.fft.rfft(frames[:, :: window // 4] * hann)), hann
+
+
+def test_distances_against_float64():
+  """Another scale of the bands or windows, and means that are sums of means."""
+  import librosa
+
+  # Two channels of different levels, and bands in which only one is heard.
+  x = noise(7, (2, 4096, 2)) * np.array([1.0, 0.01])
+  t = np.arange(4096)[:, None] / RATE
+  y = 0.3 * x + noise(8, x.shape) * np.array([1e-3, 0.1])
+  y[1] = 0.1 * np.sin(2 * np.pi * 3000 * t)
+  found = reconstruction.compare(x, y, RATE)
+  for i in range(2):
+    mel, stft = [], []
+    for window in (512, 1024, 2048):
+      bands = librosa.filters.mel(
+        sr=RATE, n_fft=window, n_mels=80, dtype=np.float64
+      ).T
+      (a, hann), (b, _) = spectra(x[i], window), spectra(y[i], window)
+      level = lambda s, bands=bands: np.log10(np.maximum(s @ bands, 1e-5))
+      mel.append(20 * np.abs(level(a) - level(b)).mean())
+      a, b = (s / np.sqrt((hann**2).sum()) for s in (a, b))
+      stft.append(
+        np.linalg.norm(a - b) / np.linalg.norm(a)
+        + np.abs(np.log(a + 1e-5) - np.log(b + 1e-5)).mean()
+      )
+    np.testing.assert_allclose(found["mel_distance"][i], np.mean(mel), rtol=1e-3)
+    np.testing.assert_allclose(
+      found["stft_distance"][i], np.mean(stft), rtol=1e-3
+    )
+
+
 def test_distances_of_a_gain():
   """Units: a gain of 10 is 20 dB in every band, and ln 10 in every bin."""
   x = noise(2)

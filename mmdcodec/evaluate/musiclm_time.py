@@ -178,9 +178,9 @@ def drift(of: Setting, classifiers: Any) -> Found:
   """
   count = max(2, of.pieces // 8)
   texts, told = built_in.prompts(count, PROMPTS + 4)
-  seconds = PARTS * PART * of.seconds
-  rate, size = of.music.rate, round(of.seconds * of.music.rate)
+  seconds, rate = PARTS * PART * of.seconds, of.music.rate
   audio = of.generate("long pieces", texts, seconds)
+  size = audio.shape[1] // (PARTS * PART)
   clips = audio[:, : PARTS * PART * size].reshape(-1, size, audio.shape[-1])
   heard = {
     name: np.array(values).reshape(count, PARTS, PART)

@@ -52,7 +52,9 @@ def chance(right: np.ndarray) -> dict[str, float]:
   return {
     "r1": float(within[1]),
     "r10": float(within[min(10, answers)]),
-    "median_rank": float(np.argmax(within >= 0.5)),
+    # As of numbers: between two ranks if just half of all are below them.
+    "median_rank": 0.5
+    * float(np.argmax(within > 0.5 - 1e-9) + np.argmax(within > 0.5 + 1e-9)),
   }
 
 

@@ -116,7 +116,8 @@ def total_correlation(
     codes, size, pattern=pattern, mask=mask, pieces=pieces
   )
   gain, error, entropy = np.zeros((3, books))
-  variance = 0.0
+  # Pieces are in all kinds of steps, and resampled alike.
+  together = np.zeros(RESAMPLES)
   for rows in kinds:
     members = np.asarray(rows.codebooks)
     unit = rows.units()
@@ -124,10 +125,10 @@ def total_correlation(
     means = bootstrap(np.c_[gains, gains.sum(1)], unit, seed=seed)
     gain[members], entropy[members] = gains.mean(0), alone.mean(0)
     error[members] = means[:, :-1].std(0)
-    variance += means[:, -1].var()
+    together += means[:, -1]
   return TotalCorrelation(
     bits=float(gain.sum()),
-    error=float(variance**0.5),
+    error=float(together.std()),
     per_codebook=gain,
     per_codebook_error=error,
     entropy=entropy,
