@@ -180,13 +180,13 @@ def run(args: argparse.Namespace) -> int:
       f"--codebooks is for codecs; {args.measure} needs them all."
     )
   with common.processes(args), common.one_voice(args) as first:
-    from mmdcodec.evaluate import clips as clips_lib
+    from mmdcodec.evaluate import result_folder
     from mmdcodec.parallel import shares
 
     args.out = args.out if first else None
     with shares.together("folder"):
       if args.out:
-        clips_lib.check_folder(args.out, force=args.force)
+        result_folder.check(args.out, force=args.force)
     model = getattr(measure, "load", common.load_codec)(args.model)
     with disk.named(args.out) if args.out else contextlib.nullcontext():
       measure.run(args, model)

@@ -10,7 +10,11 @@ CLIPS = 32
 def run(args: argparse.Namespace, codec: Any) -> None:
   """Reconstructs clips, prints tables, and writes results to --out."""
   from mmdcodec.cli import common
-  from mmdcodec.evaluate import artefacts, reconstruction_report
+  from mmdcodec.evaluate import (
+    artefacts,
+    reconstruction_report,
+    result_folder,
+  )
   from mmdcodec.evaluate import clips as clips_lib
 
   clips, about = common.read_clips(args, codec)
@@ -21,7 +25,7 @@ def run(args: argparse.Namespace, codec: Any) -> None:
   result = dataclasses.replace(result, artefacts=found)
   print(reconstruction_report.as_text(result))
   if args.out:
-    clips_lib.clean(args.out)
+    result_folder.prepare(args.out)
     clips_lib.save(result, args.out)
     page = reconstruction_report.write(result, args.out)
     print(f"\nresults, audio and plots: {args.out}\npage: {page}")

@@ -35,7 +35,8 @@ report                a report as one HTML page; used by
                       reconstruction_report, dependence_report, joint_report,
                       likelihood_report, memorization_report and musiclm_report;
                       report_template has the HTML
-json_values           results for results.json
+result_folder         where results.json and the page go; json_values is for
+                      the former
 figures               what all plots share; used by audio_plots, codebook_plots,
                       dependence_plots and training_plots
 """

@@ -19,7 +19,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate.artefacts import Artefacts
 from mmdcodec.parallel import shares
 from mmdcodec.platform import bucket
-from mmdcodec.store import atomic, inputs, paths, uploads
+from mmdcodec.store import atomic, inputs, paths
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # name -> (heading, how to read it)
@@ -305,40 +305,6 @@ def load(folder: str | pathlib.Path) -> Reconstruction:
     entropy_bits_per_second=results["entropy_bits_per_second"],
     about=results["about"],
   )
-
-
-# Files that `save` and the pages of `mmdcodec evaluate` write.
-OUTPUTS = ("results.json", "clips.csv", "report.html", "curves.png")
-OUTPUTS += ("codebook_us*.png", "dependence.png", "spectrogram-[0-9]*.png")
-OUTPUTS += ("audio/[0-9]*-original.flac", "audio/[0-9]*-reconstruction.flac")
-OUTPUTS += ("audio/[0-9]*-sample.flac",)
-
-
-def check_folder(folder: str | pathlib.Path, *, force: bool) -> None:
-  """Checks that results can be written to a folder, before work begins.
-
-  Raises:
-    UserError: it holds results and `force` is False, or it holds other files.
-  """
-  folder = paths.of(folder)
-  if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder} is a file; expected the name of a folder.")
-  uploads.check_writable(folder)
-  if not folder.exists() or not any(folder.iterdir()):
-    return
-  if not (folder / "results.json").is_file():
-    raise UserError(
-      f"{folder} holds something other than results; choose another folder."
-    )
-  if not force:
-    raise UserError(f"{folder} holds results; give --force to replace them.")
-
-
-def clean(folder: str | pathlib.Path) -> None:
-  """Deletes the files of an earlier evaluation from a folder."""
-  for pattern in OUTPUTS:
-    for path in paths.of(folder).glob(pattern):
-      path.unlink()
 
 
 def _spread(total: int, count: int) -> list[int]:

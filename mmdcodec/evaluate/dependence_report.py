@@ -1,7 +1,6 @@
 """Measures the dependence between a codec's codebooks and writes a report."""
 
 import pathlib
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,12 @@ from mmdcodec.evaluate import (
   dependence,
   dependence_plots,
   report,
+  result_folder,
 )
 from mmdcodec.evaluate.dependence import Dependence
 from mmdcodec.parallel import shares
 from mmdcodec.patterns import Pattern
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 
@@ -168,9 +168,7 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder = result_folder.prepare(folder)
   name = about["pattern"]
   kinds = {"same frame": found.aligned.pairs}
   if found.together is not found.aligned:
@@ -181,15 +179,17 @@ def write(
   )
   results = {"about": about, **found.to_dict()}
   atomic.write_json(folder / "results.json", results)
-  command = ["mmdcodec", "evaluate", "dependence"]
-  for field in ("model", "audio", "seconds", "clips", "codebooks", "pattern"):
-    command += [f"--{field}", f"{about[field]}"]
+  options = result_folder.chosen(
+    about, "model", "audio", "seconds", "clips", "codebooks", "pattern"
+  )
   total = found.together.total
   return report.write_report(
     folder / "report.html",
     [
       report.Text(
-        "What was run", [f"Model {about['hash']}."], code=shlex.join(command)
+        "What was run",
+        [f"Model {about['hash']}."],
+        result_folder.command("dependence", options),
       ),
       *([report.Text("Beware", found.warnings)] if found.warnings else []),
       report.Table(

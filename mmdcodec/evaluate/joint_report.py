@@ -1,13 +1,11 @@
 """Tables and a page of what `joint` measures."""
 
 import pathlib
-import shlex
 from typing import Any
 
-from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import bootstrap, joint, report
+from mmdcodec.evaluate import bootstrap, joint, report, result_folder
 from mmdcodec.evaluate.joint import Result
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 
 # How a bridge is called in tables.
 BRIDGES = {"none": "as trained", "shift": "mean shift", "mapper": "mapper"}
@@ -115,19 +113,17 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder = result_folder.prepare(folder)
   atomic.write_json(folder / "results.json", joint.as_json(result, about))
-  command = ["mmdcodec", "evaluate", "joint"]
-  for name in ("model", "audio", "seconds", "clips"):
-    command += [f"--{name}", f"{about[name]}"]
+  options = result_folder.chosen(about, "model", "audio", "seconds", "clips")
   best = result.to_audio["none"].r10.value
   return report.write_report(
     folder / "report.html",
     [
       report.Text(
-        "What was run", [f"{head(result)}."], code=shlex.join(command)
+        "What was run",
+        [f"{head(result)}."],
+        result_folder.command("joint", options),
       ),
       *tables(result),
       report.environment(),

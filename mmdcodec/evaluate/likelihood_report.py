@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,16 @@ from mmdcodec import bitstream, progress
 from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import likelihood, reconstruction_report, report
+from mmdcodec.evaluate import (
+  likelihood,
+  reconstruction_report,
+  report,
+  result_folder,
+)
 from mmdcodec.evaluate.likelihood import Likelihood
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.parallel import shares
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 
 # Number of samples on the page, with and without prompts.
 SAMPLES, FREE_SAMPLES = 4, 2
@@ -211,17 +215,15 @@ def write(
   Returns:
     The path of the page.
   """
-  folder, rate = paths.of(folder), result.music.rate
-  (folder / "audio").mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder, rate = result_folder.prepare(folder), result.music.rate
+  (folder / "audio").mkdir(exist_ok=True)
   for index, sample in enumerate(samples):
     files.write(folder / _file_name(index), sample.audio, rate=rate)
   atomic.write_json(folder / "results.json", as_json(result, samples))
-  about, command = result.about, ["mmdcodec", "evaluate", "lm"]
-  for name in ("model", "audio", "seconds", "clips"):
-    command += [f"--{name}", f"{about[name]}"]
-  for prompt in about["prompt"]:
-    command += ["--prompt", prompt]
+  about = result.about
+  options = result_folder.chosen(
+    about, "model", "audio", "seconds", "clips", "prompt"
+  )
   players = players_section(samples, rate)
   reconstruction_report.save_pictures(players, folder)
   name, best = next(iter(result.found.items()))
@@ -231,7 +233,7 @@ def write(
       report.Text(
         "What was run",
         [f"A music model over the codec {about['hash']}."],
-        code=shlex.join(command),
+        result_folder.command("lm", options),
       ),
       report.Table(
         "Held-out music",

@@ -8,7 +8,6 @@ answers.
 
 import math
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +16,9 @@ import numpy as np
 
 from mmdcodec.audio import transforms
 from mmdcodec.data.melody_clips import HELD_OUT, SPEED, Melodies
-from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import bootstrap, report, retrieval
+from mmdcodec.evaluate import bootstrap, report, result_folder, retrieval
 from mmdcodec.parallel import shares
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 from mmdcodec.tokenizers.melody_embedding import Melody
 
 # Melodies that training measures itself with come before these.
@@ -195,22 +193,17 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder = result_folder.prepare(folder)
   results = {**about, "rows": [row._asdict() for row in rows]}
   atomic.write_json(folder / "results.json", results)
   note = (
     "In brackets, 95% bootstrap intervals over the queries. Both renditions of"
     " a melody differ in instrument, key, speed and accompaniment."
   )
-  command = ["mmdcodec", "evaluate", "melody"]
-  for name, value in about.items():
-    command += [f"--{name}", f"{value}"]
   return report.write_report(
     folder / "report.html",
     [
-      report.Text("What was run", [], code=shlex.join(command)),
+      report.Text("What was run", [], result_folder.command("melody", about)),
       report.Table("Melodies that were found", COLUMNS, table(rows), note),
       report.environment(),
     ],

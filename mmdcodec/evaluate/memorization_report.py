@@ -1,16 +1,14 @@
 """A table and a page of what `memorization` measures."""
 
 import pathlib
-import shlex
 from typing import Any
 
 from mmdcodec import formatting
-from mmdcodec.evaluate import clips as clips_lib
-from mmdcodec.evaluate import report
+from mmdcodec.evaluate import report, result_folder
 from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.json_values import plain
 from mmdcodec.evaluate.memorization import Result
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 
 COLUMNS = [
   "tokens given", "exact", "approximate", "prompt repeated", "distance",
@@ -88,22 +86,17 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder = result_folder.prepare(folder)
   atomic.write_json(folder / "results.json", as_json(result, about))
-  command = ["mmdcodec", "evaluate", "memorization"]
-  for name, value in about.items():
-    if value is not None:
-      values = value if isinstance(value, list) else [value]
-      command += [f"--{name}", *map(str, values)]
   most = max(row.approximate.value for row in result.rows)
   exact = max(row.exact.value for row in result.rows)
   return report.write_report(
     folder / "report.html",
     [
       report.Text(
-        "What was run", [f"{head(result)}."], code=shlex.join(command)
+        "What was run",
+        [f"{head(result)}."],
+        result_folder.command("memorization", about),
       ),
       report.Table("Matches", COLUMNS, table(result), NOTE),
       report.Text("Threshold", [threshold(result)]),

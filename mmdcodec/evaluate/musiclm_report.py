@@ -1,7 +1,6 @@
 """Runs the measures of a MusicLM and writes their page."""
 
 import pathlib
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,18 @@ import numpy as np
 from mmdcodec.audio import files
 from mmdcodec.data.token_records import TokenSource
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import built_in, musiclm, musiclm_time, report
+from mmdcodec.evaluate import (
+  built_in,
+  musiclm,
+  musiclm_time,
+  report,
+  result_folder,
+)
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import oracle as oracle_lib
 from mmdcodec.evaluate import reconstruction_report as players
 from mmdcodec.evaluate.musiclm import Found, Setting
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 
 MEASURES = (
   "consistency", "story", "melody", "seams", "drift", "likelihood", "oracle"
@@ -148,21 +153,12 @@ def write(
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  (folder / "audio").mkdir(parents=True, exist_ok=True)
-  clips_lib.clean(folder)
+  folder = result_folder.prepare(folder)
+  (folder / "audio").mkdir(exist_ok=True)
   values = {name: each.values for name, each in found.items()}
   atomic.write_json(folder / "results.json", {"about": about, **values})
-  command = ["mmdcodec", "evaluate", "musiclm"]
-  for name, value in about.items():
-    if name == "prompt":
-      for prompt in value or []:
-        command += ["--prompt", prompt]
-    elif value is not None:
-      many = value if isinstance(value, list) else [value]
-      command += [f"--{name}", *map(str, many)]
   sections: list[report.Section] = [
-    report.Text("What was run", code=shlex.join(command))
+    report.Text("What was run", code=result_folder.command("musiclm", about))
   ]
   index = 0
   for each in found.values():

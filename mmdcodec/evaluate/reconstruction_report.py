@@ -1,7 +1,6 @@
 """The reconstruction report, whose sections `mmdcodec quickstart` also uses."""
 
 import pathlib
-import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from mmdcodec.evaluate import (
   audio_plots,
   codebook_plots,
   report,
+  result_folder,
   training_plots,
 )
 from mmdcodec.evaluate.clips import COLUMNS, Reconstruction
@@ -234,9 +234,9 @@ def curves_section(
 def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
   """Writes FOLDER/report.html and its plots; returns the page's path."""
   folder = paths.of(folder)
-  command = ["mmdcodec", "evaluate", "reconstruction"]
-  for name in ("model", "audio", "seconds", "clips", "codebooks"):
-    command += [f"--{name}", f"{result.about[name]}"]
+  options = result_folder.chosen(
+    result.about, "model", "audio", "seconds", "clips", "codebooks"
+  )
   mean, std = result.summary["si_sdr"]
   players = players_section(result)
   usage, figure = codebooks_sections(result)
@@ -255,7 +255,7 @@ def write(result: Reconstruction, folder: str | pathlib.Path) -> pathlib.Path:
       report.Text(
         "What was run",
         [f"Model {result.about['hash']}."],
-        code=shlex.join(command),
+        result_folder.command("reconstruction", options),
       ),
       measures_section(result),
       players,

@@ -7,7 +7,6 @@ their words can it read off (`tag_probes`)?
 """
 
 import pathlib
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,18 +14,18 @@ import numpy as np
 
 from mmdcodec.audio import synth
 from mmdcodec.evaluate import (
-  clips,
   mel_tokens,
   melody_abx,
   melody_pairs,
   probes,
   report,
+  result_folder,
   tag_probes,
 )
 from mmdcodec.evaluate.bootstrap import Measure
 from mmdcodec.evaluate.clips import Clip
 from mmdcodec.evaluate.melody_abx import Measured
-from mmdcodec.store import atomic, paths
+from mmdcodec.store import atomic
 from mmdcodec.tokenizers.interface import AudioCodec, Tokenizer
 
 RATE = 24000
@@ -258,15 +257,12 @@ def write(result: Result, folder: str | pathlib.Path) -> pathlib.Path:
   Returns:
     The path of the page.
   """
-  folder = paths.of(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  clips.clean(folder)
+  folder = result_folder.prepare(folder)
   melodies, probed = melodies_table(result), probes_table(result)
   atomic.write_json(folder / "results.json", as_json(result))
-  command = ["mmdcodec", "evaluate", "semantic"]
-  for name in ("model", "codec", "audio", "seconds", "clips"):
-    if result.about.get(name) is not None:
-      command += [f"--{name}", f"{result.about[name]}"]
+  options = result_folder.chosen(
+    result.about, "model", "codec", "audio", "seconds", "clips"
+  )
   first = result.rows[0]
   real = []
   if result.tagged:
@@ -274,7 +270,11 @@ def write(result: Result, folder: str | pathlib.Path) -> pathlib.Path:
   return report.write_report(
     folder / "report.html",
     [
-      report.Text("What was run", [head(result)], code=shlex.join(command)),
+      report.Text(
+        "What was run",
+        [head(result)],
+        result_folder.command("semantic", options),
+      ),
       report.Table("Melodies", *melodies, MELODIES),
       report.Table("Linear probes", *probed, PROBES),
       *real,
