@@ -12,7 +12,6 @@ timed; see `coding.py`.
 import argparse
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax

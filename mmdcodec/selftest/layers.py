@@ -96,16 +96,16 @@ def recurrent(devices: Devices) -> dict[str, float]:
   inner, outer = 0.3 * normal(12, 64), 0.3 * normal(dim, 64)
   bias = normal(64)
   run = jax.jit(lambda x, state: lstm.lstm(x, inner, outer, bias, state))
-  zero = np.zeros((2, dim), np.float32)
-  _, (_, cell) = run(x, (zero, zero))
-  first, state = run(x[:, :10], (zero, zero))
+  start: Any = (np.zeros((2, dim), np.float32),) * 2
+  _, (_, cell) = run(x, start)
+  first, state = run(x[:, :10], start)
   second, _ = run(x[:, 10:], state)
   wanted, last = references.lstm(x, inner, outer, bias)
   return {
     **both_ways(
       "the outputs",
       lambda x, inner, outer, bias: lstm.lstm(
-        x, inner, outer, bias, (zero, zero)
+        x, inner, outer, bias, start
       )[0],
       lambda *given: references.lstm(*given)[0],
       (x, inner, outer, bias),
