@@ -172,6 +172,11 @@ def test_drift():
   # Drums: a half of the first piece, none of the second.
   assert second.share == pytest.approx((0.25 + 1) / 2) and second.start == 30
   assert second.low < second.share < second.high
+  # Within each piece: half a trait of two is lost, and a whole one.
+  assert first.change == first.change_low == first.change_high == 0
+  assert second.change == pytest.approx(second.share - 1)
+  ends = second.change_low, second.change_high
+  assert ends == pytest.approx((-0.5, -0.25))
 
 
 def test_long_pieces(monkeypatch):

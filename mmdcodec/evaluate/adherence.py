@@ -65,12 +65,18 @@ class Part(NamedTuple):
     share: share of the traits that agree.
     low: lower end of its 95% bootstrap interval over the pieces.
     high: upper end.
+    change: `share` less that of the first part of the same pieces.
+    change_low: lower end of its interval.
+    change_high: upper end.
   """
 
   start: float
   share: float
   low: float
   high: float
+  change: float
+  change_low: float
+  change_high: float
 
 
 def drift(
@@ -91,6 +97,8 @@ def drift(
       for name in heard
     ]
   ).mean(0)
+  first = same[:, 0]
   return [
-    Part(k * seconds, *bootstrap.mean(row)) for k, row in enumerate(same.T)
+    Part(k * seconds, *bootstrap.mean(row), *bootstrap.mean(row - first))
+    for k, row in enumerate(same.T)
   ]

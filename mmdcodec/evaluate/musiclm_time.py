@@ -187,21 +187,21 @@ def drift(of: Setting, classifiers: Any) -> Found:
     for name, values in hear(classifiers, clips, rate).items()
   }
   parts = adherence.drift(told, heard, PART * of.seconds)
-  first = parts[0]
   return Found(
     report.Table(
       "Long pieces",
-      ["from (s)", "traits as prompted", "within the interval of the first"],
+      ["from (s)", "traits as prompted", "change since the first"],
       [
         (
           f"{x.start:g}",
           bootstrap.shown(x.share, x.low, x.high),
-          "yes" if first.low <= x.share <= first.high else "no",
+          bootstrap.shown(x.change, x.change_low, x.change_high),
         )
         for x in parts
       ],
       f"{count} pieces of {seconds:g} s. Share of the traits"
-      f" {', '.join(heard)} that classifiers hear as prompted.",
+      f" {', '.join(heard)} that classifiers hear as prompted, and its change"
+      " in the same pieces. In brackets, 95% intervals over the pieces.",
     ),
     {"parts": [x._asdict() for x in parts]},
     [*zip(texts, audio, strict=True)][:1],
