@@ -103,6 +103,18 @@ def test_many_crops_of_one_recording():
   assert found.exact == pytest.approx((0.0, 0.0, high))
 
 
+def test_equal_clips_match_even_if_strangers_are_equal_too():
+  """Catches fewer approximate matches than exact ones, as with silence."""
+  examples = random_examples()
+  examples.codes[:] = 5
+  made = {0: examples.codes[:, :CONTINUED].copy()}
+  made[0][:6, 0] = 7
+  found = memorization.compare(examples, made, COSTS, negatives=100)
+  (row,) = found.rows
+  assert found.threshold == 0
+  assert row.exact.value == row.approximate.value == 18 / 24
+
+
 def test_music_that_repeats_itself_is_shown():
   """Catches a baseline that is not the last tokens of the prompt."""
   examples = random_examples()

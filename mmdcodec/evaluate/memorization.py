@@ -57,7 +57,8 @@ class Row(NamedTuple):
   Attributes:
     prompt: tokens given.
     exact: clips whose continuation is equal to theirs.
-    approximate: clips whose continuation is nearer than the threshold.
+    approximate: clips whose continuation is equal, or nearer than the
+      threshold.
     repeated: the same if the prompt's last tokens themselves were the
       continuation: what music that repeats itself gives away. None for shorter
       prompts.
@@ -294,7 +295,9 @@ def compare(
       near[i] = transport.between(each[i], true[n][i], costs, epsilon)
       show(done := done + 1, total)
     bits = np.array([entropy(row) for row in each])
-    matched = near < threshold
+    equal = (each == true[n]).all(1)
+    # Of tokens that strangers share too, such as silence, equal ones match.
+    matched = equal | (near < threshold)
     again = None
     if n >= continued:
       before = examples.codes[:, n - continued : n]
@@ -306,7 +309,7 @@ def compare(
     rows.append(
       Row(
         prompt=n,
-        exact=share((each == true[n]).all(1).mean(), independent),
+        exact=share(equal.mean(), independent),
         approximate=share(matched.mean(), independent),
         repeated=again,
         distance=float(np.median(near)),
