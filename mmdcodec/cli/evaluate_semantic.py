@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, tokenizer: Any) -> None:
   """Measures, prints tables, and writes results to --out."""
   from mmdcodec import bundle, formatting, progress
   from mmdcodec.cli import common
-  from mmdcodec.evaluate import semantic
+  from mmdcodec.evaluate import semantic, semantic_report
 
   if args.clips < 12:
     raise UserError(
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace, tokenizer: Any) -> None:
     clips=clips,
     progress=progress.counter,
   )
-  print(semantic.head(result))
-  for table in semantic.tables(result):
+  print(semantic_report.head(result))
+  for table in semantic_report.tables(result):
     print("\n" + formatting.table(*table))
   if args.out:
-    page = semantic.write(result, args.out)
+    page = semantic_report.write(result, args.out)
     print(f"\nresults: {args.out}\npage: {page}")

@@ -33,8 +33,8 @@ musiclm               whether pieces of a MusicLM are what was asked for;
 oracle                true tokens into the stages of a MusicLM
 report                a report as one HTML page; used by
                       reconstruction_report, dependence_report, joint_report,
-                      likelihood_report, memorization_report and musiclm_report;
-                      report_template has the HTML
+                      likelihood_report, memorization_report, musiclm_report
+                      and semantic_report; report_template has the HTML
 result_folder         where results.json and the page go; json_values is for
                       the former
 figures               what all plots share; used by audio_plots, codebook_plots,
