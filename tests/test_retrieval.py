@@ -23,6 +23,17 @@ def test_ranks():
   assert found == {"r1": 0.25, "r10": 0.5, "median_rank": 6.5}
 
 
+def test_intervals_are_those_of_the_queries():
+  """Catches an interval of another number of the summary."""
+  found = np.random.default_rng(2).integers(1, 30, 200)
+  measured = retrieval.measured(found)
+  assert {k: v.value for k, v in measured.items()} == retrieval.summary(found)
+  share = measured["r10"]
+  width = 2 * 1.96 * np.sqrt(share.value * (1 - share.value) / 200)
+  np.testing.assert_allclose(share.high - share.low, width, rtol=0.2)
+  assert measured["r1"].high < share.low
+
+
 def test_chance_is_that_of_all_orders():
   right = np.array([[1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
   orders = list(itertools.permutations(range(5)))

@@ -134,9 +134,9 @@ def measure(model: Joint, clips: Sequence[Clip]) -> Result:
   for name, options in bridges.items():
     text = model.embed_text(said, **options).astype(np.float64)
     cosines = text @ audio.T
-    to_audio[name] = _retrieval(retrieval.ranks(cosines, right))
-    to_text[name] = _retrieval(retrieval.ranks(cosines.T, right))
-    own[name] = _retrieval(retrieval.ranks(cosines, same))
+    to_audio[name] = _retrieval(cosines, right)
+    to_text[name] = _retrieval(cosines.T, right)
+    own[name] = _retrieval(cosines, same)
     gaps[name] = retrieval.gap(audio, text)
     for tag, values in chosen.items():
       asked = model.embed_text([*values], **options).astype(np.float64)
@@ -179,15 +179,9 @@ def _equal(keys: Sequence[Any]) -> np.ndarray:
   return names[:, None] == names[None, :]
 
 
-def _retrieval(ranks: np.ndarray) -> Retrieval:
-  """Summary of ranks, with intervals over the queries."""
-
-  def measured(name: str) -> Measure:
-    summary = lambda at: retrieval.summary(ranks[at])[name]
-    everyone = np.arange(len(ranks))
-    return Measure(summary(everyone), *bootstrap.interval(summary, len(ranks)))
-
-  return Retrieval(measured("r1"), measured("r10"), measured("median_rank"))
+def _retrieval(cosines: np.ndarray, right: np.ndarray) -> Retrieval:
+  """Retrieval of answers [queries, answers], of which some are right."""
+  return Retrieval(**retrieval.measured(retrieval.ranks(cosines, right)))
 
 
 def _values(

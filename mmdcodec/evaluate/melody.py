@@ -158,16 +158,13 @@ def _mean_level(x: np.ndarray, rate: int) -> np.ndarray:
 
 def _row(name: str, similarity: np.ndarray, right: np.ndarray) -> Row:
   """Measures retrieval by similarities [melodies, melodies]."""
-  ranks = retrieval.ranks(similarity, right)
-  values = retrieval.summary(ranks)
-  low, high = {}, {}
-  for key in values:
-
-    def of_sample(some: np.ndarray, key: str = key) -> float:
-      return retrieval.summary(ranks[some])[key]
-
-    low[key], high[key] = bootstrap.interval(of_sample, len(ranks))
-  return Row(name, values, low, high)
+  found = retrieval.measured(retrieval.ranks(similarity, right))
+  return Row(
+    name,
+    {key: each.value for key, each in found.items()},
+    {key: each.low for key, each in found.items()},
+    {key: each.high for key, each in found.items()},
+  )
 
 
 def table(rows: Sequence[Row]) -> list[tuple]:
@@ -177,10 +174,11 @@ def table(rows: Sequence[Row]) -> list[tuple]:
     cells = []
     for key, value in row.values.items():
       digits = 1 if key == "median_rank" else 3
-      cell = f"{value:.{digits}f}"
       if key in row.low:
-        cell += f" ({row.low[key]:.{digits}f}-{row.high[key]:.{digits}f})"
-      cells.append(cell)
+        ends = row.low[key], row.high[key]
+        cells.append(bootstrap.shown(value, *ends, digits))
+      else:
+        cells.append(f"{value:.{digits}f}")
     out.append((row.name, *cells))
   return out
 

@@ -8,6 +8,8 @@ that gives everything the same vector finds nothing.
 
 import numpy as np
 
+from mmdcodec.evaluate import bootstrap
+
 
 def ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
   """Rank of the first right answer of each query.
@@ -31,6 +33,18 @@ def summary(found: np.ndarray) -> dict[str, float]:
     "r10": float(np.mean(found <= 10)),
     "median_rank": float(np.median(found)),
   }
+
+
+def measured(found: np.ndarray) -> dict[str, bootstrap.Measure]:
+  """The `summary` of ranks, with intervals over the queries."""
+
+  def of_sample(name: str) -> bootstrap.Measure:
+    value = lambda some: summary(found[some])[name]
+    everyone = np.arange(len(found))
+    ends = bootstrap.interval(value, len(found))
+    return bootstrap.Measure(value(everyone), *ends)
+
+  return {name: of_sample(name) for name in summary(found)}
 
 
 def chance(right: np.ndarray) -> dict[str, float]:
