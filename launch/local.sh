@@ -46,8 +46,8 @@ one_run() {
   for ((id = 0; id < PROCESSES; id++)); do
     arguments=()
     if ((PROCESSES > 1)); then
-      arguments=(--coordinator="localhost:$port" --num_processes="$PROCESSES"
-        --process_id="$id")
+      arguments=(--coordinator="localhost:$port" --num-processes="$PROCESSES"
+        --process-id="$id")
     fi
     set -- "$LAUNCH/flags.sh" "${COMMAND[@]}" "${arguments[@]}"
     if [[ $DRY_RUN ]]; then

@@ -37,9 +37,9 @@ if ((NODES > 1)); then
   # shellcheck disable=SC2016 # expanded on the machines
   command+=' --coordinator="$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):8482"'
   # shellcheck disable=SC2016
-  command+=' --num_processes="$SKYPILOT_NUM_NODES"'
+  command+=' --num-processes="$SKYPILOT_NUM_NODES"'
   # shellcheck disable=SC2016
-  command+=' --process_id="$SKYPILOT_NODE_RANK"'
+  command+=' --process-id="$SKYPILOT_NODE_RANK"'
 fi
 
 job=$(mktemp -d)

@@ -23,6 +23,7 @@ see `mmdcodec.packaged`.
 uses only these files and builds no training task.
 """
 
+import difflib
 import importlib
 import pathlib
 from collections.abc import Mapping
@@ -318,6 +319,13 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
   if config is not None:
     return _read_workdir(path)
   uploads.check_finished(path)
+  if not path.exists():
+    names = packaged.names()
+    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.75)
+    raise UserError(
+      f"{path} holds no model: there is no such folder, and the packaged models"
+      f" are {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
+    )
   raise UserError(
     f"{path} holds no model: expected a bundle (a folder with {CONFIG_FILE} and"
     f" {WEIGHTS_FILE}) or the --workdir of a training run."
@@ -381,12 +389,13 @@ def load(path: str | pathlib.Path) -> Any:
   Args:
     path: path of a bundle, of a training workdir (for its best checkpoint, with
       averaged weights if the run has them), or of public weights that
-      `mmdcodec.convert` can read; or an id on the Hugging Face Hub, such as
-      "facebook/encodec_24khz".
+      `mmdcodec.convert` can read; or the name of a packaged model, such as
+      "small", "small_music" or "small_musiclm"; or an id on the Hugging Face
+      Hub, such as "facebook/encodec_24khz".
 
   Returns:
-    An object of the class in LOADERS: a `LoadedCodec`, a `StereoCodec` (from a
-    stereo music model), a `LoadedMusic`, ...
+    An object of the class in LOADERS: a `LoadedCodec`, a `LoadedMusic`, a
+    `LoadedMusicLM`, ...
 
   Raises:
     UserError: there is no model at the path, or it is damaged.

@@ -130,16 +130,16 @@ def test_processes_share_one_command(monkeypatch, second):
   monkeypatch.setattr(roll, "exchange", exchange)
 
   def run(*words):
-    words = ["generate", "--model=music", "--num_processes=2", *words]
+    words = ["generate", "--model=music", "--num-processes=2", *words]
     with common.one_voice(make_parser(("generate",)).parse_args(words)):
       pass
 
-  run("calm", "a.wav", "--process_id=0")
-  run("calm", "a.wav", "--process_id=1")
+  run("calm", "a.wav", "--process-id=0")
+  run("calm", "a.wav", "--process-id=1")
   with pytest.raises(UserError, match="argument prompt .*'calm'.* has 'wild'"):
-    run("wild", "a.wav", "--process_id=1")
-  with pytest.raises(UserError, match="argument seed .* add --num_processes=1"):
-    run("calm", "a.wav", "--process_id=1", "--seed=1")
+    run("wild", "a.wav", "--process-id=1")
+  with pytest.raises(UserError, match="argument seed .* add --num-processes=1"):
+    run("calm", "a.wav", "--process-id=1", "--seed=1")
 
 
 TRAIN = """
@@ -166,8 +166,8 @@ def test_two_machines_with_separate_disks(tmp_path, dataset, apart):
       subprocess.Popen(
         [sys.executable, "-c", TRAIN, "train", "--config=codec_small:tiny",
          f"--workdir={workdir}", "--config.data.train=data",
-         f"--coordinator=localhost:{port}", "--num_processes=2",
-         f"--process_id={i}"],
+         f"--coordinator=localhost:{port}", "--num-processes=2",
+         f"--process-id={i}"],
         cwd=folder,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "4"},
         stdout=subprocess.PIPE,

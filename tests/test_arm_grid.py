@@ -256,7 +256,7 @@ def test_a_run_ends_with_the_experiment(tmp_path, monkeypatch):
     (["--config.optimizer.learning_rate=nan"], "learning_rate is nan"),
     (["--jobs=0"], "--jobs is 0"),
     (["--clips=0"], "--clips is 0"),
-    (["--clip_seconds=0"], "--clip_seconds is 0"),
+    (["--clip_seconds=0"], "--clip-seconds is 0"),
     (["--clip_seconds=1e-4"], "a frame for each of"),
   ],
 )

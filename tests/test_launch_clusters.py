@@ -238,7 +238,7 @@ def test_skypilot(cloud, options, accelerators, nodes, extras):
   script.chmod(0o755)
   words = cloud.run("task.sh").stdout.splitlines()
   process = [
-    "--coordinator=10.0.0.1:8482", "--num_processes=4", "--process_id=2",
+    "--coordinator=10.0.0.1:8482", "--num-processes=4", "--process-id=2",
   ]  # fmt: skip
   assert words == WORDS[1:] + process * (nodes > 1)
 

@@ -19,7 +19,7 @@ from mmdcodec.store import metrics
 # Ends with the next code of its process, or when it gets a SIGTERM.
 MMDCODEC = """
 for word in "$@"; do
-  [[ $word != --process_id=* ]] || id=${word#*=}
+  [[ $word != --process-id=* ]] || id=${word#*=}
 done
 printf -v line ' %q' "$@"
 echo "mmdcodec$line" >>"$CLOUD/calls"
@@ -62,7 +62,7 @@ def test_processes_know_each_other(cloud):
   assert len(ports) == 1
   assert re.fullmatch(r"--coordinator=localhost:\d{5}", ports.pop())
   assert [line[5:] for line in lines] == [
-    ["--num_processes=3", f"--process_id={i}"] for i in range(3)
+    ["--num-processes=3", f"--process-id={i}"] for i in range(3)
   ]
   for i in range(3):
     assert f"[{i}] process {i} ends with 0" in done.stdout
@@ -192,7 +192,7 @@ def test_two_processes_train_through_a_crash(tmp_path, dataset):
   while not any(row["step"] > 6 for row in metrics.read(workdir)):
     assert time.time() < deadline and run.poll() is None
     time.sleep(0.05)
-  (victim,) = children(run.pid, "--process_id=1")
+  (victim,) = children(run.pid, "--process-id=1")
   os.kill(victim, signal.SIGKILL)
   output = run.communicate(timeout=600)[0]
   assert run.returncode == 0, output

@@ -113,6 +113,15 @@ def test_overrides_reach_the_config():
   assert config.model.codebooks == 3
 
 
+def test_a_space_may_take_the_place_of_the_equals_sign():
+  """Catches `--config codec_small`, as people type it, being refused."""
+  words = "--config codec_small:tiny --config.steps 3 --config.batch=5".split()
+  config = config_files.parse(words)
+  assert config.steps == 3 and config.batch == 5
+  with pytest.raises(UserError, match="did you mean codec_small?"):
+    config_files.parse(["--config", "codec_smal"])
+
+
 @pytest.mark.parametrize(
   "arguments, words",
   [

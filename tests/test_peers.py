@@ -21,9 +21,9 @@ from mmdcodec.parallel import mesh, peers, roll
 @pytest.mark.parametrize(
   "coordinator, processes, process, words",
   [
-    ("localhost:1234", 2, 2, "process_id is 2; expected 0 to 1"),
-    ("localhost:1234", 2, -1, "process_id is -1"),
-    ("localhost:1234", 0, 0, "num_processes is 0"),
+    ("localhost:1234", 2, 2, "process-id is 2; expected 0 to 1"),
+    ("localhost:1234", 2, -1, "process-id is -1"),
+    ("localhost:1234", 0, 0, "num-processes is 0"),
     ("localhost", 2, 0, "expected HOST:PORT"),
     ("localhost:99999", 2, 0, "expected HOST:PORT"),
     (":1234", 2, 0, "expected HOST:PORT"),
@@ -39,8 +39,8 @@ def test_arguments(
   arguments = {
     "train": ["--config=codec_small:tiny", f"--workdir={tmp_path}"],
     "tokenize": ["data", "tokens", "--model=model"],
-  }[verb] + [f"--coordinator={coordinator}", f"--num_processes={processes}"]
-  arguments += [] if process is None else [f"--process_id={process}"]
+  }[verb] + [f"--coordinator={coordinator}", f"--num-processes={processes}"]
+  arguments += [] if process is None else [f"--process-id={process}"]
   assert main([verb, *arguments]) == 2
   said = capsys.readouterr().err
   assert words in said.splitlines()[-1] and "Traceback" not in said
@@ -52,7 +52,7 @@ def test_arguments(
 def test_arguments_of_start_belong_together(monkeypatch, given):
   """Catches an AssertionError, and processes that run alone."""
   monkeypatch.setattr(jax.distributed, "initialize", None)
-  with pytest.raises(UserError, match="process_id belong together"):
+  with pytest.raises(UserError, match="process-id belong together"):
     mesh.start(*given)
 
 
@@ -95,15 +95,15 @@ def test_a_time_limit_that_is_not_possible(tmp_path, capsys, timeout):
         "--config=codec_small:tiny",
         f"--workdir={tmp_path}",
         "--coordinator=localhost:1234",
-        "--num_processes=2",
-        "--process_id=0",
+        "--num-processes=2",
+        "--process-id=0",
         f"--initialization-timeout={timeout}",
       ]
     )
     == 2
   )
   said = capsys.readouterr().err
-  assert f"--initialization_timeout is {timeout}; expected" in said
+  assert f"--initialization-timeout is {timeout}; expected" in said
 
 
 @pytest.mark.parametrize(

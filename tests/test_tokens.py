@@ -313,7 +313,7 @@ def test_the_command(tmp_path, dataset, model, fails, capsys, compile_fast):
   assert "no such folder" in fails("tokenize", missing, out, "--model", model)
   assert "missing" in fails("tokenize", dataset, out, "--model", missing)
   assert "batch" in fails(*command, "--batch=0")
-  assert "belong together" in fails(*command, "--process_id=0")
+  assert "belong together" in fails(*command, "--process-id=0")
   stereo = write_random_codec(tmp_path / "stereo", 0, "encodec_stereo_tiny")
   assert "loudness" in fails("tokenize", dataset, missing, "--model", stereo)
   assert sorted(os.listdir(tmp_path)) == ["stereo", "tokens"]

@@ -190,7 +190,8 @@ def version_of(data: bytes, name: str) -> int:
   """
   if data[:4] != MAGIC:
     raise UserError(
-      f"{name} is not a {SUFFIX} file: it does not begin with {MAGIC.decode()}."
+      f"{name} is not a {SUFFIX} file: it does not begin with {MAGIC.decode()};"
+      " expected what `mmdcodec encode` wrote."
     )
   if len(data) < PREFIX.size:
     raise UserError(f"{name} is damaged: it ends within its header.")

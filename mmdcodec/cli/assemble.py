@@ -6,8 +6,8 @@ from mmdcodec import formatting
 
 HELP = "make one bundle of the tokenizers and stages of a MusicLM"
 EXAMPLE = (
-  "mmdcodec assemble bundles/musiclm --codec bundles/codec\n"
-  "      --semantic bundles/semantic --joint bundles/mulan\n"
+  "mmdcodec assemble musiclm --codec codec\n"
+  "      --semantic semantic --joint mulan\n"
   "      --stages runs/semantic_lm runs/coarse_lm runs/fine_lm"
 )
 

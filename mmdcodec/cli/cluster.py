@@ -5,7 +5,7 @@ import argparse
 from mmdcodec import formatting, progress
 
 HELP = "fit the codebooks of a semantic, joint or melody model to its features"
-EXAMPLE = "mmdcodec cluster runs/semantic data/music bundles/semantic"
+EXAMPLE = "mmdcodec cluster runs/semantic data/music semantic"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "model", metavar="MODEL", help="workdir, bundle or public weights"
   )
-  parser.add_argument("dataset", help="audio, of `mmdcodec prepare`")
+  parser.add_argument(
+    "dataset", metavar="DATASET", help="audio, of `mmdcodec prepare`"
+  )
   parser.add_argument("bundle", metavar="BUNDLE", help="folder to make")
   parser.add_argument(
     "--codes",

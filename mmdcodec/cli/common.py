@@ -191,14 +191,15 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     help="of process 0, for processes started by hand (clusters are detected)",
   )
   parser.add_argument(
-    "--num_processes",
+    "--num-processes",
     type=int,
     metavar="N",
     help="of the run; 1 by itself: this one is alone, even under SLURM",
   )
-  parser.add_argument("--process_id", type=int)
   parser.add_argument(
-    "--initialization_timeout",
+    "--process-id", type=int, metavar="I", help="of this one, from 0"
+  )
+  parser.add_argument(
     "--initialization-timeout",
     type=int,
     metavar="SECONDS",
@@ -262,7 +263,7 @@ def one_voice(args: argparse.Namespace) -> Iterator[bool]:
       if name not in _OWN
     },
     advice="processes of one launcher share one command: give all the same, or"
-    " add --num_processes=1 to run each by itself",
+    " add --num-processes=1 to run each by itself",
   )
   first = jax.process_index() == 0
   with contextlib.ExitStack() as stack:

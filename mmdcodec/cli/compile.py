@@ -13,6 +13,9 @@ PARSES_REST = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
+  parser.usage = (
+    "%(prog)s --config=NAME[:ARGUMENT] [--config.KEY=VALUE ...] [options]"
+  )
   parser.add_argument(
     "--topology",
     default="v5e:2x2",

@@ -6,7 +6,7 @@ from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
 HELP = "make a bundle of public weights (EnCodec, MusicGen, CLAP, ...)"
-EXAMPLE = "mmdcodec convert facebook/encodec_24khz bundles/encodec_24khz"
+EXAMPLE = "mmdcodec convert facebook/encodec_24khz encodec_24khz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,10 +18,10 @@ from mmdcodec.store import paths
 
 HELP = "decode .mmdc files to audio"
 EXAMPLE = (
-  "mmdcodec decode song.mmdc song.wav --model bundles/small\n"
+  "mmdcodec decode song.mmdc song.wav --model small\n"
   "  mmdcodec decode song.mmdc part.flac --start 60 --end 75 --model"
-  " bundles/small\n"
-  "  mmdcodec decode coded/ music/ --format flac --model bundles/small"
+  " small\n"
+  "  mmdcodec decode coded/ music/ --format flac --model small"
 )
 
 
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " on stdout",
   )
   parser.add_argument(
-    "--model", required=True, help="the bundle or workdir that encoded it"
+    "--model",
+    required=True,
+    help="the packaged model, bundle or workdir that encoded it",
   )
   parser.add_argument(
     "--rate",

@@ -8,8 +8,8 @@ from mmdcodec.errors import UserError
 HELP = "open a local web page to hear what models do"
 EXAMPLE = (
   "mmdcodec demo\n"
-  "  mmdcodec demo --model bundles/codec bundles/music\n"
-  "  mmdcodec demo --model bundles/musiclm --port 8000"
+  "  mmdcodec demo --model codec music\n"
+  "  mmdcodec demo --model musiclm --port 8000"
 )
 _PACKAGES = ("gradio", "fastapi", "uvicorn")
 

@@ -17,8 +17,8 @@ from mmdcodec.store import paths
 
 HELP = "encode audio as small .mmdc files"
 EXAMPLE = (
-  "mmdcodec encode song.mp3 song.mmdc --model bundles/small\n"
-  "  mmdcodec encode music/ coded/ --model bundles/small\n"
+  "mmdcodec encode song.mp3 song.mmdc --model small\n"
+  "  mmdcodec encode music/ coded/ --model small\n"
   "  mmdcodec encode song.mmdc smaller.mmdc --codebooks 2"
 )
 
@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "output", metavar="OUT", help=".mmdc file, folder, or - for stdout"
   )
   parser.add_argument(
-    "--model", help="bundle, or workdir of a training run (not for a .mmdc IN)"
+    "--model",
+    help="packaged model (small), bundle, or workdir of a training run (not for"
+    " a .mmdc IN)",
   )
   parser.add_argument(
     "--codebooks",

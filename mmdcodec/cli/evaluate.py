@@ -15,24 +15,20 @@ from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 from mmdcodec.store import disk
 
-HELP = (
-  "measure how well a codec reconstructs, how dependent its codebooks are, how"
-  " well a music model predicts music, what tokens say about music, how well"
-  " embeddings find music, or what a MusicLM does"
-)
+HELP = "measure a codec, a tokenizer, an embedding or a music model"
 EXAMPLE = (
-  "mmdcodec evaluate reconstruction --model bundles/small --audio music/test"
+  "mmdcodec evaluate reconstruction --model small --audio music/test"
   " --out results\n"
-  "  mmdcodec evaluate dependence --model bundles/small --audio music/test"
+  "  mmdcodec evaluate dependence --model small --audio music/test"
   " --pattern delay\n"
-  "  mmdcodec evaluate lm --model bundles/music --audio music/test --out"
+  "  mmdcodec evaluate lm --model music --audio music/test --out"
   " results\n"
-  "  mmdcodec evaluate semantic --model bundles/semantic --codec bundles/small"
-  "\n  mmdcodec evaluate joint --model bundles/mulan --audio music/test"
-  "\n  mmdcodec evaluate melody --model bundles/melody"
-  "\n  mmdcodec evaluate memorization --model bundles/musiclm --tokens"
+  "  mmdcodec evaluate semantic --model semantic --codec small"
+  "\n  mmdcodec evaluate joint --model small_joint --audio music/test"
+  "\n  mmdcodec evaluate melody --model melody"
+  "\n  mmdcodec evaluate memorization --model small_musiclm --tokens"
   " data/tokens"
-  "\n  mmdcodec evaluate musiclm --model bundles/musiclm --out results"
+  "\n  mmdcodec evaluate musiclm --model small_musiclm --out results"
 )
 MEASURES = (
   "reconstruction",
@@ -61,13 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
     "measure",
+    metavar="MEASURE",
     nargs="?",
     choices=MEASURES,
     default=MEASURES[0],
-    help="what to measure (default: %(default)s)",
+    help="reconstruction: how well a codec reconstructs (the default);"
+    " dependence: of its codebooks; lm: how well a music model predicts music;"
+    " semantic, joint, melody: what tokens and embeddings know of music;"
+    " musiclm: what a MusicLM does; memorization: how often it repeats what it"
+    " was trained on",
   )
   parser.add_argument(
-    "--model", required=True, help="bundle, or workdir of a training run"
+    "--model",
+    required=True,
+    help="packaged model, bundle, or workdir of a training run",
   )
   parser.add_argument(
     "--audio",

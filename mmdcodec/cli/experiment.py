@@ -11,10 +11,7 @@ from mmdcodec.cli import common
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
-HELP = (
-  "compare codecs, patterns of language models, prompts and music, or the"
-  " levels of a MusicLM"
-)
+HELP = "run a comparison, from data to a table"
 EXAMPLE = (
   "mmdcodec experiment independence --train data/train --valid data/valid"
   " --workdir runs/independence"
@@ -53,6 +50,7 @@ def add_common(parser: argparse.ArgumentParser, *, seeds: int) -> None:
   )
   parser.add_argument(
     "--workdir",
+    metavar="DIR",
     required=True,
     help="everything goes here, each run in a folder",
   )

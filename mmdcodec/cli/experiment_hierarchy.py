@@ -7,7 +7,7 @@ from mmdcodec import formatting, progress
 
 HELP = "does a MusicLM follow prompts of built-in music, and by which level?"
 EXAMPLE = (
-  "mmdcodec experiment hierarchy --model bundles/musiclm --workdir"
+  "mmdcodec experiment hierarchy --model musiclm --workdir"
   " runs/hierarchy"
 )
 

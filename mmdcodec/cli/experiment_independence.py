@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " with commas, of: " + ", ".join(ARMS),
   )
   parser.add_argument(
-    "--gradient_ratio",
+    "--gradient-ratio",
     type=float,
     default=4.0,
     help="norm of the loss's gradient at the encoder's output when the loss"
@@ -53,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="clips to measure on (default: %(default)s)",
   )
   parser.add_argument(
-    "--clip_seconds",
+    "--clip-seconds",
     type=float,
     default=10.0,
     help="length of a clip (default: %(default)g)",
   )
   parser.add_argument(
-    "--no_curves",
+    "--no-curves",
     action="store_true",
     help="measure only the last checkpoint",
   )

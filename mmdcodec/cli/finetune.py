@@ -13,7 +13,7 @@ from mmdcodec.store import paths
 
 HELP = "train a music model further on your own audio and captions"
 EXAMPLE = (
-  "mmdcodec finetune ~/Music/mine runs/mine --model bundles/music\n"
+  "mmdcodec finetune ~/Music/mine runs/mine --model small_music\n"
   "  mmdcodec finetune loops runs/loops --model musicgen_small --lora 16"
   " --captions loops.csv --seconds 10"
 )

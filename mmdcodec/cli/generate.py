@@ -12,11 +12,12 @@ from mmdcodec.store import paths
 
 HELP = "make music from a prompt"
 EXAMPLE = (
-  'mmdcodec generate "calm piano, slow" calm.wav --model bundles/music'
-  " --seconds 20\n"
-  '  mmdcodec generate "the same with drums" more.wav --model bundles/music'
-  " --continue calm.wav --seconds 30\n"
-  '  mmdcodec generate "" story.wav --model bundles/musiclm --story story.txt'
+  'mmdcodec generate "a fast tune with drums" tune.wav --model small_music\n'
+  '  mmdcodec generate "the same" more.wav --model small_music'
+  " --continue tune.wav --seconds 12\n"
+  '  mmdcodec generate "slow piano" piano.wav --model small_musiclm'
+  " --melody tune.wav\n"
+  '  mmdcodec generate "" story.wav --model small_musiclm --story story.txt'
   " --seconds 60"
 )
 # Options that only one of the two kinds of models has.
@@ -31,9 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "prompt", metavar="PROMPT", help='what the music should be; "" for anything'
   )
-  parser.add_argument("output", metavar="OUT", help="wav, flac or ogg file")
   parser.add_argument(
-    "--model", required=True, help="music model: bundle or workdir"
+    "output",
+    metavar="OUT",
+    help="audio file (.wav .flac .ogg .opus .mp3 .aiff)",
+  )
+  parser.add_argument(
+    "--model",
+    required=True,
+    help="music model: packaged (small_music, small_musiclm), bundle or"
+    " workdir",
   )
   parser.add_argument(
     "--seconds",

@@ -10,20 +10,34 @@ from mmdcodec.cli import info_run
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, paths
 
-HELP = "describe a bundle, a training workdir, a .mmdc file or a data set"
-EXAMPLE = "mmdcodec info bundles/small"
+HELP = "describe a model, a training workdir, a .mmdc file or a data set"
+EXAMPLE = (
+  "mmdcodec info small\n"
+  "  mmdcodec info song.mmdc\n"
+  "  mmdcodec info data/music"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
-  parser.add_argument("path", metavar="BUNDLE|WORKDIR|FILE.mmdc|DATASET")
+  parser.add_argument(
+    "path",
+    metavar="PATH",
+    help="packaged model, bundle, workdir, .mmdc file, data set or token set",
+  )
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints the description."""
   path = paths.of(args.path)
   if not path.exists():
-    path = packaged.find(args.path) or path
+    shipped = packaged.find(args.path)
+    if shipped is None:
+      raise UserError(
+        f"{path}: no such file or folder, and the packaged models are"
+        f" {', '.join(packaged.names())}."
+      )
+    path = shipped
   if not path.is_dir():
     print(describe_file(inputs.check(path)))
   elif (path / "config.json").is_file():

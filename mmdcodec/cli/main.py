@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import mmdcodec
-from mmdcodec import memory, platform
+from mmdcodec import memory, packaged, platform
 from mmdcodec.cli import streams
+from mmdcodec.cli.parser import Parser
 from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.formatting import is_utf8
 from mmdcodec.store import disk, paths
@@ -24,20 +25,20 @@ from mmdcodec.store import disk, paths
 # In the order in which users need them.
 VERBS = (
   "quickstart",
-  "prepare",
-  "train",
-  "finetune",
-  "convert",
-  "export",
-  "cluster",
-  "tokenize",
-  "assemble",
   "encode",
   "decode",
   "generate",
   "demo",
-  "evaluate",
   "info",
+  "prepare",
+  "train",
+  "tokenize",
+  "finetune",
+  "evaluate",
+  "export",
+  "convert",
+  "cluster",
+  "assemble",
   "experiment",
   "compile",
   "bench",
@@ -45,12 +46,13 @@ VERBS = (
 )
 
 
-def make_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+def make_parser(verbs: Sequence[str] = VERBS) -> Parser:
   """Makes the parser, with a subparser for each verb."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="mmdcodec",
     description="Neural audio codecs and music models in JAX.",
-    epilog="`mmdcodec VERB --help` shows an example of each verb.",
+    epilog="`mmdcodec VERB --help` shows an example of each verb. Models that"
+    f" ship with the package, for --model: {', '.join(packaged.names())}.",
   )
   parser.add_argument(
     "--version", action="version", version=mmdcodec.__version__
@@ -64,7 +66,6 @@ def make_parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
       description=module.HELP,
       epilog="example:\n  " + module.EXAMPLE,
       formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
     )
     module.add_arguments(subparser)
   return parser
@@ -116,16 +117,20 @@ def _run(argv: Sequence[str]) -> int:
     return _run_verb(parser, argv)
 
 
-def _run_verb(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _run_verb(parser: Parser, argv: Sequence[str]) -> int:
   """Runs a verb and turns errors into exit codes; see `main`."""
   try:
     paths.check_words(argv)
+    if not argv:
+      parser.print_help(sys.stderr)
+      return 2
     args, rest = parser.parse_known_args(argv)
     module = importlib.import_module(f"mmdcodec.cli.{args.verb}")
     if getattr(module, "PARSES_REST", False):
       code = module.run(args, rest) or 0
     else:
-      code = module.run(parser.parse_args(argv)) or 0
+      parser.verb(args.verb).refuse(rest)
+      code = module.run(args) or 0
     with disk.named("/dev/stdout"):
       sys.stdout.flush()
     return code
@@ -156,6 +161,9 @@ def _report(error: Exception) -> int:
   if isinstance(error, UnicodeEncodeError) and not is_utf8(error.object):
     # Libraries in C++ take only paths in UTF-8.
     streams.say(f"{error.object!r} is not in UTF-8; give it another name.")
+    return 2
+  if isinstance(error, FileExistsError | NotADirectoryError):
+    streams.say(f"{error.filename} is a file; give the name of a folder.")
     return 2
   if isinstance(error, OSError) and error.filename is not None:
     # A path that cannot be read or created.

@@ -15,8 +15,10 @@ PARSES_REST = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
-  parser.add_argument("folder", help="audio files, in any of its folders")
-  parser.add_argument("dataset", help="the folder to write")
+  parser.add_argument(
+    "folder", metavar="FOLDER", help="audio files, in any of its folders"
+  )
+  parser.add_argument("dataset", metavar="DATASET", help="folder to write")
   parser.add_argument(
     "--captions",
     metavar="FILE",

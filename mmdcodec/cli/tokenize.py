@@ -8,13 +8,15 @@ from mmdcodec.cli import common
 from mmdcodec.store import paths
 
 HELP = "encode a data set of audio as tokens, which language models train on"
-EXAMPLE = "mmdcodec tokenize data/music data/music_tokens --model bundles/small"
+EXAMPLE = "mmdcodec tokenize data/music data/music_tokens --model small"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
-  parser.add_argument("dataset", help="audio, of `mmdcodec prepare`")
-  parser.add_argument("tokens", help="the folder to write")
+  parser.add_argument(
+    "dataset", metavar="DATASET", help="audio, of `mmdcodec prepare`"
+  )
+  parser.add_argument("tokens", metavar="TOKENS", help="folder to write")
   parser.add_argument(
     "--model",
     required=True,

@@ -16,7 +16,10 @@ PARSES_REST = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the verb's arguments."""
   parser.add_argument(
-    "--workdir", required=True, help="checkpoints and metrics go here"
+    "--workdir",
+    metavar="DIR",
+    required=True,
+    help="checkpoints and metrics go here",
   )
   parser.add_argument(
     "--dry-run",
@@ -30,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " (default: the devices that are there)",
   )
   common.add_process_arguments(parser)
+  parser.usage = (
+    "%(prog)s --config=NAME[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE ...]"
+    " [options]"
+  )
   parser.description = (
     HELP + ". --config=NAME[:argument] or --config=FILE.py[:argument] says"
     " what, --config.key=value overrides any key of it."

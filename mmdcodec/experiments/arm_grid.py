@@ -130,7 +130,7 @@ def _check(
     raise UserError(f"--seeds is {seeds}; it must be at least 1.")
   if not 0 < gradient_ratio < math.inf:
     raise UserError(
-      f"--gradient_ratio is {gradient_ratio}; it must be a number above 0."
+      f"--gradient-ratio is {gradient_ratio}; it must be a number above 0."
     )
   if clips < 1:
     raise UserError(f"--clips is {clips}; it must be at least 1.")
@@ -139,7 +139,7 @@ def _check(
   least = model["codebooks"] * math.prod(model["ratios"]) / model["rate"]
   if not clip_seconds >= least:
     raise UserError(
-      f"--clip_seconds is {clip_seconds}; it must be at least {least:.3g}, so"
+      f"--clip-seconds is {clip_seconds}; it must be at least {least:.3g}, so"
       f" that a clip has a frame for each of {model['codebooks']} codebooks."
     )
   start, every = arm_run.start_of(config), config["save_every"]

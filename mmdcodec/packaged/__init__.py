@@ -1,7 +1,7 @@
 """Trained models that ship with the package.
 
     mmdcodec.load("small")
-    mmdcodec generate "a fast tune with drums" tune.wav --model small
+    mmdcodec generate "a fast tune with drums" tune.wav --model small_music
 
 Each is a folder here with a bundle (`config.json`, `model.safetensors`) and a
 model card, README.md: what it was trained on, how, how well it does, and what

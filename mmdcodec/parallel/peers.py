@@ -79,8 +79,8 @@ def connect(
   _initialize(
     f"process {process_id} of {num_processes} did not meet all others at"
     f" {coordinator} within {timeout} s, or another one took its place; start"
-    " all within that time (--initialization_timeout=SECONDS), each with its"
-    f" own --process_id, from 0 to {num_processes - 1}.",
+    " all within that time (--initialization-timeout=SECONDS), each with its"
+    f" own --process-id, from 0 to {num_processes - 1}.",
     timeout,
     coordinator_address=coordinator,
     num_processes=num_processes,
@@ -102,7 +102,7 @@ def detect(timeout: int | None = None) -> None:
     _initialize(
       "this process did not meet all others of its cluster within"
       f" {timeout} s; start all within that time"
-      " (--initialization_timeout=SECONDS).",
+      " (--initialization-timeout=SECONDS).",
       timeout,
     )
   except ValueError as error:
@@ -111,8 +111,8 @@ def detect(timeout: int | None = None) -> None:
       return
     raise UserError(
       f"what this cluster says about its processes is not possible ({error});"
-      " mend its variables, or give --coordinator, --num_processes and"
-      " --process_id."
+      " mend its variables, or give --coordinator, --num-processes and"
+      " --process-id."
     ) from None
 
 
@@ -149,7 +149,7 @@ def check_timeout(timeout: int | None) -> int:
     return PATIENCE
   if timeout < 1:
     raise UserError(
-      f"--initialization_timeout is {timeout}; expected seconds, at least 1."
+      f"--initialization-timeout is {timeout}; expected seconds, at least 1."
     )
   return timeout
 
@@ -164,7 +164,7 @@ def check(
   """
   if coordinator is None or num_processes is None or process_id is None:
     raise UserError(
-      "--coordinator, --num_processes and --process_id belong together; give"
+      "--coordinator, --num-processes and --process-id belong together; give"
       " all three of them or none."
     )
   host, _, port = coordinator.rpartition(":")
@@ -175,10 +175,10 @@ def check(
       " as 10.0.0.1:1234."
     )
   if num_processes < 1:
-    raise UserError(f"--num_processes is {num_processes}; expected at least 1.")
+    raise UserError(f"--num-processes is {num_processes}; expected at least 1.")
   if not 0 <= process_id < num_processes:
     raise UserError(
-      f"--process_id is {process_id}; expected 0 to {num_processes - 1}, a"
+      f"--process-id is {process_id}; expected 0 to {num_processes - 1}, a"
       f" different one for each of the {num_processes} processes."
     )
   return coordinator, num_processes, process_id

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import difflib
 import functools
 import importlib.util
 import operator
@@ -44,8 +45,10 @@ def _locate(name: str) -> str:
       for p in folder.glob("*.py")
       if p.stem not in ("__init__", "common")
     )
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(
-      f"there is no config named {name!r}; expected one of"
+      f"there is no config named {name!r}{hint}; expected one of"
       f" {', '.join(names)}, or a path that ends in .py."
     )
   return str(found)
@@ -56,7 +59,8 @@ def parse(arguments: list[str]) -> ConfigDict:
 
   Args:
     arguments: `--config=FILE_OR_NAME[:argument]` and any number of
-      `--config.key=value`. Keys of earlier versions are renamed.
+      `--config.key=value`, or with a space for the equals sign. Keys of earlier
+      versions are renamed.
 
   Returns:
     A locked `ConfigDict`.
@@ -65,7 +69,7 @@ def parse(arguments: list[str]) -> ConfigDict:
     UserError: an unknown config or key, or a value of the wrong type.
   """
   files, overrides = [], []
-  for argument in arguments:
+  for argument in _joined(arguments):
     if argument.startswith("--config="):
       name, colon, rest = argument.removeprefix("--config=").partition(":")
       files.append(f"--config={_locate(name)}{colon}{rest}")
@@ -102,6 +106,19 @@ def parse(arguments: list[str]) -> ConfigDict:
     ValueError,
   ) as error:
     raise UserError(_sentence(error)) from None
+
+
+def _joined(arguments: list[str]) -> list[str]:
+  """Writes `--config NAME` and `--config.key VALUE` with an equals sign."""
+  found: list[str] = []
+  for argument in arguments:
+    last = found[-1] if found else ""
+    open_ended = last == "--config" or last.startswith("--config.")
+    if open_ended and "=" not in last and not argument.startswith("--"):
+      found[-1] = f"{last}={argument}"
+    else:
+      found.append(argument)
+  return found
 
 
 def _expectation(said: str, overrides: list[str], config: ConfigDict) -> str:

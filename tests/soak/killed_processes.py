@@ -132,15 +132,15 @@ class Run:
       "--config.data.valid=",
       "--config.eval_every=1000",
       f"--coordinator=localhost:{free_port()}",
-      f"--num_processes={count}",
-      f"--initialization_timeout={LIMIT // 2}",
+      f"--num-processes={count}",
+      f"--initialization-timeout={LIMIT // 2}",
       config=(f"--config={config}",),
     )[3:]
     if config == MODELS["lm"][0]:
       argv = [word for word in argv if ".adversarial." not in word]
     self.processes = [
       Fork(
-        lambda i=i: cli.main([*argv, f"--process_id={i}"]),
+        lambda i=i: cli.main([*argv, f"--process-id={i}"]),
         f"{workdir}.{i}.txt",
       )
       for i in range(count)

@@ -54,8 +54,8 @@ def train(kind, data, workdir, *, steps, processes, devices=1):
       "--config.optimizer.schedule=constant",
     ]  # fmt: skip
     if processes > 1:
-      command += [f"--coordinator=localhost:{port}", f"--process_id={i}"]
-      command.append(f"--num_processes={processes}")
+      command += [f"--coordinator=localhost:{port}", f"--process-id={i}"]
+      command.append(f"--num-processes={processes}")
     started.append(
       subprocess.Popen(
         command,
