@@ -12,6 +12,7 @@ EXAMPLE = (
   "  mmdcodec demo --model musiclm --port 8000"
 )
 _PACKAGES = ("gradio", "fastapi", "uvicorn")
+_MODELS = ("small", "small_music", "small_musiclm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--model",
     nargs="+",
+    action="extend",
     metavar="MODEL",
-    default=["small", "small_music", "small_musiclm"],
-    help="codecs and music models: bundles, workdirs or public weights"
-    " (default: the packaged ones, small, small_music and small_musiclm)",
+    help="codecs and music models: bundles, workdirs or public weights; may be"
+    f" repeated (default: the packaged ones, {' '.join(_MODELS)})",
   )
   parser.add_argument(
     "--host",
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
   from mmdcodec.demo.uploads import Limits
 
   server.serve(
-    open_models(args.model),
+    open_models(args.model or _MODELS),
     host=args.host,
     port=args.port,
     limits=Limits(seconds=args.max_seconds),

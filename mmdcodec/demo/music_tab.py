@@ -74,7 +74,7 @@ def add(context: Context) -> None:
         with gr.Row():
           sampling = [
             gr.Number(None, label=label, minimum=0, min_width=100)
-            for label in ("temperature", "likeliest codes", "guidance")
+            for label in ("temperature", "top k", "guidance")
           ]
       with gr.Row():
         button = gr.Button("Make music", variant="primary", elem_id="make")
