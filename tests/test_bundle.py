@@ -11,6 +11,7 @@ from random_codec import TOPOLOGIES
 
 import mmdcodec
 from mmdcodec import bundle, platform
+from mmdcodec.audio import files
 from mmdcodec.errors import UserError
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import weights
@@ -132,6 +133,24 @@ def test_accepted_shapes_and_rates(codec):
   # One second at another rate is one second at the codec's.
   other = codec.encode(noise(44_100), rate=44_100)
   assert other.shape[1] == codec.frame_rate
+
+
+def test_time_as_the_last_axis_is_recognised(codec, tmp_path):
+  """Catches advice that leaves a user of PyTorch's layout alone."""
+  x = noise(1200)
+  turned = "shape .* np.swapaxes"
+  for given in (x[None], np.stack([x, x]), np.stack([x, x])[None]):
+    with pytest.raises(UserError, match=turned):
+      codec.encode(given)
+    with pytest.raises(UserError, match="time last"):
+      files.write(tmp_path / "a.wav", given[-1:].reshape(1, -1), rate=8000)
+  codes = np.concatenate([codec.encode(x)] * 2, axis=1)
+  with pytest.raises(UserError, match=turned):
+    codec.decode(np.swapaxes(codes, 1, 2))
+  with pytest.raises(UserError) as error:
+    codec.encode(np.zeros((1, 2, 3, 4)))
+  assert "swapaxes" not in str(error.value)
+  assert f"{codec.rate} Hz, 1 channel" in repr(codec)
 
 
 @pytest.mark.slow

@@ -149,10 +149,12 @@ def write(
   *_, to = formats.encoding_of(path, rate=rate, subtype=subtype)
   x = np.asarray(x, np.float32)
   x = x[:, None] if x.ndim == 1 else x
-  if x.ndim != 2 or 0 in x.shape:
+  if x.ndim != 2 or 0 in x.shape or x.shape[0] < 64 < x.shape[1]:
+    # The last is time, not channels.
     raise UserError(
       f"{path}: expected audio [samples, channels] with at least one of each,"
-      f" not shape {x.shape}."
+      f" not shape {x.shape}; of a batch give one item, and of audio with time"
+      " last the transpose."
     )
   block_io.check_finite(x, path)
   x = resample(x, rate=rate, to=to)

@@ -163,7 +163,7 @@ def _report(error: Exception) -> int:
     streams.say(f"{error.object!r} is not in UTF-8; give it another name.")
     return 2
   if isinstance(error, FileExistsError | NotADirectoryError):
-    streams.say(f"{error.filename} is a file; give the name of a folder.")
+    streams.say(f"{error.filename}: is a file; give the name of a folder.")
     return 2
   if isinstance(error, OSError) and error.filename is not None:
     # A path that cannot be read or created.

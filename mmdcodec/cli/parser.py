@@ -67,9 +67,9 @@ class Parser(argparse.ArgumentParser):
     if word.startswith("-"):
       near = _near(word, self._options())
       advice = f"did you mean {near}?" if near else f"{self._help()}."
-      raise UserError(f"{self.prog} has no option {word}; {advice}")
+      raise UserError(f"{self._name()} has no option {word}; {advice}")
     raise UserError(
-      f"{self.prog} has no place for {rest[0]!r}: put a text or a name with"
+      f"{self._name()} has no place for {rest[0]!r}: put a text or a name with"
       f" spaces in quotes; {self._help()}."
     )
 
@@ -103,13 +103,17 @@ class Parser(argparse.ArgumentParser):
     for name in names:
       near = _near(name, [word for word in unknown if word.startswith("--")])
       if name.startswith("--") and near:
-        return f"{self.prog} has no option {near}; did you mean {name}?"
+        return f"{self._name()} has no option {near}; did you mean {name}?"
     words = f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
-    return f"{self.prog} needs {words}; {self._help()}."
+    return f"{self._name()} needs {words}; {self._help()}."
 
   def _options(self) -> list[str]:
     """All options, as the help spells them."""
     return [name for each in self._actions for name in each.option_strings]
+
+  def _name(self) -> str:
+    """The verb; every sentence begins with the program."""
+    return self.prog.partition(" ")[2] or self.prog
 
   def _help(self) -> str:
     return f"`{self.prog} --help` has an example"

@@ -70,6 +70,11 @@ class LoadedMusic:
     self.seconds = self.model.frames / self.frame_rate
     self.sampler = TokenSampler(self.model, variables["params"])
 
+  def __repr__(self) -> str:
+    """What the model takes, and its codec."""
+    names = ", ".join(each.name for each in self.conditions) or "no conditions"
+    return f"<{type(self).__name__}: takes {names}; {self.codec!r}>"
+
   def place(self, mesh: jax.sharding.Mesh) -> None:
     """Shards the model over a mesh, for large models and large batches.
 

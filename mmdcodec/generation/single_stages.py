@@ -43,6 +43,14 @@ class SingleStages:
     self.frame_rate = parts.codec.frame_rate
     self.seconds = next(iter(parts.stages.values())).seconds
 
+  def __repr__(self) -> str:
+    """The stages, what they take, and the codec."""
+    names = [name for name in ("text", "melody") if self.takes(name)]
+    return (
+      f"<{type(self).__name__}: stages {', '.join(self.parts.stages)}; takes"
+      f" {', '.join(names) or 'no conditions'}; {self.codec!r}>"
+    )
+
   def takes(self, condition: str) -> bool:
     """Returns whether the model has a condition: "text", "melody", ..."""
     names = {"text": ("joint",), "melody": ("melody", CHROMA)}

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmdcodec import formatting
 from mmdcodec.tokenizers import validation
 
 
@@ -69,6 +70,15 @@ class Tokenizer(abc.ABC):
     Raises:
       UserError: x has another shape or is not finite.
     """
+
+  def __repr__(self) -> str:
+    """Rate, frame rate and codebooks."""
+    return (
+      f"<{type(self).__name__}: {self.rate} Hz,"
+      f" {formatting.channels(self.channels)}; {self.frame_rate:g} frames a"
+      f" second of {formatting.count(self.codebooks, 'code', 'codes')}, each of"
+      f" {self.codebook_size}>"
+    )
 
   @property
   def codebooks(self) -> int:

@@ -8,6 +8,9 @@ from mmdcodec.audio import files, levels
 from mmdcodec.errors import UserError
 from mmdcodec.models.codec import Codec
 
+# A longer last axis is time, as PyTorch has it.
+_MOST_CHANNELS = 64
+
 
 def audio(model: Codec, x: Any) -> np.ndarray:
   """Checks a block of audio; returns it as float32 [samples, channels].
@@ -47,15 +50,16 @@ def audio_batch(
       lengths do not fit x.
   """
   x = np.asarray(x, np.float32)
+  given = x.shape
   if x.ndim == 1:
     x = x[:, None]
   if x.ndim == 2:
     x = x[None]
-  if x.ndim != 3 or not x.size or x.shape[2] > 64:
+  if x.ndim != 3 or not x.size or x.shape[2] > _MOST_CHANNELS:
     raise UserError(
-      f"audio has shape {x.shape}; expected [samples], [samples, channels]"
-      " or [batch, samples, channels], and at least one sample of 1 to 64"
-      " channels."
+      f"audio has shape {given}; expected [samples], [samples, channels]"
+      " or [batch, samples, channels], and at least one sample of 1 to"
+      f" {_MOST_CHANNELS} channels{_time_last(given, _MOST_CHANNELS)}."
     )
   levels.check(x, "the audio")
   if lengths is None:
@@ -95,7 +99,8 @@ def codes(model: Codec, codes: Any, *, batch: bool = False) -> np.ndarray:
     raise UserError(
       f"codes have shape {codes.shape}; expected [frames, codebooks]"
       + (" or [batch, frames, codebooks]" if batch else "")
-      + f" with 1 to {model.codebooks} codebooks."
+      + f" with 1 to {model.codebooks} codebooks"
+      + f"{_time_last(codes.shape, model.codebooks)}."
     )
   if codes.size == 0:
     return codes.astype(np.int32)
@@ -145,3 +150,15 @@ def text_vectors(x: np.ndarray) -> np.ndarray:
       " the weights, and the weights must be finite."
     )
   return x
+
+
+def _time_last(shape: tuple[int, ...], most: int) -> str:
+  """What to do about an array whose last axis is time, as in PyTorch.
+
+  Args:
+    shape: of the array.
+    most: largest size of the axis that should be last.
+  """
+  if len(shape) < 2 or not shape[-2] <= most < shape[-1]:
+    return ""
+  return "; if time is its last axis, give np.swapaxes(x, -1, -2)"

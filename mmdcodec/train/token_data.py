@@ -71,14 +71,16 @@ def check(
   last = model.first_codebook + model.codebooks
   for path in datasets:
     source = TokenSource(path)
-    for key, ours in wanted.items():
-      name = key.partition(".")[2]
-      theirs = getattr(source, name)
-      if not math.isclose(ours, theirs):
-        raise UserError(
-          f"{path} has {name} {theirs!r}, but the config {ours!r}: set"
-          f" --config.{key}={theirs!r}."
-        )
+    found = {key: getattr(source, key.partition(".")[2]) for key in wanted}
+    other = [k for k in wanted if not math.isclose(wanted[k], found[k])]
+    if other:
+      shown = " and ".join(
+        f"{key.partition('.')[2]} {found[key]!r}, not {wanted[key]!r} as in the"
+        " config"
+        for key in other
+      )
+      advice = " ".join(f"--config.{key}={found[key]!r}" for key in other)
+      raise UserError(f"{path} has {shown}: set {advice}.")
     if last > source.codebooks:
       raise UserError(
         f"{path} has {source.codebooks} codebooks, but the model needs"
