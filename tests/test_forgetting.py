@@ -40,10 +40,14 @@ def test_which_tokens_stay():
 
 
 def test_hidden_tokens_are_hidden_from_all():
-  """Catches each of the three forms of a view, and sinks that are hidden."""
+  """Catches each of the three forms of a view, and sinks that are hidden.
+
+  A token that is hidden from itself may be left without any, in a window, and
+  attention then takes the mean of all: those after it too.
+  """
   seen = jnp.array([[True, False, True, True, False, True]])
   causal = np.tril(np.ones((6, 6), bool))
-  want = causal & np.asarray(seen)
+  want = causal & np.asarray(seen) | np.eye(6, dtype=bool)
   plain = View(jnp.arange(6)[None])
   found = forgetting.forget(plain, seen, 0).mask
   np.testing.assert_array_equal(found[0, 0], want)
@@ -54,6 +58,10 @@ def test_hidden_tokens_are_hidden_from_all():
   band = sliding.Band(jnp.ones((1, 6), bool), 2, 0, 0)
   found = forgetting.forget(plain.replace(band=band), seen, 0).band
   np.testing.assert_array_equal(found.valid, seen)
+  # What a token hears: its own number, or one that it sees.
+  numbers = jnp.broadcast_to(jnp.arange(6.0)[None, :, None, None], (1, 6, 1, 8))
+  heard = jax.jit(sliding.attend)(0 * numbers, 0 * numbers, numbers, found)
+  np.testing.assert_allclose(heard[0, :, 0, 0], [0, 0.5, 2, 2.5, 3.5, 5])
 
 
 def make(**changes):

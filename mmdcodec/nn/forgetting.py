@@ -1,8 +1,8 @@
 """Forgetful causal masking (Liu et al. 2022, arXiv 2210.13432).
 
 In training, tokens do not see some of those before them, so that a model does
-not rely on the nearest ones alone. The first token is always seen, so no token
-is left without any.
+not rely on the nearest ones alone. A token always sees itself, and the first
+one is seen by all, so none is left without any.
 """
 
 import dataclasses
@@ -47,5 +47,6 @@ def forget(view: View, seen: jax.Array, sinks: int) -> View:
   mask = view.mask
   if mask is None:
     mask = sliding.mask(seen.shape[1], window=0, before=0, sinks=sinks)
+  own = sliding.itself(seen.shape[1], sinks)
   seen = jnp.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)
-  return dataclasses.replace(view, mask=mask & seen[:, None, None, :])
+  return dataclasses.replace(view, mask=mask & (seen[:, None, None, :] | own))

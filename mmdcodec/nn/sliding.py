@@ -23,7 +23,8 @@ class Band:
   """What the tokens of whole sequences attend to.
 
   Attributes:
-    valid: bool [batch or 1, tokens]; other tokens are not attended to.
+    valid: bool [batch or 1, tokens]; other tokens are attended to by themselves
+      alone.
     window: tokens that a token attends to, itself included.
     before: first tokens, which stay visible to all after them.
     sinks: keys before those of the tokens, visible to all.
@@ -57,6 +58,11 @@ def mask(count: int, *, window: int, before: int, sinks: int) -> np.ndarray:
   if window:
     seen &= (query - key < window) | (key < before)
   return np.pad(seen, ((0, 0), (sinks, 0)), constant_values=True)[None, None]
+
+
+def itself(count: int, sinks: int) -> np.ndarray:
+  """Which key is the token's own: bool [count, sinks + count]."""
+  return np.eye(count, sinks + count, sinks, dtype=bool)
 
 
 def attend(
@@ -110,6 +116,7 @@ def attend(
     (away >= 0) & (away < window), ((0, 0), (first, 0)), constant_values=True
   )
   seen = pairs(valid[:, before:], head)[:, None, None] & near
+  seen |= np.pad(away == 0, ((0, 0), (first, 0)))
   y = attention.attend(
     blocks(q[:, before:], 0).reshape(-1, window, *q.shape[2:]),
     pairs(k[:, first:], k[:, :first]),
@@ -125,7 +132,7 @@ def attend(
     q[:, :before],
     k[:, :first],
     v[:, :first],
-    mask=own & head[:, None, None],
+    mask=own & head[:, None, None] | itself(before, band.sinks),
     scale=scale,
   )
   return jnp.concatenate([x, y], axis=1)
