@@ -204,7 +204,7 @@ def from_config(config: Mapping[str, Any]) -> Bert:
   Raises:
     UserError: an unknown field, or a value out of its bounds.
   """
-  return fields.build(Bert, config, Bert.called)
+  return fields.build(Bert, config)
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:

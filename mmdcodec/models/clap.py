@@ -100,8 +100,7 @@ class Clap(bounds.Checked, nn.Module):
   def problem(self) -> str | None:
     """See the base class."""
     for config, tower in ((self.audio, HTSAT), (self.text, Bert)):
-      known = fields.defaults(tower, hidden=("dtype",))
-      fields.check_known(config, known, tower.called)
+      fields.check_known(config, tower, hidden=("dtype",))
     if HTSAT(**self.audio, parent=None).frames < 1 + SAMPLES // HOP:
       return f"the image of its audio tower is too small for {SECONDS} s"
     # Says what is wrong with its fields.
@@ -217,7 +216,7 @@ def from_config(config: Mapping[str, Any]) -> Clap:
   Raises:
     UserError: an unknown field, or a value out of its bounds.
   """
-  return fields.build(Clap, config, Clap.called)
+  return fields.build(Clap, config)
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -296,7 +296,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  found = fields.preset(Codec, PRESETS, name, changes, Codec.called)
+  found = fields.preset(Codec, PRESETS, name, changes)
   names = lambda kind: {field.name for field in dataclasses.fields(kind)}
   kind = network_kind(found["topology"])
   unused = (names(Network) | names(SpectralNetwork)) - names(kind)
@@ -315,4 +315,4 @@ def from_config(config: Any) -> Codec:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  return fields.build(Codec, config, Codec.called)
+  return fields.build(Codec, config)

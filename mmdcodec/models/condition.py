@@ -229,9 +229,8 @@ def make_conditions(
         f" {', '.join(sorted(KINDS))}, or import the module that defines it."
       )
     cls = KINDS[kind]
-    known = {field.name for field in dataclasses.fields(cls)}
     what = f"the condition {name!r}"
-    fields_lib.check_known(options, sorted(known - {"name", "assets"}), what)
+    fields_lib.check_known(options, cls, hidden=("assets",), called=what)
     needed = {
       field.name
       for field in dataclasses.fields(cls)

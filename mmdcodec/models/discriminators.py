@@ -157,8 +157,7 @@ def from_config(
     )
     name = fields.pop("name", None)
     bounds.check("a discriminator", name, one_of(tuple(DISCRIMINATORS)))
-    known = fields_lib.defaults(DISCRIMINATORS[name], hidden=("dtype",))
-    fields_lib.check_known(fields, known, f"the discriminator {name}")
+    fields_lib.check_known(fields, DISCRIMINATORS[name], hidden=("dtype",))
     frozen = {key: fields_lib.freeze(value) for key, value in fields.items()}
     members.append((name, tuple(sorted(frozen.items()))))
   return Discriminators(tuple(members), dtype)

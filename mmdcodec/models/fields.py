@@ -13,11 +13,11 @@ from mmdcodec.errors import UserError
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def defaults(kind: type[nn.Module], *, hidden: Iterable[str] = ()) -> dict:
-  """The default of each field of a Linen module, except Flax's own fields.
+def defaults(kind: Any, *, hidden: Iterable[str] = ()) -> dict:
+  """The default of each field of a class, except Flax's own fields.
 
   Args:
-    kind: class of the module.
+    kind: the class, a Linen module or another dataclass.
     hidden: names of fields to leave out.
   """
   left_out = {"parent", "name", *hidden}
@@ -29,69 +29,68 @@ def defaults(kind: type[nn.Module], *, hidden: Iterable[str] = ()) -> dict:
 
 
 def check_known(
-  config: Mapping[str, Any], known: Iterable[str], what: str
+  config: Mapping[str, Any],
+  kind: Any,
+  *,
+  hidden: Iterable[str] = (),
+  called: str | None = None,
 ) -> None:
-  """Raises a UserError if a key of `config` is not a known field.
+  """Raises a UserError if a key of `config` is not a field of a class.
 
   Args:
     config: the mapping to check.
-    known: names of the fields.
-    what: the model in errors, such as "the codec".
+    kind: the class, a Linen module or another dataclass.
+    hidden: names of fields that `config` cannot have.
+    called: what errors call its objects; None means `kind.called`.
   """
-  known = list(known)
+  known = defaults(kind, hidden=hidden)
   for key in config:
     if key not in known:
       raise UserError(
-        f"{what} has no field {key!r}: it has {', '.join(known)}."
+        f"{called or kind.called} has no field {key!r}: it has"
+        f" {', '.join(known)}."
       )
 
 
 def preset(
-  kind: type[nn.Module],
+  kind: Any,
   presets: Mapping[str, Mapping[str, Any]],
   name: str,
   changes: Mapping[str, Any],
-  what: str,
 ) -> dict[str, Any]:
   """All fields of a preset, ready for JSON and for `build`.
 
   Args:
-    kind: class of the module.
+    kind: class of the module; `kind.called` is its name in errors.
     presets: fields that differ from the defaults, by name.
     name: name of the preset.
     changes: fields to change.
-    what: the model in errors, such as "the codec".
 
   Raises:
     UserError: there is no such preset or field.
   """
   if name not in presets:
     raise UserError(
-      f"there is no {what.removeprefix('the ')} preset {name!r}: choose one of"
-      f" {', '.join(presets)}."
+      f"there is no {kind.called.removeprefix('the ')} preset {name!r}: choose"
+      f" one of {', '.join(presets)}."
     )
-  fields = defaults(kind)
-  check_known(changes, fields, what)
-  return fields | dict(presets[name]) | dict(changes)
+  check_known(changes, kind)
+  return defaults(kind) | dict(presets[name]) | dict(changes)
 
 
-def build(
-  kind: type[ModuleT],
-  config: Mapping[str, Any],
-  what: str,
-) -> ModuleT:
+def build(kind: type[ModuleT], config: Mapping[str, Any]) -> ModuleT:
   """Builds a module from a mapping of its fields, which is frozen first.
 
   Args:
-    kind: class of the module.
+    kind: class of the module; `kind.called` is its name in errors.
     config: its fields; missing ones keep their defaults.
-    what: the model in errors, such as "the codec".
 
   Raises:
     UserError: no mapping, an unknown key, or a value out of its bounds.
   """
-  bounds.check(f"the config of {what}", config, bounds.mapping())
-  check_known(config, defaults(kind), what)
+  named: Any = kind
+  bounds.check(f"the config of {named.called}", config, bounds.mapping())
+  check_known(config, kind)
   return kind(**{key: freeze(value) for key, value in dict(config).items()})
 
 

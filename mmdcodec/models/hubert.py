@@ -309,4 +309,4 @@ def from_config(config: Mapping[str, Any]) -> Hubert:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  return fields.build(Hubert, config, Hubert.called)
+  return fields.build(Hubert, config)

@@ -45,9 +45,7 @@ def init(
   return {"a": a, "b": jnp.zeros((w.shape[0], rank, outputs), jnp.float32)}
 
 
-def whole(
-  variables: Mapping[str, Any], scale: float | None
-) -> dict[str, Any]:
+def whole(variables: Mapping[str, Any], scale: float | None) -> dict[str, Any]:
   """The variables of a whole model from those of a run.
 
   Args:

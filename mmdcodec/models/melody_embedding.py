@@ -232,9 +232,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  found = fields.preset(
-    MelodyEmbedding, PRESETS, name, changes, MelodyEmbedding.called
-  )
+  found = fields.preset(MelodyEmbedding, PRESETS, name, changes)
   return found | {"dtype": str(jnp.dtype(found["dtype"]))}
 
 
@@ -244,7 +242,7 @@ def from_config(config: Mapping[str, Any]) -> MelodyEmbedding:
   Raises:
     UserError: an unknown field, or a value out of its bounds.
   """
-  return fields.build(MelodyEmbedding, config, MelodyEmbedding.called)
+  return fields.build(MelodyEmbedding, config)
 
 
 def initial(model: MelodyEmbedding, key: jax.Array) -> dict[str, Any]:

@@ -138,8 +138,7 @@ class Mulan(bounds.Checked, nn.Module):
     shared = dict(remat=self.remat, dtype=self.dtype, **parent)
     kind = TOWERS[self.tower]
     for config, tower in ((self.audio, kind), (self.text, TextTower)):
-      known = fields.defaults(tower, hidden=("remat", "dtype"))
-      fields.check_known(config, known, tower.called)
+      fields.check_known(config, tower, hidden=("remat", "dtype"))
     return kind(**self.audio, **shared), TextTower(**self.text, **shared)
 
   def setup(self) -> None:
@@ -247,7 +246,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  found = fields.preset(Mulan, PRESETS, name, changes, "the joint embedding")
+  found = fields.preset(Mulan, PRESETS, name, changes)
   found["dtype"] = str(jnp.dtype(found["dtype"]))
   tower = TOWERS[found["tower"]]
   for key, kind in (("audio", tower), ("text", TextTower)):
@@ -266,7 +265,7 @@ def from_config(config: Mapping[str, Any]) -> Mulan:
   Raises:
     UserError: an unknown field, or a value out of its bounds.
   """
-  return fields.build(Mulan, config, "the joint embedding")
+  return fields.build(Mulan, config)
 
 
 def shapes(model: Mulan) -> dict[str, Any]:

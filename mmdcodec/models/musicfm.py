@@ -212,4 +212,4 @@ def from_config(config: Mapping[str, Any]) -> MusicFM:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  return fields.build(MusicFM, config, MusicFM.called)
+  return fields.build(MusicFM, config)

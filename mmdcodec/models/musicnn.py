@@ -141,7 +141,7 @@ def from_config(config: Mapping[str, Any]) -> Musicnn:
   Raises:
     UserError: an unknown field, or a value out of its bounds.
   """
-  return fields.build(Musicnn, config, Musicnn.called)
+  return fields.build(Musicnn, config)
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -323,9 +323,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   Raises:
     UserError: there is no such preset or field.
   """
-  return fields.preset(
-    SemanticModel, PRESETS, name, changes, SemanticModel.called
-  )
+  return fields.preset(SemanticModel, PRESETS, name, changes)
 
 
 def from_config(config: Mapping[str, Any]) -> SemanticModel:
@@ -334,7 +332,7 @@ def from_config(config: Mapping[str, Any]) -> SemanticModel:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  return fields.build(SemanticModel, config, SemanticModel.called)
+  return fields.build(SemanticModel, config)
 
 
 def init(model: SemanticModel, key: jax.Array) -> dict[str, Any]:

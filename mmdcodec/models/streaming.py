@@ -78,11 +78,6 @@ class Latency:
     return self.steady * self.stride
 
   @property
-  def start_ms(self) -> float:
-    """Milliseconds of audio needed for the first frame."""
-    return 1000 * self.start_samples / self.rate
-
-  @property
   def steady_ms(self) -> float:
     """Milliseconds of audio needed for each further frame."""
     return 1000 * self.steady_samples / self.rate

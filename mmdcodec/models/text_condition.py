@@ -46,8 +46,7 @@ class Text(Condition):
   @property
   def problem(self) -> str | None:
     """See the base class."""
-    known = fields.defaults(T5Encoder, hidden=("dtype",))
-    fields.check_known(self.encoder, known, T5Encoder.called)
+    fields.check_known(self.encoder, T5Encoder, hidden=("dtype",))
     T5Encoder(**self.encoder, parent=None)
     return None
 

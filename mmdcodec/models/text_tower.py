@@ -67,8 +67,7 @@ class TextTower(bounds.Checked, nn.Module):
     """See the base class."""
     if self.kind != "bert":
       return None
-    known = fields.defaults(Bert, hidden=("dtype",))
-    fields.check_known(self.bert, known, Bert.called)
+    fields.check_known(self.bert, Bert, hidden=("dtype",))
     most = Bert(**self.bert, parent=None).longest
     if self.longest > most:
       return f"longest is {self.longest}, but its BERT takes {most} tokens"

@@ -188,7 +188,7 @@ class TokenLM(bounds.Checked, nn.Module):
     """
     shared = {name: getattr(self, name) for name in depth.OF_MODEL}
     given = self.depth or {}
-    fields.check_known(given, OF_DEPTH, DepthTransformer.called)
+    fields.check_known(given, DepthTransformer, hidden=depth.OF_MODEL)
     shared["dtype"] = jnp.dtype(self.dtype)
     return DepthTransformer(**given, **shared, parent=None)
 
@@ -364,7 +364,7 @@ def preset(name: str, **changes: Any) -> dict[str, Any]:
   """
   of_preset = PRESETS.get(name, {}).get("conditions", {})
   changes = renamed.update_lm(changes, of_preset)
-  found = fields.preset(TokenLM, PRESETS, name, changes, TokenLM.called)
+  found = fields.preset(TokenLM, PRESETS, name, changes)
   # Dicts, so that a command line can change their entries.
   found["pattern"] = found["pattern"] or dict(name="delay", delays=())
   found["conditions"] = dict(found["conditions"])
@@ -391,9 +391,9 @@ def from_config(config: Mapping[str, Any]) -> TokenLM:
   config = renamed.update_lm(config)
   given = config.get("depth")
   if isinstance(given, Mapping) and given.get("layers") == 0:
-    fields.check_known(given, OF_DEPTH, DepthTransformer.called)
+    fields.check_known(given, DepthTransformer, hidden=depth.OF_MODEL)
     config["depth"] = None
-  return fields.build(TokenLM, config, TokenLM.called)
+  return fields.build(TokenLM, config)
 
 
 def shapes(

@@ -161,4 +161,4 @@ def from_config(config: Mapping[str, Any]) -> W2vBert2:
   Raises:
     UserError: an unknown key, or an invalid value.
   """
-  return fields.build(W2vBert2, config, W2vBert2.called)
+  return fields.build(W2vBert2, config)
