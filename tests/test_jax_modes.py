@@ -57,8 +57,11 @@ def gumbel():
   mask = np.arange(20) < np.array([[20], [13]])
   chosen, variables = GumbelQuantizer(8, 4).init_with_output(KEY, Z, mask, KEY)
   right = chosen.ids == chosen.drawn
-  return variables, chosen, diversity(chosen.logits, mask), masked_mean(
-    right, mask
+  return (
+    variables,
+    chosen,
+    diversity(chosen.logits, mask),
+    masked_mean(right, mask),
   )
 
 
