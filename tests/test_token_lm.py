@@ -386,6 +386,23 @@ def test_what_a_condition_reaches(compile_fast):
   np.testing.assert_array_equal(run(inputs), y)
 
 
+def test_tokens_that_have_ended_are_none(compile_fast):
+  """Catches attention to padding, where nothing else is there to attend to."""
+  fields = dict(kind="tokens", codebooks=2, size=8, frames=3, frame_rate=2.0)
+  model, params = make(conditions={"notes": fields}, layers=1)
+  (notes,) = model.make_conditions()
+  items = [np.ones((4, 2), np.int32), None]
+  run = jax.jit(model.apply)
+
+  def found(start):
+    inputs = {"notes": notes.arrays(items, start)}
+    return run({"params": params}, codes(model, 1, 3).repeat(2, 0), inputs)
+
+  heard, ended = found(0.0), found(2.0)
+  assert np.abs(heard[0] - heard[1]).max() > 1e-3
+  np.testing.assert_allclose(ended[0], ended[1], atol=1e-5)
+
+
 def test_fields_of_earlier_versions():
   """Catches an old bundle that becomes another model, or is refused."""
   text = token_lm.preset("tiny")["conditions"]["text"]

@@ -111,10 +111,12 @@ class Tokens(Condition):
     x = jnp.asarray(table)[np.arange(self.codebooks), tokens]
     # Tables are divided along the width, activations along the batch.
     x = rules.constrain(x, "batch", None, None, None)
-    x = jnp.where(arrays["given"][:, None, None, None], x, 0)
     mask = length_mask(lengths, self.frames)
+    # Padding too: if nothing else is there, attention takes the mean of it.
+    heard = mask & arrays["given"][:, None]
+    x = jnp.where(heard[..., None, None], x, 0)
     if self.added_to:
-      return jnp.where(mask[..., None], x.sum(axis=2), 0), mask
+      return x.sum(axis=2), mask
     return (
       x.reshape(len(x), -1, module.width),
       jnp.repeat(mask, self.codebooks, axis=1),
