@@ -22,6 +22,7 @@ from mmdcodec.bounds import flag, list_of, one_of, whole
 from mmdcodec.models import fields
 from mmdcodec.models.bert import BertBlock
 from mmdcodec.nn.attention import kernel_init
+from mmdcodec.nn.conv import length_mask
 from mmdcodec.nn.conv_nd import conv_nd
 from mmdcodec.nn.stacked import run_first
 
@@ -90,7 +91,7 @@ class WaveFrontEnd(nn.Module):
         offset = self.param(
           "offset", nn.initializers.zeros, (size,), jnp.float32
         )
-        valid = jnp.arange(y.shape[1]) < ends[:, None]
+        valid = length_mask(ends, y.shape[1])
         y = standardise(y.astype(jnp.float32), valid, 1e-5) * scale + offset
       y = nn.gelu(y, approximate=False)
     return y.astype(jnp.float32)
@@ -275,7 +276,7 @@ class Hubert(bounds.Checked, nn.Module):
     """
     bounds.check_shape("x", x, batch=..., samples=None, channels=1)
     count = x.shape[1] // self.stride
-    valid = jnp.arange(x.shape[1]) < lengths[:, None]
+    valid = length_mask(lengths, x.shape[1])
     x = jnp.where(valid[..., None], x, 0)
     if self.normalise:
       x = standardise(x, valid, 1e-7)
@@ -284,7 +285,7 @@ class Hubert(bounds.Checked, nn.Module):
     x = self.front(x, lengths)[:, :count]
     if self.project_norm:
       x = self.front_norm(x)
-    mask = jnp.arange(count) < self.frames_of(lengths)[:, None]
+    mask = length_mask(self.frames_of(lengths), count)
     x = self.project(x).astype(jnp.float32)
     x = jnp.where(mask[..., None], x, 0)
     x = x + self.position(x)

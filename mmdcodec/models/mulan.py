@@ -159,7 +159,7 @@ class Mulan(bounds.Checked, nn.Module):
     self.mean = self.variable(
       "input", "mean", jnp.zeros, (self.mels,), jnp.float32
     )
-    self.deviation = self.variable(
+    self.factor = self.variable(
       "input", "scale", jnp.ones, (self.mels,), jnp.float32
     )
 
@@ -193,7 +193,7 @@ class Mulan(bounds.Checked, nn.Module):
     """
     bounds.check_shape("x", x, batch=..., samples=self.samples, channels=1)
     levels, valid = self.spectrogram(x, lengths)
-    levels = (levels - self.mean.value) * self.deviation.value
+    levels = (levels - self.mean.value) * self.factor.value
     y = self.audio_tower(levels, valid, train=train)
     return unit_vectors(self.audio_out(y))
 

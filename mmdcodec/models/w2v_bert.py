@@ -17,6 +17,7 @@ from mmdcodec.audio import kaldi
 from mmdcodec.bounds import whole
 from mmdcodec.models import fields
 from mmdcodec.nn.conformer import Conformer
+from mmdcodec.nn.conv import length_mask
 
 # Frames of the spectrum per vector.
 STACK = 2
@@ -118,7 +119,7 @@ class W2vBert2(bounds.Checked, nn.Module):
     found = kaldi.fbank(x, self.mels)[:, : STACK * count]
     # One frame without a second is heard by the norm, and then dropped.
     ends = kaldi.frame_count(lengths)
-    valid = jnp.arange(found.shape[1]) < ends[:, None]
+    valid = length_mask(ends, found.shape[1])
     return kaldi.standardise(found, valid).reshape(len(x), count, -1)
 
   def encode(
@@ -150,8 +151,7 @@ class W2vBert2(bounds.Checked, nn.Module):
       float32 [batch, samples / stride, width], 0 where an item has no frames.
     """
     spectra = self.spectra(x, lengths)
-    ends = self.frames_of(lengths)
-    mask = jnp.arange(spectra.shape[1]) < ends[:, None]
+    mask = length_mask(self.frames_of(lengths), spectra.shape[1])
     return self.encode(spectra, mask, self.feature_layer)
 
 

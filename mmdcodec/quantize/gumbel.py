@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.parallel import mapped
+from mmdcodec.quantize import vector
 
 # Deviation of the logits at first. With 1024 codes, half of the noisy choices
 # are those without noise.
@@ -65,12 +66,6 @@ def choose(
   return weights @ codebook, index
 
 
-def perplexity(probabilities: jax.Array) -> jax.Array:
-  """Effective number of codes: exp of the entropy of [codes]."""
-  logs = jnp.log(jnp.maximum(probabilities, 1e-20))
-  return jnp.exp(-jnp.sum(probabilities * logs))
-
-
 def diversity(logits: jax.Array, mask: jax.Array) -> jax.Array:
   """The share of codes that go unused: the diversity loss.
 
@@ -83,7 +78,7 @@ def diversity(logits: jax.Array, mask: jax.Array) -> jax.Array:
   """
   probabilities = jnp.where(mask[..., None], jax.nn.softmax(logits), 0.0)
   mean = probabilities.sum((0, 1)) / jnp.maximum(mask.sum(), 1)
-  return 1 - perplexity(mean) / logits.shape[-1]
+  return 1 - vector.perplexity(mean) / logits.shape[-1]
 
 
 def standardise(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec.nn.conv import length_mask
+
 
 @jax.jit
 def collapse_repeats(
@@ -28,7 +30,7 @@ def collapse_repeats(
   batch, frames, _ = codes.shape
   changed = (codes[:, 1:] != codes[:, :-1]).any(-1)
   keep = jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
-  keep &= jnp.arange(frames) < lengths[:, None]
+  keep &= length_mask(lengths, frames)
   # A frame that is not kept goes past the end, where `drop` ignores it.
   place = jnp.where(keep, jnp.cumsum(keep, 1) - 1, frames)
   item = jnp.arange(batch)[:, None]

@@ -354,7 +354,7 @@ def perplexity(counts: jax.Array) -> jax.Array:
   """exp(entropy) of the codes: from 1 (one code) to size (uniform usage).
 
   Args:
-    counts: [..., size], non-negative; all zero gives 1.
+    counts: [..., size], or probabilities; all zero gives 1.
 
   Returns:
     [...].

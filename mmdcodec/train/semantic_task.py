@@ -20,7 +20,7 @@ from mmdcodec.models import semantic
 from mmdcodec.models.semantic_outputs import Losses
 from mmdcodec.nn.conv import frames, length_mask
 from mmdcodec.parallel import rules
-from mmdcodec.quantize.gumbel import perplexity
+from mmdcodec.quantize.vector import perplexity
 from mmdcodec.train import audio_crops, level_statistics
 from mmdcodec.train.task import Batch, LossResult, Task
 
