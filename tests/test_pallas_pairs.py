@@ -116,10 +116,10 @@ def test_weighted_sum(kernel, dim, both):
   source[:, random.random(n) < 0.1] = -1
   # Of one sign: a sum that is almost 0 would be nothing but rounding errors.
   weights = jnp.array([[1.0, 0.7], [0.7, 0.4]])
-  group = jnp.array([0, 1])
 
   def value(z):
-    return pairs.weighted_sum(z, source, group, weights, kernel, BLOCK)
+    samples = [(z[at], source[:, at]) for at in np.split(np.arange(n), 2)]
+    return pairs.weighted_sum(samples, weights, kernel, BLOCK)
 
   assert_same(*both(jax.value_and_grad(value), z))
 
@@ -128,8 +128,8 @@ def test_value_alone(both):
   """Catches kernels that only work with a gradient."""
   z = np.random.default_rng(0).standard_normal((BLOCK, 16)).astype("f4")
   source = jnp.arange(BLOCK)[None]
-  one = jnp.zeros(1, int), jnp.ones((1, 1))
-  value = lambda z: pairs.weighted_sum(z, source, *one, KERNELS[0], BLOCK)
+  one = jnp.ones((1, 1))
+  value = lambda z: pairs.weighted_sum([(z, source)], one, KERNELS[0], BLOCK)
   assert_same(*both(value, z))
 
 

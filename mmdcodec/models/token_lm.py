@@ -70,8 +70,8 @@ class TokenLM(bounds.Checked, nn.Module):
     forget: share of the tokens, conditions included, that training hides from
       all others; see `nn.forgetting`.
     gradient_shrink: training multiplies the gradient at the embeddings of codes
-      and of conditions without cross-attention by this, against jumps of the loss (GLM-130B, Zeng et al.
-      2022, arXiv 2210.02414).
+      and of conditions without cross-attention by this, against jumps of the
+      loss (GLM-130B, Zeng et al. 2022, arXiv 2210.02414).
     remat: "none", "full" or "dots", see `Transformer`.
     dtype: compute dtype, "float32" or "bfloat16"; parameters, norms, sums
       and logits are float32.

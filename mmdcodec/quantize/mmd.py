@@ -64,15 +64,9 @@ def mmd2(
     ],
     jnp.float32,
   )
-  # Each sample fills whole blocks.
-  fill = lambda v: jnp.pad(v, ((0, -len(v) % block_size), (0, 0)))
-  x_filled, y_filled = fill(x), fill(y)
-  row = jnp.arange(len(x_filled) + len(y_filled))
-  counts = (row < n) | ((row >= len(x_filled)) & (row < len(x_filled) + m))
+  row = jnp.arange(n + m)[None]
   value = pairs.weighted_sum(
-    jnp.concatenate([x_filled, y_filled]),
-    jnp.where(counts, row, -1)[None],
-    (row[::block_size] >= len(x_filled)).astype(int),
+    [(x, row[:, :n]), (y, row[:, n:])],
     weights,
     kernel,
     block_size,
@@ -134,24 +128,9 @@ def permuted_mmd2(
   any_pair = (across_pairs > 0).astype(jnp.float32)
   within = any_pair * 2.0 / jnp.maximum(count * (count - 1), 1)
   across = any_pair * -2.0 / jnp.maximum(across_pairs, 1)
-
-  # Each sample fills whole blocks.
-  fill = lambda v: jnp.pad(v, ((0, -n % block), (0, 0)))
-  fill_source = lambda s: jnp.pad(
-    s, ((0, 0), (0, -n % block)), constant_values=-1
-  )
-  both = jnp.concatenate(
-    [
-      fill(z.reshape(n, -1)),
-      fill(derivatives.reordered(z, order).reshape(n, -1)),
-    ]
-  )
-  sources = jnp.concatenate([fill_source(own), fill_source(source)], 1)
-  blocks = sources.shape[1] // block
+  permuted = derivatives.reordered(z, order)
   return pairs.weighted_sum(
-    both,
-    sources,
-    jnp.arange(blocks) // (blocks // 2),
+    [(z.reshape(n, -1), own), (permuted.reshape(n, -1), source)],
     jnp.array([[within, across], [across, within]]),
     kernel,
     block,

@@ -10,10 +10,12 @@ O(n d), plus block^2 for each scale and codebook.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from mmdcodec import platform
@@ -199,9 +201,7 @@ def _no_single(blocks: Blocks, kernel: Kernel) -> jax.Array:
 
 
 def weighted_sum(
-  z: jax.Array,
-  source: jax.Array,
-  group: jax.Array,
+  samples: Sequence[tuple[jax.Array, jax.Array]],
   weights: jax.Array,
   kernel: Kernel,
   block: int = BLOCK,
@@ -213,12 +213,11 @@ def weighted_sum(
   and gradient come from the same sweep.
 
   Args:
-    z: float32 [n, dim], n a multiple of the block.
-    source: int32 [sources, n], the rows that each row was made of, -1 for a row
-      that does not count; rows with a common source are not a pair.
-    group: int [n / block], group of the rows of each block.
-    weights: [groups, groups], symmetric: w of pairs of rows from two groups. No
-      gradient goes through them.
+    samples: rows float32 [n, dim], and int32 [sources, n], the rows that each
+      was made of, -1 for one that does not count. Rows with a common source are
+      not a pair, in one sample or in two.
+    weights: [samples, samples], symmetric: w of pairs of rows from two samples.
+      No gradient goes through them.
     kernel: k of whole rows.
     block: rows in a block.
     axis_name: mapped axes whose devices all hold these rows; see `sweep`.
@@ -226,7 +225,21 @@ def weighted_sum(
   Returns:
     Scalar.
   """
-  weights = lax.stop_gradient(weights)[group[:, None], group[None]]
+  # Each sample fills whole blocks.
+  room = [(0, -len(z) % block) for z, _ in samples]
+  both = list(zip(samples, room, strict=True))
+  z = jnp.concatenate([jnp.pad(z, (more, (0, 0))) for (z, _), more in both])
+  source = jnp.concatenate(
+    [
+      jnp.pad(source, ((0, 0), more), constant_values=-1)
+      for (_, source), more in both
+    ],
+    axis=1,
+  )
+  sample = np.repeat(
+    np.arange(len(samples)), [-(-len(z) // block) for z, _ in samples]
+  )
+  weights = lax.stop_gradient(weights)[sample[:, None], sample]
   return _weighted_sum(z, source, weights, kernel, block, axis_name)
 
 
