@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmdcodec import formatting
+from mmdcodec.cli.parser import Formatter
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, paths, uploads
 
@@ -51,7 +52,7 @@ def add_subjects(
       help=module.HELP,
       description=module.HELP,
       epilog="example:\n  " + module.EXAMPLE,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+      formatter_class=Formatter,
     )
     module.add_arguments(subparser)
 

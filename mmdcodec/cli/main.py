@@ -17,7 +17,7 @@ from typing import TextIO
 import mmdcodec
 from mmdcodec import memory, packaged, platform
 from mmdcodec.cli import streams
-from mmdcodec.cli.parser import Parser
+from mmdcodec.cli.parser import Formatter, Parser
 from mmdcodec.errors import Notice, UserError, causes
 from mmdcodec.formatting import is_utf8
 from mmdcodec.store import disk, paths
@@ -65,7 +65,7 @@ def make_parser(verbs: Sequence[str] = VERBS) -> Parser:
       help=module.HELP,
       description=module.HELP,
       epilog="example:\n  " + module.EXAMPLE,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+      formatter_class=Formatter,
     )
     module.add_arguments(subparser)
   return parser

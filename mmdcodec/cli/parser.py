@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -10,6 +11,18 @@ from mmdcodec.errors import UserError
 
 # What argparse calls the types of numbers.
 _KINDS = {"int": "a whole number", "float": "a number"}
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+  """Leaves examples as they are, and wraps descriptions."""
+
+  def _fill_text(self, text: str, width: int, indent: str) -> str:
+    """Wraps a text of one line."""
+    if "\n" in text:
+      return super()._fill_text(text, width, indent)
+    return textwrap.fill(
+      text, width, initial_indent=indent, subsequent_indent=indent
+    )
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ import argparse
 
 from mmdcodec.cli import common
 from mmdcodec.errors import UserError
+from mmdcodec.train import config_names
 
 HELP = "train a model; the same command again continues it"
 EXAMPLE = (
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.description = (
     HELP + ". --config=NAME[:argument] or --config=FILE.py[:argument] says"
-    " what, --config.key=value overrides any key of it."
+    " what, --config.key=value overrides any key of it. NAME is one of"
+    f" {', '.join(config_names.names())}."
   )
 
 

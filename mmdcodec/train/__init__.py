@@ -4,6 +4,7 @@ loop           the training loop, for every task
 task           the interface of tasks, which codec_task, lm_task, mulan_task,
                semantic_task and melody_task implement
 config_files   configs on a command line
+config_names   which configs ship, for help texts
 config_checks  every setting of a config, and the numbers that it may have
 settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import difflib
 import functools
-import importlib.util
 import operator
 import pathlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mmdcodec.errors import UserError
 from mmdcodec.store import inputs, renamed
+from mmdcodec.train import config_names
 
 # What the keys of a config take, by the type of their value.
 _KINDS: dict[type, str] = {
@@ -30,21 +30,16 @@ def _locate(name: str) -> str:
   if path.suffix == ".py":
     # Absolute, because the file may refer to itself for its task.
     return str(inputs.check(path).absolute())
-  spec = importlib.util.find_spec("mmdcodec.configs")
-  if spec is None or spec.origin is None:
+  folder = config_names.folder()
+  if folder is None:
     raise UserError(
       f"the config {name!r} is looked for in mmdcodec.configs, which is not"
       " installed: run `pip install -e .` in the sources of mmdcodec, or give a"
       " path that ends in .py."
     )
-  folder = pathlib.Path(spec.origin).parent
   found = folder / f"{renamed.CONFIGS.get(name, name)}.py"
   if not found.is_file():
-    names = sorted(
-      p.stem
-      for p in folder.glob("*.py")
-      if p.stem not in ("__init__", "common")
-    )
+    names = config_names.names()
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(
