@@ -209,6 +209,34 @@ def test_start_warmup_and_every():
   assert all(np.isfinite(row["loss"]) for row in rows)
 
 
+def test_the_schedule_of_the_discriminators_ends_with_the_run():
+  """Catches one that is stretched by steps in which they do not learn."""
+  config = configure(
+    **{
+      "steps": 10,
+      "adversarial.start": 4,
+      "adversarial.every": 2.0,
+      "adversarial.optimizer.name": "sgd",
+      "adversarial.optimizer.b1": 0.0,
+      "adversarial.optimizer.learning_rate": 1.0,
+      "adversarial.optimizer.schedule": "linear",
+      "adversarial.optimizer.final": 0.1,
+    }
+  )
+  adversary = make_task(config.to_dict()).adversary
+  ones = {"w": jnp.ones(())}
+  state = adversarial.AdversaryState(
+    ones, adversary._optimizer.init(ones), jnp.int32(0)
+  )
+  rates = []
+  for step in range(4, 10):
+    before = state.params["w"]
+    state, _ = adversary.learn(state, ones, jnp.float32(1), jnp.int32(step))
+    rates.append(before - state.params["w"])
+  # Three updates; a fourth would have the last rate, 0.1.
+  np.testing.assert_allclose(rates, [0, 1, 0, 0.7, 0, 0.4], atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_batch_in_parts_is_one_step():
   """Catches discriminators that learn once for each part of a batch.

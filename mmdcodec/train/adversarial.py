@@ -13,6 +13,8 @@ passes, so that the codec's losses come from the updated discriminators.)
   every    steps per discriminator update: 1.5 means two updates in three
            steps, the average of EnCodec (arXiv 2210.13438, section 3.4)
 
+Warm-up and schedule of their optimizer count their updates, not steps.
+
 `judge` computes gradients, perhaps for one part of a batch after the other
 (`accumulate`), and `learn` updates the discriminators once a step, with the
 mean of these gradients.
@@ -20,6 +22,7 @@ mean of these gradients.
 Clips are not masked: the padding of both audios is silence.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,8 +95,10 @@ class Adversary:
     )
     self._names = [name for name in NAMES if name in names]
     self._config, self._channels = config, channels
+    # Its schedule counts updates, and must have come to its end at the last.
+    updates = math.ceil((steps - config["start"]) / config["every"])
     self._optimizer, _ = optimizer_lib.make_optimizer(
-      config["optimizer"], steps
+      config["optimizer"], max(updates, config["optimizer"]["warmup"] + 1)
     )
 
   def init(self, key: jax.Array, samples: int) -> AdversaryState:
