@@ -64,16 +64,20 @@ exit_code() {
 
 watch() {
   local state='' code=0
-  local look=(get jobset "$NAME" --output=jsonpath='{.status.terminalState}')
+  # Its name, so that one that is there differs from none.
+  local look=(get jobset "$NAME" --ignore-not-found
+    --output=jsonpath='{.metadata.name} {.status.terminalState}')
   if [[ $DRY_RUN ]]; then
     kube "${look[@]}"
     return
   fi
-  until [[ $state == Completed || $state == Failed ]]; do
+  until [[ $state == *\ Completed || $state == *\ Failed ]]; do
     sleep "$POLL"
-    state=$(kube "${look[@]}") || true
+    # Without an answer it looks again.
+    state=$(kube "${look[@]}") || continue
+    [[ $state ]] || die "there is no JobSet $NAME, or not any more."
   done
-  if [[ $state == Failed ]]; then
+  if [[ $state == *\ Failed ]]; then
     code=$(exit_code)
     # Kubernetes may have given up for another reason.
     ((code != 0)) || code=1

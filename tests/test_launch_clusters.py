@@ -75,7 +75,7 @@ def test_jobset_restarts_on_75_without_counting(cloud):
 
 def test_gke_up_waits_for_the_end(cloud):
   """Catches a failure that is taken for a success, or loses its code."""
-  states = ["", "ERROR: no network", "", "Failed"]
+  states = ["try ", "ERROR: no network", "try ", "try Failed"]
   cloud.fake("kubectl", ["get jobset", *states], ["get pods", r"\n75\n137\n0"])
   done = cloud.run(f"{GKE.format('up')} {TRAIN}")
   assert done.returncode == 137
@@ -86,13 +86,21 @@ def test_gke_up_waits_for_the_end(cloud):
 
 
 def test_gke_watch_logs_and_delete(cloud):
-  cloud.fake("kubectl", ["get jobset", "Completed"])
+  cloud.fake("kubectl", ["get jobset", "try Completed"])
   done = cloud.run("gke_jobset.sh watch --name try")
   assert done.returncode == 0 and "the run is done." in done.stderr
   for verb in ("logs", "delete"):
     assert cloud.run(f"gke_jobset.sh {verb} --name try").returncode == 0
   assert cloud.calls[-1].endswith("delete jobset try")
   assert "jobset.sigs.k8s.io/jobset-name=try" in cloud.calls[-2]
+
+
+def test_gke_watch_ends_if_there_is_nothing_to_watch(cloud):
+  """Catches a script that waits for ever for what somebody has deleted."""
+  cloud.fake("kubectl", ["get jobset", "try ", ""])
+  done = cloud.run("gke_jobset.sh watch --name try")
+  assert done.returncode == 2 and "no JobSet try" in done.stderr
+  assert len(cloud.calls) == 2
 
 
 @pytest.mark.parametrize("word", ['a"b', r"a\b", "$(HOME)", "${NAME}", "a&b"])
