@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -360,6 +361,10 @@ def test_a_public_t5_to_begin_with(tmp_path, model, tokens, compile_fast):
   encoder = music.variables["params"]["conditioner"]["text_encoder"]
   chex.assert_trees_all_equal(encoder, variables["params"])
   assert music.generate_codes(["tune number 1"], seconds=0.05).size
+  # It goes on without the T5 that it began with.
+  shutil.rmtree(folder)
+  more = config | {"steps": config["steps"] + 1}
+  loop.train(more, tmp_path / "run", log=lambda line: None)
 
 
 def test_a_t5_that_does_not_fit(tmp_path, model, tokens):

@@ -74,6 +74,7 @@ def test_processes_with_different_memory(monkeypatch):
 RESTORE = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec as P
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import checkpoints, replicas
@@ -82,6 +83,18 @@ from mmdcodec.train.state import TrainState
 replicas.SMALLEST = 0
 mesh_lib.start(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 mesh = mesh_lib.make_mesh(dict(data=2, fsdp=2))
+
+def refuse(*given, **named):
+  raise AssertionError("copies of both processes on each device")
+
+# What every process has read needs no other process.
+whole = np.arange(24.0).reshape(4, 6)
+multihost_utils.assert_equal, kept = refuse, multihost_utils.assert_equal
+placed = mesh_lib.put(whole, NamedSharding(mesh, P("data", "fsdp")))
+multihost_utils.assert_equal = kept
+assert placed.shape == whole.shape
+for shard in placed.addressable_shards:
+  np.testing.assert_array_equal(shard.data, whole[shard.index])
 
 def make():
   params = {
@@ -123,7 +136,10 @@ for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state)):
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-  """Catches a second process that reads, and values that are added up."""
+  """Catches a second process that reads, and values that are added up.
+
+  And weights that every process has read, but that are gathered to be placed.
+  """
   port = free_port()
   flags = "--xla_force_host_platform_device_count=2"
   environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

@@ -82,10 +82,20 @@ def test_a_stage_begins_with_a_music_model(music, freeze):
 @pytest.mark.parametrize(
   "more", [["--config.freeze=text_encoder"], ["--config.lora.rank=2"]]
 )
-def test_a_model_with_the_same_conditions_is_taken_whole(music, more):
-  """Catches an encoder of texts that is lost, and stays random."""
+def test_a_model_with_the_same_conditions_is_taken_whole(
+  music, more, monkeypatch
+):
+  """Catches an encoder of texts that is lost, and stays random.
+
+  And weights that are read once for each way to begin with them.
+  """
   task = task_of("--config=lm_small:tiny", *more)
+  read, count = bundle.read, []
+  monkeypatch.setattr(
+    bundle, "read", lambda *given, **named: count.append(1) or read(*given)
+  )
   state, _ = begun(task, music[0])
+  assert len(count) == 1 and not warm_start._read.cache_info().currsize
   found = whole(task, state)
   assert found.keys() == music[1].keys()
   for path, x in found.items():

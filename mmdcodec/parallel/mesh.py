@@ -236,3 +236,14 @@ def place(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     ),
     batch,
   )
+
+
+def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """Places an array that every process has whole; each keeps its own part.
+
+  `jax.device_put` would first compare the copies of all processes, and for that
+  gather them on every device: weights of gigabytes do not fit.
+  """
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: array[index]
+  )

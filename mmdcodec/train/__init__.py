@@ -10,7 +10,7 @@ settings       records the config in the workdir
 program        the jitted functions of a run: initialization and step; compile
                lowers them, and other programs of a config, for a TPU slice
                without having one, and compile_report says whether they fit
-opening        what a run does first, before it reads files or uses devices
+opening        what a run and a dry run of it do first: checks, mesh, task
 dry_run        checks a run without starting it
 state          the training state, and one guarded update of it
 same_data      checks that all hosts of a run see the same data sets

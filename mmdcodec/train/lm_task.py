@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmdcodec import bundle
-from mmdcodec.convert import hub, t5
 from mmdcodec.data import record_order, token_batches
 from mmdcodec.errors import UserError
 from mmdcodec.losses import cross_entropy
@@ -25,7 +24,6 @@ from mmdcodec.models.code_likelihood import nats_of_codes
 from mmdcodec.models.conditioning import Inputs
 from mmdcodec.parallel import rules
 from mmdcodec.quantize import repeats
-from mmdcodec.store import inputs
 from mmdcodec.train import settings, token_data, warm_start
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
@@ -156,30 +154,19 @@ class LMTask(Task):
     token_data.check(self.config, self.model, self.conditions, datasets)
 
   def assets(self) -> dict[str, bytes]:
-    """Reads the conditions' files from the model that the run starts from.
+    """Reads the conditions' files; see `warm_start.read_assets`.
 
     Raises:
-      UserError: that model lacks a file.
+      UserError: the model that the run starts from lacks a file.
     """
     needed = {name for each in self.conditions for name in each.files}
-    if not needed:
-      return {}
-    source, found = self.config["init_from"], {}
-    if source:
-      folder = hub.find(source)
-      # Directly if possible, to avoid reading the weights as well.
-      files = [folder / name for name in sorted(needed)]
-      found = {
-        file.name: inputs.read_bytes(file) for file in files if file.is_file()
-      }
-      if len(found) < len(needed) and not t5.is_t5(folder):
-        found = bundle.read(source).assets
+    found = warm_start.read_assets(self, needed)
     if missing := sorted(needed - {*found}):
       raise UserError(
         f"the conditions of this model need {', '.join(missing)}: init_from"
         " must be a music model, or a T5, that has it."
       )
-    return {name: found[name] for name in needed}
+    return found
 
   def batch_shapes(self, batch: int) -> dict[str, Any]:
     """Describes `codes` [batch, frames, codebooks], `lengths`, `conditions`."""
@@ -333,5 +320,4 @@ class LMTask(Task):
     token_data.record_target(workdir, workdir / CODEC, paths, self.model)
     if self.config["codec"] and not (workdir / CODEC).exists():
       bundle.save(workdir / CODEC, *bundle.read_codec(self.config["codec"]))
-    for name, contents in self.assets().items():
-      (workdir / name).write_bytes(contents)
+    warm_start.keep_assets(workdir, self.assets())

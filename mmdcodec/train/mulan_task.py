@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmdcodec import bundle
 from mmdcodec.data import pipeline, record_order
 from mmdcodec.data.texts import Describe, tag_names
 from mmdcodec.errors import UserError
@@ -25,10 +24,9 @@ from mmdcodec.evaluate import retrieval
 from mmdcodec.losses import contrastive
 from mmdcodec.models import mulan, text_tokens
 from mmdcodec.parallel import rules
-from mmdcodec.train import level_statistics, settings
+from mmdcodec.train import level_statistics, settings, warm_start
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Batch, LossResult, Task
-from mmdcodec.train.warm_start import start_with_bert
 
 # A loss above this share of the value for guessing has learned nothing, and
 # after so many steps of that in a row, something is wrong.
@@ -130,26 +128,19 @@ class MulanTask(Task):
     )
 
   def assets(self) -> dict[str, bytes]:
-    """Reads the text tower's files.
-
-    A run that goes on has them; before, the model that it starts from does.
+    """Reads the text tower's files; see `warm_start.read_assets`.
 
     Raises:
-      UserError: that model lacks a file.
+      UserError: the model that the run starts from lacks a file.
     """
     needed = text_tokens.FILES[self.model.text_fields["tokenizer"]]
-    if not needed:
-      return {}
-    found = bundle.read_assets(self.workdir) if self.workdir else {}
-    source = self.config["init_from"]
-    if source and {*needed} - {*found}:
-      found = bundle.read(source).assets
+    found = warm_start.read_assets(self, needed)
     if missing := sorted({*needed} - {*found}):
       raise UserError(
         f"the text tower needs {', '.join(missing)}: init_from must be a text"
         " encoder of BERT's form, or a joint embedding, that has it."
       )
-    return {name: found[name] for name in needed}
+    return found
 
   def batch_shapes(self, batch: int) -> Batch:
     """Describes the arrays of a batch; see `texts.Describe`."""
@@ -192,12 +183,13 @@ class MulanTask(Task):
     text = self.model.text_fields
     if text["kind"] != "bert":
       return None
-    return start_with_bert(path, state, layout, text["bert"], "text_tower/bert")
+    return warm_start.start_with_bert(
+      path, state, layout, text["bert"], "text_tower/bert"
+    )
 
   def record_parts(self, workdir: pathlib.Path) -> None:
     """Copies the text tower's files, which belong to the bundle."""
-    for name, contents in self.assets().items():
-      (workdir / name).write_bytes(contents)
+    warm_start.keep_assets(workdir, self.assets())
 
   def init_extra_state(self, key: jax.Array) -> dict[str, jax.Array]:
     """Counts the steps in a row whose loss is that of guessing."""

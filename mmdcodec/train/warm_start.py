@@ -1,7 +1,9 @@
 """Starts a run from the weights of a model, or of a part of one."""
 
+import functools
+import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -9,19 +11,27 @@ import jax
 import numpy as np
 
 from mmdcodec import bundle
-from mmdcodec.convert import t5
+from mmdcodec.convert import hub, t5
 from mmdcodec.errors import UserError
 from mmdcodec.models import bert, low_rank
 from mmdcodec.models.condition import Condition
 from mmdcodec.models.text_condition import Text
 from mmdcodec.models.text_encoder import T5Encoder
 from mmdcodec.models.weights import FITTED
+from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.parallel import rules
+from mmdcodec.store import workdir as run_files
 from mmdcodec.train.state import TrainState
 from mmdcodec.train.task import Task
 
 # Parameters of a language model that its conditions need.
 _OF_CONDITIONS = re.compile(r"(^|/)(conditioner|cross_attention|cross_norm)/")
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str) -> bundle.Contents:
+  """Reads a model once for all ways to begin with it."""
+  return bundle.read(path, discriminators=True)
 
 
 def start_from(
@@ -50,11 +60,14 @@ def start_from(
   Raises:
     UserError: there is no model at the path, or it does not fit.
   """
-  begun = task.start_with_part(path, state, layout)
-  if begun is not None:
-    say(f"begins with a part of {path}; the other parameters are new")
-    return begun, False
-  begun_from = bundle.read(path, discriminators=True)
+  try:
+    begun = task.start_with_part(path, state, layout)
+    if begun is not None:
+      say(f"begins with a part of {path}; the other parameters are new")
+      return begun, False
+    begun_from = _read(path)
+  finally:
+    _read.cache_clear()  # It may have gigabytes.
   discriminators = begun_from.discriminators
   # Codebooks that were fitted after a training are not trained further.
   left = {*FITTED} - {*state.collections} | {*task.parts}
@@ -69,7 +82,7 @@ def start_from(
         " settings must be the same, but for a language model's conditions."
       )
     return jax.tree.map(
-      lambda a, o, s: jax.device_put(np.asarray(a, o.dtype), s), new, old, where
+      lambda a, o, s: mesh_lib.put(np.asarray(a, o.dtype), s), new, old, where
     )
 
   params = variables.pop("params")
@@ -94,6 +107,44 @@ def start_from(
     judges = put("discriminators", ours.params, discriminators, where)
     found["extra"] = {**state.extra, "adversary": ours.replace(params=judges)}
   return state.replace(**found), True
+
+
+def read_assets(task: Task, needed: Collection[str]) -> dict[str, bytes]:
+  """Reads files that a model needs besides weights, such as a tokenizer.
+
+  A run that goes on has its own, so that the model which it started from need
+  not be there any more. Before, that model has them.
+
+  Args:
+    task: the task of the run.
+    needed: names of files, from `bundle.ASSETS`.
+
+  Returns:
+    Contents of those that were found, by name.
+  """
+  found: dict[str, bytes] = {}
+  if needed and task.workdir and run_files.has_checkpoint(task.workdir):
+    found = bundle.read_assets(task.workdir)
+  source = task.config["init_from"]
+  if source and {*needed} - {*found}:
+    # Directly if possible, to avoid reading the weights as well.
+    folder = hub.find(source)
+    found = bundle.read_assets(folder)
+    if {*needed} - {*found} and not t5.is_t5(folder):
+      found = bundle.read(source).assets
+  return {name: found[name] for name in needed if name in found}
+
+
+def keep_assets(workdir: pathlib.Path, assets: Mapping[str, bytes]) -> None:
+  """Copies what `read_assets` found into a workdir.
+
+  A file that is there already is not written again: other processes of a run
+  that goes on may be reading it.
+  """
+  kept = bundle.read_assets(workdir)
+  for name, contents in assets.items():
+    if kept.get(name) != contents:
+      (workdir / name).write_bytes(contents)
 
 
 def start_with_t5(
@@ -164,7 +215,7 @@ def start_with_bert(
   Raises:
     UserError: the encoder has other fields than the model's.
   """
-  found = bundle.read(path)
+  found = _read(path)
   if found.config.get("kind") != "text":
     return None
   theirs = found.config["model"]
@@ -196,7 +247,7 @@ def start_with_decoder(
     the rest does not fit.
   """
   flat = lambda tree: flax.traverse_util.flatten_dict(tree, sep="/")
-  theirs = flat(bundle.read(path).variables.get("params", {}))
+  theirs = flat(_read(path).variables.get("params", {}))
   ours = flat(state.params) | flat(state.collections.get(low_rank.FROZEN, {}))
   # Low-rank additions are new in any case.
   ours = {k: x for k, x in ours.items() if not k.startswith(low_rank.LORA)}
@@ -221,7 +272,7 @@ def _with_arrays(
     # Other arrays are sharded over all processes and must not be moved.
     if array is None:
       return old
-    return jax.device_put(np.asarray(array, old.dtype), where)
+    return mesh_lib.put(np.asarray(array, old.dtype), where)
 
   changed = {
     name: jax.tree_util.tree_map_with_path(
