@@ -5,6 +5,7 @@ clipping or a silent mix that nobody is told of.
 """
 
 import io
+import pathlib
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mmdcodec.audio.clip_list import clip_list
 from mmdcodec.cli import main
 from mmdcodec.data import file_pieces, records
 from mmdcodec.errors import Notice, UserError
+from mmdcodec.models import codec as codec_model
 from mmdcodec.tokenizers import validation
 
 RATE = 8000
@@ -84,6 +86,26 @@ def test_arrays_of_another_scale_are_refused(dtype):
     with pytest.raises(UserError, match="samples reach"):
       take()
   clip_list(music(), "melody")
+
+
+@pytest.mark.parametrize(
+  ("x", "words"),
+  [
+    ("song.wav", "the name 'song.wav'; read the file"),
+    (pathlib.Path("song.wav"), "the name 'song.wav'; read the file"),
+    ([[0.1, 0.2], [0.3]], "pad clips"),
+  ],
+)
+def test_what_is_no_array_is_refused(x, words):
+  """`codec.encode("song.wav")`, and clips of several lengths in one list."""
+  model = codec_model.from_config(codec_model.preset("soundstream_tiny"))
+  for take in (
+    lambda: clip_list([x], "melody"),
+    lambda: validation.audio_batch(x, RATE, None, to=RATE, channels=1),
+    lambda: validation.audio(model, x),
+  ):
+    with pytest.raises(UserError, match=words):
+      take()
 
 
 @pytest.mark.parametrize(

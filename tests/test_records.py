@@ -259,6 +259,8 @@ def test_nothing_readable_leaves_nothing(tmp_path):
   (tmp_path / "in" / "a.wav").write_bytes(b"")
   with pytest.raises(UserError, match="a.wav: is empty"):
     prepare(tmp_path / "in", tmp_path / "out")
+  with pytest.raises(UserError, match="rate must be from 1000 to 655350"):
+    prepare(tmp_path / "in", tmp_path / "out", rate=655_351)  # of FLAC
   assert os.listdir(tmp_path) == ["in"]
 
 

@@ -20,13 +20,13 @@ def clip_list(audio: Any, name: str) -> list[np.ndarray]:
     Clips, each float32 [samples, channels].
 
   Raises:
-    UserError: the audio has another shape, is empty or is not audio (see
+    UserError: the audio has another shape, is empty, a path, or not audio (see
       `levels.check`).
   """
   if not isinstance(audio, list | tuple):
-    audio = np.asarray(audio, np.float32)
+    audio = levels.as_floats(audio, name)
     audio = list(audio) if audio.ndim == 3 else [audio]
-  clips = [np.asarray(clip, np.float32) for clip in audio]
+  clips = [levels.as_floats(clip, name) for clip in audio]
   clips = [clip[:, None] if clip.ndim == 1 else clip for clip in clips]
   if not clips or any(clip.ndim != 2 or not clip.size for clip in clips):
     raise UserError(

@@ -1,6 +1,8 @@
-"""The one rule for samples that are not audio, and what is said of others."""
+"""Which samples are not audio, and what is said of others."""
 
+import os
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,30 @@ _TELL = 1e-3
 # Channels cancel if their mix is quieter than they are by 60 dB: that is a
 # channel and its negative, with no more than the noise of 16 bits in between.
 _CANCELLED = 1e-6
+
+
+def as_floats(x: Any, name: str) -> np.ndarray:
+  """Converts samples in any array to float32.
+
+  Args:
+    x: an array of NumPy or another library, or nested lists.
+    name: what holds them, in messages.
+
+  Raises:
+    UserError: x is the path of a file, or holds clips of different lengths.
+  """
+  if isinstance(x, str | os.PathLike):
+    raise UserError(
+      f"{name}: expected samples, not the name {str(x)!r}; read the file with"
+      " mmdcodec.audio.files.read, and pass its rate too."
+    )
+  try:
+    return np.asarray(x, np.float32)
+  except ValueError:
+    raise UserError(
+      f"{name}: expected one array of numbers; pad clips of different lengths"
+      " to the longest, and give their lengths."
+    ) from None
 
 
 def check(x: np.ndarray, name: str) -> None:

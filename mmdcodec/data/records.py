@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from mmdcodec.audio import files, resampling
+from mmdcodec.audio import files
 from mmdcodec.data import (
   audio_sources,
   captions,
@@ -44,6 +44,8 @@ from mmdcodec.store import paths as store_paths
 # thousand hours make only a few hundred files.
 _SHARD = 256 << 20
 
+# Hz that a FLAC file can have.
+_MAX_RATE = 655_350
 
 Serialize = Callable[[dict], bytes]
 
@@ -248,7 +250,7 @@ def plan(
   table = None
   if captions is not None:
     table = store_paths.on_disk(captions, "the table of captions")
-  _check("rate", rate, 1000, resampling.MAX_RATE)
+  _check("rate", rate, 1000, _MAX_RATE)
   _check("channels", channels, 1, 8)
   _check("seconds", seconds, 0.1, 3600)
   builder = builder_for(table)

@@ -18,7 +18,7 @@ def audio(model: Codec, x: Any) -> np.ndarray:
   Raises:
     UserError: it has a wrong shape, or is not audio (see `levels.check`).
   """
-  x = np.asarray(x, np.float32)
+  x = levels.as_floats(x, "the audio")
   x = x[:, None] if x.ndim == 1 else x
   if x.ndim != 2 or x.shape[1] != model.channels:
     raise UserError(
@@ -49,7 +49,7 @@ def audio_batch(
     UserError: x has a wrong shape or is not audio (see `levels.check`), or
       lengths do not fit x.
   """
-  x = np.asarray(x, np.float32)
+  x = levels.as_floats(x, "the audio")
   given = x.shape
   if x.ndim == 1:
     x = x[:, None]
