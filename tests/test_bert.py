@@ -190,7 +190,7 @@ def test_a_bundle_embeds_texts(folder, tmp_path, capsys):
 
 
 def test_folders_that_are_refused(folder, tmp_path, fails):
-  """Catches sentences that are no means of tokens; a lost or cased tokenizer."""
+  """Catches sentences that are no means of tokens; lost or cased pieces."""
   import shutil
 
   copy = shutil.copytree(folder, tmp_path / "copy")

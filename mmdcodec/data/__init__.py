@@ -19,5 +19,5 @@ melody_clips      clips with the same melody in other acoustics
 texts             texts of clips: captions and random sets of tags
 token_batches     batches of codes: what a crop is, conditions, padding
 record_order      orders records: shuffled, weighted, on many hosts
-dataset_folder    writes data set folders completely or not at all
+dataset_folder    whether a folder may be written, and how records are written
 """

@@ -1,4 +1,4 @@
-"""Writes data set folders completely or not at all; replaces on request."""
+"""Whether a data set may be written to a folder, and how its records are."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -29,7 +29,8 @@ def split_codes(codes: np.ndarray) -> np.ndarray:
   """int32 [batch, frames, 2 K] -> [2 batch, frames, K], left before right."""
   batch, frames, books = codes.shape
   sides = codes.reshape(batch, frames, books // SIDES, SIDES)
-  return np.moveaxis(sides, -1, 1).reshape(SIDES * batch, frames, books // SIDES)
+  sides = np.moveaxis(sides, -1, 1)
+  return sides.reshape(SIDES * batch, frames, books // SIDES)
 
 
 def join_codes(codes: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Tokenizers of windows that overlap: one embedding, or row of codes, for each.
 
-A clip shorter than a window is one window; what is missing is masked. Windows
-are always whole otherwise: the last samples that begin no whole window are in
-the windows before, or left out.
+A clip shorter than a window is one window, and the network is told how much of
+it is valid. Windows are always whole otherwise: the last samples that begin no
+whole window are in the windows before, or left out.
 """
 
 import abc
