@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmdcodec.audio import containers, decoding, files, mp3_frames
+from mmdcodec.audio import containers, decoding, files, formats, mp3_frames
 from mmdcodec.data import file_pieces
 from mmdcodec.errors import UserError
 
@@ -133,6 +133,23 @@ def test_find_is_sorted_recursive_and_by_suffix(tmp_path):
   assert files.find(str(tmp_path / "b.WAV")) == [tmp_path / "b.WAV"]
   with pytest.raises(UserError, match="no such folder"):
     files.find(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+  "suffix, container",
+  [
+    *((".aifc", "AIFF"), (".au", "AU"), (".caf", "CAF"), (".rf64", "RF64")),
+    *((".snd", "AU"), (".w64", "W64"), (".wave", "WAV")),
+  ],
+)
+def test_what_is_read_is_found(tmp_path, suffix, container):
+  """Catches music that `prepare` leaves out as not supported."""
+  path = tmp_path / ("x" + suffix.upper())
+  soundfile.write(path, tone(), RATE, format=container)
+  assert files.find(tmp_path) == [path]
+  np.testing.assert_allclose(files.read(path)[0], tone(), atol=1e-4)
+  assert suffix in formats.READABLE
+  assert not {*formats.READABLE} & {*formats.UNSUPPORTED}
 
 
 def damaged(folder: Path) -> dict[str, bytes]:

@@ -1,8 +1,9 @@
 """Reads and writes whole audio files or parts of them, and finds them.
 
-Formats: wav, flac, ogg (Vorbis), opus, mp3 and aiff through libsndfile;
-resampling by soxr. Audio is float32 `[samples, channels]`, full scale +-1.
-`block_io` handles files of any length in constant memory.
+Formats: wav, flac, ogg (Vorbis), opus, mp3 and aiff through libsndfile, and
+more for reading (`formats.READABLE`); resampling by soxr. Audio is float32
+`[samples, channels]`, full scale +-1. `block_io` handles files of any length in
+constant memory.
 """
 
 import math
@@ -16,7 +17,8 @@ import soxr
 
 from mmdcodec.audio import block_io, formats, levels
 from mmdcodec.audio.decoding import Info, name_of, opened
-from mmdcodec.audio.formats import SUFFIXES
+from mmdcodec.audio.formats import READABLE
+from mmdcodec.audio.formats import SUFFIXES as SUFFIXES  # for other modules
 from mmdcodec.audio.resampling import (
   checked_rate,
   fit_resampled,
@@ -187,12 +189,12 @@ def find(folder: str | os.PathLike) -> list[Path]:
     return [inputs.check(folder)]
   if isinstance(folder, paths.Url):
     names = [name for name in folder.files() if not f"/{name}".count("/.")]
-    return [folder / n for n in names if n.lower().endswith(SUFFIXES)]
+    return [folder / n for n in names if n.lower().endswith(READABLE)]
   return sorted(
     root / name
     for root, _, names in walk(folder)
     for name in names
-    if name.lower().endswith(SUFFIXES)
+    if name.lower().endswith(READABLE)
   )
 
 

@@ -6,7 +6,7 @@ from mmdcodec.audio.resampling import checked_rate
 from mmdcodec.errors import UserError
 from mmdcodec.store import paths
 
-# suffix -> (container, coding) by libsndfile's names
+# Suffix of files to write -> (container, coding) by libsndfile's names.
 _FORMATS = {
   ".wav": ("WAV", "PCM_16"),
   ".flac": ("FLAC", "PCM_16"),
@@ -19,11 +19,17 @@ _FORMATS = {
 }
 SUFFIXES = tuple(_FORMATS)
 
+# Suffixes of audio that this package reads.
+READABLE = (
+  *SUFFIXES,
+  *(".aifc", ".au", ".caf", ".mp2", ".rf64", ".snd", ".w64", ".wave"),
+)
+
 # Suffixes of audio that this package cannot read.
 UNSUPPORTED = (
-  *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".wv", ".ape", ".caf"),
-  *(".webm", ".mka", ".mp2", ".mpc", ".tta", ".tak", ".ac3", ".dts", ".amr"),
-  *(".dsf", ".dff", ".ra", ".spx", ".au", ".snd", ".w64", ".rf64", ".aifc"),
+  *(".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".wv", ".ape", ".webm"),
+  *(".mka", ".mpc", ".tta", ".tak", ".ac3", ".dts", ".amr", ".dsf", ".dff"),
+  *(".ra", ".spx"),
 )
 
 # The only rates of these coders.

@@ -103,7 +103,7 @@ def _unusable(folder: Path) -> list[tuple[Path, str]]:
     found += [
       (root / name, "is a folder, not an audio file")
       for name in folders
-      if name.lower().endswith(files.SUFFIXES)
+      if name.lower().endswith(formats.READABLE)
     ]
     found += [
       (root / name, f"{suffix[1:]} is not supported; convert it to flac")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mmdcodec.audio import formats
 
-_SUFFIXES = frozenset(formats.SUFFIXES + formats.UNSUPPORTED)
+_SUFFIXES = frozenset(formats.READABLE + formats.UNSUPPORTED)
 
 
 class Match(NamedTuple):
