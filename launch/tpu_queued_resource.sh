@@ -63,12 +63,16 @@ delete() {
 }
 
 setup() {
-  local file
+  local file code=0
   file=$(mktemp -u).tar.gz
+  # `up` goes on after a failure, so that `set -e` ends nothing here: hosts
+  # must not unpack what an earlier attempt left there.
   run tar -czf "$file" -C "$ROOT" --exclude=__pycache__ \
-    mmdcodec configs launch setup.py pyproject.toml README.md LICENSE
-  tpus scp "$file" "$NAME:mmdcodec.tar.gz" --node=all --worker=all
-  run rm "$file"
+    mmdcodec configs launch setup.py pyproject.toml README.md LICENSE &&
+    tpus scp "$file" "$NAME:mmdcodec.tar.gz" --node=all --worker=all ||
+    code=$?
+  run rm -f "$file"
+  ((code == 0)) || return "$code"
   on_hosts all all "mkdir -p mmdcodec && tar -xzf mmdcodec.tar.gz -C mmdcodec \
 && mmdcodec/launch/host.sh setup $(quoted "$EXTRAS")"
 }

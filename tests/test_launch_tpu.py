@@ -185,6 +185,16 @@ def test_silent_hosts_and_errors_of_gcloud_are_waited_for(cloud):
   assert steps(cloud) == [*ASK, "why", "delete"]
 
 
+def test_hosts_without_the_sources_are_not_set_up(cloud):
+  """Catches hosts that run what an earlier attempt has left there."""
+  looks = ["status: new\\nstatus: new", "status: 0\\nstatus: 0"]
+  rules = [["host.sh\\ status", *looks], [" scp ", "ERROR: no route"]]
+  prepare(cloud, ["ACTIVE"], "0", "0", rules=rules)
+  done = cloud.run(f"{UP} {TRAIN}")
+  assert done.returncode == 0 and "no route" in done.stderr
+  assert steps(cloud) == ["scp", "why", "delete"]
+
+
 def test_a_request_that_is_refused_ends_at_once(cloud):
   """Catches a mistake in the options that is tried forever."""
   cloud.fake("gcloud", ["describe", MISSING], [" create ", "ERROR: no quota"])
