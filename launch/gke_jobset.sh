@@ -87,7 +87,11 @@ watch() {
 }
 
 case $verb in
-  up) start && watch ;;
+  up)
+    # Not with &&, within which set -e is off.
+    start
+    watch
+    ;;
   run) start ;;
   watch) watch ;;
   logs)

@@ -117,9 +117,10 @@ def test_any_word_reaches_a_container(cloud, word):
   assert read == word
 
 
-def test_gke_refuses_what_yaml_cannot_hold(cloud):
-  cloud.fake("kubectl")
-  done = cloud.run(f"{GKE.format('run')} -- mmdcodec 'a\nb'")
+@pytest.mark.parametrize("verb", ["run", "up"])
+def test_gke_refuses_what_yaml_cannot_hold(cloud, verb):
+  cloud.fake("kubectl", ["get jobset", "try Completed"])
+  done = cloud.run(f"{GKE.format(verb)} -- mmdcodec 'a\nb'")
   assert done.returncode == 2 and "control character" in done.stderr
   assert not cloud.calls
 
