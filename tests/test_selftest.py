@@ -162,6 +162,11 @@ SLOW_PLANTS = [
   ("joint tokenizer", "quantize.residual:encode", given(1.05)),
   ("melody tokenizer", "quantize.residual:encode", given(1.05)),
   (
+    "independence loss, other kernels",
+    "quantize.kernels:LaplacianKernel.roots",
+    scaled(1.001),
+  ),
+  (
     "independence loss, several devices",
     "quantize.pairs:sweep",
     without_tile,

@@ -169,7 +169,7 @@ def both_ways(
     arguments: of both.
     weights: of the result, 0 where it does not matter; random if None.
   """
-  wanted = reference(*arguments)
+  wanted = reference(*(np.asarray(x, np.float64) for x in arguments))
   if weights is None:
     weights = normal(*wanted.shape, seed=9)
 

@@ -126,7 +126,9 @@ def _tokenizer(kind: str) -> tuple[Any, np.ndarray]:
   plain = loaded({"kind": kind, "model": fields}, filled(dict(shapes)))
   dim = model.width if kind == "semantic" else model.dim
   # Vectors of length 1 are coded as they are.
-  embed = normal(2, 16, dim) / (1 if plain.standardise else np.sqrt(dim))
+  embed = normal(4, 256, dim) / (1 if plain.standardise else np.sqrt(dim))
+  # The finer, the smaller the error that shows, though a clip has few codes.
+  embed *= np.float32(0.7) ** np.arange(4, dtype=np.float32)[:, None, None]
   statistics = {"mean": np.zeros(dim), "scale": np.ones(dim)}
   return loaded(*plain.with_codebooks(statistics, embed)), embed
 

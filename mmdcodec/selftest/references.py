@@ -3,7 +3,7 @@
 They share nothing with the package but the names of parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,47 +164,44 @@ def residual_codes(z: Any, embed: Any) -> tuple[Array, Array]:
   )
 
 
-def gaussian_mmd(
-  x: Array, y: Array, radii: Any
-) -> tuple[float, Array, Array]:
-  """Unbiased MMD^2 of rows [n, d], and its gradients in both; n = m."""
+# Squared distances, or products, of rows -> the terms of a kernel.
+Terms = Callable[[Array], Sequence[Array]]
+
+
+def _between(a: Array, b: Array, product: bool = False) -> Array:
+  """What a kernel takes of all pairs of rows [n, d] and [m, d]."""
+  if product:
+    return a @ b.T / a.shape[1]
+  size = (a * a).sum(1)[:, None] + (b * b).sum(1)
+  return np.maximum(size - 2 * a @ b.T, 0)
+
+
+def mmd(x: Array, y: Array, terms: Terms, product: bool = False) -> Array:
+  """Unbiased MMD^2 of rows [n, d] each.
+
+  Args:
+    x: the rows of one.
+    y: the rows of the other.
+    terms: of the kernel.
+    product: whether it takes products.
+  """
   n = len(x)
-  own, across = 1 / (n * (n - 1)), -2 / n**2
 
-  def part(a: Array, b: Array, weight: float, drop: bool) -> tuple:
-    apart = a[:, None] - b
-    u = (apart**2).sum(-1)
-    each = [np.exp(-u / (2 * r**2)) for r in radii]
-    slope = sum(-e / (2 * r**2) for e, r in zip(each, radii, strict=True))
-    value = sum(each)
-    if drop:
-      np.fill_diagonal(value, 0)
-    pull = 2 * weight * slope[..., None] * apart
-    return weight * value.sum(), pull.sum(1), -pull.sum(0)
+  def total(a: Array, b: Array) -> Array:
+    return np.sum(terms(_between(a, b, product)), 0)
 
-  xx, a, b = part(x, x, own, True)
-  yy, c, d = part(y, y, own, True)
-  xy, e, f = part(x, y, across, False)
-  return xx + yy + xy, a + b + e, c + d + f
+  own = sum(k.sum() - np.trace(k) for k in (total(x, x), total(y, y)))
+  return np.asarray(own / (n * (n - 1)) - 2 * total(x, y).mean())
 
 
-def gaussian_dhsic(z: Array, radii: Any) -> tuple[float, Array]:
-  """dHSIC without pairs of a row with itself, rows [n, K, d], its gradient."""
-  n, books, _ = z.shape
-  apart = z[:, None] - z  # [n, n, K, d]
-  u = (apart**2).sum(-1)
-  value, gradient = 0.0, np.zeros_like(z)
-  but = lambda a, k: np.delete(a, k, -1).prod(-1)
-  for r in radii:
-    kernel = np.exp(-u / (2 * r**2))  # [n, n, K]
-    kernel[np.arange(n), np.arange(n)] = 0
-    row = kernel.sum(1) / (n - 1)  # [n, K]
-    mean = row.mean(0)
-    value += kernel.prod(-1).sum() / (n * (n - 1)) + mean.prod()
-    value -= 2 * row.prod(-1).mean()
-    for k in range(books):
-      each = 2 * but(kernel, k) + 2 * but(mean, k)
-      each = each - 2 * (but(row, k)[:, None] + but(row, k)[None])
-      w = each * kernel[..., k] * (-1 / (2 * r**2)) / (n * (n - 1))
-      gradient[:, k] += 2 * (w[..., None] * apart[:, :, k]).sum(1)
-  return float(value), gradient
+def dhsic(z: Array, terms: Terms) -> Array:
+  """dHSIC without pairs of a row with itself, of rows [n, codebooks, d]."""
+  n, value = len(z), 0.0
+  columns = z.swapaxes(0, 1)
+  for scale in zip(*(terms(_between(x, x)) for x in columns), strict=True):
+    kernel = np.stack(scale)  # [codebooks, n, n]
+    kernel[:, np.arange(n), np.arange(n)] = 0
+    row = kernel.sum(2) / (n - 1)
+    value += kernel.prod(0).sum() / (n * (n - 1))
+    value += row.mean(1).prod() - 2 * row.prod(0).mean()
+  return np.asarray(value)
