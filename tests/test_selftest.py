@@ -72,6 +72,11 @@ def with_scale(function):
   return wrong
 
 
+def without_top_p(function):
+  """Draws from codes that top p leaves out."""
+  return lambda *args, top_p, **options: function(*args, top_p=None, **options)
+
+
 def steeper(function):
   """A function with right results and gradients that are a little too large."""
 
@@ -117,6 +122,7 @@ PLANTS = [
   ("k-means", "quantize.vector:statistics", without(3, 4, axis=0)),
   ("patterns", "patterns:Pattern.revert", lambda f: lambda s, t: f(s, t[::-1])),
   ("sampling", "generation.sampling:sample", None),
+  ("sampling", "generation.sampling:sample", without_top_p),
   ("entropy coder", "bitstream.entropy:_BACKOFF", set_to(25)),
   ("convolution", "nn.conv:conv", scaled(1.001)),
   ("convolution", "nn.conv:conv", without(3, 4)),

@@ -1,6 +1,7 @@
 """Checks of what makes, orders, draws and stores codes."""
 
 import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,25 +93,35 @@ def draws(devices: Devices) -> dict[str, float]:
   keys = jax.random.split(jax.random.key(0), count)
   many = np.repeat(logits, count, 0)
 
-  def sample(temperature: float) -> np.ndarray:
+  def sample(temperature: float, top_k: int, top_p: Any) -> np.ndarray:
     draw = lambda logits, keys: sampling.sample(
-      logits, keys, temperature=jnp.float32(temperature), top_p=None, top_k=5
-    )
+      logits, keys, temperature=jnp.float32(temperature), top_p=top_p,
+      top_k=top_k,
+    )  # fmt: skip
     return np.asarray(jax.jit(draw)(many, keys))
 
-  drawn, found = sample(0.8), {}
-  found["the likeliest"] = differing(
-    sample(0.0), np.repeat(logits.argmax(-1), count, 0)
-  )
-  scaled = wide(logits[0]) / 0.8
-  least = np.sort(scaled, -1)[:, -5:-4]
-  share = references.softmax(np.where(scaled < least, -np.inf, scaled))
-  for k in range(2):
-    often = np.bincount(drawn[:, k], minlength=12) / count
-    error = np.sqrt(share[k] * (1 - share[k]) / count) + 1e-12
-    # Five standard deviations are the limit.
-    worst = np.abs(often - share[k]) / error / 5
-    found[f"shares in codebook {k}"] = 0.0 if worst.max() < 1 else worst.max()
+  found = {
+    "the likeliest": differing(
+      sample(0.0, 5, None), np.repeat(logits.argmax(-1), count, 0)
+    )
+  }
+  every = references.softmax(wide(logits[0]) / 0.8)
+  order = np.argsort(-every, -1)
+  ordered = np.take_along_axis(every, order, -1)
+  ways = {
+    "top k": (5, None, np.arange(12) < 5),
+    "top p": (0, 0.6, np.cumsum(ordered, -1) - ordered < 0.6),
+  }
+  for name, (top_k, top_p, kept) in ways.items():
+    drawn, share = sample(0.8, top_k, top_p), np.zeros_like(every)
+    np.put_along_axis(share, order, np.where(kept, ordered, 0), -1)
+    share /= share.sum(-1, keepdims=True)
+    for k in range(2):
+      often = np.bincount(drawn[:, k], minlength=12) / count
+      error = np.sqrt(share[k] * (1 - share[k]) / count) + 1e-12
+      # Five standard deviations are the limit.
+      worst = (np.abs(often - share[k]) / error / 5).max()
+      found[f"{name}, shares in codebook {k}"] = worst if worst >= 1 else 0.0
   return found
 
 
