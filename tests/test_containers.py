@@ -368,6 +368,19 @@ def test_files_joined_to_one(tmp_path, container, parts):
 
 
 @pytest.mark.parametrize(
+  "container, coding",
+  [("W64", "PCM_16"), ("CAF", "ALAC_16"), ("WAV", "PCM_U8")],
+)
+@pytest.mark.parametrize("missing", range(1, 8))
+def test_files_joined_at_any_byte(tmp_path, container, coding, missing):
+  """Catches a second file that begins between the places for chunks."""
+  path = tmp_path / "a.wav"
+  path.write_bytes(2 * coded(tone()[missing:], container, coding))
+  (found,) = lengths(path)
+  assert "several files" in found
+
+
+@pytest.mark.parametrize(
   "data, words",
   [
     (b"<!DOCTYPE html><html><body>Not found</body></html>" * 9, "web page"),

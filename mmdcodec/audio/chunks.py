@@ -18,6 +18,9 @@ _NEAR = 1 << 16
 
 _WRAP = 1 << 32
 
+# Bytes of padding after a sound, at most.
+_MOST_PADDING = 8
+
 
 class _Form(NamedTuple):
   """The layout of a kind of file.
@@ -128,6 +131,10 @@ def sound(stream: IO[bytes], size: int) -> Sound:
   if found is None:
     raise Unreadable(TRUNCATED)
   begin, end, stated = found
+  # A file that was appended need not begin where a chunk would.
+  after = at(stream, end, _MOST_PADDING + 4)
+  if any(after[i : i + 4] in _FORMS for i in range(_MOST_PADDING)):
+    raise Unreadable(SEVERAL)
   # libsndfile knows RF64, but not BW64, its newer name.
   stated = stated and kind != b"BW64"
   return Sound(begin, end, stated, fmt, form, is_64)
