@@ -207,6 +207,7 @@ def test_contradicting_stream_is_not_written(tmp_path):
     dict(samples=37 * 320 + 1),
     dict(rate=0),
     dict(codes=stream.codes[0]),
+    dict(codes=np.minimum(stream.codes + 0.5, 1.5)),
     dict(model="abcd"),
     dict(model="not hexadecimal!"),
     dict(segment_frames=4),

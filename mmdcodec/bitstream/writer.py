@@ -55,7 +55,7 @@ class Writer:
         codes; without segments, the clip's scale, at least in the first call.
 
     Raises:
-      ValueError: a wrong shape.
+      ValueError: a wrong shape, or codes that are not integers.
       UserError: a code outside its codebook, or a scale that is not finite.
     """
     header, codes = self.header, np.asarray(codes)
@@ -63,6 +63,8 @@ class Writer:
       raise ValueError(
         f"codes must be [frames, {header.codebooks}], not {codes.shape}"
       )
+    if codes.size and not np.issubdtype(codes.dtype, np.integer):
+      raise ValueError(f"codes must be integers, not {codes.dtype}")
     size = header.codebook_size
     if codes.size and (codes.min() < 0 or codes.max() >= size):
       raise UserError(
