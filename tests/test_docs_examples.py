@@ -15,6 +15,8 @@ import examples
 import public_names
 import pytest
 
+import mmdcodec
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Python blocks of each page.
 COUNTS = {
@@ -28,7 +30,7 @@ COUNTS = {
   "docs/own_model.md": 3,
   "docs/tpu_pods.md": 1,
   "docs/evaluation.md": 2,
-  "docs/from_pytorch.md": 1,
+  "docs/from_pytorch.md": 2,
 }
 # Pages whose examples take what `_reader` has, and make long music.
 WITH_A_READER = (
@@ -190,11 +192,18 @@ def _check_musiclm(scope):
   assert scope["played"] and scope["coarse"].ndim == 3
 
 
+def _check_loop(scope):
+  assert 0 < float(scope["loss"]) < 100
+  before, after = mmdcodec.load("encodec_24khz"), scope["codec"]
+  assert before.hash != after.hash
+
+
 CHECKS = {
   "README.md": _check_readme,
   "docs/index.md": lambda scope: pathlib.Path("calm.wav").stat(),
   "docs/codecs.md": _check_codecs,
   "docs/music.md": lambda scope: scope["played"][0],
   "docs/musiclm.md": _check_musiclm,
+  "docs/from_pytorch.md": _check_loop,
   "docs/own_loss.md": lambda scope: pathlib.Path("runs/slow").stat(),
 }

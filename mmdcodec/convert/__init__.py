@@ -97,6 +97,10 @@ def read(
     kind = "musicfm"
   else:
     kind = "encodec"
+  if kind is None and config is not None and "kind" in config:
+    raise UserError(
+      f"{path} is a bundle of mmdcodec already: give it as --model as it is."
+    )
   if not isinstance(kind, str) or kind not in KINDS:
     raise UserError(
       f"{path} holds a model of type {kind!r}; what can be converted is"
