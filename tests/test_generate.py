@@ -121,6 +121,16 @@ def test_a_model_without_text(folder, compile_fast):
     music.generate_codes(["", "calm"], seconds=seconds)
 
 
+def test_guidance_needs_a_condition(music, compile_fast):
+  """Catches music from nothing that takes twice its time for no change."""
+  guidance = lambda *texts: music.check(*texts, seconds=1).options.guidance
+  assert guidance() == guidance(["", " "]) == 1.0
+  assert guidance(["", "calm"]) == 3.0
+  options = dict(seconds=seconds_of(music, 6), seed=3)
+  both = music.generate_codes(["", "calm"], **options)
+  np.testing.assert_array_equal(both[:1], music.generate_codes(**options))
+
+
 def test_beginnings_of_other_lengths(music, compile_fast):
   """Catches windows that follow the shortest beginning of a batch."""
   stride = music.codec.model.stride
@@ -363,6 +373,7 @@ def test_tokens_and_embeddings(folder, compile_fast):
     (dict(seconds=0), "seconds"),
     (dict(seconds=float("nan")), "seconds"),
     (dict(seconds=1e9), "too long"),
+    (dict(seconds=1e308), "too long"),
     (dict(seconds=np.inf), "seconds"),
     (dict(texts=[]), "prompts"),
     (dict(texts=[3]), "prompts"),
@@ -373,6 +384,7 @@ def test_tokens_and_embeddings(folder, compile_fast):
     (dict(guidance=-1), "guidance"),
     (dict(seed=-1), "seed"),
     (dict(seed=0.5), "seed"),
+    (dict(seed=None), "seed"),
     (dict(seed=1 << 63), "seed"),
     (dict(seed=[]), "0 of seed"),
     (dict(texts=["a", "b", "c"], seed=[1, 2]), "items"),

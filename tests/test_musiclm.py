@@ -324,9 +324,16 @@ def test_one_stage_at_a_time(music):
     (lambda: music.make_fine(joint, fine + 32), "coarse tokens must"),
     (lambda: music.make_fine(joint + 16, coarse), "joint tokens must"),
     (lambda: music.make_semantic(joint, 3, known=semantic), "ask for more"),
+    (
+      lambda: music.make_semantic([(0, joint), (1, joint[[0, 1, 0]])], 3),
+      "2 of joint tokens",
+    ),
   ):
     with pytest.raises(UserError, match=what):
       wrong()
+  for name in ("temprature", "overlap"):
+    with pytest.raises(TypeError, match=f"no option '{name}'"):
+      music.make_semantic(joint, 3, **{name: 0})
 
 
 def test_best_of(music):
@@ -347,10 +354,11 @@ def test_best_of(music):
   tokens = music.generate_tokens(best_of=4, **options)
   audio = music.decode(tokens["coarse"], tokens["fine"])
   np.testing.assert_array_equal(audio, best)
-  alone = music.generate(
-    story=[(0, "b"), (1.0, "d")], seconds=2.0, seed=10, best_of=4
-  )
-  np.testing.assert_array_equal(alone[0], best[1])
+  alone = dict(story=[(0, "b"), (1.0, "d")], seconds=2.0, best_of=4)
+  np.testing.assert_array_equal(music.generate(seed=10, **alone)[0], best[1])
+  # One seed in a list is that of all items.
+  same_seed = music.generate(best_of=4, **options | dict(seed=[10]))
+  np.testing.assert_array_equal(same_seed[1], best[1])
   for wrong in (dict(texts=["a", ""]), dict(texts=None)):
     with pytest.raises(UserError, match="best_of"):
       music.generate(best_of=2, seconds=1, **wrong)
@@ -438,6 +446,7 @@ def test_wrong_orders(music):
     (dict(seconds=0), "seconds is 0"),
     (dict(seconds=float("nan")), "seconds is nan"),
     (dict(seconds=1e9), "too long"),
+    (dict(seconds=1e308), "too long"),
     (dict(seed=-1), "seeds are"),
     (dict(seed=[1, 2], texts=["a", "b", "c"]), "2 of seed"),
     (dict(guidance=-1), "guidance is -1"),

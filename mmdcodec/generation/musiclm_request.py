@@ -140,20 +140,18 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
   joint = None
   if request.joint is not None:
     joint = joint_items(request.joint, parts)
-  seed: Any = request.seed
-  seeds = list(seed) if np.ndim(seed) else None
-  given: dict[str, Any] = {"audio": clips, "melody": tunes, "seed": seeds}
-  given |= {"joint": None if joint is None else joint.values[0]}
-  longest = max(prompts.values, key=len)
-  batch = request_lib.count_items({"texts": longest or None, **given})
-  for texts in prompts.values:
-    items = {"texts": texts or None, "items": range(batch)}
-    request_lib.count_items(items)
-  each = lambda texts: request_lib.repeat(texts or [""], batch)
-  prompts = prompts.map(each)
+  batch = count_items(
+    {"texts": prompts, "joint": joint or Story.of(None)},
+    audio=clips,
+    melody=tunes,
+    seed=request_lib.listed_seeds(request.seed),
+  )
+  prompts = prompts.map(
+    lambda texts: request_lib.repeat(texts or [""], batch)
+  )
   checked = CheckedRequest(
     seconds=float(request.seconds),
-    keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
+    keys=request_lib.item_keys(request.seed, batch),
     prompts=prompts,
     joint=Story.of([None] * batch),
     melody=_melody(request, tunes, batch, parts),
@@ -179,6 +177,30 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     stride=stride_frames(request.stride, parts, found, tunes),
     overlap=overlap_frames(request.overlap, parts),
   )
+
+
+def count_items(
+  stories: Mapping[str, Story], **given: Sequence[Any] | None
+) -> int:
+  """Returns the number of items; see `request.count_items`.
+
+  Args:
+    stories: values that change with time, by what they are called: each a list
+      of items, or nothing.
+    **given: other values.
+
+  Raises:
+    UserError: the numbers of values differ, and none of them is 1.
+  """
+  most = {
+    name: max(story.values, key=lambda items: len(items or ())) or None
+    for name, story in stories.items()
+  }
+  batch = request_lib.count_items({**most, **given})
+  for name, story in stories.items():
+    for items in story.values:
+      request_lib.count_items({name: items or None, "items": range(batch)})
+  return batch
 
 
 def _story(request: MusicLMRequest) -> Story:
@@ -322,12 +344,7 @@ def known_codes(
     UserError: they are too long.
   """
   rate = parts.codec.frame_rate
-  frames = max(1, round(seconds * rate))
-  if frames * batch > request_lib.MOST_FRAMES:
-    raise UserError(
-      f"{batch} x {seconds:g} s are too long: at most"
-      f" {request_lib.MOST_FRAMES / rate:.0f} s in all."
-    )
+  frames = request_lib.count_frames(seconds, rate, batch)
   found = {}
   for name, stage in parts.stages.items():
     count = frames

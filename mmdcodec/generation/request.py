@@ -118,9 +118,8 @@ def check_request(
   if request.audio is not None:
     clips = clip_list(request.audio, "audio")
   asked = _ask(conditions, request, texts, request.rate or codec.rate)
-  seed: Any = request.seed
-  seeds = list(seed) if np.ndim(seed) else None
-  batch = count_items({"texts": texts, "audio": clips, "seed": seeds, **asked})
+  given = {"texts": texts, "audio": clips, "seed": listed_seeds(request.seed)}
+  batch = count_items({**given, **asked})
   if request.text_guidance is not None and (
     "text" not in asked or len(conditions) < 2
   ):
@@ -128,9 +127,11 @@ def check_request(
       "text_guidance is what the text counts beside a melody or joint tokens;"
       " without them leave it out."
     )
+  # Without any condition it changes nothing, and takes twice the time.
+  guided = any(_says(item) for items in asked.values() for item in items)
   return CheckedRequest(
     codes=_codes(request, model, codec, clips, batch),
-    keys=make_keys(seeds or [seed + i for i in range(batch)]),
+    keys=item_keys(request.seed, batch),
     conditions=conditions,
     items={
       each.name: repeat(asked.get(each.name, [None]), batch)
@@ -140,8 +141,8 @@ def check_request(
       temperature=float(request.temperature),
       top_k=int(request.top_k),
       top_p=None if request.top_p in (None, 1) else float(request.top_p),
-      guidance=float(request.guidance),
-      double_guidance=request.text_guidance,
+      guidance=float(request.guidance) if guided else 1.0,
+      double_guidance=request.text_guidance if guided else None,
     ),
     stride=_stride_frames(
       request.stride,
@@ -193,6 +194,11 @@ def _ask(
   return {name: by_name[name].check(x, rate) for name, x in values.items()}
 
 
+def _says(item: Any) -> bool:
+  """Returns whether the value of a condition is not empty."""
+  return bool(item.strip()) if isinstance(item, str) else item is not None
+
+
 def count_items(given: Mapping[str, Sequence[Any] | None]) -> int:
   """Returns the number of items; a single value applies to all of them.
 
@@ -218,19 +224,48 @@ def repeat(values: Sequence[Any], batch: int) -> list[Any]:
   return list(values) if len(values) == batch else list(values) * batch
 
 
-def make_keys(seeds: Sequence[Any]) -> jax.Array:
-  """Makes random keys [seeds].
+def listed_seeds(seed: int | Sequence[int]) -> list[int] | None:
+  """Returns the seeds if there is a list of them, for `count_items`."""
+  given: Any = seed
+  return list(given) if isinstance(given, Sequence) or np.ndim(given) else None
+
+
+def item_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
+  """Makes the random keys of a batch.
+
+  Args:
+    seed: one number, from which item i gets seed + i; or a list with one for
+      each item, or one for all.
+    batch: number of items.
 
   Raises:
     UserError: a seed is not a whole number from 0 to below 2^63.
   """
+  listed = listed_seeds(seed)
+  if listed is None and isinstance(seed, int | np.integer):
+    listed = [int(seed) + i for i in range(batch)]
+  seeds = repeat([seed] if listed is None else listed, batch)
   whole = all(isinstance(seed, int | np.integer) for seed in seeds)
   if not whole or not all(0 <= seed < 1 << 63 for seed in seeds):
     raise UserError(
-      f"seeds are {list(seeds)}; they must be whole numbers from 0 to below"
+      f"seeds are {seeds}; they must be whole numbers from 0 to below"
       " 2^63."
     )
   return jnp.stack([jax.random.key(int(seed)) for seed in seeds])
+
+
+def count_frames(seconds: float, frame_rate: float, batch: int) -> int:
+  """Returns how many frames each of `batch` items has.
+
+  Raises:
+    UserError: they are too many.
+  """
+  if seconds * frame_rate * batch > MOST_FRAMES:
+    raise UserError(
+      f"{batch} x {seconds:g} s are too long: at most"
+      f" {MOST_FRAMES / frame_rate:.0f} s in all."
+    )
+  return max(1, round(seconds * frame_rate))
 
 
 def _codes(
@@ -242,12 +277,7 @@ def _codes(
 ) -> np.ndarray:
   """Returns the codes of the audio prompts, followed by -1."""
   seconds, rate = request.seconds, codec.frame_rate
-  frames = max(1, round(seconds * rate))
-  if frames * batch > MOST_FRAMES:
-    raise UserError(
-      f"{batch} x {seconds:g} s are too long: at most"
-      f" {MOST_FRAMES / rate:.0f} s in all."
-    )
+  frames = count_frames(seconds, rate, batch)
   codes = np.full((batch, frames, model.codebooks), -1, np.int32)
   for i, clip in enumerate(repeat(clips, batch) if clips else ()):
     known = codec.encode(clip, rate=request.rate)[0, :, : model.codebooks]

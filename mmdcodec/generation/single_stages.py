@@ -16,7 +16,7 @@ import numpy as np
 from mmdcodec.errors import UserError
 from mmdcodec.generation import musiclm_request
 from mmdcodec.generation import request as request_lib
-from mmdcodec.generation.musiclm_options import stage_options
+from mmdcodec.generation.musiclm_options import OPTIONS, stage_options
 from mmdcodec.generation.musiclm_parts import CHROMA, Parts
 from mmdcodec.generation.musiclm_request import CheckedRequest
 from mmdcodec.generation.musiclm_stages import Hierarchy, Progress
@@ -115,7 +115,7 @@ class SingleStages:
       UserError: an invalid value, or there is no such stage.
     """
     run = self._run(
-      "semantic", joint, seconds, seed, {}, known, melody, stride, **options
+      "semantic", joint, seconds, seed, {}, options, known, melody, stride
     )
     return run.all_semantic()
 
@@ -151,7 +151,7 @@ class SingleStages:
         raise UserError("give seconds, the length of the music.")
       seconds = np.shape(semantic)[1] / self.semantic.frame_rate
     given = {} if semantic is None else {"semantic": semantic}
-    run = self._run("coarse", joint, seconds, seed, given, known, **options)
+    run = self._run("coarse", joint, seconds, seed, given, options, known)
     return run.coarse.until(run.coarse.total)
 
   def make_fine(
@@ -182,8 +182,10 @@ class SingleStages:
     """
     seconds = np.shape(coarse)[1] / self.frame_rate
     given = {"coarse": coarse}
-    options["overlap"] = overlap
-    run = self._run("fine", joint, seconds, seed, given, known, **options)
+    run = self._run(
+      "fine", joint, seconds, seed, given, options, known, overlap=overlap
+    )
+    assert run.fine is not None
     return run.fine.until(run.fine.total)
 
   def join(self, coarse: Any, fine: Any = None) -> np.ndarray:
@@ -224,16 +226,20 @@ class SingleStages:
     seconds: float,
     seed: Any,
     above: dict[str, Any],
+    options: dict[str, Any],
     known: Any = None,
     melody: Any = None,
     stride: float | None = None,
     overlap: float | None = None,
-    *,
-    progress: Progress | None = None,
-    **options: Any,
-  ) -> Any:
+  ) -> Hierarchy:
     """The stages, with all codes above one of them given."""
     parts = self.parts
+    progress: Progress | None = options.pop("progress", None)
+    if unknown := {*options} - {*OPTIONS}:
+      raise TypeError(
+        f"a run of the {name} stage has no option {min(unknown)!r}; it has"
+        f" {', '.join(OPTIONS)} and progress"
+      )
     if (stage := parts.stages.get(name)) is None:
       raise UserError(f"this model has no {name} stage.")
     for each in ("semantic", "coarse"):
@@ -255,15 +261,13 @@ class SingleStages:
         )
       by_name = {each.name: each for each in stage.conditions}
       tunes = by_name["melody"].check(melody, 0)
-    seeds = list(seed) if np.ndim(seed) else None
     counted: dict[str, Any] = {
       "known tokens": begun,
-      "seed": seeds,
+      "seed": request_lib.listed_seeds(seed),
       "melodies": tunes,
       **given,
     }
-    counted["joint tokens"] = items.values[0] or None
-    batch = request_lib.count_items(counted)
+    batch = musiclm_request.count_items({"joint tokens": items}, **counted)
     repeat = lambda values: request_lib.repeat(values or [None], batch)
     codes = musiclm_request.known_codes(parts, seconds, batch)
     for each, tokens in given.items():
@@ -283,7 +287,7 @@ class SingleStages:
         whole[: len(row)] = row
     request = CheckedRequest(
       seconds=float(seconds),
-      keys=request_lib.make_keys(seeds or [seed + i for i in range(batch)]),
+      keys=request_lib.item_keys(seed, batch),
       prompts=Story.of([""] * batch),
       joint=items.map(repeat),
       melody={name: {"melody": repeat(tunes)}} if tunes else {},
