@@ -237,6 +237,60 @@ def test_stages_depend_on_what_they_need_only(job, workers):
   assert run() == []
 
 
+def test_commands_that_share_their_first_stages(job):
+  """Catches results that stay though another command replaced their source."""
+  needs = {"a": [], "b": ["a"], "c": ["a"]}
+  job.resumes = True
+
+  def run(*names, **options):
+    job.ran = []
+    stages = [
+      dataclasses.replace(job.stage(name), needs=needs[name]) for name in names
+    ]
+    log = options.pop("log", lambda line: None)
+    jobs.run_stages(job.folder, stages, log=log, **options)
+    return job.ran
+
+  assert run("a", "b") == [("a", False), ("b", False)]
+  assert run("a", "c") == [("c", False)]
+  job.settings["a"] = {"n": 2}
+  assert run("a", "b", force=True) == [("a", False), ("b", False)]
+  lines = []
+  assert run("a", "c", log=lines.append) == [("c", False)]
+  assert lines[1] == "[2/2] c again, because of a ..."
+  assert run("a", "b") == run("a", "c") == []
+  # Notes of earlier versions do not say of what a stage was made.
+  path = job.folder / jobs.FILE
+  known = json.loads(path.read_text())
+  for entry in known.values():
+    del entry["run"], entry["of"]
+  path.write_text(json.dumps(known))
+  assert run("a", "b") == run("a", "c") == []
+
+
+def test_no_thread_waits_for_a_stage_that_is_done(job):
+  """Catches a stage that waits for another one that it does not need."""
+  begun = threading.Event()
+
+  def stages(first):
+    wait = lambda: str(begun.wait(5))
+    follow = lambda: begun.set() or "begun"
+    make = lambda name, run, *needs: jobs.Stage(
+      name, run, {}, [], needs=needs
+    )
+    return [
+      make("a", lambda: "done"),
+      *([] if first else [make("b", wait), make("c", follow, "a")]),
+    ]
+
+  for first in (True, False):
+    jobs.run_stages(
+      job.folder, stages(first), workers=2, log=lambda line: None
+    )
+  known = json.loads((job.folder / jobs.FILE).read_text())
+  assert known["b"]["result"] == "True"
+
+
 def test_an_error_in_a_thread_stops_the_others(job):
   """Catches a job that waits for a stage whose work is for nothing."""
   stopped = threading.Event()

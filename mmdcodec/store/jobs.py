@@ -1,8 +1,10 @@
 """Runs jobs in stages; an interrupted job continues where it stopped.
 
 Every stage declares its settings. WORKDIR/stages.json records which stages are
-finished and with which settings. Running the same command again skips finished
-stages, continues interrupted ones, and refuses to mix different settings. Only
+finished, with which settings, and of which runs of the stages that they need.
+Running the same command again skips finished stages, continues interrupted
+ones, and refuses to mix different settings. Two commands may share a workdir
+and its first stages: what one of them makes anew, the other builds on. Only
 outputs of stages in stages.json are deleted, because a workdir may hold other
 files as well.
 """
@@ -13,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -144,7 +147,8 @@ class _Job:
   """The stages of one run and their records in stages.json.
 
   Attributes:
-    known: name -> {"settings", "done", "seconds", "result" once done}.
+    known: name -> {"settings", "done", "seconds", "result" once done; "run", an
+      id of this run of the stage, "of", those of the stages that it needs}.
   """
 
   def __init__(
@@ -163,7 +167,6 @@ class _Job:
     self._label = {
       name: f"[{i}/{len(names)}] {name}" for i, name in enumerate(names, 1)
     }
-    self._ran: set[str] = set()
 
   def check(self, force: bool | None) -> None:
     """Rejects changed settings and foreign files; see `run_stages`."""
@@ -202,10 +205,12 @@ class _Job:
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
       try:
         while left or active:
-          waiting = {stage.name for stage in (*left, *active.values())}
-          for stage in [s for s in left if not self._needs[s.name] & waiting]:
+          for stage in [*left]:
+            waiting = {each.name for each in (*left, *active.values())}
             if len(active) == workers:
               break
+            if self._needs[stage.name] & waiting:
+              continue
             left.remove(stage)
             if self._begin(stage):
               active[pool.submit(_timed, stage.run)] = stage
@@ -228,14 +233,18 @@ class _Job:
   def _begin(self, stage: Stage) -> bool:
     """Prepares a stage and records its start; returns False if it is done."""
     label, entry = self._label[stage.name], self.known.get(stage.name, {})
-    redo = bool(self._needs[stage.name] & self._ran)
+    needs = self._needs[stage.name]
+    of = {name: self.known.get(name, {}).get("run") for name in needs}
+    # Another command may have made what it needs anew. Earlier versions did not
+    # note what a stage was made of.
+    before = entry.get("of", of)
+    changed = sorted(k for k, run in of.items() if before.get(k, run) != run)
     # If outputs were deleted by hand, dependent stages run again too.
     whole = all(path.exists() for path in stage.outputs)
-    if entry.get("done") and whole and not redo:
+    if entry.get("done") and whole and not changed:
       self._log(f"{label}: done before: {entry['result']}")
       return False
-    keep = stage.resumes and bool(entry) and not redo
-    self._ran.add(stage.name)
+    keep = stage.resumes and bool(entry) and not changed
     # No stage may build on outputs that are about to be replaced.
     self._forget([*([] if keep else [stage]), *self._dependents(stage)])
     self._check_ours(stage)
@@ -243,9 +252,12 @@ class _Job:
       "settings": _plain(stage.settings),
       "done": False,
       "seconds": entry.get("seconds", 0.0) if keep else 0.0,
+      "run": secrets.token_hex(4),
+      "of": of,
     }
     self._write()
-    self._log(f"{label} ...")
+    why = f" again, because of {', '.join(changed)}" if changed else ""
+    self._log(f"{label}{why} ...")
     return True
 
   def _end(self, stage: Stage, seconds: float, result: str | None) -> None:
