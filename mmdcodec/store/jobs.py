@@ -132,10 +132,13 @@ def adopt(
   atomic.write_json(workdir / FILE, known)
 
 
-def seconds_of(workdir: pathlib.Path) -> dict[str, float]:
-  """Returns the seconds that each finished stage took, by name."""
+def seconds_of(
+  workdir: pathlib.Path, stages: Sequence[str]
+) -> dict[str, float]:
+  """Returns the seconds that those stages took that are finished, by name."""
   known = _read(workdir)
-  return {k: entry["seconds"] for k, entry in known.items() if entry["done"]}
+  done = [name for name in stages if known.get(name, {}).get("done")]
+  return {name: known[name]["seconds"] for name in done}
 
 
 def settings_of(workdir: pathlib.Path) -> dict[str, dict]:

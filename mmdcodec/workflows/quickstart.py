@@ -9,6 +9,7 @@ model on its codes, likewise, generates music from prompts
 (`quickstart_music.py`), and writes an HTML report (`quickstart_report.py`).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,9 @@ def make_stages(job: Job) -> list[jobs.Stage]:
   stage("train lm", music.train, job.lm, ["lm"], resumes=True)
   stage("export lm", music.export, {}, ["music_bundle"])
   stage("generate", music.generate, pieces, ["generated"])
-  stage("report", quickstart_report.write, {}, ["report.html"])
+  names = [LISTEN, *(each.name for each in found)]
+  report = functools.partial(quickstart_report.write, stages=names)
+  stage("report", report, {}, ["report.html"])
   # It needs no other stage, and none needs it. Of a folder, the music comes
   # before, because it is only linked, and its faults should be told at once.
   listen = jobs.Stage(

@@ -95,11 +95,7 @@ def make_stages(job: MusicLMJob) -> list[jobs.Stage]:
   stage("assemble", models.assemble, {}, ["bundle"], parts)
   stage("story", pieces.generate, job.story, ["generated"], ["assemble"])
   stage("measure", pieces.measure, job.measured, ["measures"], ["assemble"])
-  stage(
-    "page",
-    quickstart_musiclm_report.write,
-    {},
-    ["report.html"],
-    [each.name for each in found],
-  )
+  names = [each.name for each in found]
+  page = functools.partial(quickstart_musiclm_report.write, stages=names)
+  stage("page", page, {}, ["report.html"], names)
   return found

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from mmdcodec import formatting
@@ -25,11 +26,19 @@ _TITLES = {
 }
 
 
-def write(job: MusicLMJob) -> str:
-  """Writes WORKDIR/musiclm/report.html and returns its size."""
+def write(job: MusicLMJob, stages: Sequence[str]) -> str:
+  """Writes WORKDIR/musiclm/report.html.
+
+  Args:
+    job: the job.
+    stages: names of its stages: the folder may have those of another command.
+
+  Returns:
+    The size of the page.
+  """
   folder = job.folder
   results = read_results(job)
-  seconds = jobs.seconds_of(job.workdir)
+  seconds = jobs.seconds_of(job.workdir, stages)
   curves = [
     each
     for name in (() if job.packaged else TOKENIZERS)

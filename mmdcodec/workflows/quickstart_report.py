@@ -1,6 +1,7 @@
 """The report of `mmdcodec quickstart`."""
 
 import pathlib
+from collections.abc import Sequence
 
 from mmdcodec import formatting
 from mmdcodec.audio import files
@@ -18,12 +19,20 @@ from mmdcodec.workflows import (
 from mmdcodec.workflows.quickstart_job import Job
 
 
-def write(job: Job) -> str:
-  """Writes WORKDIR/report.html and returns its size."""
+def write(job: Job, stages: Sequence[str]) -> str:
+  """Writes WORKDIR/report.html.
+
+  Args:
+    job: the job.
+    stages: names of its stages: the folder may have those of another command.
+
+  Returns:
+    The size of the page.
+  """
   folder = job.workdir
   trained, untrained, before = _results(folder)
   bundle = inputs.read_object(folder / "bundle" / "config.json")
-  seconds = jobs.seconds_of(folder)
+  seconds = jobs.seconds_of(folder, stages)
   step, model = bundle["training"]["step"], bundle["model"]
   music = "built-in music" if job.audio is None else f"music in {job.audio}"
   took = formatting.duration(seconds["train"])
