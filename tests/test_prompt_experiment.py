@@ -8,8 +8,10 @@ import json
 import re
 import types
 
+import jax
 import numpy as np
 import pytest
+from random_codec import write_random_codec
 from random_music import random_music
 
 from mmdcodec import bundle
@@ -18,6 +20,8 @@ from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import traits
 from mmdcodec.experiments import prompts
+from mmdcodec.tokenizers import loaded_codec
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec, fingerprint
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -80,6 +84,22 @@ def test_chance_is_what_strangers_agree_in():
   assert found["p"] == 1
 
 
+def test_another_decoder_of_the_same_codes_is_told_apart(tmp_path):
+  """Catches pieces of one codec that stay for another with the same hash."""
+  write_random_codec(tmp_path, 0)
+  config, variables = bundle.read_codec(tmp_path)
+  kept = loaded_codec.codes_of(config, variables, config["model"])
+  codecs = []
+  for scale in (1.0, 1.0, 2.0):
+    further = jax.tree.map(np.copy, variables)
+    decoder = further["params"]["decoder"]
+    further["params"]["decoder"] = jax.tree.map(lambda x: scale * x, decoder)
+    codecs.append(LoadedCodec({**config, "codes": kept}, further))
+  assert len({codec.hash for codec in codecs}) == 1
+  one, same, other = map(prompts.decoder_of, codecs)
+  assert one == same == fingerprint(config, variables) != other
+
+
 def test_a_model_that_obeys(tmp_path, monkeypatch):
   """Catches prompts and pieces that are not each other's, or left over."""
   calls, seconds, rate = [], 4.0, 8000
@@ -89,7 +109,7 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
   class Codec:
     """Hands audio through."""
 
-    hash = "none"
+    hash, config = "none", {}
     encode = staticmethod(lambda x: x)
     decode = staticmethod(lambda codes, length: codes)
 

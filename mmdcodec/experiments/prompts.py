@@ -27,7 +27,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.evaluate import built_in, traits
 from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, inputs, jobs, paths
-from mmdcodec.tokenizers.loaded_codec import fingerprint
+from mmdcodec.tokenizers.loaded_codec import LoadedCodec, fingerprint
+from mmdcodec.tokenizers.stereo_codec import StereoCodec
 
 # Seeds of the songs, used nowhere else.
 SEEDS = {"learned": 1_000_001, "asked": 1_000_002}
@@ -87,6 +88,8 @@ def run(
     model=name, codec=music.codec.hash, weights=weights_of(music),
     songs=songs, pieces=pieces, seconds=seconds, seed=seed, guidance=guidance,
   )  # fmt: skip
+  if "codes" in music.codec.config:
+    about["decoder"] = decoder_of(music.codec)
   if balanced:
     about["balanced"] = True
   counts = {"learned": songs, "asked": pieces}
@@ -135,6 +138,15 @@ def run(
   atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
   atomic.write_text(workdir / "table.md", tables.markdown(*table(found)))
   return found
+
+
+def decoder_of(codec: LoadedCodec | StereoCodec) -> str:
+  """Identifies all weights of a codec that has the hash of another one.
+
+  Its codes are the same, but not what they sound like.
+  """
+  own = {key: x for key, x in codec.config.items() if key != "codes"}
+  return fingerprint(own, codec.variables)
 
 
 def weights_of(music: Any) -> str:
