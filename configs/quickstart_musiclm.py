@@ -4,15 +4,15 @@
 
 They are those of `small_musiclm`, over the quickstart's codec (50 frames per
 second, 6 x 1024). By default the job takes the packaged tokenizers and trains
-the packaged stages further; `further` (`semantic_lm_further`, ...) is how. With
---from-scratch everything is trained from nothing, in as few steps, and the
-joint embedding too:
+the packaged stages further, as `semantic_lm_further` and `coarse_lm_further`
+say. With --from-scratch everything is trained from nothing, in as few steps,
+and the joint embedding too:
 
     joint        MuLan of 1 M parameters, windows of 10 s
     semantic, melody, semantic_lm, coarse_lm, fine_lm    see `small_musiclm`
 
-The fine stage does not ship, so it always begins from nothing. With `_tiny`
-added, models are those of tests.
+The fine stage does not ship, so it always begins from nothing, and there is no
+`fine_lm_further`. With `_tiny` added, models are those of tests.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +21,8 @@ from mmdcodec.configs import common, small_joint, small_musiclm
 STAGES = small_musiclm.STAGES
 TOKENIZERS = ("semantic", "joint", "melody")
 MODELS = (*TOKENIZERS, *(f"{stage}_lm" for stage in STAGES))
+# Stages that ship and are trained further.
+FURTHER = ("semantic", "coarse")
 
 # Training steps of each model.
 _STEPS = {
@@ -39,7 +41,8 @@ def get_config(arg: str = "") -> ConfigDict:
   Args:
     arg: a model, as above; "" and "tiny" mean the semantic stage.
   """
-  names = [f"{name}_{how}" for name in MODELS for how in ("tiny", "further")]
+  names = [f"{name}_tiny" for name in MODELS]
+  names += [f"{name}_lm_further" for name in FURTHER]
   common.check_argument(arg, "tiny", *MODELS, *names)
   tiny, further = arg.endswith("tiny"), arg.endswith("further")
   name = arg.removesuffix("tiny").removesuffix("further").removesuffix("_")

@@ -5,10 +5,8 @@ import os
 import pathlib
 from typing import Any
 
-from mmdcodec import bundle, packaged
 from mmdcodec.configs import quickstart_musiclm
 from mmdcodec.errors import UserError
-from mmdcodec.store import inputs
 from mmdcodec.workflows import quickstart_job
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -98,18 +96,13 @@ def make_job(
     workdir, steps=steps, tiny=tiny, from_scratch=from_scratch
   )
   taken = "" if tiny or from_scratch else PACKAGED
-  begun = _stages_of(taken) if taken else ()
+  begun = quickstart_musiclm.FURTHER if taken else ()
   configs = {}
   for name in quickstart_musiclm.MODELS:
     if taken and name in quickstart_musiclm.TOKENIZERS:
       continue
-    how = (
-      "_tiny"
-      if tiny
-      else "_further"
-      if name.removesuffix("_lm") in begun
-      else ""
-    )
+    further = "_further" if name.removesuffix("_lm") in begun else ""
+    how = "_tiny" if tiny else further
     config = quickstart_musiclm.get_config(name + how).to_dict()
     if steps is not None:
       config["steps"] = steps
@@ -130,14 +123,4 @@ def make_job(
       "guidance": GUIDANCE,
     },
     command=codec.command.replace(words, f"{words} --system musiclm", 1),
-  )
-
-
-def _stages_of(model: str) -> tuple[str, ...]:
-  """Names of the stages of a packaged MusicLM, without reading its weights."""
-  config = inputs.read_object(packaged.FOLDER / model / bundle.CONFIG_FILE)
-  return tuple(
-    name
-    for name in quickstart_musiclm.STAGES
-    if f"{name}_lm" in config["parts"]
   )

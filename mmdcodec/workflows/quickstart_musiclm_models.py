@@ -7,6 +7,7 @@ describes its result.
 
 import copy
 import functools
+import hashlib
 from typing import Any
 
 from mmdcodec import bundle, packaged
@@ -46,13 +47,20 @@ def train_tokenizer(job: MusicLMJob, *, name: str) -> str:
 
 
 def take(job: MusicLMJob) -> str:
-  """Copies the tokenizers and stages of the packaged MusicLM."""
+  """Copies the tokenizers and stages of the packaged MusicLM.
+
+  Its weights may be others in another version of the package, so the result
+  says which ones they were.
+  """
   keys = [*TOKENIZERS, *(f"{name}_lm" for name in job.begun)]
   folders = {key: job.folder / PARTS / key for key in keys}
-  assemble_lib.take_apart(packaged.FOLDER / job.packaged, folders)
+  source = packaged.FOLDER / job.packaged
+  assemble_lib.take_apart(source, folders)
+  with (source / bundle.WEIGHTS_FILE).open("rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
   return (
     f"{len(TOKENIZERS)} tokenizers and {len(job.begun)} stages of"
-    f" {job.packaged!r}"
+    f" {job.packaged!r} (SHA-256 of its weights: {digest[:16]})"
   )
 
 
