@@ -300,6 +300,8 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
     config = run_files.read_file(path / CONFIG_FILE, _AGAIN)
     if convert.is_public(config):
       return Contents(*convert.read(path), None)
+  else:
+    uploads.check_finished(path)
   if (path / WEIGHTS_FILE).is_file():
     if config is None:
       if found := convert.read_release(path):
@@ -318,7 +320,6 @@ def _read(path: pathlib.Path, discriminators: bool) -> Contents:
     raise UserError(f"{path} has no {WEIGHTS_FILE}; {_AGAIN}.")
   if config is not None:
     return _read_workdir(path)
-  uploads.check_finished(path)
   if not path.exists():
     names = packaged.names()
     near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.75)

@@ -3,6 +3,7 @@
 `test_object_store.py` has real servers, and trainings, which need one.
 """
 
+import io
 import os
 import pathlib
 import secrets
@@ -15,15 +16,17 @@ from extension.loudness import Loudness
 from orbax.checkpoint._src.serialization import tensorstore_utils
 from tunes import prepare_tunes
 
+from mmdcodec import bundle
 from mmdcodec.audio import files
 from mmdcodec.cli import main as cli
 from mmdcodec.data import record_encoder, records, token_shards, tokenization
 from mmdcodec.data.record_source import Source, describe
 from mmdcodec.data.token_records import TokenSource
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Unreachable, UserError
 from mmdcodec.store import (
   atomic,
   cached,
+  inputs,
   locks,
   orbax_stores,
   paths,
@@ -188,6 +191,34 @@ def test_tensors(url):
     np.testing.assert_array_equal(found["w"], np.arange(5.0))
   folders = [p for p in cached._folder().iterdir() if len(p.name) == 32]
   assert len(folders) == 1
+
+
+def test_an_interrupted_upload_of_a_model(url, tmp_path):
+  """Catches weights without their config that count as a damaged bundle."""
+  uploads.folder(tmp_path, url)
+  (url / uploads.MARK).write_text("")
+  (url / bundle.WEIGHTS_FILE).write_bytes(b"weights")
+  with pytest.raises(UserError, match=f"{url} is not complete: its upload was"):
+    bundle.read(url)
+
+
+def test_a_store_that_fails_while_an_object_is_read(url, monkeypatch):
+  """Catches a traceback in the place of a sentence."""
+  (url / "a.json").write_text('{"a": 1}')
+  assert inputs.read_json(url / "a.json") == {"a": 1}
+  with inputs.open_file(url / "a.json") as file:
+    file.seek(2)
+    assert (file.tell(), file.read(1)) == (2, b"a")
+
+  class Broken(io.BytesIO):
+    def readinto(self, buffer):
+      raise RuntimeError("503 backend error")
+
+  monkeypatch.setattr(
+    type(url.system), "_open", lambda self, *args, **kwargs: Broken()
+  )
+  with pytest.raises(Unreachable, match="cannot be read .503 backend error"):
+    inputs.read_json(url / "a.json")
 
 
 def test_a_failure_leaves_the_old_file(url):

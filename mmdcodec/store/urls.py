@@ -178,7 +178,7 @@ class Url(pathlib.PosixPath):
       raise ValueError(f"{self}: objects are written whole, not with {mode!r}")
     with self._asking():
       raw = self.system.open(str(self), "rb")
-    data: IO[bytes] = io.BufferedReader(raw)
+    data: IO[bytes] = io.BufferedReader(_Reading(self, raw))
     return data if mode == "rb" else io.TextIOWrapper(data, encoding or "utf-8")
 
   def read_bytes(self) -> bytes:
@@ -306,6 +306,40 @@ class Url(pathlib.PosixPath):
         f"{self}: cannot be {what} ({_reason(error)}); check its name, your"
         " credentials and your rights, and try again."
       ) from error
+
+
+class _Reading(io.RawIOBase):
+  """An open object whose errors are those of `Url`."""
+
+  def __init__(self, url: Url, opened: Any):
+    """Takes what fsspec has opened."""
+    self._url, self._opened = url, opened
+
+  def readable(self) -> bool:
+    """Returns True."""
+    return True
+
+  def seekable(self) -> bool:
+    """Returns True."""
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    """Reads the next bytes."""
+    with self._url._asking():
+      return self._opened.readinto(buffer)
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    """Moves to another place."""
+    return self._opened.seek(offset, whence)
+
+  def tell(self) -> int:
+    """Returns the place."""
+    return self._opened.tell()
+
+  def close(self) -> None:
+    """Closes the object."""
+    self._opened.close()
+    super().close()
 
 
 def wait_for(
