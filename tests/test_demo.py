@@ -191,6 +191,7 @@ def test_other_sites_are_refused(tmp_path):
     assert not server.is_foreign(host, f"http://{host}", mine)
     assert server.is_foreign(host, "http://evil.example", mine)
     assert server.is_foreign(host, "null", mine)
+    assert server.is_foreign(host, "http://[::1", mine)
   for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
     assert server.is_foreign(host, "", mine)
     assert not server.is_foreign(host, "")

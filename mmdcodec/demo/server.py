@@ -170,10 +170,14 @@ def is_foreign(
     origin: the header `Origin`, or "".
     names: see `make_app`.
   """
-  name = urllib.parse.urlsplit(f"//{host}").hostname
+  try:
+    name = urllib.parse.urlsplit(f"//{host}").hostname
+    from_host = urllib.parse.urlsplit(origin).netloc
+  except ValueError:  # such as "[::1"
+    return True
   if names is not None and name not in names:
     return True
-  return bool(origin) and urllib.parse.urlsplit(origin).netloc != host
+  return bool(origin) and from_host != host
 
 
 class _Guarded:
