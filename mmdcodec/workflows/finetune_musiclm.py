@@ -97,7 +97,6 @@ def make_job(
     name: stage_config(options, name, stage) for name, stage in stages.items()
   }
   found = {key: getattr(music.parts, key) for key in KINDS}
-  read = bundle.read(model)
   return MusicLMJob(
     **common_fields(folder, workdir, model, music),
     captions=None,
@@ -109,9 +108,10 @@ def make_job(
       key: each.hash for key, each in found.items() if each is not None
     },
     weights={
-      key: fingerprint(part, read.variables[key])
-      for key, part in read.config["parts"].items()
-      if key.endswith("_lm")
+      f"{name}_lm": fingerprint(
+        music.config["parts"][f"{name}_lm"], stage.variables
+      )
+      for name, stage in stages.items()
     },
     configs=configs,
   )
