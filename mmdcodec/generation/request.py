@@ -251,7 +251,13 @@ def item_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
       f"seeds are {seeds}; they must be whole numbers from 0 to below"
       " 2^63."
     )
-  return jnp.stack([jax.random.key(int(seed)) for seed in seeds])
+  return jnp.stack([_key(int(seed)) for seed in seeds])
+
+
+def _key(seed: int) -> jax.Array:
+  """Makes a random key of all bits of a seed: JAX takes the last 32 alone."""
+  key = jax.random.key(seed & 0xFFFFFFFF)
+  return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
 
 
 def count_frames(seconds: float, frame_rate: float, batch: int) -> int:
