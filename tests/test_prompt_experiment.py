@@ -92,8 +92,8 @@ def test_another_decoder_of_the_same_codes_is_told_apart(tmp_path):
   codecs = []
   for scale in (1.0, 1.0, 2.0):
     further = jax.tree.map(np.copy, variables)
-    decoder = further["params"]["decoder"]
-    further["params"]["decoder"] = jax.tree.map(lambda x: scale * x, decoder)
+    for kernel in jax.tree.leaves(further["params"]["decoder"]):
+      kernel *= scale
     codecs.append(LoadedCodec({**config, "codes": kept}, further))
   assert len({codec.hash for codec in codecs}) == 1
   one, same, other = map(prompts.decoder_of, codecs)

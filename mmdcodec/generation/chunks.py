@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from mmdcodec.errors import UserError
+from mmdcodec.generation.request import MOST_FRAMES
 from mmdcodec.tokenizers.interface import AudioCodec
 
 
@@ -31,7 +32,7 @@ def frames_of(block: float, frame_rate: float) -> int:
   """
   if not 0 < block < np.inf:
     raise UserError(f"block is {block} s; it must be above 0.")
-  return max(1, round(block * frame_rate))
+  return max(1, round(min(block * frame_rate, MOST_FRAMES)))
 
 
 def decode(

@@ -160,25 +160,15 @@ class LoadedMusic:
     self,
     texts: str | Sequence[str | None] | None = None,
     *,
-    seconds: float = 8.0,
-    seed: int | Sequence[int] = 0,
-    temperature: float = 1.0,
-    top_k: int = 250,
-    top_p: float | None = None,
-    guidance: float = 3.0,
-    text_guidance: float | None = None,
-    audio: Any = None,
-    melody: Any = None,
-    rate: int | None = None,
-    joint: Any = None,
-    conditions: Mapping[str, Any] | None = None,
-    stride: float | None = None,
     block: float = 1.0,
+    **options: Any,
   ) -> Iterator[Chunk]:
     """Generates music and yields it in chunks; stop iterating to end it.
 
-    Takes the options of `generate`; `block` is the length of a chunk in
-    seconds.
+    Args:
+      texts: as for `generate`.
+      block: seconds of a chunk.
+      **options: as for `generate`; see `GenerationRequest`.
 
     Yields:
       Chunks; concatenated, their codes equal those of `generate_codes` and
@@ -187,12 +177,7 @@ class LoadedMusic:
     Raises:
       UserError: see `generate`.
     """
-    request = GenerationRequest(
-      texts=texts, seconds=seconds, seed=seed, temperature=temperature,
-      top_k=top_k, top_p=top_p, guidance=guidance, text_guidance=text_guidance,
-      audio=audio, melody=melody, rate=rate, joint=joint, conditions=conditions,
-      stride=stride,
-    )  # fmt: skip
+    request = GenerationRequest(texts=texts, **options)
     yield from self._stream(request, block)
 
   def generate_codes(

@@ -146,9 +146,7 @@ def check_request(request: MusicLMRequest, parts: Parts) -> CheckedRequest:
     melody=tunes,
     seed=request_lib.listed_seeds(request.seed),
   )
-  prompts = prompts.map(
-    lambda texts: request_lib.repeat(texts or [""], batch)
-  )
+  prompts = prompts.map(lambda texts: request_lib.repeat(texts or [""], batch))
   checked = CheckedRequest(
     seconds=float(request.seconds),
     keys=request_lib.item_keys(request.seed, batch),
@@ -423,7 +421,8 @@ def stride_frames(
     if semantic.model.window and melody is None and len(joint.times) == 1:
       return 0
     return max(1, semantic.model.frames // 2)
-  frames = round(stride * semantic.frame_rate) if 0 < stride < math.inf else 0
+  good = 0 < stride <= semantic.seconds
+  frames = round(stride * semantic.frame_rate) if good else 0
   if not 0 < frames < max(2, semantic.model.frames):
     raise UserError(
       f"stride is {stride} s; it must be above 0 and below"
@@ -456,7 +455,8 @@ def overlap_frames(overlap: float | None, parts: Parts) -> int:
   size = fine.model.frames
   if overlap is None:
     return min(round(OVERLAP * fine.frame_rate), size // 4)
-  found = round(overlap * fine.frame_rate) if 0 <= overlap < math.inf else size
+  good = 0 <= overlap <= fine.seconds
+  found = round(overlap * fine.frame_rate) if good else size
   if found >= size:
     raise UserError(
       f"overlap is {overlap} s; it must be 0 or above, and below"

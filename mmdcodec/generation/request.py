@@ -248,8 +248,7 @@ def item_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
   whole = all(isinstance(seed, int | np.integer) for seed in seeds)
   if not whole or not all(0 <= seed < 1 << 63 for seed in seeds):
     raise UserError(
-      f"seeds are {seeds}; they must be whole numbers from 0 to below"
-      " 2^63."
+      f"seeds are {seeds}; they must be whole numbers from 0 to below 2^63."
     )
   return jnp.stack([_key(int(seed)) for seed in seeds])
 
