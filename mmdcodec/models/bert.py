@@ -17,6 +17,7 @@ import numpy as np
 from mmdcodec import bounds
 from mmdcodec.bounds import number, whole
 from mmdcodec.models import fields
+from mmdcodec.nn import stacked
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.parallel import rules
 
@@ -178,14 +179,7 @@ class Bert(bounds.Checked, nn.Module):
     x = nn.LayerNorm(
       epsilon=self.epsilon, dtype=jnp.float32, name="embedding_norm"
     )(x)
-    blocks = nn.scan(
-      BertBlock,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast,),
-      length=self.layers,
-    )
-    x, _ = blocks(
+    x, _ = stacked.scan(BertBlock, self.layers)(
       heads=self.heads,
       hidden=self.hidden,
       epsilon=self.epsilon,

@@ -21,10 +21,10 @@ from mmdcodec import bounds
 from mmdcodec.bounds import flag, list_of, one_of, whole
 from mmdcodec.models import fields
 from mmdcodec.models.bert import BertBlock
+from mmdcodec.nn import stacked
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.nn.conv_nd import conv_nd
-from mmdcodec.nn.stacked import run_first
 
 NORMS = ("group", "layer")
 
@@ -256,13 +256,7 @@ class Hubert(bounds.Checked, nn.Module):
       self.position_kernel, self.position_groups
     )
     self.norm = norm()
-    self.blocks = nn.scan(
-      BertBlock,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast,),
-      length=self.layers,
-    )(**self.block)
+    self.blocks = stacked.scan(BertBlock, self.layers)(**self.block)
 
   def features(self, x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Vectors of each frame, to be clustered.
@@ -295,9 +289,9 @@ class Hubert(bounds.Checked, nn.Module):
     if self.is_initializing():
       x, _ = self.blocks(x, seen)
     else:
-      stacked = {"params": self.variables["params"]["blocks"]}
+      variables = {"params": self.variables["params"]["blocks"]}
       block = BertBlock(**self.block, parent=None)
-      x = run_first(block, stacked, self.feature_layer, x, seen)
+      x = stacked.run_first(block, variables, self.feature_layer, x, seen)
     last = self.feature_layer == self.layers or self.is_initializing()
     if self.norm_first and last:
       x = self.norm(x)

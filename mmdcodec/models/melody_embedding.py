@@ -25,7 +25,7 @@ from mmdcodec.models.mel_front_end import window_levels
 from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.norms import unit_vectors
-from mmdcodec.nn.transformer import REMAT
+from mmdcodec.nn.stacked import REMAT
 
 PRESETS: dict[str, dict[str, Any]] = {
   # 12 x 512 with FFN 1024 as published. Six heads do not divide 512.

@@ -28,6 +28,7 @@ from mmdcodec.models.spectrogram_transformer import SpectrogramTransformer
 from mmdcodec.models.text_tower import TextTower, fields_of
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.norms import unit_vectors
+from mmdcodec.nn.stacked import REMAT
 
 # Audio towers by name.
 TOWERS: dict[str, Any] = {"ast": SpectrogramTransformer, "resnet": ResNet}
@@ -100,7 +101,7 @@ class Mulan(bounds.Checked, nn.Module):
   scale: Annotated[float, number(1e-3, 1e6)] = 10.0
   least: Annotated[float, number(1e-3, 1e6)] = 1.0
   most: Annotated[float, number(1e-3, 1e6)] = 100.0
-  remat: Annotated[str, one_of(("none", "full", "dots"))] = "none"
+  remat: Annotated[str, one_of(("none", *REMAT))] = "none"
   dtype: Annotated[Any, bounds.dtype(*bounds.FLOATS)] = jnp.float32
 
   @property

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mmdcodec import bounds
 from mmdcodec.bounds import list_of, one_of, whole
-from mmdcodec.nn.transformer import REMAT
+from mmdcodec.nn.stacked import REMAT
 from mmdcodec.parallel import rules
 
 # Groups of channels of a norm.

@@ -16,7 +16,7 @@ from mmdcodec import bounds
 from mmdcodec.bounds import list_of, number, one_of, whole
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.encoder import Encoder
-from mmdcodec.nn.transformer import REMAT
+from mmdcodec.nn.stacked import REMAT
 from mmdcodec.parallel import rules
 
 POOLINGS = ("class", "mean")

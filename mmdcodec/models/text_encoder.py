@@ -13,6 +13,7 @@ import numpy as np
 
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, whole
+from mmdcodec.nn import stacked
 from mmdcodec.nn.attention import Attention, kernel_init
 from mmdcodec.nn.positions import relative_buckets
 from mmdcodec.parallel import rules
@@ -174,14 +175,7 @@ class T5Encoder(bounds.Checked, nn.Module):
     # [1, heads, queries, keys], the same in all blocks.
     bias = jnp.moveaxis(table[at], -1, 0)[None]
     seen = mask[:, None, None, :]
-    blocks = nn.scan(
-      TextBlock,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast, nn.broadcast),
-      length=self.layers,
-    )
-    x, _ = blocks(
+    x, _ = stacked.scan(TextBlock, self.layers)(
       heads=self.heads,
       head_dim=self.head_dim,
       hidden=self.hidden,

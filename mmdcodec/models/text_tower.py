@@ -19,7 +19,7 @@ from mmdcodec.models.bert import Bert
 from mmdcodec.models.spectrogram_transformer import POOLINGS, pool
 from mmdcodec.nn.conv import length_mask
 from mmdcodec.nn.encoder import Encoder
-from mmdcodec.nn.transformer import REMAT
+from mmdcodec.nn.stacked import REMAT
 from mmdcodec.parallel import rules
 
 # Kinds of encoders, and the tokenizer of each (see `text_tokens`).

@@ -18,5 +18,5 @@ transformer       the decoder Transformer, a scan over blocks (block); cache
                   kernels as in turned, and forgetting hides tokens in
                   training. encoder attends in both directions
 conformer         the conformer of semantic tokenizers, with its
-                  conformer_attention; stacked runs some of its blocks
+                  conformer_attention. Its blocks and others are stacked
 """

@@ -4,10 +4,8 @@ Gulati et al. 2020, arXiv 2005.08100, 2: half of a feed-forward layer,
 self-attention, a convolution module and the other half of a feed-forward layer,
 each applied to the norm of its input and added to it; then a norm. All frames
 of a clip attend to all others, or to those of two chunks
-(`conformer_attention.py`). Padding changes no valid frame.
-
-The parameters of all blocks are stacked on a leading axis and the blocks run in
-a scan, so the compiler sees only one.
+(`conformer_attention.py`). Padding changes no valid frame. The blocks are
+`stacked`.
 """
 
 import functools
@@ -19,12 +17,12 @@ import jax.numpy as jnp
 
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
+from mmdcodec.nn import stacked
 from mmdcodec.nn.attention import kernel_init
 from mmdcodec.nn.conformer_attention import OUT_VARIANCE, SelfAttention
 from mmdcodec.nn.convnext import DepthwiseConv
 from mmdcodec.nn.norms import layer_norm
-from mmdcodec.nn.stacked import run_first
-from mmdcodec.nn.transformer import REMAT
+from mmdcodec.nn.stacked import REMAT
 from mmdcodec.parallel import mapped, rules
 
 POSITIONS = ("none", "rotary", "rotary_input", "relative_key")
@@ -253,23 +251,9 @@ class Conformer(bounds.Checked, nn.Module):
 
   def setup(self) -> None:
     """Builds the blocks."""
-    block = _Scanned
-    if self.remat != "none":
-      # Argument 3, `train`, is static. Inside a scan, XLA cannot merge the
-      # recomputation with the first computation, so CSE need not be prevented.
-      block = nn.remat(
-        block,
-        policy=REMAT[self.remat],
-        prevent_cse=False,
-        static_argnums=(3,),
-      )
-    self.blocks = nn.scan(
-      block,
-      variable_axes={"params": 0, "batch_stats": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=nn.broadcast,
-      length=self.layers,
-    )(**self.block)
+    # Argument 3 is `train`.
+    blocks = stacked.scan(_Scanned, self.layers, remat=self.remat, static=3)
+    self.blocks = blocks(**self.block)
     if self.final_norm:
       self.norm = layer_norm()
 
@@ -314,13 +298,14 @@ class Conformer(bounds.Checked, nn.Module):
     if not 1 <= layer <= self.layers:
       raise ValueError(f"layer is {layer}; expected 1 to {self.layers}")
     block = ConformerBlock(**self.block, parent=None)
-    stacked = {
+    variables = {
       name: tree["blocks"]
       for name, tree in self.variables.items()
       if "blocks" in tree
     }
 
-    x = run_first(block, stacked, layer, self._masked(x, mask), mask)
+    x = self._masked(x, mask)
+    x = stacked.run_first(block, variables, layer, x, mask)
     return jnp.where(mask[..., None], x, 0)
 
   def _masked(self, x: jax.Array, mask: jax.Array) -> jax.Array:

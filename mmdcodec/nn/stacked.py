@@ -1,10 +1,48 @@
-"""Runs some of the blocks whose parameters a scan has stacked."""
+"""Blocks whose parameters are stacked on a leading axis and run in a scan.
+
+So the compiler sees only one of them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+
+# What the backward pass keeps, by what it recomputes; besides "none".
+REMAT = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def scan(
+  block: type[nn.Module], count: int, *, remat: str = "none", static: int = 0
+) -> Any:
+  """A class that runs blocks one after another, made with a block's fields.
+
+  Args:
+    block: called with x and arguments that all blocks share; returns (x, None).
+    count: number of blocks.
+    remat: what the backward pass recomputes, "none" or a key of REMAT.
+    static: the argument that is not an array, counted from `self`; 0: none.
+  """
+  if remat != "none":
+    # Inside of a scan, XLA cannot merge the recomputation with the first
+    # computation, so CSE need not be prevented.
+    block = nn.remat(
+      block,
+      policy=REMAT[remat],
+      prevent_cse=False,
+      static_argnums=(static,) if static else (),
+    )
+  return nn.scan(
+    block,
+    variable_axes={"params": 0, "batch_stats": 0},
+    split_rngs={"params": True, "dropout": True},
+    in_axes=nn.broadcast,
+    length=count,
+  )
 
 
 def run_first(

@@ -1,8 +1,7 @@
 """The decoder Transformer: blocks between positions and a final norm.
 
-The parameters of all blocks are stacked on a leading axis and the blocks run in
-a scan, so the compiler sees only one. `mmdcodec.nn.cache` decodes token by
-token with the same `Block`.
+The blocks are `stacked`. `mmdcodec.nn.cache` decodes token by token with the
+same `Block`.
 """
 
 from typing import Annotated, Any
@@ -14,15 +13,11 @@ import numpy as np
 
 from mmdcodec import bounds
 from mmdcodec.bounds import flag, number, one_of, whole
-from mmdcodec.nn import forgetting, sliding
+from mmdcodec.nn import forgetting, sliding, stacked
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.block import ACTIVATIONS, NORMS, Block, View
+from mmdcodec.nn.stacked import REMAT
 from mmdcodec.parallel import rules
-
-REMAT = {
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 class _Scanned(Block):
@@ -140,23 +135,9 @@ class Transformer(bounds.Checked, nn.Module):
 
   def setup(self) -> None:
     """Builds the blocks."""
-    block = _Scanned
-    if self.remat != "none":
-      # Argument 5, `train`, is static. Inside a scan, XLA cannot merge the
-      # recomputation with the first computation, so CSE need not be prevented.
-      block = nn.remat(
-        block,
-        policy=REMAT[self.remat],
-        prevent_cse=False,
-        static_argnums=(5,),
-      )
-    self.blocks = nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=nn.broadcast,
-      length=self.layers,
-    )(**self.block)
+    # Argument 5 is `train`.
+    blocks = stacked.scan(_Scanned, self.layers, remat=self.remat, static=5)
+    self.blocks = blocks(**self.block)
     self.norm = NORMS[self.norms](epsilon=1e-5, dtype=jnp.float32)
     self.drop = nn.Dropout(self.dropout)
     if self.positions == "relative":
