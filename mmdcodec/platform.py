@@ -102,6 +102,17 @@ def traced_for() -> str:
   return jax.default_backend() if device is None else device.platform
 
 
+def cuda_capability() -> float:
+  """The compute capability of the first NVIDIA GPU, such as 8.0; 0 if none."""
+  import jax
+
+  try:
+    device = jax.local_devices(backend="cuda")[0]
+  except RuntimeError:
+    return 0.0
+  return float(device.compute_capability)
+
+
 def bucket(size: int) -> int:
   """Rounds up to one of four sizes per octave: 1..8, 10, 12, 14, 16, 20, ...
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmdcodec import platform
 from mmdcodec.nn import attention
 
 BATCH, TOKENS, WIDTH, HEADS, DIM = 2, 5, 12, 3, 4
@@ -93,6 +94,39 @@ def test_against_a_reference(scale, rotary, use_bias):
       variables, x, *pair, positions=positions, mask=mask, bias=bias
     )
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {},
+    dict(capability=7.5),  # T4
+    dict(capability=0),  # of another maker
+    dict(dim=136),
+    dict(dim=36),
+    dict(tokens=5),
+    dict(dtype=jnp.float32),
+  ],
+)
+def test_where_cudnn_applies(changes, monkeypatch):
+  """Catches what cuDNN refuses instead of computing it."""
+  case = dict(capability=8.0, dim=128, tokens=6, dtype=jnp.bfloat16) | changes
+  monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
+  monkeypatch.setattr(platform, "cuda_capability", lambda: case["capability"])
+  chosen = []
+  monkeypatch.setattr(
+    jax.nn,
+    "dot_product_attention",
+    lambda *_, implementation, **__: chosen.append(implementation),
+  )
+  x = jnp.zeros((1, case["tokens"], 2, case["dim"]), case["dtype"])
+  attention.attend(x, x, x, causal=True)
+  assert chosen == ["xla" if changes else "cudnn"]
+
+
+def test_there_is_no_cuda_here():
+  """Catches an error where there is none to ask."""
+  assert platform.cuda_capability() == 0
 
 
 def test_rotary_attention_asks_for_positions():

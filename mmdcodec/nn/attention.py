@@ -34,9 +34,10 @@ def attend(
 ) -> jax.Array:
   """Weighted sums of values, with float32 logits and softmax.
 
-  GPUs use cuDNN where it applies (bfloat16, no mask, no bias, even numbers of
-  tokens). TPUs use splash attention for long causal sequences without a mask or
-  bias. XLA computes everything else.
+  GPUs use cuDNN where it applies (Ampere or later, bfloat16, no mask, no bias,
+  even numbers of tokens, heads of up to 128 channels). TPUs use splash
+  attention for long causal sequences without a mask or bias. XLA computes
+  everything else.
 
   Args:
     q: [batch, queries, heads, head_dim].
@@ -65,6 +66,8 @@ def attend(
     and q.dtype == jnp.bfloat16
     and q.shape[1] > 1
     and q.shape[1] % 2 == k.shape[1] % 2 == q.shape[3] % 8 == 0
+    and q.shape[3] <= 128
+    and platform.cuda_capability() >= 8
   )
   return jax.nn.dot_product_attention(
     q,
