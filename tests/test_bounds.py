@@ -153,6 +153,11 @@ def test_configs(build, preset, bad):
       dict(width=4, heads=2, kv_heads=2, head_dim=2),
       {"kv_heads": 3, "scale": 0.0, "dtype": "bf16"},
     ),
+    (
+      Attention,
+      dict(width=4, heads=2, kv_heads=2, head_dim=2, rotary=True, turned=True),
+      {"head_dim": 3, "use_bias": True},
+    ),
     (Conv, dict(features=1, kernel_size=3), {"norm": "x", "stride": 0}),
     (
       ConvTranspose,

@@ -177,6 +177,10 @@ class Attention(bounds.Checked, nn.Module):
     """See the base class."""
     if self.heads % self.kv_heads:
       return f"its {self.heads} heads can't share {self.kv_heads} kv_heads"
+    if self.rotary and self.head_dim % 2:
+      return f"its head_dim is {self.head_dim}; rotary positions need pairs"
+    if self.turned and self.use_bias:
+      return "turned kernels have no bias: set use_bias or turned to false"
     return None
 
   def setup(self) -> None:
