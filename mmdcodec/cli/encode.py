@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "input",
     metavar="IN",
-    help="audio of any rate (wav flac ogg opus mp3 aiff ...), a folder of it, or a"
-    " .mmdc file to give fewer codebooks or another coding; - for stdin",
+    help="audio of any rate (wav flac ogg opus mp3 aiff ...), a folder of it,"
+    " or a .mmdc file to give fewer codebooks or another coding; - for stdin",
   )
   parser.add_argument(
     "output", metavar="OUT", help=".mmdc file, folder, or - for stdout"

@@ -6,7 +6,6 @@ code. A verb with `PARSES_REST = True` parses unknown arguments itself: its
 `run` also takes that list.
 """
 
-import argparse
 import importlib
 import logging
 import sys

@@ -59,11 +59,12 @@ class Parser(argparse.ArgumentParser):
     missing = re.fullmatch(r"the following arguments.*required: (.*)", message)
     if missing:
       raise UserError(self._missing(missing[1].split(", ")))
-    wrong = re.fullmatch(r"argument ([^:]+): invalid (\w+) value: (.*)", message)
+    named = r"argument ([^:]+): "
+    wrong = re.fullmatch(named + r"invalid (\w+) value: (.*)", message)
     if wrong:
       kind = _KINDS.get(wrong[2], f"a value of type {wrong[2]}")
       raise UserError(f"{wrong[1]} is {wrong[3]}; expected {kind}.")
-    valueless = re.fullmatch(r"argument ([^:]+): expected .*argument.*", message)
+    valueless = re.fullmatch(named + r"expected .*argument.*", message)
     if valueless:
       raise UserError(f"{valueless[1]} needs a value; {self._help()}.")
     raise UserError(f"{message.rstrip('.')}; {self._help()}.")
@@ -117,7 +118,9 @@ class Parser(argparse.ArgumentParser):
       near = _near(name, [word for word in unknown if word.startswith("--")])
       if name.startswith("--") and near:
         return f"{self._name()} has no option {near}; did you mean {name}?"
-    words = f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
+    words = names[-1]
+    if len(names) > 1:
+      words = f"{', '.join(names[:-1])} and {words}"
     return f"{self._name()} needs {words}; {self._help()}."
 
   def _options(self) -> list[str]:
