@@ -73,6 +73,31 @@ def test_what_is_called_after_each_evaluation(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_step_ends_before_an_evaluation(tmp_path, monkeypatch):
+  """Catches the time of a step that counts as that of what follows."""
+  events, ready = [], jax.block_until_ready
+
+  class Evaluated(Toy):
+    def held_out(self):
+      return [next(Same())]
+
+    def evaluate(self, variables, batches):
+      events.append("evaluated")
+      return {"loss": 1.0}
+
+  def wait(x):
+    # The state's step, not the metrics of the step before.
+    if isinstance(x, jax.Array):
+      events.append(int(x))
+    return ready(x)
+
+  monkeypatch.setattr(opening, "make_task", Evaluated)
+  monkeypatch.setattr(jax, "block_until_ready", wait)
+  config = toy_config(eval_every=2, save_every=4, log_every=100)
+  loop.train(config, tmp_path, log=lambda line: None)
+  assert events == [2, "evaluated", 4, "evaluated", 5, "evaluated"]
+
+
 def test_all_starts_of_a_run_are_one_on_a_board(tmp_path, monkeypatch):
   """Catches a resumed run that begins a new one, or is not asked for."""
   opened = []

@@ -210,16 +210,20 @@ def train(
       if step % config["log_every"] == 0 or last:
         report.later(step, metrics)
 
-      # --------------------------------------------------------------- evaluate
       stop = notice.reached(step)
       due = not stop and (step % config["eval_every"] == 0 or last)
+      saves = saver.due(step) or last or stop
+      if saves or (due and (held_out or task.inspects)):
+        # The step ends before anything else begins, so that its time counts.
+        report.flush()
+        jax.block_until_ready(state.step)
+
+      # --------------------------------------------------------------- evaluate
       evaluated = None
       if due and task.inspects:
-        report.flush()
         with report.paused("evaluation"):
           report.write(step, {"train": task.inspect(state, tuple(recent))})
       if due and held_out:
-        report.flush()
         with report.paused("evaluation"):
           found = task.evaluate(state.released(), held_out)
         evaluation = evaluated = report.write(step, {"valid": found})
@@ -230,9 +234,7 @@ def train(
 
       # ------------------------------------------------------------------- save
       # After the evaluation, which decides whether this is the best checkpoint.
-      if saver.due(step) or last or stop:
-        report.flush()
-        jax.block_until_ready(state.step)
+      if saves:
         with report.paused("saving"):
           report.sync()
           saver.save(step, state, metrics, data.get_state(), evaluated)

@@ -1,4 +1,4 @@
-"""What a run and a dry run of it do first: settings and paths are checked."""
+"""What a run and a dry run of it do first: checks, then mesh and task."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
