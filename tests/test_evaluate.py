@@ -107,10 +107,8 @@ def test_distances_against_float64():
         np.linalg.norm(a - b) / np.linalg.norm(a)
         + np.abs(np.log(a + 1e-5) - np.log(b + 1e-5)).mean()
       )
-    np.testing.assert_allclose(found["mel_distance"][i], np.mean(mel), rtol=1e-3)
-    np.testing.assert_allclose(
-      found["stft_distance"][i], np.mean(stft), rtol=1e-3
-    )
+    for name, values in (("mel_distance", mel), ("stft_distance", stft)):
+      np.testing.assert_allclose(found[name][i], np.mean(values), rtol=1e-3)
 
 
 def test_distances_of_a_gain():

@@ -48,7 +48,9 @@ def _rows() -> np.ndarray:
   return z
 
 
-def _measure(of_mmd: Sequence[str], of_dhsic: Sequence[str]) -> dict[str, float]:
+def _measure(
+  of_mmd: Sequence[str], of_dhsic: Sequence[str]
+) -> dict[str, float]:
   """Compares the losses with these kernels, forward and backward."""
   z, scalar, found = _rows(), np.ones(()), {}
   x, y = z.reshape(_ROWS, -1), z[::-1].reshape(_ROWS, -1) * 1.2 + 0.1
