@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mmdcodec.bench import codecs, coding, floor, loss_estimators
+from mmdcodec.bench import codecs, coding, floor, loss_estimators, timing
 from mmdcodec.cli.main import main
 from mmdcodec.models import codec
 from mmdcodec.quantize.independence import ESTIMATORS, mmd2
@@ -108,6 +108,20 @@ def test_codecs_without_a_peer_say_why(monkeypatch, changes, missing, words):
   model = codec.from_config(codec.preset("encodec_tiny", **changes))
   reason = coding.without_peer(model)
   assert reason is None if words is None else words in reason
+
+
+def test_turns():
+  """Catches ways that run one after the other, and a warm-up that counts."""
+  called = []
+  way = lambda name: lambda: called.append(name) or jnp.zeros(())
+  times = timing.take_turns({name: way(name) for name in "ab"}, 2)
+  assert called == [*"ababab"]
+  assert [len(found) for found in times.values()] == [2, 2]
+  called.clear()
+  assert timing.median_seconds(way("c"), runs=3) > 0
+  assert called == [*"cccc"]
+  # The second run was ten times slower for both.
+  assert timing.ratio([2.0, 40.0, 2.0], [1.0, 10.0, 4.0]) == 2.0
 
 
 def test_ratios_of_codecs_are_medians_of_turns():

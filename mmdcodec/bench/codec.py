@@ -201,7 +201,6 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     args.runs,
   )
   medians = {name: float(np.median(found)) for name, found in times.items()}
-  whole = medians["whole step"]
   for name, (function, arguments) in timed.items():
     seconds, flops = medians[name], floor.operations(function, *arguments)
     moved = floor.size_in_bytes(arguments) + floor.size_in_bytes(
@@ -209,7 +208,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     )
     least = machine.floor(flops, moved)
     print(
-      f"{name:<12}{seconds * 1e3:9.1f}{seconds / whole:8.0%}"
+      f"{name:<12}{seconds * 1e3:9.1f}"
+      f"{timing.ratio(times[name], times['whole step']):8.0%}"
       f"{flops / 1e9:9.3g}{moved / 2**20:9.1f}{least * 1e3:10.3g}"
       f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
     )
@@ -221,7 +221,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
     " host"
   )
   audio_seconds = config["batch"] * task.audio_seconds
-  print(f"{audio_seconds / whole:.1f} s of audio per second")
+  print(f"{audio_seconds / medians['whole step']:.1f} s of audio per second")
   print()
   print(
     coding.measure(

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
   print(table(times, facts, args.seconds))
   print(
     "GFLOP: of encoding and decoding a second of audio; MiB: weights, and"
-    " temporaries of the larger of the two programs"
+    " temporaries of the larger of the two programs; ratio: of the time to that"
+    f" of {next(iter(facts))} in the same turn, the median"
   )
   if reason:
     print(f"without PyTorch: {reason}")
@@ -111,9 +112,11 @@ def table(
   for name, known in facts.items():
     row: list[Any] = [name, *known]
     for way in ("encode", "decode"):
-      here = np.array(times[f"{name}, {way}"])
-      ratio = np.median(here / np.array(times[f"{first}, {way}"]))
-      row += [float(seconds / np.median(here)), float(ratio)]
+      here = times[f"{name}, {way}"]
+      row += [
+        float(seconds / np.median(here)),
+        timing.ratio(here, times[f"{first}, {way}"]),
+      ]
     rows.append(row)
   return formatting.table(columns, rows)
 

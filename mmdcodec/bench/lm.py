@@ -135,7 +135,7 @@ def measure(model: token_lm.TokenLM, *, steps: int, runs: int) -> str:
     )
   for name in ways:
     if name + ", PyTorch" in times:
-      ratio = np.array(times[name + ", PyTorch"]) / np.array(times[name])
+      ratio = np.divide(times[name + ", PyTorch"], times[name])
       lines.append(
         f"{name}: {np.median(ratio):.2f} x PyTorch's codes per second (from"
         f" {ratio.min():.2f} to {ratio.max():.2f} over the runs)"

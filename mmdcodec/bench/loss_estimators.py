@@ -209,7 +209,8 @@ def run(args: argparse.Namespace) -> int:
       else f"{'-':>15}"
     )
     print(
-      f"{name:<14}{seconds[name]:9.3g}{seconds[name] / seconds[ours]:9.2f}"
+      f"{name:<14}{seconds[name]:9.3g}"
+      f"{timing.ratio(times[name], times[ours]):9.2f}"
       f"{work:9.3g}{least:9.3g}{seconds[name] / least:9.2f}{memory}"
       f"{products[name]:>10}"
     )

@@ -1,7 +1,7 @@
-"""Medians of repeated calls, the first of which compiles and does not count."""
+"""Times of repeated calls, the first of which compiles and does not count."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,14 @@ def take_turns(
       if run:
         times[name].append(time.perf_counter() - start)
   return times
+
+
+def ratio(some: Sequence[float], others: Sequence[float]) -> float:
+  """Median over the runs of the ratio of two ways that took turns.
+
+  What slows a whole run does not change it, unlike the ratio of their medians.
+  """
+  return float(np.median(np.divide(some, others)))
 
 
 def median_seconds(function: Callable, *args: Any, runs: int) -> float:
