@@ -121,6 +121,9 @@ def test_stories():
   found = musiclm_time.story(Setting(music, 24, 1.0), nobody)
   own = found.values["joint embedding"]
   assert own["own"] > 0.5 and own["p"] < 0.01 and own["things"] == 8
+  single = [each["p"] for each in found.values.values()]
+  corrected = [each["p_holm"] for each in found.values.values()]
+  assert corrected == multiple.holm(single) != single
   # What is always the same follows nobody.
   drums = found.values["drums"]
   assert drums["low"] <= 0 <= drums["high"] or drums["p"] > 0.01

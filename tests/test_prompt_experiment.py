@@ -18,7 +18,7 @@ from mmdcodec import bundle
 from mmdcodec.audio import files, song_captions, song_files, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import traits
+from mmdcodec.evaluate import multiple, traits
 from mmdcodec.experiments import prompts
 from mmdcodec.tokenizers import loaded_codec
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec, fingerprint
@@ -151,6 +151,12 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
   for trait in ("drums", "speed"):
     assert found[trait]["made"]["p"] < 0.05
     assert found[trait]["made"]["share"] > found[trait]["made"]["chance"]
+  columns, rows = prompts.table(found)
+  single = [of["made"]["p"] for of in found.values()]
+  corrected = multiple.holm(single)
+  assert [row[columns.index("p (Holm)")] for row in rows] == [
+    f"{p:.4f}" for p in corrected
+  ] and corrected != single
   results = json.loads((tmp_path / "results.json").read_text())
   assert results["traits"] == found and results["about"]["songs"] == 40
   for i in range(20):

@@ -60,22 +60,26 @@ def story(of: Setting, classifiers: Any) -> Found:
       split(told[name])[..., 0], split(values)[..., 0]
     )
     found[name] = adherence.story_likeness(pairs)
-  rows = {name: each for name, each in found.items() if each is not None}
+  known = {name: each for name, each in found.items() if each is not None}
+  corrected = multiple.holm([each.p for each in known.values()])
+  rows, values = [], {}
+  for (name, x), holm in zip(known.items(), corrected, strict=True):
+    own = bootstrap.shown(x.own, x.low, x.high)
+    rows.append((name, own, f"{x.p:.4f}", f"{holm:.4f}", x.things))
+    values[name] = x._asdict() | {"p_holm": holm}
   return Found(
     report.Table(
       "Stories",
-      ["", "own prompt above neighbour's", "p", "stories"],
-      [
-        (name, bootstrap.shown(x.own, x.low, x.high), f"{x.p:.4f}", x.things)
-        for name, x in rows.items()
-      ],
+      ["", "own prompt above neighbour's", "p", "p (Holm)", "stories"],
+      rows,
       f"{SPANS} prompts, {span:g} s each; the last {of.seconds:g} s of each are"
       " heard. Cosine with the span's own prompt, less that with the prompts of"
       " the spans beside it; for traits, the share that agrees, less the share"
       " that agrees with the prompt beside it where that is another one. Chance"
-      " is 0; p by random signs of the stories.",
+      " is 0; p by random signs of the stories, and corrected for the number of"
+      " rows.",
     ),
-    {name: each._asdict() for name, each in rows.items()},
+    values,
     [
       (" / ".join(text for _, text in each), x)
       for each, x in zip(stories, audio, strict=True)

@@ -24,7 +24,7 @@ import numpy as np
 
 from mmdcodec.audio import files, resampling, song_files, song_plan
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import built_in, traits
+from mmdcodec.evaluate import built_in, multiple, traits
 from mmdcodec.experiments import tables
 from mmdcodec.store import atomic, inputs, jobs, paths
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec, fingerprint
@@ -219,10 +219,14 @@ def _make(
 
 
 def table(found: dict) -> tuple[list[str], list[list]]:
-  """Returns columns and rows, one row for each trait."""
+  """Returns columns and rows, one row for each trait.
+
+  The last column is corrected for the number of traits.
+  """
   percent = lambda share: f"{100 * share:.0f}%"
   rows = []
-  for trait, of in found.items():
+  corrected = multiple.holm([of["made"]["p"] for of in found.values()])
+  for (trait, of), holm in zip(found.items(), corrected, strict=True):
     made = of["made"]
     rows.append(
       [
@@ -231,9 +235,11 @@ def table(found: dict) -> tuple[list[str], list[list]]:
         percent(made["share"]),
         percent(made["chance"]),
         f"{made['p']:.4f}",
+        f"{holm:.4f}",
       ]
     )
   columns = [
-    "trait", "songs heard right", "pieces as prompted", "by chance", "p"
+    "trait", "songs heard right", "pieces as prompted", "by chance", "p",
+    "p (Holm)",
   ]  # fmt: skip
   return columns, rows
