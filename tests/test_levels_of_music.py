@@ -32,6 +32,23 @@ def test_chroma_agreement():
   assert alike[0, 2] == pytest.approx(0.5, abs=0.1)
 
 
+def test_silence_has_no_melody():
+  """Catches silence that is taken for a C, in all frames or in some."""
+  c, rest = tone(60), np.zeros(8000)
+  stereo = np.stack([c, c], axis=1)
+  found = [
+    chroma.classes(x, 4000)
+    for x in (stereo, rest, np.concatenate([c, rest]), tone(60, 0.2), rest[:99])
+  ]
+  alike = chroma.agreement(found, found)
+  assert alike[0, 1] == alike[1, 0] == 0 and alike[1, 1] == 1
+  # Half of it is a rest.
+  assert (found[2] == chroma.SILENT).mean() == pytest.approx(0.5, abs=0.15)
+  assert (found[2][:6] == 0).all() and (found[2][-6:] == chroma.SILENT).all()
+  assert (found[3] != chroma.SILENT).any()
+  assert (found[4] == chroma.SILENT).all()
+
+
 class Loud:
   """Hears whether a piece is low."""
 

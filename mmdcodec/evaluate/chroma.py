@@ -2,6 +2,8 @@
 
 MusicGen (Copet et al. 2023, arXiv 2306.05284, 4.1) measures melody adherence
 so: the strongest pitch class of each frame of both, compared frame by frame.
+There, silence counts as C, so that silence follows every melody in C. Here it
+equals silence alone.
 """
 
 from collections.abc import Sequence
@@ -12,10 +14,12 @@ from mmdcodec.audio import melody
 
 # Seconds of a frame, at least; frames overlap by three quarters.
 _WINDOW = 0.37
+# What silent frames have, and their mean power at most (-80 dBFS).
+SILENT, _POWER = -1, 1e-8
 
 
 def classes(x: np.ndarray, rate: int) -> np.ndarray:
-  """The strongest pitch class of each frame.
+  """The strongest pitch class of each frame, or `SILENT`.
 
   Args:
     x: audio [samples] or [samples, channels].
@@ -25,7 +29,20 @@ def classes(x: np.ndarray, rate: int) -> np.ndarray:
     int32 [frames].
   """
   window = 1 << int(np.ceil(np.log2(_WINDOW * rate)))
-  return melody.pitch_classes(x, rate, window=window, hop=window // 4)
+  hop = window // 4
+  found = melody.pitch_classes(x, rate, window=window, hop=hop)
+  power = np.square(np.asarray(x, np.float64))
+  if power.ndim == 2:
+    power = power.mean(axis=1)
+  # Music shorter than a window is centred in one.
+  first = max(0, window - len(power)) // 2
+  sums = np.concatenate([[0.0], np.cumsum(power)])
+  middle = hop * np.arange(len(found)) - first
+  begin, end = np.clip(
+    [middle - window // 2, middle + window // 2], 0, len(power)
+  )
+  silent = sums[end] - sums[begin] <= _POWER * np.maximum(end - begin, 1)
+  return np.where(silent, SILENT, found).astype(np.int32)
 
 
 def agreement(
