@@ -222,6 +222,19 @@ def test_a_resampled_crop_is_a_slice_of_the_resampled_whole(place):
   np.testing.assert_allclose(got, whole[start * 3 // 2 :][:6000], atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [1, 2, 23])
+def test_a_crop_of_next_to_nothing_is_a_sample(tmp_path, count):
+  """Catches an empty crop, of which a random gain finds no peak."""
+  x = np.full((count, 1), 9000, np.int16)
+  soundfile.write(tmp_path / "x.wav", x, 96000)
+  records.prepare(
+    tmp_path, tmp_path / "out", rate=96000, seconds=1.0, progress=False
+  )
+  options = {"rate": 4000, "channels": 1, "gain_db": (-3.0, 3.0)}
+  (batch,) = take(tmp_path / "out", 1, **options)
+  assert (batch["lengths"] == 1).all() and batch["audio"][:, 0].all()
+
+
 def hosts(data, count, steps, state=None, **kwargs):
   """Global batches as `count` hosts make them, and their state at the end."""
   options = {"batch": 8, "seconds": 0.5, "rate": RATE, "channels": 2}

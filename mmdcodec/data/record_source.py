@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from google.protobuf.message import DecodeError
 
-from mmdcodec.audio import files
+from mmdcodec.audio import files, resampling
 from mmdcodec.data import shard_files
 from mmdcodec.errors import Unreachable, UserError
 from mmdcodec.store import inputs, paths, uploads
@@ -223,7 +223,8 @@ def crop(
     channels: channels of the crop; see `files.mix`.
 
   Returns:
-    float32 `[at most samples, channels]`; shorter if the file is shorter.
+    float32 `[at most samples, channels]`; shorter if the file is shorter, but
+    never empty.
   """
   with soundfile.SoundFile(flac) as sound:
     if sound.samplerate == rate:
@@ -242,6 +243,7 @@ def crop(
     x = sound.read(start - begin + need + margin, "float32", always_2d=True)
     kept = min(need, sound.frames - start)
     lost = round((start - begin) * rate / sound.samplerate)
-    length = min(samples, round(kept * rate / sound.samplerate))
-    x = soxr.resample(files.mix(x, channels), sound.samplerate, rate)
-    return x[lost : lost + length]
+    length = max(1, min(samples, round(kept * rate / sound.samplerate)))
+    x = files.mix(x, channels)
+    y = soxr.resample(x, sound.samplerate, rate)[lost:]
+    return resampling.fit_resampled(y, x, length)
