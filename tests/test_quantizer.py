@@ -391,6 +391,11 @@ def test_encode_and_decode():
     errors.append(np.mean((decoded - z) ** 2))
   np.testing.assert_allclose(decoded, out.z, atol=1e-5)
   assert errors[0] > errors[1] > errors[2]
+  # What is no code has no vector, instead of another's.
+  codes = codes.copy()
+  codes[0, 0, 1], codes[0, 1, 2] = -1, 32
+  lost = np.isnan(decode(codes)).all(-1)
+  assert lost[0, :2].all() and lost.sum() == 2
   with pytest.raises(UserError, match="has 3 codebooks, 4 were asked"):
     encode(z, 4)
 

@@ -89,9 +89,12 @@ def nearest(rows: jax.Array, embed: jax.Array) -> jax.Array:
 def lookup(embed: jax.Array, codes: jax.Array) -> jax.Array:
   """Code vectors: embed [size, dim] and codes [...] -> [..., dim].
 
-  NaN where there is no code; plain indexing would return the last one.
+  NaN where there is no code, also for -1; plain indexing would return the last
+  one.
   """
-  return embed.at[codes].get(mode="fill", fill_value=jnp.nan)
+  return embed.at[codes].get(
+    mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+  )
 
 
 def statistics(
