@@ -71,8 +71,9 @@ class Writer:
         f"codes lie in {codes.min()}..{codes.max()}; this file's range from 0"
         f" to {size - 1}."
       )
-    scale = np.zeros(0) if scale is None else np.asarray(scale).reshape(-1)
-    if not np.isfinite(scale.astype(np.float32)).all():
+    with np.errstate(over="ignore"):
+      scale = np.ravel(() if scale is None else scale).astype(np.float32)
+    if not np.isfinite(scale).all():
       raise UserError("a scale is not finite; no reader would take the file.")
     if scale.size and not header.scaled:
       raise ValueError("scales were given, but the header has none")
@@ -80,10 +81,9 @@ class Writer:
       raise ValueError(
         f"{scale.size} scales were given, but without segments a clip has one"
       )
-    if header.scaled and not header.segment_frames:
-      self._scale = np.append(self._scale, scale).astype(np.float32)[:1]
-    else:
-      self._scale = np.append(self._scale, scale).astype(np.float32)
+    self._scale = np.append(self._scale, scale)
+    if not header.segment_frames:
+      self._scale = self._scale[:1]
     self._codes = np.append(self._codes, codes.astype(np.int32), axis=0)
     self.frames += len(codes)
     while len(self._codes) >= header.chunk_frames:
