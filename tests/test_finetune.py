@@ -20,7 +20,7 @@ from mmdcodec import bundle
 from mmdcodec.cli.main import main
 from mmdcodec.data import audio_folder
 from mmdcodec.data.token_records import TokenSource
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Notice, UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.train.trainable import Trainable
 from mmdcodec.workflows import finetune, finetune_job
@@ -165,7 +165,8 @@ def test_configs(made):
   model = {**config["model"], "conditions": {"text": text}}
   pieces = {**config, "model": model}
   options = Options(steps=3, lora=4, seconds=99.0)
-  found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
+  with pytest.warns(Notice, match="the most that this model takes, not 99"):
+    found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
   frozen = Trainable(freeze=found["freeze"]).split(
     variables["params"], jax.random.key(0)
   )[1]["frozen"]

@@ -16,10 +16,10 @@ TEMPERATURE = {"semantic": 1.0, "coarse": 0.95, "fine": 0.4}
 _GUIDED = ("joint", "melody", CHROMA)
 # Options that may differ by stage, and their values.
 OPTIONS = {
-  "temperature": (lambda x: 0 <= x < math.inf, "0 or above"),
+  "temperature": (lambda x: 0 <= x < math.inf, "0 or above, and finite"),
   "top_k": (lambda x: 0 <= x < math.inf, "0 (all) or above"),
   "top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
-  "guidance": (lambda x: 0 <= x < math.inf, "0 or above"),
+  "guidance": (lambda x: 0 <= x < math.inf, "0 or above, and finite"),
 }
 
 

@@ -159,11 +159,11 @@ def _check_numbers(request: GenerationRequest) -> None:
   not_negative = lambda x: 0 <= x < math.inf
   for name, good, expected in (
     ("seconds", positive, "above 0"),
-    ("temperature", not_negative, "0 or above"),
+    ("temperature", not_negative, "0 or above, and finite"),
     ("top_k", not_negative, "0 (all) or above"),
     ("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1"),
-    ("guidance", not_negative, "0 or above"),
-    ("text_guidance", not_negative, "0 or above"),
+    ("guidance", not_negative, "0 or above, and finite"),
+    ("text_guidance", not_negative, "0 or above, and finite"),
     ("rate", positive, "above 0 Hz"),
   ):
     value = getattr(request, name)

@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import jax
 
 from mmdcodec.configs import common
-from mmdcodec.errors import UserError
+from mmdcodec.errors import Notice, UserError
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.generation.stage import Stage
 from mmdcodec.parallel import mesh
@@ -159,6 +160,14 @@ def make_config(
   frames = frames or music.model.frames
   frame_rate = frame_rate or music.frame_rate
   if options.seconds is not None:
+    if options.seconds * frame_rate > frames + 0.5:
+      warnings.warn(
+        Notice(
+          f"clips have {frames / frame_rate:g} s, the most that this model"
+          f" takes, not {options.seconds:g}."
+        ),
+        stacklevel=2,
+      )
     frames = min(frames, max(1, round(options.seconds * frame_rate)))
   # Keeps matrix products and recomputes the rest: little extra work saves the
   # memory that long clips would need.
