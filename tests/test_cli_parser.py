@@ -26,7 +26,7 @@ from mmdcodec.cli import main as cli
       ["generate", "calm", "piano", "a.wav", "--model", "m"],
       ["no place for 'a.wav'", "in quotes"],
     ),
-    (["experiment"], ["experiment needs NAME"]),
+    (["experiment"], ["experiment needs NAME, one of", "prompts"]),
     (["experiment", "promts"], ["did you mean prompts?"]),
     (["evaluate", "reconstuction"], ["did you mean reconstruction?"]),
   ],

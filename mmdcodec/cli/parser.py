@@ -121,6 +121,9 @@ class Parser(argparse.ArgumentParser):
     words = names[-1]
     if len(names) > 1:
       words = f"{', '.join(names[:-1])} and {words}"
+    for each in self._actions:
+      if each.metavar == words and each.choices:
+        words += f", one of {', '.join(map(str, each.choices))}"
     return f"{self._name()} needs {words}; {self._help()}."
 
   def _options(self) -> list[str]:
