@@ -122,7 +122,7 @@ def total_correlation(
     members = np.asarray(rows.codebooks)
     unit = rows.units()
     gains, alone = held_out(rows.codes, sizes[members], unit, seed=seed)
-    means = bootstrap(np.c_[gains, gains.sum(1)], unit, seed=seed)
+    means = resampled_means(np.c_[gains, gains.sum(1)], unit, seed=seed)
     gain[members], entropy[members] = gains.mean(0), alone.mean(0)
     error[members] = means[:, :-1].std(0)
     together += means[:, -1]
@@ -181,7 +181,7 @@ def held_out(
   return gain, alone
 
 
-def bootstrap(
+def resampled_means(
   values: np.ndarray, unit: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
   """Computes means over rows with units resampled.
