@@ -14,8 +14,10 @@ from test_foreign_meshes import NAMES, calls
 from mmdcodec.errors import UserError
 from mmdcodec.losses.masking import masked_mean
 from mmdcodec.models import codec, embedding_mapper, token_lm
+from mmdcodec.nn import cache
 from mmdcodec.nn.griffin_lim import griffin_lim
 from mmdcodec.nn.lstm import LSTM
+from mmdcodec.nn.transformer import Transformer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize import independence
 from mmdcodec.quantize.gumbel import GumbelQuantizer, diversity
@@ -65,7 +67,35 @@ def gumbel():
   )
 
 
+def decode(by_block, window):
+  """Two pieces of a sequence with a cache."""
+  model = Transformer(
+    layers=1, width=8, heads=1, kv_heads=1, hidden=8, cross=False,
+    positions="relative", window=window,
+  )  # fmt: skip
+  params = model.init(KEY, Z)["params"]
+  if by_block:
+    params = cache.by_block(params, 1)
+  positions, valid = np.arange(20)[None], np.ones((2, 20), bool)
+  held, found = cache.empty(model, params, 2, 20), []
+  for at, end in ((0, 9), (9, 10)):
+    y, held = cache.extend(
+      model,
+      params,
+      Z[:, at:end],
+      held,
+      jnp.int32(at),
+      positions[:, at:end],
+      valid,
+      positions,
+    )
+    found.append(y)
+  return found
+
+
 CALLS = {
+  "decoding": lambda: decode(by_block=False, window=0),
+  "decoding by block": lambda: decode(by_block=True, window=4),
   "quantizer": quantize,
   "gumbel": gumbel,
   "random_projection": lambda: RandomProjection(8, 4).init_with_output(KEY, Z),

@@ -248,4 +248,6 @@ def extend(
 
 
 def _put(cache: jax.Array, new: jax.Array, start: tuple) -> jax.Array:
+  # Of one type, also in 64-bit mode.
+  start = tuple(jnp.asarray(i, jnp.int32) for i in start)
   return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), start)
