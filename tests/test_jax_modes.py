@@ -13,6 +13,7 @@ from test_foreign_meshes import NAMES, calls
 
 from mmdcodec.errors import UserError
 from mmdcodec.losses.masking import masked_mean
+from mmdcodec.losses.triplet import semi_hard
 from mmdcodec.models import codec, embedding_mapper, token_lm
 from mmdcodec.nn import cache
 from mmdcodec.nn.griffin_lim import griffin_lim
@@ -100,6 +101,7 @@ CALLS = {
   "gumbel": gumbel,
   "random_projection": lambda: RandomProjection(8, 4).init_with_output(KEY, Z),
   "griffin_lim": lambda: griffin_lim(abs(latents(0, (2, 20, 9))), 4, 2),
+  "triplet": lambda: semi_hard(Z[0], np.arange(20) // 2),
   "mapper": lambda: embedding_mapper.init(KEY, 4),
   "lstm": lambda: LSTM(dim=8).init_with_output(KEY, Z),
   "mmd": loss("mmd"),

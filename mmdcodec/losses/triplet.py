@@ -68,9 +68,10 @@ def semi_hard(
   own = jnp.min(jnp.where(same, others, jnp.inf), axis=1)
   wrong = jnp.min(jnp.where(same, jnp.inf, others), axis=1)
   anchors = jnp.any(pairs, axis=1)
+  count_of = lambda x: jnp.sum(x, dtype=jnp.float32)
   metrics = {
-    "accuracy": jnp.sum(anchors & (own < wrong))
-    / jnp.maximum(jnp.sum(anchors), 1),
-    "active": jnp.sum(pairs & (terms > 0)) / total,
+    "accuracy": count_of(anchors & (own < wrong))
+    / jnp.maximum(count_of(anchors), 1),
+    "active": count_of(pairs & (terms > 0)) / total,
   }
   return loss, metrics
