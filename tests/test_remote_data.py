@@ -300,6 +300,21 @@ def test_locks(url, monkeypatch):
     held.release()
 
 
+def test_a_dead_owners_lock_is_taken_over_once(url, monkeypatch):
+  """Catches a process that deletes the lock of one that was faster."""
+  place = url / remote_locks.FILE
+  place.write_bytes(b"elsewhere 1 dead 7\n")
+
+  def be_late(place, before):
+    assert before.token == "dead"
+    place.write_bytes(b"third 2 faster 0\n")
+    return True
+
+  monkeypatch.setattr(remote_locks, "_is_silent", be_late)
+  assert remote_locks.take(url) is None
+  assert remote_locks.read(place).token == "faster"
+
+
 def test_a_live_owner_elsewhere(url, monkeypatch):
   """Its signs of life keep others out."""
   monkeypatch.setattr(remote_locks, "PATIENCE", 30.0)

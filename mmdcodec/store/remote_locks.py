@@ -125,11 +125,14 @@ def take(folder: Url) -> RemoteLock | None:
   if before is not None:
     if before.token in _mine or not (before.dead or _is_silent(place, before)):
       return None
+    # Another process may have found the same dead owner, and have been faster.
+    if read(place) != before:
+      return None
     place.unlink(missing_ok=True)
   if not place.create(_text(owner)):
     return None
   if before is not None:
-    # Another process may have found the same dead owner, and be a little late.
+    # Or it may be a little late.
     time.sleep(1.0)
   found = read(place)
   if found is None or found.token != owner.token:
