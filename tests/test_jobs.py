@@ -277,18 +277,14 @@ def test_no_thread_waits_for_a_stage_that_is_done(job):
   def stages(first):
     wait = lambda: str(begun.wait(5))
     follow = lambda: begun.set() or "begun"
-    make = lambda name, run, *needs: jobs.Stage(
-      name, run, {}, [], needs=needs
-    )
+    make = lambda name, run, *needs: jobs.Stage(name, run, {}, [], needs=needs)
     return [
       make("a", lambda: "done"),
       *([] if first else [make("b", wait), make("c", follow, "a")]),
     ]
 
   for first in (True, False):
-    jobs.run_stages(
-      job.folder, stages(first), workers=2, log=lambda line: None
-    )
+    jobs.run_stages(job.folder, stages(first), workers=2, log=lambda line: None)
   known = json.loads((job.folder / jobs.FILE).read_text())
   assert known["b"]["result"] == "True"
 

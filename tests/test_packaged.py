@@ -33,12 +33,13 @@ from mmdcodec.evaluate import reconstruction, visqol
 from mmdcodec.models import token_lm
 from mmdcodec.store import scaled, tensors
 from mmdcodec.workflows import (
+  packaged_command,
   packaged_joint,
   packaged_models,
   packaged_music,
   packaged_musiclm,
-  packaged_steps,
   packaged_text,
+  packaged_training,
   quickstart,
   quickstart_first,
   quickstart_job,
@@ -65,6 +66,14 @@ def test_a_name_opens_a_packaged_model_unless_a_folder_has_it(
   monkeypatch.chdir(tmp_path)
   write_random_codec(tmp_path / "little", 1)
   assert mmdcodec.load("little").hash != shipped
+
+
+def test_only_names_are_resolved(shelf):
+  """Catches a path of the user's that is looked for in the package."""
+  resolve = lambda start: packaged.resolve_start({"init_from": start})
+  assert resolve("little") == {"init_from": str(shelf / "little")}
+  for start in ("", "runs/little", "/runs/little"):
+    assert resolve(start) == {"init_from": start}
 
 
 def test_what_ships_is_complete_and_small():
@@ -210,17 +219,56 @@ def test_steps_are_chosen_once(tmp_path, monkeypatch):
   speeds = iter([2.0, 5.0])
 
   def train(config, workdir, log):
-    assert config["steps"] == packaged_steps.PROBE
+    assert config["steps"] == packaged_training.PROBE
     row = {"step": 40, "train/steps_per_second": next(speeds)}
     lines = [json.dumps(row), '{"step": 41, "train']
     (pathlib.Path(workdir) / "metrics.jsonl").write_text("\n".join(lines))
 
-  monkeypatch.setattr(packaged_steps.loop, "train", train)
+  monkeypatch.setattr(packaged_training.loop, "train", train)
   config = {"optimizer": {"warmup": 30}}
   for _ in range(2):
-    assert packaged_steps.choose(tmp_path, "a", config, 100) == 200
-  assert packaged_steps.choose(tmp_path, "b", config, 100) == 500
+    assert packaged_training.choose_steps(tmp_path, "a", config, 100) == 200
+  # Another training was probed at the same time.
+  both = {"a": 200, "c": 300}
+  (tmp_path / "other.json").write_text(json.dumps(both))
+  monkeypatch.setattr(
+    packaged_training.metrics,
+    "read",
+    lambda folder: (
+      (tmp_path / "other.json").replace(tmp_path / "steps.json")
+      and [{"train/steps_per_second": 5.0}]
+    ),
+  )
+  assert packaged_training.choose_steps(tmp_path, "b", config, 100) == 500
+  known = json.loads((tmp_path / "steps.json").read_text())
+  assert known == {**both, "b": 500}
   assert config == {"optimizer": {"warmup": 30}}
+
+
+def test_no_paths_of_this_machine_are_shipped(tmp_path):
+  """Catches a path in a config, and a start that nobody else can name."""
+  job = packaged_command.Job(tmp_path / "job", 1.0, "little")
+  data = {f"{job.workdir}/data/songs": 0.5, f"{job.workdir}/data/real": 0.5}
+  settings = {
+    "init_from": f"{job.workdir}/begin/coarse_lm",
+    "codec": str(packaged.FOLDER / "small"),
+    "data": {"train": data, "streams": {"joint": [f"{job.workdir}/tokens"]}},
+    "steps": 3,
+  }
+  made = {"parts": {"a": {"training": {"config": settings}}}}
+  found = packaged_training.without_paths(made, job)
+  assert found["parts"]["a"]["training"]["config"] == {
+    "init_from": "little",
+    "codec": "small",
+    "data": {
+      "train": {"data/songs": 0.5, "data/real": 0.5},
+      "streams": {"joint": ["tokens"]},
+    },
+    "steps": 3,
+  }
+  settings["init_from"] = str(packaged.FOLDER / "small_music")
+  found = packaged_training.without_paths(settings, job)
+  assert found["init_from"] == "small_music"
 
 
 def test_the_quickstart_begins_with_what_the_packaged_models_make(
@@ -300,6 +348,8 @@ def test_the_job_that_trains_packaged_models(
   kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(params["encoder"])}
   assert kinds == {"bfloat16"}
   assert stored_types(shelf / "small", "decoder") == {"int8"}
+  config = (shelf / "small" / bundle.CONFIG_FILE).read_text()
+  assert str(tmp_path) not in config and "data/songs_train" in config
   card = (shelf / "small" / "README.md").read_text()
   assert "piece 0, somebody (CC-BY-4.0)" in card and "piece 3" not in card
   measures = json.loads((tmp_path / "job" / "measures.json").read_text())

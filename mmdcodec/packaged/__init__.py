@@ -36,16 +36,16 @@ def find(name: str) -> pathlib.Path | None:
 
 
 def resolve_start(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Replaces the packaged model's name in `init_from` by its path.
+  """Replaces a packaged model's name in `init_from` by its path.
 
   A folder of that name in the current one must not take its place.
 
   Args:
-    config: of a run; an empty `init_from` or a path stays as it is.
+    config: of a run; an `init_from` that is no such name stays as it is.
   """
   found = copy.deepcopy(dict(config))
-  if found["init_from"]:
-    found["init_from"] = str(FOLDER / found["init_from"])
+  if (folder := find(found["init_from"])) is not None:
+    found["init_from"] = str(folder)
   return found
 
 

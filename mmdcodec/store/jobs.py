@@ -31,6 +31,11 @@ FILE = "stages.json"
 _log = functools.partial(print, flush=True)
 
 
+def note(line: str) -> None:
+  """Prints a line of a stage that runs, below the line with its name."""
+  _log(f"  {line}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """One step of a job.

@@ -24,8 +24,8 @@ packaged_joint
 packaged_musiclm
              trains the MusicLM that ships with the package;
              packaged_musiclm_card describes it
-packaged_command, packaged_steps
-             the command line of these jobs, and how many steps fit into given
-             minutes
+packaged_command, packaged_training
+             the command line of these jobs; their trainings within given
+             minutes, and the bundles that they leave
 cluster      fits the codebooks of a semantic, joint or melody model
 """

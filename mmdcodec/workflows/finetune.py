@@ -118,9 +118,9 @@ def prepare(job: FolderJob, *, captioned: bool = True) -> str:
       )
   skipped = [each for made in reports.values() for each in made.skipped]
   for path, reason in skipped:
-    print(f"  left out: {path}: {reason}", flush=True)
+    jobs.note(f"left out: {path}: {reason}")
   for line in report.note_lines(reports.values()):
-    print(f"  {line}", flush=True)
+    jobs.note(line)
   used = sum(made.files for made in reports.values())
   with_caption = sum(made.captioned for made in reports.values())
   words = [
@@ -166,7 +166,7 @@ def tokenize(job: Job) -> str:
         show=progress.counter(f"records ({name})"),
       )
     for line in report.folder_lines(out):
-      print(f"  {line}", flush=True)
+      jobs.note(line)
     frames += record_source.describe(out)["frames"]
   return f"{frames:,} frames of {codec.codebooks} codebooks"
 
@@ -181,11 +181,7 @@ def train(job: Job) -> str:
     codec=str(job.workdir / "codec"),
     data=job.config["data"] | paths,
   )
-  loop.train(
-    config,
-    job.workdir / "run",
-    log=lambda line: print("  " + line, flush=True),
-  )
+  loop.train(config, job.workdir / "run", log=jobs.note)
   return f"{job.config['steps']} steps"
 
 

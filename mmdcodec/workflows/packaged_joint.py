@@ -16,7 +16,6 @@ on from the packaged weights (`--from-scratch`: from nothing).
 With --install, WORKDIR/small_joint takes the place of the packaged model.
 """
 
-import functools
 import json
 from typing import Any
 
@@ -27,12 +26,11 @@ from mmdcodec.data import records
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import joint
 from mmdcodec.store import atomic, jobs
-from mmdcodec.train import loop
 from mmdcodec.workflows import (
   cluster,
   packaged_command,
   packaged_joint_card,
-  packaged_steps,
+  packaged_training,
 )
 
 NAME = "small_joint"
@@ -43,7 +41,6 @@ SEEDS = {"train": 7100, "valid": 7101, "test": 7102}
 # The codebooks, and the rows of embeddings that they are fitted to, at most.
 CODEBOOKS = {"levels": 12, "codes": 64, "rows": 10_000}
 TINY_CODEBOOKS = {"levels": 2, "codes": 4, "rows": 1000}
-_log = functools.partial(print, flush=True)
 
 
 class Job(packaged_command.Job):
@@ -79,14 +76,7 @@ def make_songs(job: Job) -> str:
 def train(job: Job) -> str:
   """Trains the network; resumes."""
   config = packaged.resolve_start(job.config())
-  if not job.tiny:
-    config["steps"] = packaged_steps.choose(
-      job.workdir, NAME, config, 60 * job.minutes
-    )
-  loop.train(
-    config, job.workdir / "training", log=lambda line: _log("  " + line)
-  )
-  return f"{config['steps']} steps"
+  return packaged_training.train(job, NAME, config, "training")
 
 
 def export(job: Job) -> str:
@@ -100,13 +90,8 @@ def export(job: Job) -> str:
     network, job.workdir / "data" / "train", folder, levels=books["levels"],
     codes=books["codes"], rows=books["rows"], force=True,
   )  # fmt: skip
-  found = bundle.read(folder)
-  settings = found.config["training"]["config"]
-  settings["data"] |= {split: [split] for split in ("train", "valid")}
-  settings["init_from"] = job.start
   # As in the network: clustering reads and writes 32 bits.
-  variables = bundle.stored_as("int8", found.variables)
-  bundle.save(folder, found.config, variables, force=True)
+  packaged_training.save(job, folder, bundle.read(folder))
   return f"step {step}; {sum(fit.used)} codes used"
 
 
@@ -121,9 +106,7 @@ def measure(job: Job) -> str:
   found = joint.measure(model, clips)
   atomic.write_json(job.workdir / "measures.json", joint.as_json(found, {}))
   card = packaged_joint_card.write(job.workdir, NAME, found)
-  (job.workdir / NAME / "README.md").write_text(card)
-  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
-  return f"{size / 1e6:.1f} MB of weights, with a card"
+  return packaged_training.add_card(job.workdir / NAME, card)
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:

@@ -27,7 +27,6 @@ With --install, WORKDIR/small takes the place of the packaged model.
 import copy
 import csv
 import dataclasses
-import functools
 import json
 import pathlib
 from typing import Any
@@ -38,12 +37,11 @@ from mmdcodec.configs import small
 from mmdcodec.data import records
 from mmdcodec.errors import UserError
 from mmdcodec.store import atomic, inputs, jobs
-from mmdcodec.train import loop
 from mmdcodec.workflows import (
   packaged_card,
   packaged_command,
   packaged_measures,
-  packaged_steps,
+  packaged_training,
 )
 
 NAME = "small"
@@ -59,28 +57,19 @@ SONGS, SONG_SECONDS, SEEDS = (600, 16, 64), 30.0, (1000, 1001, 1002)
 TINY_SONGS, TINY_SONG_SECONDS = (3, 1, 2), 3.0
 # Shares of the minutes, of the codec and of its twin.
 SHARES = {"codec": 0.5, "twin": 0.5}
-_log = functools.partial(print, flush=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """What the stages depend on.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(packaged_command.Job):
+  """What the stages depend on, and what follows from it.
 
   Attributes:
     music: folder with manifest.csv.
-    workdir: folder of the job.
-    minutes: time for all trainings together.
-    start: the packaged model to go on from; "" for none.
-    tiny: whether to use seconds of music and few steps, for tests.
     twin: whether to train the codec's twin too, for the card.
     decoder: whether to train the decoder of the start alone.
   """
 
   music: pathlib.Path
-  workdir: pathlib.Path
-  minutes: float
-  start: str = ""
-  tiny: bool = False
   twin: bool = True
   decoder: bool = False
 
@@ -146,16 +135,6 @@ def prepare(job: Job) -> str:
   return f"{total / 3600:.1f} h"
 
 
-def choose_steps(job: Job, name: str, config: dict[str, Any]) -> int:
-  """Returns how many steps of a training fit into its share of the minutes."""
-  probe = copy.deepcopy(config)
-  # Every loss is active from step 0 on.
-  probe["quantizer_start"] = 0
-  probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
-  seconds = job.minutes * 60 * SHARES[name]
-  return packaged_steps.choose(job.workdir, name, probe, seconds)
-
-
 def train(job: Job, name: str) -> str:
   """Trains the codec or its twin; resumes."""
   config = packaged.resolve_start(job.config(name))
@@ -166,31 +145,20 @@ def train(job: Job, name: str) -> str:
   # As much of each kind, however much there is of it.
   half = {path: 0.5 for path in found["train"]}
   config["data"] |= {"train": half, "valid": found["valid"]}
-  if not job.tiny:
-    config["steps"] = choose_steps(job, name, config)
-  loop.train(config, job.workdir / name, log=lambda line: _log("  " + line))
-  return f"{config['steps']} steps"
+  probe = copy.deepcopy(config)
+  probe["quantizer_start"] = 0
+  probe["losses"]["independence"] |= {"start": 0, "ramp": 0}
+  return packaged_training.train(
+    job, name, config, name, share=SHARES[name], probe=probe
+  )
 
 
 def export(job: Job, name: str) -> str:
   """Exports a model, with parameters of 8 bits; 16 in the encoder."""
-  out = {"codec": NAME, "twin": "twin_bundle"}[name]
-  step = bundle.export(
-    job.workdir / name, job.workdir / out, dtype="int8", force=True
-  )
-  path = job.workdir / out / bundle.CONFIG_FILE
-  config = inputs.read_object(path)
-  _forget_paths(config["training"]["config"])
-  atomic.write_json(path, config)
+  folder = job.workdir / {"codec": NAME, "twin": "twin_bundle"}[name]
+  step = bundle.export(job.workdir / name, folder, force=True)
+  packaged_training.save(job, folder, bundle.read(folder))
   return f"step {step}"
-
-
-def _forget_paths(config: dict[str, Any]) -> None:
-  """Replaces paths of this machine by the names of what is there."""
-  name = lambda path: pathlib.PurePath(path).name
-  for split in SPLITS[:2]:
-    config["data"][split] = [name(path) for path in config["data"][split]]
-  config["init_from"] = name(config["init_from"])
 
 
 def measure(job: Job) -> str:
@@ -202,9 +170,7 @@ def measure(job: Job) -> str:
   rows = rows_of(job.music)
   atomic.write_json(job.workdir / "measures.json", found)
   card = packaged_card.write(job.workdir, NAME, found, rows)
-  (job.workdir / NAME / "README.md").write_text(card)
-  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
-  return f"{size / 1e6:.1f} MB of weights, with a card"
+  return packaged_training.add_card(job.workdir / NAME, card)
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:
@@ -248,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
   if args.decoder and not begun:
     parser.error("--decoder goes on from the packaged codec")
   job = Job(
-    args.music, args.workdir.absolute(), args.minutes, begun, args.tiny,
+    args.workdir.absolute(), args.minutes, begun, args.tiny, music=args.music,
     twin=not (args.without_twin or args.decoder), decoder=args.decoder,
   )  # fmt: skip
   packaged_command.run(args, NAME, make_stages(job))

@@ -21,7 +21,6 @@ The model's codec is the packaged one and is not stored a second time, see
 packaged model.
 """
 
-import functools
 import json
 import pathlib
 from typing import Any
@@ -36,13 +35,12 @@ from mmdcodec.configs import small_music
 from mmdcodec.data import records, tokenization
 from mmdcodec.experiments import prompts
 from mmdcodec.store import atomic, jobs
-from mmdcodec.train import loop
 from mmdcodec.train.task import make_task
 from mmdcodec.workflows import (
   packaged_command,
   packaged_music_card,
-  packaged_steps,
   packaged_text,
+  packaged_training,
 )
 
 NAME, CODEC = "small_music", "small"
@@ -55,7 +53,6 @@ TEXT_STEPS, TINY_TEXT_STEPS = 400, 2
 # What `experiment prompts` is told.
 JUDGED: dict[str, Any] = {"songs": 300, "pieces": 384, "seconds": 8.0}
 TINY_JUDGED: dict[str, Any] = {"songs": 10, "pieces": 2, "seconds": 2.0}
-_log = functools.partial(print, flush=True)
 
 
 class Job(packaged_command.Job):
@@ -102,12 +99,12 @@ def tokenize(job: Job) -> str:
 
 def teach(job: Job) -> str:
   """Makes the model that the training begins from; see `packaged_text`."""
-  config, log = job.config(), lambda line: _log("  " + line)
+  config = job.config()
   task: Any = make_task(config)
   params = jax.device_get(task.init(jax.random.key(config["seed"]))["params"])
   (condition,) = task.model.make_conditions({})
   params["conditioner"]["text_encoder"] = packaged_text.learn(
-    condition, TINY_TEXT_STEPS if job.tiny else TEXT_STEPS, log
+    condition, TINY_TEXT_STEPS if job.tiny else TEXT_STEPS, jobs.note
   )
   codec, variables = bundle.read_codec(packaged.FOLDER / CODEC)
   about = {"kind": "lm", "model": config["model"], "codec": codec}
@@ -123,14 +120,7 @@ def train(job: Job) -> str:
   config = packaged.resolve_start(job.config())
   if not job.start:
     config["init_from"] = str(job.workdir / "begin")
-  if not job.tiny:
-    config["steps"] = packaged_steps.choose(
-      job.workdir, NAME, config, 60 * job.minutes
-    )
-  loop.train(
-    config, job.workdir / "training", log=lambda line: _log("  " + line)
-  )
-  return f"{config['steps']} steps"
+  return packaged_training.train(job, NAME, config, "training")
 
 
 def export(job: Job) -> str:
@@ -138,13 +128,9 @@ def export(job: Job) -> str:
   folder = job.workdir / NAME
   step = bundle.export(job.workdir / "training", folder, force=True)
   found = bundle.read(folder)
-  settings = found.config["training"]["config"]
-  settings["codec"], settings["init_from"] = CODEC, job.start
-  settings["data"] |= {split: [split] for split in SONGS}
   found.config["codec"] = {"packaged": CODEC}
   del found.variables["codec"]
-  variables = bundle.stored_as("int8", found.variables)
-  bundle.save(folder, found.config, variables, force=True)
+  packaged_training.save(job, folder, found)
   return f"step {step}"
 
 
@@ -165,9 +151,7 @@ def measure(job: Job) -> str:
   }  # fmt: skip
   atomic.write_json(job.workdir / "measures.json", found)
   card = packaged_music_card.write(job.workdir, NAME, found)
-  (job.workdir / NAME / "README.md").write_text(card)
-  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
-  return f"{size / 1e6:.1f} MB of weights, with a card"
+  return packaged_training.add_card(job.workdir / NAME, card)
 
 
 def flatness(folder: pathlib.Path) -> list[float]:

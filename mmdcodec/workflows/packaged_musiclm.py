@@ -35,13 +35,12 @@ from mmdcodec.configs import small_musiclm
 from mmdcodec.data import records
 from mmdcodec.evaluate import musiclm
 from mmdcodec.store import atomic, jobs
-from mmdcodec.train import loop
 from mmdcodec.workflows import (
   assemble,
   cluster,
   packaged_command,
   packaged_musiclm_card,
-  packaged_steps,
+  packaged_training,
   stage_training,
 )
 
@@ -73,7 +72,6 @@ SHARES = {
 FURTHER = 4
 # Pieces that are measured, their length, and the weight of their prompts.
 PIECES, TINY_PIECES, LENGTH, TINY_LENGTH, GUIDANCE = 64, 2, 10.0, 0.5, 3.0
-_log = functools.partial(print, flush=True)
 
 
 class Job(packaged_command.Job):
@@ -109,7 +107,9 @@ def make_tokenizer(job: Job, name: str) -> str:
   config, data = job.config(name), job.workdir / "data"
   if name != "melody":  # which renders its own music
     config["data"] |= {split: [str(data / split)] for split in SONGS}
-  said = _train(job, name, config, f"{name}_run")
+  said = packaged_training.train(
+    job, name, config, f"{name}_run", share=SHARES[name]
+  )
   # Codebooks are those of the network as it is stored.
   network, folder = (
     job.workdir / "networks" / name,
@@ -157,19 +157,10 @@ def train_stage(job: Job, name: str) -> str:
     config["init_from"] = str(job.workdir / "begin" / key)
   else:
     config = packaged.resolve_start(config)
-  said = _train(job, key, config, key)
+  said = packaged_training.train(job, key, config, key, share=SHARES[key])
   folder = job.workdir / "parts" / key
   bundle.export(job.workdir / key, folder, dtype="int8", force=True)
   return said
-
-
-def _train(job: Job, name: str, config: dict[str, Any], folder: str) -> str:
-  """Trains a model for its share of the minutes."""
-  if not job.tiny:
-    seconds = 60 * job.minutes * SHARES[name]
-    config["steps"] = packaged_steps.choose(job.workdir, name, config, seconds)
-  loop.train(config, job.workdir / folder, log=lambda line: _log("  " + line))
-  return f"{config['steps']} steps"
 
 
 def put_together(job: Job) -> str:
@@ -184,26 +175,8 @@ def put_together(job: Job) -> str:
   for key, name in (("codec", CODEC), ("joint", JOINT)):
     found.config["parts"][key] = {"packaged": name}
     del found.variables[key]
-  for key, part in found.config["parts"].items():
-    _forget_paths(part)
-    if key.endswith("_lm") and job.start:
-      part["training"]["config"]["init_from"] = job.start
-  variables = bundle.stored_as("int8", found.variables)
-  bundle.save(folder, found.config, variables, force=True)
+  packaged_training.save(job, folder, found)
   return ", ".join(found.config["parts"])
-
-
-def _forget_paths(config: dict[str, Any]) -> None:
-  """Leaves the paths of this job out of a part's config."""
-  settings = config.get("training", {}).get("config", {})
-  data = settings.get("data", {})
-  for split in ("train", "valid"):
-    if split in data:
-      data[split] = [split]
-  if data.get("streams"):
-    data["streams"] = {name: [name] for name in data["streams"]}
-  if start := settings.get("init_from"):
-    settings["init_from"] = start.rsplit("/", 1)[-1]
 
 
 def measure(job: Job) -> str:
@@ -223,9 +196,7 @@ def measure(job: Job) -> str:
   card = packaged_musiclm_card.write(
     job.workdir, NAME, found, guidance=GUIDANCE, start=job.start
   )
-  (job.workdir / NAME / "README.md").write_text(card)
-  size = (job.workdir / NAME / bundle.WEIGHTS_FILE).stat().st_size
-  return f"{size / 1e6:.1f} MB of weights, with a card"
+  return packaged_training.add_card(job.workdir / NAME, card)
 
 
 def make_stages(job: Job) -> list[jobs.Stage]:

@@ -23,6 +23,7 @@ from mmdcodec import bundle, formatting, packaged, progress
 from mmdcodec.audio import song_files
 from mmdcodec.data import audio_folder, captions, records, report
 from mmdcodec.evaluate import clips as clips_lib
+from mmdcodec.store import jobs
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.train import loop
 from mmdcodec.train.task import make_task
@@ -115,7 +116,7 @@ def prepare(job: Job) -> str:
       force=True,
     )
   for line in report.note_lines(found.values()):
-    print(f"  {line}", flush=True)
+    jobs.note(line)
   skipped = sum(len(each.skipped) for each in found.values())
   duration = formatting.duration(found["train"].seconds)
   line = f"{found['train'].records} records, {duration}, to train on"
@@ -128,7 +129,7 @@ def train(job: Job) -> str:
   loop.train(
     with_data(job),
     job.workdir / "run",
-    log=lambda line: print("  " + line, flush=True),
+    log=jobs.note,
     on_evaluation=functools.partial(quickstart_preview.write, job),
   )
   return f"{job.config['steps']} steps"

@@ -15,7 +15,7 @@ from mmdcodec import bundle, packaged
 from mmdcodec.audio import files, synth
 from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.workflows.quickstart_job import Job
 
 MODEL, MUSIC = "small", "small_music"
@@ -43,24 +43,20 @@ def make(job: Job) -> str:
     files.write(folder / f"{name}.flac", each[0], rate=codec.rate)
   bits = codes.shape[2] * math.log2(codec.codebook_size)
   kbps = bits * codec.frame_rate / 1000
-  _say(
-    f"{folder / 'reconstruction.flac'} is a song at {kbps:.1f} kbps by the"
-    " codec that ships with the package, original.flac, beside it, is the song"
-    " itself"
+  jobs.note(
+    f"listen: {folder / 'reconstruction.flac'} is a song at {kbps:.1f} kbps by"
+    " the codec that ships with the package, original.flac, beside it, is the"
+    " song itself"
   )
   music = bundle.load(packaged.FOLDER / MUSIC)
   piece = music.generate(PROMPT, seconds=seconds)[0]
   files.write(folder / "music.flac", piece, rate=music.rate)
-  _say(
-    f"{folder / 'music.flac'} is new music for the prompt {PROMPT!r}, by the"
-    " language model that ships with the package"
+  jobs.note(
+    f"listen: {folder / 'music.flac'} is new music for the prompt {PROMPT!r},"
+    " by the language model that ships with the package"
   )
   atomic.write_json(folder / _ABOUT, {"kbps": kbps, "prompt": PROMPT})
   return f"the packaged models {MODEL!r} and {MUSIC!r}, in {folder}"
-
-
-def _say(words: str) -> None:
-  print(f"  listen: {words}", flush=True)
 
 
 def section(workdir: pathlib.Path) -> list[report.Players]:

@@ -19,7 +19,7 @@ from mmdcodec import bundle, formatting, packaged, progress
 from mmdcodec.audio import files
 from mmdcodec.data import captions, report, tokenization
 from mmdcodec.experiments import factorization
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.train import loop
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -42,7 +42,7 @@ def tokenize(job: Job) -> str:
       show=progress.counter(f"records ({split})"),
     )
     for line in report.folder_lines(job.workdir / "tokens" / split):
-      print(f"  {line}", flush=True)
+      jobs.note(line)
   train = found["train"]
   return (
     f"{train['frames']} frames of {train['codebooks']} codes to train on, of"
@@ -52,11 +52,7 @@ def tokenize(job: Job) -> str:
 
 def train(job: Job) -> str:
   """Trains the language model, resuming an interrupted run."""
-  last = loop.train(
-    with_data(job),
-    job.workdir / "lm",
-    log=lambda line: print("  " + line, flush=True),
-  )
+  last = loop.train(with_data(job), job.workdir / "lm", log=jobs.note)
   return (
     f"{job.lm['steps']} steps; {last['valid/bits_per_frame']:.2f} bits per"
     " frame on music for validation"

@@ -6,12 +6,12 @@ describes its result.
 """
 
 import copy
-import functools
 import hashlib
 from typing import Any
 
 from mmdcodec import bundle, packaged
 from mmdcodec.configs.quickstart_musiclm import STAGES, TOKENIZERS
+from mmdcodec.store import jobs
 from mmdcodec.train import loop
 from mmdcodec.workflows import assemble as assemble_lib
 from mmdcodec.workflows import cluster as cluster_lib
@@ -20,7 +20,6 @@ from mmdcodec.workflows.quickstart_musiclm_job import MusicLMJob
 
 # Folder of what is taken from the packaged MusicLM.
 PARTS = "parts"
-_log = functools.partial(print, flush=True)
 # What the result of a training is measured by, its name and its digits.
 _MEASURES = {
   "semantic": ("valid/prediction", "loss of hidden frames", ".2f"),
@@ -40,7 +39,7 @@ def train_tokenizer(job: MusicLMJob, *, name: str) -> str:
     for split in ("train", "valid"):
       # A mapping, because paths in text must not contain `,` and `=`.
       config["data"][split] = {str(job.workdir / "data" / split): 1.0}
-  last = _train(job, config, f"{name}_run")
+  last = loop.train(config, job.folder / f"{name}_run", log=jobs.note)
   key, words, form = _MEASURES[name]
   told = f"; {words}: {format(last[key], form)}" if key in last else ""
   return f"{config['steps']} steps{told}"
@@ -115,12 +114,3 @@ def _tokenizers(job: MusicLMJob) -> dict[str, Any]:
   """Folders of the tokenizers beside the codec."""
   folder = job.folder / PARTS if job.packaged else job.folder
   return {name: folder / name for name in TOKENIZERS}
-
-
-def _train(
-  job: MusicLMJob, config: dict[str, Any], name: str
-) -> dict[str, float]:
-  """Trains a model in a folder of the job."""
-  return loop.train(
-    config, job.folder / name, log=lambda line: _log("  " + line)
-  )

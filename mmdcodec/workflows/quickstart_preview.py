@@ -13,7 +13,7 @@ from mmdcodec.audio import files
 from mmdcodec.evaluate import clips as clips_lib
 from mmdcodec.evaluate import reconstruction_report as sections
 from mmdcodec.evaluate import report
-from mmdcodec.store import atomic, inputs
+from mmdcodec.store import atomic, inputs, jobs
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.workflows.quickstart_job import Job
 
@@ -40,11 +40,10 @@ def write(job: Job, step: int, variables: Any) -> None:
     files.write(folder / f"{name}.flac", x[: len(clip.audio)], rate=job.rate)
   # Last, so that it vouches for the others.
   atomic.write_json(folder / _ABOUT, {"clip": clip.name, "step": step})
-  print(
-    f"  listen: {folder / 'reconstruction.flac'} is held-out music after"
+  jobs.note(
+    f"listen: {folder / 'reconstruction.flac'} is held-out music after"
     f" {step} of {job.config['steps']} steps, original.flac beside it what it"
-    " should be",
-    flush=True,
+    " should be"
   )
 
 

@@ -4,7 +4,6 @@ TOKENS/{train,valid}/{codec,semantic,mulan,...}   token data sets by kind
 """
 
 import copy
-import functools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from mmdcodec import formatting, progress
 from mmdcodec.data import record_source, report, tokenization
+from mmdcodec.store import jobs
 from mmdcodec.tokenizers.interface import Tokenizer
 from mmdcodec.train import loop
 
@@ -25,8 +25,6 @@ _KINDS = {
   "melody": "melody_embedding",
   "coarse": "codec",
 }
-
-_log = functools.partial(print, flush=True)
 
 
 def tokenize(
@@ -57,7 +55,7 @@ def tokenize(
       )
       for each in tokenizers:
         for line in report.folder_lines(tokens / split / each.kind):
-          _log(f"  {each.kind}: {line}")
+          jobs.note(f"{each.kind}: {line}")
   found = {
     each.kind: record_source.describe(tokens / "train" / each.kind)
     for each in tokenizers
@@ -158,7 +156,7 @@ def train(config: Mapping[str, Any], workdir: pathlib.Path) -> str:
   Returns:
     A description of the result.
   """
-  last = loop.train(config, workdir, log=lambda line: _log("  " + line))
+  last = loop.train(config, workdir, log=jobs.note)
   seconds = config["model"]["frames"] / config["data"]["frame_rate"]
   words = f"{config['steps']} steps on clips of {formatting.duration(seconds)}"
   if (bits := last.get("valid/bits_per_frame")) is not None:
