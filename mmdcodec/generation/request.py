@@ -235,12 +235,15 @@ def item_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
 
   Args:
     seed: one number, from which item i gets seed + i; or a list with one for
-      each item, or one for all.
+      each item, or one for all. JAX takes the last 32 bits alone, and seeds
+      keep the music that they once made.
     batch: number of items.
 
   Raises:
     UserError: a seed is not a whole number from 0 to below 2^63.
   """
+  if isinstance(seed, np.ndarray) and not seed.ndim:
+    seed = seed.item()
   listed = listed_seeds(seed)
   if listed is None and isinstance(seed, int | np.integer):
     listed = [int(seed) + i for i in range(batch)]
@@ -250,13 +253,7 @@ def item_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
     raise UserError(
       f"seeds are {seeds}; they must be whole numbers from 0 to below 2^63."
     )
-  return jnp.stack([_key(int(seed)) for seed in seeds])
-
-
-def _key(seed: int) -> jax.Array:
-  """Makes a random key of all bits of a seed: JAX takes the last 32 alone."""
-  key = jax.random.key(seed & 0xFFFFFFFF)
-  return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+  return jnp.stack([jax.random.key(int(seed)) for seed in seeds])
 
 
 def count_frames(seconds: float, frame_rate: float, batch: int) -> int:
