@@ -134,6 +134,8 @@ def test_checkpoints(tmp_path):
   for name, array in arrays.items():
     np.testing.assert_array_equal(found[name], array)
     assert found[name].dtype == array.dtype
+  without = tf_checkpoint.read(tf_checkpoint.find(tmp_path), without=("/bc",))
+  assert {*without} == {*arrays} - {"a/bc"}
 
 
 def test_damaged_checkpoints(tmp_path):

@@ -74,6 +74,7 @@ def read(
   from mmdcodec.convert import (
     musicfm,
     musicgen_release,
+    musicnn,
     tf_checkpoint,
     weights,
   )
@@ -111,7 +112,8 @@ def read(
       f"{path} has a config.json that describes the model: omit --preset."
     )
   if kind == "musicnn":
-    arrays = tf_checkpoint.read(tf_checkpoint.find(folder))
+    index = tf_checkpoint.find(folder)
+    arrays = tf_checkpoint.read(index, without=musicnn.OPTIMIZER)
   elif arrays is None:
     arrays = weights.read(path)
   module = importlib.import_module(f"mmdcodec.convert.{KINDS[kind]}")

@@ -2,7 +2,7 @@
 
 The folders MTT_musicnn and MSD_musicnn of the package `musicnn` hold one each,
 beside a config.json of the training. TensorFlow numbers layers in the order in
-which they were made. What only training needs, Adam's moments, is ignored.
+which they were made.
 """
 
 import pathlib
@@ -16,6 +16,8 @@ from mmdcodec.errors import UserError
 from mmdcodec.models import musicnn
 
 BATCH_NORM_EPSILON = 1e-3
+# Ends of the names of what only training needs: Adam's moments and powers.
+OPTIMIZER = ("/Adam", "/Adam_1", "_power")
 # The 50 most frequent tags of each data set, in the order of the outputs.
 TAGS = {
   "mtt": (
@@ -45,7 +47,7 @@ def bundled(
   """Makes the contents of a bundle with these weights.
 
   Args:
-    arrays: tensors by name, as in the checkpoint.
+    arrays: tensors by name, as in the checkpoint, without `OPTIMIZER`.
     config: config.json of the training.
     preset: not used.
     folder: folder of the weights; not used.
@@ -80,7 +82,7 @@ def convert(
   """Converts the tensors of a musicnn.
 
   Args:
-    arrays: tensors by name, as in the checkpoint.
+    arrays: tensors by name, as in the checkpoint, without `OPTIMIZER`.
 
   Returns:
     (fields of the Musicnn, variables).
@@ -88,11 +90,6 @@ def convert(
   Raises:
     UserError: a tensor is missing or left over.
   """
-  arrays = {
-    name: array
-    for name, array in arrays.items()
-    if not name.endswith(("/Adam", "/Adam_1", "_power"))
-  }
   sizes = {
     "timbre": "conv2d/bias",
     "rhythm": "conv2d_2/bias",

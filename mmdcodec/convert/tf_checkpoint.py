@@ -51,11 +51,14 @@ def find(folder: pathlib.Path) -> pathlib.Path:
   )
 
 
-def read(index: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads all tensors of a checkpoint.
+def read(
+  index: pathlib.Path, without: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+  """Reads the tensors of a checkpoint.
 
   Args:
     index: path of its index.
+    without: ends of names of tensors to leave out, such as an optimizer's.
 
   Returns:
     Tensors by name.
@@ -75,7 +78,11 @@ def read(index: pathlib.Path) -> dict[str, np.ndarray]:
     entries.pop("", None)
     if not entries:
       raise _Damaged("it names no tensor")
-    return {name: _tensor(name, e, data) for name, e in entries.items()}
+    return {
+      name: _tensor(name, entry, data)
+      for name, entry in entries.items()
+      if not name.endswith(without)
+    }
   except (_Damaged, IndexError, UnicodeDecodeError) as error:
     reason = str(error) if isinstance(error, _Damaged) else "it ends early"
     raise UserError(
