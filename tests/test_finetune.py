@@ -165,8 +165,7 @@ def test_configs(made):
   model = {**config["model"], "conditions": {"text": text}}
   pieces = {**config, "model": model}
   options = Options(steps=3, lora=4, seconds=99.0)
-  with pytest.warns(Notice, match="the most that this model takes, not 99"):
-    found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
+  found = finetune_job.make_config(options, LoadedMusic(pieces, variables))
   frozen = Trainable(freeze=found["freeze"]).split(
     variables["params"], jax.random.key(0)
   )[1]["frozen"]
@@ -179,6 +178,18 @@ def test_configs(made):
   assert found["model"]["frames"] == FRAMES
   with pytest.raises(UserError, match="multiple"):
     finetune_job.make_config(Options(batch=3), LoadedMusic(config, variables))
+
+
+def test_clips_longer_than_the_model_takes(music, tmp_path):
+  """Catches clips that are cut without a word."""
+  options = Options(seconds=99.0)
+  loaded = mmdcodec.load(music)
+  with pytest.warns(Notice, match="the most that this model takes, not 99"):
+    job = finetune_job.make_job(
+      tmp_path / "songs", tmp_path / "job",
+      model=music, music=loaded, options=options,
+    )  # fmt: skip
+  assert job.seconds == FRAMES / loaded.frame_rate
 
 
 def test_splits(tmp_path):

@@ -105,12 +105,22 @@ def make_job(
     UserError: an option is invalid.
   """
   config = make_config(options, music)
+  seconds = config["model"]["frames"] / music.frame_rate
+  # Of a MusicLM, each stage has clips of its own length.
+  if options.seconds is not None and options.seconds > seconds + 0.5:
+    warnings.warn(
+      Notice(
+        f"clips have {seconds:g} s, the most that this model takes, not"
+        f" {options.seconds:g}."
+      ),
+      stacklevel=2,
+    )
   return Job(
     **common_fields(folder, workdir, model, music),
     captions=captions,
     codec=music.codec.hash,
     config=config,
-    seconds=config["model"]["frames"] / music.frame_rate,
+    seconds=seconds,
   )
 
 
@@ -160,14 +170,6 @@ def make_config(
   frames = frames or music.model.frames
   frame_rate = frame_rate or music.frame_rate
   if options.seconds is not None:
-    if options.seconds * frame_rate > frames + 0.5:
-      warnings.warn(
-        Notice(
-          f"clips have {frames / frame_rate:g} s, the most that this model"
-          f" takes, not {options.seconds:g}."
-        ),
-        stacklevel=2,
-      )
     frames = min(frames, max(1, round(options.seconds * frame_rate)))
   # Keeps matrix products and recomputes the rest: little extra work saves the
   # memory that long clips would need.
