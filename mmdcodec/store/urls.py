@@ -328,9 +328,15 @@ class _Reading(io.RawIOBase):
     with self._url._asking():
       return self._opened.readinto(buffer)
 
+  def readall(self) -> bytes:
+    """Reads to the end, in as few requests as fsspec makes of it."""
+    with self._url._asking():
+      return self._opened.read()
+
   def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
     """Moves to another place."""
-    return self._opened.seek(offset, whence)
+    with self._url._asking():
+      return self._opened.seek(offset, whence)
 
   def tell(self) -> int:
     """Returns the place."""
