@@ -93,7 +93,7 @@ def test_arrays_of_another_scale_are_refused(dtype):
   [
     ("song.wav", "the name 'song.wav'; read the file"),
     (pathlib.Path("song.wav"), "the name 'song.wav'; read the file"),
-    ([[0.1, 0.2], [0.3]], "pad clips"),
+    ([[0.1, 0.2], [0.3]], "pad them to the longest"),
   ],
 )
 def test_what_is_no_array_is_refused(x, words):

@@ -45,8 +45,8 @@ def as_floats(x: Any, name: str) -> np.ndarray:
     return np.asarray(x, np.float32)
   except ValueError:
     raise UserError(
-      f"{name}: expected one array of numbers; pad clips of different lengths"
-      " to the longest, and give their lengths."
+      f"{name}: expected one array of numbers, but its parts differ in length;"
+      " pad them to the longest, or pass one after the other."
     ) from None
 
 

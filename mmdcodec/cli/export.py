@@ -6,7 +6,7 @@ from mmdcodec import formatting
 from mmdcodec.errors import UserError
 
 HELP = "make a bundle of a training run, or StableHLO programs of a model"
-EXAMPLE = "mmdcodec export runs/small small"
+EXAMPLE = "mmdcodec export runs/codec codec"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

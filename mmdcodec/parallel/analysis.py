@@ -87,7 +87,7 @@ def account(lowered: jax.stages.Lowered) -> Compiled | OutOfMemory:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       return _refusal(str(error))
-    printed = _printed(pathlib.Path(folder))
+    printed = _printed(pathlib.Path(folder)) or _text(compiled)
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   assert memory is not None and cost is not None
   return Compiled(
@@ -126,3 +126,11 @@ def _printed(folder: pathlib.Path) -> str | None:
   """The text of a program whose compiler was given a folder and `_PRINTED`."""
   found = [*folder.glob("*after_optimizations.txt")]
   return found[0].read_text() if len(found) == 1 else None
+
+
+def _text(compiled: jax.stages.Compiled) -> str | None:
+  """The text of a program that its compiler did not write, if jaxlib can."""
+  try:
+    return compiled.as_text()
+  except jax.errors.JaxRuntimeError:
+    return None
