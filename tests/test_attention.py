@@ -97,18 +97,22 @@ def test_against_a_reference(scale, rotary, use_bias):
 
 
 @pytest.mark.parametrize(
-  "changes",
+  "changes, backend",
   [
-    {},
-    dict(capability=7.5),  # T4
-    dict(capability=0),  # of another maker
-    dict(dim=136),
-    dict(dim=36),
-    dict(tokens=5),
-    dict(dtype=jnp.float32),
+    ({}, "cudnn"),
+    (dict(capability=7.5), "xla"),  # T4
+    (dict(capability=0), "xla"),  # of another maker
+    (dict(dim=136), "xla"),
+    (dict(capability=9.0, dim=136), "cudnn"),  # H100, H200
+    (dict(capability=9.0, dim=264), "xla"),
+    (dict(capability=10.0), "cudnn"),  # B200
+    (dict(capability=10.0, dim=136), "xla"),
+    (dict(dim=36), "xla"),
+    (dict(tokens=5), "xla"),
+    (dict(dtype=jnp.float32), "xla"),
   ],
 )
-def test_where_cudnn_applies(changes, monkeypatch):
+def test_where_cudnn_applies(changes, backend, monkeypatch):
   """Catches what cuDNN refuses instead of computing it."""
   case = dict(capability=8.0, dim=128, tokens=6, dtype=jnp.bfloat16) | changes
   monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
@@ -121,7 +125,7 @@ def test_where_cudnn_applies(changes, monkeypatch):
   )
   x = jnp.zeros((1, case["tokens"], 2, case["dim"]), case["dtype"])
   attention.attend(x, x, x, causal=True)
-  assert chosen == ["xla" if changes else "cudnn"]
+  assert chosen == [backend]
 
 
 def test_there_is_no_cuda_here():

@@ -35,9 +35,9 @@ def attend(
   """Weighted sums of values, with float32 logits and softmax.
 
   GPUs use cuDNN where it applies (Ampere or later, bfloat16, no mask, no bias,
-  even numbers of tokens, heads of up to 128 channels). TPUs use splash
-  attention for long causal sequences without a mask or bias. XLA computes
-  everything else.
+  even numbers of tokens, heads of up to 128 channels, on Hopper up to 256).
+  TPUs use splash attention for long causal sequences without a mask or bias.
+  XLA computes everything else.
 
   Args:
     q: [batch, queries, heads, head_dim].
@@ -60,14 +60,17 @@ def attend(
   if device == "tpu" and causal and plain and splash.fits(q):
     return splash.attend(q, k, v, scale=scale)
   # cuDNN supports these shapes, forward and backward; its masks differ.
+  # On Blackwell, versions before 9.11 have no backward pass for wide heads.
+  capability = platform.cuda_capability()
+  widest = 256 if 9 <= capability < 10 else 128
   flash = (
     device == "gpu"
     and plain
     and q.dtype == jnp.bfloat16
     and q.shape[1] > 1
     and q.shape[1] % 2 == k.shape[1] % 2 == q.shape[3] % 8 == 0
-    and q.shape[3] <= 128
-    and platform.cuda_capability() >= 8
+    and capability >= 8
+    and q.shape[3] <= widest
   )
   return jax.nn.dot_product_attention(
     q,
