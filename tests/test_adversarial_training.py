@@ -23,6 +23,7 @@ from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import metrics
 from mmdcodec.train import adversarial, config_files, loop
 from mmdcodec.train import program as program_lib
+from mmdcodec.train.codec_task import ALONE, CodecTask
 from mmdcodec.train.task import make_task
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -185,6 +186,27 @@ def test_both_gradients_are_those_of_the_plain_losses():
     moments(before),
   )
   tree_close(step, expected, 1e-4)
+
+
+def test_a_loss_that_keeps_the_metrics_to_itself():
+  """Catches discriminators that silently stop learning.
+
+  In a phase without them, nothing is missing.
+  """
+
+  class Own(CodecTask):
+    def loss(self, *given, **options):
+      value, (changed, extra, _) = super().loss(*given, **options)
+      return value, (changed, extra, {"loss": value})
+
+  config = configure(**{"adversarial.start": 1}).to_dict()
+  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
+  program = program_lib.make_program(Own(config), config, mesh)
+  given = program.abstract, clips(0)
+  _, row = jax.eval_shape(lambda *x: program.step(*x, ALONE), *given)
+  assert "loss" in row
+  with pytest.raises(UserError, match="Own hands no.*of CodecTask.loss"):
+    jax.eval_shape(lambda *x: program.step(*x, None), *given)
 
 
 def test_start_warmup_and_every():

@@ -40,8 +40,8 @@ from mmdcodec.train.trainable import Trainable
 # The phase before the discriminators are used, and the one before that in which
 # latents are not quantized.
 ALONE, CONTINUOUS = "alone", "continuous"
-# Among the metrics of a step: the gradient of the discriminators.
-_JUDGES = "judges"
+# Among the metrics of a step: the gradient of the discriminators, and its loss.
+_JUDGES, _JUDGES_LOSS = "judges", "discriminator/loss"
 
 
 class CodecTask(Task):
@@ -327,16 +327,29 @@ class CodecTask(Task):
     return total, (changed, extra or None, {"loss": total, **found, **metrics})
 
   def end_step(
-    self, extra: Any, metrics: dict[str, Any], step: jax.Array
+    self,
+    extra: Any,
+    metrics: dict[str, Any],
+    step: jax.Array,
+    phase: str | None = None,
   ) -> tuple[Any, dict[str, jax.Array]]:
-    """Updates the discriminators; see `Task.end_step`."""
-    if _JUDGES not in metrics:
+    """Updates the discriminators; see `Task.end_step`.
+
+    Raises:
+      UserError: the loss of a subclass keeps their gradient to itself.
+    """
+    if self.adversary is None or phase is not None:
       return extra, metrics
-    assert self.adversary is not None
+    if not {_JUDGES, _JUDGES_LOSS} <= metrics.keys():
+      raise UserError(
+        f"the loss of {type(self).__name__} hands no gradient on to the"
+        " discriminators; return all metrics of CodecTask.loss beside your own,"
+        " or set losses.adversarial.weight and losses.features.weight to 0."
+      )
     judges, learned = self.adversary.learn(
       extra["adversary"],
       metrics.pop(_JUDGES),
-      metrics["discriminator/loss"],
+      metrics[_JUDGES_LOSS],
       step,
     )
     return {**extra, "adversary": judges}, metrics | learned

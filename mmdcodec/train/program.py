@@ -83,7 +83,7 @@ def make_program(
       parts=config.get("accumulate", 1),
       weigh=task.weigh,
     )
-    extra, metrics = task.end_step(extra, metrics, state.step)
+    extra, metrics = task.end_step(extra, metrics, state.step, phase)
     if history:
       more, more_grads, found = task.history_gradient(
         state.params, state.collections, history, key, state.step

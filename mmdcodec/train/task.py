@@ -170,7 +170,8 @@ class Task(abc.ABC):
 
     Returns:
       The scalar loss, and (new collections, new extra state, metrics: scalars
-      or vectors by name, and what `end_step` takes).
+      or vectors by name, and what `end_step` takes). An override that calls the
+      loss of its base class must hand on all metrics of that.
     """
 
   def weigh(self, part: Batch) -> jax.Array:
@@ -184,7 +185,11 @@ class Task(abc.ABC):
     return jnp.float32(1.0)
 
   def end_step(
-    self, extra: Any, metrics: dict[str, Any], step: jax.Array
+    self,
+    extra: Any,
+    metrics: dict[str, Any],
+    step: jax.Array,
+    phase: str | None = None,
   ) -> tuple[Any, dict[str, jax.Array]]:
     """Updates the extra state once a step, after all parts of the batch.
 
@@ -197,6 +202,7 @@ class Task(abc.ABC):
       extra: the extra state after `loss`.
       metrics: its metrics; may be changed.
       step: int32 scalar, updates done so far.
+      phase: see `phase`.
 
     Returns:
       The extra state after the step, and what is logged.
