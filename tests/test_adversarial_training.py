@@ -257,6 +257,11 @@ def test_the_schedule_of_the_discriminators_ends_with_the_run():
     rates.append(before - state.params["w"])
   # Three updates; a fourth would have the last rate, 0.1.
   np.testing.assert_allclose(rates, [0, 1, 0, 0.7, 0, 0.4], atol=1e-6)
+  # A run may end before they begin, or in their warm-up.
+  config.adversarial.optimizer.warmup = 9
+  make_task(config.to_dict())
+  config.adversarial.start = 10
+  make_task(config.to_dict())
 
 
 @pytest.mark.slow
@@ -502,6 +507,7 @@ def test_a_bundle_hands_the_discriminators_on(tmp_path, dataset, monkeypatch):
   [
     ("adversarial.loss", "wasserstein", "least_squares"),
     ("adversarial.discriminators", (), "discriminators"),
+    ("adversarial.optimizer.warmup", 20, "optimizer.warmup is 20.*only 20"),
   ],
 )
 def test_mistakes_are_named(key, value, words):

@@ -95,10 +95,17 @@ class Adversary:
     )
     self._names = [name for name in NAMES if name in names]
     self._config, self._channels = config, channels
+    optimizer = config["optimizer"]
+    if optimizer["warmup"] >= steps:
+      raise UserError(
+        f"adversarial.optimizer.warmup is {optimizer['warmup']} updates, but"
+        f" the run has only {steps} steps."
+      )
     # Its schedule counts updates, and must have come to its end at the last.
+    # There may be fewer than warm-up has, or none: a run may end before `start`.
     updates = math.ceil((steps - config["start"]) / config["every"])
     self._optimizer, _ = optimizer_lib.make_optimizer(
-      config["optimizer"], max(updates, config["optimizer"]["warmup"] + 1)
+      optimizer, max(updates, optimizer["warmup"] + 1)
     )
 
   def init(self, key: jax.Array, samples: int) -> AdversaryState:
