@@ -23,7 +23,7 @@ Clips are not masked: the padding of both audios is silence.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -193,7 +193,7 @@ class Adversary:
     Returns:
       The codec's losses, their gradients with respect to y (all zero before the
       end of the warm-up), metrics, and the gradient of the discriminators' own
-      loss (undefined in steps in which they do not learn).
+      loss (zero in steps in which they do not learn).
     """
     config, heard = self._config, self.heard(step)
     # Two passes instead of one batch: the codec's losses only need gradients
@@ -219,13 +219,8 @@ class Adversary:
         jnp.add, back_real(pull_real)[0], back_fake(pull_fake)[0]
       )
 
-    # Not a phase (see `Task.phase`): another program would take minutes to
-    # compile for TPUs. On CPUs a branch would take ten times as long.
-    if config["every"] == 1 or platform.traced_for() == "cpu":
-      grads = gradient()
-    else:
-      nothing = lambda: jax.tree.map(jnp.zeros_like, params)
-      grads = jax.lax.cond(self._learns(step), gradient, nothing)
+    nothing = lambda: jax.tree.map(jnp.zeros_like, params)
+    grads = self._if_learning(step, gradient, nothing)
     metrics = {
       "loss": loss,
       "ratio": _ratio(fake[0], loss, config["loss"]),
@@ -252,22 +247,38 @@ class Adversary:
     Returns:
       The new state, and metrics.
     """
-    updates, opt_state = self._optimizer.update(
-      grads, state.opt_state, state.params
-    )
-    new = state.replace(
-      params=optax.apply_updates(state.params, updates), opt_state=opt_state
-    )
     norm, learns = optax.tree.norm(grads), self._learns(step)
     # The codec's gradient may be finite when this one is not.
-    good = jnp.isfinite(norm) & jnp.isfinite(loss) & learns
-    state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+    good = jnp.isfinite(norm) & jnp.isfinite(loss)
+
+    def update() -> AdversaryState:
+      updates, opt_state = self._optimizer.update(
+        grads, state.opt_state, state.params
+      )
+      new = state.replace(
+        params=optax.apply_updates(state.params, updates), opt_state=opt_state
+      )
+      return _choose(good, new, state)
+
+    new = self._if_learning(step, update, lambda: state)
     silent = jnp.where(loss < SILENT_LOSS, state.silent + 1, 0)
     metrics = {
       "gradient_norm": jnp.where(learns, norm, jnp.nan),
       "silent_steps": silent,
     }
-    return state.replace(silent=silent), _named(metrics)
+    return new.replace(silent=silent), _named(metrics)
+
+  def _if_learning(
+    self, step: jax.Array, learn: Callable[[], Any], rest: Callable[[], Any]
+  ) -> Any:
+    """Returns the result of `learn`, or of `rest` where they do not learn."""
+    if self._config["every"] == 1:
+      return learn()
+    # Not a phase (see `Task.phase`): another program would take minutes to
+    # compile for TPUs. On CPUs a branch would take ten times as long.
+    if platform.traced_for() == "cpu":
+      return _choose(self._learns(step), learn(), rest())
+    return jax.lax.cond(self._learns(step), learn, rest)
 
   def _learns(self, step: jax.Array) -> bool | jax.Array:
     """Whether the discriminators are updated in the step after `step`."""
@@ -294,6 +305,11 @@ def warnings(values: Mapping[str, float]) -> list[str]:
     " and have stopped learning; lower adversarial.optimizer.learning_rate,"
     " raise adversarial.every, or raise adversarial.start."
   ]
+
+
+def _choose(first: bool | jax.Array, one: Any, other: Any) -> Any:
+  """Chooses one of two trees."""
+  return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
 def _named(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
