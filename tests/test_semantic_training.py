@@ -68,6 +68,31 @@ def test_many_devices_are_one(objective):
   assert all(np.any(g) for g in jax.tree.leaves(one[1]["front"]))
 
 
+def test_parts_of_a_batch_count_by_their_frames(compile_fast):
+  """Catches parts that count alike although they have more and less padding.
+
+  With everything masked and no noise, nothing is random.
+  """
+  config = config_files.parse(["--config=semantic:tiny_best_rq"])
+  config.model.dropout, config.masking.share, config.masking.noise = 0, 1.0, 0
+  task = make_task(config.to_dict())
+  variables = jax.jit(task.init)(jax.random.key(0))
+  params, extra = variables.pop("params"), task.init_extra_state(None)
+  batch = sounds(4, 4000)
+  batch["lengths"][:] = 4000, 3000, 800, 600
+  loss = jax.jit(
+    lambda batch: task.loss(
+      params, variables, extra, batch, jax.random.key(1), jnp.int32(3)
+    )[0]
+  )
+  halves = [{k: x[i : i + 2] for k, x in batch.items()} for i in (0, 2)]
+  values, weights = zip(*((loss(h), task.weigh(h)) for h in halves), strict=True)
+  np.testing.assert_allclose(
+    np.average(values, weights=weights), loss(batch), rtol=1e-5
+  )
+  assert abs(values[0] - values[1]) > 0.01
+
+
 def test_rules_match_and_cut_what_is_large():
   """Catches a rule that matches nothing, or a large array left whole."""
   task = make_task(config_files.parse(["--config=semantic"]).to_dict())

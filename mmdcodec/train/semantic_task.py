@@ -204,6 +204,15 @@ class SemanticTask(Task):
     }
     return total, (collections, extra, metrics)
 
+  def weigh(self, part: Batch) -> jax.Array:
+    """Counts frames; see `Task.weigh`.
+
+    Which of them are masked depends on a random key, but the same share of the
+    valid ones is expected to be.
+    """
+    valid = self.model.valid(part["lengths"], part["audio"].shape[1])
+    return valid.sum().astype(jnp.float32)
+
   def _total(self, losses: dict[str, jax.Array]) -> jax.Array:
     """Adds the losses of the objective by their weights."""
     weights = self.config["losses"]

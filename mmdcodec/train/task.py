@@ -179,7 +179,8 @@ class Task(abc.ABC):
 
     With `accumulate`, the loss is a mean over the parts. One that is itself a
     mean over what is no padding must count that, or else it is not the loss of
-    the whole batch.
+    the whole batch. Parts of a codec's batch count alike: discriminators judge
+    padding too, and the balancer gives every clip the same norm.
     """
     del part
     return jnp.float32(1.0)
