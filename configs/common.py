@@ -43,7 +43,8 @@ def run_config(task: str) -> ConfigDict:
   config.optimizer.final = 0.01  # last learning rate, as a share of the first
   config.ema = 0.99  # of the weights that are evaluated and released; 0: none
   # Number of parts of a batch, which are computed in turn to save memory. Each
-  # part updates a codec's codebooks, and has an independence loss of its own
+  # part of a codec's batch counts alike (see `Task.weigh`), updates codebooks
+  # and the balancer's running norms, and has an independence loss of its own
   # unless that collects rows over several batches.
   config.accumulate = 1
   # Consecutive steps with a loss or weights that are not finite after which the

@@ -117,7 +117,10 @@ class Text(Condition):
     return texts
 
   def arrays(self, items: Sequence[str | None], start: float) -> Arrays:
-    """See the base class; of longer texts, the last token is the end's."""
+    """See the base class.
+
+    Texts of more than `longest` tokens are cut, but keep their end token.
+    """
     del start
     return self._tokenize([text or "" for text in items])
 

@@ -18,5 +18,6 @@ transformer       the decoder Transformer, a scan over blocks (block); cache
                   kernels as in turned, and forgetting hides tokens in
                   training. encoder attends in both directions
 conformer         the conformer of semantic tokenizers, with its
-                  conformer_attention. Its blocks and others are stacked
+                  conformer_attention
+stacked           blocks whose parameters are stacked, run as a scan
 """
