@@ -27,6 +27,7 @@ from mmdcodec.models.token_conditions import Tokens
 from mmdcodec.nn.attention import Attention
 from mmdcodec.nn.conv import Conv, ConvTranspose
 from mmdcodec.nn.conv_nd import ConvNd
+from mmdcodec.nn.encoder import Encoder
 from mmdcodec.nn.lstm import LSTM
 from mmdcodec.nn.transformer import Transformer
 from mmdcodec.quantize.independence import independence_loss
@@ -188,6 +189,19 @@ def test_modules(kind, good, bad):
   kind(**good)
   for key, value in bad.items():
     one_sentence(kind, **{**good, key: value})
+
+
+@pytest.mark.parametrize(
+  "change", [dict(forget=0.1), dict(window=4), dict(sinks=1)]
+)
+def test_what_only_decoders_do(change):
+  """Catches an encoder that silently does not, or an answer in riddles."""
+  fields = dict(layers=1, width=8, heads=2, kv_heads=1, hidden=4)
+  ((name, value),) = change.items()
+  Encoder(**fields, **{name: 0})
+  words = one_sentence(Encoder, **fields, **change)
+  assert words.startswith(f"the encoder: its {name} is {value}, but only dec")
+  assert words.endswith("set it to 0.")
 
 
 @pytest.fixture(scope="module")

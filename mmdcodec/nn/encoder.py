@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mmdcodec import bounds
-from mmdcodec.bounds import flag, number, one_of, whole
+from mmdcodec.bounds import flag, one_of
 from mmdcodec.nn import positions as positions_lib
 from mmdcodec.nn.block import View
 from mmdcodec.nn.transformer import Transformer
@@ -22,16 +22,26 @@ class Encoder(Transformer):
 
   Attributes:
     positions: "sinusoidal", "rotary", or "none" if the input has them already.
-    window, sinks, cross, forget: unused.
+    window, sinks, forget: 0; only decoders have them.
+    cross: unused.
   """
 
   called = "the encoder"
 
   positions: Annotated[str, one_of(positions_lib.ENCODER_KINDS)] = "sinusoidal"
-  window: Annotated[int, whole(0, 0)] = 0
-  sinks: Annotated[int, whole(0, 0)] = 0
   cross: Annotated[bool, flag()] = False
-  forget: Annotated[float, number(0, 0)] = 0.0
+
+  @property
+  def problem(self) -> str | None:
+    """See the base class."""
+    for name, what in (
+      ("window", "decoders have a window"),
+      ("sinks", "decoders have sinks"),
+      ("forget", "decoders forget"),
+    ):
+      if value := getattr(self, name):
+        return f"its {name} is {value}, but only {what}; set it to 0"
+    return super().problem
 
   def __call__(  # type: ignore[override]
     self, x: jax.Array, valid: jax.Array, *, train: bool = False
