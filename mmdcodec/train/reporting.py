@@ -130,6 +130,8 @@ class Report:
   def compiling(self, phase: str | None, batches: int) -> Iterator[None]:
     """Excludes the first step of a kind from the speed, and says its time.
 
+    In that time it is traced, and compiled or read from the cache.
+
     Args:
       phase: phase of the step, see `Task.phase`.
       batches: batches that it takes.
@@ -140,7 +142,7 @@ class Report:
     kind = f" of phase {phase!r}" * (phase is not None)
     kind += f" over {batches} batches" * (batches > 1)
     took = formatting.duration(time.perf_counter() - start)
-    self._say(f"compiled the training step{kind} in {took}")
+    self._say(f"the training step{kind} was ready after {took}")
 
   def say_evaluation(self, values: Mapping[str, float]) -> None:
     """Prints the held-out measures that are scalars."""
