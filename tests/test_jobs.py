@@ -61,6 +61,7 @@ def job(tmp_path):
 def test_the_second_run_does_nothing(job):
   assert job() == ["a", "b", "c"]
   assert any("[2/3] b: made b (" in line for line in job.lines)
+  assert "[2/3] b ..." in job.lines  # not "again"
   assert job() == []
   assert job.lines == [
     f"[{i}/3] {n}: done before: made {n}"
@@ -261,13 +262,20 @@ def test_commands_that_share_their_first_stages(job):
   assert run("a", "c", log=lines.append) == [("c", False)]
   assert lines[1] == "[2/2] c again, because of a ..."
   assert run("a", "b") == run("a", "c") == []
-  # Notes of earlier versions do not say of what a stage was made.
+  # Notes of earlier versions do not say of what a stage was made. What this
+  # version replaces is noticed all the same.
   path = job.folder / jobs.FILE
-  known = json.loads(path.read_text())
-  for entry in known.values():
-    del entry["run"], entry["of"]
-  path.write_text(json.dumps(known))
-  assert run("a", "b") == run("a", "c") == []
+  for n, seen in ((3, True), (4, False)):
+    known = json.loads(path.read_text())
+    for entry in known.values():
+      del entry["run"], entry["of"]
+    path.write_text(json.dumps(known))
+    if seen:
+      assert run("a", "b") == run("a", "c") == []
+    job.settings["a"] = {"n": n}
+    assert run("a", "b", force=True) == [("a", False), ("b", False)]
+    assert run("a", "c") == [("c", False)]
+    assert run("a", "b") == run("a", "c") == []
 
 
 def test_no_thread_waits_for_a_stage_that_is_done(job):

@@ -243,9 +243,9 @@ class _Job:
     label, entry = self._label[stage.name], self.known.get(stage.name, {})
     needs = self._needs[stage.name]
     of = {name: self.known.get(name, {}).get("run") for name in needs}
-    # Another command may have made what it needs anew. Earlier versions did not
-    # note what a stage was made of.
-    before = entry.get("of", of)
+    # Another command may have made what it needs anew. Earlier versions gave
+    # runs no ids, and did not note what a stage was made of.
+    before = entry.get("of", dict.fromkeys(needs)) if entry else of
     changed = sorted(k for k, run in of.items() if before.get(k, run) != run)
     # If outputs were deleted by hand, dependent stages run again too.
     whole = all(path.exists() for path in stage.outputs)
