@@ -151,7 +151,7 @@ def test_tags_of_albums_are_at_chance_if_nothing_tells_them():
   Each part of the clips is one album, which nearly always has the tag or nearly
   never. With constant features each part is scored by the others' mean.
   """
-  part = np.arange(150) * tag_probes.FOLDS // 150
+  part = np.arange(150) // 15 % 5
   has = (part % 2 == 0) ^ (np.arange(150) % 10 == 0)
   found = tag_probes.area(np.zeros((150, 3)), {"rock": has})
   assert found["rock"] == found["mean"] == (0.5, 0.5, 0.5)
@@ -163,8 +163,30 @@ def test_tags_of_albums_are_at_chance_if_nothing_tells_them():
     Clip("", np.zeros(1), caption="jazz tune" if each % 2 else "rock tune")
     for each in part
   ]
-  with pytest.raises(UserError, match="of 150 clips"):
+  words = "150 clips are compared within 5 parts, but each word"
+  with pytest.raises(UserError, match=words):
     tag_probes.labels(clips)
+
+
+@pytest.mark.parametrize("begin", [0, 37, 80])
+def test_tags_of_folders_that_are_genres(begin):
+  """Catches parts of one genre each, which compare nothing."""
+  rock = (np.arange(100) >= begin) & (np.arange(100) < begin + 20)
+  clips = [
+    Clip("", np.zeros(1), tags={"genre": "rock" if each else "jazz"})
+    for each in rock
+  ]
+  known = tag_probes.labels(clips)
+  np.testing.assert_array_equal(known["rock"], rock)
+  np.testing.assert_array_equal(known["jazz"], ~rock)
+  noise = np.random.default_rng(0).normal(size=(100, 4))
+  told = tag_probes.area(noise + 4 * rock[:, None], known)
+  assert told["rock"].value > 0.9
+  silent = tag_probes.area(np.zeros((100, 4)), known)
+  assert silent["rock"] == (0.5, 0.5, 0.5)
+  # The words of too few clips are refused for another reason.
+  with pytest.raises(UserError, match="in 10 of 9 clips and not in 10 others"):
+    tag_probes.labels(clips[begin : begin + 9])
 
 
 def test_mel_tokens_are_a_tokenizer():

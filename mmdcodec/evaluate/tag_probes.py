@@ -27,9 +27,12 @@ from mmdcodec.evaluate.clips import Clip
 FEWEST = 10
 # The most labels, the most frequent ones first.
 MOST = 50
-# Parts of the clips, each of which is judged by what the others teach. Clips
-# are in the order of their files, so that an album is mostly in one part.
+# Parts of the clips, each of which is judged by what the others teach.
 FOLDS = 5
+# Blocks of neighbours in each part. Clips are in the order of their files:
+# blocks keep an album mostly in one part. Two of them far apart are enough that
+# a part may have clips with a label and without it where folders are genres.
+_BLOCKS = 2
 # Shorter words are seldom about music.
 _LETTERS = 4
 
@@ -53,12 +56,20 @@ def labels(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
     if not captions:
       text = " ".join(sum(texts.phrases(clip.tags).values(), []))
     found.append(set(re.findall(rf"[a-z]{{{_LETTERS},}}", text.lower())))
-  kept, part = {}, _parts(len(clips))
+  frequent, kept, part = 0, {}, _parts(len(clips))
   for word in sorted(set().union(*found)):
     has = np.array([word in words for words in found])
-    mixed = {*part[has]} & {*part[~has]}
-    if min(has.sum(), (~has).sum()) >= FEWEST and mixed:
+    if min(has.sum(), (~has).sum()) < FEWEST:
+      continue
+    frequent += 1
+    if {*part[has]} & {*part[~has]}:
       kept[word] = has
+  if frequent and not kept:
+    raise UserError(
+      f"the {len(clips)} clips are compared within {FOLDS} parts, but each word"
+      " of the captions or tags is in all clips of a part or in none; expected"
+      " words of single clips, or folders in another order."
+    )
   if not kept:
     raise UserError(
       f"no word of the captions or tags is in {FEWEST} of {len(clips)} clips"
@@ -71,7 +82,7 @@ def labels(clips: Sequence[Clip]) -> dict[str, np.ndarray]:
 
 def _parts(clips: int) -> np.ndarray:
   """The part of each clip: int [clips]."""
-  return np.arange(clips) * FOLDS // clips
+  return np.arange(clips) * FOLDS * _BLOCKS // clips % FOLDS
 
 
 def scores(heard: np.ndarray, wanted: np.ndarray) -> np.ndarray:
