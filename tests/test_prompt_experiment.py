@@ -20,6 +20,7 @@ from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.evaluate import multiple, traits
 from mmdcodec.experiments import prompts
+from mmdcodec.store import jobs
 from mmdcodec.tokenizers import loaded_codec
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec, fingerprint
 
@@ -178,6 +179,30 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
     prompts.run(Obedient(), tmp_path, **given, balanced=True)
   with pytest.raises(UserError, match="guidance"):
     prompts.run(Obedient(), tmp_path / "new", **given | {"guidance": -1.0})
+
+  class Further(Codec):
+    """Another decoder of the same codes."""
+
+    config, variables = {"codes": {}, "model": {}}, {"params": {}}
+
+  # These pieces are of the codec itself, or of who knows which decoder.
+  new = Obedient()
+  new.codec = Further()
+  of_which = "another decoder of the same codes"
+  with pytest.raises(UserError, match=f"{of_which}, or by a version that did"):
+    prompts.run(new, tmp_path, **given)
+  path = tmp_path / jobs.FILE
+  known = json.loads(path.read_text())
+  known["songs"]["settings"]["decoder"] = "x"
+  path.write_text(json.dumps(known))
+  for music in (new, Obedient()):
+    with pytest.raises(UserError, match=f"{of_which}; give another workdir"):
+      prompts.run(music, tmp_path, **given)
+  # With the same decoder only the rest counts.
+  known["songs"]["settings"]["decoder"] = prompts.decoder_of(new.codec)
+  path.write_text(json.dumps(known))
+  with pytest.raises(UserError, match=r"\(songs: pieces was 20, is 10\)"):
+    prompts.run(new, tmp_path, **given | {"pieces": 10})
   assert not (tmp_path / "new").exists()
 
 

@@ -119,6 +119,7 @@ def run(
   ]
   if (workdir / RESULTS).exists():
     jobs.adopt(workdir, about, stages)
+  _check_decoder(workdir, about)
   jobs.run_stages(workdir, stages, force=None)
   asked = _through_codec(music, workdir / "songs" / "asked")
   told = traits.of_songs(asked["tags"])
@@ -138,6 +139,22 @@ def run(
   atomic.write_json(workdir / RESULTS, {"about": about, "traits": found})
   atomic.write_text(workdir / "table.md", tables.markdown(*table(found)))
   return found
+
+
+def _check_decoder(workdir: pathlib.Path, about: dict[str, Any]) -> None:
+  """Refuses pieces that another decoder of the same codes made.
+
+  Raises:
+    UserError: the workdir's pieces are of another one, or of an unknown one.
+  """
+  before = jobs.settings_of(workdir).get("songs")
+  if before is None or before.get("codec") != about["codec"]:
+    return
+  if before.get("decoder") != about.get("decoder"):
+    words = "another decoder of the same codes"
+    if "decoder" not in before:
+      words += ", or by a version that did not note which"
+    raise UserError(f"{workdir} was begun with {words}; give another workdir.")
 
 
 def decoder_of(codec: LoadedCodec | StereoCodec) -> str:
