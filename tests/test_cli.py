@@ -17,7 +17,7 @@ from random_codec import each_topology, write_random_codec
 import mmdcodec
 from mmdcodec import bitstream, bundle
 from mmdcodec.audio import files
-from mmdcodec.cli.main import main
+from mmdcodec.cli.main import _report, main
 
 
 @pytest.fixture(scope="session")
@@ -277,11 +277,29 @@ def test_a_stream_without_audio(tmp_path, model, coded, fails):
   )
 
 
+def test_a_link_in_place_of_a_folder(tmp_path, capsys):
+  """Catches a link to nothing that is called a file."""
+  link = tmp_path / "link"
+  link.symlink_to(tmp_path / "gone")
+  for path in (link, link / "below"):
+    with pytest.raises(FileExistsError) as raised:
+      path.mkdir(parents=True, exist_ok=True)
+    assert _report(raised.value) == 2
+    words = f" {link}: is a link to {tmp_path / 'gone'}, which does not exist;"
+    assert words in capsys.readouterr().err
+  # What became a folder meanwhile is neither.
+  (tmp_path / "gone").mkdir()
+  assert _report(raised.value) == 2
+  assert f" {link}: File exists." in capsys.readouterr().err
+
+
 def test_paths_that_cannot_be(tmp_path, model, song, fails):
   file = tmp_path / "file"
   file.write_text("precious")
   assert f"{file}: " in fails("quickstart", "--tiny", "--workdir", file)
-  below = file / "below"
-  assert str(below) in fails("quickstart", "--tiny", "--workdir", below)
+  # The file is named, not what cannot be made below it.
+  for below in (file / "below", file / "far" / "below"):
+    error = fails("quickstart", "--tiny", "--workdir", below)
+    assert f" {file}: is a file; give the name of a folder." in error
   argv = ["evaluate", "--model", model, "--audio", song, "--out"]
   assert "is a file" in fails(*argv, file)

@@ -8,6 +8,8 @@ code. A verb with `PARSES_REST = True` parses unknown arguments itself: its
 
 import importlib
 import logging
+import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -162,13 +164,27 @@ def _report(error: Exception) -> int:
     streams.say(f"{error.object!r} is not in UTF-8; give it another name.")
     return 2
   if isinstance(error, FileExistsError | NotADirectoryError):
-    streams.say(f"{error.filename}: is a file; give the name of a folder.")
-    return 2
+    if words := _in_the_way(error.filename):
+      streams.say(f"{words}; give the name of a folder.")
+      return 2
   if isinstance(error, OSError) and error.filename is not None:
     # A path that cannot be read or created.
     streams.say(f"{error.filename}: {error.strerror}.")
     return 2
   raise error
+
+
+def _in_the_way(path: str | None) -> str:
+  """What stands where a folder was to be: at a path, or above it."""
+  if not path:
+    return ""
+  whole = pathlib.Path(path)
+  for each in (whole, *whole.parents):
+    if os.path.lexists(each) and not each.is_dir():
+      if each.exists():
+        return f"{each}: is a file"
+      return f"{each}: is a link to {os.readlink(each)}, which does not exist"
+  return ""
 
 
 def _show_warning(
