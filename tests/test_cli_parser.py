@@ -4,9 +4,13 @@ Must catch: usage instead of advice, a near miss that goes unnamed, an option
 whose other spelling is not understood.
 """
 
+import argparse
+
 import pytest
 
 from mmdcodec.cli import main as cli
+from mmdcodec.cli.parser import Parser
+from mmdcodec.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,21 @@ from mmdcodec.cli import main as cli
     (["experiment"], ["experiment needs NAME, one of", "prompts"]),
     (["experiment", "promts"], ["did you mean prompts?"]),
     (["evaluate", "reconstuction"], ["did you mean reconstruction?"]),
+    # The value of a misspelt option is not the measure.
+    (
+      ["evaluate", "--model", "small", "--audoi", "x"],
+      ["evaluate has no option --audoi; did you mean --audio?"],
+    ),
+    (
+      ["evaluate", "--model", "small", "--zzz", "x"],
+      ["evaluate has no option --zzz; `mmdcodec evaluate --help`"],
+    ),
+    (["evaluate", "--model", "small", "x"], ["MEASURE is 'x'; expected one"]),
+    (
+      ["experiment", "--workdir", "x", "prompts"],
+      ["--workdir goes after NAME"],
+    ),
+    (["--modle", "small", "encode"], ["mmdcodec has no option --modle"]),
   ],
 )
 def test_one_sentence_says_what_was_meant(words, parts, fails):
@@ -53,9 +72,35 @@ def test_both_spellings_are_one_option(option):
   assert vars(args)[option[2:].replace("-", "_")] == 3
 
 
-def test_the_help_shows_hyphens_only(capsys):
+def parsers_of(parser):
+  """A parser and all those of its verbs and their subjects."""
+  yield parser
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      for each in action.choices.values():
+        yield from parsers_of(each)
+
+
+def test_the_help_shows_hyphens_only():
   """Catches an option whose spelling differs from that of all others."""
-  for verb in ("train", "evaluate", "generate", "tokenize"):
-    with pytest.raises(SystemExit):
-      cli.main([verb, "--help"])
-    assert "--num_" not in capsys.readouterr().out
+  names = {
+    name
+    for parser in parsers_of(cli.make_parser())
+    for action in parser._actions
+    for name in action.option_strings
+  }
+  # Of all verbs, of a verb, and of a subject.
+  assert {"--version", "--num-processes", "--balanced"} <= names
+  assert [name for name in names if name.startswith("--") and "_" in name] == []
+
+
+def test_second_spellings():
+  """Catches options of groups that have none, and short ones that have."""
+  parser = Parser()
+  group = parser.add_argument_group("files").add_mutually_exclusive_group()
+  group.add_argument("-o", "--out-file")
+  assert parser.parse_args(["--out_file", "a"]).out_file == "a"
+  for word in ("--_h", "--_o"):
+    with pytest.raises(UserError, match=f"{word}"):
+      parser.parse_args([word, "a"])
+  assert "out_file" not in parser.format_help()

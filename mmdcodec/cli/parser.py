@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -37,17 +38,15 @@ class Parser(argparse.ArgumentParser):
     super().__init__(*args, **{"allow_abbrev": False, **settings})
     self._given: list[str] = []
 
-  def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-    """Adds an argument, with a second spelling that the help leaves out."""
-    action = super().add_argument(*names, **settings)
-    for name in action.option_strings:
-      other = "--" + name.removeprefix("--").replace("-", "_")
-      self._option_string_actions.setdefault(other, action)
-    return action
-
   def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
     """Parses, and keeps the words for errors; see `ArgumentParser`."""
     self._given = [*args] if args is not None else []
+    # Second spellings, which the help leaves out. Here, because options of a
+    # group pass by every method of the parser that adds some.
+    for name, action in [*self._option_string_actions.items()]:
+      if name.startswith("--"):
+        other = "--" + name[2:].replace("-", "_")
+        self._option_string_actions.setdefault(other, action)
     return super().parse_known_args(args, namespace)
 
   def error(self, message: str) -> NoReturn:
@@ -102,10 +101,29 @@ class Parser(argparse.ArgumentParser):
     if not choices or str(value) in choices:
       return
     name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+    if not action.option_strings:
+      self._check_word_before(str(value), action, name)
     near = _near(str(value), choices)
     advice = f"did you mean {near}?" if near else f"{', '.join(choices)}."
     link = "" if near else "expected one of "
     raise UserError(f"{name} is {str(value)!r}; {link}{advice}")
+
+  def _check_word_before(
+    self, value: str, action: argparse.Action, name: str
+  ) -> None:
+    """Refuses an unknown option whose value was taken for another argument.
+
+    Raises:
+      UserError: there is one before the value.
+    """
+    known = self._option_string_actions
+    for word, after in itertools.pairwise(self._given):
+      unknown = word.startswith("--") and word not in known
+      if after == value and unknown and "=" not in word:
+        inner = action.choices if isinstance(action.choices, dict) else {}
+        if any(word in each._option_string_actions for each in inner.values()):
+          raise UserError(f"{word} goes after {name}; {self._help()}.")
+        self.refuse([word])
 
   def _missing(self, names: list[str]) -> str:
     """The sentence for arguments that were not given."""
