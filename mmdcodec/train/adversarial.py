@@ -102,7 +102,7 @@ class Adversary:
         f" the run has only {steps} steps."
       )
     # Its schedule counts updates, and must have come to its end at the last.
-    # There may be fewer than warm-up has, or none: a run may end before `start`.
+    # There may be fewer than the warm-up has: a run may end before `start`.
     updates = math.ceil((steps - config["start"]) / config["every"])
     self._optimizer, _ = optimizer_lib.make_optimizer(
       optimizer, max(updates, optimizer["warmup"] + 1)
