@@ -158,9 +158,11 @@ class FakeCodec(FakeTokenizer, AudioCodec):
 
   Attributes:
     decoded: how often it was asked for audio.
+    config: that of a codec that does not share its codes with another.
   """
 
   stride = 20
+  config: dict = {}
 
   def __init__(self):
     super().__init__("codec", 40.0, (32,) * 4)
