@@ -438,9 +438,9 @@ def test_prompts_as_pieces():
   short = dataclasses.replace(condition, longest=3)
   with pytest.raises(UserError, match="at most 3"):
     short.check(["calm calm piano"], 0)
-  # Captions are cut, and padded to one size for all batches.
+  # Captions are cut before their end, and padded to one size for all batches.
   cut = short.read({"caption": "calm calm piano"}, 0.0)
-  np.testing.assert_array_equal(cut["tokens"], [2, 2, 3])
+  np.testing.assert_array_equal(cut["tokens"], [2, 2, 1])
   padded = condition.read({"caption": "fast"}, 0.0)
   assert padded["tokens"].shape == (9,) and padded["lengths"] == 2
   with pytest.raises(UserError, match=text_tokens.TOKENIZER_FILE):

@@ -112,7 +112,7 @@ def test_sources_are_complete():
   )
   image = set(" ".join(copied).split())
   script = (LAUNCH / "tpu_queued_resource.sh").read_text()
-  (packed,) = re.findall(r"\n +(mmdcodec configs .*)\n", script)
+  (packed,) = re.findall(r"\n +(mmdcodec configs .*) &&\n", script)
   assert image == set(packed.split())
   ignore = (LAUNCH / "Dockerfile.dockerignore").read_text().split()
   assert image == {word[1:] for word in ignore if word.startswith("!")}

@@ -174,10 +174,12 @@ def test_commands_refuse_at_once(line, tmp_path, monkeypatch, capsys):
 
 # Texts of these never come from a user, or are of this machine by nature.
 OWN = {
+  "__main__.py": "the folder of the program",
   "audio/files.py": "what os.walk yields",
   "audio/song_files.py": "built-in music in a folder of a job",
   "bench/data.py": "a temporary folder",
   "cli/decode.py": "a temporary folder",
+  "cli/main.py": "what the system could not make",
   "convert/bert.py": "a name",
   "convert/hub.py": "what the Hub's client downloaded",
   "data/audio_sources.py": "a name",
@@ -190,6 +192,7 @@ OWN = {
   "evaluate/report.py": "pictures that were just drawn",
   "experiments/arm_run.py": "in the folder of a job",
   "packaged/__init__.py": "the folder of the program",
+  "parallel/analysis.py": "a temporary folder",
   "selftest/speed.py": "a temporary folder",
   "store/atomic.py": "the folder of a path of this machine",
   "store/cached.py": "the cache",
@@ -203,6 +206,7 @@ OWN = {
   "store/starts.py": "the folder of the program",
   "store/uploads.py": "a temporary folder",
   "train/config_files.py": "a file of Python code",
+  "train/config_names.py": "the folder of the program",
   "train/dry_run.py": "a temporary folder",
   "train/profiling.py": "a temporary folder",
   "workflows/packaged_measures.py": "a temporary folder",
