@@ -38,8 +38,9 @@ averages and other state as the chip holds them, with the batch and the padding
 to its tiles. **Temporaries** are activations and what the compiler needs.
 **GFLOP** are those of matrix products and convolutions of a step, of all turns
 of its loops, divided among the chips. **Sent** is the size of the arrays that
-are gathered, summed or exchanged in a step, also of all turns. On v5p the compiler
-gathers parameters by all-reduces of arrays of which each chip fills its part.
+are gathered, summed or exchanged in a step, also of all turns. Where 64 chips share
+the parameters, the compiler gathers them by all-reduces of arrays of which each
+chip fills its part.
 
 Training steps of codecs take a quarter of an hour or more to compile; those of
 `soundstream_24khz` and `encodec_32khz` on v5e:2x2 are in `docs/RESULTS.md`.
