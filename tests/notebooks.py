@@ -52,7 +52,8 @@ def run(source: pathlib.Path, workdir: pathlib.Path, **environment: str):
 
   Raises:
     CellExecutionError: a cell raised an error.
-    CellTimeoutError: a cell takes twice that, as it may beside other work.
+    CellTimeoutError: a cell takes four times that, as it may on slow cores
+      beside other work.
   """
   import time
 
@@ -61,7 +62,7 @@ def run(source: pathlib.Path, workdir: pathlib.Path, **environment: str):
   started, times = {}, {}
   client = NotebookClient(
     make(source),
-    timeout=120,
+    timeout=240,
     kernel_name="python3",
     resources={"metadata": {"path": str(workdir)}},
     on_cell_execute=lambda cell, cell_index: started.update(
