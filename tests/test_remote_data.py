@@ -211,14 +211,41 @@ def test_a_store_that_fails_while_an_object_is_read(url, monkeypatch):
     assert (file.tell(), file.read(1)) == (2, b"a")
 
   class Broken(io.BytesIO):
-    def readinto(self, buffer):
+    def read(self, size=-1):
       raise RuntimeError("503 backend error")
+
+    readinto = read
 
   monkeypatch.setattr(
     type(url.system), "_open", lambda self, *args, **kwargs: Broken()
   )
   with pytest.raises(Unreachable, match="cannot be read .503 backend error"):
     inputs.read_json(url / "a.json")
+  with pytest.raises(Unreachable), inputs.open_file(url / "a.json") as file:
+    file.read()
+
+
+def test_an_object_is_read_to_its_end_at_once(url, monkeypatch):
+  """Catches a request for every few kilobytes."""
+  asked = []
+
+  class Counted(io.BytesIO):
+    def read(self, size=-1):
+      asked.append(size)
+      return super().read(size)
+
+    def readinto(self, buffer):
+      asked.append(len(buffer))
+      return super().readinto(buffer)
+
+  content = bytes(1 << 20)
+  (url / "a").write_bytes(content)
+  monkeypatch.setattr(
+    type(url.system), "_open", lambda self, *args, **kwargs: Counted(content)
+  )
+  with inputs.open_file(url / "a") as file:
+    assert file.read() == content
+  assert len(asked) == 1
 
 
 def test_a_failure_leaves_the_old_file(url):
