@@ -1,8 +1,8 @@
 """Discriminators and balancer in codec training.
 
 Must catch: gradients that are not those of the weighted losses, or reach the
-wrong side; discriminators that learn or are heard at the wrong time; a state
-that is not released, or not taken over; an alarm that never sounds, or always.
+wrong side; a state that is not released, or not taken over; an alarm that never
+sounds, or always. `test_adversarial_schedule.py` has when they learn.
 """
 
 import functools
@@ -13,112 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from adversarial_steps import (
+  CODECS,
+  WEIGHTS,
+  clips,
+  configure,
+  judge_and_learn,
+  run_steps,
+  started,
+  tree_close,
+)
 from mmdcodec.configs import common
 
-from mmdcodec import bundle, platform
+from mmdcodec import bundle
 from mmdcodec.errors import UserError
 from mmdcodec.losses import adversarial as losses
 from mmdcodec.losses import balancer
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.store import metrics
-from mmdcodec.train import adversarial, config_files, loop
+from mmdcodec.train import adversarial, loop
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.codec_task import ALONE, CodecTask
 from mmdcodec.train.task import make_task
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
-
-WEIGHTS = {"waveform": 1.0, "adversarial": 2.0, "features": 3.0}
-
-
-CODECS = {
-  "seanet": (
-    "--config=encodec_24khz:tiny",
-    "--config.model.filters=2",
-    "--config.model.lstm_layers=0",
-    "--config.model.norm=none",
-  ),
-  "spectral": (
-    "--config=spectral_24khz:tiny",
-    "--config.quantizer_start=0",
-    "--config.losses.stft.weight=0.0",
-    "--config.losses.commitment.weight=1.0",
-    "--config.adversarial.start=0",
-    "--config.adversarial.warmup=0",
-  ),
-}
-
-
-def configure(topology="seanet", **changes):
-  """A codec and one discriminator that compile in seconds."""
-  config = config_files.parse(
-    [
-      *CODECS[topology],
-      "--config.data.seconds=0.1",
-      "--config.losses.mel.weight=0.0",
-    ]
-  )
-  config.model.ratios = (20,)
-  for name, weight in WEIGHTS.items():
-    config.losses[name].weight = weight
-  config.adversarial.discriminators = (
-    dict(name="multi_scale_stft", filters=2, windows=(64,)),
-  )
-  config.adversarial.optimizer.learning_rate = 3e-4
-  config.balancer.on = False
-  config.update_from_flattened_dict(changes)
-  return config
-
-
-def clips(seed, batch=4, samples=800):
-  """Noise under a slow envelope; the last clip ends early."""
-  rng = np.random.default_rng(seed)
-  x = rng.standard_normal((batch, samples, 1)).cumsum(1) / 30
-  lengths = np.full(batch, samples, np.int32)
-  lengths[-1] = samples // 2
-  x *= np.arange(samples)[:, None] < lengths[:, None, None]
-  return {"audio": x.astype(np.float32), "lengths": lengths}
-
-
-@functools.cache
-def started():
-  """A state after the k-means of a first batch."""
-  return run_steps(configure(), 1)[1]
-
-
-def run_steps(config, steps, state=None):
-  """Metrics of some steps, and the last state."""
-  config = config.to_dict()
-  task = make_task(config)
-  mesh = mesh_lib.make_mesh({}, jax.devices()[:1])
-  program = program_lib.make_program(task, config, mesh)
-  rows = []
-  with jax.set_mesh(mesh):
-    state = state or program.init(jax.random.key(0))
-    for step in range(steps):
-      state, found = program.step(
-        state, mesh_lib.place(clips(step), mesh), task.phase(int(state.step))
-      )
-      rows.append(jax.device_get(found))
-  return rows, jax.device_get(state)
-
-
-def judge_and_learn(task, state, x, y, step):
-  """One step of the discriminators: state, losses, gradients, metrics."""
-  *found, metrics, grads = task.adversary.judge(state.params, x, y, step)
-  state, more = task.adversary.learn(
-    state, grads, metrics["discriminator/loss"], step
-  )
-  return state, *found, metrics | more
-
-
-def tree_close(found, expected, tolerance=1e-5):
-  flat = lambda tree: np.concatenate(
-    [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-  )
-  found, expected = flat(found), flat(expected)
-  error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-  assert error < tolerance, error
 
 
 def test_both_gradients_are_those_of_the_plain_losses():
@@ -207,128 +125,6 @@ def test_a_loss_that_keeps_the_metrics_to_itself():
   assert "loss" in row
   with pytest.raises(UserError, match="Own hands no.*of CodecTask.loss"):
     jax.eval_shape(lambda *x: program.step(*x, None), *given)
-
-
-def test_start_warmup_and_every():
-  """Catches discriminators that learn or are heard at the wrong time."""
-  config = configure(
-    **{
-      "adversarial.start": 2,
-      "adversarial.warmup": 2,
-      "adversarial.every": 1.5,
-      "balancer.on": True,
-    }
-  )
-  rows, _ = run_steps(config, 8)
-  heard = [row["audio_gradient/adversarial"] > 0 for row in rows]
-  assert heard == [False] * 4 + [True] * 4
-  # Two of three steps of their own clock, which begins in the third.
-  learned = [np.isfinite(row["discriminator/gradient_norm"]) for row in rows]
-  assert learned == [False, False] + [False, True, True] * 2
-  assert [np.isfinite(row["discriminator/loss"]) for row in rows] == (
-    [False] * 2 + [True] * 6
-  )
-  assert all(np.isfinite(row["loss"]) for row in rows)
-
-
-def test_the_schedule_of_the_discriminators_ends_with_the_run():
-  """Catches one that is stretched by steps in which they do not learn."""
-  config = configure(
-    **{
-      "steps": 10,
-      "adversarial.start": 4,
-      "adversarial.every": 2.0,
-      "adversarial.optimizer.name": "sgd",
-      "adversarial.optimizer.b1": 0.0,
-      "adversarial.optimizer.learning_rate": 1.0,
-      "adversarial.optimizer.schedule": "linear",
-      "adversarial.optimizer.final": 0.1,
-    }
-  )
-  adversary = make_task(config.to_dict()).adversary
-  ones = {"w": jnp.ones(())}
-  state = adversarial.AdversaryState(
-    ones, adversary._optimizer.init(ones), jnp.int32(0)
-  )
-  rates = []
-  for step in range(4, 10):
-    before = state.params["w"]
-    state, _ = adversary.learn(state, ones, jnp.float32(1), jnp.int32(step))
-    rates.append(before - state.params["w"])
-  # Three updates; a fourth would have the last rate, 0.1.
-  np.testing.assert_allclose(rates, [0, 1, 0, 0.7, 0, 0.4], atol=1e-6)
-  # A run may end before they begin, or in their warm-up.
-  config.adversarial.optimizer.warmup = 9
-  make_task(config.to_dict())
-  config.adversarial.start = 10
-  make_task(config.to_dict())
-
-
-@pytest.mark.slow
-def test_a_batch_in_parts_is_one_step():
-  """Catches discriminators that learn once for each part of a batch.
-
-  And a balanced gradient that is smaller the more parts there are.
-  """
-  found = {}
-  for parts in (1, 2):
-    config = configure(
-      **{
-        "accumulate": parts,
-        "adversarial.every": 1.0,
-        "batch": 4,
-        "balancer.on": True,
-        "optimizer.clip": 0.0,
-        # Codes and codebooks are then the same for each part.
-        "freeze": "encoder",
-        "init_from": "given",
-        "model.quantizer_dropout": 0.0,
-      }
-    )
-    config.losses.adversarial.weight = config.losses.features.weight = 1.0
-    (row,), state = run_steps(config, 1)
-    moments = state.extra["adversary"].opt_state[1][0]
-    assert moments.count == 1
-    found[parts] = row["gradient_norm"], row["loss"], moments.mu
-  (norm, loss, mean), (one, other, parts) = found.values()
-  np.testing.assert_allclose(one, norm, rtol=0.2)
-  np.testing.assert_allclose(other, loss, rtol=0.1)
-  tree_close(parts, mean, 1e-3)
-
-
-@pytest.mark.parametrize(
-  "accelerator", ["gpu", pytest.param("tpu", marks=pytest.mark.slow)]
-)
-def test_steps_in_which_they_do_not_learn(monkeypatch, accelerator):
-  """Catches a branch, as on GPUs and TPUs, that differs from a choice.
-
-  And work in vain, and a step of folded discriminators, as on TPUs, that is
-  another one.
-  """
-  config = configure(**{"adversarial.every": 2.0}).to_dict()
-  task = make_task(config)
-  before = started().extra["adversary"]
-  x = jnp.asarray(clips(3)["audio"])
-  found = {}
-  for kind in ("cpu", accelerator):
-    monkeypatch.setattr(platform, "traced_for", lambda kind=kind: kind)
-    # A function of its own, as the trace is cached by function.
-    run = jax.jit(lambda *given: judge_and_learn(task, *given))
-    # One of the gradient, one of the update.
-    program = str(run.trace(before, x, x, jnp.int32(0)).jaxpr)
-    assert program.count("cond[") == (0 if kind == "cpu" else 2)
-    found[kind] = [
-      jax.device_get(run(before, x, 0.5 * x, jnp.int32(step)))
-      for step in (2, 3)
-    ]
-  for step in range(2):
-    after, *_, values = found["cpu"][step]
-    assert np.isfinite(values["discriminator/gradient_norm"]) == (step == 1)
-    moved = jax.tree.map(np.array_equal, after.params, before.params)
-    assert all(jax.tree.leaves(moved)) == (step == 0)
-    chex.assert_trees_all_close(
-      found[accelerator][step], found["cpu"][step], rtol=1e-3, atol=1e-5
-    )
 
 
 @pytest.mark.parametrize(
