@@ -10,7 +10,7 @@
 #   --spot          true or false (true)
 #   --restarts      how often to start again after a failure (0); after exit
 #                   code 75, or preemption, SkyPilot always does
-#   --extras        of mmdcodec to install (tpu,gcs, or cuda,gcs)
+#   --extras        of mmdcodec to install (tpu,gcs,hub, or cuda,gcs,hub)
 #   --dry-run       only print the job and the command
 #
 # Any other option goes to `sky jobs launch`, written in one word: --async,
@@ -24,11 +24,11 @@ require_count NODES RESTARTS
 require_command
 
 if [[ $ACCELERATORS ]]; then
-  EXTRAS=${EXTRAS:-cuda,gcs}
+  EXTRAS=${EXTRAS:-cuda,gcs,hub}
 else
   require slice
   read_slice "$SLICE"
-  ACCELERATORS=tpu-$ACCELERATOR EXTRAS=${EXTRAS:-tpu,gcs}
+  ACCELERATORS=tpu-$ACCELERATOR EXTRAS=${EXTRAS:-tpu,gcs,hub}
   ((SLICES == 1)) || die "SkyPilot connects no slices; give a single one."
   ((NODES == 1)) || die "--nodes is for GPUs; a slice has its own machines."
 fi

@@ -20,7 +20,7 @@
 #               of chips
 #   --project   (default: that of gcloud's configuration)
 #   --restarts  how often to run again after an exit code other than 75 (0)
-#   --extras    of mmdcodec to install (tpu,gcs)
+#   --extras    of mmdcodec to install (tpu,gcs,hub)
 #   --keep      1: do not delete the slice when the run has ended
 #   --dry-run   only print the commands
 #
@@ -30,7 +30,7 @@
 # seconds between two looks.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-SLICE=${SLICE:-} PROJECT='' RESTARTS=0 EXTRAS=tpu,gcs KEEP=''
+SLICE=${SLICE:-} PROJECT='' RESTARTS=0 EXTRAS=tpu,gcs,hub KEEP=''
 verb=${1:---help}
 [[ $verb == -* ]] || shift
 read_options "name zone slice project restarts extras keep" "$@"

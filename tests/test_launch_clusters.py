@@ -215,9 +215,9 @@ def test_slurm_options(cloud, slurm):
 @pytest.mark.parametrize(
   "options, accelerators, nodes, extras",
   [
-    ("--slice v5e:4x4", "tpu-v5litepod-16", 1, "tpu,gcs"),
+    ("--slice v5e:4x4", "tpu-v5litepod-16", 1, "tpu,gcs,hub"),
     ("--slice v6e:2x4 --extras tpu,s3", "tpu-v6e-8", 1, "tpu,s3"),
-    ("--accelerators H100:8 --nodes 4", "H100:8", 4, "cuda,gcs"),
+    ("--accelerators H100:8 --nodes 4", "H100:8", 4, "cuda,gcs,hub"),
   ],
 )
 def test_skypilot(cloud, options, accelerators, nodes, extras):

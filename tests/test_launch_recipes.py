@@ -97,6 +97,29 @@ def test_launcher_gets_the_slice_and_the_command(cloud):
   assert "--config.accumulate=3 --config.mesh.data=4" in words
 
 
+@pytest.mark.parametrize(
+  "launcher",
+  [
+    "tpu_queued_resource.sh up --dry-run --name n --zone z",
+    "skypilot.sh --dry-run",
+  ],
+)
+def test_hosts_can_read_the_text_encoder_of_a_recipe(cloud, launcher):
+  """Catches hosts without the packages that fetch and use a T5 of the Hub."""
+  cloud.environment |= GIVEN
+  script, _, options = launcher.partition(" ")
+  script = cloud.folder / "sources/launch" / script
+  done = cloud.run(f"recipes/musicgen_small.sh {script} {options}")
+  assert done.returncode == 0, done.stderr
+  words = done.stdout.replace("\\", "")
+  assert "--config.init_from=google-t5/t5-base" in words
+  (extras,) = re.findall(r"host.sh setup ([\w,]+)", words)
+  (of_image,) = re.findall(
+    r"^ARG EXTRAS=(.*)$", (LAUNCH / "Dockerfile").read_text(), re.M
+  )
+  assert "hub" in extras.split(",") and extras == of_image
+
+
 def test_melody_is_a_stream_if_it_is_given(cloud):
   cloud.environment |= dict(MELODY="m", **GIVEN)
   cloud.run("recipes/musiclm_semantic.sh")

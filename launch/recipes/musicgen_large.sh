@@ -6,8 +6,8 @@
 #   COMPILE=1 launch/recipes/musicgen_large.sh
 #
 # SLICE is v5e:4x4, v5e:8x8 or v5p:2x2x4. T5=google-t5/t5-base is the model that
-# reads the prompts (such a name needs --extras tpu,gcs,hub), or a MusicGen to
-# train further.
+# reads the prompts, or a MusicGen to train further; both need mmdcodec's extra
+# `hub`.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
 case ${SLICE:=v5e:4x4} in

@@ -5,8 +5,8 @@
 #       [LAUNCHER ...]
 #   COMPILE=1 launch/recipes/musicgen_medium.sh
 #
-# SLICE is v5e:4x4. T5=google-t5/t5-base is the model that reads the prompts
-# (such a name needs --extras tpu,gcs,hub), or a MusicGen to train further.
+# SLICE is v5e:4x4. T5=google-t5/t5-base is the model that reads the prompts,
+# or a MusicGen to train further; both need mmdcodec's extra `hub`.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
 case ${SLICE:=v5e:4x4} in
