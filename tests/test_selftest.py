@@ -1,13 +1,16 @@
 """`mmdcodec selftest` finds what is wrong, and says so."""
 
+import contextlib
 import importlib
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmdcodec import platform, precision
 from mmdcodec.cli.main import main
 from mmdcodec.selftest import check, run, speed
 
@@ -356,3 +359,69 @@ def test_time(small, monkeypatch, fails):
   assert "--minutes is 0; expected more than 0." in fails(
     "selftest", "--minutes", "0"
   )
+
+
+def without_request():
+  """In place of `precision.exact`: asks for nothing."""
+  return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("planted", [False, True])
+@pytest.mark.parametrize("name", ["SoundStream", "language model, heads"])
+def test_codes_are_made_as_users_make_them(
+  name, planted, monkeypatch, tmp_path
+):
+  """Catches a check that asks for full precision in place of what it checks.
+
+  Such a check passes on a GPU whose codes are wrong. What a program asks for is
+  in its text.
+  """
+  jax.clear_caches()
+  # The sampler asks for nothing on a CPU.
+  monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
+  if planted:
+    monkeypatch.setattr(precision, "exact", without_request)
+  jax.config.update("jax_dump_ir_to", str(tmp_path))
+  try:
+    found = CHECKS[name].run(check.Devices(jax.devices()[0]))
+  finally:
+    jax.config.update("jax_dump_ir_to", "")
+  jax.clear_caches()
+  assert found.passed, found.sentence()
+  lines = [
+    line
+    for path in tmp_path.iterdir()
+    for line in path.read_text().splitlines()
+    if re.search(r"stablehlo\.(dot|dot_general|convolution)\b", line)
+  ]
+  assert len(lines) > 10
+  assert all(line.count("HIGHEST") == 2 for line in lines) != planted
+
+
+def test_a_setting_of_less_precision(monkeypatch):
+  """Catches a sound device that fails because the user's JAX asks for speed."""
+  seen = []
+
+  def measure(devices):
+    seen.append(jax.config.jax_default_matmul_precision)
+    with check.as_users():
+      seen.append(jax.config.jax_default_matmul_precision)
+    return {}
+
+  with jax.default_matmul_precision("tensorfloat32"):
+    check.Check("one", "be right", measure).run(check.Devices.find())
+  assert seen == ["highest", None]
+
+
+@pytest.mark.parametrize("platform, reference, whole", [
+  ("cuda", None, False), ("cuda", "cpu", True), ("cpu", None, True),
+])  # fmt: skip
+def test_no_cpu_beside_the_device(platform, reference, whole):
+  """Catches comparisons with the CPU that vanish without a word."""
+  report = run.Report(
+    "a chip", platform, 1, reference, (), None, (), (), {}, 1.0
+  )
+  found = report.to_dict()
+  assert found["complete"] == whole
+  assert found["skipped"] == ["comparisons with the CPU"] * (not whole)
+  assert ('set it to "cuda,cpu"' in str(report)) != whole

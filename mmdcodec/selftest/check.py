@@ -1,5 +1,6 @@
 """A check: what it measures, what is expected, how far it may be off."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -8,8 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from mmdcodec import precision
 
 # Of sums of a few hundred products in float32, relative to the largest result.
 FLOAT32 = 1e-5
@@ -60,12 +59,19 @@ class Check:
   limit: float = FLOAT32
 
   def run(self, devices: Devices) -> "Outcome":
-    """Measures; whatever is raised is a failure too."""
+    """Measures; whatever is raised is a failure too.
+
+    All is computed in full float32, whatever JAX's setting, or else a GPU in
+    TF32 would fail; but see `as_users`.
+    """
     start = time.perf_counter()
     found: Mapping[str, float] = {}
     problem = None
     try:
-      with jax.default_device(devices.tested), precision.exact():
+      with (
+        jax.default_device(devices.tested),
+        jax.default_matmul_precision("highest"),
+      ):
         found = {k: float(v) for k, v in self.measure(devices).items()}
     except Exception as error:
       problem = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -129,6 +135,16 @@ class Outcome:
       "problem": self.problem,
       "seconds": round(self.seconds, 3),
     }
+
+
+def as_users() -> contextlib.AbstractContextManager:
+  """JAX's precision as a user has it who sets nothing.
+
+  What makes codes has to ask for full float32 by itself, so these calls are
+  checked without the one that `Check.run` sets.
+  """
+  found: contextlib.AbstractContextManager = jax.default_matmul_precision(None)
+  return found
 
 
 def off(found: Any, wanted: Any) -> float:

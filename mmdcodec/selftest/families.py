@@ -3,6 +3,8 @@
 A codec is computed in float64 too. Everything else is compared with the CPU,
 and, on every device, with itself computed in another way: a clip alone and in a
 batch, a stream and a whole clip, drawing step by step and all steps at once.
+
+Whatever makes codes is called as users call it, see `check.as_users`.
 """
 
 import functools
@@ -16,7 +18,14 @@ from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import melody_embedding, mulan, semantic, token_lm
 from mmdcodec.selftest import references
-from mmdcodec.selftest.check import Check, Devices, differing, normal, off
+from mmdcodec.selftest.check import (
+  Check,
+  Devices,
+  as_users,
+  differing,
+  normal,
+  off,
+)
 from mmdcodec.selftest.references import wide
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 from mmdcodec.tokenizers.melody_embedding import Melody
@@ -69,11 +78,11 @@ def soundstream(devices: Devices) -> dict[str, float]:
   latents = jax.jit(
     functools.partial(codec.model.apply, method="latents")
   )(codec.variables, x)
+  with as_users():
+    found = codec.encode(x)
   return {
     "latents": off(latents, z),
-    "codes that are certain": differing(
-      codec.encode(x)[certain], codes[certain]
-    ),
+    "codes that are certain": differing(found[certain], codes[certain]),
     "audio": off(codec.decode(codes.astype(np.int32)), audio),
   }
 
@@ -87,8 +96,10 @@ def _both_ways(
   z = latents(codec.variables, x)
   books = np.asarray(codec.variables["codebook"]["quantizer"]["sum"])
   wanted, certain = references.residual_codes(z, books)
-  codes, streamer = codec.encode(x), codec.streamer()
-  audio, stream = codec.decode(codes), streamer.encode(x[0], last=True)
+  streamer = codec.streamer()
+  with as_users():
+    codes, stream = codec.encode(x), streamer.encode(x[0], last=True)
+  audio = codec.decode(codes)
   found = {
     "codes": differing(codes[certain], wanted[certain]),
     "codes of a stream": differing(stream[certain[0]], wanted[0][certain[0]]),
@@ -96,8 +107,10 @@ def _both_ways(
   }
   if (there := devices.reference) is not None:
     other = codec.on(there)
+    with as_users():
+      again = other.encode(x)
     found |= {
-      "codes on the CPU": differing(other.encode(x)[certain], codes[certain]),
+      "codes on the CPU": differing(again[certain], codes[certain]),
       "audio on the CPU": off(audio, other.decode(codes)),
     }
   return found
@@ -142,7 +155,8 @@ def tokenizer(kind: str, devices: Devices) -> dict[str, float]:
     x, None, lengths
   )))  # fmt: skip
   alone = np.asarray(model.features(*model.prepare(x[1, : lengths[1]]))[0])
-  codes = model.encode(x, lengths=lengths)
+  with as_users():
+    codes = model.encode(x, lengths=lengths)
   valid = valid[:, : codes.shape[1]]
   wanted, certain = references.residual_codes(heard[:, : codes.shape[1]], embed)
   sure = certain & valid[..., None]
@@ -158,11 +172,11 @@ def tokenizer(kind: str, devices: Devices) -> dict[str, float]:
   if (there := devices.reference) is not None:
     other = model.on(there)
     again = np.asarray(other.features(*other.prepare(x, None, lengths))[0])
+    with as_users():
+      codes_there = other.encode(x, lengths=lengths)
     found |= {
       "features on the CPU": off(heard, again),
-      "codes on the CPU": differing(
-        other.encode(x, lengths=lengths)[sure], codes[sure]
-      ),
+      "codes on the CPU": differing(codes_there[sure], codes[sure]),
     }
   return found
 
@@ -189,7 +203,8 @@ def language_model(kind: str, devices: Devices) -> dict[str, float]:
   options = SamplingOptions(temperature=0.0, guidance=1.0)
   window = sampler.next_window(state, None if model.window else frames - 1)
   assert window is not None
-  *_, state = sampler.sample_window(state, window, {}, options)
+  with as_users():
+    *_, state = sampler.sample_window(state, window, {}, options)
   pattern = model.pattern_of(frames)
   codes: Any = state.codes
   tokens = np.asarray(pattern.build(codes, model.special))

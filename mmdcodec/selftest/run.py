@@ -31,6 +31,9 @@ CHECKS: tuple[Check, ...] = (
   *training.CHECKS,
 )
 
+# What is left out where JAX sees no CPU beside the tested device.
+_WITH_CPU = "comparisons with the CPU"
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -61,6 +64,11 @@ class Report:
   seconds: float
 
   @property
+  def alone(self) -> bool:
+    """Whether models had no CPU to be compared with."""
+    return self.platform != "cpu" and self.reference is None
+
+  @property
   def failed(self) -> tuple[Outcome, ...]:
     """The checks that failed."""
     return tuple(one for one in self.outcomes if not one.passed)
@@ -87,11 +95,11 @@ class Report:
       "devices": self.count,
       "reference": self.reference,
       "passed": self.passed,
-      "complete": not self.skipped,
+      "complete": not self.skipped and not self.alone,
       "checks": [one.to_dict() for one in self.outcomes],
       "measured": self.speeds and self.speeds.to_dict(),
       "benchmarks": [row.to_dict() for row in self.rows],
-      "skipped": [*self.skipped],
+      "skipped": [*self.skipped, *[_WITH_CPU] * self.alone],
       "problems": self.problems,
       "seconds": round(self.seconds, 1),
     }
@@ -125,6 +133,12 @@ class Report:
       ]
     if self.skipped:
       lines += ["", f"no time was left for: {', '.join(self.skipped)}"]
+    if self.alone:
+      lines += [
+        "",
+        f"left out: {_WITH_CPU}; JAX_PLATFORMS hides the CPU from JAX. Unset it"
+        f' or set it to "{self.platform},cpu".',
+      ]
     return "\n".join(lines)
 
 
