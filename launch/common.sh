@@ -190,6 +190,14 @@ read_slice() {
       "$CHIPS_PER_HOST."
 }
 
+# Sets STEP, the command of a SLURM job that runs one process in each task.
+job_step() {
+  # From 22.05 on, srun does not take the CPUs of a task from sbatch.
+  STEP=(srun --gpu-bind=none --kill-on-bad-exit=0
+    ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"}
+    "$LAUNCH/slurm_task.sh" "${COMMAND[@]}")
+}
+
 # Prints a file with values in place of ${NAME}: render FILE NAME=VALUE ...
 render() {
   local text pair name

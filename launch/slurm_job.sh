@@ -8,12 +8,12 @@
 source "$1/common.sh"
 RESTARTS=$2
 COMMAND=("${@:3}")
+job_step
 
 # Sets `code`. srun returns the greatest code of all tasks, see slurm_task.sh.
 one_run() {
   code=0
-  srun --gpu-bind=none --kill-on-bad-exit=0 "$LAUNCH/slurm_task.sh" \
-    "${COMMAND[@]}" || code=$?
+  "${STEP[@]}" || code=$?
   ((code < 176 || code > 250)) || ((code -= 176))
 }
 

@@ -128,7 +128,8 @@ def test_gke_refuses_what_yaml_cannot_hold(cloud, verb):
 # Two nodes with two tasks each, whose exit codes are in `tasks`, and a queue
 # that starts the copy of a script once.
 SRUN = """
-echo "srun $*" >>"$CLOUD/calls"
+printf -v line ' %q' "$@"
+echo "srun$line" >>"$CLOUD/calls"
 while [[ $1 == --* ]]; do shift; done
 read -r codes rest <"$CLOUD/tasks"
 sed -i 1d "$CLOUD/tasks"
@@ -141,7 +142,10 @@ exit "$worst"
 SBATCH = """
 printf -v line ' %q' "$@"
 echo "sbatch$line" >>"$CLOUD/calls"
-while [[ $1 == --* ]]; do shift; done
+while [[ $1 == --* ]]; do
+  [[ $1 != --cpus-per-task=* ]] || export SLURM_CPUS_PER_TASK=${1#*=}
+  shift
+done
 cp "$1" "$CLOUD/spooled"
 shift
 SLURM_JOB_ID=7 bash "$CLOUD/spooled" "$@"
@@ -210,6 +214,20 @@ def test_slurm_options(cloud, slurm):
   slurm("0", options="--gpus-per-node=0")
   assert "--ntasks-per-node=1" in cloud.calls[-3]
   assert "--gpus-per-node" not in cloud.calls[-3]
+  steps = [c for c in cloud.calls if c.startswith("srun")]
+  assert not any("--cpus-per-task" in step for step in steps)
+
+
+def test_slurm_tasks_get_their_cpus(cloud, slurm):
+  """Catches tasks with one CPU, and a dry run of another command."""
+  options = "--cpus-per-task=12 --partition=gpu"
+  slurm("0", options=options)
+  batch, step = cloud.calls[:2]
+  assert "--cpus-per-task=12" in batch.split()
+  words = shlex.split(step)
+  assert "--cpus-per-task=12" in words[: words.index("mmdcodec")]
+  done = cloud.run(f"slurm.sh --nodes 2 {options} --dry-run {TRAIN}")
+  assert shlex.split(done.stdout.splitlines()[-1]) == words
 
 
 @pytest.mark.parametrize(
