@@ -16,6 +16,7 @@ from random_music import random_music
 
 import mmdcodec
 from mmdcodec import platform, stablehlo
+from mmdcodec.evaluate import mel_tokens
 from mmdcodec.generation import decoding
 from mmdcodec.generation.musicgen import LoadedMusic
 from mmdcodec.models import melody_embedding, mulan, semantic, streaming
@@ -172,6 +173,13 @@ def test_other_tokenizers(kind, names, programs):
   if kind == "mulan":
     tokenizer.embed_text("loud")
   programs.check(len(names), least=8)
+
+
+@each_platform
+def test_mel_tokens(programs):
+  """Catches bands that depend on the chip."""
+  programs.lower(mel_tokens._log_mel, np.zeros((1, 2048), np.float32))
+  programs.check(1, least=1)
 
 
 @each_platform

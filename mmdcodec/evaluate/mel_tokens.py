@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmdcodec import precision
 from mmdcodec.audio import transforms
 from mmdcodec.quantize import fit_residual
 from mmdcodec.tokenizers.clustered import Clustered
@@ -32,6 +33,7 @@ class MelTokens(Clustered):
 
 
 @jax.jit
+@precision.exactly
 def _log_mel(x: jax.Array) -> jax.Array:
   energy = transforms.mel(
     x,
