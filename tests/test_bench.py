@@ -2,14 +2,18 @@
 
 import importlib.util
 import re
+import time
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mmdcodec.bench import codec as codec_bench
 from mmdcodec.bench import codecs, coding, floor, loss_estimators, timing
 from mmdcodec.cli.main import main
 from mmdcodec.models import codec
+from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.quantize.independence import ESTIMATORS, mmd2
 
 
@@ -64,6 +68,21 @@ def test_floor_is_the_larger_bound():
   assert machine.floor(10.0, 50.0) == 10.0
   tree = {"a": shape(3, 4), "b": jax.ShapeDtypeStruct((2,), jnp.int8)}
   assert floor.size_in_bytes(tree) == 48 + 2
+
+
+@pytest.mark.parametrize("looped", [True, False])
+def test_the_host_of_a_training_step(looped):
+  """Catches a host's share that the device's own time holds as well."""
+  compiled = jax.jit(lambda state, batch: (state + batch.sum(), batch.sum()))
+
+  def step(state, batch):
+    time.sleep(0.02)  # Once if it is traced, and otherwise at every step.
+    return compiled(state, batch)
+
+  given = jnp.zeros(()), jnp.ones(3), mesh_lib.make_mesh({}, jax.devices()[:1])
+  program = types.SimpleNamespace(step=step)
+  device, loop = codec_bench.turns(program, *given, 2, looped=looped)
+  assert loop > 0.02 and (loop > 3 * device) == looped
 
 
 @pytest.mark.slow

@@ -118,7 +118,13 @@ def _cotangent(value: Any) -> Any:
 
 
 def turns(
-  program: Any, state: Any, batch: Any, mesh: jax.sharding.Mesh, runs: int
+  program: Any,
+  state: Any,
+  batch: Any,
+  mesh: jax.sharding.Mesh,
+  runs: int,
+  *,
+  looped: bool,
 ) -> tuple[float, float]:
   """Measures steps on the device alone, and steps as the training loop does.
 
@@ -127,23 +133,31 @@ def turns(
     state: its state.
     batch: a batch on the device.
     mesh: the mesh of the program.
-    runs: steps of each kind, in turns; their medians are returned.
+    runs: rows of steps of each kind, in turns; their medians are returned.
+    looped: whether a row on the device alone is one program, so that the host
+      gives the device one thing to do for all of its steps. On CPUs, gradients
+      of convolutions are ten times slower in a loop, and giving a step to the
+      device is next to nothing, so there each step is a call.
 
   Returns:
-    Seconds of a step with its batch on the device, until its result is there;
-    and from one step to the next with batches from the host, where each is
-    placed while the step before it is computed.
+    Seconds of a step with its batch on the device; and from one step to the
+    next with batches from the host, where each is placed while the step before
+    it is computed.
   """
   from mmdcodec.parallel import mesh as mesh_lib
 
   host = jax.device_get(batch)
   state = jax.tree.map(jnp.copy, state)  # A step consumes its state.
+  on_device, count, warm_up = program.step, 1, 0
+  if looped:
+    # Compiles in its first turn, and for the state of a single step again.
+    on_device, count, warm_up = _row(program.step), ROW, 2
   alone, rows = [], []
-  for _ in range(runs):
+  for _ in range(warm_up + runs):
     start = time.perf_counter()
-    state, metrics = program.step(state, batch)
+    state, metrics = on_device(state, batch)
     jax.block_until_ready(metrics)
-    alone.append(time.perf_counter() - start)
+    alone.append((time.perf_counter() - start) / count)
     start = time.perf_counter()
     for _ in range(ROW):
       before = metrics
@@ -151,7 +165,17 @@ def turns(
       jax.block_until_ready(before)
     jax.block_until_ready(metrics)
     rows.append((time.perf_counter() - start) / ROW)
-  return float(np.median(alone)), float(np.median(rows))
+  median = lambda seconds: float(np.median(seconds[warm_up:]))
+  return median(alone), median(rows)
+
+
+def _row(step: Any) -> Any:
+  """Makes one program of `ROW` steps on one batch."""
+
+  def steps(state: Any, batch: Any) -> Any:
+    return jax.lax.scan(lambda s, _: step(s, batch), state, length=ROW)
+
+  return jax.jit(steps, donate_argnums=0)
 
 
 def run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -213,7 +237,8 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
       f"{flops / 1e9:9.3g}{moved / 2**20:9.1f}{least * 1e3:10.3g}"
       f"{seconds / least:9.1f}{flops / seconds / 1e9:9.1f}"
     )
-  device, loop = turns(program, state, batch, mesh, args.runs)
+  looped = jax.default_backend() != "cpu"
+  device, loop = turns(program, state, batch, mesh, args.runs, looped=looped)
   share = max(1 - device / loop, 0.0)
   print(
     f"{loop * 1e3:.1f} ms a step in a row with batches from the host,"
