@@ -198,6 +198,18 @@ job_step() {
     "$LAUNCH/slurm_task.sh" "${COMMAND[@]}")
 }
 
+# Prints the commit of these sources, as mmdcodec records that of a checkout,
+# for hosts to which they go without it; nothing if it is not known.
+source_commit() {
+  local head
+  [[ -e $ROOT/.git ]] || return 0
+  head=$(git -C "$ROOT" rev-parse HEAD) || return 0
+  if [[ $(git -C "$ROOT" status --porcelain --untracked-files=no) ]]; then
+    head+=' with changes'
+  fi
+  echo "$head"
+}
+
 # Prints a file with values in place of ${NAME}: render FILE NAME=VALUE ...
 render() {
   local text pair name

@@ -2,7 +2,9 @@
 # Installs mmdcodec on a host of a cluster and runs it there; called by other
 # scripts, on each host.
 #
-#   host.sh setup EXTRAS        installs mmdcodec into a virtual environment
+#   host.sh setup EXTRAS [COMMIT]
+#                               installs mmdcodec into a virtual environment;
+#                               its runs record this commit
 #   host.sh run COMMAND ...     runs it
 #   host.sh start COMMAND ...   runs it in the background, after an earlier one
 #                               has ended
@@ -51,7 +53,7 @@ case $verb in
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --clear --python 3.12 .venv
     python3 -m uv pip install --quiet --python .venv/bin/python ".[$1]"
-    touch .ready
+    echo "${2:-}" >.ready
     ;;
   start)
     stop
@@ -68,6 +70,8 @@ case $verb in
     # This shell must outlive a SIGTERM to the group.
     trap : TERM
     code=0
+    [[ ! -f .ready ]] || MMDCODEC_COMMIT=$(<.ready)
+    export MMDCODEC_COMMIT
     PATH=$ROOT/.venv/bin:$PATH "$LAUNCH/flags.sh" "$@" || code=$?
     echo "$code" >run.code
     exit "$code"

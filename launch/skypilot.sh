@@ -46,6 +46,7 @@ job=$(mktemp -d)
 trap 'rm -r "$job"' EXIT
 render "$LAUNCH/skypilot.yaml" NAME="$NAME" NODES="$NODES" SPOT="$SPOT" \
   ACCELERATORS="$ACCELERATORS" RESTARTS="$RESTARTS" ROOT="$ROOT" \
-  EXTRAS="$EXTRAS" COMMAND="$command" >"$job/mmdcodec.yaml"
+  EXTRAS="$EXTRAS" COMMIT="$(quoted "$(source_commit)")" COMMAND="$command" \
+  >"$job/mmdcodec.yaml"
 [[ ! $DRY_RUN ]] || cat "$job/mmdcodec.yaml"
 run sky jobs launch --yes "${EXTRA[@]}" "$job/mmdcodec.yaml"

@@ -74,7 +74,7 @@ setup() {
   run rm -f "$file"
   ((code == 0)) || return "$code"
   on_hosts all all "mkdir -p mmdcodec && tar -xzf mmdcodec.tar.gz -C mmdcodec \
-&& mmdcodec/launch/host.sh setup $(quoted "$EXTRAS")"
+&& mmdcodec/launch/host.sh setup $(quoted "$EXTRAS" "$(source_commit)")"
 }
 
 start() {

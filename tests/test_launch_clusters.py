@@ -252,7 +252,7 @@ def test_skypilot(cloud, options, accelerators, nodes, extras):
   assert job["resources"]["job_recovery"] == recovery
   assert job["num_nodes"] == nodes
   assert job["workdir"] == str(cloud.folder / "sources")
-  assert job["setup"] == f"launch/host.sh setup {extras}\n"
+  assert job["setup"] == f"launch/host.sh setup {extras} ''\n"
   # What the third machine runs.
   cloud.environment |= {
     "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2\n10.0.0.3\n10.0.0.4",

@@ -6,6 +6,7 @@ with the real sources, but mmdcodec itself is a shell script.
 
 import re
 import shlex
+import subprocess
 import time
 
 import pytest
@@ -104,6 +105,32 @@ def test_up_runs_to_the_end(cloud):
   assert started(cloud).count(f"1 started: {arguments}") == 1
   assert "launch: the run is done." in done.stderr
   assert not list((cloud.folder / "work").iterdir())
+
+
+def test_runs_know_the_commit_of_the_sources(cloud):
+  """Catches hosts whose runs record no commit, as they have no checkout."""
+
+  def git(*words):
+    root = cloud.folder / "sources"
+    person = ("-c", "user.name=x", "-c", "user.email=x@y")
+    return subprocess.run(
+      ["git", "-C", root, *person, *words],
+      check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+
+  program = cloud.folder / "mmdcodec"
+  program.write_text('#!/bin/sh\necho "$MMDCODEC_COMMIT" >>"$CLOUD/started"\n')
+  git("init", "-q")
+  git("add", ".")
+  git("commit", "-qm", "x")
+  prepare(cloud, [MISSING, "ACTIVE"])
+  assert cloud.run(f"{UP} {TRAIN}").returncode == 0
+  (cloud.folder / "sources/README.md").write_text("x")
+  answers = cloud.folder / "answers/gcloud/0"
+  answers.write_text(f"describe\n{MISSING}\nACTIVE\n")
+  assert cloud.run(f"{UP} {TRAIN}").returncode == 0
+  head = git("rev-parse", "HEAD")
+  assert started(cloud) == 2 * [head] + 2 * [f"{head} with changes"]
 
 
 @pytest.mark.parametrize("state", ["SUSPENDED", "FAILED"])

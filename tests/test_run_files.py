@@ -205,7 +205,13 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
   module.parent.mkdir(parents=True)
   module.touch()
   monkeypatch.setattr("mmdcodec.__file__", str(module))
+  monkeypatch.delenv("MMDCODEC_COMMIT", raising=False)
   assert starts._commit() is None
+  # As launch scripts set it where they have installed the package.
+  monkeypatch.setenv("MMDCODEC_COMMIT", "")
+  assert starts._commit() is None
+  monkeypatch.setenv("MMDCODEC_COMMIT", "abc with changes")
+  assert starts._commit() == "abc with changes"
   git("init", "-q")
   git("add", ".")
   git("commit", "-qm", "x")
@@ -216,7 +222,7 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
   module.parent.mkdir(parents=True)
   module.touch()
   monkeypatch.setattr("mmdcodec.__file__", str(module))
-  assert starts._commit() is None
+  assert starts._commit() == "abc with changes"
 
 
 INFO = {"kind": "codec", "best_metric": None, "best_mode": "min"}

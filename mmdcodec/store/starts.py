@@ -112,11 +112,12 @@ def _commit() -> str | None:
   """The commit of the package, if it is in a checkout, and whether it differs.
 
   An installed package may be in a folder of somebody else's repository, so
-  only a repository right around the package counts.
+  only a repository right around the package counts. Where launch scripts have
+  installed it, the environment says from which commit.
   """
   root = pathlib.Path(mmdcodec.__file__).resolve().parents[1]
   if not (root / ".git").exists():
-    return None
+    return os.environ.get("MMDCODEC_COMMIT") or None
 
   def git(*words: str) -> str:
     return subprocess.run(
