@@ -1,5 +1,6 @@
 """Runs of several processes that cannot begin, or lose one."""
 
+import argparse
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import jax
 import pytest
 from peer_processes import free_port
 
+from mmdcodec.cli import common
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
 from mmdcodec.parallel import mesh, peers, roll
@@ -83,6 +85,28 @@ def test_errors_of_a_process(monkeypatch, processes, error, lost):
   assert ended == [(sentence, peers.GONE)] * (lost and processes > 1)
   code = 2 if isinstance(error, UserError | OSError) else 1
   assert leaves == [(peers._leave, code)] * (processes > 1)
+
+
+ALONE = argparse.Namespace(
+  coordinator=None,
+  num_processes=1,
+  process_id=None,
+  initialization_timeout=None,
+)
+
+
+def test_sigterm_to_work_that_is_not_saved(monkeypatch):
+  """Catches a code with which nobody starts the work again."""
+  ended, done = [], threading.Event()
+  monkeypatch.setattr(peers, "end", lambda *of: ended.append(of) or done.set())
+  before = signal.getsignal(signal.SIGTERM)
+  with common.processes(ALONE):
+    signal.raise_signal(signal.SIGTERM)
+    assert done.wait(60)
+  assert ended == [(peers.STOPPED, 75)]
+  assert signal.getsignal(signal.SIGTERM) is before
+  with common.processes(ALONE, saves=True):
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
@@ -243,15 +267,52 @@ time.sleep(600)
 """
 
 
-def start(port, process, patience):
+def start(port, process, patience=120, script=CONNECT):
   return subprocess.Popen(
-    [sys.executable, "-c", CONNECT, f"localhost:{port}", f"{process}",
+    [sys.executable, "-c", script, f"localhost:{port}", f"{process}",
      f"{patience}"],
     env={**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "4"},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )  # fmt: skip
+
+
+WORK = """
+import argparse, sys, time
+from mmdcodec.cli import common
+from mmdcodec.parallel import roll
+args = argparse.Namespace(
+  coordinator=sys.argv[1],
+  num_processes=2,
+  process_id=int(sys.argv[2]),
+  initialization_timeout=120,
+)
+with common.processes(args), common.one_voice(args) as first:
+  print("ready", file=sys.stderr, flush=True)
+  if first:
+    time.sleep(600)
+  else:  # in C++ code, where Python calls no handlers
+    roll.exchange("end", "", patience=600)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_to_two_processes():
+  """Catches a signal that `jax.distributed` keeps to itself."""
+  port = free_port()
+  processes = [start(port, i, script=WORK) for i in range(2)]
+  try:
+    for process in processes:
+      assert process.stderr.readline() == "ready\n"
+    for process in processes:
+      process.send_signal(signal.SIGTERM)
+    for process in processes:
+      _, said = process.communicate(timeout=60)
+      assert (process.returncode, said) == (75, f"mmdcodec: {peers.STOPPED}\n")
+  finally:
+    for process in processes:
+      process.kill()
 
 
 @pytest.mark.slow

@@ -218,23 +218,33 @@ def quiet_processes(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def processes(args: argparse.Namespace) -> Iterator[None]:
+def processes(
+  args: argparse.Namespace, *, saves: bool = False
+) -> Iterator[None]:
   """Connects the processes of a run during the block; see `parallel/peers.py`.
 
   JAX must not be used before.
+
+  Args:
+    args: arguments of the command.
+    saves: whether the work itself stops at SIGTERM, when its state is saved.
+      Otherwise the process ends at once, with an exit code that restarts it.
 
   Raises:
     UserError: only some of the arguments are given, or one is not possible.
   """
   from mmdcodec.parallel import mesh, peers
 
-  mesh.start(
-    args.coordinator,
-    args.num_processes,
-    args.process_id,
-    args.initialization_timeout,
-  )
-  with peers.together():
+  with contextlib.ExitStack() as stack:
+    if not saves:
+      stack.enter_context(peers.ending_at_sigterm())
+    mesh.start(
+      args.coordinator,
+      args.num_processes,
+      args.process_id,
+      args.initialization_timeout,
+    )
+    stack.enter_context(peers.together())
     yield
 
 

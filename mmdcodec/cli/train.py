@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, rest: list[str]) -> int:
   from mmdcodec.train import config_files
 
   config = config_files.parse(rest)
-  with common.processes(args):
+  with common.processes(args, saves=not args.dry_run):
     if args.dry_run:
       from mmdcodec.train import dry_run
 

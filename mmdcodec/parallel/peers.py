@@ -4,6 +4,8 @@ When a process dies or cannot be reached, the coordination service of
 `jax.distributed` ends the others: C++ code calls abort(), with a stack trace.
 Here a handler of that signal says in one sentence what happened, with the name
 of the process if `roll.py` finds it, and ends the process with an exit code.
+Trainings also ask that service whether to stop (`train/preemption.py`);
+all other work ends at SIGTERM at once.
 """
 
 import atexit
@@ -43,6 +45,7 @@ ABORTED = (
   " is gone; see the output of all (TF_CPP_MIN_LOG_LEVEL=0 shows more), and"
   " start all of them again: they go on where they were."
 )
+STOPPED = "stopped by SIGTERM; start the same command again."
 # Seconds in which others, which have lost the same process, can still call.
 _STAY = 1.0
 # Words in the errors of collective operations whose peer is gone.
@@ -205,6 +208,45 @@ def together() -> Iterator[None]:
       code = 2 if isinstance(error, OSError) else 1
       atexit.register(_leave, getattr(error, "exit_code", code))
     raise
+
+
+@contextlib.contextmanager
+def ending_at_sigterm() -> Iterator[None]:
+  """Ends this process if it gets a SIGTERM in the block, with `GONE`.
+
+  `mesh.start` belongs into the block: otherwise `jax.distributed` keeps the
+  signal for those who ask it. Does nothing outside of the main thread, or where
+  the program has a handler of its own.
+  """
+  main = threading.current_thread() is threading.main_thread()
+  free = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  if os.name != "posix" or not (main and free):
+    yield
+    return
+  jax.config.update("jax_enable_preemption_service", False)
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  # Python calls handlers in the main thread only, and not while that compiles
+  # or waits for other processes. The bytes arrive at once.
+  before = signal.signal(signal.SIGTERM, lambda *_: None)
+  wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+  thread = threading.Thread(target=_await_sigterm, args=(reading,), daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(wakeup)
+    signal.signal(signal.SIGTERM, before)
+    os.close(writing)
+    thread.join()
+
+
+def _await_sigterm(reading: int) -> None:
+  """Ends the process once SIGTERM is among the signals that it gets."""
+  with open(reading, "rb", buffering=0) as numbers:
+    while number := numbers.read(1):
+      if number[0] == signal.SIGTERM:
+        end(STOPPED, GONE)
 
 
 def _is_loss(error: Exception) -> bool:
