@@ -13,7 +13,9 @@ from mmdcodec.train import config_checks, config_files, settings
 RECIPES = [
   (path.stem, slice)
   for path in sorted(LAUNCH.glob("recipes/*.sh"))
-  for slice in sorted(set(re.findall(r"(?:\d+x)?v\w+:[\dx]+", path.read_text())))
+  for slice in sorted(
+    set(re.findall(r"(?:\d+x)?v\w+:[\dx]+", path.read_text()))
+  )
 ]
 GIVEN = dict(
   DATA="data/x", CODEC="codec", WORKDIR="runs/x", JOINT="joint", SEMANTIC="s"
