@@ -5,8 +5,8 @@
 #   launch/local.sh [--processes N] [--restarts R] [--port PORT] [--dry-run] \
 #       -- mmdcodec VERB ...
 #
-#   --processes  more than one connects that many, as on a cluster (default: 1;
-#                one process uses all devices)
+#   --processes  more than one connects that many, as on a cluster, for CPUs:
+#                each would take all GPUs (default: 1, which uses all devices)
 #   --restarts   how often to start again after any other exit code (default: 0)
 #   --port       of process 0 (default: a random one)
 #

@@ -7,12 +7,15 @@
 #   up       does all that follows, until the run has ended: asks for the slice,
 #            sets it up, runs, asks for it again after preemption, runs again
 #            after exit code 75, deletes it. It may be stopped and started
-#            again, elsewhere too: it looks at what is there.
+#            again, elsewhere too: it looks at what is there. It waits for
+#            hosts that do not answer as long as the slice is ACTIVE; if they
+#            stay silent, `delete` the slice, and `up` asks for another one.
 #   create   asks for the slice
 #   setup    copies these sources to all hosts and installs them
 #   run      starts the command on all hosts, after stopping an earlier one
 #   logs     follows the output of host 0
-#   stop     has the run save its state and end
+#   stop     has the run save its state and end; end `up` first, wherever it
+#            is running, or it starts the run again
 #   delete   deletes the slice
 #
 #   --slice     v5e:4x4, v5p:2x2x4, 2xv5e:4x4, ..., as for `mmdcodec compile

@@ -7,7 +7,7 @@ EXAMPLE = (
   "mmdcodec prepare ~/music data/music --captions ~/music/captions.csv\n"
   "  mmdcodec prepare fma_small data/fma --captions fma_metadata/tracks.csv"
   " --only split=training\n"
-  "  mmdcodec prepare ~/music gs://bucket/music --runner=DataflowRunner"
+  "  mmdcodec prepare /mnt/music gs://bucket/music --runner=DataflowRunner"
   " --project=P --region=R --temp_location=gs://bucket/tmp"
 )
 PARSES_REST = True
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--runner",
     metavar="NAME",
     help="make the parts with this runner of Apache Beam, such as DirectRunner;"
+    " its workers need this package, and both folders under the same names;"
     " options that are not listed here go to Beam",
   )
   parser.add_argument(
