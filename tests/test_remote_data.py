@@ -3,10 +3,12 @@
 `test_object_store.py` has real servers, and trainings, which need one.
 """
 
+import concurrent.futures
 import io
 import os
 import pathlib
 import secrets
+import threading
 import time
 
 import jax
@@ -34,6 +36,7 @@ from mmdcodec.store import (
   tensors,
   uploads,
 )
+from mmdcodec.store.urls import Url
 
 
 @pytest.fixture
@@ -277,6 +280,30 @@ def test_replacing_a_folder(url, tmp_path, monkeypatch):
   assert order[0] == ("unlink", "config.json")
   assert order[-2:] == [("upload", "config.json"), ("unlink", uploads.MARK)]
   assert [*url.files()] == ["a", "c", "config.json"]
+
+
+def test_many_that_need_one_object(url, monkeypatch):
+  """Catches a download for each process of a machine."""
+  (url / "a").write_bytes(b"content")
+  count, downloads = 4, []
+  asked = threading.Barrier(count)
+  missing, download = cached._missing, Url.download
+
+  def wait(*of):
+    found = missing(*of)
+    asked.wait(60)
+    return found
+
+  def note(self, target):
+    downloads.append(self)
+    download(self, target)
+
+  monkeypatch.setattr(cached, "_missing", wait)
+  monkeypatch.setattr(Url, "download", note)
+  with concurrent.futures.ThreadPoolExecutor(count) as pool:
+    copies = list(pool.map(cached.local, [url / "a"] * count))
+  assert {copy.read_bytes() for copy in copies} == {b"content"}
+  assert len(downloads) == 1
 
 
 def test_the_cache_is_bounded(url, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """Copies of objects on this machine, for whoever needs a file.
 
 Shards of data sets and weights are read by libraries in C++, which open files.
-Each object is downloaded once, and again only if it has changed:
+Each object is downloaded once, by one of the processes that need it, and again
+only if it has changed:
 
     FOLDER/<hash of URL, size and version>/<name>   a copy
     FOLDER/users/<random>                           what a process uses
@@ -104,7 +105,7 @@ def _missing(
     users.flush()
     missing = []
     for path, copy in copies.items():
-      if copy.is_file() and copy.stat().st_size == infos[path]["size"]:
+      if _is_whole(copy, infos[path]):
         os.utime(copy.parent)
       else:
         missing.append(path)
@@ -149,9 +150,21 @@ def _make_room(need: int) -> None:
     )
 
 
+def _is_whole(copy: pathlib.Path, info: dict[str, Any]) -> bool:
+  return copy.is_file() and copy.stat().st_size == info["size"]
+
+
 def _download(path: Url, info: dict[str, Any], copy: pathlib.Path) -> None:
-  """Makes a copy, whole or not at all."""
+  """Makes a copy, whole or not at all, unless another process does."""
   copy.parent.mkdir(parents=True, exist_ok=True)
+  with copy.with_name(f"{copy.name}.lock").open("w") as file:
+    _lock(file)
+    if not _is_whole(copy, info):
+      _fetch(path, info, copy)
+
+
+def _fetch(path: Url, info: dict[str, Any], copy: pathlib.Path) -> None:
+  """Downloads an object."""
   partial = copy.with_name(f".{secrets.token_hex(8)}")
   try:
     path.download(partial)
