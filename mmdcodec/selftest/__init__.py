@@ -5,9 +5,12 @@ computed in another way. Nothing is read but what is computed here, so it runs
 wherever the package is installed, and takes minutes.
 
 check        a check: what it measures, what is expected, how far it may be off
-references   layers and networks in float64 NumPy
+references   layers and losses in float64 NumPy
+reference_codecs
+             codecs in float64 NumPy
 spectra      STFT, mel, MDCT, Griffin-Lim
-layers       convolutions, folded ones, transposed ones, LSTM
+layers       convolutions, folded ones, transposed ones, norms, LSTM
+positions    rotary, sinusoidal and relative ones
 attending    attention: plain, merged, sliding, splash, of conformers
 codes        nearest codes, their statistics, k-means, patterns, sampling,
              entropy coding

@@ -17,7 +17,7 @@ from mmdcodec.generation.sampling import SamplingOptions
 from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import codec as codec_model
 from mmdcodec.models import melody_embedding, mulan, semantic, token_lm
-from mmdcodec.selftest import references
+from mmdcodec.selftest import reference_codecs, references
 from mmdcodec.selftest.check import (
   Check,
   Devices,
@@ -71,10 +71,10 @@ def soundstream(devices: Devices) -> dict[str, float]:
   codec = _codec("soundstream_tiny", dilations=(1, 3))
   x, params = _sound(codec), jax.device_get(codec.variables["params"])
   embed = np.asarray(codec.variables["codebook"]["quantizer"]["sum"])
-  z = references.soundstream_latents(codec.model, params["encoder"], x)
+  z = reference_codecs.soundstream_latents(codec.model, params["encoder"], x)
   codes, certain = references.residual_codes(z, embed)
   q = np.sum([wide(x)[codes[..., k]] for k, x in enumerate(embed)], 0)
-  audio = references.soundstream_audio(codec.model, params["decoder"], q)
+  audio = reference_codecs.soundstream_audio(codec.model, params["decoder"], q)
   latents = jax.jit(
     functools.partial(codec.model.apply, method="latents")
   )(codec.variables, x)

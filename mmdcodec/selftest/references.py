@@ -1,9 +1,9 @@
-"""Layers and networks once more, in float64 NumPy, from their definitions.
+"""Layers and losses once more, in float64 NumPy, from their definitions.
 
 They share nothing with the package but the names of parameters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,60 @@ def conv_transpose(x: Any, kernel: Any, stride: int) -> Array:
   return y
 
 
+def conv_nd(
+  x: Any, kernel: Any, *, strides: Sequence[int], dilations: Sequence[int],
+  pads: Sequence[tuple[int, int]], groups: int = 1,
+) -> Array:  # fmt: skip
+  """[batch, *sizes, in], [*taps, in / groups, out] -> [batch, *sizes, out]."""
+  kernel = wide(kernel)
+  x = np.pad(wide(x), [(0, 0), *pads, (0, 0)])
+  taps = kernel.shape[:-2]
+  sizes = [
+    (size - (count - 1) * dilation - 1) // stride + 1
+    for size, count, dilation, stride in zip(
+      x.shape[1:], taps, dilations, strides, strict=False
+    )
+  ]
+  y = np.zeros((len(x), *sizes, kernel.shape[-1]))
+  for at in np.ndindex(*taps):
+    spans = [
+      slice(i * d, i * d + (n - 1) * s + 1, s)
+      for i, d, n, s in zip(at, dilations, sizes, strides, strict=True)
+    ]
+    parts = np.split(x[:, *spans], groups, -1)
+    kernels = np.split(kernel[at], groups, -1)
+    y += np.concatenate(
+      [part @ own for part, own in zip(parts, kernels, strict=True)], -1
+    )
+  return y
+
+
+def weight_norm(g: Any, v: Any, axis: int) -> Array:
+  """Each slice of v along an axis, as long as its entry of g."""
+  g, v = wide(g), np.moveaxis(wide(v), axis, 0)
+  rows = v.reshape(len(v), -1)
+  rows = rows * (g / np.linalg.norm(rows, axis=1))[:, None]
+  return np.moveaxis(rows.reshape(v.shape), 0, axis)
+
+
+def rotate(x: Any, positions: Any) -> Array:
+  """Turns channels i and i + dim / 2 as one complex number.
+
+  [batch, tokens, heads, dim] at positions [batch or 1, tokens].
+  """
+  a, b = np.split(wide(x), 2, -1)
+  rates = 1e4 ** (-np.arange(a.shape[-1]) / a.shape[-1])
+  z = (a + 1j * b) * np.exp(1j * wide(positions)[..., None, None] * rates)
+  return np.concatenate([z.real, z.imag], -1)
+
+
+def sinusoids(positions: Any, width: int) -> Array:
+  """Cosines, then sines, of rates that fall from 1 to 1e-4."""
+  rates = 1e4 ** -np.linspace(0, 1, width // 2)
+  angles = wide(positions)[..., None] * rates
+  return np.concatenate([np.cos(angles), np.sin(angles)], -1)
+
+
 def lstm(x: Any, inner: Any, recurrent: Any, bias: Any) -> tuple[Array, Array]:
   """Outputs [batch, time, dim] and the last cell, from zeros."""
   x = wide(x)
@@ -83,50 +137,6 @@ def attention(
   logits = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + bias
   weights = softmax(np.where(mask, logits, -np.inf))
   return np.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def elu(x: Array) -> Array:
-  """x, or exp(x) - 1 where it is negative."""
-  return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-def _layer(x: Array, params: Mapping[str, Any], **options: Any) -> Array:
-  return conv(x, params["kernel"], **options) + wide(params["bias"])
-
-
-def _residuals(x: Array, block: Mapping[str, Any], model: Any) -> Array:
-  for i, dilation in enumerate(model.dilations):
-    part = block[f"residual_{i}"]
-    y = _layer(elu(x), part["conv_0"], dilation=dilation)
-    x = x + _layer(elu(y), part["conv_1"])
-  return x
-
-
-def soundstream_latents(model: Any, params: Mapping[str, Any], x: Any) -> Array:
-  """Encodes with a causal SoundStream, arXiv 2107.03312, figure 3.
-
-  Args:
-    model: the codec's fields.
-    params: of its encoder.
-    x: [batch, samples, channels].
-  """
-  x = _layer(wide(x), params["conv_in"])
-  for i, ratio in enumerate(reversed(model.ratios)):
-    block = params[f"block_{i}"]
-    x = _residuals(x, block, model)
-    x = _layer(elu(x), block["down"], stride=ratio)
-  return _layer(elu(x), params["conv_out"])
-
-
-def soundstream_audio(model: Any, params: Mapping[str, Any], z: Any) -> Array:
-  """Decodes latents [batch, frames, dim] with a causal SoundStream."""
-  x = _layer(wide(z), params["conv_in"])
-  for i, ratio in enumerate(model.ratios):
-    block = params[f"block_{i}"]
-    time = x.shape[1] * ratio
-    x = conv_transpose(elu(x), block["up"]["kernel"], ratio)[:, :time]
-    x = _residuals(x + wide(block["up"]["bias"]), block, model)
-  return _layer(elu(x), params["conv_out"])
 
 
 def nearest(rows: Any, embed: Any) -> tuple[Array, Array]:

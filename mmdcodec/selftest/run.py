@@ -14,6 +14,7 @@ from mmdcodec.selftest import (
   families,
   layers,
   losses,
+  positions,
   spectra,
   speed,
   training,
@@ -24,6 +25,7 @@ from mmdcodec.selftest.check import Check, Devices, Outcome
 CHECKS: tuple[Check, ...] = (
   *codes.CHECKS,
   *layers.CHECKS,
+  *positions.CHECKS,
   *attending.CHECKS,
   *spectra.CHECKS,
   *losses.CHECKS,
