@@ -177,9 +177,14 @@ SLOW_PLANTS = [
   ("EnCodec", "nn.conv:continue_clip", scaled(1.01)),
   ("spectral codec", "nn.mdct:imdct_piece", None),
   ("semantic tokenizer", "quantize.residual:encode", given(1.05)),
-  ("language model, heads", "nn.cache:_put", given(1.05, 1)),
-  ("language model, depth", "nn.cache:_put", given(1.05, 1)),
-  ("language model, window", "nn.ring:plan", None),
+  ("language model, heads, drawing", "nn.cache:_put", given(1.05, 1)),
+  ("language model, depth, drawing", "nn.cache:_put", given(1.05, 1)),
+  ("language model, window, drawing", "nn.ring:plan", None),
+  ("language model, heads, cached", "nn.cache:cross_keys", scaled(1.001)),
+  ("language model, window, cached", "nn.ring:store", kept(1.01)),
+  ("language model, heads, training", "models.token_lm:embed", scaled(1.001)),
+  ("language model, depth, training", "nn.positions:look_up", scaled(1.01)),
+  ("language model, window, training", "nn.positions:rotate", scaled(1.001)),
   ("joint tokenizer", "quantize.residual:encode", given(1.05)),
   ("melody tokenizer", "quantize.residual:encode", given(1.05)),
   (
@@ -379,7 +384,7 @@ def without_request():
 
 
 @pytest.mark.parametrize("planted", [False, True])
-@pytest.mark.parametrize("name", ["SoundStream", "language model, heads"])
+@pytest.mark.parametrize("name", ["SoundStream", "language model, heads, drawing"])
 def test_codes_are_made_as_users_make_them(
   name, planted, monkeypatch, tmp_path
 ):

@@ -8,6 +8,7 @@ check        a check: what it measures, what is expected, how far it may be off
 references   layers and losses in float64 NumPy
 reference_codecs
              codecs in float64 NumPy
+reference_lm language models in float64 NumPy
 spectra      STFT, mel, MDCT, Griffin-Lim
 layers       convolutions, folded ones, transposed ones, norms, LSTM
 positions    rotary, sinusoidal and relative ones
@@ -15,7 +16,9 @@ attending    attention: plain, merged, sliding, splash, of conformers
 codes        nearest codes, their statistics, k-means, patterns, sampling,
              entropy coding
 losses       the independence losses and their kernels, the balancer
-families     whole models: codecs, tokenizers, language models
+families     whole models: codecs, tokenizers
+language_models
+             drawing and training
 training     a step of training, also on several devices
 speed        small forms of the benchmarks, with shares of what is possible
 run          all of it, within some minutes

@@ -1,8 +1,8 @@
-"""Checks of whole models with random weights.
+"""Checks of codecs and tokenizers with random weights.
 
 A codec is computed in float64 too. Everything else is compared with the CPU,
 and, on every device, with itself computed in another way: a clip alone and in a
-batch, a stream and a whole clip, drawing step by step and all steps at once.
+batch, a stream and a whole clip.
 
 Whatever makes codes is called as users call it, see `check.as_users`.
 """
@@ -13,10 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmdcodec.generation.sampling import SamplingOptions
-from mmdcodec.generation.token_sampler import TokenSampler
 from mmdcodec.models import codec as codec_model
-from mmdcodec.models import melody_embedding, mulan, semantic, token_lm
+from mmdcodec.models import melody_embedding, mulan, semantic
 from mmdcodec.selftest import reference_codecs, references
 from mmdcodec.selftest.check import (
   Check,
@@ -181,50 +179,6 @@ def tokenizer(kind: str, devices: Devices) -> dict[str, float]:
   return found
 
 
-# Fields of small language models.
-_LMS: dict[str, dict[str, Any]] = {
-  "heads": {},
-  "depth": {"depth": {"layers": 1}},
-  "window": {"window": 6, "sinks": 2, "positions": "none"},
-}
-
-
-def language_model(kind: str, devices: Devices) -> dict[str, float]:
-  """Greedy codes, drawn with a cache, against logits of all steps at once."""
-  fields = token_lm.preset("tiny", **_LMS[kind])
-  model = token_lm.from_config(fields | {"conditions": {}, "cross": False})
-  params = filled(token_lm.shapes(model)["params"], 0.2)
-  frames = 16
-  sampler = TokenSampler(model, params)
-  state = sampler.start(
-    np.full((2, frames, model.codebooks), -1, np.int32),
-    jax.random.split(jax.random.key(0), 2),
-  )
-  options = SamplingOptions(temperature=0.0, guidance=1.0)
-  window = sampler.next_window(state, None if model.window else frames - 1)
-  assert window is not None
-  with as_users():
-    *_, state = sampler.sample_window(state, window, {}, options)
-  pattern = model.pattern_of(frames)
-  codes: Any = state.codes
-  tokens = np.asarray(pattern.build(codes, model.special))
-  places = {"all steps at once": devices.tested}
-  if devices.reference is not None:
-    places["all steps at once, on the CPU"] = devices.reference
-  found = {}
-  for name, place in places.items():
-    with jax.default_device(place):
-      logits = jax.jit(model.apply)(
-        {"params": params}, tokens[:, :-1], targets=tokens[:, 1:]
-      )
-    logits = np.asarray(pattern.revert_logits(logits))
-    chosen = np.take_along_axis(logits, state.codes[..., None], -1)[..., 0]
-    # By how much another code was likelier.
-    missed = logits.max(-1) - chosen
-    found[name] = float(missed.max() / np.ptp(logits))
-  return found
-
-
 _WAYS = "give the same codes and audio in every way"
 CHECKS = (
   Check("SoundStream", "equal its layers in float64", soundstream, _DEEP),
@@ -241,13 +195,4 @@ CHECKS = (
       ("semantic", "semantic"), ("mulan", "joint"), ("melody", "melody"),
     )
   ),  # fmt: skip
-  *(
-    Check(
-      f"language model, {kind}",
-      "draw step by step the likeliest codes of all steps at once",
-      functools.partial(language_model, kind),
-      _DEEP,
-    )
-    for kind in _LMS
-  ),
 )

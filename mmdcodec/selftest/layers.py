@@ -129,7 +129,7 @@ def of_axes(devices: Devices) -> dict[str, float]:
 
 def normalised(devices: Devices) -> dict[str, float]:
   """Kernels of both kinds of convolution, clips, and vectors."""
-  lengths = np.array([11, 8])
+  lengths: Any = np.array([11, 8])
   inside = (np.arange(11) < lengths[:, None])[..., None]
 
   def clips(x: Any, scale: Any, bias: Any) -> np.ndarray:

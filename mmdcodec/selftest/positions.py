@@ -1,6 +1,7 @@
 """Checks of position encodings, forward and backward."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ _BUCKETS, _FAR = 8, 21
 
 def rotations(devices: Devices) -> dict[str, float]:
   """Of queries and keys, at positions that differ between the items."""
-  at = np.arange(40) + np.array([[0], [7]])
+  at: Any = np.arange(40) + np.array([[0], [7]])
   return both_ways(
     "rotary",
     functools.partial(positions.rotate, positions=at),
@@ -25,7 +26,7 @@ def rotations(devices: Devices) -> dict[str, float]:
 
 def waves(devices: Devices) -> dict[str, float]:
   """Sinusoids."""
-  at = np.arange(60)[None]
+  at: Any = np.arange(60)[None]
   return {
     "sinusoids": off(
       positions.sinusoids(at, 24), references.sinusoids(at, 24)
@@ -35,14 +36,8 @@ def waves(devices: Devices) -> dict[str, float]:
 
 def biases(devices: Devices) -> dict[str, float]:
   """Values per distance: of T5's buckets, and shifted into place."""
-  distance = np.arange(30)[:, None] - np.arange(30)
-  away = np.maximum(distance, 1)
-  exact = _BUCKETS // 2
-  far = exact + np.floor(
-    np.log(away / exact) / np.log(_FAR / exact) * exact + 1e-9
-  )
-  bucket = np.where(away < exact, away, np.minimum(far, _BUCKETS - 1))
-  bucket = np.where(distance > 0, bucket, 0).astype(int)
+  distance: Any = np.arange(30)[:, None] - np.arange(30)
+  bucket = references.buckets(distance, _BUCKETS, _FAR)
   buckets = positions.relative_buckets(
     -np.arange(_FAR + 1), buckets=_BUCKETS, max_distance=_FAR,
     bidirectional=False,

@@ -103,6 +103,21 @@ def sinusoids(positions: Any, width: int) -> Array:
   return np.concatenate([np.cos(angles), np.sin(angles)], -1)
 
 
+def buckets(distance: Any, count: int, far: int) -> Array:
+  """T5's bucket of each distance back; those ahead are in the first.
+
+  One distance each in the first half of the buckets, then ever wider ones;
+  all from `far` on in the last.
+  """
+  exact = count // 2
+  away = np.maximum(distance, 1)
+  # The edge of a bucket belongs to it.
+  step = np.log(away / exact) / np.log(far / exact) * (count - exact) + 1e-9
+  wider = np.minimum(exact + np.floor(step), count - 1)
+  found = np.where(away < exact, away, wider)
+  return np.where(np.asarray(distance) > 0, found, 0).astype(int)
+
+
 def lstm(x: Any, inner: Any, recurrent: Any, bias: Any) -> tuple[Array, Array]:
   """Outputs [batch, time, dim] and the last cell, from zeros."""
   x = wide(x)

@@ -12,6 +12,7 @@ from mmdcodec.selftest import (
   attending,
   codes,
   families,
+  language_models,
   layers,
   losses,
   positions,
@@ -30,6 +31,7 @@ CHECKS: tuple[Check, ...] = (
   *spectra.CHECKS,
   *losses.CHECKS,
   *families.CHECKS,
+  *language_models.CHECKS,
   *training.CHECKS,
 )
 
