@@ -58,6 +58,10 @@ def test_arguments_of_start_belong_together(monkeypatch, given):
     mesh.start(*given)
 
 
+# Of this process alone.
+HLO = "RESOURCE_EXHAUSTED: allocating %optimization-barrier.3"
+
+
 @pytest.mark.parametrize(
   "error, lost",
   [
@@ -67,6 +71,9 @@ def test_arguments_of_start_belong_together(monkeypatch, given):
     (ValueError("the connection of two layers"), False),
     (TimeoutError("waiting for async_write_complete barrier"), True),
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+    (jax.errors.JaxRuntimeError(HLO), False),
+    (ValueError("INVALID_ARGUMENT: %optimization-barrier.3"), False),
+    (jax.errors.JaxRuntimeError(f"INTERNAL: Barrier failed: {HLO}"), True),
     (UserError("no training data"), False),
   ],
 )

@@ -50,6 +50,9 @@ STOPPED = "stopped by SIGTERM; start the same command again."
 _STAY = 1.0
 # Words in the errors of collective operations whose peer is gone.
 _SIGNS = ("gloo", "coordination service", "heartbeat", "barrier", "connection")
+# How errors of this process begin. They may name any operation of its program,
+# such as an optimization-barrier.
+_OWN = ("RESOURCE_EXHAUSTED: ", "INVALID_ARGUMENT: ")
 
 # The handlers that C code may call: ctypes does not keep them alive.
 _handlers: list[Any] = []
@@ -252,6 +255,8 @@ def _await_sigterm(reading: int) -> None:
 def _is_loss(error: Exception) -> bool:
   """Whether an error says that another process is gone."""
   words = str(error)
+  if words.startswith(_OWN):
+    return False
   # JAX makes a ValueError of some errors of devices, which begin like UNKNOWN:.
   status = isinstance(error, ValueError) and re.match("[A-Z_]{5,}: ", words)
   known = isinstance(error, jax.errors.JaxRuntimeError | TimeoutError)
