@@ -80,14 +80,25 @@ def without_top_p(function):
   return lambda *args, top_p, **options: function(*args, top_p=None, **options)
 
 
-def steeper(function):
-  """A function with right results and gradients that are a little too large."""
+def by_more(share):
+  """A function with right results and gradients that are too large."""
 
-  def wrong(*args, **options):
-    grow = lambda x: 1.001 * x - 0.001 * jax.lax.stop_gradient(x)
-    return jax.tree.map(grow, function(*args, **options))
+  def plant(function):
+    def wrong(*args, **options):
+      grow = lambda x: (1 + share) * x - share * jax.lax.stop_gradient(x)
+      return jax.tree.map(grow, function(*args, **options))
 
-  return wrong
+    return wrong
+
+  return plant
+
+
+steeper = by_more(0.001)
+
+
+def a_frame_late(function):
+  """Codes of the frame after theirs."""
+  return lambda frames: function(np.minimum(frames + 1, frames.max()))
 
 
 def without_tile(function):
@@ -150,6 +161,8 @@ PLANTS = [
   ("relative positions", "nn.positions:relative_logits", steeper),
   ("attention", "nn.attention:attend", with_scale),
   ("attention", "nn.attention:attend", steeper),
+  ("attention, bfloat16", "nn.attention:attend", scaled(1.05)),
+  ("attention, bfloat16", "nn.attention:attend", by_more(0.05)),
   ("sliding attention", "nn.sliding:attend", without(11, 19)),
   ("sliding attention", "nn.sliding:attend", steeper),
   ("sliding attention, cached", "nn.ring:store", kept(1.01)),
@@ -161,6 +174,28 @@ PLANTS = [
   ("Griffin-Lim", "nn.griffin_lim:MOMENTUM", set_to(0.9)),
   ("independence loss", "quantize.tiles:gradients", scaled(1.001)),
   ("independence loss", "quantize.pairs:sweep", without_tile),
+  (
+    "independence loss of streams, mmd",
+    "quantize.derivatives:reordered",
+    lambda f: lambda z, order: f(z, order[::-1]),
+  ),
+  (
+    "independence loss of streams, mmd",
+    "quantize.rows:standardized",
+    given(1.01, 1),
+  ),
+  ("independence loss of streams, dhsic", "quantize.rows:_span", a_frame_late),
+  ("independence loss of streams, dhsic", "quantize.rows:standardized", steeper),
+  ("spectral losses", "losses.spectral:_frame_weight", without(5, 9, axis=2)),
+  (
+    "spectral losses",
+    "losses.spectral:_nonempty_filters",
+    without(3, 5, axis=0),
+  ),
+  ("adversarial losses", "losses.adversarial:_mean", scaled(1.001)),
+  ("adversarial losses", "losses.adversarial:_mean", steeper),
+  ("cross-entropy", "losses.cross_entropy:cross_entropy", steeper),
+  ("contrastive losses", "losses.contrastive:contrastive", scaled(1.001)),
   ("balancer", "losses.balancer:gradient_norm", given(1.001)),
   ("SoundStream", "models.seanet:elu", scaled(1.001)),
   ("training, codec", "selftest.training:_losses", None),
@@ -175,6 +210,8 @@ SLOW_PLANTS = [
     scaled(1.001),
   ),
   ("EnCodec", "nn.conv:continue_clip", scaled(1.01)),
+  ("EnCodec", "nn.norms:weight_norm", scaled(1.001)),
+  ("spectral codec", "nn.convnext:mask_after", scaled(1.001)),
   ("spectral codec", "nn.mdct:imdct_piece", None),
   ("semantic tokenizer", "quantize.residual:encode", given(1.05)),
   ("language model, heads, drawing", "nn.cache:_put", given(1.05, 1)),

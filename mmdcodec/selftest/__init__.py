@@ -16,6 +16,8 @@ attending    attention: plain, merged, sliding, splash, of conformers
 codes        nearest codes, their statistics, k-means, patterns, sampling,
              entropy coding
 losses       the independence losses and their kernels, the balancer
+streams      the independence loss of a batch's streams
+objectives   spectral, adversarial and contrastive losses, cross-entropy
 families     whole models: codecs, tokenizers
 language_models
              drawing and training

@@ -15,9 +15,11 @@ from mmdcodec.selftest import (
   language_models,
   layers,
   losses,
+  objectives,
   positions,
   spectra,
   speed,
+  streams,
   training,
 )
 from mmdcodec.selftest.check import Check, Devices, Outcome
@@ -30,6 +32,8 @@ CHECKS: tuple[Check, ...] = (
   *attending.CHECKS,
   *spectra.CHECKS,
   *losses.CHECKS,
+  *streams.CHECKS,
+  *objectives.CHECKS,
   *families.CHECKS,
   *language_models.CHECKS,
   *training.CHECKS,

@@ -12,7 +12,7 @@ from mmdcodec.selftest.references import wide
 _WINDOWS = (256, 2048)
 
 
-def _spectra(x: np.ndarray, window: int, hop: int) -> np.ndarray:
+def spectra(x: np.ndarray, window: int, hop: int) -> np.ndarray:
   """STFT in float64, centred frames of a periodic Hann window."""
   x = np.pad(wide(x), ((0, 0), (window // 2, window // 2)))
   hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
@@ -30,15 +30,14 @@ def stft(devices: Devices) -> dict[str, float]:
           x, window=window, hop=window // 4
         )
       )(x),
-      _spectra(x, window, window // 4),
+      spectra(x, window, window // 4),
     )
     for window in _WINDOWS
   }
 
 
-def mel(devices: Devices) -> dict[str, float]:
-  """Mel spectrograms, from the triangles of Slaney's definition."""
-  x, rate, window, bands = normal(2, 4000), 16000, 1024, 20
+def triangles(rate: int, window: int, bands: int) -> np.ndarray:
+  """Mel filters [bins, bands] of Slaney's definition."""
   scale = lambda hz: (
     hz * 3 / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
   )
@@ -47,14 +46,20 @@ def mel(devices: Devices) -> dict[str, float]:
   )
   edges = [back(m) for m in np.linspace(0, scale(rate / 2), bands + 2)]
   hertz = np.arange(window // 2 + 1) * rate / window
-  filters = np.stack(
+  return np.stack(
     [
       np.interp(hertz, edges[i : i + 3], [0, 2 / (edges[i + 2] - edges[i]), 0])
       for i in range(bands)
     ],
     1,
   )
-  wanted = np.abs(_spectra(x, window, 256)) ** 2 @ filters
+
+
+def mel(devices: Devices) -> dict[str, float]:
+  """Mel spectrograms."""
+  x, rate, window, bands = normal(2, 4000), 16000, 1024, 20
+  filters = triangles(rate, window, bands)
+  wanted = np.abs(spectra(x, window, 256)) ** 2 @ filters
   found = jax.jit(
     lambda x: transforms.mel(x, rate=rate, window=window, hop=256, mels=bands)
   )(x)
