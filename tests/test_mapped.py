@@ -260,3 +260,31 @@ def test_refused_without_names():
   """Catches a sentence that does not say what to give."""
   with pytest.raises(UserError, match="axis_name"):
     jax.eval_shape(shard(lambda s: LOSSES["mmd"](s, KEY)), ROWS)
+
+
+@pytest.mark.parametrize("name", ["loss", "mmd2", "dhsic", "quantizer"])
+def test_axes_that_do_not_divide_the_rows(name):
+  """Catches rows that count once for each device that has them."""
+  module, z = small(), latents(0, (8, 5, 8))
+  call = {
+    "loss": lambda s, z, axis: LOSSES["mmd"](s, KEY, axis_name=axis),
+    "mmd2": lambda s, z, axis: independence.mmd2(
+      s[:, 0, 0], s[:, 0, 1], axis_name=axis
+    ),
+    "dhsic": lambda s, z, axis: independence.dhsic(s[:, 0], axis_name=axis),
+    "quantizer": lambda s, z, axis: train(
+      module, axis, jax.eval_shape(module.init, KEY, z), z, None, KEY
+    )[0],
+  }[name]
+  both = functools.partial(call, axis=("x", "y"))
+  over_x = lambda mesh: jax.shard_map(
+    both, mesh=mesh, in_specs=P("x"), out_specs=P()
+  )
+  with pytest.raises(UserError, match="'y' does not divide the rows: its 4"):
+    jax.eval_shape(over_x(grid(2, 4)), ROWS, z)
+  # A single device of an axis counts them once.
+  if name == "loss":
+    jax.eval_shape(over_x(grid(4, 1)), ROWS, z)
+  with pytest.raises(UserError, match="'i' is not an axis of a jax.shard_map"):
+    alone = functools.partial(call, axis="i")
+    jax.eval_shape(jax.vmap(alone, axis_name="i"), ROWS[:, None], z[:, None])

@@ -170,7 +170,9 @@ class LatentNorm(nn.Module):
       if ends is None
       else length_mask(ends, z.shape[1])
     )
-    mapped.check_global("the norm of the latents", axis_name, takes_name=True)
+    mapped.check_global(
+      "the norm of the latents", axis_name, takes_name=True, rows=[z]
+    )
     count = mapped.total(valid.sum(), axis_name)
     weight = valid.astype(jnp.float32) / jnp.maximum(count, 1)
     weight = weight[..., None]

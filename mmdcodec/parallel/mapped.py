@@ -3,7 +3,9 @@
 Under `jax.jit` a batch is that of all devices, and so are its statistics. A
 mapped function sees the rows of its own device and cannot know which of the
 mapped axes divide the batch. What needs the whole batch takes their names as
-`axis_name` and refuses to be called without (`check_global`).
+`axis_name` and refuses to be called without (`check_global`). Each of these
+axes must divide the rows, which is checked where `shard_map` tracks it
+(`check_vma`, its default).
 
 Gradients follow the convention of `lax.pmean`: after `pmean` over the devices,
 as in any data-parallel step of `pmap`, the gradient of parameters is that of
@@ -14,6 +16,7 @@ Everything here returns its argument if `axis_name` is None.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,7 +30,11 @@ AxisName = str | tuple[str, ...] | None
 
 
 def check_global(
-  what: str, axis_name: AxisName = None, *, takes_name: bool = False
+  what: str,
+  axis_name: AxisName = None,
+  *,
+  takes_name: bool = False,
+  rows: Sequence[jax.Array] = (),
 ) -> None:
   """Checks that the caller sees, or can gather, the rows of all devices.
 
@@ -35,14 +42,30 @@ def check_global(
     what: what needs the whole batch, in words.
     axis_name: the mapped axes that divide the batch, if the caller named them.
     takes_name: whether the caller could have named them.
+    rows: arrays that the named axes must divide.
 
   Raises:
     UserError: the caller is traced for one of several devices, and no axis is
-      named; or all mapped axes have one device, beside others of several.
+      named; a named axis is not mapped over devices, or is known not to divide
+      the rows; or all mapped axes have one device, beside others of several.
   """
   mesh = jax.sharding.get_abstract_mesh()
   several = math.prod(mesh.shape[axis] for axis in mesh.manual_axes) > 1
   if axis_name is not None:
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
+    given = f"{what} has axis_name={axis_name!r}"
+    for name in names:
+      if name not in mesh.manual_axes:
+        raise UserError(
+          f"{given}, but {name!r} is not an axis of a jax.shard_map or jax.pmap"
+          " around it; an axis of jax.vmap cannot be named."
+        )
+      if mesh.shape[name] > 1 and not all(_may_divide(name, x) for x in rows):
+        raise UserError(
+          f"{given}, but {name!r} does not divide the rows: its"
+          f" {mesh.shape[name]} devices have the same ones, which would count"
+          " several times; name only the axes that divide them."
+        )
     others = [axis for axis in mesh.auto_axes if mesh.shape[axis] > 1]
     if mesh.manual_axes and others and not several:
       raise UserError(
@@ -58,6 +81,12 @@ def check_global(
       f" may see only a part: {named}call it outside, in a jax.jit whose batch"
       " is sharded over the devices."
     )
+
+
+def _may_divide(name: str, x: jax.Array) -> bool:
+  """Whether an array may differ along an axis."""
+  tracked = name in varies(lax.axis_index(name))
+  return not tracked or name in varies(x)
 
 
 def gather(x: jax.Array, axis_name: AxisName) -> jax.Array:

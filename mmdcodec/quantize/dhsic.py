@@ -43,7 +43,8 @@ def dhsic(
 
   Raises:
     ValueError: the shapes do not fit, or there are too few rows.
-    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name,
+      or with one that cannot be.
   """
   chex.assert_rank(
     streams,
@@ -58,6 +59,7 @@ def dhsic(
     custom_message="valid must have one value per row",
     exception_type=ValueError,
   )
+  mapped.check_global("dHSIC", axis_name, takes_name=True, rows=[streams])
   streams, valid = (mapped.gather(x, axis_name) for x in (streams, valid))
   rows.check_rows(len(streams), block_size, unbiased=unbiased)
   value = dhsic_of_rows(streams, valid, kernel, unbiased, block_size, axis_name)

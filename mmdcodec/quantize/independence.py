@@ -97,7 +97,8 @@ def independence_loss(
 
   Raises:
     ValueError: the estimator is unknown, or the shapes do not fit.
-    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name,
+      or with one that cannot be.
   """
   if estimator not in ESTIMATORS:
     raise ValueError(f"estimator is {estimator!r}; choose from {ESTIMATORS}")
@@ -108,7 +109,9 @@ def independence_loss(
   batch, frames = streams.shape[:2]
   bounds.check_shape("mask", mask, batch=batch, frames=frames)
   rows.check_block(block_size)
-  mapped.check_global("the independence loss", axis_name, takes_name=True)
+  mapped.check_global(
+    "the independence loss", axis_name, takes_name=True, rows=[streams]
+  )
   streams, mask = (mapped.gather(x, axis_name) for x in (streams, mask))
   key = mapped.first(key, axis_name)
   total, count = jnp.float32(0.0), jnp.int32(0)

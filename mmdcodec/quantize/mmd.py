@@ -41,10 +41,12 @@ def mmd2(
 
   Raises:
     ValueError: the shapes do not fit, or there are too few rows.
-    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name.
+    UserError: a call inside `jax.shard_map` or `jax.pmap` without axis_name,
+      or with one that cannot be.
   """
   bounds.check_shape("x", x, n=..., d=None)
   bounds.check_shape("y", y, m=..., d=x.shape[1])
+  mapped.check_global("an MMD", axis_name, takes_name=True, rows=[x, y])
   x, y = (mapped.gather(v, axis_name) for v in (x, y))
   rows.check_rows(min(len(x), len(y)), block_size, unbiased=unbiased)
   n, m = len(x), len(y)

@@ -216,7 +216,8 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     Raises:
       ValueError: the shapes do not fit.
       UserError: `train` inside `jax.shard_map` or `jax.pmap` without
-        axis_name. Without `train`, codes depend on no other row.
+        axis_name, or with one that cannot be. Without `train`, codes depend on
+        no other row.
     """
     bounds.check_shape("z", z, batch=None, frames=None, dim=self.dim)
     batch, frames, dim = z.shape
@@ -230,7 +231,7 @@ class ResidualVectorQuantizer(bounds.Checked, nn.Module):
     train = train and not self.is_initializing()
     if train:
       mapped.check_global(
-        "the update of the codebooks", axis_name, takes_name=True
+        "the update of the codebooks", axis_name, takes_name=True, rows=[rows]
       )
       key = mapped.first(self.make_rng("quantize"), axis_name)
       if self.dropout:
