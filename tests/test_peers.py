@@ -105,7 +105,8 @@ ALONE = argparse.Namespace(
 def test_sigterm_to_work_that_is_not_saved(monkeypatch):
   """Catches a code with which nobody starts the work again."""
   ended, done = [], threading.Event()
-  monkeypatch.setattr(peers, "end", lambda *of: ended.append(of) or done.set())
+  end = lambda *of, stay: ended.append(of) or done.set()
+  monkeypatch.setattr(peers, "end", end)
   before = signal.getsignal(signal.SIGTERM)
   with common.processes(ALONE):
     signal.raise_signal(signal.SIGTERM)
@@ -114,6 +115,39 @@ def test_sigterm_to_work_that_is_not_saved(monkeypatch):
   assert signal.getsignal(signal.SIGTERM) is before
   with common.processes(ALONE, saves=True):
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("pod, seconds", [(False, 1.0), (True, 10.0)])
+def test_the_end_of_a_process_that_has_lost_another(monkeypatch, pod, seconds):
+  """Catches a code that hides the failure of the other one, or its own."""
+  codes, slept = [], []
+  staying, stayed = threading.Event(), threading.Event()
+  monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+  if pod:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+  monkeypatch.setattr(peers, "_ending", threading.RLock())
+
+  def sleep(seconds):
+    slept.append(seconds)
+    staying.set()
+    stayed.wait(60)
+
+  monkeypatch.setattr(peers, "time", types.SimpleNamespace(sleep=sleep))
+  monkeypatch.setattr(
+    peers, "os", types.SimpleNamespace(**vars(os) | {"_exit": codes.append})
+  )
+  begin = lambda act, *of: (
+    thread := threading.Thread(target=act, args=of, daemon=True),
+    thread.start(),
+  )[0]
+  loses = begin(peers.end, "x", peers.GONE)
+  assert staying.wait(60)
+  # The main thread fails meanwhile, of what it has lost.
+  begin(peers._leave, 1).join(0.1)
+  assert not codes
+  stayed.set()
+  loses.join(60)
+  assert codes == [peers.GONE] and slept == [seconds]
 
 
 @pytest.mark.parametrize("timeout", [0, -5])

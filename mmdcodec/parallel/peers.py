@@ -48,6 +48,10 @@ ABORTED = (
 STOPPED = "stopped by SIGTERM; start the same command again."
 # Seconds in which others, which have lost the same process, can still call.
 _STAY = 1.0
+# The same in Kubernetes, which looks at the pods of a job about once a second:
+# if it sees `GONE` together with the code of a failure, it starts the run again
+# without counting that.
+_STAY_IN_PODS = 10.0
 # Words in the errors of collective operations whose peer is gone.
 _SIGNS = ("gloo", "coordination service", "heartbeat", "barrier", "connection")
 # How errors of this process begin. They may name any operation of its program,
@@ -56,8 +60,8 @@ _OWN = ("RESOURCE_EXHAUSTED: ", "INVALID_ARGUMENT: ")
 
 # The handlers that C code may call: ctypes does not keep them alive.
 _handlers: list[Any] = []
-# Taken by the thread that ends the process.
-_ending = threading.Lock()
+# Taken by the thread that ends the process, and not given back.
+_ending = threading.RLock()
 
 
 def connect(
@@ -249,7 +253,7 @@ def _await_sigterm(reading: int) -> None:
   with open(reading, "rb", buffering=0) as numbers:
     while number := numbers.read(1):
       if number[0] == signal.SIGTERM:
-        end(STOPPED, GONE)
+        end(STOPPED, GONE, stay=False)
 
 
 def _is_loss(error: Exception) -> bool:
@@ -265,6 +269,7 @@ def _is_loss(error: Exception) -> bool:
 
 def _leave(code: int) -> None:
   """Ends this process without the usual wait for the others."""
+  _ending.acquire()
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
       stream.flush()
@@ -299,11 +304,18 @@ def _lost(otherwise: str) -> None:
   end(LOST.format(who) if who else otherwise, GONE)
 
 
-def end(sentence: str, code: int) -> None:
-  """Ends the process, from any thread; only the first one speaks."""
-  if not _ending.acquire(blocking=False):
-    time.sleep(60)
-  os.write(2, f"mmdcodec: {sentence}\n".encode())
-  if code == GONE:
-    time.sleep(_STAY)
+def end(sentence: str, code: int, *, stay: bool = True) -> None:
+  """Ends the process, from any thread; only the first one speaks.
+
+  Args:
+    sentence: why.
+    code: the exit code.
+    stay: with `GONE`, whether to wait until others have seen who is gone.
+  """
+  _ending.acquire()
+  with contextlib.suppress(OSError):
+    os.write(2, f"mmdcodec: {sentence}\n".encode())
+  if code == GONE and stay:
+    pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    time.sleep(_STAY_IN_PODS if pod else _STAY)
   _leave(code)
