@@ -57,7 +57,8 @@ setup(
   + ["mmdcodec.configs"],
   package_dir={"mmdcodec.configs": "configs"},
   package_data={
-    "mmdcodec.packaged": ["*/*.json", "*/*.safetensors", "*/README.md"]
+    "mmdcodec.packaged": ["*/*.json", "*/*.safetensors", "*/README.md"],
+    "mmdcodec.selftest": ["*.json"],
   },
   install_requires=CORE,
   extras_require={

@@ -128,6 +128,22 @@ def kept(factor):
   return plant
 
 
+def one_less(function):
+  """Indices that are one too small."""
+  return lambda *args, **options: np.maximum(function(*args, **options) - 1, 0)
+
+
+def all_seen(function):
+  """A mask that hides nothing."""
+  return lambda *args: np.ones_like(function(*args))
+
+
+def all_valid(function):
+  """Padding that counts."""
+  return lambda *args: jnp.ones_like(function(*args))
+
+
+grown = scaled(1.05)
 slow = pytest.mark.slow
 PLANTS = [
   ("quantizer", "quantize.vector:nearest", given(1.05)),
@@ -217,6 +233,9 @@ SLOW_PLANTS = [
   ("language model, heads, drawing", "nn.cache:_put", given(1.05, 1)),
   ("language model, depth, drawing", "nn.cache:_put", given(1.05, 1)),
   ("language model, window, drawing", "nn.ring:plan", None),
+  ("MusicLM, semantic stage", "nn.positions:look_up", scaled(1.01)),
+  ("MusicLM, coarse stage", "models.token_conditions:length_mask", all_valid),
+  ("MusicLM, fine stage", "models.token_lm:logits", scaled(1.01)),
   ("language model, heads, cached", "nn.cache:cross_keys", scaled(1.001)),
   ("language model, window, cached", "nn.ring:store", kept(1.01)),
   ("language model, heads, training", "models.token_lm:embed", scaled(1.001)),
@@ -224,6 +243,36 @@ SLOW_PLANTS = [
   ("language model, window, training", "nn.positions:rotate", scaled(1.001)),
   ("joint tokenizer", "quantize.residual:encode", given(1.05)),
   ("melody tokenizer", "quantize.residual:encode", given(1.05)),
+  ("stored outputs, semantic network", "models.semantic:mask_after", grown),
+  ("stored outputs, w2v-BERT", "nn.positions:relative_logits", grown),
+  ("stored outputs, HuBERT", "nn.attention:attend", grown),
+  ("stored outputs, HuBERT, norms first", "nn.attention:attend", grown),
+  ("stored outputs, MusicFM", "nn.positions:rotate", grown),
+  ("stored outputs, joint embedding", "nn.attention:attend", grown),
+  ("stored outputs, joint embedding, ResNet", "models.resnet:_halved", all_valid),
+  ("stored outputs, melody embedding", "nn.attention:attend", grown),
+  (
+    "stored outputs, melody embedding, intervals",
+    "models.intervals:intervals",
+    without(2, 9, axis=2),
+  ),
+  ("stored outputs, CLAP", "models.htsat:shifted_mask", all_seen),
+  ("stored outputs, T5", "nn.attention:attend", grown),
+  ("stored outputs, T5, gated", "models.text_encoder:relative_buckets", one_less),
+  ("stored outputs, musicnn", "models.musicnn:Affine.__call__", grown),
+  ("stored outputs, discriminators", "models.wave_discriminators:halve", grown),
+  ("stored outputs, stereo codec", "nn.norms:time_group_norm", grown),
+  (
+    "stored outputs, spectral codec of magnitudes",
+    "nn.griffin_lim:MOMENTUM",
+    set_to(0.9),
+  ),
+  ("stored outputs, conditions, text", "nn.attention:attend", grown),
+  (
+    "stored outputs, conditions, added",
+    "models.conditioning:EncodedConditions.at",
+    grown,
+  ),
   (
     "independence loss, other kernels",
     "quantize.kernels:LaplacianKernel.roots",

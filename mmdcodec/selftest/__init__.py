@@ -1,8 +1,9 @@
 """`mmdcodec selftest`: whether this device computes what it should, how fast.
 
-Kernels are compared with float64 NumPy, models with the CPU or with themselves
-computed in another way. Nothing is read but what is computed here, so it runs
-wherever the package is installed, and takes minutes.
+Kernels, losses, codecs and language models are compared with float64 NumPy,
+other networks with stored numbers, all of them also with the CPU or computed in
+another way. Nothing is read but the package, so it runs wherever that is
+installed, and takes minutes.
 
 check        a check: what it measures, what is expected, how far it may be off
 references   layers and losses in float64 NumPy
@@ -21,6 +22,7 @@ objectives   spectral, adversarial and contrastive losses, cross-entropy
 families     whole models: codecs, tokenizers
 language_models
              drawing and training
+stored       networks of all kinds, beside what a CPU once computed
 training     a step of training, also on several devices
 speed        small forms of the benchmarks, with shares of what is possible
 run          all of it, within some minutes

@@ -49,7 +49,7 @@ def filled(shapes: Any, size: float = 0.3) -> Any:
     x = random.standard_normal(leaf.shape)
     if leaf.dtype == bool or name == "count":
       x = np.ones(leaf.shape)
-    elif name in ("magnitude", "variance", "deviation"):
+    elif name in ("magnitude", "variance", "var", "deviation"):
       x = np.exp(size * x)
     else:
       x = size * x + (name == "scale")

@@ -148,6 +148,30 @@ def training(kind: str, devices: Devices) -> dict[str, float]:
   return both_ways("all steps at once", found, wanted, leaves)
 
 
+def stage(name: str, devices: Devices) -> dict[str, float]:
+  """Logits of a stage of MusicLM, after all its conditions."""
+  model = token_lm.from_config(token_lm.preset(f"musiclm_{name}_tiny"))
+  params = filled(token_lm.shapes(model)["params"], 0.2)
+  random, inputs = np.random.default_rng(0), {}
+  for each in model.make_conditions():
+    (frames, books), _ = each.shapes()["tokens"]
+    size = model.conditions[each.name]["size"]
+    inputs[each.name] = dict(
+      tokens=random.integers(0, size, (2, frames, books)),
+      lengths=np.array([frames, (frames + 1) // 2]),
+      given=np.array([True, each.name == "joint"]),
+    )
+  pattern = model.pattern_of(6)
+  codes: Any = random.integers(0, model.codebook_size, (2, 6, model.codebooks))
+  tokens = np.asarray(pattern.build(codes, model.special))
+  found = jax.jit(model.apply)({"params": params}, tokens, inputs)
+  return {
+    "logits": off(
+      found, reference_lm.logits(model, params, tokens, tokens, inputs)
+    )
+  }
+
+
 CHECKS = tuple(
   Check(
     f"language model, {kind}, {name}",
@@ -163,4 +187,12 @@ CHECKS = tuple(
   )
   # A depth transformer changes nothing before it.
   if (kind, name) != ("depth", "cached")
+) + tuple(
+  Check(
+    f"MusicLM, {name} stage",
+    "have the logits of float64",
+    functools.partial(stage, name),
+    _DEEP,
+  )
+  for name in ("semantic", "coarse", "fine")
 )

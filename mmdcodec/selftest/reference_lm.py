@@ -131,6 +131,10 @@ def _summed(table: Any, tokens: Array) -> Array:
   return np.sum(books, axis=0)
 
 
+def _order(model: Any, name: str) -> tuple[int, str]:
+  return model.conditions[name].get("order", 0), name
+
+
 def vectors(table: Any, arrays: Params) -> tuple[Array, Array]:
   """Vectors [batch, frames * codebooks, width] of a condition of tokens."""
   tokens = arrays["tokens"]
@@ -157,13 +161,16 @@ def logits(
   """
   x = _summed(params["embedding"], tokens)
   valid, before, states, states_mask = np.ones(x.shape[:2], bool), 0, None, None
-  for name, arrays in inputs.items():
-    y, mask = vectors(params["conditioner"][f"{name}_embedding"], arrays)
-    if model.cross:
-      states, states_mask = y, mask
-    else:
-      x, valid = np.concatenate([y, x], 1), np.concatenate([mask, valid], 1)
-      before = y.shape[1]
+  parts = [
+    vectors(params["conditioner"][f"{name}_embedding"], inputs[name])
+    for name in sorted(inputs, key=lambda name: _order(model, name))
+  ]
+  if parts and model.cross:
+    states, states_mask = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
+  elif parts:
+    before = sum(mask.shape[1] for _, mask in parts)
+    parts.append((x, valid))
+    x, valid = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
   large = Transformer(**model.transformer_fields())
   x = transformer(
     large, params["transformer"], x, valid, states, states_mask, before

@@ -19,6 +19,7 @@ from mmdcodec.selftest import (
   positions,
   spectra,
   speed,
+  stored,
   streams,
   training,
 )
@@ -36,6 +37,7 @@ CHECKS: tuple[Check, ...] = (
   *objectives.CHECKS,
   *families.CHECKS,
   *language_models.CHECKS,
+  *stored.CHECKS,
   *training.CHECKS,
 )
 
