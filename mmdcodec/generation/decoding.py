@@ -23,7 +23,6 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from mmdcodec import platform
 from mmdcodec.generation import depth_sampling, sampling
 from mmdcodec.models import token_lm
 from mmdcodec.models.conditioning import EncodedConditions
@@ -96,19 +95,20 @@ def prepare(
 
   Args:
     model: the language model.
-    params: its parameters, as in training.
+    params: its parameters, as in training; of a mesh, within it.
     device: "cpu", "gpu" or "tpu"; None means that of `platform.traced_for`.
   """
-  own = cache_lib.cast_kernels(params["transformer"], model.dtype)
-  device = device or platform.traced_for()
-  if device == "cpu":
+  own, apart = params["transformer"], cache_lib.wants_blocks(device)
+  # Parameters on the host go to the device block by block, as they are used.
+  if apart:
     own = cache_lib.by_block(own, model.layers)
+  own = cache_lib.cast_kernels(own, model.dtype)
   params = {**params, "transformer": own}
   if model.depth is not None:
     depth = depth_sampling.prepare(model, params[DEPTH], device)
     return {**params, DEPTH: depth}
-  head = params["head"].astype(model.dtype)
-  if device == "cpu":
+  head = jnp.asarray(params["head"]).astype(model.dtype)
+  if apart:
     head = token_lm.flat_head(head)
   return {**params, "head": head}
 
@@ -333,7 +333,7 @@ def shardings(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
 def _axes(path: tuple[Any, ...], x: jax.Array) -> tuple[str | None, ...]:
   """Arguments of `rules.constrain` for an array of the state."""
   if x.ndim < 4 or "tokens" in rules.path_name(path):
-    # Merged heads (CPUs only) are divided by the batch, never over `model`.
+    # Merged heads (by block) are divided by the batch, never over `model`.
     return ("batch", *(None,) * (x.ndim - 1))[: x.ndim]
   # [..., batch, length, heads, head_dim], stacked or not.
   return (*(None,) * (x.ndim - 4), "batch", None, "model", None)

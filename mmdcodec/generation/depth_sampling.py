@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmdcodec import platform
 from mmdcodec.generation import sampling
 from mmdcodec.models import token_lm
 from mmdcodec.models.token_lm import TokenLM
@@ -28,16 +27,17 @@ def prepare(
     device: as for `decoding.prepare`.
 
   Returns:
-    The same; for CPUs by block, and `projection` as `token_lm.flat_head`
-    returns it.
+    The same; or by block, and `projection` as `token_lm.flat_head` returns it.
   """
-  own = cache_lib.cast_kernels(params["transformer"], model.dtype)
+  own = params["transformer"]
   projection, head = (
-    params[name].astype(model.dtype) for name in ("projection", "head")
+    jnp.asarray(params[name]).astype(model.dtype)
+    for name in ("projection", "head")
   )
-  if (device or platform.traced_for()) == "cpu":
+  if cache_lib.wants_blocks(device):
     own = cache_lib.by_block(own, model.make_depth().layers)
     projection = token_lm.flat_head(projection)
+  own = cache_lib.cast_kernels(own, model.dtype)
   return {
     **params, "transformer": own, "projection": projection, "head": head,
   }  # fmt: skip

@@ -66,10 +66,10 @@ class TokenSampler:
     """Takes a model and its parameters."""
     self.model, self.conditions = model, model.make_conditions()
     self._mesh: jax.sharding.Mesh | None = None
-    self._params = decoding.prepare(model, jax.device_put(params))
+    self._given = params
+    self._params = self._prepared(model)
     # Of models in bfloat16, parameters for greedy decoding, once they are
     # needed.
-    self._given = params
     self._exact: dict[str, Any] | None = None
     # Not `model.encode_conditions`, because flax rejects the shape of prepared
     # heads.
@@ -89,14 +89,15 @@ class TokenSampler:
     """
     self._mesh = mesh
     self._given, self._exact = params, None
-    self._params = decoding.prepare(self.model, self._placed(params))
+    self._params = self._prepared(self.model)
 
-  def _placed(self, params: dict[str, Any]) -> dict[str, Any]:
-    """Puts parameters on the devices."""
+  def _prepared(self, model: TokenLM) -> dict[str, Any]:
+    """The parameters on the devices, in the form to decode with."""
     if self._mesh is None:
-      return jax.device_put(params)
-    where = rules.shardings(params, self._mesh, rules.LM_RULES)
-    return jax.device_put(params, where)
+      return jax.device_put(decoding.prepare(model, self._given))
+    where = rules.shardings(self._given, self._mesh, rules.LM_RULES)
+    with jax.set_mesh(self._mesh):
+      return decoding.prepare(model, jax.device_put(self._given, where))
 
   def _form(self, options: SamplingOptions) -> tuple[TokenLM, dict[str, Any]]:
     """The model, and its parameters, to sample with these options."""
@@ -104,7 +105,7 @@ class TokenSampler:
     if options.temperature or exact is self.model:
       return self.model, self._params
     if self._exact is None:
-      self._exact = decoding.prepare(exact, self._placed(self._given))
+      self._exact = self._prepared(exact)
     return exact, self._exact
 
   def start(self, codes: np.ndarray, keys: jax.Array) -> SamplerState:

@@ -318,7 +318,7 @@ def embed(tokens: jax.Array, table: jax.Array) -> jax.Array:
 def flat_head(head: jax.Array) -> jax.Array:
   """The heads side by side in one matrix: [codebooks * size, width].
 
-  For sampling step by step on a CPU, see `nn.turned`.
+  For sampling step by step, see `nn.turned`.
 
   Args:
     head: [codebooks, width, size], as in training.

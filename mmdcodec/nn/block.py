@@ -94,7 +94,8 @@ class Block(nn.Module):
       units.
     out_scale: variance of the initial weights before each residual sum, times
       their number of inputs.
-    turned: all kernels are [outputs, inputs], see `nn.turned`.
+    turned: all kernels are [outputs, inputs], see `nn.turned`. Those with the
+      same input are one: self-attention's `query_key_value`, `gate_and_inner`.
     dtype: compute dtype; parameters, norms and sums are float32.
   """
 
@@ -117,7 +118,7 @@ class Block(nn.Module):
     """Builds the sublayers."""
 
     def attention(
-      kv_heads: int, rotary: bool = False, sinks: int = 0
+      kv_heads: int, rotary: bool = False, sinks: int = 0, fused: bool = False
     ) -> Attention:
       return Attention(
         width=self.width,
@@ -129,6 +130,7 @@ class Block(nn.Module):
         sinks=sinks,
         out_variance=self.out_scale,
         turned=self.turned,
+        fused=fused,
         dtype=self.dtype,
       )
 
@@ -145,14 +147,20 @@ class Block(nn.Module):
     # Norms stay in float32, whatever the dtype of the computation.
     norm = functools.partial(NORMS[self.norms], epsilon=1e-5, dtype=jnp.float32)
     self.attention_norm = norm()
-    self.attention = attention(self.kv_heads, self.rotary, self.sinks)
+    self.attention = attention(
+      self.kv_heads, self.rotary, self.sinks, self.turned
+    )
     if self.cross:
       self.cross_norm = norm()
       self.cross_attention = attention(self.heads)
     self.feed_norm = norm()
-    self.inner = dense(self.hidden)
-    if self.activation in GATED:
-      self.gate = dense(self.hidden)
+    gated = self.activation in GATED
+    if gated and self.turned:
+      self.gate_and_inner = dense(2 * self.hidden)
+    else:
+      self.inner = dense(self.hidden)
+      if gated:
+        self.gate = dense(self.hidden)
     self.outer = dense(self.width, self.out_scale)
     self.drop = nn.Dropout(self.dropout)
 
@@ -196,7 +204,7 @@ class Block(nn.Module):
     """
     drop = functools.partial(self.drop, deterministic=not train)
     y = self.attention_norm(x)
-    keys, values = self.attention.keys_and_values(y, view.positions)
+    q, keys, values = self.attention.projections(y, view.positions)
     if update_cache is None:
       keys, values = self.attention.with_sinks(keys, values)
     else:
@@ -204,11 +212,10 @@ class Block(nn.Module):
     how = None
     if view.band is not None:
       how = functools.partial(sliding.attend, band=view.band)
-    y = self.attention(
-      y,
+    y = self.attention.attended(
+      q,
       keys,
       values,
-      positions=view.positions,
       causal=view.mask is None,
       mask=view.mask,
       bias=view.bias,
@@ -222,8 +229,11 @@ class Block(nn.Module):
       x += drop(y)
     y = self.feed_norm(x)
     activate = ACTIVATIONS[self.activation]
-    if self.activation in GATED:
-      y = activate(self.gate(y)) * self.inner(y)
-    else:
+    if self.activation not in GATED:
       y = activate(self.inner(y))
+    elif self.turned:
+      gate, y = jnp.split(self.gate_and_inner(y), 2, axis=-1)
+      y = activate(gate) * y
+    else:
+      y = activate(self.gate(y)) * self.inner(y)
     return x + drop(self.outer(drop(y)).astype(jnp.float32))

@@ -2,14 +2,21 @@
 
 `Transformer.__call__` computes a sequence at once; `extend` computes only the
 next tokens, from the cached keys and values of the previous ones, with the same
-`Block`. Parameters and cache come in one of two forms:
+`Block`. Parameters and cache come in one of two forms; all devices run both:
 
-  stacked    as in training. The blocks run in a scan, so the program is
-             small, which helps deep models on TPUs and GPUs.
-  by block   a tuple of one tree per block, made once by `by_block`. A CPU
-             would otherwise copy the weights of every block out of the stack
-             for every token. For the same reason its cache merges batch and
-             heads (`attention.merge_heads`).
+  stacked    as in training. The blocks run in a scan, so the program is small.
+             TPUs read the weights of a block where they are in the stack.
+  by block   a tuple of one tree per block, made once by `by_block`, for CPUs
+             and GPUs. They would copy the weights of every block out of the
+             stack for every token: read, written and read again. For the same
+             reason the cache merges batch and heads (`attention.merge_heads`).
+             Kernels with the same input are one.
+
+On a GPU, a stacked step of 24 layers took seven times as long as reading its
+weights. By block, a step has no copies, fewer products and no loop over layers
+inside, so that XLA can launch it as a few CUDA graphs. No GPU has timed it yet.
+For 24 layers its program takes three times as long to compile and five times as
+long to trace (on a CPU: 4 and 0.9 s).
 
 The length of a cache is fixed when it is created. If attention has a window, it
 is bounded by that; see `mmdcodec.nn.ring`.
@@ -21,6 +28,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from mmdcodec import platform
 from mmdcodec.nn import ring
 from mmdcodec.nn.attention import merge_heads
 from mmdcodec.nn.block import Block, Cross, View
@@ -44,10 +52,24 @@ class Cache:
   before: int = flax.struct.field(pytree_node=False, default=0)
 
 
+def wants_blocks(device: str | None = None) -> bool:
+  """Whether to decode by block; otherwise parameters stay stacked.
+
+  Several GPUs divide heads and hidden units, which are merged by block.
+
+  Args:
+    device: "cpu", "gpu" or "tpu"; None means that of `platform.traced_for`.
+  """
+  device = device or platform.traced_for()
+  several = jax.sharding.get_abstract_mesh().size > 1
+  return device == "cpu" or (device == "gpu" and not several)
+
+
 def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
   """Splits a Transformer's stacked parameters into one tree per block.
 
-  All kernels become [outputs, inputs], see `nn.turned`.
+  All kernels become [outputs, inputs], see `nn.turned`, and those with the same
+  input one, see `Block`.
   """
 
   def one(i: int) -> dict[str, Any]:
@@ -57,16 +79,27 @@ def by_block(params: dict[str, Any], layers: int) -> dict[str, Any]:
       # Only that of attention's `out` has two axes of inputs.
       return turn(stacked[i], 2 if path[-2].key == "out" else 1)
 
-    return jax.tree_util.tree_map_with_path(leaf, params["blocks"])
+    block = jax.tree_util.tree_map_with_path(leaf, params["blocks"])
+    join = lambda tree, *names: {
+      "kernel": jnp.concatenate([tree.pop(name)["kernel"] for name in names])
+    }
+    own = block["attention"]
+    own["query_key_value"] = join(own, "query", "key", "value")
+    if "gate" in block:
+      block["gate_and_inner"] = join(block, "gate", "inner")
+    return block
 
   return {**params, "blocks": tuple(one(i) for i in range(layers))}
 
 
 def cast_kernels(params: dict[str, Any], dtype: Any) -> dict[str, Any]:
   """Converts the kernels, and nothing else, to the dtype of the computation."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, x: x.astype(dtype) if path[-1].key == "kernel" else x, params
-  )
+
+  def cast(path: Any, x: jax.Array) -> jax.Array:
+    # On the device, which converts faster than NumPy.
+    return jnp.asarray(x).astype(dtype) if path[-1].key == "kernel" else x
+
+  return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _is_by_block(params: dict[str, Any]) -> bool:

@@ -36,9 +36,9 @@ CODEC_RULES: Rules = (
 # row more than there are codes, so they are divided along the width, as are
 # those of conditions.
 LM_RULES: Rules = (
-  (r"/(query|key|value)/kernel$", P("fsdp", "model", None)),
+  (r"/(query|key|value|query_key_value)/kernel$", P("fsdp", "model", None)),
   (r"/out/kernel$", P("model", None, "fsdp")),
-  (r"/(inner|gate)/kernel$", P("fsdp", "model")),
+  (r"/(inner|gate|gate_and_inner)/kernel$", P("fsdp", "model")),
   (r"/outer/kernel$", P("model", "fsdp")),
   (r"(^|[/_])embedding$", P(None, ("fsdp", "model"))),
   (r"(^|/)(head|projection|\w+_projection/kernel)$", P("fsdp", "model")),
