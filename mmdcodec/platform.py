@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import threading
+from typing import Any
 
 # Devices of TPU chips: v2 to v4, and later ones.
 _CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
@@ -90,16 +91,19 @@ def traced_for() -> str:
   """Returns the platform being traced for: "cpu", "gpu" or "tpu".
 
   This is the platform of the current mesh (which may be a TPU topology that a
-  CPU compiles for), or else JAX's default. Lowering for another platform
-  without a mesh (`jax.default_device`, `jax.export`) is not detected: the
-  program is correct but slower. Code that runs on one platform only, such as
-  Pallas kernels, needs `jax.lax.platform_dependent`.
+  CPU compiles for), or else that of `jax.default_device`, or JAX's default.
+  `jax.export` for another platform, and arrays that are committed to one, are
+  not detected: the program is slower, or JAX refuses a kernel in it.
+  Code that runs on one platform only, such as Pallas kernels, needs
+  `jax.lax.platform_dependent`.
   """
   # The command line imports this file, and is fast without JAX.
   import jax
 
   device = jax.sharding.get_abstract_mesh().abstract_device
-  return jax.default_backend() if device is None else device.platform
+  modes: Any = jax.config
+  device = device or modes.jax_default_device or jax.default_backend()
+  return device if isinstance(device, str) else device.platform
 
 
 def cuda_capability() -> float:

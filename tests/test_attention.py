@@ -110,19 +110,23 @@ def test_against_a_reference(scale, rotary, use_bias):
     (dict(dim=36), "xla"),
     (dict(tokens=5), "xla"),
     (dict(dtype=jnp.float32), "xla"),
+    (dict(capability=10.3, known=False), "xla"),  # B300, an older cuDNN
   ],
 )
 def test_where_cudnn_applies(changes, backend, monkeypatch):
   """Catches what cuDNN refuses instead of computing it."""
-  case = dict(capability=8.0, dim=128, tokens=6, dtype=jnp.bfloat16) | changes
+  case = dict(capability=8.0, dim=128, tokens=6, dtype=jnp.bfloat16, known=True)
+  case |= changes
   monkeypatch.setattr(platform, "traced_for", lambda: "gpu")
   monkeypatch.setattr(platform, "cuda_capability", lambda: case["capability"])
   chosen = []
-  monkeypatch.setattr(
-    jax.nn,
-    "dot_product_attention",
-    lambda *_, implementation, **__: chosen.append(implementation),
-  )
+
+  def compute(*_, implementation, **__):
+    if implementation == "cudnn" and not case["known"]:
+      raise NotImplementedError  # as JAX does
+    chosen.append(implementation)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", compute)
   x = jnp.zeros((1, case["tokens"], 2, case["dim"]), case["dtype"])
   attention.attend(x, x, x, causal=True)
   assert chosen == [backend]

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from mmdcodec import platform
@@ -46,6 +47,18 @@ def test_libtpu_is_silent_without_a_tpu():
     [sys.executable, "-c", code], env=env, capture_output=True, text=True
   )
   assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_cpu_beside_a_gpu_is_detected(monkeypatch):
+  """Catches a kernel for GPUs in a program that runs on a CPU."""
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  traced = []
+  run = jax.jit(lambda x: traced.append(platform.traced_for()))
+  run(0)
+  for device in ("cpu", jax.devices("cpu")[0]):
+    with jax.default_device(device):
+      run(0)
+  assert traced == ["gpu", "cpu", "cpu"]
 
 
 @pytest.mark.parametrize("stdin, code", [(subprocess.PIPE, -15), (None, 3)])
