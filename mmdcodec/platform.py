@@ -94,8 +94,29 @@ def traced_for() -> str:
   CPU compiles for), or else that of `jax.default_device`, or JAX's default.
   `jax.export` for another platform, and arrays that are committed to one, are
   not detected: the program is slower, or JAX refuses a kernel in it.
-  Code that runs on one platform only, such as Pallas kernels, needs
-  `jax.lax.platform_dependent`.
+
+  All code that suits itself to a backend asks here. So a test, or a compilation
+  ahead of time, can make it answer for any backend. The answer stands beside
+  the code that it chooses, because its reason is a measurement of that code:
+
+    nn/cache.py                   stacked or separate blocks for decoding
+    nn/turned.py                  order of the factors of products for decoding
+    generation/token_sampler.py   precision of greedy decoding
+    nn/attention.py               cuDNN, splash attention or XLA
+    nn/conformer_attention.py     layout of keys and values
+    nn/positions.py               gather or comparisons to look up a bias
+    nn/conv_nd.py                 convolutions as such or as other operations
+    nn/folding.py                 time folded into the channels of narrow layers
+    nn/mdct.py                    FFT or matrix product
+    audio/transforms.py           the same
+    quantize/pairs.py             size of the tiles of the independence loss
+    train/adversarial.py          branch, or both sides
+    train/gradients.py            loop, or unrolled
+
+  `jax.lax.platform_dependent` chooses later, when a program is lowered, and
+  misses nothing; Pallas kernels need it. It is used in quantize/vector.py,
+  tiles.py and pallas_pairs.py, where no gradient goes through it: that would
+  store what either branch needs, such as all logits of attention.
   """
   # The command line imports this file, and is fast without JAX.
   import jax
