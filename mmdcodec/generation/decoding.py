@@ -91,7 +91,9 @@ def prepare(
   """Converts parameters to the fastest form on a device; see `nn.cache`.
 
   Kernels get the dtype of the computation; otherwise they would be converted
-  for every token. All forms run on all devices, with the same results.
+  for every token. That holds for bfloat16 on CPUs too, which halves the memory
+  and makes a step a fifth to a third slower than float32 (`docs/RESULTS.md`).
+  All forms run on all devices, with the same results.
 
   Args:
     model: the language model.
