@@ -25,5 +25,7 @@ language_models
 stored       networks of all kinds, beside what a CPU once computed
 training     a step of training, also on several devices
 speed        small forms of the benchmarks, with shares of what is possible
+training_speed
+             the same of training
 run          all of it, within some minutes
 """

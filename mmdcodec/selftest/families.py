@@ -22,6 +22,7 @@ from mmdcodec.selftest.check import (
   Check,
   Devices,
   as_users,
+  both_ways,
   differing,
   normal,
   off,
@@ -51,6 +52,9 @@ def filled(shapes: Any, size: float = 0.3) -> Any:
       x = np.ones(leaf.shape)
     elif name in ("magnitude", "variance", "var", "deviation"):
       x = np.exp(size * x)
+    elif name == "g":
+      # Of weight norm: the signal neither dies out nor drowns in the biases.
+      x = 1.5 * np.exp(size * x)
     else:
       x = size * x + (name == "scale")
     return x.astype(leaf.dtype)
@@ -137,6 +141,27 @@ def coding(
   return found
 
 
+def training(devices: Devices) -> dict[str, float]:
+  """EnCodec without its codebooks: gradients of all parameters."""
+  codec = _codec("encodec_tiny")
+  x, model = _sound(codec, 8), codec.model
+  leaves, tree = jax.tree.flatten(jax.device_get(codec.variables["params"]))
+  books = codec.variables["codebook"]
+
+  def found(*leaves: Any) -> jax.Array:
+    variables = {"params": jax.tree.unflatten(tree, leaves), "codebook": books}
+    z = model.apply(variables, x, method="latents")
+    y: Any = model.apply(variables, z, method="synthesize")
+    return y
+
+  def wanted(*leaves: Any) -> np.ndarray:
+    params = jax.tree.unflatten(tree, leaves)
+    z = reference_codecs.latents(model, params["encoder"], x)
+    return reference_codecs.audio(model, params["decoder"], z)
+
+  return both_ways("audio", found, wanted, leaves)
+
+
 def _tokenizer(kind: str) -> tuple[Any, np.ndarray]:
   kinds: dict[str, Any] = {
     "semantic": (semantic, semantic.init, SemanticTokenizer),
@@ -205,6 +230,12 @@ CHECKS = (
       ("EnCodec", _seanet, "encodec_tiny", {}),
       ("spectral codec", _spectral, "spectral_tiny", dict(causal=True)),
     )
+  ),
+  Check(
+    "EnCodec, training",
+    "have the audio and gradients of float64",
+    training,
+    _DEEP,
   ),
   *(
     Check(

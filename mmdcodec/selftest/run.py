@@ -22,6 +22,7 @@ from mmdcodec.selftest import (
   stored,
   streams,
   training,
+  training_speed,
 )
 from mmdcodec.selftest.check import Check, Devices, Outcome
 
@@ -41,6 +42,15 @@ CHECKS: tuple[Check, ...] = (
   *training.CHECKS,
 )
 
+# The most valuable first.
+BENCHMARKS: dict[str, Callable[[speed.Speeds], list[speed.Row]]] = {
+  "lm": speed.of_lm,
+  "steps": training_speed.of_steps,
+  "loop": training_speed.of_loop,
+  "codec": speed.of_codec,
+  "independence": speed.of_losses,
+  "data": speed.of_data,
+}
 # What is left out where JAX sees no CPU beside the tested device.
 _WITH_CPU = "comparisons with the CPU"
 
@@ -169,7 +179,7 @@ def run(
   start = time.monotonic()
   devices = Devices.find() if devices is None else devices
   over = lambda: time.monotonic() - start >= 60 * minutes
-  total, skipped = len(CHECKS) + len(speed.BENCHMARKS), []
+  total, skipped = len(CHECKS) + len(BENCHMARKS), []
   outcomes: list[Outcome] = []
   for i, check in enumerate(CHECKS):
     if over():
@@ -178,7 +188,7 @@ def run(
     show(i, total, check.name)
     outcomes.append(check.run(devices))
   speeds, rows, problems = None, [], {}
-  for i, (name, benchmark) in enumerate(speed.BENCHMARKS.items()):
+  for i, (name, benchmark) in enumerate(BENCHMARKS.items()):
     if over():
       skipped.append(f"bench {name}")
       continue

@@ -1,5 +1,7 @@
 """Small forms of the benchmarks, with shares of what the device can do.
 
+Those of training are in `training_speed`.
+
 Peak and bandwidth are measured in the same run: by a matrix product in full
 float32, one as the device likes it best (TF32, bfloat16 passes), one of
 bfloat16, and by a copy. `mmdcodec bench` has the long forms.
@@ -7,7 +9,6 @@ bfloat16, and by a copy. `mmdcodec bench` has the long forms.
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mmdcodec.selftest.families import filled
 from mmdcodec.tokenizers.loaded_codec import LoadedCodec
 
 # Timed runs, of which the median counts.
-_RUNS = 3
+RUNS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Row:
     name: what was timed.
     seconds: of one run, the median.
     rate: what it amounts to, with its unit.
-    peak: share of the measured float32 peak, if operations are known.
+    peak: share of the measured peak of its precision, if operations are known.
     bandwidth: share of the measured bandwidth, if bytes are.
   """
 
@@ -94,7 +95,7 @@ def of_lm(speeds: Speeds) -> list[Row]:
     params = lm.random_params(model)
     for batch, guidance in ((1, 1.0), (2, 3.0)):
       run = lm.sampling(model, params, steps, batch, guidance)
-      each = timing.median_seconds(run, runs=_RUNS) / steps
+      each = timing.median_seconds(run, runs=RUNS) / steps
       moved = lm.bytes_of_step(model, params, steps, batch, guidance)
       pieces = "piece" if batch == 1 else "pieces, guidance"
       rows.append(
@@ -132,15 +133,17 @@ def of_codec(speeds: Speeds) -> list[Row]:
     "encoding": lambda: codec.encode(x),
     "decoding": lambda: codec.decode(codes),
   }
+  # Codes are made in full float32, audio as the device likes it.
+  peaks = {"encoding": speeds.machine.flops, "decoding": speeds.fastest}
   rows = []
   for name, way in ways.items():
-    took = timing.median_seconds(way, runs=_RUNS)
+    took = timing.median_seconds(way, runs=RUNS)
     rows.append(
       Row(
         f"{name} with EnCodec 24 kHz, {seconds:g} s",
         took,
         f"{seconds / took:.1f} x real time",
-        peak=work[name] / took / speeds.machine.flops,
+        peak=work[name] / took / peaks[name],
       )
     )
   return rows
@@ -153,7 +156,7 @@ def of_losses(speeds: Speeds) -> list[Row]:
   rows = []
   for name, loss in loss_estimators.losses(("mmd", "dhsic")).items():
     program = loss_estimators.compiled(loss, *sizes)
-    took = timing.median_seconds(program, z, key, runs=_RUNS)
+    took = timing.median_seconds(program, z, key, runs=RUNS)
     work = loss_estimators.gflop(name, *sizes) * 1e9
     rows.append(
       Row(
@@ -173,12 +176,3 @@ def of_data(speeds: Speeds) -> list[Row]:
       data.make(Path(scratch)), batch=16, seconds=1.0, rate=24000, duration=1.0
     )
   return [Row("crops of 1 s from FLAC", 1 / crops, f"{crops:.0f} crops/s")]
-
-
-# The most valuable first.
-BENCHMARKS: dict[str, Callable[[Speeds], list[Row]]] = {
-  "lm": of_lm,
-  "codec": of_codec,
-  "independence": of_losses,
-  "data": of_data,
-}

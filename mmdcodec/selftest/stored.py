@@ -41,7 +41,7 @@ from mmdcodec.selftest.families import filled
 
 _FILE = pathlib.Path(__file__).with_name("stored.json")
 # Of deep networks on any CPU, relative to the size of the outputs.
-_LIMIT = 1e-3
+_LIMIT = 1e-4
 _TEXTS = ["calm piano", "loud drums and a bass"]
 
 

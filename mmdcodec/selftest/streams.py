@@ -71,7 +71,7 @@ def loss(estimator: str, devices: Devices) -> dict[str, float]:
   """Value and gradient, of frames and of the steps of a delay pattern."""
   streams = normal(_BATCH, _FRAMES, _BOOKS, _DIM)
   streams[:, :, 1] += 0.8 * streams[:, :, 0]
-  streams[:, 2:, 2] += 0.5 * streams[:, :-2, 0]
+  streams[:, :-2, 2] += 0.8 * streams[:, 2:, 0]
   mask: Any = np.arange(_FRAMES) < np.array(_LENGTHS)[:, None]
   key, found = jax.random.key(3), {}
   for delayed in (False, True):
