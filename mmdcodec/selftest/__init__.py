@@ -22,7 +22,8 @@ objectives   spectral, adversarial and contrastive losses, cross-entropy
 families     whole models: codecs, tokenizers
 language_models
              drawing and training
-stored       networks of all kinds, beside what a CPU once computed
+networks     small networks of all kinds
+stored       their outputs, beside what a CPU once computed
 training     a step of training, also on several devices
 speed        small forms of the benchmarks, with shares of what is possible
 training_speed

@@ -57,6 +57,45 @@ def quantizer(devices: Devices) -> dict[str, float]:
   }
 
 
+def trained(devices: Devices) -> dict[str, float]:
+  """Codes that pass gradients on, and what the encoder pays for being far."""
+  batch, frames, books, dim = 2, 20, 3, 8
+  model = residual.ResidualVectorQuantizer(
+    codebooks=books, size=16, dim=dim
+  )
+  z, embed = normal(batch, frames, dim), normal(books, 16, dim, seed=1)
+  mask = np.arange(frames) < np.array([[20], [13]])
+  state = {
+    "sum": embed,
+    "count": np.ones((books, 16), np.float32),
+    "started": np.array(True),
+  }
+  of_z = normal(*z.shape, seed=2)
+  of_streams = normal(batch, frames, books, dim, seed=3)
+  price = 50.0
+
+  def total(z: jax.Array) -> tuple[jax.Array, Any]:
+    found: Any = model.apply({"codebook": state}, z, mask)
+    held = mask[..., None]
+    sums = (of_z * found.z * held).sum()
+    sums += (of_streams * found.streams * held[..., None]).sum()
+    return sums + price * found.commitment, found
+
+  (_, found), slope = jax.jit(jax.value_and_grad(total, has_aux=True))(z)
+  codes, _ = references.residual_codes(z, embed)
+  vectors = np.stack([wide(embed[k])[codes[..., k]] for k in range(books)], 2)
+  left = wide(z)[:, :, None] - np.cumsum(vectors, 2)
+  pays = left * mask[..., None, None] / (mask.sum() * books * dim)
+  wanted = of_z + of_streams.sum(2) + price * 2 * pays.sum(2)
+  return {
+    "the sum of vectors": off(
+      np.asarray(found.z)[mask], vectors.sum(2)[mask]
+    ),
+    "the commitment": off(found.commitment, (left * pays).sum()),
+    "the gradient": off(np.asarray(slope)[mask], wanted[mask]),
+  }
+
+
 def centres(devices: Devices) -> dict[str, float]:
   """K-means of rows in clusters that are far apart."""
   true = 10 * normal(8, 12)
@@ -125,6 +164,22 @@ def draws(devices: Devices) -> dict[str, float]:
   return found
 
 
+def guided(devices: Devices) -> dict[str, float]:
+  """Logits moved away from those without conditions, in both forms."""
+  every, without, free = (wide(normal(2, 3, 12, seed=i)) for i in range(3))
+  plain = free + 3.0 * (every - free)
+  double = free + 3.0 * (without + 5.0 * (every - without) - free)
+  guide = jax.jit(sampling.guide, static_argnums=1)
+  given = np.array([every, without, free], np.float32)
+  ways = {"plain": (given[[0, 2]], plain), "double": (given, double)}
+  return {
+    name: off(
+      guide(parts.reshape(-1, 3, 12), len(parts), 3.0, 5.0), wanted
+    )
+    for name, (parts, wanted) in ways.items()
+  }
+
+
 def coded() -> np.ndarray:
   """Codes [frames, 3] with structure, by integer arithmetic alone."""
   state, out = 12345, []
@@ -149,8 +204,10 @@ def coder(devices: Devices) -> dict[str, float]:
 
 CHECKS = (
   Check("quantizer", "choose and move codes as in float64", quantizer),
+  Check("quantizer, training", "pass on gradients as in float64", trained),
   Check("k-means", "find the means of clusters", centres),
   Check("patterns", "put every code where it belongs", order),
   Check("sampling", "draw by the softmax of the likeliest", draws),
+  Check("guidance", "move logits as in float64", guided),
   Check("entropy coder", "write the bytes of every machine", coder, 0.0),
 )

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mmdcodec.losses import adversarial, contrastive, cross_entropy
+from mmdcodec.losses import (
+  adversarial,
+  contrastive,
+  contrastive_masked,
+  cross_entropy,
+  triplet,
+)
 from mmdcodec.losses import spectral as spectral_losses
 from mmdcodec.selftest.check import Check, Devices, both_ways, normal
 from mmdcodec.selftest.references import wide
@@ -18,12 +24,18 @@ _LENGTHS = (160, 96)
 _FLOOR = 1e-5
 
 
-def _magnitudes(x: Any, window: int) -> list[np.ndarray]:
-  """Magnitudes [frames, bins] of each clip alone, without its padding."""
-  return [
-    np.abs(spectra(row[None, :n, 0], window, window // 4)[0])
-    for row, n in zip(wide(x), _LENGTHS, strict=True)
+def _magnitudes(
+  x: Any, y: Any, window: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Magnitudes [frames, bins] of the clips of both, without their padding."""
+  found = [
+    [
+      np.abs(spectra(row[None, :n, 0], window, window // 4)[0])
+      for row, n in zip(wide(clips), _LENGTHS, strict=True)
+    ]
+    for clips in (x, y)
   ]
+  return list(zip(*found, strict=True))
 
 
 def _mel(x: Any, y: Any, form: str) -> np.ndarray:
@@ -36,7 +48,7 @@ def _mel(x: Any, y: Any, form: str) -> np.ndarray:
       # Those of white noise are then 1 on the average.
       scale, alpha = np.sqrt(3 / 8 * window), 1.0
     frames = []
-    for a, b in zip(_magnitudes(x, window), _magnitudes(y, window), strict=True):
+    for a, b in _magnitudes(x, y, window):
       a, b = a / scale @ filters, b / scale @ filters
       apart = np.log(a + _FLOOR) - np.log(b + _FLOOR)
       away = np.sqrt((apart**2).sum(1))
@@ -52,7 +64,7 @@ def _stft(x: Any, y: Any) -> np.ndarray:
   total = 0.0
   for window in _WINDOWS:
     scale, shares, apart = np.sqrt(3 / 8 * window), [], []
-    for a, b in zip(_magnitudes(x, window), _magnitudes(y, window), strict=True):
+    for a, b in _magnitudes(x, y, window):
       a, b = a / scale, b / scale
       shares.append(np.linalg.norm(a - b) / np.linalg.norm(a))
       apart.append(np.abs(np.log((a + _FLOOR) / (b + _FLOOR))))
@@ -210,6 +222,49 @@ def of_pairs(devices: Devices) -> dict[str, float]:
   return found
 
 
+def of_features(devices: Devices) -> dict[str, float]:
+  """Of masked frames among others, and of classes on a sphere."""
+  batch, count, heat = 2, 11, 0.3
+  mask: Any = np.random.default_rng(0).random((batch, count)) < 0.6
+  unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+  def masked(context: Any, targets: Any) -> np.ndarray:
+    near = np.exp(unit(context) @ unit(targets).swapaxes(1, 2) / heat)
+    own = np.diagonal(near, axis1=1, axis2=2)
+    others = (near * mask[:, None]).sum(2) - own
+    return mask * np.log((own + others) / own)
+
+  x = normal(12, 5, seed=2)
+  labels: Any = np.arange(12) % 3
+
+  def triplets(x: Any) -> np.ndarray:
+    apart = np.linalg.norm(x[:, None] - x, axis=-1)
+    found = []
+    for a, p in np.argwhere(labels[:, None] == labels):
+      if a != p:
+        negatives = apart[a, labels != labels[a]]
+        farther = negatives[negatives > apart[a, p]]
+        negative = farther.min() if farther.size else negatives.max()
+        found.append(max(apart[a, p] - negative + 0.2, 0.0))
+    return np.mean(found)
+
+  return {
+    **both_ways(
+      "masked frames",
+      lambda x, y: contrastive_masked.contrastive(x, y, mask, heat)[0],
+      masked,
+      (normal(batch, count, 6), normal(batch, count, 6, seed=1)),
+    ),
+    **both_ways(
+      "triplets",
+      lambda x: triplet.semi_hard(x, labels)[0],
+      triplets,
+      (x / np.linalg.norm(x, axis=1, keepdims=True),),
+      np.ones(()),
+    ),
+  }
+
+
 CHECKS = (
   # The gradients of logarithms are large where a band is silent.
   Check("spectral losses", "equal their formulas in float64", of_spectra, 1e-4),
@@ -218,4 +273,5 @@ CHECKS = (
   ),
   Check("cross-entropy", "be the nats of float64", of_codes),
   Check("contrastive losses", "equal their formulas in float64", of_pairs),
+  Check("losses of features", "equal their formulas in float64", of_features),
 )

@@ -131,6 +131,12 @@ def _summed(table: Any, tokens: Array) -> Array:
   return np.sum(books, axis=0)
 
 
+def _joined(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+  """Vectors and masks one after the other."""
+  x, mask = zip(*parts, strict=True)
+  return np.concatenate(x, 1), np.concatenate(mask, 1)
+
+
 def _order(model: Any, name: str) -> tuple[int, str]:
   return model.conditions[name].get("order", 0), name
 
@@ -166,11 +172,10 @@ def logits(
     for name in sorted(inputs, key=lambda name: _order(model, name))
   ]
   if parts and model.cross:
-    states, states_mask = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
+    states, states_mask = _joined(parts)
   elif parts:
     before = sum(mask.shape[1] for _, mask in parts)
-    parts.append((x, valid))
-    x, valid = (np.concatenate(x, 1) for x in zip(*parts, strict=True))
+    x, valid = _joined([*parts, (x, valid)])
   large = Transformer(**model.transformer_fields())
   x = transformer(
     large, params["transformer"], x, valid, states, states_mask, before
