@@ -21,6 +21,8 @@ from mmdcodec.train import config_files, loop, opening, settings
 from mmdcodec.train import program as program_lib
 from mmdcodec.train.task import Task, make_task
 
+_RATE = "train/steps_per_second"
+
 
 def _batch(task: Task, size: int) -> Any:
   """Whole clips of noise, or of random codes."""
@@ -92,9 +94,6 @@ def _train(
   return begun[0], 1 / rates[-1]
 
 
-_RATE = "train/steps_per_second"
-
-
 def of_loop(speeds: Speeds) -> list[Row]:
   """Training the quickstart's codec: to its first step, and from there on."""
   small = jax.default_backend() == "cpu"
@@ -127,12 +126,17 @@ def of_loop(speeds: Speeds) -> list[Row]:
         )
     finally:
       settings.use_compilation_cache(before or "off")
-  return [
+  rows = [
     Row(
       f"training loop, {name}",
       each,
       f"{each / alone:.2f} x the step of the device alone",
     ),
     Row(f"first step, {name}, nothing compiled", cold, f"{cold:.1f} s"),
-    Row(f"first step, {name}, programs kept", warm, f"{warm:.1f} s"),
   ]
+  # Unless the user turned it off.
+  if jax.config.values["jax_enable_compilation_cache"]:
+    rows.append(
+      Row(f"first step, {name}, programs kept", warm, f"{warm:.1f} s")
+    )
+  return rows
