@@ -12,7 +12,7 @@ from planted_errors import PLANTS, SLOW_PLANTS, SPECIAL
 
 from mmdcodec import platform, precision
 from mmdcodec.cli.main import main
-from mmdcodec.selftest import check, run
+from mmdcodec.selftest import check, run, speed
 
 CHECKS = {each.name: each for each in run.CHECKS}
 slow = pytest.mark.slow
@@ -79,6 +79,21 @@ def test_all_is_well(tmp_path):
   # Only splash attention, on GPUs, and Pallas's interpreter, on TPUs, do not
   # apply somewhere else.
   assert all(outcome.applies for outcome in report.outcomes)
+
+
+def test_small_memory(monkeypatch):
+  """Catches a small device that is said to compute wrong, and a broken speed."""
+
+  def large(speeds):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+  monkeypatch.setattr(run, "CHECKS", ())
+  monkeypatch.setattr(run, "BENCHMARKS", {"large": large, "broken": broken})
+  monkeypatch.setattr(speed.Speeds, "measure", lambda: None)
+  report = run.run(1.0)
+  assert report.problems == {"broken": "ValueError: no such thing"}
+  assert report.to_dict()["skipped"] == ["bench large"]
+  assert "too little memory for: bench large" in str(report)
 
 
 def measure(value):
@@ -207,7 +222,7 @@ def test_a_setting_of_less_precision(monkeypatch):
 def test_no_cpu_beside_the_device(platform, reference, whole):
   """Catches comparisons with the CPU that vanish without a word."""
   report = run.Report(
-    "a chip", platform, 1, reference, (), None, (), (), {}, 1.0
+    "a chip", platform, 1, reference, (), None, (), (), (), {}, 1.0
   )
   found = report.to_dict()
   assert found["complete"] == whole

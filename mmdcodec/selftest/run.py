@@ -68,6 +68,7 @@ class Report:
     speeds: what the device can do, or None if the time was over.
     rows: speeds of the benchmarks that ran.
     skipped: names of checks and benchmarks that the time did not suffice for.
+    too_large: names of benchmarks that did not fit into memory.
     problems: of benchmarks that failed, by name.
     seconds: of all.
   """
@@ -80,6 +81,7 @@ class Report:
   speeds: speed.Speeds | None
   rows: tuple[speed.Row, ...]
   skipped: tuple[str, ...]
+  too_large: tuple[str, ...]
   problems: dict[str, str]
   seconds: float
 
@@ -87,6 +89,11 @@ class Report:
   def alone(self) -> bool:
     """Whether models had no CPU to be compared with."""
     return self.platform != "cpu" and self.reference is None
+
+  @property
+  def left_out(self) -> list[str]:
+    """What was not done, for whatever reason."""
+    return [*self.skipped, *self.too_large, *[_WITH_CPU] * self.alone]
 
   @property
   def failed(self) -> tuple[Outcome, ...]:
@@ -115,11 +122,11 @@ class Report:
       "devices": self.count,
       "reference": self.reference,
       "passed": self.passed,
-      "complete": not self.skipped and not self.alone,
+      "complete": not self.left_out,
       "checks": [one.to_dict() for one in self.outcomes],
       "measured": self.speeds and self.speeds.to_dict(),
       "benchmarks": [row.to_dict() for row in self.rows],
-      "skipped": [*self.skipped, *[_WITH_CPU] * self.alone],
+      "skipped": self.left_out,
       "problems": self.problems,
       "seconds": round(self.seconds, 1),
     }
@@ -153,6 +160,8 @@ class Report:
       ]
     if self.skipped:
       lines += ["", f"no time was left for: {', '.join(self.skipped)}"]
+    if self.too_large:
+      lines += ["", f"too little memory for: {', '.join(self.too_large)}"]
     if self.alone:
       lines += [
         "",
@@ -187,7 +196,7 @@ def run(
       continue
     show(i, total, check.name)
     outcomes.append(check.run(devices))
-  speeds, rows, problems = None, [], {}
+  speeds, rows, too_large, problems = None, [], [], {}
   for i, (name, benchmark) in enumerate(BENCHMARKS.items()):
     if over():
       skipped.append(f"bench {name}")
@@ -197,6 +206,10 @@ def run(
       speeds = speeds or speed.Speeds.measure()
       rows += benchmark(speeds)
     except Exception as error:
+      if "RESOURCE_EXHAUSTED" in str(error):
+        # Of a small device, which computes right nevertheless.
+        too_large.append(f"bench {name}")
+        continue
       problems[name] = f"{type(error).__name__}: {error}".splitlines()[0]
   return Report(
     device=devices.tested.device_kind,
@@ -207,6 +220,7 @@ def run(
     speeds=speeds,
     rows=tuple(rows),
     skipped=tuple(skipped),
+    too_large=tuple(too_large),
     problems=problems,
     seconds=time.monotonic() - start,
   )
