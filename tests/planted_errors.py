@@ -135,6 +135,11 @@ def all_valid(function):
   return lambda *args: jnp.ones_like(function(*args))
 
 
+def scaled_schedule(function):
+  """A rate that is a little too high."""
+  return lambda *args: lambda step: 1.001 * function(*args)(step)
+
+
 grown = scaled(1.05)
 PLANTS = [
   ("quantizer", "quantize.vector:nearest", given(1.05)),
@@ -218,6 +223,8 @@ PLANTS = [
   ),
   ("balancer", "losses.balancer:gradient_norm", given(1.001)),
   ("SoundStream", "models.seanet:elu", scaled(1.001)),
+  ("training, updates", "train.optimizer:_decays", lambda f: lambda *a: True),
+  ("training, updates", "train.optimizer:make_schedule", scaled_schedule),
   ("training, codec", "selftest.training:_losses", None),
   ("training, language model", "selftest.training:_losses", None),
 ]

@@ -82,7 +82,7 @@ def test_all_is_well(tmp_path):
 
 
 def test_small_memory(monkeypatch):
-  """Catches a small device that is said to compute wrong, and a broken speed."""
+  """Catches a small device that is said to be wrong, and a broken benchmark."""
 
   def large(speeds):
     raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")

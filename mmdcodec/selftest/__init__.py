@@ -24,7 +24,7 @@ language_models
              drawing and training
 networks     small networks of all kinds
 stored       their outputs, beside what a CPU once computed
-training     a step of training, also on several devices
+training     updates; a step of training, also on several devices
 speed        small forms of the benchmarks, with shares of what is possible
 training_speed
              the same of training

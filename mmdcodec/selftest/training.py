@@ -1,4 +1,4 @@
-"""Checks of steps of training: on a CPU, on several devices."""
+"""Checks of training: of updates, of steps on a CPU and on several devices."""
 
 import functools
 from collections.abc import Sequence
@@ -8,9 +8,12 @@ import jax
 import numpy as np
 
 from mmdcodec.parallel import mesh as mesh_lib
-from mmdcodec.selftest.check import Check, Devices
+from mmdcodec.selftest.check import Check, Devices, normal, off
+from mmdcodec.selftest.references import wide
 from mmdcodec.train import config_files
+from mmdcodec.train import optimizer as optimizer_lib
 from mmdcodec.train import program as program_lib
+from mmdcodec.train import state as state_lib
 from mmdcodec.train.task import make_task
 
 _CONFIGS = {
@@ -85,12 +88,61 @@ def step(kind: str, devices: Devices) -> dict[str, float]:
   return found
 
 
-CHECKS = tuple(
-  Check(
-    f"training, {name}",
-    "have the same losses and gradients everywhere",
-    functools.partial(step, kind),
-    1e-3,
+def updates(devices: Devices) -> dict[str, float]:
+  """AdamW's, with clipping, warm-up and decay of the rate, and averages."""
+  config = dict(
+    name="adamw", learning_rate=0.1, schedule="cosine", warmup=2, final=0.01,
+    b1=0.8, b2=0.95, weight_decay=0.2, clip=3.0,
+  )  # fmt: skip
+  count, average = 6, 0.3
+  optimizer, _ = optimizer_lib.make_optimizer(config, count)
+  start = {"kernel": normal(6, 5), "bias": normal(5)}
+  state = state_lib.TrainState.create(
+    {"params": start}, optimizer, ema=True
   )
-  for kind, name in (("codec", "codec"), ("lm", "language model"))
+  step = jax.jit(
+    lambda state, grads: state_lib.update(
+      state, grads, {}, jax.numpy.float32(1), optimizer, ema_decay=average
+    )[0]
+  )
+  wanted: dict[str, Any] = {name: wide(x) for name, x in start.items()}
+  kept: dict[str, Any] = dict(wanted)
+  m: dict[str, Any] = dict.fromkeys(start, 0.0)
+  v: dict[str, Any] = dict.fromkeys(start, 0.0)
+  for i in range(count):
+    # Some are clipped, some are not.
+    grads = {n: normal(*x.shape, seed=i) / (1 + i) for n, x in start.items()}
+    state = step(state, grads)
+    norm = np.sqrt(sum((wide(g) ** 2).sum() for g in grads.values()))
+    rate = 0.1 * (i + 1) / 2
+    if i >= 2:
+      rate = 0.1 * (0.01 + 0.99 * (1 + np.cos(np.pi * (i - 2) / 4)) / 2)
+    share = min(average, (1 + i) / (10 + i))
+    for n, g in grads.items():
+      g = wide(g) * min(1.0, 3.0 / norm)
+      m[n] = 0.8 * m[n] + 0.2 * g
+      v[n] = 0.95 * v[n] + 0.05 * g**2
+      move = m[n] / (1 - 0.8 ** (i + 1))
+      move = move / (np.sqrt(v[n] / (1 - 0.95 ** (i + 1))) + 1e-8)
+      move = move + (0.2 * wanted[n] if n == "kernel" else 0.0)
+      wanted[n] = wanted[n] - rate * move
+      kept[n] = share * kept[n] + (1 - share) * wanted[n]
+  found = {}
+  for n in start:
+    found[f"the {n}"] = off(state.params[n] - start[n], wanted[n] - start[n])
+    found[f"the average {n}"] = off(state.ema[n] - start[n], kept[n] - start[n])
+  return found
+
+
+CHECKS = (
+  Check("training, updates", "be AdamW's of float64", updates),
+  *(
+    Check(
+      f"training, {name}",
+      "have the same losses and gradients everywhere",
+      functools.partial(step, kind),
+      1e-3,
+    )
+    for kind, name in (("codec", "codec"), ("lm", "language model"))
+  ),
 )
