@@ -346,9 +346,9 @@ def test_sigterm_to_two_processes():
   try:
     for process in processes:
       assert process.stderr.readline() == "ready\n"
-    for process in processes:
+    # Process 0 holds the service that would tell process 1 of its end.
+    for process in reversed(processes):
       process.send_signal(signal.SIGTERM)
-    for process in processes:
       _, said = process.communicate(timeout=60)
       assert (process.returncode, said) == (75, f"mmdcodec: {peers.STOPPED}\n")
   finally:

@@ -13,6 +13,7 @@ from planted_errors import PLANTS, SLOW_PLANTS, SPECIAL
 from mmdcodec import platform, precision
 from mmdcodec.cli.main import main
 from mmdcodec.selftest import check, run, speed
+from mmdcodec.train import preemption
 
 CHECKS = {each.name: each for each in run.CHECKS}
 slow = pytest.mark.slow
@@ -143,6 +144,18 @@ def test_good_checks_and_json(small, monkeypatch, capsys):
   assert main(["selftest", "--json"]) == 0
   found = json.loads(capsys.readouterr().out)
   assert found["passed"] and found["checks"][0]["found"]["two"] == 1e-6
+
+
+def test_a_signal_ends_it(small, monkeypatch, capsys):
+  """Catches a stopped training that counts as a benchmark that fails."""
+
+  def stopped(speeds):
+    raise preemption.Preempted
+
+  monkeypatch.setattr(run, "BENCHMARKS", {"loop": stopped})
+  monkeypatch.setattr(speed.Speeds, "measure", lambda: None)
+  assert main(["selftest"]) == preemption.EXIT_CODE
+  assert capsys.readouterr().out == ""
 
 
 def test_time(small, monkeypatch, fails):

@@ -133,7 +133,8 @@ def turns(
     state: its state.
     batch: a batch on the device.
     mesh: the mesh of the program.
-    runs: rows of steps of each kind, in turns; their medians are returned.
+    runs: turns, each of them with a measurement of both kinds; the medians are
+      returned.
     looped: whether a row on the device alone is one program, so that the host
       gives the device one thing to do for all of its steps. On CPUs, gradients
       of convolutions are ten times slower in a loop, and giving a step to the
@@ -150,7 +151,8 @@ def turns(
   state = jax.tree.map(jnp.copy, state)  # A step consumes its state.
   on_device, count, warm_up = program.step, 1, 0
   if looped:
-    # Compiles in its first turn, and for the state of a single step again.
+    # It compiles in the first turn, and in the second one for a state with
+    # another layout, that of a single step.
     on_device, count, warm_up = _row(program.step), ROW, 2
   alone, rows = [], []
   for _ in range(warm_up + runs):

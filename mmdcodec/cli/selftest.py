@@ -30,13 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Prints what came out; 1 if anything failed or no check ran."""
+  """Prints what came out.
+
+  Returns:
+    1 if anything failed or no check ran, 75 if a signal stopped it.
+  """
   import json
   import sys
 
   from mmdcodec import progress
   from mmdcodec.selftest import run as selftest
   from mmdcodec.store import atomic, paths
+  from mmdcodec.train import preemption
 
   if not 0 < args.minutes < math.inf:
     raise UserError(f"--minutes is {args.minutes:g}; expected more than 0.")
@@ -46,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if line.due():
       line.show(f"{done} of {total}: {name}")
 
-  report = selftest.run(args.minutes, show)
+  try:
+    report = selftest.run(args.minutes, show)
+  except preemption.Preempted:
+    return preemption.EXIT_CODE
   if args.json == "-":
     print(json.dumps(report.to_dict(), indent=1))
   else:

@@ -55,7 +55,9 @@ class Cache:
 def wants_blocks(device: str | None = None) -> bool:
   """Whether to decode by block; otherwise parameters stay stacked.
 
-  Several GPUs divide heads and hidden units, which are merged by block.
+  By block, heads are merged with the batch, and joined kernels hold queries
+  beside keys, so several GPUs could not divide heads and hidden units. CPUs do
+  so on a mesh as well, since they are there for tests.
 
   Args:
     device: "cpu", "gpu" or "tpu"; None means that of `platform.traced_for`.

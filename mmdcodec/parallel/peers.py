@@ -45,7 +45,10 @@ ABORTED = (
   " is gone; see the output of all (TF_CPP_MIN_LOG_LEVEL=0 shows more), and"
   " start all of them again: they go on where they were."
 )
-STOPPED = "stopped by SIGTERM; start the same command again."
+STOPPED = (
+  "stopped by SIGTERM; start the same command again, with --force if it writes"
+  " anew what is there."
+)
 # Seconds in which others, which have lost the same process, can still call.
 _STAY = 1.0
 # The same in Kubernetes, which looks at the pods of a job about once a second:
@@ -230,7 +233,9 @@ def ending_at_sigterm() -> Iterator[None]:
   if os.name != "posix" or not (main and free):
     yield
     return
-  jax.config.update("jax_enable_preemption_service", False)
+  config: Any = jax.config
+  service = config.jax_enable_preemption_service
+  config.update("jax_enable_preemption_service", False)
   reading, writing = os.pipe()
   os.set_blocking(writing, False)
   # Python calls handlers in the main thread only, and not while that compiles
@@ -246,6 +251,7 @@ def ending_at_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
     os.close(writing)
     thread.join()
+    config.update("jax_enable_preemption_service", service)
 
 
 def _await_sigterm(reading: int) -> None:

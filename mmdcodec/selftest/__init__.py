@@ -1,9 +1,9 @@
 """`mmdcodec selftest`: whether this device computes what it should, how fast.
 
 Kernels, losses, codecs and language models are compared with float64 NumPy,
-other networks with stored numbers, all of them also with the CPU or computed in
-another way. Nothing is read but the package, so it runs wherever that is
-installed, and takes minutes.
+other networks with stored numbers. Beside a GPU or TPU, codes and features are
+also compared with those of the CPU. Nothing is read but the package, so it runs
+wherever that is installed, and takes minutes.
 
 check        a check: what it measures, what is expected, how far it may be off
 references   layers and losses in float64 NumPy

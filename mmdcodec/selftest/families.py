@@ -176,7 +176,8 @@ def _tokenizer(kind: str) -> tuple[Any, np.ndarray]:
   dim = model.width if kind == "semantic" else model.dim
   # Vectors of length 1 are coded as they are.
   embed = normal(4, 256, dim) / (1 if plain.standardise else np.sqrt(dim))
-  # The finer, the smaller the error that shows, though a clip has few codes.
+  # Each codebook is finer than the one before. So small errors change codes,
+  # although a clip has few.
   embed *= np.float32(0.7) ** np.arange(4, dtype=np.float32)[:, None, None]
   statistics = {"mean": np.zeros(dim), "scale": np.ones(dim)}
   return loaded(*plain.with_codebooks(statistics, embed)), embed

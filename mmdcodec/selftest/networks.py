@@ -35,19 +35,22 @@ def _apply(
   model: Any, *args: Any, method: str = "__call__", init: Any = None,
   size: float = 0.3, **options: Any,
 ) -> Any:  # fmt: skip
-  """Applies a network with random weights, as one program."""
-  init = init or functools.partial(model.init, method=method, **options)
-  given = args if not getattr(init, "alone", False) else ()
-  shapes = jax.eval_shape(init, jax.random.key(0), *given)
+  """Applies a network with random weights, as one program.
+
+  Args:
+    model: the network.
+    *args: arguments of the method.
+    method: what to apply.
+    init: makes all of its variables from a key; None means those that the
+      method uses.
+    size: that of the weights.
+    **options: more arguments of the method.
+  """
+  if init is None:
+    init = lambda key: model.init(key, *args, method=method, **options)
+  shapes = jax.eval_shape(init, jax.random.key(0))
   run = jax.jit(functools.partial(model.apply, method=method, **options))
   return run(filled(dict(shapes), size), *args)
-
-
-def _alone(init: Callable[..., Any], model: Any) -> Callable[..., Any]:
-  """An initialisation of all of a model's variables, whatever is applied."""
-  found: Any = functools.partial(init, model)
-  found.alone = True
-  return found
 
 
 def _heard(
@@ -62,7 +65,7 @@ def _heard(
 def _semantic() -> Any:
   model = semantic.from_config(semantic.preset("tiny"))
   return _heard(
-    model, 4800, 3200, "features", _alone(semantic.init, model)
+    model, 4800, 3200, "features", functools.partial(semantic.init, model)
   )
 
 
@@ -93,7 +96,7 @@ def _musicfm() -> Any:
 
 def _mulan(**changes: Any) -> Any:
   model = mulan.from_config(mulan.preset("tiny", **changes))
-  init = _alone(mulan.initial, model)
+  init = functools.partial(mulan.initial, model)
   tokens = np.random.default_rng(0).integers(1, 200, (2, 9))
   return {
     "audio": _heard(model, model.samples, 9000, "embed_audio", init),
@@ -107,7 +110,7 @@ def _melody(**changes: Any) -> Any:
   model = melody_embedding.from_config(
     melody_embedding.preset("tiny", **changes)
   )
-  init = _alone(melody_embedding.initial, model)
+  init = functools.partial(melody_embedding.initial, model)
   return _heard(model, model.samples, 5000, "__call__", init)
 
 
@@ -169,7 +172,6 @@ def _codec(preset: str, **changes: Any) -> Any:
   if model.normalize:
     scale["scale"] = np.array([[0.5], [2.0]], np.float32)
   whole = lambda key: model.init(key, x)
-  whole.alone = True  # type: ignore[attr-defined]
   return {
     "latents": _apply(model, x, method="latents", init=whole),
     "audio": _apply(

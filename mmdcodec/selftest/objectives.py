@@ -195,7 +195,7 @@ def of_codes(devices: Devices) -> dict[str, float]:
 def of_pairs(devices: Devices) -> dict[str, float]:
   """Of embeddings of audio and text, by their three definitions."""
   count, found = 9, {}
-  # A number of one argument is as good as one of a sphere.
+  # The formulas hold for vectors of any length.
   audio, text = 0.5 * normal(count, 6), 0.5 * normal(count, 6, seed=1)
   scale, bias, own = 4.0, -1.5, np.eye(count, dtype=bool)
 

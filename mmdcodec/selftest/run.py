@@ -25,6 +25,7 @@ from mmdcodec.selftest import (
   training_speed,
 )
 from mmdcodec.selftest.check import Check, Devices, Outcome
+from mmdcodec.train.preemption import Preempted
 
 # What is slow or rarely at fault comes last, where the time may be over.
 CHECKS: tuple[Check, ...] = (
@@ -205,6 +206,9 @@ def run(
     try:
       speeds = speeds or speed.Speeds.measure()
       rows += benchmark(speeds)
+    except Preempted:
+      # The training in `bench loop` has taken the signal; all shall end.
+      raise
     except Exception as error:
       if "RESOURCE_EXHAUSTED" in str(error):
         # Of a small device, which computes right nevertheless.

@@ -14,7 +14,7 @@ from mmdcodec.train import config_files
 from mmdcodec.train import optimizer as optimizer_lib
 from mmdcodec.train import program as program_lib
 from mmdcodec.train import state as state_lib
-from mmdcodec.train.task import make_task
+from mmdcodec.train.task import Task, make_task
 
 _CONFIGS = {
   "codec": "--config=codec_small:tiny",
@@ -22,6 +22,21 @@ _CONFIGS = {
 }
 _METRICS = ("loss", "gradient_norm")
 STEPS = 2
+
+
+def random_batch(task: Task, size: int, random: np.random.Generator) -> Any:
+  """Whole clips of noise, or of random codes."""
+  shapes = task.batch_shapes(size)
+  longest = shapes["codes" if "codes" in shapes else "audio"].shape[1]
+
+  def make(path: Any, leaf: Any) -> np.ndarray:
+    if "lengths" in jax.tree_util.keystr(path):
+      return np.full(leaf.shape, longest, leaf.dtype)
+    if np.issubdtype(leaf.dtype, np.floating):
+      return 0.2 * random.standard_normal(leaf.shape).astype(leaf.dtype)
+    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(make, shapes)
 
 
 def _losses(kind: str, devices: Sequence[jax.Device]) -> list[dict[str, float]]:
@@ -35,22 +50,10 @@ def _losses(kind: str, devices: Sequence[jax.Device]) -> list[dict[str, float]]:
   task = make_task(config)
   program = program_lib.make_program(task, config, mesh)
   random, found = np.random.default_rng(0), []
-
-  def make(path: Any, leaf: Any) -> np.ndarray:
-    if "lengths" in jax.tree_util.keystr(path):
-      whole = task.batch_shapes(1)
-      longest = whole["audio" if kind == "codec" else "codes"].shape[1]
-      return np.full(leaf.shape, longest, leaf.dtype)
-    if np.issubdtype(leaf.dtype, np.floating):
-      return 0.2 * random.standard_normal(leaf.shape).astype(leaf.dtype)
-    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
-
   with jax.set_mesh(mesh):
     state = program.init(jax.random.key(0))
     for step in range(STEPS):
-      batch = jax.tree_util.tree_map_with_path(
-        make, task.batch_shapes(config["batch"])
-      )
+      batch = random_batch(task, config["batch"], random)
       state, metrics = program.step(
         state, mesh_lib.place(batch, mesh), task.phase(step)
       )

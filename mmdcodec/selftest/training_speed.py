@@ -17,26 +17,12 @@ from mmdcodec.bench import data
 from mmdcodec.parallel import flops
 from mmdcodec.parallel import mesh as mesh_lib
 from mmdcodec.selftest.speed import RUNS, Row, Speeds
+from mmdcodec.selftest.training import random_batch
 from mmdcodec.train import config_files, loop, opening, settings
 from mmdcodec.train import program as program_lib
-from mmdcodec.train.task import Task, make_task
+from mmdcodec.train.task import make_task
 
 _RATE = "train/steps_per_second"
-
-
-def _batch(task: Task, size: int) -> Any:
-  """Whole clips of noise, or of random codes."""
-  random, shapes = np.random.default_rng(0), task.batch_shapes(size)
-  longest = shapes["codes" if "codes" in shapes else "audio"].shape[1]
-
-  def make(path: Any, leaf: Any) -> np.ndarray:
-    if "lengths" in jax.tree_util.keystr(path):
-      return np.full(leaf.shape, longest, leaf.dtype)
-    if np.issubdtype(leaf.dtype, np.floating):
-      return 0.1 * random.standard_normal(leaf.shape).astype(leaf.dtype)
-    return random.integers(0, 2, leaf.shape).astype(leaf.dtype)
-
-  return jax.tree_util.tree_map_with_path(make, shapes)
 
 
 def of_steps(speeds: Speeds) -> list[Row]:
@@ -54,7 +40,8 @@ def of_steps(speeds: Speeds) -> list[Row]:
   program = program_lib.make_program(task, config, mesh)
   times = []
   with jax.set_mesh(mesh):
-    batch = mesh_lib.place(_batch(task, config["batch"]), mesh)
+    batch = random_batch(task, config["batch"], np.random.default_rng(0))
+    batch = mesh_lib.place(batch, mesh)
     work = flops.count(program.step.trace(program.abstract, batch).jaxpr)
     state = program.init(jax.random.key(0))
     for _ in range(1 + RUNS):
@@ -119,7 +106,8 @@ def of_loop(speeds: Speeds) -> list[Row]:
       warm, each = _train(config, folder / "warm")
       with jax.set_mesh(mesh):
         program = program_lib.make_program(task, config, mesh)
-        batch = mesh_lib.place(_batch(task, config["batch"]), mesh)
+        batch = random_batch(task, config["batch"], np.random.default_rng(0))
+        batch = mesh_lib.place(batch, mesh)
         state, _ = program.step(program.init(jax.random.key(0)), batch)
         alone, _ = codec_bench.turns(
           program, state, batch, mesh, RUNS, looped=not small
