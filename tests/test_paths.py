@@ -194,6 +194,8 @@ OWN = {
   "packaged/__init__.py": "the folder of the program",
   "parallel/analysis.py": "a temporary folder",
   "selftest/speed.py": "a temporary folder",
+  "selftest/stored.py": "a file of the package",
+  "selftest/training_speed.py": "a temporary folder",
   "store/atomic.py": "the folder of a path of this machine",
   "store/cached.py": "the cache",
   "store/checkpoint_folder.py": "a path of etils, for Orbax",
