@@ -56,8 +56,8 @@ def wants_blocks(device: str | None = None) -> bool:
   """Whether to decode by block; otherwise parameters stay stacked.
 
   By block, heads are merged with the batch, and joined kernels hold queries
-  beside keys, so several GPUs could not divide heads and hidden units. CPUs do
-  so on a mesh as well, since they are there for tests.
+  beside keys, so several GPUs could not divide heads and hidden units. CPUs
+  decode by block on a mesh, too; such meshes are there for tests.
 
   Args:
     device: "cpu", "gpu" or "tpu"; None means that of `platform.traced_for`.
