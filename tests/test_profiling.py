@@ -18,9 +18,13 @@ from mmdcodec.train import profiling
 def traces(monkeypatch):
   """What is traced: "start" and "stop" of the profiler, and steps between."""
   found = []
-  monkeypatch.setattr(
-    jax.profiler, "start_trace", lambda folder: found.append(folder)
-  )
+
+  def start(folder, profiler_options):
+    # Of Python's calls, a trace could crash the run.
+    assert profiler_options.python_tracer_level == 0
+    found.append(folder)
+
+  monkeypatch.setattr(jax.profiler, "start_trace", start)
   monkeypatch.setattr(jax.profiler, "stop_trace", lambda: found.append("end"))
   return found
 
@@ -76,7 +80,7 @@ def test_a_full_disk_ends_no_run(tmp_path, traces, monkeypatch, kind):
 def test_a_profile_that_cannot_begin_ends_no_run(tmp_path, monkeypatch, kind):
   """Catches a run that dies of being looked at."""
 
-  def refuse(folder):
+  def refuse(folder, profiler_options):
     raise kind("Only one profile may be run at a time.")
 
   monkeypatch.setattr(jax.profiler, "start_trace", refuse)

@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -96,6 +97,24 @@ def test_processes_end_quietly(tmp_path):
   full, out, err = done.stderr.splitlines()
   assert "No space left" in full and "/dev/stdout" in full
   assert "stdout is closed" in out and "stdin is closed" in err
+
+
+CRASH = """
+import os, signal, sys
+from mmdcodec.cli import info, main
+def crashing(args): os.kill(os.getpid(), signal.SIGSEGV)
+info.run, sys.argv = crashing, ["mmdcodec", "info", "x"]
+main.main()
+"""
+
+
+def test_a_crash_says_where(tmp_path):
+  """Catches a library in C++ that ends a command without a word."""
+  done = subprocess.run(
+    [sys.executable, "-c", CRASH], cwd=tmp_path, capture_output=True, text=True
+  )
+  assert done.returncode == -signal.SIGSEGV
+  assert "Segmentation fault" in done.stderr and "crashing" in done.stderr
 
 
 def test_a_thread_that_meets_a_full_disk_ends_the_run(monkeypatch, capsys):

@@ -65,7 +65,7 @@ def finish(workdir, dataset, *more, config=CONFIG):
     text=True,
     timeout=600,
   )
-  assert done.returncode == 0, done.stdout + done.stderr
+  assert done.returncode == 0, (done.returncode, done.stdout + done.stderr)
   return done.stdout
 
 

@@ -6,6 +6,7 @@ code. A verb with `PARSES_REST = True` parses unknown arguments itself: its
 `run` also takes that list.
 """
 
+import faulthandler
 import importlib
 import logging
 import os
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
   if argv is not None:
     return _run(argv)
   streams.begin()
+  # Where Python was when a library in C++ crashed: otherwise nothing is said.
+  faulthandler.enable()
   memory.keep_freed()
   platform.expect_no_tpu()
   platform.keep_programs()
