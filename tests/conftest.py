@@ -135,6 +135,19 @@ def optimized():
   jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def run_fast(monkeypatch, optimized):
+  """For programs that run thousands of times, those of subprocesses too.
+
+  They run in a fifth of the time, and compile in twice as much. Subprocesses
+  have one device. Not for tests that compile for TPUs, see `fast_xla`.
+  """
+  monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+  one = "--xla_force_host_platform_device_count=1"
+  flags = f"{fast_xla.GIVEN} {one} {fast_xla.FLAGS}"
+  monkeypatch.setenv("XLA_FLAGS", flags)
+
+
 @pytest.fixture(scope="session")
 def model(request, tmp_path_factory):
   """Bundle of a small codec that has not been trained.

@@ -127,7 +127,7 @@ def test_weight_is_taken_on_the_audio_that_is_trained_on(
 
 
 @pytest.mark.slow
-def test_whole_command_and_again(dataset, tmp_path, capsys, compile_fast):
+def test_whole_command_and_again(dataset, tmp_path, capsys, run_fast):
   """Catches a grid that stops, does things twice, or loses an arm."""
   valid, workdir = tmp_path / "valid", tmp_path / "out"
   shutil.copytree(dataset, valid)
