@@ -2,8 +2,7 @@
 
 They choose its older way to make loops, on which no result may depend but for
 rounding, and keep each program in one piece: pieces compile in parallel, which
-takes more time in all. Where XLA optimises, it does so a little, which takes
-two thirds of the time; the programs run as fast. A version of XLA that does not know a flag ends the
+takes more time in all. A version of XLA that does not know a flag ends the
 process; so does the TPU compiler, which reads the same variable and knows none
 of the CPU's.
 """
@@ -20,5 +19,4 @@ if jaxlib.version.__version_info__ < (0, 11):
   FLAGS = (
     "--xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1"
-    " --xla_backend_optimization_level=1"
   )

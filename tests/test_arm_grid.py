@@ -227,6 +227,19 @@ def test_failed_run_is_named(tmp_path):
     run.stage().run()
 
 
+def test_a_killed_run_is_named_with_its_signal(tmp_path, monkeypatch):
+  """Catches a run that is out of memory, and nothing said of it."""
+  (tmp_path / "dies.py").write_text(
+    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  monkeypatch.setattr(arm_run, "__name__", "dies")
+  settings = {"config": {"seed": 3}}
+  run = arm_grid._Run(tmp_path, "none", settings, {}, one_core=False)
+  with pytest.raises(UserError, match="none seed 3 failed by SIGKILL"):
+    run.stage().run()
+
+
 def test_a_run_ends_with_the_experiment(tmp_path, monkeypatch):
   """Its stdin is a pipe that ends with the process that started it."""
   (tmp_path / "stays.py").write_text(

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("optimized")
 
 
 @pytest.mark.slow
-def test_measure_and_heat_map(tmp_path, run_fast):
+def test_measure_and_heat_map(tmp_path):
   """Figures that are lost, or no JSON; warnings and progress that lie."""
   codes = draw(copies(0.5), 17)[:12, :70]
   told = []
@@ -93,7 +93,7 @@ def test_delays_on_the_command_line():
 
 
 @pytest.mark.slow
-def test_command(tmp_path, model, capsys, monkeypatch, run_fast):
+def test_command(tmp_path, model, capsys, monkeypatch):
   """Codes or vectors of the wrong clips; a page or results that lack parts."""
   import soundfile
 

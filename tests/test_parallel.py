@@ -88,7 +88,7 @@ def test_train_step_compiles_for_a_tpu_slice(optimized):
   """Catches what the TPU compiler refuses, with the whole training step."""
   from mmdcodec.train import config_files
 
-  config = config_files.parse(["--config=encodec_24khz:tiny"])
+  config = config_files.parse(["--config=soundstream_24khz:tiny"])
   report = compile_report.make(config, "v5e:2x2")
   print(report)
   assert report.plan.mesh.size == 4 and report.fits

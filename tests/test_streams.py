@@ -100,7 +100,8 @@ def test_processes_end_quietly(tmp_path):
 
 
 CRASH = """
-import os, signal, sys
+import os, resource, signal, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from mmdcodec.cli import info, main
 def crashing(args): os.kill(os.getpid(), signal.SIGSEGV)
 info.run, sys.argv = crashing, ["mmdcodec", "info", "x"]
@@ -110,8 +111,13 @@ main.main()
 
 def test_a_crash_says_where(tmp_path):
   """Catches a library in C++ that ends a command without a word."""
+  own = ("PYTHONFAULTHANDLER", "PYTHONDEVMODE")
   done = subprocess.run(
-    [sys.executable, "-c", CRASH], cwd=tmp_path, capture_output=True, text=True
+    [sys.executable, "-c", CRASH],
+    cwd=tmp_path,
+    env={k: v for k, v in os.environ.items() if k not in own},
+    capture_output=True,
+    text=True,
   )
   assert done.returncode == -signal.SIGSEGV
   assert "Segmentation fault" in done.stderr and "crashing" in done.stderr

@@ -65,7 +65,8 @@ def finish(workdir, dataset, *more, config=CONFIG):
     text=True,
     timeout=600,
   )
-  assert done.returncode == 0, (done.returncode, done.stdout + done.stderr)
+  output = done.stdout + done.stderr
+  assert done.returncode == 0, f"exit code {done.returncode}\n{output}"
   return done.stdout
 
 

@@ -88,8 +88,9 @@ def main(argv: list[str] | None = None) -> int:
   if argv is not None:
     return _run(argv)
   streams.begin()
-  # Where Python was when a library in C++ crashed: otherwise nothing is said.
-  faulthandler.enable()
+  # If a library in C++ crashes, this prints where Python was; otherwise the
+  # process dies without a word. Stderr need not be a file here, but 2 is one.
+  faulthandler.enable(2)
   memory.keep_freed()
   platform.expect_no_tpu()
   platform.keep_programs()

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -248,7 +249,8 @@ class _Run:
       self._process.stdin.close()
     if code:
       last = path.read_text().strip().splitlines()[-1:]
-      raise UserError(f"{self._name} failed: {' '.join(last)} ({path})")
+      by = f" by {signal.Signals(-code).name}" if code < 0 else ""
+      raise UserError(f"{self._name} failed{by}: {' '.join(last)} ({path})")
     return f"see {path}"
 
   def _cancel(self) -> None:

@@ -9,6 +9,7 @@ instead (RUN/curve.json). An interrupted run continues. If stdin is a pipe, the
 run saves and stops when that is closed.
 """
 
+import faulthandler
 import pathlib
 import shutil
 import sys
@@ -247,6 +248,8 @@ def measure(
 
 
 if __name__ == "__main__":
+  # As in the command: a crash is to leave more than its signal in the log.
+  faulthandler.enable(2)
   platform.end_with_parent()
   memory.keep_freed()
   try:

@@ -32,10 +32,10 @@ _SIGNAL = getattr(signal, "SIGUSR1", None)
 def _options() -> jax.profiler.ProfileOptions:
   """What is traced: devices and the runtime, but no calls of Python functions.
 
-  Tracing those takes the host about a fifth longer, and its gaps are what a
-  trace is to show. It is also switched on and off in all threads at once, and a
-  thread that ends at that moment, as those that save and read do, can crash the
-  process (see CPython's issue 137400).
+  Tracing those makes the host about a fifth slower (by hand), and so distorts
+  the gaps that a trace is meant to show. From Python 3.12 on, it is switched on
+  and off in all threads at once: one that ends at that moment, as those that
+  save and read do, can crash the process (CPython issue 137400).
   """
   options = jax.profiler.ProfileOptions()
   options.python_tracer_level = 0
