@@ -114,10 +114,10 @@ def traced_for() -> str:
     train/gradients.py            loop, or unrolled
 
   `jax.lax.platform_dependent` chooses later, when a program is lowered, and
-  misses nothing. It is used in quantize/vector.py, tiles.py and pallas_pairs.py,
-  where no gradient goes through it: that would store what either branch needs,
-  such as all logits of attention. So the Pallas kernel of splash attention is
-  chosen here.
+  misses nothing. It is used in quantize/vector.py, tiles.py and
+  pallas_pairs.py, where no gradient goes through it: that would store what
+  either branch needs, such as all logits of attention. So the Pallas kernel of
+  splash attention is chosen here.
   """
   # The command line imports this file, and is fast without JAX.
   import jax

@@ -294,7 +294,7 @@ def test_quick_clicks_on_two_pages(page, site, tune, capfd):
     # Each goes on as before.
     before = page.players("codec-found")
     page.click("code")
-    wait(lambda: page.players("codec-found") not in ([], before))
+    wait(lambda old=before: page.players("codec-found") not in ([], old))
     page.pictures("codec-found", 3)
     logs = page.driver.get_log("browser")
     assert not [each for each in logs if each["level"] == "SEVERE"], logs

@@ -161,7 +161,7 @@ def test_sharded(both):
     # Six blocks of equal size.
     (11_000, "mmd", 1, "1,1920,1920"),
     (300, "dhsic", 1, "4,384,384"),
-    # 36 tiles would leave some of eight devices with a quarter more than others.
+    # 36 tiles would leave some of eight devices a quarter more than others.
     (8192, "dhsic", 8, "4,512,512"),
   ],
 )

@@ -7,7 +7,7 @@ import pytest
 from toy_task import Toy, toy_config
 
 from mmdcodec.cli.main import main
-from mmdcodec.errors import StoreGone, Unreachable, UnknownServer, UserError
+from mmdcodec.errors import StoreGone, UnknownServer, Unreachable, UserError
 from mmdcodec.parallel import agreement, peers
 from mmdcodec.store import orbax_stores, paths, urls
 from mmdcodec.store.checkpoints import Checkpoints

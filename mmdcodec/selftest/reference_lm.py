@@ -31,7 +31,7 @@ def rms_norm(x: Array, params: Params, epsilon: float) -> Array:
 
 
 def gelu(x: Array) -> Array:
-  """x times the normal distribution's share below it."""
+  """Computes x times the normal distribution's share below it."""
   return x * (1 + special.erf(x / np.sqrt(2))) / 2
 
 

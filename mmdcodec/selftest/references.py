@@ -220,7 +220,7 @@ def mmd(x: Array, y: Array, terms: Terms, product: bool = False) -> Array:
 
 
 def dhsic(z: Array, terms: Terms) -> Array:
-  """dHSIC without pairs of a row with itself, of rows [n, codebooks, d]."""
+  """Computes dHSIC of [n, codebooks, d] without pairs of a row with itself."""
   n, value = len(z), 0.0
   columns = z.swapaxes(0, 1)
   for scale in zip(*(terms(_between(x, x)) for x in columns), strict=True):
