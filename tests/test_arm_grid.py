@@ -227,28 +227,31 @@ def test_failed_run_is_named(tmp_path):
     run.stage().run()
 
 
-def test_a_killed_run_is_named_with_its_signal(tmp_path, monkeypatch):
+@pytest.fixture
+def run_of(tmp_path, monkeypatch):
+  """Makes a run whose process executes some code instead of a job."""
+
+  def make(code):
+    (tmp_path / "replaced_run.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(arm_run, "__name__", "replaced_run")
+    settings = {"config": {"seed": 3}}
+    return arm_grid._Run(tmp_path, "none", settings, {}, one_core=False)
+
+  return make
+
+
+def test_a_killed_run_is_named_with_its_signal(run_of):
   """Catches a run that is out of memory, and nothing said of it."""
-  (tmp_path / "dies.py").write_text(
-    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-  )
-  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-  monkeypatch.setattr(arm_run, "__name__", "dies")
-  settings = {"config": {"seed": 3}}
-  run = arm_grid._Run(tmp_path, "none", settings, {}, one_core=False)
-  with pytest.raises(UserError, match="none seed 3 failed by SIGKILL"):
+  run = run_of("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+  words = r"none seed 3 was ended by signal 9 \(Killed\); see .*log.txt"
+  with pytest.raises(UserError, match=words):
     run.stage().run()
 
 
-def test_a_run_ends_with_the_experiment(tmp_path, monkeypatch):
+def test_a_run_ends_with_the_experiment(run_of):
   """Its stdin is a pipe that ends with the process that started it."""
-  (tmp_path / "stays.py").write_text(
-    "import sys; sys.stdin.read(); sys.exit(7)"
-  )
-  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-  monkeypatch.setattr(arm_run, "__name__", "stays")
-  settings = {"config": {"seed": 3}}
-  run = arm_grid._Run(tmp_path, "none", settings, {}, one_core=False)
+  run = run_of("import sys; sys.stdin.read(); sys.exit(7)")
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     result = pool.submit(run.stage().run)
     while run._process is None and not result.done():

@@ -247,10 +247,15 @@ class _Run:
       self._stop()
       assert self._process.stdin is not None
       self._process.stdin.close()
+    if code < 0:
+      # The last line would be one of a dump, or of the training.
+      name = signal.strsignal(-code)
+      raise UserError(
+        f"{self._name} was ended by signal {-code} ({name}); see {path}"
+      )
     if code:
       last = path.read_text().strip().splitlines()[-1:]
-      by = f" by {signal.Signals(-code).name}" if code < 0 else ""
-      raise UserError(f"{self._name} failed{by}: {' '.join(last)} ({path})")
+      raise UserError(f"{self._name} failed: {' '.join(last)} ({path})")
     return f"see {path}"
 
   def _cancel(self) -> None:

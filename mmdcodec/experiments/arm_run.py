@@ -248,7 +248,7 @@ def measure(
 
 
 if __name__ == "__main__":
-  # As in the command: a crash is to leave more than its signal in the log.
+  # As `mmdcodec` does: a crash in C++ then says in the log where Python was.
   faulthandler.enable(2)
   platform.end_with_parent()
   memory.keep_freed()
