@@ -121,8 +121,11 @@ def open_line() -> None:
 
 
 def _answer(line: socket.socket) -> None:
-  """Takes calls for ever: the system holds few that nobody has taken."""
-  while True:
+  """Takes calls for as long as the line is open.
+
+  The system holds few that nobody has taken.
+  """
+  while line.fileno() >= 0:
     try:
       line.accept()[0].close()
     except OSError:  # of too many open files
