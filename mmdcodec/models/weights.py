@@ -3,6 +3,7 @@
 Everything is checked by shape before any array of the model is made.
 """
 
+import functools
 import importlib
 import os
 from collections.abc import Mapping
@@ -59,16 +60,28 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _codec(config: Mapping[str, Any]) -> dict[str, Any]:
-  model = codec.from_config(config["model"])
+  return dict(_of_codec(codec.from_config(config["model"])))
+
+
+# Tracing takes up to a second, and a process may open a model several times.
+@functools.lru_cache(maxsize=64)
+def _of_codec(model: codec.Codec) -> dict[str, Any]:
   x = jax.ShapeDtypeStruct((1, model.stride, model.channels), jnp.float32)
   return dict(jax.eval_shape(model.init, jax.random.key(0), x))
+
+
+@functools.lru_cache(maxsize=64)
+def _of_lm(model: Any) -> dict[str, Any]:
+  from mmdcodec.models import token_lm
+
+  return token_lm.shapes(model)
 
 
 def _music(config: Mapping[str, Any]) -> dict[str, Any]:
   from mmdcodec.models import token_lm
 
   bounds.check("its codec", config.get("codec"), bounds.mapping())
-  found = token_lm.shapes(token_lm.from_config(config["model"]))
+  found = _of_lm(token_lm.from_config(config["model"]))
   return found | {"codec": shapes({**config["codec"], "kind": "codec"})}
 
 
@@ -92,7 +105,7 @@ def _stage(config: Mapping[str, Any]) -> dict[str, Any]:
   bounds.check("streams", streams, bounds.mapping())
   for name, stream in streams.items():
     named(f"streams.{name}", stream)
-  return token_lm.shapes(model)
+  return dict(_of_lm(model))
 
 
 def check(
