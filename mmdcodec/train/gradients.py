@@ -137,6 +137,8 @@ def each(
     (values, gradients with respect to `at`), by name. Under jit, work that the
     losses share is done once.
   """
+  # Traced and linearized once, not once for each of them.
+  losses = jax.jit(losses)
   values, pulls = {}, {}
   for name in sorted(jax.eval_shape(losses, at)):
     one = lambda at, name=name: losses(at)[name]
