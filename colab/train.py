@@ -127,7 +127,7 @@ def fit(config, steps):
   ):
     block[name] = round(block[name] * share)
   config.steps = steps
-  config.log_every = max(1, steps // 20)
+  config.log_every = max(4, steps // 20)
   config.eval_every = config.save_every = max(1, steps // 4)
   return config
 
