@@ -30,6 +30,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from mmdcodec import memory  # noqa: E402
+from mmdcodec.parallel import mesh  # noqa: E402
 
 # As the command does, and before the first array.
 memory.keep_freed()
@@ -99,6 +100,31 @@ def compiled_programs(request, tmp_path_factory):
         file.unlink()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_device():
+  """Runs whose config leaves the mesh open take one of the eight devices.
+
+  A program in eight parts takes a third more time to compile and to run. Tests
+  of several devices say which, or have the fixture `all_devices`.
+  """
+  make = mesh.make_mesh
+
+  def make_mesh(shape=None, devices=None):
+    if devices is None and {*(shape or {}).values()} <= {-1, 1}:
+      devices = jax.devices()[:1]
+    return make(shape, devices)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(mesh, "make_mesh", make_mesh)
+    yield make
+
+
+@pytest.fixture
+def all_devices(one_device, monkeypatch):
+  """Runs whose config leaves the mesh open take all devices, as for users."""
+  monkeypatch.setattr(mesh, "make_mesh", one_device)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs():
   """Or a process keeps all that it ever compiled: 5 GB at the end."""
@@ -117,11 +143,11 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def compile_fast(monkeypatch):
-  """Programs of subprocesses, too, compile as fast as those of the tests.
+  """Subprocesses have one device, and compile as fast as the tests.
 
   Not for tests that compile for TPUs, see `fast_xla`.
   """
-  monkeypatch.setenv("XLA_FLAGS", f"{DEVICES} {fast_xla.FLAGS}")
+  monkeypatch.setenv("XLA_FLAGS", fast_xla.ONE_DEVICE)
 
 
 @pytest.fixture
@@ -133,21 +159,6 @@ def optimized():
   jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", True)
-
-
-@pytest.fixture
-def run_fast(monkeypatch):
-  """For subprocesses, on one device, that run a program thousands of times.
-
-  With the least optimization such a program runs in a fifth of the time that it
-  takes without, and as fast as with all of it; to compile takes less than twice
-  as long. Not for tests that compile for TPUs, see `fast_xla`.
-  """
-  monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
-  one = "--xla_force_host_platform_device_count=1"
-  least = "--xla_backend_optimization_level=1"
-  flags = f"{fast_xla.GIVEN} {one} {least} {fast_xla.FLAGS}"
-  monkeypatch.setenv("XLA_FLAGS", flags)
 
 
 @pytest.fixture(scope="session")

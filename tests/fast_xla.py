@@ -20,3 +20,5 @@ if jaxlib.version.__version_info__ < (0, 11):
     "--xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1"
   )
+# For subprocesses that train or compute on one device.
+ONE_DEVICE = f"{GIVEN} --xla_force_host_platform_device_count=1 {FLAGS}"

@@ -70,6 +70,7 @@ def test_a_run_goes_on_as_it_was_begun(tmp_path, command, capsys):
   assert "was begun without the conditions chroma" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_mistakes_are_found(tmp_path, command, fails, monkeypatch):
   """Catches what only the run itself would miss, perhaps hours later."""
   monkeypatch.setitem(sys.modules, "wandb", None)

@@ -45,6 +45,7 @@ def test_extensions_are_short():
     assert len(file.read_text().splitlines()) <= 60, file
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_a_task_on_tokens_of_a_new_tokenizer(tmp_path, loudness, capsys):
   """Catches a task or a tokenizer that only the package can name."""
   assert not cli.main(["info", loudness])

@@ -155,6 +155,7 @@ def test_a_whole_model_on_two_files(tmp_path, music, songs, capsys):
   assert mmdcodec.load(run / "bundle").model.frames == 8 < FRAMES
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_configs(made):
   """Catches a T5 that is trained, a batch that can't be cut, a long warm-up."""
   config, variables = made

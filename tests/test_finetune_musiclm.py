@@ -178,6 +178,7 @@ def test_nothing_held_out(tmp_path):
   }
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_mistakes(tmp_path, model, songs, fails):
   run = tmp_path / "run"
   argv = ["finetune", songs, run, "--model", model]

@@ -154,6 +154,7 @@ def test_language_model_in_64_bits():
     assert dtypes(token_lm.shapes(model)) == {"float32"}
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",

@@ -64,6 +64,7 @@ def test_one_step_is_lloyds():
   assert not flat[101:].any()
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_devices_and_keys():
   """Catches a part of the rows that other devices do not see."""
   rows = mixture(1001, 4)

@@ -14,6 +14,7 @@ import sys
 import types
 import zlib
 
+import fast_xla
 import flax
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ from mmdcodec import bundle, packaged
 from mmdcodec.audio import song_plan, synth
 from mmdcodec.cli.main import main
 from mmdcodec.errors import UserError
-from mmdcodec.evaluate import reconstruction, visqol
+from mmdcodec.evaluate import reconstruction, total_correlation, visqol
 from mmdcodec.models import token_lm
 from mmdcodec.store import scaled, tensors
 from mmdcodec.workflows import (
@@ -337,9 +338,10 @@ def stored_types(folder, where):
 
 @pytest.mark.slow
 def test_the_job_that_trains_packaged_models(
-  real, tmp_path, shelf, compile_fast
+  real, tmp_path, shelf, compile_fast, monkeypatch
 ):
   """From music to a codec with its card, in the place of the packaged one."""
+  monkeypatch.setattr(total_correlation, "STEPS", (24, 24))
   argv = [str(real), str(tmp_path / "job"), "--tiny", "--install"]
   argv += ["--without-twin"]
   packaged_models.main(argv)
@@ -387,32 +389,43 @@ def test_the_job_that_trains_the_packaged_music_model(
     assert words in card
 
 
+@pytest.fixture(scope="module")
+def joint_shelf(tmp_path_factory):
+  """A package with the joint embedding of a job, and with nothing else."""
+  folder = tmp_path_factory.mktemp("joint")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(packaged, "FOLDER", folder / "shelf")
+    patch.setenv("XLA_FLAGS", fast_xla.ONE_DEVICE)
+    packaged_joint.main([str(folder / "job"), "--tiny", "--install"])
+  return folder / "shelf"
+
+
 @pytest.mark.slow
 def test_the_job_that_trains_the_packaged_joint_embedding(
-  tmp_path, shelf, compile_fast
+  joint_shelf, monkeypatch
 ):
   """From songs to an embedding with codebooks, a bridge and a card."""
-  packaged_joint.main([str(tmp_path / "job"), "--tiny", "--install"])
-  assert packaged.names() == ["little", "small_joint"]
+  monkeypatch.setattr(packaged, "FOLDER", joint_shelf)
+  assert packaged.names() == ["small_joint"]
   joint = mmdcodec.load("small_joint")
   assert joint.codebooks == 2 and joint.bridge == "mapper"
-  assert stored_types(shelf / "small_joint", "params/") == {"int8"}
+  assert stored_types(joint_shelf / "small_joint", "params/") == {"int8"}
   settings = joint.config["training"]["config"]
-  assert str(tmp_path) not in json.dumps(settings)
-  card = (shelf / "small_joint" / "README.md").read_text()
+  assert str(joint_shelf.parent) not in json.dumps(settings)
+  card = (joint_shelf / "small_joint" / "README.md").read_text()
   for words in ("16 built-in songs", "text to music", "8 clips", "first 1"):
     assert words in card
 
 
 @pytest.mark.slow
 def test_the_job_that_trains_the_packaged_musiclm(
-  tmp_path, monkeypatch, compile_fast
+  joint_shelf, tmp_path, monkeypatch, compile_fast
 ):
   """From songs to a model that names its parts; then further from that."""
   shelf = tmp_path / "shelf"
   monkeypatch.setattr(packaged, "FOLDER", shelf)
+  shutil.copytree(joint_shelf, shelf)
   write_random_codec(shelf / "small", 0)
-  packaged_joint.main([str(tmp_path / "joint"), "--tiny", "--install"])
   argv = [str(tmp_path / "job"), "--tiny", "--install"]
   packaged_musiclm.main(argv)
   assert packaged.names() == ["small", "small_joint", "small_musiclm"]

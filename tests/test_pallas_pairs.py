@@ -133,6 +133,7 @@ def test_value_alone(both):
   assert_same(*both(value, z))
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_sharded(both):
   """Catches kernels that do not run on a mesh's share of the tiles."""
   random = np.random.default_rng(0)

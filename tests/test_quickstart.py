@@ -13,8 +13,8 @@ import types
 
 import numpy as np
 import pytest
+import smallest_codec
 import soundfile
-from mmdcodec.configs import common
 from mmdcodec.configs import quickstart as configs
 
 import mmdcodec
@@ -51,20 +51,11 @@ def music(tmp_path):
   return folder
 
 
-def smallest_config(arg):
-  """A codec that compiles in seconds."""
-  assert arg == "tiny"
-  changes = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=2)
-  config = common.shrink(common.codec_config("spectral_tiny", **changes))
-  config.losses.mel.windows = (256,)
-  return config
-
-
 @pytest.mark.slow
 def test_quickstart_interrupted_then_continued_then_repeated(
   tmp_path, capsys, monkeypatch, compile_fast
 ):
-  monkeypatch.setattr(configs, "get_config", smallest_config)
+  monkeypatch.setattr(configs, "get_config", smallest_codec.get_config)
   argv = ["quickstart", "--tiny", "--steps", "4", "--workdir"]
   argv.append(str(tmp_path / "job"))
 

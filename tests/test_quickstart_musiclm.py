@@ -10,9 +10,10 @@ import json
 import re
 
 import pytest
+import smallest_codec
 import soundfile
-from mmdcodec.configs import common, quickstart_musiclm
 from mmdcodec.configs import quickstart as codec_configs
+from mmdcodec.configs import quickstart_musiclm
 
 import mmdcodec
 from mmdcodec import bundle, packaged
@@ -29,19 +30,14 @@ from mmdcodec.workflows import quickstart_musiclm_pieces as pieces
 from mmdcodec.workflows.quickstart_musiclm_job import make_job
 
 
-def smallest_codec(arg):
-  """A codec that compiles in seconds: 2 x 32 codes at 50 Hz."""
-  assert arg == "tiny"
-  changes = dict(width=4, encoder_blocks=1, decoder_blocks=1, codebooks=2)
-  changes |= dict(ratios=(10, 16))
-  config = common.shrink(common.codec_config("spectral_tiny", **changes))
-  config.losses.mel.windows = (256,)
-  return config
+def smallest_config(arg):
+  """2 x 32 codes at 50 Hz."""
+  return smallest_codec.get_config(arg, ratios=(10, 16))
 
 
 @pytest.mark.slow
 def test_the_whole_job(tmp_path, capsys, monkeypatch, compile_fast):
-  monkeypatch.setattr(codec_configs, "get_config", smallest_codec)
+  monkeypatch.setattr(codec_configs, "get_config", smallest_config)
   argv = ["quickstart", "--tiny", "--steps", "2", "--workdir"]
   argv.append(str(tmp_path / "job"))
   # The codec of the plain command, as if it had been interrupted after it.

@@ -21,6 +21,7 @@ def abstract(shape, spec):
   return [jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharding)]
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.parametrize(
   "fsdp, spec, process, count",
   [

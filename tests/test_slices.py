@@ -49,6 +49,7 @@ def test_impossible_meshes(devices, sizes, match):
     mesh_lib.make_mesh(sizes, devices)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_no_slices_here():
   """Catches CPUs that are taken for slices, and a wish that is ignored."""
   assert mesh_lib.make_mesh(dict(dcn_data=1)).size == 8

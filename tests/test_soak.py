@@ -36,21 +36,21 @@ def run(root, program, *options):
 
 
 def test_damaged_input(root):
-  """Two hundred damaged inputs of all kinds."""
+  """A hundred damaged inputs of all kinds."""
   output = run(
-    root, "fuzz.py", "--trials", "200", "--faults", root / "faults.jsonl"
+    root, "fuzz.py", "--trials", "100", "--faults", root / "faults.jsonl"
   )
-  assert output.splitlines()[-1].split()[:2] == ["all", "200"]
+  assert output.splitlines()[-1].split()[:2] == ["all", "100"]
 
 
 def test_killed_commands(root):
-  """Two kills of each command that writes.
+  """A kill of each command that writes.
 
   The program has more: other jobs made of stages, as finetune is.
   """
   verbs = ["prepare", "tokenize", "train", "finetune", "export", "convert"]
   verbs += ["encode"]
   output = run(
-    root, "killed_commands.py", "--kills", "2", "--verbs", ",".join(verbs)
+    root, "killed_commands.py", "--kills", "1", "--verbs", ",".join(verbs)
   )
   assert output.count("of CPU for a run") == len(verbs)

@@ -34,6 +34,7 @@ class Products(Toy):
     return y, (collections, extra, {})
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_a_run_says_how_fast_its_devices_are(tmp_path, monkeypatch):
   """Catches operations of the wrong steps, devices that count twice."""
   monkeypatch.setattr(opening, "make_task", Products)

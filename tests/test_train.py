@@ -228,6 +228,7 @@ def test_data_sets_are_read_from_text(text, expected):
   assert settings.parse_datasets(text) == expected
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_mistakes_before_the_first_step(tmp_path, dataset):
   """Catches a run that starts, and fails later or trains on nothing."""
   config = config_files.parse([*CONFIG])

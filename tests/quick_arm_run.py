@@ -1,0 +1,17 @@
+"""`experiments.arm_run` with measures that are as short as they can be.
+
+    python -m quick_arm_run RUN [--curve]
+"""
+
+import sys
+
+from mmdcodec import platform
+from mmdcodec.evaluate import total_correlation
+from mmdcodec.experiments import arm_run
+
+if __name__ == "__main__":
+  platform.end_with_parent()
+  # Batches, checkpoints beside the last one, steps of each network.
+  arm_run.CALIBRATION, arm_run.POINTS = 2, 2
+  total_correlation.STEPS = (24, 24)
+  arm_run.main(sys.argv[1:])
