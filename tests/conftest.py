@@ -100,6 +100,9 @@ def compiled_programs(request, tmp_path_factory):
         file.unlink()
 
 
+_MAKE_MESH = mesh.make_mesh
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_device():
   """Runs whose config leaves the mesh open take one of the eight devices.
@@ -107,22 +110,23 @@ def one_device():
   A program in eight parts takes a third more time to compile and to run. Tests
   of several devices say which, or have the fixture `all_devices`.
   """
-  make = mesh.make_mesh
 
   def make_mesh(shape=None, devices=None):
-    if devices is None and {*(shape or {}).values()} <= {-1, 1}:
+    sizes = dict(shape or {})
+    left_open = sizes.pop("data", -1) == -1 and {*sizes.values()} <= {-1, 1}
+    if devices is None and left_open:
       devices = jax.devices()[:1]
-    return make(shape, devices)
+    return _MAKE_MESH(shape, devices)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mesh, "make_mesh", make_mesh)
-    yield make
+    yield
 
 
 @pytest.fixture
-def all_devices(one_device, monkeypatch):
+def all_devices(monkeypatch):
   """Runs whose config leaves the mesh open take all devices, as for users."""
-  monkeypatch.setattr(mesh, "make_mesh", one_device)
+  monkeypatch.setattr(mesh, "make_mesh", _MAKE_MESH)
 
 
 @pytest.fixture(scope="module", autouse=True)

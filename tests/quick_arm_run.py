@@ -11,7 +11,6 @@ from mmdcodec.experiments import arm_run
 
 if __name__ == "__main__":
   platform.end_with_parent()
-  # Batches, checkpoints beside the last one, steps of each network.
-  arm_run.CALIBRATION, arm_run.POINTS = 2, 2
-  total_correlation.STEPS = (24, 24)
+  arm_run.CALIBRATION = 2  # batches
+  total_correlation.STEPS = (24, 24)  # of each network
   arm_run.main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -135,7 +136,7 @@ def test_whole_command_and_again(
   """Catches a grid that stops, does things twice, or loses an arm."""
   monkeypatch.setattr(arm_run, "__name__", quick_arm_run.__name__)
   folder = str(pathlib.Path(quick_arm_run.__file__).parent)
-  monkeypatch.setenv("PYTHONPATH", folder)
+  monkeypatch.setenv("PYTHONPATH", folder, prepend=os.pathsep)
   valid, workdir = tmp_path / "valid", tmp_path / "out"
   shutil.copytree(dataset, valid)
   command = [
@@ -227,7 +228,10 @@ def test_changes_of_nothing(tmp_path):
 
 
 def test_failed_run_is_named(tmp_path):
-  """Catches a grid that hangs or goes on when one of its runs fails."""
+  """Catches a grid that hangs or goes on when one of its runs fails.
+
+  Its process is the very one of the experiment.
+  """
   settings = {"config": {"seed": 3}, "shared": str(tmp_path / "missing")}
   run = arm_grid._Run(tmp_path, "mmd_delay", settings, {}, one_core=False)
   with pytest.raises(UserError, match="mmd_delay seed 3 failed.*log.txt"):

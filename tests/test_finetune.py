@@ -77,6 +77,7 @@ def moved(before: str, after) -> set[str]:
   return {name for name in flat[0] if np.any(flat[0][name] != flat[1][name])}
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.slow
 def test_additions_interrupted_then_continued(
   tmp_path, music, songs, monkeypatch, capsys

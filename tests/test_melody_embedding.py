@@ -85,6 +85,7 @@ def test_parts_of_a_batch_are_refused():
     MelodyTask(config)
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.slow
 def test_a_run(tmp_path, dataset):
   """Catches a model that is not trained, measured, loaded or clustered."""

@@ -83,6 +83,7 @@ def test_eight_devices_are_one():
   assert all(np.any(leaf) for leaf in jax.tree.leaves(grads["audio_tower"]))
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.slow
 def test_a_run(tmp_path, dataset, monkeypatch):
   """A few steps: measured statistics, held-out measures, a workdir."""

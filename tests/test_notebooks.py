@@ -7,7 +7,6 @@ example that no longer shows what its text says; a name that the API reference
 leaves out.
 """
 
-import os
 import re
 import sys
 import types
@@ -142,8 +141,7 @@ def models(tmp_path_factory) -> dict[str, str]:
 @each_notebook
 def test_a_notebook_runs(source, models, tmp_path, compile_fast):
   """Catches a cell that fails, and one that shows something else."""
-  flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
-  done, _ = notebooks.run(source, tmp_path, XLA_FLAGS=flags, **models)
+  done, _ = notebooks.run(source, tmp_path, **models)
   told = notebooks.printed(done)
   pictures = sum(
     "image/png" in output.get("data", {})

@@ -194,7 +194,10 @@ def check_step(name: str, expected: dict[str, np.ndarray]) -> None:
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_the_config_that_it_kept(old, expected):
-  """Catches a key of config.json that is passed over or not known."""
+  """Catches a key of config.json that is passed over or not known.
+
+  Commands compare the other runs' with their own, see above.
+  """
   old("data", "codec", "text")
   config = json.loads(pathlib.Path("text", "config.json").read_text())
   loop.train(config | dict(steps=5), "text", log=lambda line: None)

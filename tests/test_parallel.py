@@ -21,9 +21,16 @@ def test_mesh_takes_the_rest():
   assert dict(mesh_lib.make_mesh({"data": 2, "fsdp": -1}).shape)["fsdp"] == 4
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.parametrize(
   "shape",
-  [{"data": 3}, {"data": -1, "fsdp": -1}, {"fsdp": 3}, {"width": 2}],
+  [
+    {"data": 1},
+    {"data": 3},
+    {"data": -1, "fsdp": -1},
+    {"fsdp": 3},
+    {"width": 2},
+  ],
 )
 def test_impossible_meshes_are_refused(shape):
   """Catches a mesh that leaves devices idle or fails deep inside JAX."""
@@ -85,9 +92,10 @@ def test_codec_rules_shard_what_is_large(preset):
 
 @pytest.mark.slow
 def test_train_step_compiles_for_a_tpu_slice(optimized):
-  """Catches what the TPU compiler refuses, with the whole training step.
+  """Catches what the TPU compiler refuses, with a whole training step.
 
-  Discriminators of spectra take a minute more; `docs/scaling.py` compiles them.
+  Discriminators of spectra, which take a minute more, are left out; the rows of
+  docs/SCALING.md were compiled with them.
   """
   from mmdcodec.train import config_files
 

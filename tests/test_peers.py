@@ -260,6 +260,8 @@ def first(monkeypatch):
     for name in ("_entries", "_line"):
       monkeypatch.setattr(roll, name, [])
     yield
+    # Its thread is woken, and then ends.
+    roll._line.shutdown(socket.SHUT_RDWR)
     roll._line.close()
 
 

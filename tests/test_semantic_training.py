@@ -112,6 +112,7 @@ def test_rules_match_and_cut_what_is_large():
       assert np.prod(part) * mesh.size == leaf.size, name
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.slow
 def test_a_run(tmp_path, dataset):
   """Catches a loss that does not fall, and a run that makes no tokenizer.

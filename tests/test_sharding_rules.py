@@ -79,6 +79,7 @@ def check(table, shape, **sizes):
   rules.check(tree, rules.shardings(tree, mesh, table), table)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_mistakes_in_a_table():
   """Catches rules that are passed over in silence."""
   kernel, rest = (r"kernel$", P("fsdp", "model")), (r".*", P())

@@ -34,10 +34,12 @@ def config(request):
   return request.param
 
 
-only_seanet, only_spectral = (
-  pytest.mark.parametrize("config", [config], indirect=True, ids=[name])
-  for name, config in (("seanet", CONFIG), ("spectral", SPECTRAL))
-)
+def only(name, config):
+  return pytest.mark.parametrize("config", [config], indirect=True, ids=[name])
+
+
+only_seanet = only("seanet", CONFIG)
+only_spectral = only("spectral", SPECTRAL)
 
 
 @pytest.fixture(scope="module")
@@ -62,29 +64,6 @@ def test_killed_run_resumes_bit_for_bit(
   code, output = run_until(step, signal.SIGKILL, tmp_path, dataset, config)
   assert code == -signal.SIGKILL, output
   assert "resumed" in finish(tmp_path, dataset, config=config)
-  assert_same_end(tmp_path, uninterrupted)
-
-
-@only_seanet
-def test_preempted_run_saves_and_says_so(
-  tmp_path, dataset, config, uninterrupted
-):
-  """Catches a SIGTERM that loses steps, or ends with a code of success."""
-  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset, config)
-  assert code == 75, output
-  checkpoints = Checkpoints(tmp_path, read_only=True)
-  saved = checkpoints.latest
-  checkpoints.close()
-  # Saved where it stopped, not only at a multiple of save_every.
-  assert saved >= 7 and f"saved at step {saved}" in output
-  # The second half is traced on the way. (Never in the process of the tests:
-  # the tracer crashes once the TPU compiler is loaded beside it.)
-  trace = ["--config.profile.start=1", "--config.profile.steps=2"]
-  output = finish(tmp_path, dataset, *trace, config=config)
-  assert f"resumed {tmp_path} at step {saved}" in output
-  (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
-  # Such as "$loop.py:190 train", which `train.profiling` leaves out.
-  assert not re.search(rb"\$\w+\.py:\d+ ", trace.read_bytes())
   assert_same_end(tmp_path, uninterrupted)
 
 
@@ -116,7 +95,8 @@ def start_two(workdir, dataset, config):
 def test_two_processes(tmp_path, dataset, config, uninterrupted):
   """Catches processes that read the same rows, or sum gradients wrongly.
 
-  And a SIGTERM to one process that leaves the other waiting.
+  And a SIGTERM to one process that leaves the other waiting. The program
+  `soak/process_counts.py` compares more processes, with the other topology.
   """
   processes, compared = start_two(tmp_path, dataset, config), 5
   deadline = time.time() + 600
@@ -142,3 +122,26 @@ def test_two_processes(tmp_path, dataset, config, uninterrupted):
         np.float64(rows[step][f"train/{name}"]) for rows in (one, two)
       )
       np.testing.assert_allclose(value, other, rtol=rtol)
+
+
+@only_seanet
+def test_preempted_run_saves_and_says_so(
+  tmp_path, dataset, config, uninterrupted
+):
+  """Catches a SIGTERM that loses steps, or ends with a code of success."""
+  code, output = run_until(7, signal.SIGTERM, tmp_path, dataset, config)
+  assert code == 75, output
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  saved = checkpoints.latest
+  checkpoints.close()
+  # Saved where it stopped, not only at a multiple of save_every.
+  assert saved >= 7 and f"saved at step {saved}" in output
+  # The second half is traced on the way. (Never in the process of the tests:
+  # the tracer crashes once the TPU compiler is loaded beside it.)
+  trace = ["--config.profile.start=1", "--config.profile.steps=2"]
+  output = finish(tmp_path, dataset, *trace, config=config)
+  assert f"resumed {tmp_path} at step {saved}" in output
+  (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+  # Such as "$loop.py:190 train", which `train.profiling` leaves out.
+  assert not re.search(rb"\$\w+\.py:\d+ ", trace.read_bytes())
+  assert_same_end(tmp_path, uninterrupted)

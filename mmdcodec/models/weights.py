@@ -49,7 +49,8 @@ def shapes(config: Mapping[str, Any]) -> dict[str, Any]:
     config: config of a bundle of a kind in SHAPES.
 
   Returns:
-    Nested dicts of `jax.ShapeDtypeStruct`.
+    Nested dicts of `jax.ShapeDtypeStruct`, which others may be given too: not
+    to be changed.
 
   Raises:
     UserError: a field is missing, unknown or out of its bounds.

@@ -128,7 +128,7 @@ def _answer(line: socket.socket) -> None:
   while line.fileno() >= 0:
     try:
       line.accept()[0].close()
-    except OSError:  # of too many open files
+    except OSError:  # of too many open files, or the line was closed
       time.sleep(1)
 
 

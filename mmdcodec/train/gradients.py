@@ -130,7 +130,7 @@ def each(
   """Computes values and gradients of several losses.
 
   Args:
-    losses: at -> dict of scalars.
+    losses: at -> dict of scalars; a function without side effects.
     at: tree of float arrays.
 
   Returns:
@@ -138,10 +138,10 @@ def each(
     losses share is done once.
   """
   # Traced and linearized once, not once for each of them.
-  losses = jax.jit(losses)
+  traced = jax.jit(losses)
   values, pulls = {}, {}
-  for name in sorted(jax.eval_shape(losses, at)):
-    one = lambda at, name=name: losses(at)[name]
+  for name in sorted(jax.eval_shape(traced, at)):
+    one = lambda at, name=name: traced(at)[name]
     values[name], pulls[name] = jax.value_and_grad(one)(at)
   return values, pulls
 
