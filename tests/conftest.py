@@ -44,18 +44,23 @@ def pytest_addoption(parser):
   parser.addoption(
     "--slow", action="store_true", help="run the tests marked slow too"
   )
+  parser.addoption(
+    "--soak", action="store_true", help="run all tests, also those marked soak"
+  )
 
 
 def pytest_collection_modifyitems(config, items):
-  """Slow tests on demand only, and files with slow tests first.
+  """Slow tests and whole jobs on demand only, and files with slow tests first.
 
   A file stays in one process. A long one that starts last leaves the other
   processes with nothing to do.
   """
-  if not config.getoption("--slow"):
-    skip = pytest.mark.skip(reason="slow: pytest --slow runs it")
+  soak = config.getoption("--soak")
+  chosen = {"slow": soak or config.getoption("--slow"), "soak": soak}
+  for name in [name for name, runs in chosen.items() if not runs]:
+    skip = pytest.mark.skip(reason=f"{name}: pytest --{name} runs it")
     for item in items:
-      if item.get_closest_marker("slow"):
+      if item.get_closest_marker(name):
         item.add_marker(skip)
   slow = collections.Counter(
     item.path for item in items if item.get_closest_marker("slow")

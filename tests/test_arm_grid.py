@@ -29,6 +29,8 @@ def tiny(dataset, **changes) -> dict:
   config = independence_config.get_config("tiny").to_dict()
   config["data"]["train"] = str(dataset)
   config["keep"] = 100
+  config["model"]["lstm_layers"] = 0
+  config["losses"]["mel"]["windows"] = [256]
   config["losses"]["independence"].update(changes)
   return json.loads(json.dumps(config))
 
@@ -143,7 +145,9 @@ def test_whole_command_and_again(
     *("experiment", "independence", "--config=independence:tiny"),
     *(f"--train={dataset}", f"--valid={valid}", f"--workdir={workdir}"),
     *("--arms=dhsic_delay", "--seeds=1", "--jobs=2"),
-    *("--clips=4", "--clip_seconds=2"),
+    *("--clips=4", "--clip_seconds=2", "--config.steps=15"),
+    *("--config.losses.independence.start=5", "--config.model.lstm_layers=0"),
+    "--config.losses.mel.windows=(256,)",
   ]
   assert cli.main(command) == 0
   said = capsys.readouterr().out
@@ -159,7 +163,7 @@ def test_whole_command_and_again(
   kept = json.loads((run / "config.json").read_text())["losses"]["independence"]
   assert kept["weight"] == results["dhsic_delay"]["0"]["weight"]
   assert kept["estimator"] == "dhsic" and kept["keep_scale"]
-  assert [m["step"] for m in results["none"]["0"]["curve"]] == [10, 15]
+  assert [m["step"] for m in results["none"]["0"]["curve"]] == [5, 10]
   for name in ("tradeoff.png", "training.png"):
     assert (workdir / name).read_bytes().startswith(b"\x89PNG")
 

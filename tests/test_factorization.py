@@ -40,7 +40,7 @@ def by_hand(music, folder):
   return nats / frames / np.log(2)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_is_finished_is_a_table(
   tmp_path, dataset, model, capsys, monkeypatch, compile_fast
 ):

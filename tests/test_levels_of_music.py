@@ -146,7 +146,7 @@ def test_groups_share_their_level(tmp_path):
   assert hierarchy.shared_of(fake_musiclm(["fine_lm"])) == ["joint", "semantic"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_experiment(tmp_path, monkeypatch):
   """Catches levels that are judged as others, and settings that are mixed."""
   # Instruments need more than 800 Hz.

@@ -336,7 +336,7 @@ def stored_types(folder, where):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_job_that_trains_packaged_models(
   real, tmp_path, shelf, compile_fast, monkeypatch
 ):
@@ -359,7 +359,7 @@ def test_the_job_that_trains_packaged_models(
   assert not (tmp_path / "job/music/real/train/3.wav").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_job_that_trains_the_packaged_music_model(
   tmp_path, monkeypatch, compile_fast
 ):
@@ -417,7 +417,7 @@ def test_the_job_that_trains_the_packaged_joint_embedding(
     assert words in card
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_job_that_trains_the_packaged_musiclm(
   joint_shelf, tmp_path, monkeypatch, compile_fast
 ):

@@ -191,7 +191,7 @@ def test_tiles_of_gpus(rows, estimator, devices, tile, monkeypatch):
     ("v4:2x2x1", "dhsic"),
     ("v5e:2x2", "dhsic"),
     ("v5e:2x2", "mmd"),
-    ("v5p:2x2x1", "mmd"),
+    pytest.param("v5p:2x2x1", "mmd", marks=pytest.mark.soak),
   ],
 )
 @pytest.mark.slow

@@ -206,7 +206,7 @@ def test_a_model_that_obeys(tmp_path, monkeypatch):
   assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_command(tmp_path, capsys, fails):
   """Catches a command that can't be run, and mistakes found late."""
   config, variables = random_music(

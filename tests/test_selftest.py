@@ -17,7 +17,6 @@ from mmdcodec.selftest import check, run, speed, training_speed
 from mmdcodec.train import config_files, preemption
 
 CHECKS = {each.name: each for each in run.CHECKS}
-slow = pytest.mark.slow
 
 
 def plant_error(monkeypatch, path, plant):
@@ -38,7 +37,7 @@ def plant_error(monkeypatch, path, plant):
       pytest.param(*case, id=f"{case[1]}-{i}") for i, case in enumerate(PLANTS)
     ),
     *(
-      pytest.param(*case, marks=slow, id=f"{case[0]}-{case[1]}")
+      pytest.param(*case, marks=pytest.mark.soak, id=f"{case[0]}-{case[1]}")
       for case in SLOW_PLANTS
     ),
   ],
@@ -209,9 +208,9 @@ def without_request():
   [
     "SoundStream",
     "language model, heads, drawing",
-    pytest.param("semantic tokenizer", marks=slow),
-    pytest.param("joint tokenizer", marks=slow),
-    pytest.param("melody tokenizer", marks=slow),
+    pytest.param("semantic tokenizer", marks=pytest.mark.slow),
+    pytest.param("joint tokenizer", marks=pytest.mark.slow),
+    pytest.param("melody tokenizer", marks=pytest.mark.slow),
   ],
 )
 def test_codes_are_made_as_users_make_them(

@@ -22,7 +22,7 @@ CONFIG = (
   "--config.losses.features.weight=3.0",
 )
 
-# With discriminators and quantizer from the first step on.
+# The same with discriminators and quantizer from the first step on.
 SPECTRAL = (
   "--config=spectral_24khz:tiny",
   "--config.quantizer_start=0",
@@ -32,10 +32,10 @@ SPECTRAL = (
   "--config.losses.stft.weight=0.0",
 )
 
-STEPS = 30
+STEPS = 20
 
 
-def command(workdir, dataset, *more, config=CONFIG):
+def command(workdir, dataset, *more, config=SPECTRAL):
   return [
     sys.executable, "-m", "mmdcodec", "train", *config,
     f"--workdir={workdir}", f"--config.data.train={dataset}",
@@ -57,7 +57,7 @@ def environment():
   return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def finish(workdir, dataset, *more, config=CONFIG):
+def finish(workdir, dataset, *more, config=SPECTRAL):
   done = subprocess.run(
     command(workdir, dataset, *more, config=config),
     env=environment(),
@@ -70,10 +70,10 @@ def finish(workdir, dataset, *more, config=CONFIG):
   return done.stdout
 
 
-def run_until(step, signum, workdir, dataset, config=CONFIG):
+def run_until(step, signum, workdir, dataset, *more, config=SPECTRAL):
   """Starts a run, sends the signal once it has logged the step."""
   process = subprocess.Popen(
-    command(workdir, dataset, config=config),
+    command(workdir, dataset, *more, config=config),
     env=environment(),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -104,7 +104,7 @@ def final(workdir):
   return arrays, json.loads(position.read_text())
 
 
-# What the state of a run with `CONFIG` holds.
+# What the state of a run with discriminators and balancer holds.
 KINDS = ("params", "codebook", "opt_state", "ema", "adversary", "balancer")
 
 
