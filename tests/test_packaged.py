@@ -394,6 +394,7 @@ def joint_shelf(tmp_path_factory):
   """A package with the joint embedding of a job, and with nothing else."""
   folder = tmp_path_factory.mktemp("joint")
   with pytest.MonkeyPatch.context() as patch:
+    (folder / "shelf").mkdir()
     patch.setattr(packaged, "FOLDER", folder / "shelf")
     patch.setenv("XLA_FLAGS", fast_xla.ONE_DEVICE)
     packaged_joint.main([str(folder / "job"), "--tiny", "--install"])
