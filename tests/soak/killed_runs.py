@@ -31,7 +31,7 @@ from mmdcodec.store import paths  # noqa: E402
 def kill_after(seconds, workdir, dataset):
   """Runs for so long, or to the end. Returns whether it had to be killed."""
   process = subprocess.Popen(
-    runs.command(workdir, dataset),
+    runs.command(workdir, dataset, config=runs.CONFIG),
     env=runs.environment(),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -62,9 +62,9 @@ def main():
       os.environ["MMDCODEC_CACHE"] = str(folder / "cache")
       folder = paths.of(f"{options.store}://{object_stores.BUCKET}/soak")
     dataset = prepare_tunes(pathlib.Path(made) / "tunes", folder / "dataset")
-    runs.finish(folder / "whole", dataset)  # compiles
+    runs.finish(folder / "whole", dataset, config=runs.CONFIG)  # compiles
     start = time.monotonic()
-    runs.finish(folder / "uninterrupted", dataset)
+    runs.finish(folder / "uninterrupted", dataset, config=runs.CONFIG)
     duration = time.monotonic() - start
     kills, chain = 0, 0
     while kills < options.kills:
@@ -74,7 +74,7 @@ def main():
         if not kill_after(random.uniform(0, duration), workdir, dataset):
           break
         kills += 1
-      runs.finish(workdir, dataset)
+      runs.finish(workdir, dataset, config=runs.CONFIG)
       runs.assert_same_end(workdir, folder / "uninterrupted")
       print(f"{kills} kills in {chain} runs: all equal", flush=True)
 
